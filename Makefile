@@ -1,0 +1,76 @@
+# make help        lists the targets
+# OPTIKIT_HOME=…   where everything is kept (default: .optikit in the repository)
+# PYTHON=…         the Python 3.11 that the environments are made with
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+
+export OPTIKIT_HOME ?= $(CURDIR)/.optikit
+override OPTIKIT_HOME := $(abspath $(OPTIKIT_HOME))
+export DAGSTER_HOME := $(OPTIKIT_HOME)/dagster
+# Containers often switch bytecode off; then every server start compiles vLLM anew (about 20 s).
+unexport PYTHONDONTWRITEBYTECODE
+
+CONTROL_BIN := $(OPTIKIT_HOME)/envs/control/bin
+OPTIKIT := $(CONTROL_BIN)/optikit
+DEMO_JOB := recipes/jobs/demo.yaml
+PYTEST_ARGS ?=
+
+# A name on PATH is not enough: version managers put shims there that only print an error. The
+# interpreter itself is taken, not the shim, which costs a tenth of a second at every call.
+IS_311 := import sys; sys.version_info[:2] == (3, 11) or sys.exit(1); print(sys.executable)
+ifndef PYTHON
+PYTHON := $(shell for p in python3.11 python3 python; do \
+	"$$p" -c '$(IS_311)' 2>/dev/null && break; done; true)
+endif
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: python
+python:
+	@command -v "$(PYTHON)" >/dev/null || { \
+		echo "error: Python 3.11 was not found; install it, or say where it is: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; \
+		exit 1; }
+
+.PHONY: setup
+setup: python ## Create or update the three environments (nothing to do: well under a second)
+	@"$(PYTHON)" -m optikit_assets.environments.setup
+
+.PHONY: demo
+demo: setup ## The whole pipeline on the demo model: quantize, evaluate, benchmark, tune, deploy
+	@"$(OPTIKIT)" optimize --job $(DEMO_JOB)
+
+.PHONY: test
+test: setup check ## All checks, then the whole test suite
+	@"$(CONTROL_BIN)/python" -m pytest $(PYTEST_ARGS)
+
+.PHONY: check
+check: setup ## ruff, pyright, import-linter, dagster definitions validate
+	@"$(CONTROL_BIN)/ruff" check .
+	@"$(CONTROL_BIN)/ruff" format --check .
+	@"$(CONTROL_BIN)/pyright" --pythonpath "$(CONTROL_BIN)/python"
+	@"$(CONTROL_BIN)/lint-imports"
+	@"$(CONTROL_BIN)/dagster" definitions validate -w workspace.yaml
+
+.PHONY: format
+format: setup ## Format the code and fix what ruff can fix
+	@"$(CONTROL_BIN)/ruff" check --fix-only --quiet .
+	@"$(CONTROL_BIN)/ruff" format .
+
+.PHONY: dev
+dev: setup ## Start the Dagster UI and daemon
+	@"$(CONTROL_BIN)/dagster" dev -w workspace.yaml
+
+.PHONY: lock
+lock: python ## Compile requirements/*.txt again (LOCK_ARGS=--upgrade for newer versions)
+	@"$(PYTHON)" -m optikit_assets.environments.lock $(LOCK_ARGS)
+
+.PHONY: clean
+clean: ## Delete all state: environments, Dagster instance, artefacts, history
+	@if [ "$(CLEAN)" != yes ]; then \
+		echo "this deletes $(OPTIKIT_HOME) with every result in it; to go ahead: make clean CLEAN=yes" >&2; exit 1; fi
+	rm -rf "$(OPTIKIT_HOME)"

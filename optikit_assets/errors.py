@@ -1,0 +1,155 @@
+"""Every error that OptiKIT raises on purpose.
+
+::
+
+    OptikitError
+    ├── SpecError                 a file in recipes/ is wrong (all of its problems at once)
+    ├── UnknownNameError          a model, recipe, SLO, suite or search space that does not exist
+    ├── ModelError                a model folder that cannot be used (truncated, pickle only, …)
+    ├── EnvironmentMissingError   a stage environment is not installed
+    ├── AcceleratorError          no accelerator could be leased
+    ├── StorageError              the artifact store or the disk refused a write
+    ├── HistoryError              the trial history cannot be read or written
+    ├── StageError                a worker failed
+    │   └── StageTimeoutError     … by running past its limit
+    ├── ServerStartError          the inference server did not come up
+    ├── EndpointError             an endpoint under test cannot be used at all
+    ├── CompressionError          a recipe cannot be applied to this model
+    ├── EvaluationError           a suite cannot be run or its results do not fit together
+    └── TuningError               a study that cannot go on
+
+A message says what happened, the observed values and the next step. Only the standard library is
+imported here: the set-up program uses these errors before any dependency exists.
+"""
+
+__all__ = [
+    "AcceleratorError",
+    "CompressionError",
+    "EndpointError",
+    "EnvironmentMissingError",
+    "EvaluationError",
+    "HistoryError",
+    "ModelError",
+    "OptikitError",
+    "ServerStartError",
+    "SpecError",
+    "StageError",
+    "StageTimeoutError",
+    "StorageError",
+    "TuningError",
+    "UnknownNameError",
+]
+
+
+class OptikitError(Exception):
+    """Root of the tree; the command line prints it as one line and exits with a non-zero code."""
+
+
+class SpecError(OptikitError):
+    """A spec file is wrong.
+
+    Parameters
+    ----------
+    file
+        The file as the user knows it, or ``"<argument>"`` for a value that came without a file.
+    problems
+        One line per problem, each naming key path, value and allowed range.
+    """
+
+    def __init__(self, file: str, problems: list[str]) -> None:
+        self.file = file
+        self.problems = list(problems)
+        super().__init__("; ".join(f"{file}: {problem}" for problem in self.problems))
+
+
+class UnknownNameError(OptikitError):
+    """A name that no file or registry entry carries.
+
+    Parameters
+    ----------
+    kind
+        ``"model"``, ``"recipe"``, ``"SLO"``, …
+    name
+        What was asked for.
+    known
+        The names that exist.
+    hint
+        The next step, if there is one beyond choosing a known name.
+    """
+
+    def __init__(self, kind: str, name: str, known: list[str], hint: str = "") -> None:
+        self.kind = kind
+        self.name = name
+        self.known = sorted(known)
+        listing = ", ".join(self.known) if self.known else "none"
+        super().__init__(
+            f"unknown {kind} {name!r}; known: {listing}" + (f". {hint}" if hint else "")
+        )
+
+
+class ModelError(OptikitError):
+    """A model folder that cannot be used."""
+
+
+class EnvironmentMissingError(OptikitError):
+    """A stage environment is not installed or not complete."""
+
+
+class AcceleratorError(OptikitError):
+    """No accelerator could be leased within the limit, or more were asked for than exist."""
+
+
+class StorageError(OptikitError):
+    """The artifact store could not keep what it was given (disk full, not writable)."""
+
+
+class HistoryError(OptikitError):
+    """The trial history could not be read or written, or a query was refused."""
+
+
+class StageError(OptikitError):
+    """A worker failed; carries the end of its log."""
+
+    def __init__(self, message: str, log_tail: str = "") -> None:
+        self.log_tail = log_tail
+        super().__init__(message)
+
+
+class StageTimeoutError(StageError):
+    """A worker ran past its limit and was killed."""
+
+
+class ServerStartError(OptikitError):
+    """The inference server did not come up.
+
+    Parameters
+    ----------
+    message
+        What happened and what to do.
+    log_tail
+        The last lines of the server's log.
+    reason
+        Short machine-readable class: ``"exited"``, ``"timeout"``, ``"port_in_use"``,
+        ``"out_of_memory"``.
+    """
+
+    def __init__(self, message: str, log_tail: str = "", reason: str = "exited") -> None:
+        self.log_tail = log_tail
+        self.reason = reason
+        super().__init__(message)
+
+
+class EndpointError(OptikitError):
+    """An endpoint under test cannot be used at all (down, model unknown, not OpenAI-compatible)."""
+
+
+class CompressionError(OptikitError):
+    """A recipe cannot be applied to this model."""
+
+
+class EvaluationError(OptikitError):
+    """A suite cannot be run, or its results do not fit together."""
+
+
+class TuningError(OptikitError):
+    """A study that cannot go on."""
