@@ -1,0 +1,38 @@
+"""The files in ``recipes/``: models, loading, digests."""
+
+from optikit_assets.specs.base import Spec, SpecModel, check_name, digest
+from optikit_assets.specs.catalog import BASELINE, Catalog
+from optikit_assets.specs.job import JobSpec
+from optikit_assets.specs.loading import load_spec
+from optikit_assets.specs.model import EngineSpec, ModelSpec
+from optikit_assets.specs.recipe import Calibration, RecipeSpec
+from optikit_assets.specs.search_space import Choices, FloatRange, IntRange, SearchSpaceSpec
+from optikit_assets.specs.slo import Metric, Objective, SearchBudget, SloSpec, Workload
+from optikit_assets.specs.suite import Gate, SuiteSpec, TaskSpec
+
+__all__ = [
+    "BASELINE",
+    "Calibration",
+    "Catalog",
+    "Choices",
+    "EngineSpec",
+    "FloatRange",
+    "Gate",
+    "IntRange",
+    "JobSpec",
+    "Metric",
+    "ModelSpec",
+    "Objective",
+    "RecipeSpec",
+    "SearchBudget",
+    "SearchSpaceSpec",
+    "SloSpec",
+    "Spec",
+    "SpecModel",
+    "SuiteSpec",
+    "TaskSpec",
+    "Workload",
+    "check_name",
+    "digest",
+    "load_spec",
+]

@@ -1,0 +1,93 @@
+"""Reads one YAML spec file and reports all of its problems at once, with key path and value."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from optikit_assets.errors import SpecError
+from optikit_assets.specs.base import Spec
+
+S = TypeVar("S", bound=Spec)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses a mapping that names a key twice; plain YAML keeps the last one silently."""
+
+
+def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key!r} appears twice", key_node.start_mark
+            )
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def load_spec(file: Path, kind: type[S], *, shown_as: str | None = None) -> S:
+    """Parse `file` as a `kind`.
+
+    Parameters
+    ----------
+    file
+        YAML file; its stem must equal the spec's name.
+    kind
+        Spec class.
+    shown_as
+        How messages name the file; the path itself by default.
+
+    Raises
+    ------
+    SpecError
+        With every problem of the file: unreadable, not a mapping, unknown keys, wrong types,
+        values out of range, a name that differs from the file name.
+    """
+    shown = shown_as or str(file)
+    try:
+        raw = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except OSError as error:
+        raise SpecError(shown, [f"cannot be read: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise SpecError(shown, [f"is not UTF-8 text: {error}"]) from error
+    except yaml.YAMLError as error:
+        raise SpecError(shown, [f"is not valid YAML: {' '.join(str(error).split())}"]) from error
+    if not isinstance(raw, dict):
+        raise SpecError(shown, [f"must be a mapping of keys, not {type(raw).__name__}"])
+    problems: list[str] = []
+    if isinstance(raw.get("name"), str) and raw["name"] != file.stem:
+        problems.append(f"name: {raw['name']!r} must equal the file name {file.stem!r}")
+    try:
+        spec = kind.model_validate(raw)
+    except ValidationError as error:
+        raise SpecError(shown, [*describe(error), *problems]) from error
+    if problems:
+        raise SpecError(shown, problems)
+    return spec
+
+
+def describe(error: ValidationError) -> list[str]:
+    """Return one line per problem: ``key.path: what is wrong (got VALUE)``."""
+    lines: list[str] = []
+    for item in error.errors(include_url=False):
+        path = ".".join(str(part) for part in item["loc"]) or "(file)"
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{path}: unknown key (got {_short(item['input'])})")
+        elif item["type"] == "missing":
+            lines.append(f"{path}: is required")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            got = "" if isinstance(item["input"], dict) else f" (got {_short(item['input'])})"
+            lines.append(f"{path}: {message[0].lower()}{message[1:]}{got}")
+    return lines
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

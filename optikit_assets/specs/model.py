@@ -1,0 +1,55 @@
+"""Model specs (``recipes/models/NAME.yaml``): where versions come from and how they are run."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from optikit_assets.specs.base import Name, Spec, SpecModel
+from optikit_assets.specs.search_space import Scalar
+
+DEFAULT_CALIBRATION = "hf:neuralmagic/LLM_compression_calibration"
+
+
+class EngineSpec(SpecModel):
+    """Engine flags that hold for this model in every stage; never searched."""
+
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        default="auto", description="Compute type of the unquantized weights."
+    )
+    flags: dict[str, Scalar] = Field(
+        default_factory=dict, description="Further vLLM flags, e.g. enforce_eager: true."
+    )
+    start_timeout_s: float = Field(
+        default=900, gt=0, le=7200, description="Longest wait for the server to answer /health."
+    )
+
+
+class ModelSpec(Spec):
+    """A family of model versions; a version is a folder ``SOURCE/VERSION`` or a hub revision."""
+
+    source: str | None = Field(
+        default=None,
+        description="Folder with one sub-folder per version (relative to the repository), or "
+        "hf:ORG/NAME. Unset: versions are added with `optikit models add`.",
+    )
+    suite: Name = Field(default="paper", description="Evaluation suite (recipes/evaluations/).")
+    calibration_data: str = Field(
+        default=DEFAULT_CALIBRATION,
+        description="JSON Lines file with a `text` field (relative to the repository) or "
+        "hf:ORG/DATASET.",
+    )
+    slos: tuple[Name, ...] = Field(
+        default=(), description="SLOs that the sensor asks for when a version appears; empty: all."
+    )
+    trust_remote_code: bool = Field(
+        default=False,
+        description="Run Python code that comes with the model. Off unless you read it.",
+    )
+    engine: EngineSpec = Field(default_factory=EngineSpec, description="How the model is served.")
+
+    @field_validator("source")
+    @classmethod
+    def _hub_reference(cls, value: str | None) -> str | None:
+        if value is not None and value.startswith("hf:") and value.count("/") != 1:
+            raise ValueError(f"{value!r} is not of the form hf:ORG/NAME")
+        return value

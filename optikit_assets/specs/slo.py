@@ -1,0 +1,114 @@
+"""Workload and service level objectives (``recipes/slos/NAME.yaml``; paper Table 2)."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from optikit_assets.specs.base import Name, Spec, SpecModel
+
+Metric = Literal["e2e_latency", "ttft", "tpot", "itl"]
+
+
+class Workload(SpecModel):
+    """What one request looks like and how requests arrive."""
+
+    input_tokens: int = Field(ge=1, le=10_000_000, description="Prompt length in tokens, exact.")
+    output_tokens: int = Field(ge=1, le=1_000_000, description="Generated tokens, exact.")
+    prefix_tokens: int = Field(
+        default=0,
+        ge=0,
+        description="How many of input_tokens all requests share (a system prompt).",
+    )
+    arrivals: Literal["poisson", "constant"] = Field(
+        default="poisson", description="Arrival process of the open-loop probes."
+    )
+
+    @model_validator(mode="after")
+    def _prefix_leaves_something(self) -> "Workload":
+        if self.prefix_tokens >= self.input_tokens:
+            raise ValueError(
+                f"prefix_tokens ({self.prefix_tokens}) must be less than input_tokens "
+                f"({self.input_tokens})"
+            )
+        return self
+
+
+class Objective(SpecModel):
+    """One bound: the given percentile of the metric must be at most ``max_ms``."""
+
+    metric: Metric = Field(description="Latency that is bounded.")
+    percentile: float = Field(gt=0, lt=100, description="Percentile over requests, e.g. 95.")
+    max_ms: float = Field(gt=0, description="Upper bound in milliseconds.")
+
+    @property
+    def label(self) -> str:
+        """Key of this percentile in reports, e.g. ``e2e_latency_p95``."""
+        return f"{self.metric}_p{self.percentile:g}"
+
+
+class SearchBudget(SpecModel):
+    """How long and how finely the rate search may look."""
+
+    tolerance: float = Field(
+        default=0.05,
+        gt=0,
+        lt=1,
+        description="Stop when lowest fail / highest pass <= 1 + tolerance.",
+    )
+    steady_state_tolerance: float = Field(
+        default=0.05,
+        gt=0,
+        lt=0.5,
+        description="tau_beta of the steady-state test (paper section 4.3).",
+    )
+    min_probe_seconds: float = Field(
+        default=20.0, gt=0, le=3600, description="Shortest open-loop probe."
+    )
+    max_probe_seconds: float = Field(
+        default=120.0, gt=0, le=7200, description="Longest a probe is extended while unresolved."
+    )
+    min_probe_requests: int = Field(
+        default=50, ge=5, le=100_000, description="Fewest measured requests of an open-loop probe."
+    )
+    warmup_requests: int = Field(
+        default=8, ge=0, le=10_000, description="Requests before measuring."
+    )
+    closed_loop_requests: int = Field(
+        default=10, ge=3, le=1000, description="Sequential requests of the closed-loop probe."
+    )
+    max_probes: int = Field(default=16, ge=1, le=200, description="Most open-loop probes.")
+    max_load_seconds: float = Field(
+        default=1800.0, gt=0, description="Most seconds under load, all probes together."
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "SearchBudget":
+        if self.max_probe_seconds < self.min_probe_seconds:
+            raise ValueError(
+                f"max_probe_seconds ({self.max_probe_seconds}) must be at least "
+                f"min_probe_seconds ({self.min_probe_seconds})"
+            )
+        return self
+
+
+class SloSpec(Spec):
+    """A workload, its objectives and the space in which engine flags are searched.
+
+    No objectives means throughput-oriented: the highest steady-state rate.
+    """
+
+    workload: Workload = Field(description="Request shape and arrival process.")
+    objectives: tuple[Objective, ...] = Field(
+        default=(), description="Bounds that must all hold; empty: throughput-oriented."
+    )
+    search_space: Name = Field(default="default", description="File in recipes/search_spaces/.")
+    budget: SearchBudget = Field(
+        default_factory=SearchBudget, description="Limits of the rate search."
+    )
+
+    @model_validator(mode="after")
+    def _objectives_differ(self) -> "SloSpec":
+        labels = [objective.label for objective in self.objectives]
+        if len(set(labels)) != len(labels):
+            raise ValueError(f"objectives repeat a metric and percentile: {', '.join(labels)}")
+        return self
