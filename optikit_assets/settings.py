@@ -1,0 +1,75 @@
+"""Where things are: the one reader of ``OPTIKIT_*`` environment variables."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseSettings):
+    """Settings of one process; every folder below `home` is derived from it."""
+
+    model_config = SettingsConfigDict(env_prefix="OPTIKIT_", frozen=True)
+
+    home: Path = Field(default=REPOSITORY / ".optikit", description="All state lives here.")
+    recipes: Path = Field(default=REPOSITORY / "recipes", description="Spec files.")
+    environments_home: Path | None = Field(
+        default=None, description="Use the stage environments of another OPTIKIT_HOME."
+    )
+
+    @property
+    def envs_home(self) -> Path:
+        """The OPTIKIT_HOME whose stage environments are used."""
+        return self.environments_home or self.home
+
+    @property
+    def dagster_home(self) -> Path:
+        """Folder of the Dagster instance."""
+        return self.home / "dagster"
+
+    @property
+    def store(self) -> Path:
+        """Artifact store."""
+        return self.home / "artifacts"
+
+    @property
+    def history(self) -> Path:
+        """DuckDB trial history with its spool and published copy."""
+        return self.home / "history"
+
+    @property
+    def studies(self) -> Path:
+        """Optuna journals, one file per study."""
+        return self.home / "studies"
+
+    @property
+    def leases(self) -> Path:
+        """Lock files, one per accelerator."""
+        return self.home / "leases"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of workers and of the driver."""
+        return self.home / "logs"
+
+    @property
+    def deployments(self) -> Path:
+        """Links to the newest bundle per model and SLO."""
+        return self.home / "deployments"
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """Return this process's settings, with absolute paths."""
+    read = Settings()  # pyright: ignore[reportCallIssue]
+    return read.model_copy(
+        update={
+            "home": read.home.expanduser().absolute(),
+            "recipes": read.recipes.expanduser().absolute(),
+            "environments_home": read.environments_home
+            and read.environments_home.expanduser().absolute(),
+        }
+    )
