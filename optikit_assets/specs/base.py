@@ -37,7 +37,7 @@ def digest(value: Any) -> str:
 
 
 class SpecModel(BaseModel):
-    """A piece of a spec: immutable, unknown keys refused, no silent type coercion of bools."""
+    """A piece of a spec: immutable, unknown keys refused (files: `load_spec`, types too)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

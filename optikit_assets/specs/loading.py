@@ -1,5 +1,6 @@
 """Reads one YAML spec file and reports all of its problems at once, with key path and value."""
 
+import json
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,10 @@ def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[An
     seen: set[Any] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
+        if isinstance(key, list | dict | set):
+            raise yaml.constructor.ConstructorError(
+                None, None, "a key must be a plain value", key_node.start_mark
+            )
         if key in seen:
             raise yaml.constructor.ConstructorError(
                 None, None, f"key {key!r} appears twice", key_node.start_mark
@@ -64,7 +69,8 @@ def load_spec(file: Path, kind: type[S], *, shown_as: str | None = None) -> S:
     if isinstance(raw.get("name"), str) and raw["name"] != file.stem:
         problems.append(f"name: {raw['name']!r} must equal the file name {file.stem!r}")
     try:
-        spec = kind.model_validate(raw)
+        # Strict JSON: a list may be a tuple there, but true is not 1, "5" not 5 and 1 not true.
+        spec = kind.model_validate_json(json.dumps(raw, default=_not_plain), strict=True)
     except ValidationError as error:
         raise SpecError(shown, [*describe(error), *problems]) from error
     if problems:
@@ -86,6 +92,11 @@ def describe(error: ValidationError) -> list[str]:
             got = "" if isinstance(item["input"], dict) else f" (got {_short(item['input'])})"
             lines.append(f"{path}: {message[0].lower()}{message[1:]}{got}")
     return lines
+
+
+def _not_plain(value: Any) -> Any:
+    """Let a YAML date, which is no JSON, fail where it stands and not as the text it looks like."""
+    return {"date": str(value)}
 
 
 def _short(value: Any) -> str:

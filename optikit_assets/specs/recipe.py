@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from optikit_assets.specs.base import Spec, SpecModel
 
 Scheme = Literal["W8A8", "W4A16", "W4A16_ASYM", "W8A16", "FP8", "FP8_DYNAMIC"]
+GROUPED_SCHEMES = ("W4A16", "W4A16_ASYM", "W8A16")
 Sampler = Literal["random", "length_weighted", "token_stratified"]
 
 
@@ -33,6 +34,15 @@ class GPTQ(SpecModel):
         default="static", description="Order in which columns are quantized."
     )
 
+    @model_validator(mode="after")
+    def _scheme_has_groups(self) -> "GPTQ":
+        if self.group_size is not None and self.scheme not in GROUPED_SCHEMES:
+            raise ValueError(
+                f"scheme {self.scheme} has no groups: group_size goes with "
+                f"{', '.join(GROUPED_SCHEMES)}"
+            )
+        return self
+
 
 class AWQ(SpecModel):
     """AWQ (Lin et al., 2024): activation-aware weight scaling."""
@@ -42,6 +52,15 @@ class AWQ(SpecModel):
         default="W4A16_ASYM", description="Quantization scheme of the targeted layers."
     )
     duo_scaling: bool = Field(default=True, description="Scale by weights and activations.")
+
+    @model_validator(mode="after")
+    def _scheme_has_channels(self) -> "AWQ":
+        if self.duo_scaling and self.scheme == "FP8":
+            raise ValueError(
+                "duo_scaling needs a scale per channel or group, which scheme FP8 lacks; "
+                "set duo_scaling: false"
+            )
+        return self
 
 
 class RTN(SpecModel):
