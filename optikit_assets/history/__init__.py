@@ -1,0 +1,17 @@
+"""Trial history in DuckDB: every trial ever run, queryable with SQL.
+
+::
+
+    HISTORY/
+      history.duckdb          published copy, replaced by rename: what people open
+      private/history.duckdb  the database, opened by one process at a time, under `private/lock`
+      spool/                  rows that are safe on disk and wait to be loaded
+      spool/rejected/         spool files that could not be loaded, kept for inspection
+
+DuckDB lets one process write, and any process that has a file open, even read-only, blocks it.
+So nobody but a drain ever opens the private file, and appending never waits for anybody.
+"""
+
+from optikit_assets.history.archive import DrainResult, History
+
+__all__ = ["DrainResult", "History"]

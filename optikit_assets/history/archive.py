@@ -1,0 +1,184 @@
+"""`History`: append rows, drain them into the database, ask questions."""
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from optikit_assets.errors import HistoryError, StorageError, UnknownNameError
+from optikit_assets.history import reader
+from optikit_assets.history.loading import load
+from optikit_assets.history.publishing import is_current, publish
+from optikit_assets.history.schema import Table, latest_version, migrate, tables
+from optikit_assets.history.spool import Spool
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class DrainResult:
+    """What a drain did.
+
+    ``later`` counts files that were written for a newer schema and stay in the spool.
+    """
+
+    files: int
+    rows: int
+    rejected: tuple[str, ...]
+    later: int
+    published: bool
+
+
+class History:
+    """The trial history below one folder; safe from many processes at once.
+
+    Parameters
+    ----------
+    root
+        Folder of the history; made on the first append.
+    clock_ns
+        Wall clock that orders appends.
+    """
+
+    def __init__(self, root: Path, clock_ns: Callable[[], int] = time.time_ns) -> None:
+        self.root = Path(root)
+        self._spool = Spool(self.root / "spool", clock_ns)
+        self._database = self.root / "private" / "history.duckdb"
+
+    @property
+    def published_path(self) -> Path:
+        """The copy to open with any DuckDB client; replaced after each drain."""
+        return self.root / "history.duckdb"
+
+    @property
+    def waiting_files(self) -> int:
+        """Number of appends that are not loaded yet."""
+        return len(self._spool.files())
+
+    def append(self, table: str, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Put rows into the spool and return their number; they are safe when this returns.
+
+        Rows with a primary key that exists replace what is there. Columns left out get their
+        default or null.
+
+        Raises
+        ------
+        HistoryError
+            If a row does not fit the table; no row is written then.
+        StorageError
+            If the disk refuses the rows.
+        """
+        return self._spool.append(_table(table), rows)
+
+    def drain(self, timeout_s: float = 60.0) -> DrainResult:
+        """Load waiting rows into the database and publish a new copy.
+
+        Drains of several processes take turns. Readers of the published copy never matter.
+
+        Raises
+        ------
+        HistoryError
+            If the turn did not come in time or the database is held by a foreign program; the
+            rows stay in the spool for the next drain.
+        StorageError
+            If the disk is full.
+        """
+        deadline = time.monotonic() + timeout_s
+        with self._turn(deadline, timeout_s):
+            listed = self._spool.files()
+            files = [file for file in listed if file.version <= latest_version()]
+            with self._open(deadline) as connection:
+                migrated = migrate(connection)
+                rows, rejected = load(connection, self._spool, files) if files else (0, [])
+                changed = bool(migrated or files)
+                if changed:
+                    connection.execute("CHECKPOINT")
+            published = changed or not is_current(self._database, self.published_path)
+            if published:
+                publish(self._database, self.published_path)
+        return DrainResult(
+            files=len(files) - len(rejected),
+            rows=rows,
+            rejected=tuple(file.name for file in rejected),
+            later=len(listed) - len(files),
+            published=published,
+        )
+
+    def query(
+        self,
+        sql: str,
+        params: Sequence[Any] | Mapping[str, Any] | None = None,
+        timeout_s: float = 300.0,
+    ) -> "pd.DataFrame":
+        """Ask the published copy; see `optikit_assets.history.reader.query`."""
+        return reader.query(self.published_path, sql, params, timeout_s)
+
+    @contextmanager
+    def _turn(self, deadline: float, timeout_s: float) -> Iterator[None]:
+        """Hold the drain lock; the kernel releases it when the process dies."""
+        lock = self.root / "private" / "lock"
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise StorageError(f"cannot write to {self.root}: {error.strerror}") from error
+        try:
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        raise HistoryError(
+                            f"another process has been loading the history for {timeout_s:g} s; "
+                            f"{self.waiting_files} appends wait safely in {self._spool.folder} "
+                            "for the next drain"
+                        ) from None
+                    time.sleep(_POLL_S)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def _open(self, deadline: float) -> Iterator[duckdb.DuckDBPyConnection]:
+        while True:
+            try:
+                connection = duckdb.connect(str(self._database))
+                break
+            except duckdb.IOException as error:
+                # Somebody opened the private file by hand.
+                if time.monotonic() >= deadline:
+                    raise HistoryError(
+                        f"cannot open {self._database}: {reader.one_line(error)}; close the other "
+                        f"program and open {self.published_path} instead. The rows wait safely in "
+                        f"{self._spool.folder}"
+                    ) from error
+                time.sleep(_POLL_S)
+            except duckdb.Error as error:
+                raise HistoryError(
+                    f"cannot open {self._database}: {reader.one_line(error)}"
+                ) from error
+        try:
+            yield connection
+        except duckdb.Error as error:
+            raise HistoryError(
+                f"cannot load the history: {reader.one_line(error)}. The rows wait safely in "
+                f"{self._spool.folder}"
+            ) from error
+        finally:
+            connection.close()
+
+
+def _table(name: str) -> Table:
+    if name not in tables():
+        raise UnknownNameError("history table", name, list(tables()))
+    return tables()[name]

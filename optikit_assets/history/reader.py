@@ -1,0 +1,79 @@
+"""Questions to the published copy: SQL in, a data frame out, nothing else."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from optikit_assets.errors import HistoryError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# With the copy attached read-only, a query can neither write, nor touch a file, nor load code.
+_CONFIG = {
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "allow_community_extensions": "false",
+}
+_LOCK_DOWN = (
+    "USE history; SET TimeZone = 'UTC'; SET enable_external_access = false; "
+    "SET lock_configuration = true"
+)
+
+
+def query(
+    published: Path,
+    sql: str,
+    params: Sequence[Any] | Mapping[str, Any] | None = None,
+    timeout_s: float = 300.0,
+) -> "pd.DataFrame":
+    """Run SQL on the published copy and return the result of its last statement.
+
+    Raises
+    ------
+    HistoryError
+        One line: no history yet, DuckDB's message about the SQL, or the limit was reached.
+    """
+    if not published.exists():
+        raise HistoryError(
+            f"there is no history at {published} yet; run `optikit optimize` or materialize an "
+            "asset, then ask again"
+        )
+    # Attached to an instance of its own: connections to one path share an instance in a process,
+    # and would go on seeing the copy that the first of them opened.
+    connection = duckdb.connect(":memory:", config=dict(_CONFIG))
+    try:
+        quoted = str(published).replace("'", "''")
+        connection.execute(f"ATTACH '{quoted}' AS history (READ_ONLY); {_LOCK_DOWN}")
+    except duckdb.Error as error:
+        connection.close()
+        raise HistoryError(f"cannot open {published}: {one_line(error)}") from error
+    expired = threading.Event()
+
+    def interrupt() -> None:
+        expired.set()
+        connection.interrupt()
+
+    timer = threading.Timer(timeout_s, interrupt)
+    timer.daemon = True
+    timer.start()
+    try:
+        result = connection.execute(sql, params)
+        if result is None:  # there was no statement
+            return connection.execute("SELECT NULL AS nothing WHERE false").df()
+        return result.df()
+    except (duckdb.Error, RuntimeError) as error:
+        if expired.is_set():
+            raise HistoryError(f"the query was stopped after {timeout_s:g} s") from error
+        raise HistoryError(f"query failed: {one_line(error)}") from error
+    finally:
+        timer.cancel()
+        connection.close()
+
+
+def one_line(error: Exception) -> str:
+    """Return DuckDB's message without the excerpt of the SQL, on one line."""
+    return " ".join(str(error).split("\n\nLINE ")[0].split())

@@ -1,0 +1,81 @@
+"""Questions are answered, everything else is refused in one line."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from optikit_assets.errors import HistoryError
+
+
+@pytest.fixture
+def filled(history):
+    history.append("sweeps", [{"model": "m@1", "content_key": "k", "status": "feasible",
+                               "started_at": "2026-01-01T12:00:00+02:00"}])  # fmt: skip
+    history.drain()
+    return history
+
+
+def test_query_before_any_run_says_what_to_do(history):
+    with pytest.raises(HistoryError, match=r"no history at .* yet; run `optikit optimize`"):
+        history.query("SELECT 1")
+
+
+def test_parameters_are_bound_and_times_are_utc(filled):
+    frame = filled.query("SELECT started_at FROM sweeps WHERE model = ?", ["m@1"])
+    assert frame["started_at"].iloc[0].isoformat() == "2026-01-01T10:00:00+00:00"
+    assert filled.query("SELECT 1 FROM sweeps WHERE model = $m", {"m": "x"}).empty
+    assert filled.query("").empty
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("SELEC 1", 'syntax error at or near "SELEC"'),
+        ("SELECT modle FROM sweeps", 'Candidate bindings: "model"'),
+        ("SELECT * FROM sweep", 'Did you mean "sweeps"'),
+        ("DELETE FROM sweeps", "read-only"),
+        ("DROP VIEW table5", "read-only"),
+        ("CREATE TABLE x (y INTEGER)", "read-only"),
+        ("COPY sweeps TO 'out.csv'", "disabled by configuration"),
+        ("SELECT * FROM read_text('/etc/hostname')", "disabled by configuration"),
+        ("ATTACH 'other.duckdb'", "disabled by configuration"),
+        ("LOAD httpfs", "disabled"),
+        ("INSTALL httpfs", "disabled"),
+        ("SET enable_external_access = true", "configuration has been locked"),
+        ("SELECT * FROM sweeps WHERE model = ?", "parameter"),
+    ],
+)
+def test_refused_sql_is_one_line_with_the_reason(filled, sql, message):
+    with pytest.raises(HistoryError, match="query failed") as caught:
+        filled.query(sql)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_endless_query_is_stopped(filled):
+    with pytest.raises(HistoryError, match=r"stopped after 0\.3 s"):
+        filled.query("SELECT count(*) FROM range(10000000) a, range(10000000) b", timeout_s=0.3)
+
+
+def test_threads_query_at_the_same_time(filled):
+    with ThreadPoolExecutor(4) as pool:
+        frames = list(
+            pool.map(lambda _: filled.query("SELECT count(*) AS n FROM sweeps"), range(8))
+        )
+    assert [int(frame["n"].iloc[0]) for frame in frames] == [1] * 8
+
+
+def test_damaged_copy_is_reported(filled):
+    filled.published_path.unlink()
+    filled.published_path.write_bytes(b"not a database" * 1000)
+    with pytest.raises(HistoryError, match="cannot open"):
+        filled.query("SELECT 1")
+
+
+def test_every_table_view_and_own_column_is_described(filled):
+    frame = filled.query("SELECT * FROM data_dictionary")
+    assert {"sweeps", "table3", "table5", "prices"} <= set(frame["table_name"])
+    described = frame[frame["table_name"] != "drained_files"]
+    named = described[~described["table_name"].isin(["schema_migrations", "data_dictionary"])]
+    assert not named["table_description"].isna().any()
+    assert named["description"].notna().mean() > 0.9

@@ -1,0 +1,214 @@
+"""Views against the paper's own numbers and closed forms."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+import pytest
+
+ARMS = ["baseline", "quantization_only", "tuning_only", "quantization_and_tuning"]
+
+
+def ask(history, sql: str) -> pd.DataFrame:
+    history.drain()
+    return history.query(sql)
+
+
+def by_recipe(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    return {
+        str(row["recipe"]): {str(k): v for k, v in row.items()} for row in frame.to_dict("records")
+    }
+
+
+def values(frame: pd.DataFrame, column: str) -> list:
+    return [None if pd.isna(value) else value for value in frame[column]]
+
+
+# --- table 5 ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rates", "gains"),
+    [
+        # Paper, Table 5; its gains are cut off, not rounded, after the second digit.
+        ((3.52, 5.96, 6.79, 7.50), (1, 1.69, 1.93, 2.13)),
+        ((0.604, 1.732, 0.937, 1.734), (1, 2.87, 1.55, 2.87)),
+        ((0.562, 0.562, 0.750, 0.875), (1, 1.0, 1.33, 1.55)),
+        ((0.468, 0.593, 0.468, 0.585), (1, 1.26, 1.0, 1.25)),
+    ],
+)
+def test_table5_gives_the_papers_gains(history, rows, rates, gains):
+    baseline, quantized, tuned, both = rates
+    rows.gate("int_w8a8", accepted=True)
+    rows.sweep("baseline", baseline, output_tokens=80)
+    rows.sweep("int_w8a8", quantized)
+    rows.trial("baseline", 0, baseline)
+    rows.trial("baseline", 1, tuned)
+    rows.trial("int_w8a8", 0, quantized if quantized <= both else None)
+    rows.trial("int_w8a8", 1, both)
+    frame = ask(history, "SELECT * FROM table5")
+    assert list(frame["arm"]) == ARMS
+    assert list(frame["rate_per_gpu"]) == list(rates)
+    assert list(frame["gain"]) == pytest.approx([rate / baseline for rate in rates], rel=1e-12)
+    assert list(frame["gain"]) == pytest.approx(list(gains), abs=0.01)
+    assert frame["output_tokens_per_s_per_gpu"].iloc[0] == pytest.approx(baseline * 80)
+    wide = history.query("SELECT * FROM table5_wide").iloc[0]
+    assert wide["quantization_and_tuning_gain"] == pytest.approx(both / baseline)
+    assert (wide["baseline"], wide["tuning_only"]) == (baseline, tuned)
+
+
+def test_table5_normalizes_by_gpus(history, rows):
+    rows.sweep("baseline", 4.0, gpus=2)
+    rows.trial("baseline", 0, 4.0, gpus=2)
+    rows.trial("baseline", 1, 10.0, gpus=8)
+    rows.trial("baseline", 2, 3.0, gpus=1)
+    frame = ask(history, "SELECT * FROM table5 WHERE arm IN ('baseline', 'tuning_only')")
+    assert values(frame, "rate_per_gpu") == [2.0, 3.0]
+    assert values(frame, "gain") == [1.0, 1.5]
+
+
+def test_table5_takes_the_fastest_accepted_recipe(history, rows):
+    rows.sweep("baseline", 2.0)
+    for recipe, rate, accepted in [("fp8", 3.0, True), ("w8a8", 4.0, True), ("w4a16", 9.0, False)]:
+        rows.gate(recipe, accepted)
+        rows.sweep(recipe, rate)
+    rows.sweep("never_evaluated", 99.0)
+    frame = ask(history, "SELECT * FROM table5")
+    assert values(frame, "recipe") == ["baseline", "w8a8", None, None]
+    assert values(frame, "gain") == [1.0, 2.0, None, None]
+    assert values(frame, "status") == ["feasible", "feasible", "missing", "missing"]
+
+
+def test_table5_shows_a_missed_slo_as_such_and_not_as_zero(history, rows):
+    rows.gate("w8a8", accepted=True)
+    rows.sweep("baseline", None, reason="p95 of 900 ms with no queueing")
+    rows.sweep("w8a8", 5.0)
+    frame = ask(history, "SELECT * FROM table5")
+    assert values(frame, "status")[:2] == ["infeasible", "feasible"]
+    assert values(frame, "rate_per_gpu")[:2] == [None, 5.0]
+    assert values(frame, "gain") == [None] * 4
+    assert frame["reason"].iloc[0] == "p95 of 900 ms with no queueing"
+
+
+# --- table 3 ------------------------------------------------------------------------------------
+
+
+def test_table3_gives_the_papers_row(history, rows):
+    # Paper, Table 3, Qwen 2.5 7B, GSM8K; five scores with the printed best, mean and STD.
+    trials = [0.8165, 0.8230, 0.8195, 0.8230, 0.8230]
+    common = {"task": "GSM8K", "metric": "exact_match"}
+    rows.add("evaluation_scores", recipe="baseline", trial=0, score=0.826, **common)
+    rows.add("evaluation_scores", recipe="fp8_dynamic", trial=0, score=0.818, **common)
+    for trial, score in enumerate(trials):
+        rows.add("evaluation_scores", recipe="int_w8a8", trial=trial, score=score, **common)
+    rows.gate("int_w8a8", accepted=True, q_star_trial=2)
+    found = by_recipe(ask(history, "SELECT * FROM table3"))
+    fp8, w8a8 = found["fp8_dynamic"], found["int_w8a8"]
+    assert fp8["full_precision_result"] == 0.826
+    assert fp8["recovery_percent"] == pytest.approx(99.031, abs=0.001)
+    assert pd.isna(fp8["std"])
+    assert w8a8["result"] == 0.823
+    assert w8a8["recovery_percent"] == pytest.approx(99.637, abs=0.001)
+    assert w8a8["mean"] == pytest.approx(0.821, abs=1e-12)
+    assert w8a8["std"] == pytest.approx(pd.Series(trials).std(ddof=1), rel=1e-9)
+    assert round(w8a8["std"], 3) == 0.003
+    assert w8a8["rsd_percent"] == pytest.approx(100 * w8a8["std"] / w8a8["mean"])
+    assert (w8a8["trials"], w8a8["q_star_result"]) == (5, 0.8195)
+
+
+def test_table3_averages_the_metrics_of_a_task(history, rows):
+    for metric, base, score in [("prompt", 0.6, 0.5), ("instruction", 0.8, 0.7)]:
+        common = {"task": "IFEval", "metric": metric, "trial": 0}
+        rows.add("evaluation_scores", recipe="baseline", score=base, **common)
+        rows.add("evaluation_scores", recipe="w4a16", score=score, **common)
+    (row,) = ask(history, "SELECT * FROM table3").to_dict("records")
+    assert row["full_precision_result"] == pytest.approx(0.7)
+    assert row["result"] == pytest.approx(0.6)
+    assert row["trials"] == 1
+
+
+# --- what is current ----------------------------------------------------------------------------
+
+
+def test_current_views_follow_the_latest_content_key(history, rows):
+    rows.sweep("baseline", 1.0, content_key="old", day=0)
+    rows.sweep("baseline", 2.0, content_key="new", day=1)
+    rows.sweep("baseline", 7.0, slo="other", content_key="elsewhere", day=0)
+    frame = ask(history, "SELECT content_key FROM current_sweeps ORDER BY ALL")
+    assert list(frame["content_key"]) == ["elsewhere", "new"]
+    assert len(history.query("SELECT * FROM sweeps")) == 3
+
+
+@pytest.mark.parametrize("suffix", ["", "-failed"])
+def test_cache_hit_on_an_older_key_makes_it_current_again(history, rows, suffix):
+    rows.sweep("baseline", 1.0, content_key="old", day=0)
+    rows.sweep("baseline", 2.0, content_key="new", day=1)
+    history.append(
+        "materializations",
+        [
+            {
+                "asset": "benchmark_sweep",
+                "partition": "qwen@1|baseline@chat",
+                "content_key": f"old{suffix}",
+                "cached": True,
+                "materialized_at": datetime(2026, 1, 3, tzinfo=UTC),
+            }
+        ],
+    )
+    frame = ask(history, "SELECT rate_per_gpu FROM table5 WHERE arm = 'baseline'")
+    assert values(frame, "rate_per_gpu") == [1.0]
+
+
+# --- configurations -----------------------------------------------------------------------------
+
+
+def test_best_configuration_is_the_highest_rate_per_gpu_that_may_be_deployed(history, rows):
+    rows.gate("w8a8", accepted=True)
+    rows.gate("w4a16", accepted=False)
+    rows.sweep("baseline", 2.0)
+    rows.sweep("w8a8", 3.0)
+    rows.trial("w8a8", 0, 3.0)
+    rows.trial("w8a8", 1, 5.0, flags={"max_num_seqs": 64})
+    rows.trial("w8a8", 2, None, reason="out of memory")
+    rows.trial("w4a16", 1, 50.0)
+    rows.add("deployments", slo="chat", status="certified", chosen_recipe="w8a8", gain=2.4,
+             certified_rate_rps=4.9)  # fmt: skip
+    (row,) = ask(history, "SELECT * FROM best_configurations").to_dict("records")
+    assert (row["recipe"], row["flags_from"], row["trial"]) == ("w8a8", "tuned", 1)
+    assert row["flags"] == '{"max_num_seqs":64}'
+    assert (row["deployment_status"], row["certified_rate_rps"]) == ("certified", 4.9)
+
+
+def test_tuning_history_shows_progress_in_order_of_trials(history, rows):
+    for trial, rate in enumerate([2.0, None, 3.0, 1.0, 4.0]):
+        rows.trial("baseline", trial, rate)
+    frame = ask(history, "SELECT * FROM tuning_history")
+    assert values(frame, "trial") == [0, 1, 2, 3, 4]
+    assert values(frame, "best_rate_per_gpu_so_far") == [2.0, 2.0, 3.0, 3.0, 4.0]
+    assert values(frame, "gain_over_default") == [1.0, None, 1.5, 0.5, 2.0]
+
+
+def test_cost_follows_from_price_and_rate(history, rows):
+    history.append("prices", [{"accelerator": "h200", "usd_per_hour": 3.6, "source": "contract"}])
+    workload = {"input_tokens": 1200, "output_tokens": 80}
+    rows.sweep("baseline", 4.0, gpus=2, accelerator="NVIDIA H200", **workload)
+    rows.sweep("w8a8", 1.0, accelerator="NVIDIA L40S", **workload)
+    rows.sweep("w4a16", 1.0, accelerator="NVIDIA Unheard", **workload)
+    found = by_recipe(ask(history, "SELECT * FROM cost_per_million_tokens"))
+    # 2 requests per second and GPU, a thousandth of a dollar per GPU second.
+    base = found["baseline"]
+    assert base["usd_per_thousand_requests"] == pytest.approx(0.5)
+    assert base["usd_per_million_tokens"] == pytest.approx(0.0005 / 1280 * 1e6)
+    assert base["usd_per_million_output_tokens"] == pytest.approx(0.0005 / 80 * 1e6)
+    assert found["w8a8"]["priced_as"] == "L40S"
+    assert pd.isna(found["w4a16"]["usd_per_hour"])
+
+
+def test_pareto_front_leaves_out_dominated_configurations(history, rows):
+    for recipe, rate, recovery in [("a", 3.0, 0.99), ("b", 2.5, 0.98), ("c", 9.0, 0.90)]:
+        rows.gate(recipe, accepted=True, mean_recovery=recovery)
+        rows.sweep(recipe, rate)
+    rows.sweep("baseline", 2.0)
+    frame = ask(history, "SELECT recipe, on_front FROM pareto_rate_recovery ORDER BY recipe")
+    front = dict(zip(frame["recipe"], frame["on_front"], strict=True))
+    assert front == {"a": True, "b": False, "c": True, "baseline": True}
