@@ -1,0 +1,360 @@
+"""The five plots of the report; each takes plain results and returns a `Figure`.
+
+Empty or degenerate input gives a figure that says what is missing, never an error: a report of a
+failed search is read more often than that of a good one. Encode with `canvas.encode` (report) or
+`canvas.markdown_image` (Dagster metadata).
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+)
+
+from optikit_assets.deployment import canvas
+from optikit_assets.deployment.evidence import Probe, Series, Trial, running_best
+from optikit_assets.deployment.outcomes import RecoveryRow
+from optikit_assets.deployment.selection import FourArms
+from optikit_assets.specs import Objective
+
+_METRIC_NAMES = {
+    "e2e_latency": "End-to-end latency",
+    "ttft": "Time to first token",
+    "tpot": "Time per output token",
+    "itl": "Inter-token latency",
+}
+# What a throughput-oriented SLO shows: nothing is bounded, yet the knee is of interest.
+_UNBOUNDED_LABELS = ("e2e_latency_p50", "e2e_latency_p95")
+
+
+def metric_title(label: str) -> str:
+    """Turn ``e2e_latency_p95`` into ``End-to-end latency p95``."""
+    metric, _, percentile = label.rpartition("_p")
+    return f"{_METRIC_NAMES.get(metric, metric)} p{percentile}" if metric else label
+
+
+def latency_against_rate(series: Sequence[Series], objectives: Sequence[Objective] = ()) -> Figure:
+    """Draw one panel per objective: observed percentile of every open-loop probe over its rate.
+
+    Shape tells the verdict, colour the configuration, the dashed line the bound, and the dotted
+    vertical line the certified rate of the first series. A percentile without a value (too many
+    requests never finished) is marked on the upper edge.
+    """
+    bounds: dict[str, float | None] = {o.label: o.max_ms for o in objectives}
+    bounds = bounds or dict.fromkeys(_UNBOUNDED_LABELS)
+    shown = [(s, [p for p in s.probes if p.kind == "open"]) for s in series]
+    if not any(probes for _, probes in shown):
+        return canvas.nothing_to_show("No open-loop probe was run.")
+    figure = canvas.new_figure(canvas.WIDTH_IN, 0.6 + 2.7 * len(bounds))
+    panels = figure.subplots(len(bounds), 1, sharex=True, squeeze=False)[:, 0]
+    for panel, (label, bound) in zip(panels, bounds.items(), strict=True):
+        last = panel is panels[-1]
+        canvas.style(
+            panel,
+            x="Request rate (requests/s)" if last else "",
+            y="ms",
+            title=metric_title(label),
+        )
+        values = [
+            value
+            for i, (item, probes) in enumerate(shown)
+            for value in _curve(panel, item.label, probes, label, canvas.SERIES[i % 6])
+        ]
+        if bound is not None:
+            panel.axhline(bound, color=canvas.VERMILLION, linestyle=(0, (5, 3)), linewidth=1.3)
+            _edge_note(panel, bound, f"SLO ≤ {bound:g} ms", canvas.VERMILLION)
+            values.append(bound)
+        if values and max(values) > 5 * min(values):
+            panel.set_yscale("log")
+            panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            panel.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.4g}"))
+            panel.yaxis.set_minor_formatter(NullFormatter())
+        else:
+            panel.set_ylim(0, 1.12 * max(values, default=1.0))
+        rate = shown[0][0].certified_rate_rps
+        if rate:
+            panel.axvline(rate, color=canvas.INK, linestyle=":", linewidth=1.1, zorder=1)
+        panel.set_xlim(left=0)
+    canvas.legend(figure, _rate_legend(shown))
+    return figure
+
+
+def steady_state(probe: Probe | None, tolerance: float = 0.05) -> Figure:
+    """Draw completions over arrivals with the fit c = alpha + beta r, and the delay c - r below.
+
+    The lower panel shows what the upper one cannot resolve: the slope of the delay is beta - 1,
+    and the dashed line has the largest tolerated slope, `tolerance` (paper section 4.3).
+    """
+    if probe is None or not probe.arrivals_s or not probe.completions_s:
+        return canvas.nothing_to_show("No probe kept its arrival and completion times.")
+    pairs = sorted(zip(probe.arrivals_s, probe.completions_s, strict=False))
+    arrivals = [arrival for arrival, _ in pairs]
+    delays = [completion - arrival for arrival, completion in pairs]
+    highest = max(delays)
+    start, end = arrivals[0], arrivals[-1]
+    figure = canvas.new_figure(canvas.WIDTH_IN, 4.6)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[1.7, 1.0])
+    canvas.style(
+        upper,
+        y="Completed at (s)",
+        title=f"{probe.rate_rps:.3g} requests/s: {_beta_text(probe)}",
+    )
+    canvas.style(lower, x="Arrived at (s)", y="Delay (s)")
+    dots: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 3, "alpha": 0.55}
+    upper.plot(arrivals, [c for _, c in pairs], color=canvas.BLUE, markeredgewidth=0, **dots)
+    lower.plot(arrivals, delays, color=canvas.BLUE, markeredgewidth=0, **dots)
+    upper.plot([start, end], [start, end], color=canvas.MUTED, linestyle="--", linewidth=1.1)
+    handles = [Line2D([], [], color=canvas.BLUE, label="request", **dots)]
+    if probe.beta is not None:
+        beta = probe.beta
+        # Without an intercept on record the line goes through the centroid, as any OLS line does.
+        alpha = probe.intercept_s
+        if alpha is None:
+            alpha = _mean([c for _, c in pairs]) - beta * _mean(arrivals)
+        fit = [alpha + beta * start, alpha + beta * end]
+        upper.plot([start, end], fit, color=canvas.ORANGE, linewidth=1.8)
+        lower.plot([start, end], [fit[0] - start, fit[1] - end], color=canvas.ORANGE, linewidth=1.8)
+        handles.append(Line2D([], [], color=canvas.ORANGE, linewidth=1.8, label="fit"))
+        grown = fit[0] - start + tolerance * (end - start)
+        limit: dict[str, Any] = {"color": canvas.VERMILLION, "linestyle": "--", "linewidth": 1.2}
+        lower.plot([start, end], [fit[0] - start, grown], **limit)
+        highest = max(highest, grown)
+        handles.append(
+            Line2D([], [], label=f"largest tolerated slope, β = {1 + tolerance:g}", **limit)
+        )
+    handles.append(Line2D([], [], color=canvas.MUTED, linestyle="--", label="45°: no delay"))
+    canvas.legend(figure, handles)
+    lower.set_ylim(0, max(1e-3, 1.1 * highest))
+    return figure
+
+
+def optimization_history(trials: Sequence[Trial]) -> Figure:
+    """Draw rate per GPU of every trial with the running best; trial 0 is the engine's default.
+
+    Trials that missed the SLO or failed have no rate; they stand in a strip below the axis.
+    """
+    if not trials:
+        return canvas.nothing_to_show("No tuning trial was run.")
+    figure = canvas.new_figure(canvas.WIDTH_IN, 3.6)
+    main, strip = figure.subplots(2, 1, sharex=True, height_ratios=[6.0, 1.0])
+    canvas.style(main, y="Requests/s per GPU", title="Tuning trials")
+    canvas.style(strip, x="Trial", grid="")
+    strip.set_yticks([])
+    strip.spines["left"].set_visible(False)
+    strip.set_ylim(-1, 1)
+    strip.set_ylabel("no rate", rotation=0, ha="right", va="center", color=canvas.MUTED)
+    strip.xaxis.set_major_locator(MaxNLocator(integer=True))
+    strip.margins(x=0.03)
+    numbers = [trial.number for trial in trials]
+    good = [t for t in trials if t.status == "feasible" and t.rate_per_gpu is not None]
+    best = [(n, b) for n, b in zip(numbers, running_best(trials), strict=True) if b is not None]
+    handles = []
+    if best:
+        xs, ys = zip(*best, strict=True)
+        main.step(xs, ys, where="post", color=canvas.ORANGE, linewidth=1.8, zorder=2)
+        handles.append(Line2D([], [], color=canvas.ORANGE, linewidth=1.8, label="best so far"))
+    main.plot(
+        [t.number for t in good],
+        [t.rate_per_gpu or 0.0 for t in good],
+        "o",
+        color=canvas.BLUE,
+        markersize=6,
+        zorder=3,
+    )
+    handles.append(Line2D([], [], marker="o", ls="none", color=canvas.BLUE, label="trial"))
+    default = next((t for t in good if t.number == 0), None)
+    if default is not None and default.rate_per_gpu is not None:
+        main.axhline(default.rate_per_gpu, color=canvas.MUTED, linestyle=":", linewidth=1.1)
+        ring: dict[str, Any] = {
+            "marker": "o",
+            "ls": "none",
+            "mfc": "none",
+            "mec": canvas.INK,
+            "mew": 1.4,
+        }
+        main.plot([0], [default.rate_per_gpu], markersize=12, zorder=4, **ring)
+        handles.append(Line2D([], [], label="engine default", markersize=9, **ring))
+    for status, marker, name in (("infeasible", "v", "SLO missed"), ("failed", "X", "failed")):
+        xs = [t.number for t in trials if t.status == status]
+        if xs:
+            look: dict[str, Any] = {"marker": marker, "ls": "none", "color": canvas.VERMILLION}
+            strip.plot(xs, [0] * len(xs), markersize=7, clip_on=False, **look)
+            handles.append(Line2D([], [], label=name, **look))
+    if good:
+        top = max(t.rate_per_gpu or 0.0 for t in good)
+        main.set_ylim(0, 1.15 * top)
+    else:
+        main.text(
+            0.5, 0.5, "no trial met the SLO", transform=main.transAxes, ha="center",
+            color=canvas.MUTED,
+        )  # fmt: skip
+        main.set_yticks([])
+    canvas.legend(figure, handles)
+    return figure
+
+
+def recovery_per_task(
+    recovery: Mapping[str, Sequence[RecoveryRow]], refused: Collection[str] = ()
+) -> Figure:
+    """Draw recovery with its interval for each task and recipe, with the margin of each task.
+
+    Parameters
+    ----------
+    recovery
+        Recipe -> rows; the baseline, all ones by definition, is better left out.
+    refused
+        Recipes that the quality gate did not accept; marked in the legend.
+    """
+    recipes = {recipe: rows for recipe, rows in recovery.items() if rows}
+    every = [row for rows in recipes.values() for row in rows]
+    tasks = list(dict.fromkeys(row.task for row in every))
+    if not tasks:
+        return canvas.nothing_to_show("No quantized model was evaluated.")
+    figure = canvas.new_figure(canvas.WIDTH_IN, 1.0 + len(tasks) * (0.3 + 0.2 * len(recipes)))
+    axes = figure.subplots()
+    canvas.style(axes, x="Recovery (score / baseline score)", grid="x")
+    axes.axvline(1.0, color=canvas.INK, linewidth=1.0, zorder=1)
+    step = 0.8 / max(1, len(recipes))
+    handles = []
+    for i, (recipe, rows) in enumerate(recipes.items()):
+        colour = canvas.SERIES[i % len(canvas.SERIES)]
+        marker = "X" if recipe in refused else "o"
+        offset = (i - (len(recipes) - 1) / 2) * step
+        for row in rows:
+            _interval(axes, row, tasks.index(row.task) + offset, colour, marker)
+        name = recipe + (" (refused)" if recipe in refused else "")
+        handles.append(Line2D([], [], marker=marker, ls="-", color=colour, label=name))
+    margins = {(row.task, row.margin) for row in every if row.margin is not None}
+    for task, margin in margins:
+        y = tasks.index(task)
+        axes.vlines(
+            1 - margin, y - 0.46, y + 0.46, color=canvas.VERMILLION, linestyles="--", lw=1.3
+        )
+    if margins:
+        handles.append(Line2D([], [], color=canvas.VERMILLION, ls="--", label="margin"))
+    axes.set_yticks(range(len(tasks)), tasks)
+    axes.set_ylim(len(tasks) - 0.45, -0.55)
+    axes.xaxis.set_major_formatter(PercentFormatter(xmax=1.0))
+    axes.margins(x=0.06)
+    canvas.legend(figure, handles)
+    return figure
+
+
+def four_arms(found: FourArms) -> Figure:
+    """Draw rate per GPU of the four arms with their gain over the baseline (paper Table 5).
+
+    The deployed arm is drawn darker.
+    """
+    rows = found.rows()
+    figure = canvas.new_figure(canvas.WIDTH_IN, 2.3)
+    axes = figure.subplots()
+    canvas.style(axes, x="Requests/s per GPU that meet the SLO", grid="x")
+    values = [arm.rate_per_gpu or 0.0 for arm in rows]
+    best = max(values)
+    colours = [canvas.BLUE if arm.deployed else canvas.PALE_BLUE for arm in rows]
+    axes.barh(range(4), values, height=0.62, color=colours)
+    axes.set_yticks(range(4), [arm.title for arm in rows])
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set_xlim(0, 1.3 * best if best > 0 else 1.0)
+    if best == 0:
+        axes.set_xticks([])
+    for y, arm in enumerate(rows):
+        if arm.rate_per_gpu is None:
+            text = "* SLO not met" if arm.status == "infeasible" else f"* {arm.status}"
+        else:
+            gain = "" if arm.gain is None or arm.name == "baseline" else f"   {arm.gain:.2f}×"
+            text = f"{arm.rate_per_gpu:.3g}{gain}"
+        axes.annotate(
+            text, (values[y], y), xytext=(5, 0), textcoords="offset points", va="center",
+            color=canvas.INK if arm.rate_per_gpu else canvas.MUTED, fontsize=9.5,
+        )  # fmt: skip
+    return figure
+
+
+def _curve(panel: Axes, name: str, probes: Sequence[Probe], label: str, colour: str) -> list[float]:
+    """Plot one series and return the values drawn."""
+    points = sorted(
+        (probe.rate_rps, value, probe.verdict)
+        for probe in probes
+        if (value := probe.latency_ms.get(label)) is not None and value > 0
+    )
+    for probe in probes:
+        if label in probe.latency_ms and probe.latency_ms[label] is None:
+            edge = panel.get_xaxis_transform()
+            _mark(panel, probe.rate_rps, 1.0, probe.verdict, colour, transform=edge)
+    # Invalid probes measured the load client, so no line leads through them.
+    line = [(rate, value) for rate, value, verdict in points if verdict != "invalid"]
+    if line:
+        panel.plot(*zip(*line, strict=True), color=colour, linewidth=1.2, alpha=0.6, label=name)
+    for rate, value, verdict in points:
+        _mark(panel, rate, value, verdict, colour)
+    return [value for _, value, _ in points]
+
+
+def _mark(panel: Axes, x: float, y: float, verdict: str, colour: str, **place: Any) -> None:
+    marker, filled = canvas.VERDICT_MARKERS[verdict]
+    panel.plot(
+        [x],
+        [y],
+        marker=marker,
+        markersize=7,
+        color=colour,
+        markerfacecolor=colour if filled else "white",
+        markeredgecolor="white" if filled else colour,
+        markeredgewidth=0.8 if filled else 1.4,
+        clip_on=False,
+        zorder=3,
+        **place,
+    )
+
+
+def _rate_legend(shown: Sequence[tuple[Series, list[Probe]]]) -> list[Line2D]:
+    handles = []
+    if len(shown) > 1:
+        handles = [
+            Line2D([], [], color=canvas.SERIES[i % 6], linewidth=2, label=item.label)
+            for i, (item, _) in enumerate(shown)
+        ]
+    seen = {probe.verdict for _, probes in shown for probe in probes}
+    for verdict, (marker, filled) in canvas.VERDICT_MARKERS.items():
+        if verdict in seen:
+            face = canvas.MUTED if filled else "white"
+            look: dict[str, Any] = {"mec": canvas.MUTED, "mfc": face, "color": canvas.MUTED}
+            handles.append(Line2D([], [], marker=marker, ls="none", label=verdict, **look))
+    return handles
+
+
+def _edge_note(panel: Axes, y: float, text: str, colour: str) -> None:
+    panel.annotate(
+        text, (1.0, y), xycoords=("axes fraction", "data"), xytext=(-2, 4),
+        textcoords="offset points", ha="right", color=colour, fontsize=8.5,
+    )  # fmt: skip
+
+
+def _interval(axes: Axes, row: RecoveryRow, y: float, colour: str, marker: str) -> None:
+    if row.recovery is None:
+        return
+    if row.low is not None and row.high is not None:
+        axes.plot([row.low, row.high], [y, y], color=colour, linewidth=2.2, alpha=0.8)
+    axes.plot([row.recovery], [y], marker, color=colour, markersize=7, markeredgecolor="white")
+
+
+def _beta_text(probe: Probe) -> str:
+    if probe.beta is None:
+        return "no regression"
+    interval = f" [{probe.beta_ci[0]:.3f}, {probe.beta_ci[1]:.3f}]" if probe.beta_ci else ""
+    return f"β = {probe.beta:.3f}{interval}"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

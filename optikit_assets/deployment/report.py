@@ -1,0 +1,128 @@
+"""Renders ``report.html``: one self-contained page for whoever deploys, or wants proof."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from optikit_assets.deployment import canvas, plots
+from optikit_assets.deployment.evidence import Evidence
+from optikit_assets.deployment.record import Deployment
+from optikit_assets.specs import Objective
+
+COMMANDS = (
+    "vllm serve --config vllm.yaml",
+    "python -m vllm.entrypoints.openai.api_server --config vllm.yaml",
+)
+
+
+def render_report(deployment: Deployment, evidence: Evidence, vllm_yaml: str | None = None) -> str:
+    """Return the page; everything on it comes from the arguments.
+
+    Parameters
+    ----------
+    vllm_yaml
+        Shown for copying; ``None`` if nothing can be deployed.
+    """
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            d=deployment,
+            evidence=evidence,
+            vllm_yaml=vllm_yaml,
+            commands=COMMANDS,
+            figures=_figures(deployment, evidence),
+            full_precision=_full_precision(deployment),
+            workload=_workload(deployment),
+            metric_title=plots.metric_title,
+        )
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("optikit_assets.deployment"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "rate": lambda value: _number(value, ".3g"),
+        "ms": _milliseconds,
+        "score": lambda value: _number(value, ".3f"),
+        "percent": lambda value: "–" if value is None else f"{value:.1%}",
+        "gain": lambda value: "–" if value is None else f"{value:.2f}×",
+        "size": _size,
+        "flags": _flag_text,
+        "objective": _objective_text,
+    }
+    return environment
+
+
+def _figures(deployment: Deployment, evidence: Evidence) -> dict[str, str]:
+    """Return name -> data URI of an SVG; no entry where there is nothing to draw."""
+    slo = deployment.slo
+    quantized = {q.recipe: q.tasks for q in deployment.quality if q.verdict != "reference"}
+    refused = {q.recipe for q in deployment.quality if not q.accepted}
+    probe = evidence.steady_state_probe
+    drawn: dict[str, Figure] = {}
+    if any(arm.rate_per_gpu for arm in deployment.arms.rows()):
+        drawn["arms"] = plots.four_arms(deployment.arms)
+    if any(p.kind == "open" for series in evidence.series for p in series.probes):
+        drawn["latency"] = plots.latency_against_rate(evidence.series, slo.objectives)
+    if probe is not None and probe.arrivals_s:
+        drawn["steady_state"] = plots.steady_state(probe, slo.budget.steady_state_tolerance)
+    if evidence.trials:
+        drawn["tuning"] = plots.optimization_history(evidence.trials)
+    if any(quantized.values()):
+        drawn["recovery"] = plots.recovery_per_task(quantized, refused)
+    return {name: canvas.data_uri(canvas.encode(figure)) for name, figure in drawn.items()}
+
+
+def _full_precision(deployment: Deployment) -> dict[str, float | None]:
+    """Return task -> score of the uncompressed model."""
+    every = [(quality.verdict, row) for quality in deployment.quality for row in quality.tasks]
+    scores = {row.task: row.baseline_score for _, row in every if row.baseline_score is not None}
+    own = {row.task: row.score for verdict, row in every if verdict == "reference"}
+    return {**scores, **{task: score for task, score in own.items() if score is not None}}
+
+
+def _workload(deployment: Deployment) -> str:
+    load = deployment.slo.workload
+    prefix = f", {load.prefix_tokens:,} of them shared" if load.prefix_tokens else ""
+    return (
+        f"{load.input_tokens:,} input tokens{prefix}, {load.output_tokens:,} output tokens, "
+        f"{'Poisson' if load.arrivals == 'poisson' else 'constant'} arrivals"
+    )
+
+
+def _objective_text(objective: Objective) -> str:
+    return f"{plots.metric_title(objective.label)} ≤ {objective.max_ms:g} ms"
+
+
+def _number(value: float | None, spec: str) -> str:
+    return "–" if value is None else format(value, spec)
+
+
+def _milliseconds(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
+
+
+def _size(value: int | None) -> str:
+    if value is None:
+        return "–"
+    amount = float(value)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.3g} {unit}"
+        amount /= 1000
+    return f"{amount:.3g} TB"
+
+
+def _flag_text(flags: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in flags.items()) or "engine defaults"

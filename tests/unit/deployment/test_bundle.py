@@ -1,0 +1,202 @@
+import io
+import re
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console
+
+from optikit_assets.deployment import Deployment, Evidence, Series, arms_table, write_bundle
+from tests.unit.deployment import samples
+from tests.unit.deployment.samples import outcome
+
+
+class Page(HTMLParser):
+    """Collects visible text, references, and checks that tags are balanced."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "input", "hr"})
+
+    def __init__(self, html):
+        super().__init__()
+        self.references, self.words, self.open = [], [], []
+        self.feed(html)
+        assert self.open == []
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.references += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"style", "script"} & set(self.open):
+            self.words.append(data)
+
+
+def written(tmp_path, deployment, evidence=None):
+    feasible = deployment.status == "feasible"
+    return write_bundle(tmp_path, deployment, samples.VLLM_YAML if feasible else None, evidence)
+
+
+def page(tmp_path, deployment, evidence=None):
+    return Page(written(tmp_path, deployment, evidence).report.read_text(encoding="utf-8"))
+
+
+def test_bundle_has_configuration_record_and_report(tmp_path):
+    bundle = written(tmp_path, samples.deployment(), samples.evidence())
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "deployment.json",
+        "report.html",
+        "vllm.yaml",
+    ]
+    assert bundle.config is not None
+    assert bundle.config.read_text() == samples.VLLM_YAML
+
+
+def test_record_survives_a_round_trip(tmp_path):
+    deployment = samples.deployment()
+    text = written(tmp_path, deployment).record.read_text(encoding="utf-8")
+    assert Deployment.model_validate_json(text) == deployment
+
+
+def test_record_tells_rate_gain_and_proof():
+    deployment = samples.deployment()
+    assert deployment.status == "feasible"
+    assert (deployment.recipe, deployment.tuned) == ("int_w8a8", True)
+    assert deployment.certified_rate_rps == 7.5
+    assert deployment.rate_ci_rps == (7.3, 7.7)
+    assert deployment.gain_over_baseline == pytest.approx(7.5 / 3.52)
+    assert deployment.checkpoint_digest == "sha256:int_w8a8"
+    assert deployment.certification.limit_shown
+    assert [arm.deployed for arm in deployment.arms.rows()] == [False, False, False, True]
+
+
+def test_record_ships_the_rate_that_was_certified_not_the_one_that_was_searched():
+    deployment = samples.deployment(capacity=7.0)
+    assert deployment.recipe == "fp8_dynamic"
+    assert deployment.certified_rate_rps == 6.95
+    reasons = {r.recipe: r.reason for r in deployment.rejections}
+    assert reasons["int_w8a8"].startswith("not certified: at 7.14 requests/s")
+    assert deployment.arms.quantization_and_tuning.recipe == "fp8_dynamic"
+
+
+def test_gain_is_undefined_when_the_baseline_misses_the_slo():
+    deployment = samples.deployment([outcome("baseline"), outcome("a", 3.0, 4.0)])
+    assert deployment.status == "feasible"
+    assert deployment.gain_over_baseline is None
+
+
+def test_feasible_deployment_without_configuration_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"needs its vllm\.yaml"):
+        write_bundle(tmp_path, samples.deployment())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_infeasible_bundle_has_no_configuration_but_says_what_came_closest(tmp_path):
+    deployment = samples.deployment(samples.infeasible_outcomes())
+    bundle = written(tmp_path, deployment, Evidence())
+    assert bundle.config is None
+    assert not (tmp_path / "vllm.yaml").exists()
+    assert deployment.status == "infeasible"
+    assert deployment.certification.status == "not_attempted"
+    text = Page(bundle.report.read_text(encoding="utf-8")).text
+    assert "No configuration of Qwen2.5-7B-Instruct@1 can be deployed" in text
+    assert "e2e_latency_p95 is 540 ms, bound 500 ms" in text
+    assert "vllm serve" not in text
+
+
+def test_measured_but_uncertified_is_infeasible_with_the_misses():
+    deployment = samples.deployment(capacity=0.1)
+    assert deployment.status == "infeasible"
+    assert deployment.summary == "None of the 3 best candidates held a rate within 3 attempts."
+    assert deployment.closest.startswith("int_w8a8, tuned at 6.8 requests/s: e2e_latency_p95")
+
+
+def test_report_is_self_contained(tmp_path):
+    html = written(tmp_path, samples.deployment(), samples.evidence()).report.read_text("utf-8")
+    references = Page(html).references
+    assert len(references) == 5
+    assert all(reference.startswith("data:image/svg+xml;base64,") for reference in references)
+    assert not re.search(r"https?://|@import|url\(", html)
+
+
+def test_report_names_what_to_run_and_at_which_rate(tmp_path):
+    text = page(tmp_path, samples.deployment(), samples.evidence()).text
+    for expected in (
+        "Deploy Qwen2.5-7B-Instruct@1 as int_w8a8 with tuned flags",
+        "vllm serve --config vllm.yaml",
+        "python -m vllm.entrypoints.openai.api_server --config vllm.yaml",
+        "max-num-seqs: 48",
+        "7.5 req/s",
+        "2.13×",
+        "End-to-end latency p95 ≤ 500 ms",
+        "1,200 input tokens, 200 of them shared, 80 output tokens",
+        "IFEval recovery 91.8 %",
+        "30 trials",
+        "CUDA out of memory",
+        "7 probes of baseline",
+    ):
+        assert expected in text
+
+
+def test_report_escapes_what_comes_from_outside(tmp_path):
+    nasty = "<script>alert(1)</script>"
+    found = [outcome("baseline", 3.0, 4.0), outcome("a", accepted=False, reasons=(nasty,))]
+    html = written(tmp_path, samples.deployment(found)).report.read_text(encoding="utf-8")
+    assert nasty not in html
+    assert "&lt;script&gt;alert(1)" in html
+
+
+def test_report_tells_an_unbounded_percentile_from_a_missing_one(tmp_path):
+    probe = {"rate_rps": 9.0, "verdict": "fail", "latency_ms": {"e2e_latency_p95": None}}
+    evidence = Evidence(series=(Series.from_benchmark("x", {"probes": [probe]}),))
+    assert "unbounded" in page(tmp_path, samples.deployment(), evidence).text
+
+
+def test_report_without_objectives_is_throughput_oriented(tmp_path):
+    slo = samples.CHAT.model_copy(update={"objectives": ()})
+    text = page(tmp_path, samples.deployment(slo=slo), samples.evidence()).text
+    assert "throughput-oriented: the highest steady rate." in text
+
+
+def test_report_of_a_run_without_evidence_says_what_is_missing(tmp_path):
+    found = [outcome("baseline", 3.0, 4.0)]
+    text = page(tmp_path, samples.deployment(found)).text
+    assert "The uncompressed baseline wins; no other recipe was tried" in text
+    assert "No tuning trial was run." in text
+    assert "No quantized model was evaluated." in text
+
+
+def shown(deployment, width=78):
+    stream = io.StringIO()
+    Console(file=stream, width=width, color_system=None).print(
+        arms_table(deployment, "bundles/qwen")
+    )
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def test_terminal_table_of_a_feasible_deployment():
+    assert shown(samples.deployment()) == (
+        """\
+Qwen2.5-7B-Instruct@1 under chat
+
+ Arm                       Recipe     Requests/s per GPU    Gain
+ ───────────────────────────────────────────────────────────────
+   Baseline                baseline                3.520   1.00×
+   Quantization only       int_w8a8                5.960   1.69×
+   Tuning only             baseline                6.790   1.93×
+ → Quantization + tuning   int_w8a8                7.500   2.13×
+
+Certified: 7.5 requests/s.
+Bundle: bundles/qwen"""
+    )
+
+
+def test_terminal_table_of_an_infeasible_deployment():
+    text = shown(samples.deployment(samples.infeasible_outcomes()))
+    assert text.count("* SLO not met") == 4
+    assert "→" not in text
+    assert "Infeasible: No configuration that passed the quality gate meets" in text
+    assert "Closest: int_w8a8, tuned: at 0.5 requests/s" in " ".join(text.split())

@@ -1,0 +1,115 @@
+import xml.etree.ElementTree as ET
+from typing import Any
+
+import pytest
+
+from optikit_assets.deployment import Probe, RecoveryRow, Series, Trial, arms, canvas, plots
+from optikit_assets.deployment.evidence import running_best
+from tests.unit.deployment import samples
+
+PNG = b"\x89PNG\r\n\x1a\n"
+CHAT = samples.CHAT.objectives
+
+
+def series(**changes: Any) -> Series:
+    probe: dict[str, Any] = {
+        "rate_rps": 2.0,
+        "verdict": "pass",
+        "latency_ms": {"e2e_latency_p95": 300.0},
+    }
+    return Series(label="x", probes=(Probe.model_validate(probe | changes),))
+
+
+def one(recovery, **more: Any):
+    return {"a": [RecoveryRow(task="t", recovery=recovery, **more)]}
+
+
+FIGURES = {
+    "latency": lambda: plots.latency_against_rate(samples.evidence().series, CHAT),
+    "latency without probes": lambda: plots.latency_against_rate([], CHAT),
+    "latency of a series without probes": lambda: plots.latency_against_rate([Series(label="x")]),
+    "latency of one probe": lambda: plots.latency_against_rate([series()], CHAT),
+    "latency of closed loops only": lambda: plots.latency_against_rate([series(kind="closed")]),
+    "latency unknown": lambda: plots.latency_against_rate([series(latency_ms={})], CHAT),
+    "latency null": lambda: plots.latency_against_rate(
+        [series(latency_ms={"e2e_latency_p95": None}, verdict="invalid")], CHAT
+    ),
+    "latency without objectives": lambda: plots.latency_against_rate(
+        [Series.from_benchmark("x", samples.benchmark(3.0, labels=("e2e_latency_p50",)))]
+    ),
+    "latency with two bounds": lambda: plots.latency_against_rate(
+        samples.evidence(("ttft_p50", "tpot_p50")).series, samples.TWO_BOUNDS.objectives
+    ),
+    "steady state": lambda: plots.steady_state(samples.evidence().steady_state_probe),
+    "steady state of nothing": lambda: plots.steady_state(None),
+    "steady state without times": lambda: plots.steady_state(series().probes[0]),
+    "steady state of one request": lambda: plots.steady_state(
+        series(arrivals_s=[1.0], completions_s=[1.0]).probes[0]
+    ),
+    "steady state without intercept": lambda: plots.steady_state(
+        series(arrivals_s=[0, 1, 2], completions_s=[1, 2, 3], beta=1.0).probes[0]
+    ),
+    "history": lambda: plots.optimization_history(Trial.from_study(samples.trials())),
+    "history of nothing": lambda: plots.optimization_history([]),
+    "history of failures": lambda: plots.optimization_history(
+        [Trial(number=0, status="failed"), Trial(number=1, status="infeasible")]
+    ),
+    "history of one trial": lambda: plots.optimization_history(
+        [Trial(number=0, status="feasible", rate_per_gpu=2.0)]
+    ),
+    "recovery": lambda: plots.recovery_per_task(
+        {o.recipe: o.recovery for o in samples.outcomes()}, {"int_w4a16"}
+    ),
+    "recovery of nothing": lambda: plots.recovery_per_task({}),
+    "recovery without interval": lambda: plots.recovery_per_task(one(0.98)),
+    "recovery undefined": lambda: plots.recovery_per_task(one(None, margin=0.05)),
+    "arms": lambda: plots.four_arms(arms(samples.outcomes())),
+    "arms without rates": lambda: plots.four_arms(arms(samples.infeasible_outcomes())),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_plot_is_drawn_for_full_and_for_degenerate_input(name):
+    svg = canvas.encode(FIGURES[name]())
+    assert ET.fromstring(svg).tag.endswith("svg")
+    assert b"<script" not in svg
+
+
+def test_png_is_embedded_in_markdown():
+    figure = plots.four_arms(arms(samples.outcomes()))
+    assert canvas.encode(figure, "png").startswith(PNG)
+    text = canvas.markdown_image(figure, "arms [of] x")
+    assert text.startswith("![arms (of) x](data:image/png;base64,")
+    assert text.endswith(")")
+
+
+def test_drawing_leaves_no_global_figure_behind():
+    import matplotlib.pyplot as plt
+
+    FIGURES["latency"]()
+    assert plt.get_fignums() == []
+
+
+def test_running_best_ignores_trials_without_a_rate():
+    trials = [
+        Trial(number=0, status="failed"),
+        Trial(number=1, status="feasible", rate_per_gpu=2.0),
+        Trial(number=2, status="infeasible", rate_per_gpu=9.0),
+        Trial(number=3, status="feasible", rate_per_gpu=1.0),
+        Trial(number=4, status="feasible", rate_per_gpu=3.0),
+    ]
+    assert running_best(trials) == [None, 2.0, 2.0, 2.0, 3.0]
+
+
+def test_certified_probe_is_the_one_whose_steady_state_is_shown():
+    shown = Series.from_benchmark("x", samples.benchmark(7.5))
+    assert shown.steady_state_probe is shown.probes[3]
+    without = shown.model_copy(update={"certified_probe": None})
+    assert without.steady_state_probe is shown.probes[3]
+    assert Series(label="x").steady_state_probe is None
+
+
+def test_metric_titles_are_words():
+    assert plots.metric_title("e2e_latency_p95") == "End-to-end latency p95"
+    assert plots.metric_title("ttft_p99.9") == "Time to first token p99.9"
+    assert plots.metric_title("odd") == "odd"
