@@ -1,8 +1,9 @@
 """The one place that starts and kills processes.
 
 A process that is started here leads its own session, dies with the thread that started it
-(``PR_SET_PDEATHSIG``), and takes its descendants along when its owner leaves the context, even
-those that moved to a group of their own.
+(``PR_SET_PDEATHSIG``), and takes its descendants along when its owner leaves the context: those
+that moved to a session of their own, and those whose parent is long gone, which are known by a
+mark in their environment.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import os
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +23,10 @@ _PR_SET_PDEATHSIG = 1
 # (signal, share of the grace period it gets); SIGINT first because Python and vLLM clean up on it.
 _ESCALATION = ((signal.SIGINT, 0.6), (signal.SIGTERM, 0.4))
 _KILL_WAIT_S = 5.0
+# What orphans get to end by themselves once their leader is gone.
+_ORPHAN_GRACE_S = 0.5
+# Marks of all owners of a process, its owner's owners included; inherited by what it starts.
+_MARKS = "OPTIKIT_OWNERS"
 
 
 class OwnedProcess:
@@ -59,16 +65,18 @@ class OwnedProcess:
         self._env = None if env is None else dict(env)
         self._cwd = cwd
         self._process: subprocess.Popen[bytes] | None = None
+        self._mark = uuid.uuid4().hex
 
     def __enter__(self) -> "OwnedProcess":
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        env = dict(os.environ) if self._env is None else self._env
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 self.argv,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=self._env,
+                env={**env, _MARKS: f"{env.get(_MARKS, '')}:{self._mark}"},
                 cwd=self._cwd,
                 start_new_session=True,
                 # One C call that was looked up before the fork: safe with threads around.
@@ -108,15 +116,16 @@ class OwnedProcess:
         """End the process and everything it started: SIGINT, SIGTERM, then SIGKILL."""
         if self._process is None:
             return
-        family = _family(self._process.pid)
+        family = self._family()
         for number, share in _ESCALATION:
-            if not _alive(family):
+            if self._process.poll() is not None:
                 break
             # Only the leader is asked: it knows in which order its children have to go.
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
-            _wait_gone(family, self.grace_s * share, self._process)
-            family = _merge(family, _family(self._process.pid))
+            self.wait(self.grace_s * share)
+            family = _merge(family, self._family())
+        _wait_gone(family, _ORPHAN_GRACE_S, self._process)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         for member in family:
@@ -125,6 +134,9 @@ class OwnedProcess:
         _wait_gone(family, _KILL_WAIT_S, self._process)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_KILL_WAIT_S)
+
+    def _family(self) -> list[psutil.Process]:
+        return _merge(_descendants(self._started.pid), _marked(self._mark))
 
     @property
     def _started(self) -> subprocess.Popen[bytes]:
@@ -154,7 +166,18 @@ def log_tail(file: Path, lines: int = 20) -> str:
     return "\n".join(text.splitlines()[-lines:])
 
 
-def _family(pid: int) -> list[psutil.Process]:
+def _marked(mark: str) -> list[psutil.Process]:
+    """Return the processes that inherited a mark, whoever is their parent by now."""
+    found = []
+    for process in psutil.process_iter():
+        # Other people's processes, and those that end while they are looked at.
+        with contextlib.suppress(psutil.Error, OSError):
+            if mark in process.environ().get(_MARKS, ""):
+                found.append(process)
+    return found
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
     """Return the process and all of its descendants, those in other groups too."""
     try:
         leader = psutil.Process(pid)

@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TextIO
 
@@ -14,7 +14,7 @@ _POLL_S = 0.5
 
 
 @contextlib.contextmanager
-def setup_lock(home: Path, *, limit_s: float, stream: TextIO) -> Iterator[int]:
+def setup_lock(home: Path, *, limit_s: float, stream: TextIO) -> Generator[int]:
     """Keep other set-ups of the same home waiting; yields the lock's file descriptor.
 
     The kernel releases it when its last holder dies: this process, or an installer it started.
