@@ -1,0 +1,17 @@
+"""Benchmarker: the highest request rate at which an endpoint meets an SLO, with proof."""
+
+from optikit_assets.benchmarker.client import ClientLimits
+from optikit_assets.benchmarker.records import RequestRecord, append_requests, read_requests
+from optikit_assets.benchmarker.results import BenchmarkResult, ProbeResult
+from optikit_assets.benchmarker.run import confirm_rate, run_benchmark
+
+__all__ = [
+    "BenchmarkResult",
+    "ClientLimits",
+    "ProbeResult",
+    "RequestRecord",
+    "append_requests",
+    "confirm_rate",
+    "read_requests",
+    "run_benchmark",
+]

@@ -1,0 +1,323 @@
+"""Streaming client of an OpenAI-compatible ``/v1/completions``.
+
+It shares the machine with the engine under test, so the work per token is a few byte operations:
+events are counted, not decoded, except the first one and those that carry usage or an error.
+"""
+
+import asyncio
+import errno
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+
+from optikit_assets.errors import EndpointError
+
+# An event is a few hundred bytes; more than this without an end is not an event stream.
+_MAX_EVENT_BYTES = 1_000_000
+_ERROR_TEXT_CHARS = 300
+# Shorter than the idle limit of common servers (uvicorn: 5 s), so that the client closes first.
+_KEEP_ALIVE_S = 2.0
+
+
+@dataclass(frozen=True)
+class ClientLimits:
+    """Limits of every wait of the client, in seconds.
+
+    ``first_request_s`` covers a cold engine; ``idle_s`` the wait for an engine to finish or drop
+    what a probe left behind.
+    """
+
+    connect_s: float = 5.0
+    first_request_s: float = 120.0
+    idle_s: float = 60.0
+
+
+@dataclass
+class Flight:
+    """One request while it runs; times are those of the client's clock.
+
+    ``output_tokens`` and ``input_tokens`` are -1 where the server reported no usage and nothing
+    could be counted. ``refused``: no connection came about; ``client_fault``: for want of file
+    descriptors here.
+    """
+
+    scheduled_s: float
+    sent_s: float = float("nan")
+    first_token_s: float = float("nan")
+    last_token_s: float = float("nan")
+    gaps_s: list[float] = field(default_factory=list[float])
+    input_tokens: int = -1
+    output_tokens: int = -1
+    usage_reported: bool = False
+    error: str | None = None
+    status: int | None = None
+    refused: bool = False
+    client_fault: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether a complete, well-formed stream came back."""
+        return self.error is None
+
+
+@dataclass(frozen=True)
+class RequestShape:
+    """How a request is phrased; what a server refuses is left out after the first attempts.
+
+    ``fixed_length`` adds vLLM's ``ignore_eos`` and ``min_tokens``.
+    """
+
+    fixed_length: bool = True
+    usage: bool = True
+
+    def body(self, model: str, prompt: bytes, output_tokens: int) -> bytes:
+        """Return the JSON body; `prompt` is a JSON fragment."""
+        options: dict[str, Any] = {
+            "model": model,
+            "max_tokens": output_tokens,
+            "temperature": 0,
+            "stream": True,
+        }
+        if self.fixed_length:
+            options |= {"ignore_eos": True, "min_tokens": output_tokens}
+        if self.usage:
+            options["stream_options"] = {"include_usage": True}
+        return json.dumps(options)[:-1].encode() + b', "prompt": ' + prompt + b"}"
+
+
+class CompletionClient:
+    """A connection pool to one endpoint; a context manager.
+
+    Parameters
+    ----------
+    base_url
+        Up to and including ``/v1``.
+    limits
+        Limits of the waits.
+    api_key
+        Sent as a bearer token.
+    clock
+        Monotonic seconds; the event loop's by default.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        limits: ClientLimits | None = None,
+        api_key: str | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self.limits = limits or ClientLimits()
+        self._headers = {"Content-Type": "application/json"}
+        if api_key:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._clock = clock
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> "CompletionClient":
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.limits.connect_s),
+            headers=self._headers,
+            # Server-set cookies and proxies have no place in a measurement.
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    @property
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise RuntimeError("the client was not opened: use it as an async context manager")
+        return self._session
+
+    def now(self) -> float:
+        """Return the client's clock in seconds."""
+        return self._clock() if self._clock else asyncio.get_running_loop().time()
+
+    async def get_json(self, url: str, timeout_s: float) -> tuple[int, Any]:
+        """GET `url`; return the status and the parsed body (None if it is not JSON).
+
+        Raises
+        ------
+        EndpointError
+            If no answer came.
+        """
+        return await self._json("GET", url, None, timeout_s)
+
+    async def post_json(self, url: str, body: dict[str, Any], timeout_s: float) -> tuple[int, Any]:
+        """POST `body` as JSON; otherwise like `get_json`."""
+        return await self._json("POST", url, json.dumps(body).encode(), timeout_s)
+
+    async def _json(
+        self, method: str, url: str, body: bytes | None, timeout_s: float
+    ) -> tuple[int, Any]:
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self._open_session.request(method, url, data=body) as response,
+            ):
+                text = await response.text(errors="replace")
+        except TimeoutError as error:
+            raise EndpointError(f"{url} did not answer within {timeout_s:g} s") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise EndpointError(
+                f"{url} cannot be reached ({_describe(error)}): is the server up, and is the URL "
+                "right?"
+            ) from error
+        try:
+            return response.status, json.loads(text)
+        except ValueError:
+            return response.status, None
+
+    async def complete(self, flight: Flight, body: bytes, timeout_s: float) -> None:
+        """Send one request and follow its stream, recording into `flight`.
+
+        Never raises for what the server does: errors, time-outs and malformed streams become
+        ``flight.error``. On cancellation the connection is closed, which makes engines such as vLLM
+        drop the request.
+
+        Parameters
+        ----------
+        flight
+            Its ``scheduled_s`` is set by the caller.
+        body
+            JSON body.
+        timeout_s
+            Limit from the scheduled time to the end of the stream.
+        """
+        flight.sent_s = self.now()
+        try:
+            async with (
+                asyncio.timeout(max(0.0, flight.scheduled_s + timeout_s - flight.sent_s)),
+                self._open_session.post(self.base_url + "/completions", data=body) as response,
+            ):
+                flight.status = response.status
+                if response.status != 200:
+                    text = (await response.text(errors="replace"))[:_ERROR_TEXT_CHARS]
+                    flight.error = f"HTTP {response.status}: {' '.join(text.split())}"
+                    return
+                await self._follow(flight, response)
+        except asyncio.CancelledError:
+            flight.error = "cancelled"
+            raise
+        except TimeoutError:
+            flight.error = f"no end of the stream within {timeout_s:g} s"
+        except aiohttp.ClientConnectorError as error:
+            flight.refused = True
+            flight.client_fault = error.errno in (errno.EMFILE, errno.ENFILE)
+            flight.error = f"cannot connect: {_describe(error)}"
+        except (aiohttp.ClientError, OSError) as error:
+            flight.error = f"connection lost: {_describe(error)}"
+        except ValueError as error:
+            flight.error = f"malformed stream: {error}"
+
+    async def _follow(self, flight: Flight, response: aiohttp.ClientResponse) -> None:
+        parser = EventParser()
+        last = flight.first_token_s
+        async for chunk in response.content.iter_any():
+            now = self.now()
+            for _ in range(parser.feed(chunk)):
+                if last != last:
+                    flight.first_token_s = now
+                else:
+                    flight.gaps_s.append(now - last)
+                last = now
+            flight.last_token_s = last
+        parser.close()
+        if last != last:
+            raise ValueError("no token came")
+        flight.usage_reported = parser.usage is not None
+        if parser.usage is None:
+            flight.output_tokens = len(flight.gaps_s) + 1
+        else:
+            flight.input_tokens, flight.output_tokens = parser.usage
+
+
+class EventParser:
+    """Counts the token events of a server-sent event stream of completion chunks."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._checked = False
+        self.done = False
+        self.usage: tuple[int, int] | None = None
+
+    def feed(self, chunk: bytes) -> int:
+        """Take bytes as they came; return how many token events they completed.
+
+        Raises
+        ------
+        ValueError
+            If what came is not a stream of completion chunks, or reports an error.
+        """
+        data = self._rest + (chunk.replace(b"\r\n", b"\n") if b"\r" in chunk else chunk)
+        *events, self._rest = data.split(b"\n\n")
+        if len(self._rest) > _MAX_EVENT_BYTES:
+            raise ValueError(f"an event of more than {_MAX_EVENT_BYTES} bytes")
+        return sum(self._is_token(event) for event in events)
+
+    def close(self) -> None:
+        """Check that the stream ended as it should."""
+        if not self.done:
+            raise ValueError("the stream ended without [DONE]")
+
+    def _is_token(self, event: bytes) -> bool:
+        event = event.strip()
+        if not event or event.startswith((b":", b"event:", b"id:", b"retry:")):
+            return False
+        if not event.startswith(b"data:"):
+            raise ValueError(f"expected 'data:', got {event[:60]!r}")
+        payload = event[5:].lstrip()
+        if payload == b"[DONE]":
+            self.done = True
+            return False
+        if not (payload.startswith(b"{") and payload.endswith(b"}")):
+            raise ValueError(f"expected JSON, got {payload[:60]!r}")
+        if (
+            self._checked
+            and b'"usage":{' not in payload
+            and b'"usage": {' not in payload
+            and b'"error"' not in payload
+        ):
+            return True
+        return self._decode(payload)
+
+    def _decode(self, payload: bytes) -> bool:
+        try:
+            content = json.loads(payload)
+        except ValueError as error:
+            raise ValueError(f"invalid JSON: {payload[:60]!r}") from error
+        if content.get("error") or content.get("object") == "error":
+            reported = content.get("error") or content.get("message")
+            raise ValueError(f"error in the stream: {str(reported)[:_ERROR_TEXT_CHARS]}")
+        usage = content.get("usage")
+        if usage:
+            try:
+                self.usage = (int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"usage without token counts: {usage!r}") from error
+        if "choices" not in content:
+            raise ValueError(f"no choices in {payload[:60]!r}")
+        self._checked = True
+        return bool(content["choices"])
+
+
+def _describe(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,236 @@
+"""Getting to know an endpoint before it is measured: does it serve the model, and how to ask it.
+
+Everything that would make every request fail is found here, with one clear `EndpointError`, before
+any load is spent.
+"""
+
+import asyncio
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from optikit_assets.benchmarker.client import CompletionClient, Flight, RequestShape
+from optikit_assets.benchmarker.prompts import DEFAULT_TOKEN_IDS, PromptSource, safe_token_ids
+from optikit_assets.errors import EndpointError
+from optikit_assets.specs.slo import SloSpec, Workload
+
+# Probe numbers of requests outside any probe; they only have to differ from those of real probes.
+_PREFLIGHT = 2**30
+_SENTINEL = 2**30 + 1
+_ANSWER_S = 10.0
+_TRANSIENT_ATTEMPTS = 3
+_TRANSIENT_PAUSE_S = 1.0
+_CALIBRATIONS = 4
+# An idle server answers one token about as quickly as it did at first.
+_IDLE_FACTOR = 3.0
+_IDLE_SLACK_S = 0.1
+_IDLE_PAUSE_S = 0.2
+# Text whose tokens are ordinary in any vocabulary that can express it.
+_SAMPLE_TEXT = "the quick brown fox jumps over the lazy dog and then sits down to eat some bread"
+_MIN_SAMPLE_IDS = 8
+
+
+@dataclass(frozen=True)
+class Target:
+    """An endpoint that answered, and how it wants to be asked.
+
+    ``quiet_ttft_s`` is the time to first token of a single request on the idle server.
+    """
+
+    client: CompletionClient
+    model: str
+    shape: RequestShape
+    prompts: PromptSource
+    output_tokens: int
+    quiet_ttft_s: float
+
+    def body(self, probe: int, request: int) -> bytes:
+        """Return the JSON body of one request of one probe."""
+        return self.shape.body(
+            self.model, self.prompts.fragment(probe, request), self.output_tokens
+        )
+
+    async def wait_until_idle(self, requests: int) -> None:
+        """Wait until the server has finished or dropped what the last probe left behind.
+
+        Raises
+        ------
+        EndpointError
+            If a single request is still slow, or fails, at the client's ``idle_s`` limit.
+        """
+        client = self.client
+        deadline = client.now() + client.limits.idle_s
+        attempt = requests
+        slow_s = self.quiet_ttft_s * _IDLE_FACTOR + _IDLE_SLACK_S
+        while True:
+            attempt += 1
+            flight = Flight(client.now())
+            body = self.shape.body(self.model, self.prompts.fragment(_SENTINEL, attempt), 1)
+            await client.complete(flight, body, max(0.1, deadline - client.now()))
+            if flight.ok and flight.first_token_s - flight.sent_s <= slow_s:
+                return
+            if client.now() + _IDLE_PAUSE_S >= deadline:
+                seen = (
+                    flight.error or f"{flight.first_token_s - flight.sent_s:.2f} s to first token"
+                )
+                raise EndpointError(
+                    f"{client.base_url} did not become idle within {client.limits.idle_s:g} s "
+                    f"after a probe (last request: {seen}; idle: {self.quiet_ttft_s:.2f} s): the "
+                    "server hangs, died, or serves others too"
+                )
+            await asyncio.sleep(_IDLE_PAUSE_S)
+
+
+async def prepare(
+    client: CompletionClient,
+    model: str,
+    slo: SloSpec,
+    seed: int,
+    *,
+    vocabulary_size: int | None = None,
+) -> Target:
+    """Check that the endpoint serves the model and find out how to ask it.
+
+    Raises
+    ------
+    EndpointError
+        Endpoint down, not OpenAI-compatible, model unknown to it, context too short, prompts of
+        exact length impossible, or every way to phrase the request refused.
+    """
+    await _check_model(client, model, slo.workload)
+    ids = (
+        safe_token_ids(vocabulary_size)
+        if vocabulary_size is not None
+        else await _ask_for_ids(client, model)
+    )
+    refusals: list[str] = []
+    for shape in (RequestShape(), RequestShape(fixed_length=False)):
+        for token_ids in (ids, None):
+            prompts = PromptSource(slo.workload, seed, token_ids=token_ids)
+            target = Target(client, model, shape, prompts, slo.workload.output_tokens, 0.0)
+            first = await _ask(target, 0)
+            if first.status in (400, 422):
+                refusals.append(first.error or "")
+                continue
+            _raise_if_failed(client, first)
+            if token_ids is None:
+                target = await _calibrate(target, slo.workload, seed, first)
+            second = await _ask(target, 100)
+            _raise_if_failed(client, second)
+            return Target(
+                client,
+                model,
+                shape,
+                target.prompts,
+                target.output_tokens,
+                second.first_token_s - second.sent_s,
+            )
+    raise EndpointError(
+        f"{client.base_url} refuses every request: {'; '.join(dict.fromkeys(refusals))}"
+    )
+
+
+async def _check_model(client: CompletionClient, model: str, workload: Workload) -> None:
+    url = client.base_url + "/models"
+    status, content = await client.get_json(url, _ANSWER_S)
+    if status in (401, 403):
+        raise EndpointError(f"{url} answers HTTP {status}: an API key is needed or wrong")
+    if status >= 500 or status == 429:
+        raise EndpointError(f"{url} answers HTTP {status}: the server is not ready to be measured")
+    listed = _entries(content)
+    if status != 200 or listed is None:
+        # Some gateways do not list models; the first completion will tell.
+        return
+    if model not in listed:
+        names = ", ".join(sorted(listed)) or "none"
+        raise EndpointError(f"{client.base_url} does not serve model {model!r}; it serves: {names}")
+    context = listed[model].get("max_model_len")
+    needed = workload.input_tokens + workload.output_tokens
+    if isinstance(context, int) and context < needed:
+        raise EndpointError(
+            f"{client.base_url} serves {model!r} with a context of {context} tokens, but the "
+            f"workload needs {needed} (input_tokens {workload.input_tokens} + output_tokens "
+            f"{workload.output_tokens}): raise max_model_len or shorten the workload"
+        )
+
+
+def _entries(content: Any) -> dict[str, dict[str, Any]] | None:
+    """Return the served models by id, or None if `content` is not a list of models."""
+    if not isinstance(content, dict):
+        return None
+    data = cast("dict[str, Any]", content).get("data")
+    if not isinstance(data, list):
+        return None
+    entries: dict[str, dict[str, Any]] = {}
+    for item in cast("list[Any]", data):
+        if isinstance(item, dict) and "id" in item:
+            entry = cast("dict[str, Any]", item)
+            entries[str(entry["id"])] = entry
+    return entries
+
+
+async def _ask_for_ids(client: CompletionClient, model: str) -> Sequence[int]:
+    """Return ids that the server's own tokenizer uses, or the conservative default range."""
+    url = re.sub(r"/v1$", "", client.base_url) + "/tokenize"
+    body = {"model": model, "prompt": _SAMPLE_TEXT, "add_special_tokens": False}
+    try:
+        status, content = await client.post_json(url, body, _ANSWER_S)
+    except EndpointError:
+        return DEFAULT_TOKEN_IDS
+    if status != 200 or not isinstance(content, dict):
+        return DEFAULT_TOKEN_IDS
+    tokens = cast("dict[str, Any]", content).get("tokens")
+    if not isinstance(tokens, list):
+        return DEFAULT_TOKEN_IDS
+    ids = sorted({t for t in cast("list[Any]", tokens) if isinstance(t, int)})
+    return ids if len(ids) >= _MIN_SAMPLE_IDS else DEFAULT_TOKEN_IDS
+
+
+async def _ask(target: Target, request: int) -> Flight:
+    """Send one request outside any probe, again if the server says that it is only busy."""
+    client = target.client
+    for attempt in range(_TRANSIENT_ATTEMPTS):
+        flight = Flight(client.now())
+        body = target.body(_PREFLIGHT, request + attempt)
+        await client.complete(flight, body, client.limits.first_request_s)
+        transient = flight.status is not None and (flight.status == 429 or flight.status >= 500)
+        if not transient or attempt == _TRANSIENT_ATTEMPTS - 1:
+            return flight
+        await asyncio.sleep(_TRANSIENT_PAUSE_S)
+    raise AssertionError("unreachable")
+
+
+def _raise_if_failed(client: CompletionClient, flight: Flight) -> None:
+    if not flight.ok:
+        raise EndpointError(
+            f"{client.base_url}/completions: a single request failed: {flight.error}"
+        )
+
+
+async def _calibrate(target: Target, workload: Workload, seed: int, first: Flight) -> Target:
+    """Find how many tokens the server adds to a text prompt, so that its length is exact."""
+    overhead, flight = 0, first
+    for attempt in range(_CALIBRATIONS):
+        if not flight.usage_reported:
+            raise EndpointError(
+                f"{target.client.base_url} takes no token ids and reports no usage: the length of "
+                "prompts cannot be made exact"
+            )
+        excess = flight.input_tokens - workload.input_tokens
+        if excess == 0:
+            return target
+        overhead += excess
+        try:
+            prompts = PromptSource(workload, seed, token_ids=None, text_overhead=overhead)
+        except ValueError as error:
+            raise EndpointError(f"{target.client.base_url}: {error}") from error
+        target = Target(
+            target.client, target.model, target.shape, prompts, target.output_tokens, 0.0
+        )
+        flight = await _ask(target, 10 * (attempt + 1))
+        _raise_if_failed(target.client, flight)
+    raise EndpointError(
+        f"{target.client.base_url} takes no token ids, and text prompts of exactly "
+        f"{workload.input_tokens} tokens could not be made (last: {flight.input_tokens})"
+    )

@@ -1,0 +1,211 @@
+"""One open-loop probe: requests leave on schedule, whatever the server does."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from optikit_assets.benchmarker.arrivals import FloatArray
+from optikit_assets.benchmarker.client import Flight
+from optikit_assets.benchmarker.endpoint import Target
+from optikit_assets.benchmarker.probe_log import ProbeLog
+from optikit_assets.benchmarker.records import RequestRecord
+from optikit_assets.benchmarker.results import ProbeResult
+from optikit_assets.benchmarker.sample import Sample
+from optikit_assets.benchmarker.shares import percentile
+from optikit_assets.benchmarker.summary import summarize
+from optikit_assets.benchmarker.verdict import Judgement, Rules, judge
+from optikit_assets.errors import EndpointError
+
+Progress = dict[str, Any]
+
+# The first request is scheduled a little ahead, so that the sender is up when it is due.
+_LEAD_S = 0.05
+_TICK_S = 0.25
+# A look each second at first, then each time the probe is a tenth longer.
+_FIRST_LOOKS_S = 1.0
+_LOOK_GROWTH = 1.1
+_HEALTH_S = 3.0
+# Beyond the last request's own limit, for the event loop to deliver its end.
+_SLACK_S = 5.0
+
+
+@dataclass(frozen=True)
+class ProbePlan:
+    """What an open-loop probe is to do.
+
+    Attributes
+    ----------
+    number
+        Number of the probe in the benchmark; selects its prompts.
+    rate_rps, schedule_s
+        Nominal rate and the arrival times after the start, shape (n,).
+    warmup
+        So many first requests are left out of the statistics.
+    rules
+        What the verdict is measured against.
+    timeout_s
+        Limit of a request, from its scheduled time.
+    """
+
+    number: int
+    rate_rps: float
+    schedule_s: FloatArray
+    warmup: int
+    rules: Rules
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class ProbeOutcome:
+    """Result and timelines; ``gone`` says why the server cannot be asked any more, if so."""
+
+    result: ProbeResult
+    records: list[RequestRecord]
+    gone: str = ""
+
+
+async def run_open_probe(
+    target: Target, plan: ProbePlan, *, on_progress: Callable[[Progress], None] | None = None
+) -> ProbeOutcome:
+    """Run the probe until its verdict is certain or its schedule is used up.
+
+    After a certain fail, what still runs is cancelled; otherwise it is waited for, at most
+    ``timeout_s``. Nothing is left running when this returns or raises.
+    """
+    probe = _OpenProbe(target, plan, on_progress)
+    return await probe.run()
+
+
+class _OpenProbe:
+    def __init__(
+        self, target: Target, plan: ProbePlan, on_progress: Callable[[Progress], None] | None
+    ) -> None:
+        self._target = target
+        self._client = target.client
+        self._plan = plan
+        self._on_progress = on_progress
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._log = ProbeLog(plan.schedule_s, self._client.now() + _LEAD_S)
+
+    async def run(self) -> ProbeOutcome:
+        sender = asyncio.create_task(self._send_all())
+        gone = ""
+        sample, judgement = self._look(final=False)
+        try:
+            sample, judgement, gone = await self._watch(sender)
+        finally:
+            sender.cancel()
+            if judgement.verdict not in ("pass", "unresolved"):
+                for task in self._tasks:
+                    task.cancel()
+            # The requests' own limits end the wait.
+            await asyncio.gather(sender, *self._tasks, return_exceptions=True)
+        plan, log = self._plan, self._log
+        warmup = min(plan.warmup, log.begun)
+        result = summarize(
+            sample,
+            judgement,
+            plan.rules.slo,
+            kind="open",
+            rate_rps=plan.rate_rps,
+            window_start_s=float(plan.schedule_s[warmup - 1]) if warmup else 0.0,
+            duration_s=self._client.now() - log.epoch_s,
+            sent=log.begun,
+            errors=log.error_examples(),
+            alpha=plan.rules.alpha,
+        )
+        records = log.records(plan.number, warmup, len(sample), closed=False)
+        return ProbeOutcome(result, records, gone)
+
+    async def _send_all(self) -> None:
+        now, epoch_s = self._client.now, self._log.epoch_s
+        for index, offset_s in enumerate(self._plan.schedule_s.tolist()):
+            # Made before the wait: building a long prompt must not delay its request.
+            body = self._target.body(self._plan.number, index)
+            # Also when late: answers have to be read in between.
+            await asyncio.sleep(max(0.0, epoch_s + offset_s - now()))
+            flight = Flight(epoch_s + offset_s, sent_s=now())
+            self._log.begin(index, flight)
+            task = asyncio.create_task(self._send(index, flight, body))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _send(self, index: int, flight: Flight, body: bytes) -> None:
+        try:
+            await self._client.complete(flight, body, self._plan.timeout_s)
+        finally:
+            if flight.last_token_s != flight.last_token_s and flight.error is None:
+                flight.error = "cancelled"
+            self._log.settle(index)
+
+    async def _watch(self, sender: asyncio.Task[None]) -> tuple[Sample, Judgement, str]:
+        now, log, plan = self._client.now, self._log, self._plan
+        deadline = log.epoch_s + float(plan.schedule_s[-1]) + plan.timeout_s + _SLACK_S
+        next_look = log.epoch_s
+        checked_health = -_HEALTH_S
+        while True:
+            await asyncio.sleep(_TICK_S)
+            if sender.done() and not sender.cancelled() and (broken := sender.exception()):
+                raise broken
+            if log.client_faults:
+                return *self._conclude("invalid", "the client ran out of file descriptors"), ""
+            if log.refused and now() - checked_health >= _HEALTH_S:
+                checked_health = now()
+                if gone := await self._gone():
+                    return *self._conclude("fail", gone), gone
+            over = sender.done() and (not self._tasks or self._all_settled())
+            over = over or now() > deadline
+            if not over and now() < next_look:
+                self._report(None)
+                continue
+            sample, judgement = self._look(final=over)
+            self._report(sample)
+            if judgement.verdict is not None:
+                return sample, judgement, ""
+            elapsed = now() - log.epoch_s
+            next_look = log.epoch_s + max(elapsed + _FIRST_LOOKS_S, elapsed * _LOOK_GROWTH)
+
+    def _look(self, *, final: bool) -> tuple[Sample, Judgement]:
+        sample = self._log.sample(self._client.now(), self._plan.warmup)
+        return sample, judge(sample, self._plan.rules, final=final)
+
+    def _conclude(self, verdict: Any, reason: str) -> tuple[Sample, Judgement]:
+        sample, judgement = self._look(final=True)
+        return sample, Judgement(verdict, reason, judgement.states, judgement.regression)
+
+    def _all_settled(self) -> bool:
+        """Whether waiting for what still runs cannot change any objective."""
+        objectives = self._plan.rules.slo.objectives
+        sample = self._log.sample(self._client.now(), self._plan.warmup)
+        return bool(objectives) and all(len(sample.missed(o)) == len(sample) for o in objectives)
+
+    async def _gone(self) -> str:
+        """Return why the server is gone after a refused connection, or an empty string."""
+        try:
+            await self._client.get_json(self._client.base_url + "/models", _HEALTH_S)
+        except EndpointError as error:
+            return f"the server died during the probe at {self._plan.rate_rps:.3g} req/s: {error}"
+        return ""
+
+    def _report(self, sample: Sample | None) -> None:
+        if self._on_progress is None:
+            return
+        log, plan = self._log, self._plan
+        progress: Progress = {
+            "probe": plan.number,
+            "kind": "open",
+            "rate_rps": plan.rate_rps,
+            "elapsed_s": round(self._client.now() - log.epoch_s, 2),
+            "sent": log.begun,
+            "finished": log.finished,
+            "in_flight": len(log.in_flight),
+            "errors": log.errors,
+        }
+        if sample is not None and len(sample):
+            for objective in plan.rules.slo.objectives:
+                values = sample.values_s(objective.metric, objective.max_ms / 1000.0)
+                if len(values):
+                    seen = percentile(values, objective.percentile) * 1000.0
+                    progress[objective.label + "_ms"] = round(seen, 1)
+        self._on_progress(progress)

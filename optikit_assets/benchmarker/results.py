@@ -1,0 +1,84 @@
+"""Results of probes and of the whole benchmark; their JSON is a contract (see the README)."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from optikit_assets.benchmarker.verdict import Verdict
+
+ProbeKind = Literal["closed", "open"]
+Status = Literal["feasible", "infeasible", "unresolved"]
+
+
+class _Result(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ProbeResult(_Result):
+    """One probe.
+
+    Latencies are in milliseconds from the scheduled send time over the measured requests; None
+    stands for "never": so many requests failed or were still running past their bound that the
+    percentile has no finite value.
+    """
+
+    kind: ProbeKind
+    rate_rps: float = Field(description="Nominal rate; closed loop: the rate that came about.")
+    achieved_rate_rps: float = Field(description="Measured requests actually sent per second.")
+    completion_rate_rps: float = Field(description="Completions per second between arrivals.")
+    duration_s: float = Field(description="Seconds under load, warm-up and drain included.")
+    requests: int = Field(description="Measured requests.")
+    sent: int = Field(description="All requests, warm-up and tail included.")
+    errors: int = Field(description="Measured requests that failed or timed out.")
+    verdict: Verdict
+    reason: str
+    beta: float | None = None
+    beta_ci: tuple[float, float] | None = None
+    intercept_s: float | None = None
+    correlation: float | None = None
+    backlog_slope_rps: float | None = Field(
+        default=None, description="Growth of the number in the system, requests per second."
+    )
+    send_lag_p99_ms: float | None = None
+    latency_ms: dict[str, float | None]
+    latency_ci_ms: dict[str, tuple[float, float | None]] = Field(
+        description="Interval of every objective's percentile; upper bound None: not bounded."
+    )
+    miss_share: dict[str, float] = Field(description="Share of misses of every objective.")
+    goodput: float = Field(description="Share of measured requests that meet every objective.")
+    throughput_tokens_per_s: float = Field(description="Output tokens per second.")
+    error_examples: tuple[str, ...] = ()
+    arrivals_s: tuple[float, ...] = Field(
+        default=(), description="At most 400 requests, for the plot."
+    )
+    completions_s: tuple[float, ...] = ()
+
+
+class BenchmarkResult(_Result):
+    """Outcome of the rate search.
+
+    ``certified_rate_rps`` is the highest rate at which an open-loop probe passed, 0.0 if none did.
+    ``rate_ci_rps`` goes from there to the lowest rate known not to be sustainable; the upper end is
+    None if none was found within the budget.
+    """
+
+    status: Status
+    certified_rate_rps: float
+    rate_ci_rps: tuple[float, float | None]
+    load_seconds: float
+    reason: str
+    closest: str = Field(default="", description="If not feasible: what came closest, and why not.")
+    certified_probe: int | None = Field(default=None, description="Index into `probes`.")
+    confirmed: bool = Field(
+        default=False, description="A second, fresh probe at that rate passed too."
+    )
+    model: str
+    slo: str
+    seed: int
+    gpus: int = 1
+    probes: tuple[ProbeResult, ...]
+
+    @property
+    def certified_rate_per_gpu_rps(self) -> float:
+        """Certified rate divided by the number of GPUs."""
+        return self.certified_rate_rps / self.gpus

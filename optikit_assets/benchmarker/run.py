@@ -1,0 +1,373 @@
+"""The benchmark of one endpoint: closed loop, rate search, and the certified rate."""
+
+import asyncio
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from optikit_assets.benchmarker.arrivals import probe_schedule
+from optikit_assets.benchmarker.client import ClientLimits, CompletionClient
+from optikit_assets.benchmarker.closed_loop import run_closed_probe, sequential_rate_rps
+from optikit_assets.benchmarker.endpoint import Target, prepare
+from optikit_assets.benchmarker.open_loop import (
+    ProbeOutcome,
+    ProbePlan,
+    Progress,
+    run_open_probe,
+)
+from optikit_assets.benchmarker.rate_search import Outcome, SearchResult, search_rate
+from optikit_assets.benchmarker.records import append_requests
+from optikit_assets.benchmarker.results import BenchmarkResult, ProbeResult
+from optikit_assets.benchmarker.verdict import Rules
+from optikit_assets.errors import EndpointError
+from optikit_assets.specs.slo import SloSpec
+
+_ALPHA = 0.02
+# Memory of the log and the plots, not a limit that a sensible probe reaches.
+_MAX_REQUESTS = 50_000
+# A request this many times over its bound is hung; its exact latency is of no interest.
+_HANG_FACTOR = 5.0
+_MIN_TIMEOUT_S = 10.0
+_UNBOUNDED_TIMEOUT_S = 600.0
+# With no bound to compare with: this many latencies seen with no queueing.
+_HANG_LATENCIES = 30.0
+# The client's lag may take this share of the tightest bound; 10 ms are never held against it.
+_LAG_SHARE = 0.05
+_MIN_LAG_LIMIT_S = 0.010
+
+
+def run_benchmark(
+    *,
+    base_url: str,
+    model: str,
+    slo: SloSpec,
+    seed: int,
+    gpus: int = 1,
+    initial_rate_rps: float | None = None,
+    confirm: bool = True,
+    vocabulary_size: int | None = None,
+    requests_file: Path | None = None,
+    on_probe: Callable[[ProbeResult], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    limits: ClientLimits | None = None,
+    api_key: str | None = None,
+) -> BenchmarkResult:
+    """Find the highest rate at which the endpoint meets the SLO.
+
+    Parameters
+    ----------
+    base_url
+        OpenAI-compatible endpoint, up to and including ``/v1``.
+    model
+        Name under which the server knows the model.
+    slo
+        Workload, objectives and search budget.
+    seed
+        Fixes every arrival time and prompt.
+    gpus
+        GPUs that the server uses; for the rate per GPU only.
+    initial_rate_rps
+        Where to begin, e.g. the certified rate of a similar configuration.
+    confirm
+        Probe the best rate once more with fresh arrivals and give it up if that does not pass. The
+        best of several uncertain probes is too high too often; what is ranked rather than shipped
+        can do without.
+    vocabulary_size
+        Token ids of prompts are drawn from its middle; None: from what the server's tokenizer
+        answers, else from a conservative range.
+    requests_file
+        Receives the timeline of every request (JSON Lines; ``.gz``: compressed).
+    on_probe, on_progress
+        Called after each probe, and a few times a second during one.
+    limits, api_key
+        See `CompletionClient`.
+
+    Raises
+    ------
+    EndpointError
+        The endpoint cannot be used, or died on the way; probes finished by then went to `on_probe`
+        and `requests_file`.
+    """
+    with asyncio.Runner() as runner:
+        session = _Session(slo, seed, requests_file, on_probe, on_progress)
+        try:
+            runner.run(session.open(base_url, model, vocabulary_size, limits, api_key))
+            closed = runner.run(session.closed_probe())
+            if closed.verdict in ("fail", "invalid"):
+                return _without_search(session, closed, model, gpus)
+            search = search_rate(
+                lambda rate: _outcome(runner.run(session.open_probe(rate)), slo),
+                start_rps=session.start_rps(initial_rate_rps),
+                start_is_near=initial_rate_rps is not None,
+                floor_rps=session.floor_rps,
+                tolerance=slo.budget.tolerance,
+                max_probes=slo.budget.max_probes,
+                confirm=confirm,
+                seconds_left=lambda: slo.budget.max_load_seconds - session.load_seconds,
+                seconds_needed=slo.budget.min_probe_seconds,
+            )
+            return _with_search(session, search, model, gpus)
+        finally:
+            runner.run(session.close())
+
+
+def confirm_rate(
+    *,
+    base_url: str,
+    model: str,
+    slo: SloSpec,
+    rate_rps: float,
+    seed: int,
+    vocabulary_size: int | None = None,
+    requests_file: Path | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    limits: ClientLimits | None = None,
+    api_key: str | None = None,
+) -> ProbeResult:
+    """Run one fresh open-loop probe at `rate_rps`, to a certain verdict if its limit allows.
+
+    Use another seed than that of the search for an independent confirmation. Parameters as in
+    `run_benchmark`.
+
+    Raises
+    ------
+    EndpointError
+        The endpoint cannot be used at all. A server that dies during the probe is a ``fail``.
+    """
+    with asyncio.Runner() as runner:
+        session = _Session(slo, seed, requests_file, None, on_progress)
+        try:
+            runner.run(session.open(base_url, model, vocabulary_size, limits, api_key))
+            return runner.run(session.open_probe(rate_rps, last=True))
+        finally:
+            runner.run(session.close())
+
+
+class _Session:
+    """What the probes of one benchmark share: connection, prompts, budget, records."""
+
+    def __init__(
+        self,
+        slo: SloSpec,
+        seed: int,
+        requests_file: Path | None,
+        on_probe: Callable[[ProbeResult], None] | None,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.slo = slo
+        self.seed = seed
+        self.probes: list[ProbeResult] = []
+        self._requests_file = requests_file
+        self._on_probe = on_probe
+        self._on_progress = on_progress
+        self._client: CompletionClient | None = None
+        self._target: Target | None = None
+        self._sequential_rps: float | None = None
+
+    async def open(
+        self,
+        base_url: str,
+        model: str,
+        vocabulary_size: int | None,
+        limits: ClientLimits | None,
+        api_key: str | None,
+    ) -> None:
+        self._client = CompletionClient(base_url, limits=limits, api_key=api_key)
+        await self._client.__aenter__()
+        self._target = await prepare(
+            self._client, model, self.slo, self.seed, vocabulary_size=vocabulary_size
+        )
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.__aexit__(None, None, None)
+
+    @property
+    def target(self) -> Target:
+        if self._target is None:
+            raise RuntimeError("the session was not opened")
+        return self._target
+
+    @property
+    def load_seconds(self) -> float:
+        return sum(probe.duration_s for probe in self.probes)
+
+    @property
+    def floor_rps(self) -> float:
+        """Lowest rate at which the longest probe holds enough requests for a pass."""
+        strictest = max((o.percentile for o in self.slo.objectives), default=0.0) / 100.0
+        needed = self.slo.budget.min_probe_requests
+        if strictest > 0:
+            # With no miss at all, so many requests are needed to be sure of the percentile.
+            needed = max(needed, math.ceil(math.log(_ALPHA) / math.log(strictest)))
+        return needed / self.slo.budget.max_probe_seconds
+
+    def start_rps(self, initial_rate_rps: float | None) -> float:
+        if initial_rate_rps is not None and initial_rate_rps > 0:
+            return initial_rate_rps
+        assert self._sequential_rps is not None
+        return self._sequential_rps
+
+    async def closed_probe(self) -> ProbeResult:
+        outcome = await run_closed_probe(
+            self.target,
+            self.slo,
+            number=len(self.probes),
+            timeout_s=self._timeout_s(),
+            max_seconds=self.slo.budget.max_probe_seconds,
+            alpha=_ALPHA,
+            on_progress=self._on_progress,
+        )
+        latencies = [
+            r.finished_s - r.scheduled_s
+            for r in outcome.records
+            if r.ok and r.finished_s is not None and r.phase == "closed"
+        ]
+        self._sequential_rps = sequential_rate_rps(latencies)
+        return self._keep(outcome)
+
+    async def open_probe(self, rate_rps: float, *, last: bool = False) -> ProbeResult:
+        """Run one open-loop probe; raise `EndpointError` if the server is no use afterwards.
+
+        With `last`, nothing comes after it and the server may be left as it is.
+        """
+        budget = self.slo.budget
+        number = len(self.probes)
+        # A request time of one latency fills the server to its usual number in flight.
+        service_s = 1.0 / self._sequential_rps if self._sequential_rps else 0.0
+        warmup = max(budget.warmup_requests, math.ceil(rate_rps * service_s))
+        warmup_s = warmup / rate_rps
+        left_s = math.inf if last else budget.max_load_seconds - self.load_seconds
+        max_s = max(budget.min_probe_seconds, min(budget.max_probe_seconds, left_s - warmup_s))
+        schedule = probe_schedule(
+            self.slo.workload.arrivals,
+            rate_rps,
+            horizon_s=warmup_s + max_s,
+            first_stop_s=warmup_s + budget.min_probe_seconds,
+            max_requests=_MAX_REQUESTS,
+            rng=np.random.default_rng((self.seed, number)),
+        )
+        rules = Rules(
+            slo=self.slo,
+            min_seconds=budget.min_probe_seconds,
+            min_requests=budget.min_probe_requests,
+            max_seconds=0.9 * max_s,
+            max_lag_s=self._max_lag_s(service_s),
+            alpha=_ALPHA,
+        )
+        plan = ProbePlan(number, rate_rps, schedule, warmup, rules, self._timeout_s())
+        outcome = await run_open_probe(self.target, plan, on_progress=self._on_progress)
+        result = self._keep(outcome)
+        if not last:
+            if outcome.gone:
+                raise EndpointError(outcome.gone)
+            await self.target.wait_until_idle(requests=1000 * number)
+        return result
+
+    def _keep(self, outcome: ProbeOutcome) -> ProbeResult:
+        self.probes.append(outcome.result)
+        if self._requests_file is not None:
+            append_requests(self._requests_file, outcome.records)
+        if self._on_probe is not None:
+            self._on_probe(outcome.result)
+        return outcome.result
+
+    def _timeout_s(self) -> float:
+        """Return the limit of a request: well past its bounds, so that its latency is seen."""
+        bounds = {o.metric: o.max_ms / 1000.0 for o in self.slo.objectives}
+        if "e2e_latency" in bounds:
+            return max(_MIN_TIMEOUT_S, _HANG_FACTOR * bounds["e2e_latency"])
+        if self._sequential_rps:
+            return max(3 * _MIN_TIMEOUT_S, _HANG_LATENCIES / self._sequential_rps)
+        return _UNBOUNDED_TIMEOUT_S
+
+    def _max_lag_s(self, service_s: float) -> float:
+        """Return the largest send lag of a valid probe."""
+        bounds = [
+            o.max_ms / 1000.0 for o in self.slo.objectives if o.metric in ("e2e_latency", "ttft")
+        ]
+        return max(_MIN_LAG_LIMIT_S, _LAG_SHARE * min(bounds, default=service_s))
+
+
+def _outcome(result: ProbeResult, slo: SloSpec) -> Outcome:
+    """Return what the search needs to know of a probe."""
+    certified = min(result.rate_rps, result.achieved_rate_rps)
+    if not slo.objectives and result.beta is not None:
+        # Without a latency bound, up to tau more may arrive than is completed.
+        certified /= max(1.0, result.beta)
+    return Outcome(result.verdict, certified)
+
+
+def _without_search(
+    session: _Session, closed: ProbeResult, model: str, gpus: int
+) -> BenchmarkResult:
+    infeasible = closed.verdict == "fail"
+    return BenchmarkResult(
+        status="infeasible" if infeasible else "unresolved",
+        certified_rate_rps=0.0,
+        rate_ci_rps=(0.0, 0.0 if infeasible else None),
+        load_seconds=session.load_seconds,
+        reason=f"closed-loop probe: {closed.reason}",
+        closest=_closest(session, closed),
+        model=model,
+        slo=session.slo.name,
+        seed=session.seed,
+        gpus=gpus,
+        probes=tuple(session.probes),
+    )
+
+
+def _with_search(session: _Session, search: SearchResult, model: str, gpus: int) -> BenchmarkResult:
+    opening = len(session.probes) - len(search.visits)
+    certified_probe = None if search.best is None else opening + search.best
+    certified = 0.0 if search.best is None else search.visits[search.best].outcome.certified_rps
+    upper = search.lowest_fail_rps
+    stops = {
+        "tolerance": "the bracket is within the tolerance",
+        "probes": f"the budget of {session.slo.budget.max_probes} probes is spent",
+        "seconds": f"the budget of {session.slo.budget.max_load_seconds:g} load seconds is spent",
+        "floor": (
+            f"nothing passed down to {session.floor_rps:.3g} req/s, the lowest rate that "
+            "max_probe_seconds allows to judge"
+        ),
+    }
+    parts = [stops[search.stop]]
+    if search.best is not None:
+        how = "passed twice" if search.confirmed else "passed once"
+        parts.append(f"highest pass {search.visits[search.best].rate_rps:.4g} req/s ({how})")
+    if upper is not None:
+        parts.append(f"lowest certain fail {upper:.4g} req/s")
+    if search.lowest_open_rps is not None:
+        parts.append(f"no certain verdict at {search.lowest_open_rps:.4g} req/s")
+    if upper is None and search.lowest_open_rps is None and search.best is not None:
+        parts.append("no rate failed: the highest rate may lie above")
+    worst = None if search.best is not None else session.probes[-1]
+    return BenchmarkResult(
+        status="feasible" if search.best is not None else "unresolved",
+        certified_rate_rps=certified,
+        rate_ci_rps=(certified, None if upper is None else max(upper, certified)),
+        load_seconds=session.load_seconds,
+        reason="; ".join(parts),
+        closest="" if worst is None else _closest(session, worst),
+        certified_probe=certified_probe,
+        confirmed=search.confirmed,
+        model=model,
+        slo=session.slo.name,
+        seed=session.seed,
+        gpus=gpus,
+        probes=tuple(session.probes),
+    )
+
+
+def _closest(session: _Session, probe: ProbeResult) -> str:
+    """Return how near the probe came to every objective that it missed."""
+    kind = "with no queueing" if probe.kind == "closed" else f"at {probe.rate_rps:.4g} req/s"
+    parts: list[str] = []
+    for objective in session.slo.objectives:
+        seen = probe.latency_ms.get(objective.label)
+        if seen is None or seen > objective.max_ms:
+            value = "never" if seen is None else f"{seen:.1f} ms"
+            parts.append(f"{objective.label} {value} against {objective.max_ms:g} ms")
+    return f"{kind}: {'; '.join(parts) or probe.reason}"

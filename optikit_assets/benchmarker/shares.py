@@ -1,0 +1,107 @@
+r"""How sure a share of late requests, and with it a percentile, is.
+
+"The 95th percentile is at most x" and "at most 5 % of requests take longer than x" say the same, so
+objectives are judged on the share of misses: it needs no density estimate, and failures count.
+
+Notation: x_i ∈ [0, 1] is the missed share of request i (0 or 1, except for inter-token latencies,
+of which a request has many), q its mean over n requests in order of arrival. Requests close in time
+miss together, so q counts like the mean of fewer, m ≤ n, independent ones; m is the smaller of two
+estimates:
+
+- from overlapping batch means x̄_j (Meketon and Schmeiser 1984) with batches of b = ⌈n^(2/3)⌉
+  requests, m = q(1 − q)/V with
+
+  .. math:: V = \frac{b}{(n-b+1)(n-b)} Σ_j (\bar{x}_j - q)^2
+
+- from the lag-1 autocorrelation ρ of an AR(1) process, m = n (1 − ρ)/(1 + ρ), which is less noisy
+  when n is small.
+
+Bounds are Clopper-Pearson's with m requests and m·q misses.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from optikit_assets.benchmarker.arrivals import FloatArray
+
+_MIN_FOR_BATCHES = 16
+
+
+@dataclass(frozen=True)
+class Share:
+    """A mean of values in [0, 1] with one-sided bounds, each at confidence 1 − alpha."""
+
+    value: float
+    low: float
+    high: float
+    requests: int
+    effective: float
+
+
+def effective_size(values: FloatArray) -> float:
+    """Return the number of independent 0/1 draws that would give a mean as sure as this one's.
+
+    Between 1 and n; n itself when the values do not vary or are too few to tell.
+    """
+    n = len(values)
+    mean = float(values.mean()) if n else 0.0
+    if n < _MIN_FOR_BATCHES or not 0.0 < mean < 1.0:
+        return float(n)
+    b = int(np.ceil(n ** (2 / 3)))
+    sums = np.concatenate(([0.0], np.cumsum(values)))
+    batch_means = (sums[b:] - sums[:-b]) / b
+    deviation = float(np.sum((batch_means - mean) ** 2))
+    variance = b * deviation / ((n - b + 1) * (n - b))
+    from_batches = mean * (1.0 - mean) / variance if variance > 0 else float(n)
+    centred = values - mean
+    rho = float(centred[1:] @ centred[:-1]) / float(centred @ centred)
+    from_lag = n * (1.0 - rho) / (1.0 + rho)
+    return float(np.clip(min(from_batches, from_lag), 1.0, n))
+
+
+def share_of(values: FloatArray, effective: float, alpha: float) -> Share:
+    """Return the mean of `values` with Clopper-Pearson bounds for `effective` independent draws.
+
+    Parameters
+    ----------
+    values
+        Numbers in [0, 1], shape (n,), n ≥ 1.
+    effective
+        Number of independent draws, from `effective_size`.
+    alpha
+        Error probability of each bound.
+    """
+    q = float(values.mean())
+    hits = q * effective
+    low = float(stats.beta.ppf(alpha, hits, effective - hits + 1)) if hits > 0 else 0.0
+    misses = effective - hits
+    high = float(stats.beta.ppf(1 - alpha, hits + 1, misses)) if misses > 0 else 1.0
+    return Share(q, low, high, len(values), effective)
+
+
+def percentile(values: FloatArray, percent: float) -> float:
+    """Return the smallest value that at least `percent` % of the values do not exceed.
+
+    The inverse of the empirical distribution, so that it is defined when some values are infinite
+    and agrees with counting misses.
+    """
+    return float(np.percentile(values, percent, method="inverted_cdf"))
+
+
+def percentile_interval(
+    values: FloatArray, percent: float, effective: float, alpha: float
+) -> tuple[float, float]:
+    """Return distribution-free bounds of a percentile, each at confidence 1 − alpha.
+
+    Order statistics whose ranks come from the binomial distribution with `effective` draws; a bound
+    for which there are too few requests is 0 or infinite.
+    """
+    m = max(1, int(effective))
+    q = percent / 100.0
+    low_rank = int(stats.binom.ppf(alpha, m, q))
+    high_rank = int(stats.binom.ppf(1 - alpha, m, q)) + 1
+    low = percentile(values, 100.0 * low_rank / m) if low_rank >= 1 else 0.0
+    high = percentile(values, 100.0 * high_rank / m) if high_rank <= m else np.inf
+    return low, float(high)

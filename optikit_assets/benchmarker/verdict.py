@@ -1,0 +1,349 @@
+"""The verdict of a probe, from what was observed so far.
+
+A probe *passes* when every objective holds with confidence, hardly any request failed, and the
+system is in steady state. It *fails* as soon as one of these is broken with confidence. Otherwise
+it goes on, and is *unresolved* if it may not. It is *invalid* when the client or the server did not
+do what was asked: then nothing is known about the rate.
+
+A verdict is looked for repeatedly while requests come in. Each look uses one-sided bounds at
+``alpha`` = 0.02 instead of the usual 0.05 and looks are spaced geometrically, which keeps the
+chance of a wrong verdict over all looks near 0.05.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from optikit_assets.benchmarker.sample import Sample
+from optikit_assets.benchmarker.shares import Share, effective_size, percentile, share_of
+from optikit_assets.benchmarker.steady_state import Regression, regress_completions
+from optikit_assets.specs.slo import Objective, SloSpec
+
+Verdict = Literal["pass", "fail", "unresolved", "invalid"]
+
+# No deployment drops one request in a hundred, whatever the percentile of its objectives.
+MAX_FAILED_SHARE = 0.01
+# Before the shortest probe is over, only misses that go on are believed: under overload they never
+# stop, whereas a stall or a burst of arrivals passes. So many and such a share of the latest
+# requests must all have missed.
+_EARLY_MISSES = 8
+_EARLY_SHARE = 0.25
+_EARLY_SECONDS = 2.0
+# Misses without a break over this share of the shortest probe, and over several times the bound,
+# are a server that is overwhelmed or hangs, although they are one event to the statistics.
+_UNBROKEN_SHARE = 0.5
+_UNBROKEN_BOUNDS = 3.0
+# Beyond this multiple of the tolerance, a growing backlog is believed after half of the time.
+_GROSS_OVERLOAD = 4.0
+# Steady state cannot be seen in a window that holds fewer than this many typical latencies.
+_LATENCIES_PER_WINDOW = 3.0
+# A server that miscounts once may have hiccuped; more often it does not do what was asked.
+_MISCOUNTED_SHARE = 0.01
+_RATE_TOLERANCE = 0.02
+# Latencies beyond this share of the bound are near misses.
+_NEAR_BOUND = 0.8
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a verdict is measured against.
+
+    Attributes
+    ----------
+    slo
+        Objectives and steady-state tolerance.
+    min_seconds, min_requests
+        A pass needs both.
+    max_seconds
+        Cap of the window, so that demands on it never exceed what it may become.
+    max_lag_s
+        Largest 99th percentile of the send lag of a valid probe.
+    alpha
+        Error probability of each one-sided bound.
+    """
+
+    slo: SloSpec
+    min_seconds: float
+    min_requests: int
+    max_seconds: float
+    max_lag_s: float
+    alpha: float = 0.02
+
+
+@dataclass(frozen=True)
+class ObjectiveState:
+    """One objective and how sure it is. ``share`` is None while no request is settled."""
+
+    objective: Objective
+    share: Share | None
+
+    @property
+    def allowed(self) -> float:
+        """Largest share of misses that meets the objective."""
+        return 1.0 - self.objective.percentile / 100.0
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is met with confidence."""
+        return self.share is not None and self.share.high <= self.allowed
+
+    @property
+    def broken(self) -> bool:
+        """Whether it is missed with confidence."""
+        return self.share is not None and self.share.low > self.allowed
+
+    def text(self) -> str:
+        """Return the evidence as one phrase."""
+        label = f"{self.objective.label} ≤ {self.objective.max_ms:g} ms"
+        if self.share is None:
+            return f"{label}: no request settled"
+        s = self.share
+        return (
+            f"{label}: {s.value:.1%} of {s.requests} late "
+            f"(interval {s.low:.1%}–{s.high:.1%}, allowed {self.allowed:.3g})"
+        )
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """``verdict`` is None while the probe should go on."""
+
+    verdict: Verdict | None
+    reason: str
+    states: tuple[ObjectiveState, ...]
+    regression: Regression | None
+
+
+def judge_objectives(sample: Sample, slo: SloSpec, alpha: float) -> tuple[ObjectiveState, ...]:
+    """Return the state of every objective of the SLO."""
+    return tuple(_objective_state(sample, objective, alpha) for objective in slo.objectives)
+
+
+def _objective_state(sample: Sample, objective: Objective, alpha: float) -> ObjectiveState:
+    missed = sample.missed(objective)
+    if not len(missed):
+        return ObjectiveState(objective, None)
+    # Few misses say little about how misses cluster; the more frequent near misses say more.
+    near = sample.beyond(objective.metric, _NEAR_BOUND * objective.max_ms / 1000.0)[: len(missed)]
+    effective = min(effective_size(missed), effective_size(near))
+    return ObjectiveState(objective, share_of(missed, effective, alpha))
+
+
+def steady_state(sample: Sample, alpha: float) -> Regression | None:
+    """Regress completions on arrivals over the requests before the oldest that still runs."""
+    pending = np.flatnonzero(sample.pending)
+    head = sample.head(int(pending[0])) if len(pending) else sample
+    done = head.completed
+    return regress_completions(
+        head.scheduled_s[done], head.finished_s[done], confidence=1.0 - 2.0 * alpha
+    )
+
+
+def judge(sample: Sample, rules: Rules, *, final: bool) -> Judgement:
+    """Judge an open-loop probe.
+
+    Parameters
+    ----------
+    sample
+        Measured requests so far, warm-up left out.
+    rules
+        Bounds and confidence.
+    final
+        No more requests will come: an open verdict becomes ``unresolved``.
+    """
+    states = judge_objectives(sample, rules.slo, rules.alpha)
+    regression = steady_state(sample, rules.alpha)
+
+    def result(verdict: Verdict | None, reason: str) -> Judgement:
+        return Judgement(verdict, reason, states, regression)
+
+    if not len(sample):
+        return result("unresolved" if final else None, "no request was measured")
+    if wrong := miscounted(sample, rules.slo):
+        return result("invalid", wrong)
+
+    late_sender = _late_sender(sample, rules)
+    window_s = float(sample.now_s - sample.scheduled_s[0])
+    if failure := _failure(sample, states, regression, rules, window_s):
+        # A client that fell behind may have caused the misses, unless they remain without its lag.
+        if late_sender and not _fails_without_lag(sample, regression, rules, window_s):
+            return result("invalid", late_sender)
+        return result("fail", failure)
+
+    missing = _missing_for_pass(sample, states, regression, rules, window_s)
+    if not missing:
+        if late_sender:
+            return result("invalid", late_sender)
+        return result("pass", _evidence(states, regression))
+    if not final:
+        return result(None, "; ".join(missing))
+    return (
+        result("invalid", late_sender)
+        if late_sender
+        else result("unresolved", missing_text(missing))
+    )
+
+
+def missing_text(missing: list[str]) -> str:
+    """Return the reason of an unresolved probe."""
+    return "not certain within the probe's limit: " + "; ".join(missing)
+
+
+def _evidence(states: tuple[ObjectiveState, ...], regression: Regression | None) -> str:
+    parts = [state.text() for state in states]
+    if regression is not None:
+        parts.append(
+            f"steady: beta {regression.beta:.3f} "
+            f"({regression.beta_low:.3f}–{regression.beta_high:.3f})"
+        )
+    return "; ".join(parts)
+
+
+def _fails_without_lag(
+    sample: Sample, regression: Regression | None, rules: Rules, window_s: float
+) -> bool:
+    sent = sample.from_sending()
+    states = judge_objectives(sent, rules.slo, rules.alpha)
+    return bool(_failure(sent, states, regression, rules, window_s))
+
+
+def _failure(
+    sample: Sample,
+    states: tuple[ObjectiveState, ...],
+    regression: Regression | None,
+    rules: Rules,
+    window_s: float,
+) -> str:
+    """Return why the probe fails for certain, or an empty string."""
+    early = window_s < rules.min_seconds or len(sample) < rules.min_requests
+    failed = share_of(sample.failed.astype(np.float64), float(len(sample)), rules.alpha)
+    if failed.low > MAX_FAILED_SHARE and sample.failed.sum() >= 3:
+        return (
+            f"{failed.value:.1%} of {len(sample)} requests failed (allowed {MAX_FAILED_SHARE:.0%})"
+        )
+    for state in states:
+        if unbroken := _unbroken_misses(sample, state.objective, rules):
+            return unbroken
+        if not state.broken:
+            continue
+        if not early or (window_s >= _EARLY_SECONDS and _still_missing(sample, state.objective)):
+            return state.text()
+    tau = rules.slo.budget.steady_state_tolerance
+    if regression is None:
+        return ""
+    believed_s = rules.min_seconds
+    if regression.beta_low > 1.0 + _GROSS_OVERLOAD * tau:
+        believed_s /= 2.0
+    if regression.beta_low > 1.0 + tau and window_s >= believed_s:
+        return (
+            f"backlog grows: beta {regression.beta:.3f} "
+            f"({regression.beta_low:.3f}–{regression.beta_high:.3f}) > 1 + {tau:g}"
+        )
+    return ""
+
+
+def _still_missing(sample: Sample, objective: Objective) -> bool:
+    missed = sample.missed(objective)
+    latest = max(_EARLY_MISSES, int(_EARLY_SHARE * len(missed)))
+    return len(missed) >= latest and bool(np.all(missed[-latest:] > 0))
+
+
+def _unbroken_misses(sample: Sample, objective: Objective, rules: Rules) -> str:
+    """Return how long every request up to the latest has been late, if that is too long."""
+    missed = sample.missed(objective)
+    met = np.flatnonzero(missed <= 0)
+    first = int(met[-1]) + 1 if len(met) else 0
+    if len(missed) - first < _EARLY_MISSES:
+        return ""
+    span_s = float(sample.scheduled_s[len(missed) - 1] - sample.scheduled_s[first])
+    limit_s = max(
+        _UNBROKEN_SHARE * rules.min_seconds,
+        _UNBROKEN_BOUNDS * objective.max_ms / 1000.0,
+        _EARLY_SECONDS,
+    )
+    if span_s < limit_s:
+        return ""
+    return (
+        f"{objective.label} ≤ {objective.max_ms:g} ms: every one of the latest "
+        f"{len(missed) - first} requests late, over {span_s:.1f} s"
+    )
+
+
+def _missing_for_pass(
+    sample: Sample,
+    states: tuple[ObjectiveState, ...],
+    regression: Regression | None,
+    rules: Rules,
+    window_s: float,
+) -> list[str]:
+    """Return what keeps the probe from passing; empty means that it passes."""
+    missing: list[str] = []
+    typical_s = _typical_latency_s(sample)
+    needed_s = min(max(rules.min_seconds, _LATENCIES_PER_WINDOW * typical_s), rules.max_seconds)
+    if window_s < needed_s:
+        missing.append(f"{window_s:.1f} s of the {needed_s:.1f} s needed")
+    settled = int(np.sum(~sample.pending))
+    if settled < rules.min_requests:
+        missing.append(f"{settled} of the {rules.min_requests} requests needed")
+    failed = float(np.mean(sample.failed))
+    if failed > MAX_FAILED_SHARE:
+        missing.append(f"{failed:.1%} of requests failed (allowed {MAX_FAILED_SHARE:.0%})")
+    missing.extend(state.text() for state in states if not state.holds)
+    tau = rules.slo.budget.steady_state_tolerance
+    if regression is None:
+        missing.append("too few completions for the steady-state test")
+    elif regression.beta_low < 1.0 - tau or regression.beta_high > 1.0 + tau:
+        direction = "latency still falling" if regression.beta_high < 1.0 - tau else "not settled"
+        missing.append(
+            f"steady state {direction}: beta {regression.beta:.3f} "
+            f"({regression.beta_low:.3f}–{regression.beta_high:.3f}), allowed 1 ± {tau:g}"
+        )
+    return missing
+
+
+def _typical_latency_s(sample: Sample) -> float:
+    done = sample.completed
+    if not done.any():
+        return 0.0
+    return float(np.median(sample.finished_s[done] - sample.scheduled_s[done]))
+
+
+def _late_sender(sample: Sample, rules: Rules) -> str:
+    """Return why the client's timing makes the probe invalid, or an empty string."""
+    lag_s = percentile(sample.lag_s, 99)
+    if lag_s > rules.max_lag_s:
+        return (
+            f"the client sent late: send lag p99 {lag_s * 1e3:.1f} ms > "
+            f"{rules.max_lag_s * 1e3:.1f} ms; nothing is known about this rate"
+        )
+    if len(sample) >= 20:
+        planned_s = float(sample.scheduled_s[-1] - sample.scheduled_s[0])
+        taken_s = float(sample.sent_s[-1] - sample.sent_s[0])
+        if abs(taken_s - planned_s) > _RATE_TOLERANCE * planned_s + rules.max_lag_s:
+            ratio = planned_s / taken_s if taken_s > 0 else np.inf
+            return f"the client achieved {ratio:.3f} of the scheduled rate"
+    return ""
+
+
+def miscounted(sample: Sample, slo: SloSpec) -> str:
+    """Return how the server's token counts differ from the workload, or an empty string."""
+    done = sample.completed
+    total = int(done.sum())
+    for what, counts, asked in (
+        ("output", sample.output_tokens[done], slo.workload.output_tokens),
+        ("input", sample.input_tokens[done], slo.workload.input_tokens),
+    ):
+        # A server that reports no usage leaves -1.
+        wrong = (counts != asked) & (counts >= 0)
+        if int(wrong.sum()) > max(2.0, _MISCOUNTED_SHARE * total):
+            return (
+                f"{int(wrong.sum())} of {total} requests had another number of {what} tokens than "
+                f"the {asked} asked for (mean {float(np.mean(counts[wrong])):.1f}): "
+                + (
+                    "the server ignores ignore_eos or max_tokens"
+                    if what == "output"
+                    else "the server counts the prompt otherwise"
+                )
+            )
+    return ""

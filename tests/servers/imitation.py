@@ -1,0 +1,208 @@
+"""An OpenAI-compatible streaming server that imitates an engine with k slots.
+
+A request waits for a free slot, then takes ``prefill_s`` until its first token and ``token_s`` for
+every further one. Capacity is therefore known: slots / (prefill_s + (n − 1) · token_s) requests per
+second. The faults are those that load tests meet in the wild.
+"""
+
+import asyncio
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+START_LIMIT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What the server does.
+
+    ``after`` is the number of completion requests served properly before the fault sets in;
+    ``fault`` is one of ``""``, ``"http_429"``, ``"http_500"``, ``"http_503"``, ``"die"``,
+    ``"hang"``, ``"malformed"``, ``"truncated"``, ``"error_event"``, ``"short"`` (ignores
+    ignore_eos), ``"slow"`` (stalls ten times as long per token).
+    """
+
+    slots: int = 4
+    prefill_s: float = 0.01
+    token_s: float = 0.002
+    model: str = "imitation"
+    max_model_len: int | None = 512
+    takes_token_ids: bool = True
+    takes_extensions: bool = True
+    reports_usage: bool = True
+    lists_models: bool = True
+    text_overhead: int = 1
+    fault: str = ""
+    after: int = 0
+
+    def service_s(self, output_tokens: int) -> float:
+        return self.prefill_s + (output_tokens - 1) * self.token_s
+
+    def capacity_rps(self, output_tokens: int) -> float:
+        return self.slots / self.service_s(output_tokens)
+
+
+@dataclass
+class Server:
+    """A running server; ``bodies`` holds every completion request as it was received."""
+
+    base_url: str
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    dropped: int = 0
+
+
+@contextlib.contextmanager
+def running(behaviour: Behaviour) -> Iterator[Server]:
+    """Serve on a free loopback port from a thread of its own, until the context is left."""
+    server = Server("")
+    ready, loop = threading.Event(), asyncio.new_event_loop()
+    stop = asyncio.Event()
+    failures: list[BaseException] = []
+
+    async def serve() -> None:
+        engine = _Engine(behaviour, server)
+        await engine.start()
+        ready.set()
+        await stop.wait()
+        await engine.close()
+
+    def run() -> None:
+        try:
+            loop.run_until_complete(serve())
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            ready.set()
+            loop.close()
+
+    thread = threading.Thread(target=run, name="imitation", daemon=True)
+    thread.start()
+    try:
+        if not ready.wait(START_LIMIT_S) or failures:
+            raise RuntimeError("the imitation server did not start") from next(iter(failures), None)
+        yield server
+    finally:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(stop.set)
+        thread.join(START_LIMIT_S)
+    if failures:
+        raise failures[0]
+
+
+class _Engine:
+    def __init__(self, behaviour: Behaviour, server: Server) -> None:
+        self._behaviour = behaviour
+        self._server = server
+        self._slots = asyncio.Semaphore(behaviour.slots)
+        self._seen = 0
+        app = web.Application(client_max_size=2**26)
+        app.router.add_post("/v1/completions", self._completions)
+        if behaviour.lists_models:
+            app.router.add_get("/v1/models", self._models)
+        self._runner = web.AppRunner(
+            app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1
+        )
+        self._site: web.TCPSite | None = None
+        self._death: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self._runner.setup()
+        self._site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await self._site.start()
+        port = self._runner.addresses[0][1]
+        self._server.base_url = f"http://127.0.0.1:{port}/v1"
+
+    async def close(self) -> None:
+        if self._death is not None:
+            await self._death
+        await self._runner.cleanup()
+
+    async def _die(self) -> None:
+        """Stop listening and break every connection, as a killed process does."""
+        assert self._site is not None
+        await self._site.stop()
+        assert self._runner.server is not None
+        for connection in list(self._runner.server.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+
+    async def _models(self, request: web.Request) -> web.Response:
+        entry = {"id": self._behaviour.model, "max_model_len": self._behaviour.max_model_len}
+        return web.json_response({"object": "list", "data": [entry]})
+
+    async def _completions(self, request: web.Request) -> web.StreamResponse:
+        b = self._behaviour
+        body = await request.json()
+        self._server.bodies.append(body)
+        self._seen += 1
+        fault = b.fault if self._seen > b.after else ""
+        if refusal := self._refusal(body):
+            return web.json_response({"error": {"message": refusal}}, status=400)
+        if fault.startswith("http_"):
+            status = int(fault.removeprefix("http_"))
+            return web.json_response({"error": {"message": "injected"}}, status=status)
+        if fault == "die" and self._death is None:
+            self._death = asyncio.create_task(self._die())
+        try:
+            if fault == "hang":
+                await asyncio.sleep(3600)
+            async with self._slots:
+                return await self._stream(request, body, fault)
+        except (asyncio.CancelledError, ConnectionError):
+            self._server.dropped += 1
+            raise
+
+    def _refusal(self, body: dict[str, Any]) -> str:
+        b = self._behaviour
+        if body["model"] != b.model:
+            return f"model {body['model']} does not exist"
+        if not b.takes_token_ids and not isinstance(body["prompt"], str):
+            return "prompt must be a string"
+        if not b.takes_extensions and "ignore_eos" in body:
+            return "unknown key ignore_eos"
+        return ""
+
+    async def _stream(
+        self, request: web.Request, body: dict[str, Any], fault: str
+    ) -> web.StreamResponse:
+        b, loop = self._behaviour, asyncio.get_running_loop()
+        tokens = int(body["max_tokens"])
+        if fault == "short":
+            tokens = max(1, tokens // 2)
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        begun = loop.time()
+        token_s = b.token_s * (10 if fault == "slow" else 1)
+        chunk = _event({"choices": [{"index": 0, "text": "a", "finish_reason": None}]})
+        for number in range(tokens):
+            due = begun + b.prefill_s + number * token_s
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            if number == tokens // 2 and fault == "malformed":
+                await response.write(b"data: {not json at all\n\n")
+            elif number == tokens // 2 and fault == "error_event":
+                await response.write(_event({"error": {"message": "engine died", "code": 500}}))
+            else:
+                await response.write(chunk)
+        if fault == "truncated":
+            await response.write_eof()
+            return response
+        if b.reports_usage and body.get("stream_options", {}).get("include_usage"):
+            prompt = body["prompt"]
+            count = (
+                len(prompt.split()) + b.text_overhead if isinstance(prompt, str) else len(prompt)
+            )
+            usage = {"prompt_tokens": count, "completion_tokens": tokens}
+            await response.write(_event({"choices": [], "usage": usage}))
+        await response.write(b"data: [DONE]\n\n")
+        await response.write_eof()
+        return response
+
+
+def _event(content: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(content, separators=(",", ":")).encode() + b"\n\n"

@@ -1,0 +1,153 @@
+import asyncio
+import re
+
+import pytest
+
+from optikit_assets.benchmarker.client import (
+    ClientLimits,
+    CompletionClient,
+    EventParser,
+    Flight,
+    RequestShape,
+)
+from tests.servers.imitation import Behaviour, running
+
+TOKEN = b'data: {"choices":[{"index":0,"text":"a"}]}\n\n'
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2}}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+def complete(base_url, *, tokens=6, timeout_s=5.0, model="imitation"):
+    async def go():
+        async with CompletionClient(base_url, limits=ClientLimits(connect_s=1.0)) as client:
+            flight = Flight(client.now())
+            body = RequestShape().body(model, b"[1, 2, 3]", tokens)
+            await client.complete(flight, body, timeout_s)
+            return flight
+
+    return asyncio.run(go())
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_events_are_counted_however_the_bytes_are_cut(size):
+    stream = TOKEN * 2 + b": ping\n\n" + USAGE + DONE
+    parser = EventParser()
+    tokens = sum(parser.feed(stream[i : i + size]) for i in range(0, len(stream), size))
+    parser.close()
+    assert tokens == 2
+    assert parser.usage == (5, 2)
+
+
+def test_events_with_carriage_returns_are_understood():
+    parser = EventParser()
+    assert parser.feed((TOKEN * 3 + DONE).replace(b"\n", b"\r\n")) == 3
+    parser.close()
+    assert parser.usage is None
+
+
+@pytest.mark.parametrize(
+    ("stream", "message"),
+    [
+        (b"<html>busy</html>\n\n", "expected 'data:'"),
+        (b"data: {oops\n\n", "expected JSON"),
+        (b"data: {oops}\n\n", "invalid JSON"),
+        (TOKEN + b'data: {"error":{"message":"engine died"}}\n\n', "engine died"),
+        (b'data: {"object":"x"}\n\n', "no choices"),
+        (b'data: {"choices":[],"usage":{"total":3}}\n\n', "usage without token counts"),
+        (TOKEN + TOKEN, r"ended without \[DONE\]"),
+        (b"data: " + b"x" * 1_100_000, "more than"),
+    ],
+)
+def test_malformed_streams_are_named(stream, message):
+    def parse():
+        parser = EventParser()
+        parser.feed(stream)
+        parser.close()
+
+    with pytest.raises(ValueError, match=message):
+        parse()
+
+
+def test_timeline_of_a_request_follows_the_server():
+    with running(Behaviour(prefill_s=0.05, token_s=0.02)) as server:
+        flight = complete(server.base_url)
+    assert flight.ok
+    assert (flight.input_tokens, flight.output_tokens) == (3, 6)
+    assert flight.usage_reported
+    assert flight.first_token_s - flight.sent_s >= 0.05
+    assert len(flight.gaps_s) == 5
+    assert flight.last_token_s - flight.sent_s >= 0.15
+    assert sum(flight.gaps_s) == pytest.approx(flight.last_token_s - flight.first_token_s)
+
+
+def test_request_asks_for_exactly_the_output_length():
+    with running(Behaviour()) as server:
+        complete(server.base_url, tokens=4)
+        body = server.bodies[0]
+    assert (body["max_tokens"], body["min_tokens"], body["ignore_eos"]) == (4, 4, True)
+    assert body["stream"] is True
+    assert body["stream_options"] == {"include_usage": True}
+    assert body["temperature"] == 0
+    assert body["prompt"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("http_429", "HTTP 429"),
+        ("http_500", "HTTP 500"),
+        ("malformed", "malformed stream"),
+        ("error_event", "engine died"),
+        ("truncated", r"without \[DONE\]"),
+        ("die", "connection lost"),
+    ],
+)
+def test_faults_of_the_server_become_the_error_of_the_request(fault, error):
+    with running(Behaviour(fault=fault, token_s=0.02)) as server:
+        flight = complete(server.base_url)
+    assert not flight.ok
+    assert flight.error is not None
+    assert re.search(error, flight.error)
+
+
+def test_request_without_an_end_is_given_up_at_its_limit():
+    with running(Behaviour(fault="hang")) as server:
+        flight = complete(server.base_url, timeout_s=0.2)
+    assert flight.error == "no end of the stream within 0.2 s"
+
+
+def test_refused_connection_is_marked():
+    with running(Behaviour()) as server:
+        url = server.base_url
+    flight = complete(url)
+    assert flight.refused
+    assert flight.error is not None
+    assert "cannot connect" in flight.error
+
+
+def test_without_usage_tokens_are_counted_from_events():
+    with running(Behaviour(reports_usage=False)) as server:
+        flight = complete(server.base_url, tokens=5)
+    assert flight.output_tokens == 5
+    assert not flight.usage_reported
+
+
+def test_cancelled_request_closes_its_connection():
+    async def go(base_url, server):
+        async with CompletionClient(base_url) as client:
+            flight = Flight(client.now())
+            body = RequestShape().body("imitation", b"[1]", 100)
+            task = asyncio.create_task(client.complete(flight, body, 30.0))
+            await asyncio.sleep(0.2)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            for _ in range(100):
+                if server.dropped:
+                    break
+                await asyncio.sleep(0.02)
+            return flight
+
+    with running(Behaviour(token_s=0.1)) as server:
+        flight = asyncio.run(go(server.base_url, server))
+        assert server.dropped == 1
+    assert flight.error == "cancelled"

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+
+from optikit_assets.benchmarker.shares import (
+    effective_size,
+    percentile,
+    percentile_interval,
+    share_of,
+)
+
+
+def test_bounds_are_those_of_clopper_and_pearson():
+    # R 4.3: binom.test(3, 20)$conf.int = 0.03207094 0.37892683
+    share = share_of(np.array([1.0] * 3 + [0.0] * 17), 20.0, 0.025)
+    assert (share.low, share.high) == pytest.approx((0.03207094, 0.37892683), abs=1e-8)
+
+
+@pytest.mark.parametrize("n", [10, 77, 300])
+def test_upper_bound_without_a_miss_has_its_closed_form(n):
+    share = share_of(np.zeros(n), float(n), 0.02)
+    assert share.low == 0.0
+    assert share.high == pytest.approx(1.0 - 0.02 ** (1.0 / n))
+    assert share_of(np.ones(n), float(n), 0.02).low == pytest.approx(0.02 ** (1.0 / n))
+
+
+def test_effective_size_of_independent_misses_is_near_their_number():
+    sizes = [
+        effective_size((np.random.default_rng(s).random(500) < 0.1).astype(float))
+        for s in range(50)
+    ]
+    assert np.median(sizes) > 380
+    assert max(sizes) <= 500
+
+
+def test_effective_size_of_misses_in_runs_is_the_number_of_runs():
+    sizes = [
+        effective_size(np.repeat((np.random.default_rng(s).random(200) < 0.2).astype(float), 5))
+        for s in range(50)
+    ]
+    assert np.median(sizes) == pytest.approx(200, rel=0.5)
+
+
+def test_effective_size_without_variation_is_the_number_of_values():
+    assert effective_size(np.zeros(80)) == 80
+    assert effective_size(np.array([0.0, 1.0])) == 2
+
+
+def test_percentile_agrees_with_counting_and_bears_infinity():
+    values = np.array([1.0, 2.0, 3.0, 4.0, np.inf])
+    assert percentile(values, 60) == 3.0
+    assert percentile(values, 80) == 4.0
+    assert percentile(values, 95) == np.inf
+
+
+def test_percentile_interval_is_open_above_when_too_few_values():
+    values = np.arange(1.0, 51.0)
+    low, high = percentile_interval(values, 95, 50.0, 0.02)
+    assert low < 48.0
+    assert high == np.inf
+
+
+def test_percentile_interval_covers_the_truth():
+    truth = -np.log(0.05)
+    hits = 0
+    for seed in range(300):
+        values = np.random.default_rng(seed).exponential(size=200)
+        low, high = percentile_interval(values, 95, 200.0, 0.05)
+        hits += low <= truth <= high
+    assert hits >= 0.88 * 300

@@ -1,0 +1,212 @@
+import numpy as np
+import pytest
+
+from optikit_assets.benchmarker.sample import Sample
+from optikit_assets.benchmarker.summary import goodput
+from optikit_assets.benchmarker.verdict import Rules, judge
+from optikit_assets.specs.slo import Objective, SearchBudget, SloSpec, Workload
+
+
+def slo(*objectives, **budget):
+    return SloSpec(
+        name="test",
+        workload=Workload(input_tokens=32, output_tokens=8),
+        objectives=tuple(Objective(metric=m, percentile=p, max_ms=ms) for m, p, ms in objectives),
+        budget=SearchBudget(**budget),
+    )
+
+
+E2E = slo(("e2e_latency", 95, 500))
+
+
+def rules(spec=E2E, **changes):
+    values = {"min_seconds": 10.0, "min_requests": 50, "max_seconds": 60.0, "max_lag_s": 0.02}
+    return Rules(slo=spec, **{**values, **changes})
+
+
+def sample(
+    latency_s, *, rate=10.0, now_s=None, lag_s: object = 0.001, failed=(), output=8, inputs=32
+):
+    """Requests at a constant rate; NaN latency: still running."""
+    latency = np.asarray(latency_s, dtype=float)
+    n = len(latency)
+    scheduled = np.arange(n) / rate
+    bad = np.zeros(n, dtype=bool)
+    bad[list(failed)] = True
+    finished = np.where(bad, np.nan, scheduled + latency)
+    steps = np.where(np.isnan(finished), 0.0, latency * 0.9 / 7)
+    return Sample(
+        now_s=float(n / rate if now_s is None else now_s),
+        scheduled_s=scheduled,
+        sent_s=scheduled + np.broadcast_to(np.asarray(lag_s), n),
+        first_token_s=np.where(bad, np.nan, scheduled + 0.1 * latency),
+        finished_s=finished,
+        failed=bad,
+        input_tokens=np.full(n, inputs),
+        output_tokens=np.full(n, output),
+        gaps_s=[[step] * 7 for step in steps.tolist()],
+    )
+
+
+def noisy(n, mean_s, seed=0):
+    return np.random.default_rng(seed).normal(mean_s, 0.02, n)
+
+
+def test_probe_well_below_its_bound_passes():
+    judged = judge(sample(noisy(150, 0.3)), rules(), final=False)
+    assert judged.verdict == "pass"
+    assert "e2e_latency_p95 ≤ 500 ms: 0.0% of 150 late" in judged.reason
+
+
+def test_probe_goes_on_before_its_shortest_length():
+    judged = judge(sample(noisy(90, 0.3)), rules(), final=False)
+    assert judged.verdict is None
+    assert "9.0 s of the 10.0 s needed" in judged.reason
+
+
+def test_probe_without_enough_requests_for_its_percentile_is_unresolved_at_the_end():
+    # 1 - 0.02 ** (1/60) = 6.3 % > 5 %: sixty requests cannot vouch for a 95th percentile.
+    judged = judge(sample(noisy(60, 0.3), rate=5.0), rules(), final=True)
+    assert judged.verdict == "unresolved"
+    assert "0.0% of 60 late (interval 0.0%–6.3%, allowed 0.05)" in judged.reason
+
+
+def test_probe_with_a_share_of_late_requests_near_the_allowed_one_is_unresolved():
+    latency = noisy(400, 0.3)
+    latency[::20] = 0.7
+    assert judge(sample(latency), rules(), final=False).verdict is None
+    assert judge(sample(latency), rules(), final=True).verdict == "unresolved"
+
+
+def test_probe_with_many_late_requests_fails():
+    latency = noisy(300, 0.3)
+    latency[np.random.default_rng(1).random(300) < 0.3] = 0.7
+    judged = judge(sample(latency), rules(), final=False)
+    assert judged.verdict == "fail"
+    assert "late" in judged.reason
+
+
+def test_overload_fails_before_the_shortest_length_while_requests_still_run():
+    # Capacity 10/s at 20/s: the latency grows by half a second per second.
+    n = 80
+    arrivals = np.arange(n) / 20.0
+    latency = (np.arange(n) + 1) / 10.0 - arrivals
+    latency[arrivals + latency > 4.0] = np.nan
+    judged = judge(sample(latency, rate=20.0, now_s=4.0), rules(), final=False)
+    assert judged.verdict == "fail"
+
+
+def test_one_stall_early_in_a_probe_is_no_fail():
+    latency = noisy(60, 0.2)
+    latency[20:32] = 0.8
+    assert judge(sample(latency), rules(), final=False).verdict is None
+
+
+def test_growing_backlog_fails_a_throughput_oriented_probe():
+    arrivals = np.arange(300) / 15.0
+    latency = (np.arange(300) + 1) / 10.0 - arrivals
+    judged = judge(sample(latency, rate=15.0, now_s=30.0), rules(slo()), final=False)
+    assert judged.verdict == "fail"
+    assert "backlog grows: beta 1.500" in judged.reason
+
+
+def test_steady_throughput_oriented_probe_passes_whatever_its_latency():
+    judged = judge(sample(noisy(600, 3.0), now_s=70.0), rules(slo()), final=False)
+    assert judged.verdict == "pass"
+
+
+def test_window_of_fewer_than_three_latencies_cannot_pass():
+    judged = judge(sample(noisy(150, 8.0), now_s=23.9), rules(slo()), final=False)
+    assert judged.verdict is None
+    assert "s needed" in judged.reason
+
+
+def test_server_that_still_warms_up_is_not_steady():
+    latency = np.linspace(0.49, 0.05, 160) * np.random.default_rng(0).normal(1, 0.01, 160)
+    spec = slo(("e2e_latency", 95, 500), steady_state_tolerance=0.02)
+    judged = judge(sample(latency), rules(spec), final=True)
+    assert judged.verdict == "unresolved"
+    assert "still falling" in judged.reason
+
+
+def test_failed_requests_count_as_misses():
+    latency = noisy(200, 0.2)
+    judged = judge(sample(latency, failed=range(0, 200, 4)), rules(), final=False)
+    assert judged.verdict == "fail"
+    assert "25.0% of 200 requests failed" in judged.reason
+    tolerated = judge(sample(latency, failed=[5]), rules(), final=False)
+    assert tolerated.states[0].share.value == pytest.approx(1 / 200)
+
+
+def test_requests_still_running_past_the_bound_are_late():
+    latency = noisy(100, 0.2)
+    latency[60:] = np.nan
+    judged = judge(sample(latency, now_s=11.0), rules(), final=False)
+    assert judged.states[0].share.requests == 100
+    assert judged.states[0].share.value == pytest.approx(0.4)
+    # Those scheduled within the last half second are not settled yet.
+    shortly_after = judge(sample(latency[:62], now_s=6.2), rules(), final=False)
+    assert shortly_after.states[0].share.requests == 60
+
+
+def test_server_that_hangs_fails_although_it_did_well_before():
+    latency = noisy(122, 0.2)
+    latency[60:] = np.nan
+    judged = judge(sample(latency, now_s=12.2), rules(), final=False)
+    assert judged.verdict == "fail"
+    assert "every one of the latest" in judged.reason
+
+
+def test_client_that_sends_late_makes_the_probe_invalid():
+    late = np.where(np.arange(150) % 10 == 0, 0.05, 0.0)
+    judged = judge(sample(noisy(150, 0.3), lag_s=late), rules(), final=False)
+    assert judged.verdict == "invalid"
+    assert "send lag p99 50.0 ms > 20.0 ms" in judged.reason
+
+
+def test_late_client_does_not_excuse_an_overloaded_server():
+    arrivals = np.arange(300) / 15.0
+    latency = (np.arange(300) + 1) / 10.0 - arrivals
+    judged = judge(sample(latency, rate=15.0, now_s=31.0, lag_s=0.05), rules(), final=False)
+    assert judged.verdict == "fail"
+
+
+def test_misses_caused_by_the_client_alone_are_invalid():
+    judged = judge(sample(np.full(200, 0.55), lag_s=0.2, now_s=21.0), rules(), final=False)
+    assert judged.verdict == "invalid"
+
+
+def test_server_that_ignores_the_output_length_makes_the_probe_invalid():
+    judged = judge(sample(noisy(150, 0.3), output=3), rules(), final=False)
+    assert judged.verdict == "invalid"
+    assert "ignores ignore_eos" in judged.reason
+
+
+def test_server_that_counts_the_prompt_otherwise_makes_the_probe_invalid():
+    judged = judge(sample(noisy(150, 0.3), inputs=33), rules(), final=False)
+    assert judged.verdict == "invalid"
+    assert "input tokens" in judged.reason
+
+
+def test_inter_token_objective_counts_gaps():
+    judged = judge(sample(noisy(150, 0.3)), rules(slo(("itl", 99, 60))), final=True)
+    assert judged.states[0].share.value == 0.0
+    broken = judge(sample(noisy(150, 0.3)), rules(slo(("itl", 50, 20))), final=False)
+    assert broken.verdict == "fail"
+
+
+def test_time_per_output_token_divides_by_the_steps():
+    values = sample(np.full(10, 0.7)).latency_s("tpot")
+    assert values == pytest.approx(0.7 * 0.9 / 7)
+
+
+def test_goodput_is_the_share_that_meets_every_objective():
+    latency = np.full(100, 0.3)
+    latency[:10] = 0.9
+    spec = slo(("e2e_latency", 95, 500), ("ttft", 50, 100))
+    assert goodput(sample(latency, failed=[50], now_s=20.0), spec) == pytest.approx(0.89)
+
+
+def test_no_measured_request_is_unresolved():
+    assert judge(sample([]), rules(), final=True).verdict == "unresolved"
+    assert judge(sample([]), rules(), final=False).verdict is None
