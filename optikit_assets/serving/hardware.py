@@ -1,0 +1,166 @@
+"""Which accelerator this machine has, found without importing an engine."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+NVIDIA_SMI = (
+    "nvidia-smi",
+    "--query-gpu=index,uuid,name,memory.total,driver_version",
+    "--format=csv,noheader,nounits",
+)
+_QUERY_LIMIT_S = 20.0
+_MIB = 1024**2
+# Where a container's memory limit stands: cgroup v2, then v1.
+_CGROUP_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The accelerators that stages may use.
+
+    Parameters
+    ----------
+    kind
+        ``"cuda"``, or ``"cpu"`` when there is no usable GPU.
+    name
+        Model name of the first GPU, or of the processor.
+    count
+        GPUs; always 1 on a CPU: the machine is one slot.
+    memory_bytes
+        Memory of the smallest GPU, or of the machine (of the container, if it is limited).
+    driver
+        GPU driver version; empty on a CPU.
+    cores
+        Processor cores this process may run on.
+    devices
+        What to write into ``CUDA_VISIBLE_DEVICES``, one entry per GPU; empty on a CPU.
+    """
+
+    kind: Literal["cpu", "cuda"]
+    name: str
+    count: int
+    memory_bytes: int
+    driver: str = ""
+    cores: int = 1
+    devices: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """One line for people and for the history, e.g. ``8 x NVIDIA H100 80GB HBM3``."""
+        if self.kind == "cpu":
+            return f"{self.name} ({self.cores} cores)"
+        return f"{self.count} x {self.name}"
+
+
+def detect(
+    environ: Mapping[str, str] | None = None,
+    query: Callable[[], str] | None = None,
+) -> Hardware:
+    """Return the hardware of this machine.
+
+    ``CUDA_VISIBLE_DEVICES`` narrows the choice when it is set, as it does for every CUDA program.
+
+    Parameters
+    ----------
+    environ
+        Environment variables; the process's own by default.
+    query
+        Returns the output of `NVIDIA_SMI`, or an empty string without a driver.
+    """
+    environ = os.environ if environ is None else environ
+    lines = (query or _query_nvidia_smi)().strip().splitlines()
+    gpus = [_parse(line) for line in lines if line.count(",") >= 4]
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        gpus = _narrow(gpus, visible)
+    if not gpus:
+        return _cpu()
+    return Hardware(
+        kind="cuda",
+        name=gpus[0].name,
+        count=len(gpus),
+        memory_bytes=min(gpu.memory_bytes for gpu in gpus),
+        driver=gpus[0].driver,
+        cores=_cores(),
+        devices=tuple(gpu.index for gpu in gpus),
+    )
+
+
+@dataclass(frozen=True)
+class _Gpu:
+    index: str
+    uuid: str
+    name: str
+    memory_bytes: int
+    driver: str
+
+
+def _query_nvidia_smi() -> str:
+    try:
+        done = subprocess.run(
+            NVIDIA_SMI, capture_output=True, text=True, timeout=_QUERY_LIMIT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _parse(line: str) -> _Gpu:
+    index, uuid, rest = (part.strip() for part in line.split(",", 2))
+    # A product name may hold a comma, the last two fields cannot.
+    name, memory, driver = (part.strip() for part in rest.rsplit(",", 2))
+    mebibytes = float(memory) if memory.replace(".", "", 1).isdigit() else 0.0
+    return _Gpu(index, uuid, name, int(mebibytes * _MIB), driver)
+
+
+def _narrow(gpus: list[_Gpu], visible: str) -> list[_Gpu]:
+    """Apply the rules of CUDA: indices or UUID prefixes, in order, up to the first bad entry."""
+    chosen: list[_Gpu] = []
+    for entry in (part.strip() for part in visible.split(",")):
+        match = [g for g in gpus if entry and (g.index == entry or g.uuid.startswith(entry))]
+        if len(match) != 1 or match[0] in chosen:
+            break
+        chosen.append(match[0])
+    return chosen
+
+
+def _cpu() -> Hardware:
+    return Hardware(
+        kind="cpu", name=_cpu_name(), count=1, memory_bytes=_machine_memory(), cores=_cores()
+    )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _machine_memory() -> int:
+    total = psutil.virtual_memory().total
+    for file in _CGROUP_LIMITS:
+        try:
+            text = file.read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            return min(total, int(text))
+    return total

@@ -1,0 +1,248 @@
+"""A vLLM server with one owner."""
+
+import http.client
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from optikit_assets.errors import EndpointError, ServerStartError
+from optikit_assets.processes import OwnedProcess
+from optikit_assets.serving.environment import server_environment
+from optikit_assets.serving.flags import to_argv
+from optikit_assets.serving.start_failures import classify, root_cause
+from optikit_assets.specs.search_space import Scalar
+
+# The `vllm` command asks for a distribution named vllm, which the CPU build does not have.
+SERVER_MODULE = "vllm.entrypoints.openai.api_server"
+HOST = "127.0.0.1"
+
+_POLL_S = 0.2
+_PORT_ATTEMPTS = 3
+_SCANNED_LINES = 400
+_ADVICE = {
+    "out_of_memory": "use a smaller recipe, more devices, a shorter workload or fewer sequences",
+    "port_in_use": "choose another port or end the process that holds it",
+    "timeout": "raise engine.start_timeout_s in the model's spec if the model is just large",
+    "exited": "the log says why",
+}
+
+
+class VllmServer:
+    """A running OpenAI-compatible server on this machine; a context manager.
+
+    Entering starts it and waits until it answers ``/health``; leaving ends it with everything it
+    started.
+
+    Parameters
+    ----------
+    model_path
+        Folder of the checkpoint.
+    served_model_name
+        Name that requests use.
+    log_file
+        Receives the server's output (appended).
+    flags
+        Engine flags (`engine_flags`).
+    config_file
+        Serve with vLLM's ``--config FILE`` instead: model, name and flags come from the file.
+    python
+        Interpreter of the serve environment.
+    gpus
+        Leased devices; empty keeps the inherited ``CUDA_VISIBLE_DEVICES``.
+    env
+        Further environment variables.
+    cache_dir
+        Where compiled kernels are kept between starts.
+    timeout_s
+        Longest wait for ``/health``.
+    port
+        None picks a free one.
+    """
+
+    def __init__(
+        self,
+        model_path: Path | str,
+        served_model_name: str,
+        *,
+        log_file: Path,
+        flags: Mapping[str, Scalar] | None = None,
+        config_file: Path | None = None,
+        python: Path | str = sys.executable,
+        gpus: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        cache_dir: Path | None = None,
+        timeout_s: float = 900.0,
+        port: int | None = None,
+    ) -> None:
+        self.served_model_name = served_model_name
+        self.log_file = log_file
+        self.start_s = 0.0
+        self._python = str(python)
+        self._timeout_s = timeout_s
+        self._wanted_port = port
+        self._port = port or 0
+        self._environ = {**server_environment(cache_dir=cache_dir, gpus=gpus), **(env or {})}
+        self._stack = ExitStack()
+        self._process: OwnedProcess | None = None
+        self._log_offset = 0
+        if config_file is not None:
+            # Two words: vLLM expands only this spelling of --config.
+            self._arguments = ["--config", str(config_file)]
+        else:
+            self._arguments = [
+                f"--model={model_path}",
+                f"--served-model-name={served_model_name}",
+                *to_argv(flags or {}),
+            ]
+
+    @property
+    def port(self) -> int:
+        """Port it listens on."""
+        return self._port
+
+    @property
+    def root_url(self) -> str:
+        """Address without a path."""
+        return f"http://{HOST}:{self._port}"
+
+    @property
+    def base_url(self) -> str:
+        """Base URL for OpenAI clients."""
+        return f"{self.root_url}/v1"
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server."""
+        return self._running.pid
+
+    def __enter__(self) -> "VllmServer":
+        attempts = 1 if self._wanted_port else _PORT_ATTEMPTS
+        for attempt in range(1, attempts + 1):
+            try:
+                self._start()
+            except ServerStartError as error:
+                # Between choosing a free port and binding it, somebody else may have taken it.
+                if error.reason != "port_in_use" or attempt == attempts:
+                    raise
+            else:
+                return self
+        raise AssertionError("unreachable")
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+        self._process = None
+
+    def check_alive(self) -> None:
+        """Raise `EndpointError` with the cause from the log if the server has ended."""
+        code = self._running.poll()
+        if code is None:
+            return
+        log = self._log()
+        cause = root_cause(log) or "no error in its log"
+        memory = ", out of memory" if classify(log, code) == "out_of_memory" else ""
+        raise EndpointError(
+            f"the vLLM server died while in use (exit code {code}{memory}): {cause}; "
+            f"log: {self.log_file}"
+        )
+
+    def log_tail(self, lines: int = 20) -> str:
+        """Return the last lines of the server's log."""
+        return "\n".join(self._log().splitlines()[-lines:])
+
+    @property
+    def _running(self) -> OwnedProcess:
+        if self._process is None:
+            raise RuntimeError("the server was not started: use it as a context manager")
+        return self._process
+
+    def _start(self) -> None:
+        self._port = self._wanted_port or free_port()
+        if self._wanted_port:
+            _check_port_free(self._wanted_port)
+        self._log_offset = self.log_file.stat().st_size if self.log_file.exists() else 0
+        argv = [
+            self._python, "-m", SERVER_MODULE,
+            *self._arguments,
+            f"--host={HOST}", f"--port={self._port}",
+        ]  # fmt: skip
+        process = OwnedProcess(argv, log_file=self.log_file, env=self._environ, name="vLLM server")
+        started = time.monotonic()
+        with ExitStack() as stack:
+            stack.enter_context(process)
+            self._process = process
+            self._wait_healthy(process, started + self._timeout_s)
+            self.start_s = time.monotonic() - started
+            self._stack = stack.pop_all()
+
+    def _wait_healthy(self, process: OwnedProcess, deadline: float) -> None:
+        while process.poll() is None:
+            if self._healthy():
+                return
+            if time.monotonic() >= deadline:
+                raise self._failure(None)
+            time.sleep(_POLL_S)
+        raise self._failure(process.poll())
+
+    def _healthy(self) -> bool:
+        connection = http.client.HTTPConnection(HOST, self._port, timeout=5.0)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == http.client.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def _failure(self, exit_code: int | None) -> ServerStartError:
+        log = self._log()
+        reason = classify(log, exit_code)
+        if exit_code is None:
+            happened = f"did not answer /health within {self._timeout_s:g} s"
+        else:
+            happened = f"ended with exit code {exit_code} before it was ready"
+        cause = root_cause(log)
+        return ServerStartError(
+            f"the vLLM server {happened} ({reason})"
+            + (f": {cause}" if cause else "")
+            + f"; {_ADVICE[reason]}; log: {self.log_file}",
+            log_tail="\n".join(log.splitlines()[-20:]),
+            reason=reason,
+        )
+
+    def _log(self) -> str:
+        """Return what this start, not an earlier one, has written, its last lines at most."""
+        try:
+            with self.log_file.open("rb") as log:
+                log.seek(self._log_offset)
+                text = log.read().decode("utf-8", "replace")
+        except OSError:
+            return ""
+        return "\n".join(text.splitlines()[-_SCANNED_LINES:])
+
+
+def free_port() -> int:
+    """Return a TCP port that is free on the loopback interface at this moment."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _check_port_free(port: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # Like the server itself: a port in TIME_WAIT is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ServerStartError(
+                f"port {port} on {HOST} is in use; {_ADVICE['port_in_use']}", reason="port_in_use"
+            ) from error

@@ -1,0 +1,22 @@
+"""Search of engine flags for the highest SLO-compliant rate per GPU."""
+
+from optikit_assets.tuner.objective import LAMBDA, fitness, slo_penalty
+from optikit_assets.tuner.outcome import TrialOutcome, outcome_of_benchmark
+from optikit_assets.tuner.search_space import BoundedSpace, build, check
+from optikit_assets.tuner.study import run_study
+from optikit_assets.tuner.trials import DEFAULT_TRIAL, StudyResult, Trial
+
+__all__ = [
+    "DEFAULT_TRIAL",
+    "LAMBDA",
+    "BoundedSpace",
+    "StudyResult",
+    "Trial",
+    "TrialOutcome",
+    "build",
+    "check",
+    "fitness",
+    "outcome_of_benchmark",
+    "run_study",
+    "slo_penalty",
+]

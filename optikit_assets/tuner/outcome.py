@@ -1,0 +1,78 @@
+"""What one trial of a study gave."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from optikit_assets.specs import SloSpec
+from optikit_assets.tuner.objective import closest_penalty, fitness
+
+Status = Literal["feasible", "infeasible", "failed"]
+
+
+@dataclass(frozen=True)
+class TrialOutcome:
+    """Outcome of one configuration.
+
+    Parameters
+    ----------
+    status
+        ``feasible``: the SLO holds at `rate_rps`. ``infeasible``: it was measured and no rate
+        complies. ``failed``: it could not be measured: the server did not start, ran out of
+        memory or died.
+    rate_rps
+        Highest SLO-compliant rate; 0 unless feasible.
+    gpus
+        GPUs the configuration occupies.
+    slo_penalty
+        How far the SLO was missed (`objective`); 0 if feasible.
+    reason
+        Why it is not feasible.
+    artifact_key
+        Where the records are.
+    """
+
+    status: Status
+    rate_rps: float = 0.0
+    gpus: int = 1
+    slo_penalty: float = 0.0
+    reason: str = ""
+    artifact_key: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.status == "feasible" and not self.rate_rps > 0:
+            raise ValueError(f"a feasible trial has a rate above 0, not {self.rate_rps}")
+        if self.status == "infeasible" and not self.slo_penalty > 0:
+            raise ValueError(f"an infeasible trial has a penalty above 0, not {self.slo_penalty}")
+
+    @property
+    def fitness(self) -> float | None:
+        """Eq. (2); None for a failed trial: nothing was measured that could be scored."""
+        if self.status == "failed":
+            return None
+        return fitness(self.rate_rps, self.gpus, self.slo_penalty)
+
+
+def outcome_of_benchmark(
+    benchmark: Mapping[str, Any], slo: SloSpec, *, artifact_key: str | None = None
+) -> TrialOutcome:
+    """Read a ``benchmark.json`` as the outcome of a trial.
+
+    A benchmark without a verdict (``unresolved``) has no certified rate and is infeasible; one
+    without probes never ran and is failed.
+    """
+    gpus = int(benchmark.get("gpus", 1))
+    rate = float(benchmark["certified_rate_rps"])
+    reason = str(benchmark.get("closest") or benchmark.get("reason") or "")
+    if benchmark["status"] == "feasible" and rate > 0:
+        return TrialOutcome("feasible", rate, gpus, artifact_key=artifact_key)
+    probes: list[Mapping[str, Any]] = benchmark.get("probes") or []
+    if not probes:
+        return TrialOutcome("failed", gpus=gpus, reason=reason, artifact_key=artifact_key)
+    return TrialOutcome(
+        "infeasible",
+        gpus=gpus,
+        slo_penalty=closest_penalty(probes, slo),
+        reason=reason,
+        artifact_key=artifact_key,
+    )

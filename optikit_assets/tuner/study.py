@@ -1,0 +1,361 @@
+"""The search itself: ask the sampler, measure, tell it, and never lose a finished trial.
+
+Trial 0 is the engine's default, so the result is never worse than it. The study lies in a file; a
+killed study is opened again and goes on where it was: finished trials are kept, the one that was
+running is measured again. The sampler draws each trial from (seed, number), so that a study that
+was interrupted proposes what it would have proposed otherwise.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from optikit_assets.errors import EndpointError, ModelError, ServerStartError, StageError
+from optikit_assets.serving.flags import Flags, gpus_of
+from optikit_assets.serving.hardware import Hardware
+from optikit_assets.serving.model_facts import ModelFacts
+from optikit_assets.specs import EngineSpec, SearchSpaceSpec, digest
+from optikit_assets.tuner.importance import parameter_importance
+from optikit_assets.tuner.journal import open_journal
+from optikit_assets.tuner.outcome import TrialOutcome
+from optikit_assets.tuner.random_points import unseen_point
+from optikit_assets.tuner.search_space import BoundedSpace, build
+from optikit_assets.tuner.trials import DEFAULT_TRIAL, StudyResult, Trial
+
+Evaluate = Callable[[int, Flags, float | None], TrialOutcome]
+"""``(trial number, flags, rate to begin the search at) -> outcome``."""
+_RECORD = "record"
+_DEFAULT = "default"
+_CONSTRAINT = "slo_penalty"
+# Sampled again so often before a point is drawn that is certainly new.
+_DUPLICATES = 20
+# A configuration that took the whole process down so often is not tried again.
+_ATTEMPTS = 3
+# With so many trials and not one that could be measured, the fault is not in the flags.
+_HOPELESS = 5
+# Orders crashes after every configuration that could at least be measured.
+_FAILED_PENALTY = 1000.0
+# What says something about the configuration. Everything else (no disk, no accelerator, a fault in
+# the program) says something about the machine and ends the study.
+_TRIAL_ERRORS = (ServerStartError, StageError, EndpointError, ModelError)
+
+
+def run_study(
+    *,
+    storage: Path,
+    study_name: str,
+    space: SearchSpaceSpec,
+    seed: int,
+    evaluate: Evaluate,
+    hardware: Hardware,
+    engine: EngineSpec | None = None,
+    facts: ModelFacts | None = None,
+    max_model_len: int | None = None,
+    gpus: int | None = None,
+    default_outcome: TrialOutcome | None = None,
+    parallel: int = 1,
+    on_trial: Callable[[Trial], object] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> StudyResult:
+    """Search the engine flags for the highest fitness, or go on with a study that was cut off.
+
+    Parameters
+    ----------
+    storage
+        File of the study; made if it does not exist.
+    study_name
+        Name of the study in that file.
+    space
+        Flags, values and number of trials, the default included.
+    seed
+        Fixes every proposal.
+    evaluate
+        Measures one configuration. `ServerStartError`, `StageError`, `EndpointError` and
+        `ModelError` make it a failed trial with that reason; any other exception ends the study
+        and leaves the trial to be repeated.
+    hardware, engine, facts, max_model_len, gpus
+        See `search_space.build`.
+    default_outcome
+        Outcome of the engine's default, if it was measured already.
+    parallel
+        Trials at the same time; with more than one, `evaluate` is called from several threads.
+    on_trial
+        Called with each trial that finishes now.
+    clock
+        Seconds, for the limit on starting new trials (`SearchSpaceSpec.timeout_minutes`).
+    now
+        Time of day, for the records.
+
+    Raises
+    ------
+    SpecError, TuningError
+        If the search space cannot be used, or another process runs this study.
+    """
+    bounded = build(
+        space, hardware, engine=engine, facts=facts, max_model_len=max_model_len, gpus=gpus
+    )
+    with open_journal(storage) as journal:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(
+            storage=journal, study_name=study_name, direction="maximize", load_if_exists=True
+        )
+        session = _Session(study, space, bounded, seed, evaluate, on_trial, now)
+        session.resume()
+        session.settle_default(default_outcome)
+        deadline = clock() + 60.0 * space.timeout_minutes
+        stopped = session.run(parallel, lambda: clock() >= deadline)
+        return session.result(stopped)
+
+
+class _Session:
+    """One opening of a study. The sampler is only ever asked and told from one thread."""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: SearchSpaceSpec,
+        bounded: BoundedSpace,
+        seed: int,
+        evaluate: Evaluate,
+        on_trial: Callable[[Trial], object] | None,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._study = study
+        self._space = space
+        self._bounded = bounded
+        self._seed = seed
+        self._evaluate = evaluate
+        self._on_trial = on_trial
+        self._now = now
+        self._trials: dict[int, Trial] = {}
+        self._seen: set[str] = set()
+        self._next_number = DEFAULT_TRIAL + 1
+
+    def resume(self) -> None:
+        """Read the finished trials; settle those that a killed process left running."""
+        default = self._study.user_attrs.get(_DEFAULT)
+        if default is not None:
+            self._remember(Trial(**default))
+        for frozen in self._study.get_trials(deepcopy=False):
+            record: dict[str, Any] | None = frozen.user_attrs.get(_RECORD)
+            if record is None:
+                if frozen.state is TrialState.RUNNING:
+                    self._study.tell(frozen.number, state=TrialState.FAIL)
+                continue
+            self._next_number = max(self._next_number, record["number"] + 1)
+            if frozen.state is TrialState.RUNNING:
+                self._settle_interrupted(frozen, record)
+            elif "trial" in record:
+                self._remember(Trial(**record["trial"]))
+
+    def _settle_interrupted(self, frozen: optuna.trial.FrozenTrial, record: dict[str, Any]) -> None:
+        trial = optuna.trial.Trial(self._study, frozen._trial_id)  # pyright: ignore[reportPrivateUsage]
+        if "trial" in record:
+            finished = Trial(**record["trial"])
+            self._tell(trial, finished)
+            self._remember(finished)
+        elif record["attempt"] >= _ATTEMPTS:
+            outcome = TrialOutcome(
+                "failed",
+                gpus=gpus_of(record["flags"]),
+                reason=f"the tuner was killed {_ATTEMPTS} times while this configuration ran",
+            )
+            self._finish(trial, record, outcome)
+        else:
+            self._study.tell(frozen.number, state=TrialState.FAIL)
+            again = {**record, "attempt": record["attempt"] + 1}
+            self._study.enqueue_trial(frozen.params, user_attrs={_RECORD: again})
+
+    def settle_default(self, outcome: TrialOutcome | None) -> None:
+        """Make sure that trial 0 is known to the study, and to the sampler if it can be."""
+        if DEFAULT_TRIAL not in self._trials:
+            started_at = self._now().isoformat()
+            if outcome is None:
+                outcome = self._measure(DEFAULT_TRIAL, {}, None)
+            trial = self._as_trial(DEFAULT_TRIAL, {}, outcome, started_at)
+            self._study.set_user_attr(_DEFAULT, asdict(trial))
+            self._remember(trial)
+            self._announce(trial)
+        point = self._bounded.default_point()
+        told = any(
+            record["number"] == DEFAULT_TRIAL
+            for frozen in self._study.get_trials(deepcopy=False)
+            if (record := frozen.user_attrs.get(_RECORD)) and frozen.state.is_finished()
+        )
+        if point is not None and not told:
+            self._study.enqueue_trial(point)
+            asked = self._ask()
+            self._bounded.suggest(asked)
+            default = self._trials[DEFAULT_TRIAL]
+            asked.set_user_attr(_RECORD, {"number": DEFAULT_TRIAL, "trial": asdict(default)})
+            self._tell(asked, default)
+
+    def run(self, parallel: int, out_of_time: Callable[[], bool]) -> str:
+        """Measure until the trials are used up; return why it ended."""
+        if parallel <= 1:
+            while not (stopped := self._why_stop(0, out_of_time)):
+                proposal = self._propose()
+                if proposal is None:
+                    return "every configuration of the search space was measured"
+                trial, record = proposal
+                self._finish(trial, record, self._measure_record(record))
+            return stopped
+        return self._run_parallel(parallel, out_of_time)
+
+    def _run_parallel(self, parallel: int, out_of_time: Callable[[], bool]) -> str:
+        running: dict[Future[TrialOutcome], tuple[optuna.Trial, dict[str, Any]]] = {}
+        exhausted = False
+        with ThreadPoolExecutor(parallel, thread_name_prefix="trial") as pool:
+            try:
+                while True:
+                    stopped = self._why_stop(len(running), out_of_time)
+                    while not stopped and not exhausted and len(running) < parallel:
+                        proposal = self._propose()
+                        exhausted = proposal is None
+                        if proposal is not None:
+                            running[pool.submit(self._measure_record, proposal[1])] = proposal
+                        stopped = self._why_stop(len(running), out_of_time)
+                    if not running:
+                        return stopped or "every configuration of the search space was measured"
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        trial, record = running.pop(future)
+                        self._finish(trial, record, future.result())
+            finally:
+                for future in running:
+                    future.cancel()
+
+    def result(self, stopped: str) -> StudyResult:
+        """Return the study as it stands."""
+        trials = tuple(self._trials[number] for number in sorted(self._trials))
+        return StudyResult(
+            name=self._study.study_name,
+            trials=trials,
+            best=self._best(),
+            importance=parameter_importance(self._study),
+            notes=self._bounded.notes,
+            stopped=stopped,
+        )
+
+    def _best(self) -> Trial | None:
+        feasible = [t for t in self._trials.values() if t.status == "feasible"]
+        return max(feasible, key=lambda t: (t.fitness or 0.0, -t.number), default=None)
+
+    def _why_stop(self, running: int, out_of_time: Callable[[], bool]) -> str:
+        if len(self._trials) + running >= self._space.trials:
+            return f"all {self._space.trials} trials were used"
+        finished = len(self._trials)
+        if finished >= _HOPELESS and all(t.status == "failed" for t in self._trials.values()):
+            last = self._trials[max(self._trials)].reason
+            return f"none of {finished} configurations could be measured; the last: {last}"
+        if not self._bounded.domains:
+            return "no flag of the search space is left to search"
+        if out_of_time():
+            return f"the limit of {self._space.timeout_minutes:g} minutes was reached"
+        return ""
+
+    def _propose(self) -> tuple[optuna.Trial, dict[str, Any]] | None:
+        """Ask for a configuration that was not measured yet; None if there is none."""
+        for attempt in range(2 * _DUPLICATES):
+            if attempt >= _DUPLICATES and not self._enqueue_unseen(attempt):
+                return None
+            trial = self._ask()
+            flags = self._bounded.suggest(trial)
+            retried: dict[str, Any] | None = trial.user_attrs.get(_RECORD)
+            if retried is None and self._identity(flags) in self._seen:
+                # Told as failed, which the sampler leaves out: a repeated value would count double.
+                trial.set_user_attr("duplicate", flags)
+                self._study.tell(trial, state=TrialState.FAIL)
+                continue
+            record = retried or {"number": self._next_number, "flags": flags, "attempt": 1}
+            self._next_number = max(self._next_number, record["number"] + 1)
+            record = {**record, "started_at": self._now().isoformat()}
+            trial.set_user_attr(_RECORD, record)
+            self._seen.add(self._identity(flags))
+            return trial, record
+        return None
+
+    def _enqueue_unseen(self, attempt: int) -> bool:
+        point = unseen_point(
+            self._bounded,
+            seed=self._derived_seed(f"unseen {len(self._trials)} {attempt}"),
+            is_seen=lambda flags: self._identity(flags) in self._seen,
+        )
+        if point is not None:
+            self._study.enqueue_trial(point)
+        return point is not None
+
+    def _ask(self) -> optuna.Trial:
+        number = len(self._study.get_trials(deepcopy=False))
+        self._study.sampler = optuna.samplers.TPESampler(
+            n_startup_trials=self._space.startup_trials,
+            seed=self._derived_seed(f"trial {number}"),
+        )
+        return self._study.ask()
+
+    def _derived_seed(self, what: str) -> int:
+        return int(hashlib.sha256(f"{self._seed} {what}".encode()).hexdigest()[:8], 16)
+
+    def _measure_record(self, record: dict[str, Any]) -> TrialOutcome:
+        flags: Flags = record["flags"]
+        best = self._best()
+        hint = None if best is None else best.rate_per_gpu * gpus_of(flags)
+        return self._measure(record["number"], flags, hint)
+
+    def _measure(self, number: int, flags: Flags, hint_rps: float | None) -> TrialOutcome:
+        try:
+            return self._evaluate(number, flags, hint_rps)
+        except _TRIAL_ERRORS as error:
+            return TrialOutcome("failed", gpus=gpus_of(flags), reason=str(error))
+
+    def _finish(self, asked: optuna.Trial, record: dict[str, Any], outcome: TrialOutcome) -> None:
+        trial = self._as_trial(record["number"], record["flags"], outcome, record["started_at"])
+        # Kept before the sampler is told: a kill between the two loses nothing.
+        asked.set_user_attr(_RECORD, {**record, "trial": asdict(trial)})
+        self._tell(asked, trial)
+        self._remember(trial)
+        self._announce(trial)
+
+    def _tell(self, asked: optuna.Trial, trial: Trial) -> None:
+        """Report to the sampler; a failed trial has no value, but breaks the constraint.
+
+        Optuna forgets trials told as FAIL and would propose a crashing configuration again; told as
+        PRUNED with a broken constraint they push the sampler away and are never the best.
+        """
+        failed = trial.status == "failed"
+        if _CONSTRAINT not in asked.constraints:
+            asked.set_constraint(_CONSTRAINT, _FAILED_PENALTY if failed else trial.slo_penalty)
+        if failed:
+            self._study.tell(asked, state=TrialState.PRUNED)
+        else:
+            self._study.tell(asked, trial.fitness)
+
+    def _as_trial(self, number: int, flags: Flags, outcome: TrialOutcome, started_at: str) -> Trial:
+        return Trial(
+            number=number,
+            flags=flags,
+            fitness=outcome.fitness,
+            started_at=started_at,
+            ended_at=self._now().isoformat(),
+            **asdict(outcome),
+        )
+
+    def _remember(self, trial: Trial) -> None:
+        self._trials[trial.number] = trial
+        self._seen.add(self._identity(trial.flags))
+
+    def _announce(self, trial: Trial) -> None:
+        if self._on_trial is not None:
+            self._on_trial(trial)
+
+    def _identity(self, flags: Flags) -> str:
+        return digest(json.loads(json.dumps(self._bounded.effective(flags))))

@@ -1,0 +1,1 @@
+"""Entry points that run inside a stage environment, and their request and result models."""

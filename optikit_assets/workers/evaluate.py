@@ -1,0 +1,195 @@
+"""Worker of the serve environment: the scores of each candidate, item by item.
+
+``python -m optikit_assets.workers.evaluate``
+"""
+
+import logging
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.errors import EndpointError, EvaluationError, OptikitError, StorageError
+from optikit_assets.stateval import engines
+from optikit_assets.stateval.harness import run_task
+from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate, write_candidate
+from optikit_assets.stateval.tasks import load_tasks, needs_network, task_files
+from optikit_assets.workers.channel import Emit, worker_main
+from optikit_assets.workers.messages import Candidate, EvaluateRequest, EvaluateResult, Record
+
+log = logging.getLogger("optikit.evaluate")
+
+EVALUATION = "evaluation"
+"""Artifact kind; see `optikit_assets.stateval.scores` for its files."""
+
+Clock = Callable[[], datetime]
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def handle(request: EvaluateRequest, emit: Emit, *, clock: Clock = _utc_now) -> EvaluateResult:
+    """Run the suite on every candidate of the request, one after the other.
+
+    Libraries and tasks are loaded once. A candidate whose artifact exists already is reported as
+    finished without loading it; one that fails is reported with its reason and the next is begun.
+
+    Parameters
+    ----------
+    request
+        On a GPU with one candidate: an engine does not give all of its memory back.
+    emit
+        Receives ``candidate_finished`` and ``candidate_failed`` records.
+    clock
+        Time of day, for the records.
+
+    Raises
+    ------
+    EvaluationError
+        If the suite itself cannot be run (unknown task, unreadable data).
+    EndpointError
+        If ``backend: endpoint`` and the endpoint cannot be used.
+    StorageError
+        If the disk is full or not writable: no later candidate could do better.
+    """
+    if request.backend == "endpoint" and not request.base_url:
+        raise EvaluationError("backend: endpoint needs base_url")
+    folder = Path(request.task_folder) if request.task_folder else None
+    files = task_files(folder)
+    online = needs_network(request.suite, files) or _asks_hub_for_judge(request)
+    engines.set_environment(online=online)
+    store = ArtifactStore(Path(request.store_root))
+    suite_tasks: list[Any] = []
+    finished: dict[int, str] = {}
+    failed: dict[int, str] = {}
+    for done, candidate in enumerate(request.candidates):
+        text = f"evaluating trial {candidate.trial} with suite {request.suite.name}"
+        progress = {"done": done, "total": len(request.candidates), "text": text}
+        emit(Record(kind="progress", payload=progress))
+        started_at = clock()
+        common = {"trial": candidate.trial, "artifact_key": candidate.artifact_key}
+        found = store.find(candidate.artifact_key)
+        reused = found is not None
+        if not reused and not suite_tasks:
+            # Outside the guard: when this fails the suite is at fault, not the candidate.
+            suite_tasks = load_tasks(request.suite, folder, files)
+        try:
+            if found is None:
+                _evaluate(request, candidate, suite_tasks, store, started_at, clock)
+                found = store.get(candidate.artifact_key)
+            payload = _payload(load_candidate(found.path, candidate.trial), found.manifest)
+        except (StorageError, EndpointError):
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            failed[candidate.trial] = _reason(error)
+            times = {"started_at": started_at.isoformat(), "ended_at": clock().isoformat()}
+            payload = {**common, "reason": failed[candidate.trial], **times}
+            emit(Record(kind="candidate_failed", payload=payload))
+        else:
+            finished[candidate.trial] = candidate.artifact_key
+            emit(Record(kind="candidate_finished", payload={**common, **payload, "reused": reused}))
+    return EvaluateResult(finished=finished, failed=failed, versions=engines.versions())
+
+
+def _evaluate(
+    request: EvaluateRequest,
+    candidate: Candidate,
+    suite_tasks: list[Any],
+    store: ArtifactStore,
+    started_at: datetime,
+    clock: Clock,
+) -> None:
+    """Evaluate one candidate and put its artifact into the store."""
+    begin = time.monotonic()
+    opened, settings = _open_model(request, candidate)
+    with opened as model:
+        load_seconds = time.monotonic() - begin
+        outcomes = tuple(
+            run_task(task, spec, request.suite, model, seed=request.seed)
+            for task, spec in zip(suite_tasks, request.suite.tasks, strict=True)
+        )
+        # The engine is freed only when nothing refers to it.
+        del model
+    evaluated = EvaluatedCandidate(
+        trial=candidate.trial,
+        suite=request.suite.name,
+        tasks=outcomes,
+        seed=request.seed,
+        versions=engines.versions(),
+        settings={**settings, "load_seconds": round(load_seconds, 3)},
+        seconds=round(time.monotonic() - begin, 3),
+    )
+    with store.create(candidate.artifact_key, EVALUATION) as draft:
+        write_candidate(draft.path, evaluated)
+        draft.manifest.update(
+            suite=request.suite.name,
+            suite_digest=request.suite.digest(),
+            model_path=candidate.model_path,
+            seed=request.seed,
+            settings=settings,
+            versions=evaluated.versions,
+            seconds=evaluated.seconds,
+            started_at=started_at.isoformat(),
+            ended_at=clock().isoformat(),
+        )
+    log.info("trial %d: %.1f s", candidate.trial, evaluated.seconds)
+
+
+def _open_model(
+    request: EvaluateRequest, candidate: Candidate
+) -> tuple[AbstractContextManager[Any], dict[str, Any]]:
+    """Return the model as a context manager, and the settings that decide what it answers."""
+    if request.backend == "endpoint":
+        base_url = request.base_url or ""
+        opened = engines.endpoint_model(
+            base_url, request.suite, candidate.model_path, seed=request.seed
+        )
+        return opened, {"backend": "endpoint", "base_url": base_url}
+    arguments = engines.vllm_arguments(
+        request.suite,
+        request.engine,
+        candidate.model_path,
+        seed=request.seed,
+        trust_remote_code=request.trust_remote_code,
+    )
+    settings = {k: v for k, v in arguments.items() if k != "pretrained"}
+    return engines.vllm_model(arguments), {
+        "backend": "vllm",
+        **settings,
+        "apply_chat_template": request.suite.apply_chat_template,
+        **engines.DETERMINISTIC,
+    }
+
+
+def _payload(candidate: EvaluatedCandidate, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return what a record says; one from the store keeps the times at which it was made."""
+    return {
+        "scores": {task.title: task.summary.model_dump(mode="json") for task in candidate.tasks},
+        "seconds": candidate.seconds,
+        "seed": candidate.seed,
+        "started_at": manifest["started_at"],
+        "ended_at": manifest["ended_at"],
+    }
+
+
+def _asks_hub_for_judge(request: EvaluateRequest) -> bool:
+    model = request.suite.judge_model
+    uses = any(task.judge == "classifier" for task in request.suite.tasks)
+    return uses and model is not None and not Path(model).exists()
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if len(text) > 600:
+        text = text[:597] + "..."
+    return text if isinstance(error, OptikitError) and text else f"{type(error).__name__}: {text}"
+
+
+if __name__ == "__main__":
+    worker_main(EvaluateRequest, handle)

@@ -1,0 +1,119 @@
+"""What control sends to a worker and what it streams back.
+
+A worker gets one request and ends with one result; in between it streams records, one per
+finished unit of work, so that nothing finished is lost when it dies.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from optikit_assets.specs import EngineSpec, RecipeSpec, SloSpec, SuiteSpec
+from optikit_assets.specs.search_space import Scalar
+
+
+class Message(BaseModel):
+    """Immutable, closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Record(Message):
+    """One streamed record.
+
+    ``kind`` says what finished; ``payload`` is JSON. Kinds in use: ``trial_finished``,
+    ``trial_failed`` (compress); ``candidate_finished``, ``candidate_failed`` (evaluate);
+    ``server_started``, ``probe_finished`` (benchmark); ``progress`` (any; ``done``, ``total``,
+    ``text``).
+    """
+
+    kind: str
+    payload: dict[str, Any] = Field(default_factory=dict)
+
+
+class CompressTrial(Message):
+    """One calibration trial: ``artifact_key`` is where its checkpoint goes in the store."""
+
+    trial: int
+    seed: int
+    artifact_key: str
+
+
+class CompressRequest(Message):
+    """Make the given candidate checkpoints, one after the other, each its own artifact."""
+
+    store_root: str
+    model_path: str
+    trust_remote_code: bool = False
+    recipe: RecipeSpec
+    calibration_data: str
+    trials: tuple[CompressTrial, ...]
+
+
+class CompressResult(Message):
+    """Keys of finished trials and reasons of failed ones, by trial number."""
+
+    finished: dict[int, str]
+    failed: dict[int, str]
+    versions: dict[str, str]
+
+
+class Candidate(Message):
+    """A checkpoint to evaluate; its scores become the artifact ``artifact_key``."""
+
+    trial: int
+    model_path: str
+    artifact_key: str
+
+
+class EvaluateRequest(Message):
+    """Run a suite on each candidate, one after the other.
+
+    ``backend: vllm`` evaluates offline in this process; ``backend: endpoint`` asks a server that
+    already runs at ``base_url``.
+    """
+
+    store_root: str
+    suite: SuiteSpec
+    task_folder: str | None = None
+    candidates: tuple[Candidate, ...]
+    engine: EngineSpec
+    trust_remote_code: bool = False
+    seed: int = 1234
+    backend: Literal["vllm", "endpoint"] = "vllm"
+    base_url: str | None = None
+
+
+class EvaluateResult(Message):
+    """Keys of finished candidates and reasons of failed ones, by trial number."""
+
+    finished: dict[int, str]
+    failed: dict[int, str]
+    versions: dict[str, str]
+
+
+class BenchmarkRequest(Message):
+    """Serve a checkpoint with the given flags and measure it.
+
+    ``mode: search`` looks for the highest SLO-compliant rate; ``mode: confirm`` runs one open-loop
+    probe at each of ``rates_rps``. Everything goes into the artifact ``artifact_key``:
+    ``benchmark.json`` (`BenchmarkResult`), ``requests.parquet`` or ``.jsonl``, ``server.log``.
+    """
+
+    store_root: str
+    artifact_key: str
+    model_path: str
+    served_model_name: str
+    engine: EngineSpec
+    trust_remote_code: bool = False
+    flags: dict[str, Scalar] = Field(default_factory=dict)
+    config_file: str | None = Field(
+        default=None, description="Serve with vLLM's --config FILE instead of engine and flags."
+    )
+    slo: SloSpec
+    seed: int
+    mode: Literal["search", "confirm"] = "search"
+    rates_rps: tuple[float, ...] = ()
+    initial_rate_rps: float | None = Field(
+        default=None, description="Where the search begins, e.g. the rate of an earlier trial."
+    )

@@ -1,0 +1,100 @@
+import optuna
+import pytest
+
+from optikit_assets.errors import SpecError, TuningError
+from optikit_assets.serving import Hardware, ModelFacts
+from optikit_assets.settings import REPOSITORY
+from optikit_assets.specs import Choices, EngineSpec, SearchSpaceSpec, load_spec
+from optikit_assets.tuner import build, check
+
+SEQS = {"max_num_seqs": {"low": 1, "high": 4096, "log": True}}
+TP = {"tensor_parallel_size": {"choices": [1, 2, 4, 8]}}
+FACTS = ModelFacts(10 * 1024**3, layers=32, attention_heads=12, kv_heads=4, head_dim=64)
+
+
+@pytest.mark.parametrize("name", ["default", "demo"])
+def test_shipped_search_spaces_name_real_flags(name):
+    file = REPOSITORY / "recipes" / "search_spaces" / f"{name}.yaml"
+    check(load_spec(file, SearchSpaceSpec))
+
+
+def test_every_problem_of_a_space_is_reported(space_of):
+    space = space_of(
+        {
+            "max_num_sequences": {"low": 1, "high": 2},
+            "kv_cache_dtype": {"choices": ["fp8"]},
+            "max_num_seqs": {"choices": [1, "two"]},
+            "performance_mode": {"choices": ["fast", "balanced"]},
+        }
+    )
+    with pytest.raises(SpecError) as caught:
+        check(space)
+    text = str(caught.value)
+    assert "recipes/search_spaces/s.yaml: parameters.max_num_sequences" in text
+    assert "parameters.kv_cache_dtype: may not be searched" in text
+    assert "parameters.max_num_seqs: 'two' is not an integer" in text
+    assert "parameters.performance_mode: 'fast' is not one of balanced" in text
+
+
+def test_flags_of_gpus_are_left_out_on_a_cpu_with_a_note(space_of, cpu):
+    bounded = build(space_of(SEQS | TP), cpu)
+    assert set(bounded.domains) == {"max_num_seqs"}
+    assert bounded.notes == ("tensor_parallel_size: not searched, it has no meaning on a CPU",)
+
+
+def test_tensor_parallelism_is_bounded_by_gpus_and_heads(space_of, four_gpus):
+    bounded = build(space_of(TP), four_gpus, facts=FACTS, max_model_len=100)
+    assert bounded.domains == {"tensor_parallel_size": Choices(choices=(1, 2, 4))}
+    assert bounded.notes == ("tensor_parallel_size: left out 8 (only 4 accelerators)",)
+
+
+def test_heads_that_do_not_divide_are_named(space_of, four_gpus):
+    odd = ModelFacts(1, layers=1, attention_heads=14, kv_heads=2, head_dim=64)
+    bounded = build(space_of(TP), four_gpus, facts=odd, max_model_len=100)
+    assert bounded.domains == {"tensor_parallel_size": Choices(choices=(1, 2))}
+    assert "4 (does not divide 14 heads, 2 kv heads)" in bounded.notes[0]
+
+
+def test_sizes_on_which_the_model_cannot_fit_are_left_out(space_of, four_gpus):
+    big = ModelFacts(40 * 1024**3, layers=32, attention_heads=12, kv_heads=4, head_dim=64)
+    bounded = build(space_of(TP), four_gpus, facts=big, max_model_len=100)
+    assert bounded.domains == {"tensor_parallel_size": Choices(choices=(2, 4))}
+    huge = ModelFacts(400 * 1024**3, layers=32, attention_heads=12, kv_heads=4, head_dim=64)
+    with pytest.raises(TuningError, match=r"no value is left: 1 \(needs at least"):
+        build(space_of(TP), four_gpus, facts=huge, max_model_len=100)
+
+
+def test_one_gpu_leaves_a_constant(space_of):
+    one = Hardware("cuda", "x", 1, 80 * 1024**3)
+    bounded = build(space_of(SEQS | TP), one)
+    assert bounded.constants == {"tensor_parallel_size": 1}
+
+
+def test_what_the_models_spec_fixes_is_not_searched(space_of, cpu):
+    bounded = build(space_of(SEQS), cpu, engine=EngineSpec(flags={"max_num_seqs": 4}))
+    assert bounded.domains == {}
+    assert bounded.notes == ("max_num_seqs: not searched, the model's spec fixes it to 4",)
+
+
+def test_drawn_points_satisfy_the_engines_constraints(space_of, cpu):
+    space = build(
+        space_of(SEQS | {"max_num_batched_tokens": {"low": 32, "high": 8192, "log": True}}), cpu
+    )
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=3))
+    drawn = [space.suggest(study.ask()) for _ in range(200)]
+    assert all(flags["max_num_seqs"] <= flags["max_num_batched_tokens"] for flags in drawn)
+    assert len({tuple(flags.values()) for flags in drawn}) > 100
+
+
+def test_the_engines_default_is_a_point_of_the_space_when_it_lies_inside(space_of, cpu):
+    assert build(space_of(SEQS), cpu).default_point() == {"max_num_seqs": 128}
+    narrow = {"max_num_seqs": {"low": 1, "high": 64}}
+    assert build(space_of(narrow), cpu).default_point() is None
+    unknown = {"block_size": {"choices": [16, 32]}, **SEQS}
+    assert build(space_of(unknown), cpu).default_point() is None
+
+
+def test_setting_a_flag_to_its_default_changes_nothing(space_of, cpu):
+    space = build(space_of(SEQS), cpu)
+    assert space.effective({"max_num_seqs": 128}) == space.effective({})
+    assert space.effective({"max_num_seqs": 64}) != space.effective({})
