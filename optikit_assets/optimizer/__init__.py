@@ -1,0 +1,40 @@
+"""Compression: calibration data and samplers, recipe to plan, backends (paper section 4.1)."""
+
+from optikit_assets.optimizer.architecture import read_config, read_linear_layers
+from optikit_assets.optimizer.backends import (
+    CompressedModel,
+    CompressionBackend,
+    get_backend,
+    register_backend,
+)
+from optikit_assets.optimizer.calibration import (
+    CalibrationData,
+    CalibrationRow,
+    calibration_digest,
+    load_calibration,
+    resolve_calibration,
+)
+from optikit_assets.optimizer.checks import check_plan, sequence_length
+from optikit_assets.optimizer.plan import CompressionPlan, make_plan
+from optikit_assets.optimizer.samplers import draw, register_sampler, sampler_names
+
+__all__ = [
+    "CalibrationData",
+    "CalibrationRow",
+    "CompressedModel",
+    "CompressionBackend",
+    "CompressionPlan",
+    "calibration_digest",
+    "check_plan",
+    "draw",
+    "get_backend",
+    "load_calibration",
+    "make_plan",
+    "read_config",
+    "read_linear_layers",
+    "register_backend",
+    "register_sampler",
+    "resolve_calibration",
+    "sampler_names",
+    "sequence_length",
+]

@@ -1,0 +1,212 @@
+"""Calibration data: where rows come from, what a row looks like as text, its digest.
+
+A reference is a JSON Lines file or ``hf:ORG/DATASET[@REVISION]``. A record has at least one of
+
+- ``messages``: a conversation; rendered by the model's chat template if it has one,
+- ``text``: used as it is,
+- ``prompt``: used as it is.
+
+The first of these that the model can use is taken, in this order, which is how
+``neuralmagic/LLM_compression_calibration`` (both ``text`` and ``messages``) is meant to be used.
+Rows stay as they are: nothing is concatenated, nothing is padded.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optikit_assets.errors import CompressionError
+
+HUB_PREFIX = "hf:"
+_HUB_REFERENCE = re.compile(r"^hf:(?P<name>[^/@\s]+/[^/@\s]+)(?:@(?P<revision>[^\s@]+))?$")
+
+Message = dict[str, Any]
+RenderChat = Callable[[list[Message]], str]
+
+
+@dataclass(frozen=True)
+class CalibrationRow:
+    """Text of one calibration row.
+
+    ``templated`` says that a chat template made the text, so that its special tokens are already
+    in it and the tokenizer must not add any.
+    """
+
+    text: str
+    templated: bool = False
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """All rows of one reference, empty ones left out.
+
+    ``empty_rows`` counts what was left out: an empty row has no tokens, becomes a float tensor
+    and breaks the Hessian.
+    """
+
+    reference: str
+    rows: tuple[CalibrationRow, ...]
+    empty_rows: int
+
+
+def resolve_calibration(reference: str, repo_root: Path) -> str:
+    """Return `reference` with a relative file path made absolute; hub references stay as they are.
+
+    Raises
+    ------
+    CompressionError
+        If the file does not exist or the hub reference is malformed.
+    """
+    if reference.startswith(HUB_PREFIX):
+        _hub_name(reference)
+        return reference
+    path = repo_root / reference
+    if not path.is_file():
+        raise CompressionError(
+            f"calibration data {reference!r} is not a file below {repo_root}; "
+            "set calibration_data in the model's spec to a JSON Lines file or hf:ORG/DATASET"
+        )
+    return str(path.resolve())
+
+
+def calibration_digest(reference: str, repo_root: Path) -> str:
+    """Return what identifies the calibration data.
+
+    The sha256 of a local file's bytes; a hub reference stands for itself (pin it with @REVISION
+    if the data set may change).
+    """
+    resolved = resolve_calibration(reference, repo_root)
+    if resolved.startswith(HUB_PREFIX):
+        return resolved
+    with Path(resolved).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_calibration(
+    reference: str,
+    *,
+    repo_root: Path | None = None,
+    render_chat: RenderChat | None = None,
+) -> CalibrationData:
+    """Read all rows of `reference`.
+
+    Parameters
+    ----------
+    reference
+        JSON Lines file or ``hf:ORG/DATASET[@REVISION]``.
+    repo_root
+        What a relative path is relative to; the working directory by default.
+    render_chat
+        Turns ``messages`` into text; None for a model without a chat template.
+
+    Raises
+    ------
+    CompressionError
+        If the data cannot be read, a record is malformed (file and line are named), or no row
+        has any text.
+    """
+    resolved = resolve_calibration(reference, repo_root or Path.cwd())
+    if resolved.startswith(HUB_PREFIX):
+        records = _hub_records(resolved)
+    else:
+        records = _file_records(Path(resolved), reference)
+    rows: list[CalibrationRow] = []
+    empty = 0
+    for where, record in records:
+        row = _row(record, where, render_chat)
+        if row.text.strip():
+            rows.append(row)
+        else:
+            empty += 1
+    if not rows:
+        raise CompressionError(
+            f"calibration data {reference!r} has no row with text ({empty} empty rows); "
+            "give it at least as many rows as the recipe asks for"
+        )
+    return CalibrationData(reference, tuple(rows), empty)
+
+
+def rows_digest(rows: Sequence[CalibrationRow]) -> str:
+    """Return the sha256 of the rows in their order."""
+    content = json.dumps([[row.text, row.templated] for row in rows], ensure_ascii=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _file_records(path: Path, shown_as: str) -> Iterable[tuple[str, Any]]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                where = f"{shown_as}, line {number}"
+                try:
+                    record = json.loads(line)
+                except ValueError as error:
+                    raise CompressionError(f"{where}: is not JSON: {error}") from error
+                yield where, record
+    except (OSError, UnicodeDecodeError) as error:
+        raise CompressionError(f"calibration data {shown_as} cannot be read: {error}") from error
+
+
+def _hub_name(reference: str) -> tuple[str, str | None]:
+    match = _HUB_REFERENCE.match(reference)
+    if match is None:
+        raise CompressionError(
+            f"calibration data {reference!r} is not of the form hf:ORG/DATASET[@REVISION]"
+        )
+    return match["name"], match["revision"]
+
+
+def _hub_records(reference: str) -> Iterable[tuple[str, Any]]:
+    from datasets import load_dataset
+
+    name, revision = _hub_name(reference)
+    try:
+        splits = load_dataset(name, revision=revision)
+    except Exception as error:
+        raise CompressionError(
+            f"calibration data {reference} cannot be fetched ({type(error).__name__}: {error}); "
+            "check the network and the name, or set calibration_data in the model's spec to a "
+            "local JSON Lines file"
+        ) from error
+    split = "train" if "train" in splits else next(iter(splits))
+    for number, record in enumerate(splits[split]):
+        yield f"{reference}, split {split}, row {number}", record
+
+
+def _row(record: Any, where: str, render_chat: RenderChat | None) -> CalibrationRow:
+    if not isinstance(record, dict):
+        raise CompressionError(
+            f"{where}: must be an object with text, messages or prompt, not {type(record).__name__}"
+        )
+    messages = record.get("messages")
+    if messages is not None:
+        _check_messages(messages, where)
+        if messages and render_chat is not None:
+            return CalibrationRow(render_chat(messages), templated=True)
+    for key in ("text", "prompt"):
+        if record.get(key) is not None:
+            if not isinstance(record[key], str):
+                raise CompressionError(
+                    f"{where}: {key} must be text, not {type(record[key]).__name__}"
+                )
+            return CalibrationRow(record[key])
+    if messages is not None:
+        # A base model has no template: what was said is still representative text.
+        return CalibrationRow("\n".join(str(m["content"]) for m in messages))
+    raise CompressionError(
+        f"{where}: has none of text, messages, prompt; its keys: "
+        f"{', '.join(map(str, record)) or 'none'}"
+    )
+
+
+def _check_messages(messages: Any, where: str) -> None:
+    well_formed = isinstance(messages, list) and all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and "content" in m for m in messages
+    )
+    if not well_formed:
+        raise CompressionError(f"{where}: messages must be a list of {{role, content}} objects")

@@ -1,0 +1,169 @@
+"""What can be known to go wrong before any compute: a recipe against a model's config.json."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from optikit_assets.errors import CompressionError
+from optikit_assets.optimizer.architecture import (
+    LinearLayers,
+    layers_from_config,
+    select_layers,
+    text_config,
+)
+from optikit_assets.specs import RecipeSpec
+from optikit_assets.specs.recipe import AWQ, GPTQ, GROUPED_SCHEMES, RTN
+
+_NAMED_AT_MOST = 3
+
+GROUP_SIZES = dict.fromkeys(GROUPED_SCHEMES, 128)
+"""Columns per scale of the schemes that quantize in groups (compressed-tensors presets)."""
+
+
+def check_plan(
+    recipe: RecipeSpec,
+    model_config: Mapping[str, Any],
+    *,
+    layers: LinearLayers | None = None,
+    available_rows: int | None = None,
+) -> list[str]:
+    """Check that `recipe` can be applied to a model, without loading it.
+
+    Parameters
+    ----------
+    recipe
+        Any recipe; the baseline always fits.
+    model_config
+        Parsed config.json. An unknown architecture is fine: what cannot be derived is not checked.
+    layers
+        The model's linear layers (`read_linear_layers`); by default those that the config implies.
+    available_rows
+        Non-empty calibration rows, when known.
+
+    Returns
+    -------
+    list of str
+        What will be done differently from what the recipe says (rows or length reduced).
+
+    Raises
+    ------
+    CompressionError
+        With every reason why the recipe cannot be applied, each with the fix.
+    """
+    if recipe.is_baseline:
+        return []
+    known = layers_from_config(model_config) if layers is None else layers
+    problems = [
+        *_quantized_already(model_config),
+        *_layer_problems(recipe, known),
+        *_row_problems(recipe, available_rows),
+    ]
+    if problems:
+        raise CompressionError(f"recipe {recipe.name!r} cannot be applied: " + "; ".join(problems))
+    return _notes(recipe, model_config, available_rows)
+
+
+def sequence_length(recipe: RecipeSpec, model_config: Mapping[str, Any]) -> int | None:
+    """Return the tokens kept per calibration row: the recipe's number, clamped to the context.
+
+    None for a recipe without calibration.
+    """
+    if recipe.calibration is None:
+        return None
+    context = _context(model_config)
+    asked = recipe.calibration.max_sequence_length
+    return asked if context is None else min(asked, context)
+
+
+def group_size(recipe: RecipeSpec) -> int | None:
+    """Return the columns that share a scale, or None for a scheme without groups."""
+    for modifier in recipe.modifiers:
+        if isinstance(modifier, GPTQ) and modifier.group_size is not None:
+            return modifier.group_size
+        if isinstance(modifier, GPTQ | AWQ | RTN):
+            return GROUP_SIZES.get(modifier.scheme)
+    return None
+
+
+def _context(model_config: Mapping[str, Any]) -> int | None:
+    value = text_config(model_config).get("max_position_embeddings")
+    return value if isinstance(value, int) and value > 0 else None
+
+
+def _quantized_already(model_config: Mapping[str, Any]) -> list[str]:
+    present = model_config.get("quantization_config")
+    if not present:
+        return []
+    method = present.get("quant_method", "unknown") if isinstance(present, dict) else "unknown"
+    return [f"the model is quantized already ({method}); use its full-precision version"]
+
+
+def _layer_problems(recipe: RecipeSpec, layers: LinearLayers) -> list[str]:
+    if not layers:
+        return []
+    selected = select_layers(layers, recipe.targets, recipe.ignore)
+    if not selected:
+        # A class name other than Linear cannot be told from tensor names.
+        if not all(t == "Linear" or t.startswith("re:") or "." in t for t in recipe.targets):
+            return []
+        problem = (
+            f"targets {list(recipe.targets)} without ignore {list(recipe.ignore)} match none of "
+            f"the {len(layers)} linear layers, e.g. {next(iter(layers))}"
+        )
+        return [problem]
+    size = group_size(recipe)
+    if size is None:
+        return []
+    return _indivisible(recipe, selected, size)
+
+
+def _indivisible(recipe: RecipeSpec, selected: LinearLayers, size: int) -> list[str]:
+    bad = {name: columns for name, (_, columns) in selected.items() if columns % size}
+    if not bad:
+        return []
+    shown = ", ".join(f"{n} ({c} columns)" for n, c in list(bad.items())[:_NAMED_AT_MOST])
+    more = f" and {len(bad) - _NAMED_AT_MOST} more" if len(bad) > _NAMED_AT_MOST else ""
+    return [f"group size {size} does not divide {shown}{more}; {_fix(recipe, selected, bad)}"]
+
+
+def _fix(recipe: RecipeSpec, selected: LinearLayers, bad: Mapping[str, int]) -> str:
+    suffixes = sorted({name.rsplit(".", 1)[-1] for name in bad})
+    ignore = ", ".join(f"'re:.*{suffix}$'" for suffix in suffixes)
+    # Kernels exist for these sizes; the largest one costs the fewest scales.
+    fitting = [g for g in (128, 64, 32) if all(c % g == 0 for _, c in selected.values())]
+    choices = []
+    if fitting and any(isinstance(m, GPTQ) for m in recipe.modifiers):
+        choices.append(f"set group_size: {fitting[0]}")
+    if len(bad) < len(selected):
+        choices.append(f"add {ignore} to ignore")
+    return " or ".join(choices) if choices else "use a scheme without groups, such as W8A8"
+
+
+def _row_problems(recipe: RecipeSpec, available_rows: int | None) -> list[str]:
+    if recipe.calibration is None or available_rows is None or available_rows > 0:
+        return []
+    return [f"{recipe.calibration.samples} calibration rows are asked for and there are none"]
+
+
+def _notes(
+    recipe: RecipeSpec, model_config: Mapping[str, Any], available_rows: int | None
+) -> list[str]:
+    calibration = recipe.calibration
+    if calibration is None:
+        return []
+    notes = []
+    length = sequence_length(recipe, model_config)
+    if length is not None and length < calibration.max_sequence_length:
+        notes.append(
+            f"calibration rows are cut at {length} tokens instead of "
+            f"{calibration.max_sequence_length}: the model's context ends there"
+        )
+    if available_rows is not None and available_rows <= calibration.samples:
+        what = (
+            "all calibration rows are used"
+            if available_rows == calibration.samples
+            else f"{calibration.samples} calibration rows are asked for and only "
+            f"{available_rows} exist: all are used"
+        )
+        trials = ", so trials differ in row order only" if recipe.trials > 1 else ""
+        notes.append(what + trials)
+    return notes

@@ -1,0 +1,187 @@
+"""The compress worker's bookkeeping, with a backend that writes a file instead of compressing."""
+
+import hashlib
+import json
+import struct
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.errors import (
+    CompressionError,
+    EnvironmentMissingError,
+    StorageError,
+    UnknownNameError,
+)
+from optikit_assets.optimizer.backends import CompressedModel, backend_names, base, get_backend
+from optikit_assets.optimizer.plan import CompressionPlan
+from optikit_assets.specs import RecipeSpec
+from optikit_assets.workers import compress
+from optikit_assets.workers.messages import CompressRequest, CompressTrial, Record
+
+
+class FakeBackend:
+    """Writes the plan's seed; fails on the seeds it is told to."""
+
+    failures: dict[int, Exception] = {}  # noqa: RUF012
+    plans: list[CompressionPlan] = []  # noqa: RUF012
+
+    def versions(self) -> dict[str, str]:
+        return {"fake": "1.0"}
+
+    def compress(self, plan: CompressionPlan) -> CompressedModel:
+        self.plans.append(plan)
+        (plan.destination / "model.safetensors").write_text(str(plan.seed))
+        if plan.seed in self.failures:
+            raise self.failures[plan.seed]
+        return CompressedModel(plan.destination, total_bytes=1, elapsed_s=2.5)
+
+
+@pytest.fixture
+def failures(monkeypatch: pytest.MonkeyPatch) -> dict[int, Exception]:
+    monkeypatch.setattr(FakeBackend, "failures", {})
+    monkeypatch.setattr(FakeBackend, "plans", [])
+    monkeypatch.setitem(base._BACKENDS, "llmcompressor", FakeBackend)
+    for name in (*compress._QUIET, *compress._OFFLINE):
+        monkeypatch.setenv(name, "1")
+    return FakeBackend.failures
+
+
+@pytest.fixture
+def request_for(tmp_path: Path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps({"hidden_size": 64}))
+    shape = {"dtype": "BF16", "shape": [64, 64], "data_offsets": [0, 0]}
+    header = json.dumps({"model.layers.0.mlp.up_proj.weight": shape}).encode()
+    (model / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    recipe = RecipeSpec.model_validate(
+        {
+            "name": "fp8_dynamic",
+            "backend": "llmcompressor",
+            "modifiers": [{"type": "rtn", "scheme": "FP8_DYNAMIC"}],
+        }
+    )
+
+    def make(*seeds: int, **changes: Any) -> CompressRequest:
+        request = CompressRequest(
+            store_root=str(tmp_path / "store"),
+            model_path=str(model),
+            recipe=recipe,
+            calibration_data="hf:org/data",
+            trials=tuple(
+                CompressTrial(trial=i, seed=seed, artifact_key=key_of(i))
+                for i, seed in enumerate(seeds)
+            ),
+        )
+        return request.model_copy(update=changes)
+
+    return make
+
+
+def key_of(trial: int) -> str:
+    return hashlib.sha256(str(trial).encode()).hexdigest()
+
+
+def ticking_clock():
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    while True:
+        yield now
+        now += timedelta(seconds=10)
+
+
+def test_a_failing_trial_does_not_stop_the_others(failures, request_for) -> None:
+    failures[8] = RuntimeError("boom\nwith a second line")
+    failures[9] = CompressionError("out of memory while compressing m: lower samples")
+    records: list[Record] = []
+    ticks = ticking_clock()
+    result = compress.handle(request_for(7, 8, 9, 10), records.append, clock=lambda: next(ticks))
+    assert result.finished == {0: key_of(0), 3: key_of(3)}
+    assert result.failed == {
+        1: "RuntimeError: boom with a second line",
+        2: "out of memory while compressing m: lower samples",
+    }
+    assert [record.kind for record in records] == [
+        *("progress", "trial_finished", "progress", "trial_failed"),
+        *("progress", "trial_failed", "progress", "trial_finished"),
+    ]
+    failed = records[3].payload
+    assert failed["reason"] == result.failed[1]
+    assert (failed["trial"], failed["seed"], failed["artifact_key"]) == (1, 8, key_of(1))
+    assert failed["started_at"] == "2026-01-01T00:00:20+00:00"
+    assert failed["ended_at"] == "2026-01-01T00:00:30+00:00"
+
+
+def test_a_failed_trial_leaves_nothing_in_the_store(failures, request_for) -> None:
+    failures[7] = RuntimeError("boom")
+    request = request_for(7)
+    compress.handle(request, lambda record: None)
+    store = ArtifactStore(Path(request.store_root))
+    assert store.find(key_of(0)) is None
+    assert list((store.root / "staging").glob("*")) == []
+
+
+def test_a_second_call_reuses_what_the_first_finished(failures, request_for) -> None:
+    failures[8] = RuntimeError("transient")
+    compress.handle(request_for(7, 8), lambda record: None)
+    failures.clear()
+    FakeBackend.plans.clear()
+    records: list[Record] = []
+    result = compress.handle(request_for(7, 8), records.append)
+    assert result.finished == {0: key_of(0), 1: key_of(1)}
+    assert [plan.seed for plan in FakeBackend.plans] == [8]
+    reused = [r.payload for r in records if r.kind == "trial_finished"]
+    assert [payload["reused"] for payload in reused] == [True, False]
+    assert reused[0]["seconds"] == 2.5
+
+
+def test_the_manifest_holds_the_provenance(failures, request_for) -> None:
+    request = request_for(7)
+    compress.handle(request, lambda record: None)
+    manifest = ArtifactStore(Path(request.store_root)).get(key_of(0)).manifest
+    assert manifest["seed"] == 7
+    assert manifest["recipe_digest"] == request.recipe.digest()
+    assert manifest["versions"] == {"fake": "1.0"}
+    assert manifest["rows_digest"] is None
+    assert manifest["started_at"] <= manifest["ended_at"]
+
+
+def test_a_full_disk_stops_the_whole_request(failures, request_for) -> None:
+    failures[7] = StorageError("disk full while writing")
+    with pytest.raises(StorageError, match="disk full"):
+        compress.handle(request_for(7, 8), lambda record: None)
+    assert len(FakeBackend.plans) == 1
+
+
+def test_the_baseline_is_refused(failures, request_for) -> None:
+    baseline = RecipeSpec(name="baseline", backend="none")
+    with pytest.raises(CompressionError, match="nothing to compress"):
+        compress.handle(request_for(7, recipe=baseline), lambda record: None)
+
+
+def test_a_missing_library_stops_the_whole_request(
+    failures, request_for, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The control environment has no llm-compressor, so the real backend is that case.
+    real = __import__("optikit_assets.optimizer.backends.llmcompressor", fromlist=["x"])
+    monkeypatch.setitem(base._BACKENDS, "llmcompressor", real.LLMCompressorBackend)
+    with pytest.raises(EnvironmentMissingError, match=r"compress environment.*optikit doctor"):
+        compress.handle(request_for(7), lambda record: None)
+
+
+def test_long_reasons_are_cut_to_one_readable_line() -> None:
+    reason = compress._reason(ValueError("x " * 1000))
+    assert reason.startswith("ValueError: x x")
+    assert len(reason) < 650
+    assert compress._reason(MemoryError()) == "MemoryError: "
+
+
+def test_backends_are_found_by_name() -> None:
+    assert backend_names() == ("llmcompressor",)
+    with pytest.raises(UnknownNameError, match=r"compression backend 'magic'; known: llmcompr"):
+        get_backend("magic")
+    with pytest.raises(ValueError, match="registered already"):
+        base.register_backend("llmcompressor")(FakeBackend)

@@ -1,0 +1,199 @@
+# ruff: noqa: E501 (tables read better with one case per line)
+"""A bad spec file stops with file, key path, value and what would be allowed."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from optikit_assets.errors import SpecError
+from optikit_assets.specs import RecipeSpec, SearchSpaceSpec, SloSpec, SuiteSpec, load_spec
+from tests.unit.specs.conftest import RECIPE, Write
+
+
+def problems(file: Path, kind: type = RecipeSpec) -> list[str]:
+    with pytest.raises(SpecError) as caught:
+        load_spec(file, kind, shown_as="recipes/quantization/int_w8a8.yaml")
+    assert str(caught.value).startswith("recipes/quantization/int_w8a8.yaml: ")
+    assert "\n" not in str(caught.value)
+    return caught.value.problems
+
+
+def test_a_good_file_loads(write: Write) -> None:
+    recipe = load_spec(write(), RecipeSpec)
+    assert [modifier.type for modifier in recipe.modifiers] == ["smoothquant", "gptq"]
+    assert recipe.trials == 5
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("trials: 5", "trails: 5", "trails: unknown key (got 5)"),
+        ("trials: 5", "trials: many", "trials: input should be a valid integer"),
+        ("trials: 5", "trials: 0", "trials: input should be greater than or equal to 1 (got 0)"),
+        ("trials: 5", "trials: 101", "trials: input should be less than or equal to 100 (got 101)"),
+        ("trials: 5", "trials: 2.5", "trials: input should be a valid integer"),
+        ("trials: 5", "trials: true", "trials: input should be a valid integer (got True)"),
+        ("trials: 5", "trials: '5'", "trials: input should be a valid integer (got '5')"),
+        ("strength: 0.8", "strength: yes", "input should be a valid number (got True)"),
+        ("type: gptq, scheme: W8A8", "type: awq, duo_scaling: 1", "duo_scaling: input should be a valid boolean (got 1)"),
+        ("description: example", "description: 2024-01-01", "description: input should be a valid string"),
+        ("samples: 256", "samples: -1", "calibration.samples: input should be greater than or equal to 1"),
+        ("samples: 256", "sample: 256", "calibration.sample: unknown key (got 256)"),
+        ("sampler: random", "sampler: best", "calibration.sampler: input should be 'random', 'length_weighted' or 'token_stratified' (got 'best')"),
+        ("strength: 0.8", "strength: 1.5", "input should be less than or equal to 1 (got 1.5)"),
+        ("strength: 0.8", "strength: .nan", "input should be a finite number"),
+        ("scheme: W8A8", "scheme: W9A9", "input should be 'W8A8', 'W4A16'"),
+        ("type: gptq", "type: magic", "modifiers.1: "),
+        ("type: gptq, ", "", "modifiers.1: "),
+        ("backend: llmcompressor", "backend: magic", "backend: input should be 'none' or 'llmcompressor' (got 'magic')"),
+        ("backend: llmcompressor\n", "", "backend: is required"),
+        ("name: int_w8a8", "name: other", "name: 'other' must equal the file name 'int_w8a8'"),
+        ("scheme: W8A8", "scheme: W8A8, actorder: group", "actorder: input should be 'static', 'weight' or 'none'"),
+    ],
+)  # fmt: skip
+def test_each_problem_names_key_value_and_what_is_allowed(
+    write: Write, old: str, new: str, expected: str
+) -> None:
+    assert old in RECIPE
+    found = problems(write(RECIPE.replace(old, new)))
+    assert any(expected in problem for problem in found), found
+
+
+def test_unknown_modifier_lists_the_known_ones(write: Write) -> None:
+    (problem,) = problems(write(RECIPE.replace("type: gptq", "type: magic")))
+    assert "modifiers.1" in problem
+    assert "'magic'" in problem
+    for known in ("smoothquant", "gptq", "awq", "rtn"):
+        assert f"'{known}'" in problem
+
+
+@pytest.mark.parametrize("name", ["a@b", "a|b", "a,b", "a[b]", "a b", "a...b", "a/b", "a\tb", ".a"])
+def test_characters_that_break_partition_keys_are_refused(write: Write, name: str) -> None:
+    found = problems(write(RECIPE.replace("name: int_w8a8", f'name: "{name}"')))
+    assert any(problem.startswith("name: ") and "may not contain" in problem for problem in found)
+
+
+@pytest.mark.parametrize("name", ["''", "x" * 101, "5", "null"])
+def test_empty_long_and_non_text_names_are_refused(write: Write, name: str) -> None:
+    found = problems(write(RECIPE.replace("name: int_w8a8", f"name: {name}")))
+    assert any(problem.startswith("name: ") for problem in found)
+
+
+def test_a_key_that_appears_twice_is_refused_at_any_depth(write: Write) -> None:
+    (top,) = problems(write(RECIPE + "trials: 7\n"))
+    assert "key 'trials' appears twice" in top
+    assert "line 9" in top
+    nested = RECIPE.replace("samples: 256", "samples: 256, samples: 512")
+    assert "key 'samples' appears twice" in problems(write(nested))[0]
+
+
+def test_all_problems_of_a_file_come_at_once(write: Write) -> None:
+    bad = (
+        RECIPE.replace("name: int_w8a8", "name: other")
+        .replace("trials: 5", "trials: 0\nextra: 1")
+        .replace("samples: 256", "samples: lots")
+    )
+    found = problems(write(bad))
+    assert len(found) == 4
+    assert {problem.split(":")[0] for problem in found} == {
+        "name",
+        "trials",
+        "extra",
+        "calibration.samples",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "must be a mapping of keys, not NoneType"),
+        ("- a\n- b\n", "must be a mapping of keys, not list"),
+        ("name: [", "is not valid YAML"),
+        ("name: !!python/object/apply:os.getcwd []\n", "is not valid YAML"),
+        ("? [a]\n: b\n", "is not valid YAML"),
+        ("? {a: 1}\n: b\n", "is not valid YAML"),
+    ],
+)
+def test_files_that_are_no_mapping_are_refused(write: Write, text: str, expected: str) -> None:
+    (problem,) = problems(write(text))
+    assert expected in problem
+
+
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"cannot be read: No such file"):
+        load_spec(tmp_path / "int_w8a8.yaml", RecipeSpec)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(SpecError, match=r"is not UTF-8 text"):
+        load_spec(tmp_path / "binary.yaml", RecipeSpec)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"modifiers": []}, "needs at least one modifier"),
+        ({"modifiers": [{"type": "smoothquant"}]}, "exactly one of gptq, awq, rtn is needed"),
+        (
+            {"modifiers": [{"type": "gptq", "scheme": "W8A8"}, {"type": "awq"}]},
+            "exactly one of gptq, awq, rtn is needed, got ['gptq', 'awq']",
+        ),
+        ({"calibration": None, "trials": 1}, "need calibration"),
+        (
+            {"modifiers": [{"type": "rtn", "scheme": "FP8_DYNAMIC"}], "calibration": None},
+            "trials must be 1, not 5",
+        ),
+        (
+            {"modifiers": [{"type": "rtn", "scheme": "FP8"}], "calibration": None, "trials": 1},
+            "need calibration",
+        ),
+        ({"backend": "none"}, "takes neither modifiers nor calibration"),
+        (
+            {"modifiers": [{"type": "gptq", "scheme": "W8A8", "group_size": 64}]},
+            "scheme W8A8 has no groups",
+        ),
+        (
+            {"modifiers": [{"type": "awq", "scheme": "FP8"}]},
+            "duo_scaling",
+        ),
+    ],
+)
+def test_recipes_that_make_no_sense_are_refused(change: dict, expected: str) -> None:
+    raw = {**yaml.safe_load(RECIPE), **change}
+    with pytest.raises(ValueError, match=r"validation error") as caught:
+        RecipeSpec.model_validate(raw)
+    assert expected in str(caught.value)
+
+
+def test_group_size_is_allowed_where_the_scheme_has_groups(write: Write) -> None:
+    text = RECIPE.replace("scheme: W8A8", "scheme: W4A16, group_size: 64")
+    assert load_spec(write(text), RecipeSpec).modifiers[1].group_size == 64  # type: ignore[union-attr]
+
+
+SLO = "name: int_w8a8\nworkload: {input_tokens: 100, output_tokens: 10, prefix_tokens: 0}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "expected"),
+    [
+        (SLO.replace("prefix_tokens: 0", "prefix_tokens: 100"), SloSpec, "workload: prefix_tokens (100) must be less than input_tokens (100)"),
+        (SLO.replace("input_tokens: 100", "input_tokens: 0"), SloSpec, "workload.input_tokens: input should be greater than or equal to 1 (got 0)"),
+        (SLO + "objectives: [{metric: ttft, percentile: 100, max_ms: 5}]\n", SloSpec, "objectives.0.percentile: input should be less than 100 (got 100)"),
+        (SLO + "objectives: [{metric: speed, percentile: 50, max_ms: 5}]\n", SloSpec, "objectives.0.metric: input should be 'e2e_latency', 'ttft', 'tpot' or 'itl' (got 'speed')"),
+        (SLO + "objectives: [{metric: ttft, percentile: 50, max_ms: 5}, {metric: ttft, percentile: 50, max_ms: 6}]\n", SloSpec, "objectives repeat a metric and percentile: ttft_p50, ttft_p50"),
+        (SLO + "budget: {min_probe_seconds: 30, max_probe_seconds: 20}\n", SloSpec, "max_probe_seconds (20.0) must be at least min_probe_seconds (30.0)"),
+        ("name: int_w8a8\nparameters: {Max-Seqs: {choices: [1]}}\n", SearchSpaceSpec, "flags are written with lower-case letters and _: Max-Seqs"),
+        ("name: int_w8a8\nparameters: {a: {low: 9, high: 3}}\n", SearchSpaceSpec, "low (9) must not exceed high (3)"),
+        ("name: int_w8a8\nparameters: {a: {choices: [1, 1]}}\n", SearchSpaceSpec, "choices repeat: [1, 1]"),
+        ("name: int_w8a8\nparameters: {a: {low: 0, high: 3, log: true}}\n", SearchSpaceSpec, "log needs low >= 1"),
+        ("name: int_w8a8\nparameters: {a: {choices: [1]}}\ntrials: 4\nstartup_trials: 4\n", SearchSpaceSpec, "startup_trials (4) must be less than trials (4)"),
+        ("name: int_w8a8\nparameters: {}\n", SearchSpaceSpec, "parameters: "),
+        ("name: int_w8a8\ntasks: [{task: a, metrics: [x]}, {task: a, metrics: [x]}]\n", SuiteSpec, "task labels repeat: a, a"),
+        ("name: int_w8a8\ntasks: [{task: a, metrics: [x], judge: endpoint}]\n", SuiteSpec, "judge: endpoint needs judge_endpoint and judge_model"),
+        ("name: int_w8a8\ntasks: []\n", SuiteSpec, "tasks: "),
+    ],
+)  # fmt: skip
+def test_other_kinds_of_spec_are_as_strict(
+    write: Write, text: str, kind: type, expected: str
+) -> None:
+    found = problems(write(text), kind)
+    assert any(expected in problem for problem in found), found

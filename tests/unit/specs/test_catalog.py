@@ -1,0 +1,122 @@
+# ruff: noqa: E501 (tables read better with one case per line)
+"""Specs that refer to each other, and the recipes that ship."""
+
+from pathlib import Path
+
+import pytest
+
+from optikit_assets.errors import SpecError, UnknownNameError
+from optikit_assets.specs import Catalog, RecipeSpec, load_spec
+from tests.unit.specs.conftest import Write
+
+SHIPPED = Path(__file__).parents[3] / "recipes" / "quantization"
+
+
+def test_a_consistent_folder_loads_with_sorted_names(catalog_root: Path) -> None:
+    catalog = Catalog.load(catalog_root)
+    assert list(catalog.recipes) == ["baseline", "int_w8a8"]
+    assert catalog.recipe("baseline").is_baseline
+    assert catalog.task_folder("paper") == catalog_root / "evaluations" / "tasks"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("slos/chat.yaml", "name: chat\nworkload: {input_tokens: 1, output_tokens: 1}\nsearch_space: gone\n", "recipes/slos/chat.yaml: search_space: unknown search space 'gone'; known: default"),
+        ("models/m.yaml", "name: m\nsuite: gone\n", "recipes/models/m.yaml: suite: unknown evaluation suite 'gone'; known: paper"),
+        ("jobs/night.yaml", "name: night\nmodel: m\nslos: [chat, gone]\n", "recipes/jobs/night.yaml: slos: unknown SLO 'gone'; known: chat"),
+        ("jobs/night.yaml", "name: night\nmodel: m\nslos: [chat]\nrecipes: [x, y]\n", "recipes: unknown recipe 'x'; known: baseline, int_w8a8; recipes/jobs/night.yaml: recipes: unknown recipe 'y'"),
+        ("evaluations/paper.yaml", "name: paper\ntask_folder: gone\ntasks: [{task: a, metrics: [acc]}]\n", "recipes/evaluations/paper.yaml: task_folder: 'gone' is not a folder"),
+        ("models/m.yaml", "name: m\nsource: 'hf:too/many/parts'\n", "recipes/models/m.yaml: source: 'hf:too/many/parts' is not of the form hf:ORG/NAME"),
+    ],
+)  # fmt: skip
+def test_a_reference_to_nothing_names_file_key_and_known_names(
+    catalog_root: Path, write: Write, name: str, text: str, expected: str
+) -> None:
+    write(text, name)
+    with pytest.raises(SpecError) as caught:
+        Catalog.load(catalog_root)
+    assert expected in str(caught.value)
+
+
+def test_a_folder_without_baseline_is_refused(catalog_root: Path) -> None:
+    (catalog_root / "quantization" / "baseline.yaml").unlink()
+    with pytest.raises(SpecError, match=r"recipes/quantization: baseline.yaml missing"):
+        Catalog.load(catalog_root)
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"is not a folder"):
+        Catalog.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("kind", ["recipe", "slo", "suite", "search_space"])
+def test_unknown_names_list_the_known_ones(catalog_root: Path, kind: str) -> None:
+    with pytest.raises(UnknownNameError, match=r"'gone'; known: "):
+        getattr(Catalog.load(catalog_root), kind)("gone")
+
+
+def test_models_need_no_file(catalog_root: Path) -> None:
+    model = Catalog.load(catalog_root).model("unlisted")
+    assert model.name == "unlisted"
+    assert model.trust_remote_code is False
+
+
+def test_a_scenario_changes_with_its_search_space(catalog_root: Path, write: Write) -> None:
+    before = Catalog.load(catalog_root).scenario_digest("chat")
+    write("name: default\nparameters: {max_num_seqs: {choices: [64, 256]}}\n", "search_spaces/default.yaml")  # fmt: skip
+    assert Catalog.load(catalog_root).scenario_digest("chat") != before
+
+
+def test_a_suite_changes_with_its_task_files_only(catalog_root: Path, write: Write) -> None:
+    before = Catalog.load(catalog_root).suite_digest("paper")
+    write("unrelated", "evaluations/other/b.txt")
+    write("compiled", "evaluations/tasks/__pycache__/a.pyc")
+    assert Catalog.load(catalog_root).suite_digest("paper") == before
+    write("task: a # edited\n", "evaluations/tasks/a.yaml.txt")
+    assert Catalog.load(catalog_root).suite_digest("paper") != before
+
+
+class TestShippedRecipes:
+    @pytest.fixture
+    def shipped(self) -> dict[str, RecipeSpec]:
+        return {file.stem: load_spec(file, RecipeSpec) for file in SHIPPED.glob("*.yaml")}
+
+    def test_the_papers_three_and_the_baseline_are_there(self, shipped) -> None:
+        assert {"baseline", "int_w8a8", "int_w4a16", "fp8_dynamic"} <= set(shipped)
+        assert shipped["baseline"].is_baseline
+
+    @pytest.mark.parametrize(("name", "samples"), [("int_w8a8", 256), ("int_w4a16", 512)])
+    def test_integer_recipes_calibrate_as_the_paper_does(self, shipped, name, samples) -> None:
+        # Section 5.1: five trials, 256 random samples for W8A8 and 512 for W4A16.
+        recipe = shipped[name]
+        assert recipe.calibration.samples == samples
+        assert recipe.calibration.sampler == "random"
+        assert recipe.trials == 5
+
+    def test_w8a8_smooths_before_it_quantizes(self, shipped) -> None:
+        smooth, quantize = shipped["int_w8a8"].modifiers
+        assert (smooth.type, smooth.smoothing_strength) == ("smoothquant", 0.8)
+        assert (quantize.type, quantize.scheme) == ("gptq", "W8A8")
+
+    def test_fp8_dynamic_needs_no_data_and_one_trial(self, shipped) -> None:
+        recipe = shipped["fp8_dynamic"]
+        assert recipe.calibration is None
+        assert recipe.trials == 1
+
+    @pytest.mark.parametrize("name", ["int_w8a8", "int_w4a16", "fp8_dynamic"])
+    def test_output_layers_and_routers_are_left_alone(self, shipped, name) -> None:
+        from optikit_assets.optimizer.architecture import select_layers
+
+        left_alone = [
+            "lm_head",
+            "model.language_model.lm_head",
+            "model.layers.3.mlp.gate",
+            "model.layers.3.mlp.shared_expert_gate",
+            "model.layers.3.block_sparse_moe.gate",
+            "model.layers.3.feed_forward.router",
+        ]
+        quantized = ["model.layers.3.mlp.gate_proj", "model.layers.3.mlp.experts.0.gate_proj"]
+        layers = dict.fromkeys([*left_alone, *quantized], (256, 256))
+        recipe = shipped[name]
+        assert list(select_layers(layers, recipe.targets, recipe.ignore)) == quantized
