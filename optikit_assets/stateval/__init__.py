@@ -1,0 +1,14 @@
+"""Evaluation suites: lm-eval adapter, per-item outcomes, paired statistics, choice of q*.
+
+``scores``      what one evaluated candidate is, and its files
+``tasks``       the suite's task files, checked before a model is loaded
+``harness``     lm-eval runs, item by item (serve environment)
+``engines``     the model behind lm-eval: vLLM in this process, or an endpoint (serve environment)
+``judges``      verdicts on free text
+``paired``      statistics of one task: candidate against baseline on the same items
+``recovery``    mean recovery over the tasks, with its confidence bound
+``comparison``  all candidates of a recipe against the baseline: table, gate, q*
+
+Nothing is imported here: one half needs lm-eval and vLLM, the other statsmodels, and no environment
+has both.
+"""

@@ -1,0 +1,116 @@
+"""What a comparison with the baseline says, as frozen data that goes to JSON and back.
+
+Recovery is score / baseline score: 1 is no loss. Every field that can be undefined says when.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from optikit_assets.stateval.paired import Method
+from optikit_assets.stateval.scores import Frozen
+
+Verdict = Literal["pass", "fail", "inconclusive"]
+
+
+class TaskComparison(Frozen):
+    """One candidate against the baseline on one task, on the same items.
+
+    ``noninferior_p`` is small when the loss is shown to be within the margin, ``inferior_p`` when
+    it is shown to be beyond; ``..._holm`` are the same after Holm's correction over the tasks.
+    """
+
+    task: str = Field(description="Title of the task.")
+    n: int = Field(description="Number of paired items.")
+    baseline_score: float
+    score: float
+    recovery: float | None = Field(description="Unset where the baseline scores 0.")
+    recovery_low: float | None
+    recovery_high: float | None
+    recovery_method: Method = Field(description="How the recovery's interval was made.")
+    difference: float = Field(description="score - baseline_score.")
+    difference_low: float | None
+    difference_high: float | None
+    gained: int = Field(description="Items on which the candidate scores higher.")
+    lost: int = Field(description="Items on which the candidate scores lower.")
+    mcnemar_p: float | None = Field(description="Exact, two-sided; unset if not binary.")
+    mcnemar_p_holm: float | None
+    margin: float = Field(description="Largest tolerable loss of recovery.")
+    noninferior_p: float | None
+    noninferior_p_holm: float | None
+    inferior_p: float | None
+    inferior_p_holm: float | None
+    items_needed: int | None = Field(
+        description="Items that would decide with a chance of 80 %; set where inconclusive, unless "
+        "no number would."
+    )
+    verdict: Verdict
+    reason: str
+
+
+class TrialComparison(Frozen):
+    """One candidate on all tasks."""
+
+    trial: int
+    artifact_key: str | None
+    mean_recovery: float | None = Field(description="Weighted; unset if no task has a recovery.")
+    mean_recovery_low: float | None
+    mean_recovery_high: float | None
+    verdict: Verdict
+    tasks: tuple[TaskComparison, ...]
+
+    def task(self, title: str) -> TaskComparison:
+        """Return the comparison on the task with this title."""
+        return next(task for task in self.tasks if task.task == title)
+
+
+class TaskSpread(Frozen):
+    """One task over the trials of a recipe: the columns of the paper's Table 3.
+
+    ``std`` is the sample standard deviation (n - 1) of the scores and ``rsd`` is std / mean; both
+    are unset for a single trial, ``rsd`` also where the mean is 0.
+    """
+
+    task: str
+    trials: int
+    baseline_score: float
+    best_trial: int
+    best_score: float
+    best_recovery: float | None
+    mean: float
+    min: float
+    max: float
+    std: float | None
+    rsd: float | None
+    mean_recovery: float | None
+
+
+class Comparison(Frozen):
+    """All candidates of a recipe against the baseline, the gate's verdict and q*."""
+
+    suite: str
+    seed: int
+    alpha: float
+    margin: float
+    resamples: int
+    is_baseline: bool = Field(description="Whether the baseline was compared with itself.")
+    verdict: Verdict = Field(description="Of q*: pass if every task passes, fail if any fails.")
+    accepted: bool = Field(description="Whether the quality gate lets the recipe be deployed.")
+    reasons: tuple[str, ...] = Field(description="Why, in words; the decision comes first.")
+    q_star: int = Field(description="Representative trial.")
+    q_star_reason: str
+    trials: tuple[TrialComparison, ...]
+    tasks: tuple[TaskSpread, ...]
+
+    def trial(self, number: int) -> TrialComparison:
+        """Return the comparison of the trial with this number."""
+        return next(trial for trial in self.trials if trial.trial == number)
+
+    @property
+    def representative(self) -> TrialComparison:
+        """The comparison of q*."""
+        return self.trial(self.q_star)
+
+    def gate_verdict(self, title: str) -> Verdict:
+        """Return the verdict of q* on one task."""
+        return self.representative.task(title).verdict

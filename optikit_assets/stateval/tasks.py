@@ -1,0 +1,154 @@
+# pyright: standard, reportMissingImports=false
+# The libraries behind this module have no types and live in another environment.
+"""The suite's lm-eval tasks, loaded and checked before any model is.
+
+Task files name their data relative to their own folder; lm-eval resolves a relative ``data_files``
+against the working directory, so tasks are loaded from inside the task folder.
+"""
+
+import contextlib
+import difflib
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from optikit_assets.errors import EvaluationError
+from optikit_assets.specs.suite import SuiteSpec, TaskSpec
+
+# Builders of the datasets library that read files; any other dataset_path is a hub name.
+_FILE_BUILDERS = {"arrow", "csv", "json", "pandas", "parquet", "text"}
+
+
+class _TaskFileLoader(yaml.SafeLoader):
+    """Reads a task file for its names only; ``!function`` stays text and imports nothing."""
+
+
+_TaskFileLoader.add_constructor(
+    "!function",
+    lambda loader, node: loader.construct_scalar(node),  # type: ignore[arg-type]
+)
+
+
+def task_files(folder: Path | None) -> dict[str, dict[str, Any]]:
+    """Return the tasks of a folder: name -> parsed task file.
+
+    Raises
+    ------
+    EvaluationError
+        If a file is not YAML.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for file in sorted(folder.rglob("*.yaml")) if folder else []:
+        try:
+            config = yaml.load(file.read_text(encoding="utf-8"), Loader=_TaskFileLoader)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise EvaluationError(f"task file {file.name} is not valid YAML: {reason}") from error
+        if isinstance(config, dict) and isinstance(config.get("task"), str):
+            found[config["task"]] = config
+    return found
+
+
+def needs_network(suite: SuiteSpec, files: dict[str, dict[str, Any]]) -> bool:
+    """Whether some task's data may have to come from a hub; judged by the task files alone."""
+    return any(not _is_local(files.get(task.task)) for task in suite.tasks)
+
+
+def _is_local(config: dict[str, Any] | None) -> bool:
+    if config is None or "include" in config:
+        return False
+    if "custom_dataset" in config:
+        return True
+    data = (config.get("dataset_kwargs") or {}).get("data_files")
+    return config.get("dataset_path") in _FILE_BUILDERS and "://" not in str(data)
+
+
+def load_tasks(
+    suite: SuiteSpec, folder: Path | None, files: dict[str, dict[str, Any]]
+) -> list[Any]:
+    """Return one ``lm_eval`` task object per task of the suite, with the suite's overrides.
+
+    The data are read and every prompt and target is rendered once, so that whatever is wrong with
+    them shows before a model is loaded.
+
+    Raises
+    ------
+    EvaluationError
+        If a task does not exist, is a group, or its data cannot be read or lack a field.
+    """
+    from lm_eval.tasks import TaskManager
+
+    # Indexing lm-eval's own tasks reads thousands of files: only when one of them is wanted.
+    builtin = any(spec.task not in files for spec in suite.tasks)
+    manager = TaskManager(
+        include_path=None if folder is None else str(folder.resolve()), include_defaults=builtin
+    )
+    return [_load_task(manager, spec, folder) for spec in suite.tasks]
+
+
+def _load_task(manager: Any, spec: TaskSpec, folder: Path | None) -> Any:
+    if spec.task not in manager.all_subtasks:
+        close = difflib.get_close_matches(spec.task, manager.all_tasks, n=3)
+        if spec.task in manager.all_tasks:
+            raise EvaluationError(
+                f"task {spec.task!r} is a group of tasks, which has no items of its own; "
+                "name its tasks one by one"
+            )
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        raise EvaluationError(f"unknown lm-eval task {spec.task!r}{hint}")
+    try:
+        with working_directory(folder):
+            task = manager.load([spec.task])["tasks"][spec.task]
+    except Exception as error:
+        raise EvaluationError(
+            f"data of task {spec.task!r} cannot be read: {type(error).__name__}: {_line(error)}"
+        ) from error
+    _override(task, spec)
+    _check_items(task, spec)
+    return task
+
+
+def _override(task: Any, spec: TaskSpec) -> None:
+    # Set on the task itself: lm-eval's own argument is silently ignored where a task says 0.
+    if spec.num_fewshot is not None:
+        task.set_config(key="num_fewshot", value=spec.num_fewshot)
+    if spec.max_gen_toks is not None:
+        if task.get_config("output_type") != "generate_until":
+            raise EvaluationError(
+                f"task {spec.task!r} generates no text, so max_gen_toks cannot be set"
+            )
+        changed = {"max_gen_toks": spec.max_gen_toks}
+        task.set_config(key="generation_kwargs", value=changed, update=True)
+
+
+def _check_items(task: Any, spec: TaskSpec) -> None:
+    documents = list(task.eval_docs)[: spec.limit]
+    if not documents:
+        raise EvaluationError(f"task {spec.task!r} has no items")
+    for number, document in enumerate(documents):
+        try:
+            task.doc_to_text(document)
+            task.doc_to_target(document)
+        except Exception as error:
+            fields = ", ".join(sorted(document)) if isinstance(document, dict) else "?"
+            raise EvaluationError(
+                f"item {number} of task {spec.task!r} cannot be made into a prompt: "
+                f"{_line(error)}; its fields: {fields}"
+            ) from error
+
+
+@contextlib.contextmanager
+def working_directory(folder: Path | None) -> Generator[None]:
+    """Work inside `folder` for the length of the block; nothing for None."""
+    if folder is None:
+        yield
+        return
+    with contextlib.chdir(folder):
+        yield
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else text[:297] + "..."

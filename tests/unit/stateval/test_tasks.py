@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import pytest
+
+from optikit_assets.errors import EvaluationError
+from optikit_assets.specs import SuiteSpec
+from optikit_assets.stateval.tasks import needs_network, task_files, working_directory
+
+LOCAL = "task: local\ndataset_path: json\ndataset_kwargs: {data_files: {test: items.jsonl}}\n"
+FUNCTION = "task: function\ncustom_dataset: !function data.load\n"
+HUB = "task: hub\ndataset_path: openai/gsm8k\n"
+REMOTE = "task: remote\ndataset_path: json\ndataset_kwargs: {data_files: https://host/x.jsonl}\n"
+
+
+def suite(*tasks: str) -> SuiteSpec:
+    entries = [{"task": task, "metrics": ["exact_match,none"]} for task in tasks]
+    return SuiteSpec.model_validate({"name": "s", "tasks": entries})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number, text in enumerate((LOCAL, FUNCTION, HUB, REMOTE)):
+        (tmp_path / f"{number}.yaml").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("tasks", "expected"),
+    [
+        (("local",), False),
+        (("local", "function"), False),
+        (("local", "hub"), True),
+        (("remote",), True),
+        (("ifeval",), True),
+    ],
+)
+def test_network_is_needed_for_data_that_are_not_files(
+    folder: Path, tasks: tuple[str, ...], expected: bool
+) -> None:
+    assert needs_network(suite(*tasks), task_files(folder)) is expected
+
+
+def test_no_folder_has_no_task_files() -> None:
+    assert task_files(None) == {}
+
+
+def test_task_file_that_is_not_yaml_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("task: [", encoding="utf-8")
+    with pytest.raises(EvaluationError, match="is not valid YAML"):
+        task_files(tmp_path)
+
+
+def test_working_directory_is_left_again(tmp_path: Path) -> None:
+    before = Path.cwd()
+    with working_directory(tmp_path):
+        assert Path.cwd() == tmp_path.resolve()
+    assert Path.cwd() == before
