@@ -1,0 +1,169 @@
+"""Commands and their options. Heavy imports wait until a command needs them."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from optikit_assets import __version__
+from optikit_assets.errors import OptikitError
+
+app = typer.Typer(
+    name="optikit",
+    help="From a model version and service level objectives to a deployable configuration.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+models_app = typer.Typer(help="Model versions: add one, or list them.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+_INTERRUPTED = 130
+JsonOut = Annotated[
+    Path | None, typer.Option("--json", metavar="OUT", help="Also write the result as JSON.")
+]
+
+
+def main() -> None:
+    """Run the command line; one line on stderr and a non-zero exit code for every known error."""
+    try:
+        code = app(standalone_mode=False)
+    except OptikitError as error:
+        _fail(str(error), 1)
+    except (typer.Abort, KeyboardInterrupt):
+        code = _INTERRUPTED
+    except typer.TyperException as error:
+        message = error.format_message()
+        if message:
+            context = getattr(error, "ctx", None)
+            command = context.command_path if context else "optikit"
+            _fail(f"{message} (see {command} --help)", error.exit_code)
+        # Called without arguments: the help was shown instead.
+        code = error.exit_code
+    if code == _INTERRUPTED:
+        # Typer turns Ctrl-C into this code, without a word.
+        _fail("interrupted; finished trials are kept, the same command goes on from there", code)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"optikit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def optimize(
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME[@VERSION]", help="Model; no version: the latest.")
+    ] = None,
+    slo: Annotated[list[str] | None, typer.Option(help="SLO name; may be repeated.")] = None,
+    recipe: Annotated[
+        list[str] | None, typer.Option(help="Recipe name; may be repeated; default: all.")
+    ] = None,
+    job: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="Job file instead of the options.")
+    ] = None,
+    json_out: JsonOut = None,
+) -> None:
+    """Find the deployable configuration of a model under one or more SLOs.
+
+    Only what changed since the last time is computed; an interrupted run goes on where it was.
+    """
+    from optikit_assets.cli.optimize import run_optimize
+
+    sys.exit(run_optimize(model, slo or [], recipe or [], job, json_out))
+
+
+@app.command()
+def bench(
+    base_url: Annotated[str, typer.Option(help="OpenAI-compatible endpoint, e.g. http://HOST/v1.")],
+    model: Annotated[str, typer.Option(help="Model name as the endpoint knows it.")],
+    slo: Annotated[str, typer.Option(metavar="SLO|FILE", help="SLO name or SLO file.")],
+    seed: Annotated[int, typer.Option(help="Seed of arrivals and prompts.")] = 0,
+    json_out: JsonOut = None,
+) -> None:
+    """Find the highest request rate at which a running endpoint meets an SLO."""
+    from optikit_assets.cli.bench import run_bench
+
+    sys.exit(run_bench(base_url, model, slo, seed, json_out))
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="SELECT over the tables and views of the history.")],
+    output_format: Annotated[
+        Literal["table", "csv", "json"], typer.Option("--format", help="Output format.")
+    ] = "table",
+) -> None:
+    """Ask the trial history."""
+    from optikit_assets.cli.inspect import run_sql
+
+    run_sql(query, output_format)
+
+
+@app.command()
+def status(
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME[@VERSION]", help="Only this model.")
+    ] = None,
+) -> None:
+    """Show what is fresh, stale, missing or failed, and why."""
+    from optikit_assets.cli.inspect import run_status
+
+    run_status(model)
+
+
+@app.command()
+def doctor() -> None:
+    """Check environments, accelerators and disk; say what to do."""
+    from optikit_assets.cli.inspect import run_doctor
+
+    sys.exit(run_doctor())
+
+
+@models_app.command("add")
+def models_add(
+    reference: Annotated[str, typer.Argument(metavar="PATH|hf:ORG/NAME[@REV]")],
+    name: Annotated[str | None, typer.Option(help="Name; default: from the reference.")] = None,
+    version: Annotated[str | None, typer.Option(help="Version; default: from it.")] = None,
+) -> None:
+    """Register a model version; nothing is copied."""
+    from optikit_assets.cli.inspect import add_model
+
+    add_model(reference, name, version)
+
+
+@models_app.command("list")
+def models_list(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the model versions that can be optimized."""
+    from optikit_assets.cli.inspect import list_models
+
+    for line in list_models(as_json):
+        print(line)
+
+
+def write_json(file: Path, value: object) -> None:
+    """Write a result for programs; a path that cannot be written is an error, not a traceback."""
+    try:
+        file.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OptikitError(f"{file} cannot be written: {error.strerror}") from error

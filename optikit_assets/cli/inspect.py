@@ -1,0 +1,133 @@
+"""Commands that look and do not run anything: sql, status, doctor, models."""
+
+import contextlib
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from rich.console import Console
+from rich.table import Table
+
+from optikit_assets.artifacts.models import ModelRegistry
+from optikit_assets.environments.status import environment_status
+from optikit_assets.errors import HistoryError, StorageError
+from optikit_assets.history import History
+from optikit_assets.settings import REPOSITORY, settings
+from optikit_assets.specs import Catalog
+
+_STYLES = {"fresh": "green", "stale": "yellow", "missing": "dim", "failed": "red"}
+_LOW_DISK_BYTES = 10 * 2**30
+
+
+def _registry() -> ModelRegistry:
+    return ModelRegistry(settings().home, REPOSITORY, Catalog.load(settings().recipes))
+
+
+def run_sql(query: str, output_format: str) -> None:
+    """Print the answer to a query."""
+    history = History(settings().history)
+    if history.waiting_files:
+        # What a killed run left in the spool belongs to the answer, but is not worth an error.
+        with contextlib.suppress(HistoryError, StorageError):
+            history.drain(timeout_s=5)
+    frame = history.query(query)
+    if output_format == "csv":
+        frame.to_csv(sys.stdout, index=False)
+    elif output_format == "json":
+        print(frame.to_json(orient="records", date_format="iso"))
+    else:
+        table = Table()
+        for column in frame.columns:
+            numeric = frame[column].dtype.kind in "iuf"
+            table.add_column(str(column), justify="right" if numeric else "left")
+        for row in frame.itertuples(index=False):
+            table.add_row(*(_cell(value) for value in row))
+        # A pipe has no width: cells may not be cut there.
+        console = Console() if sys.stdout.isatty() else Console(width=500)
+        console.print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None or value != value:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def run_status(model: str | None) -> None:
+    """Print the state of every partition that was ever asked for."""
+    from optikit_assets.defs.materialize import open_instance
+    from optikit_assets.defs.optimize import status
+
+    catalog = Catalog.load(settings().recipes)
+    registry = ModelRegistry(settings().home, REPOSITORY, catalog)
+    keys = [registry.resolve(model).key] if model else [v.key for v in registry.versions()]
+    with open_instance() as instance:
+        plan = status(catalog, keys, instance)
+    table = Table("asset", "partition", "state", "outcome", "when", "why")
+    for item in plan:
+        when = datetime.fromtimestamp(item.timestamp, UTC).astimezone() if item.timestamp else None
+        table.add_row(
+            item.node.asset,
+            item.node.partition or "",
+            f"[{_STYLES[item.state]}]{item.state}[/]",
+            item.outcome,
+            f"{when:%Y-%m-%d %H:%M}" if when else "",
+            item.reason,
+        )
+    (Console() if sys.stdout.isatty() else Console(width=200)).print(table)
+
+
+def run_doctor() -> int:
+    """Print what is ready and what to do; 1 if something is missing."""
+    from optikit_assets.serving.hardware import detect
+
+    table = Table("what", "state", "details", "what to do")
+    ready = True
+    for item in environment_status(settings().envs_home):
+        ready &= item.ready
+        color = "green" if item.ready else "red"
+        state = f"[{color}]{item.state}[/]"
+        table.add_row(f"{item.name} environment", state, item.reason, item.what_to_do)
+    hardware = detect()
+    table.add_row("accelerator", "[green]found[/]", f"{hardware.count} × {hardware.name}", "")
+    home = settings().home
+    home.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(home).free
+    low = free < _LOW_DISK_BYTES
+    table.add_row(
+        "disk",
+        "[yellow]low[/]" if low else "[green]ok[/]",
+        f"{free / 2**30:.0f} GiB free at {home}",
+        "free space, or set OPTIKIT_HOME to a larger disk" if low else "",
+    )
+    catalog = Catalog.load(settings().recipes)
+    table.add_row(
+        "specs",
+        "[green]ok[/]",
+        f"{len(catalog.recipes)} recipes, {len(catalog.slos)} SLOs, {len(catalog.suites)} suites",
+        "",
+    )
+    for problem in _registry().problems():
+        table.add_row("models", "[yellow]problem[/]", problem, "")
+    (Console() if sys.stdout.isatty() else Console(width=200)).print(table)
+    return 0 if ready else 1
+
+
+def add_model(reference: str, name: str | None, version: str | None) -> None:
+    """Register a model version and say how to optimize it."""
+    added = _registry().add(reference, name, version)
+    print(f"added {added.key} ({added.source})")
+
+
+def list_models(as_json: bool) -> Iterator[str]:
+    """Yield a line per model version."""
+    versions = _registry().versions()
+    if as_json:
+        yield json.dumps(
+            [{"name": v.name, "version": v.version, "source": v.source} for v in versions]
+        )
+        return
+    for version in versions:
+        yield f"{version.key}\t{version.source}"

@@ -1,0 +1,21 @@
+"""The code location: assets, checks, jobs, sensors and resources."""
+
+import dagster as dg
+
+from optikit_assets.defs.graph import ASSETS, CHECKS, resources
+from optikit_assets.defs.jobs import optimize_model
+from optikit_assets.defs.sensors import new_model_versions, spec_changes
+
+defs = dg.Definitions(
+    assets=ASSETS,
+    asset_checks=CHECKS,
+    jobs=[optimize_model],
+    sensors=[
+        new_model_versions,
+        spec_changes,
+        dg.AutomationConditionSensorDefinition(
+            "stale_partitions", target=dg.AssetSelection.groups("optimization")
+        ),
+    ],
+    resources=resources(),
+)

@@ -1,0 +1,48 @@
+"""Stage 1: resolve and fetch a model version."""
+
+import dagster as dg
+
+from optikit_assets.defs import lineage, partitions
+from optikit_assets.defs.automation import VERSIONED
+from optikit_assets.defs.stage import Stage
+from resources import (
+    ArtifactStoreResource,
+    HistoryResource,
+    ModelRegistryResource,
+    StageRunnerResource,
+)
+
+
+@dg.asset(
+    name=lineage.BASE_MODEL,
+    partitions_def=partitions.models,
+    group_name="optimization",
+    kinds={"huggingface"},
+    owners=["team:ml-platform"],
+    code_version=lineage.CODE_VERSIONS[lineage.BASE_MODEL],
+    automation_condition=VERSIONED,
+    description="A model version on local disk; its data version is the digest of its weights, "
+    "tokenizer and calibration data.",
+)
+def base_model(
+    context: dg.AssetExecutionContext,
+    models: ModelRegistryResource,
+    artifacts: ArtifactStoreResource,
+    history: HistoryResource,
+    runner: StageRunnerResource,
+) -> dg.MaterializeResult:
+    """Fetch and check the model; safetensors only."""
+    stage = Stage(context, models, artifacts, history, runner)
+    stage.key = stage.versions.of_source(stage.node)
+    model = stage.base
+    return stage.result(
+        metadata={
+            "path": dg.MetadataValue.path(str(model.path)),
+            "digest": model.digest,
+            "architecture": model.architecture,
+            "parameters": model.parameters,
+            "bytes": model.total_bytes,
+            "context_length": model.max_position_embeddings or "unknown",
+            "suite": stage.model_spec.suite,
+        }
+    )

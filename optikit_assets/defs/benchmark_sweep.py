@@ -1,0 +1,76 @@
+"""Stage 4: the highest SLO-compliant request rate of q* with the engine's defaults."""
+
+import dagster as dg
+
+from optikit_assets.defs import lineage, partitions
+from optikit_assets.defs.automation import VERSIONED
+from optikit_assets.defs.benchmarking import (
+    RESULT_FILE,
+    Benchmarked,
+    benchmark,
+    benchmark_metadata,
+    known_beforehand,
+    remember_sweep,
+)
+from optikit_assets.defs.candidates import served_candidate
+from optikit_assets.defs.stage import Stage
+from optikit_assets.specs import SloSpec
+from resources import (
+    ArtifactStoreResource,
+    HistoryResource,
+    ModelRegistryResource,
+    StageRunnerResource,
+)
+
+
+@dg.asset(
+    name=lineage.BENCHMARK_SWEEP,
+    partitions_def=partitions.model_x_scenario,
+    deps=[
+        dg.AssetDep(lineage.QUANTIZED_MODEL, partition_mapping=partitions.recipe_to_scenario),
+        dg.AssetDep(lineage.EVAL_SCORES, partition_mapping=partitions.recipe_to_scenario),
+        dg.AssetDep(lineage.SCENARIO_SPEC, partition_mapping=partitions.by_scenario),
+        dg.AssetDep(lineage.ENGINE_SPEC, partition_mapping=partitions.by_model),
+        lineage.SERVING_RUNTIME,
+    ],
+    group_name="optimization",
+    kinds={"vllm", "gpu"},
+    owners=["team:ml-platform"],
+    code_version=lineage.CODE_VERSIONS[lineage.BENCHMARK_SWEEP],
+    automation_condition=VERSIONED,
+    description="Highest rate at which q* meets the SLO with engine defaults (paper section 4.3).",
+)
+def benchmark_sweep(
+    context: dg.AssetExecutionContext,
+    models: ModelRegistryResource,
+    artifacts: ArtifactStoreResource,
+    history: HistoryResource,
+    runner: StageRunnerResource,
+) -> dg.MaterializeResult:
+    """Search the rate, unless the answer is certain without a server."""
+    stage = Stage(context, models, artifacts, history, runner)
+    recipe, slo_name = partitions.split_scenario(stage.dimension)
+    slo = stage.catalog.slo(slo_name)
+    found = artifacts.find(stage.key)
+    done = (
+        Benchmarked(found.read_json(RESULT_FILE), found) if found else _measure(stage, recipe, slo)
+    )
+    return stage.result(
+        status=done.status,
+        cached=found is not None,
+        artifact=done.artifact,
+        metadata=benchmark_metadata(done, slo, f"{recipe}, engine defaults"),
+    )
+
+
+def _measure(stage: Stage, recipe: str, slo: SloSpec) -> Benchmarked:
+    candidate = served_candidate(stage, recipe)
+    certain = known_beforehand(stage, slo, candidate, {})
+    if certain is not None:
+        with stage.artifacts.store.create(stage.key, lineage.BENCHMARK_SWEEP) as draft:
+            draft.write_json(RESULT_FILE, certain)
+        done = Benchmarked(certain, stage.artifacts.store.get(stage.key))
+    else:
+        done = benchmark(stage, slo, candidate, artifact_key=stage.key, flags={}, seed=stage.seed())
+    remember_sweep(stage, recipe, slo, done)
+    return done

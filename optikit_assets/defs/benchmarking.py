@@ -1,0 +1,318 @@
+"""What sweep, tuning and certification share: one benchmark worker, its rows and its metadata."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from optikit_assets.artifacts.store import Artifact
+from optikit_assets.benchmarker import read_requests
+from optikit_assets.defs.candidates import ServedCandidate
+from optikit_assets.defs.lineage import FAILED
+from optikit_assets.defs.stage import Stage
+from optikit_assets.deployment import Series
+from optikit_assets.deployment.canvas import markdown_image
+from optikit_assets.deployment.plots import latency_against_rate, steady_state
+from optikit_assets.errors import OptikitError, StageError
+from optikit_assets.serving import ModelFacts, engine_flags, estimate, gpus_of, max_model_len
+from optikit_assets.serving.flags import Flags
+from optikit_assets.specs import SloSpec
+from optikit_assets.workers.benchmark import BenchmarkWorkerResult
+from optikit_assets.workers.messages import BenchmarkRequest, Record
+
+RESULT_FILE = "benchmark.json"
+REQUESTS_FILE = "requests.jsonl.gz"
+SKIPPED = "skipped"
+INFEASIBLE = "infeasible"
+
+_METRICS = ("e2e_latency", "ttft", "tpot", "itl")
+_PERCENTILES = (50, 90, 95, 99)
+_PROBE_COLUMNS = (
+    "kind",
+    "rate_rps",
+    "achieved_rate_rps",
+    "duration_s",
+    "requests",
+    "errors",
+    "verdict",
+    "reason",
+    "beta",
+    "intercept_s",
+    "correlation",
+    "send_lag_p99_ms",
+    "latency_ms",
+    "throughput_tokens_per_s",
+    "goodput",
+)
+
+
+@dataclass(frozen=True)
+class Benchmarked:
+    """``benchmark.json`` of one benchmark, with its artifact unless nothing was measured."""
+
+    outcome: dict[str, Any]
+    artifact: Artifact | None = None
+
+    @property
+    def status(self) -> str:
+        """``feasible``, ``infeasible``, ``unresolved``, ``skipped`` or ``failed``."""
+        return self.outcome["status"]
+
+    @property
+    def rate_rps(self) -> float:
+        """Certified rate; 0 unless feasible."""
+        return self.outcome["certified_rate_rps"]
+
+    @property
+    def gpus(self) -> int:
+        """Accelerators the server held."""
+        return self.outcome["gpus"]
+
+    @property
+    def made_by(self) -> dict[str, Any]:
+        """Manifest of the artifact: engine versions, start-up time."""
+        return self.artifact.manifest if self.artifact else {}
+
+
+def nothing_measured(status: str, reason: str, gpus: int = 1) -> dict[str, Any]:
+    """Return the ``benchmark.json`` of a configuration that was not put under load."""
+    return {
+        "status": status,
+        "reason": reason,
+        "closest": reason if status == INFEASIBLE else "",
+        "certified_rate_rps": 0.0,
+        "rate_ci_rps": None,
+        "load_seconds": 0.0,
+        "probes": [],
+        "gpus": gpus,
+        "seed": None,
+    }
+
+
+def known_beforehand(
+    stage: Stage, slo: SloSpec, candidate: ServedCandidate, flags: Flags
+) -> dict[str, Any] | None:
+    """Return the outcome if it is certain without a server; no GPU time is spent then.
+
+    A candidate that the quality gate refused is skipped; a workload that does not fit the model's
+    context, or an engine that does not fit the accelerators' memory, is infeasible.
+    """
+    if not candidate.accepted:
+        reason = "; ".join(candidate.reasons) or candidate.verdict
+        return nothing_measured(SKIPPED, f"the quality gate refused it: {reason}")
+    hardware = stage.runner.accelerators.hardware
+    facts = ModelFacts.read(candidate.path)
+    try:
+        length = max_model_len(stage.model_spec.engine, slo, facts)
+        complete = engine_flags(stage.model_spec.engine, slo, flags, hardware=hardware, facts=facts)
+        memory = estimate(facts, hardware, complete, max_model_len=length)
+    except OptikitError as error:
+        return nothing_measured(INFEASIBLE, str(error), gpus_of(flags))
+    if not memory.fits:
+        return nothing_measured(INFEASIBLE, memory.reason, gpus_of(flags))
+    return None
+
+
+def benchmark(
+    stage: Stage,
+    slo: SloSpec,
+    candidate: ServedCandidate,
+    *,
+    artifact_key: str,
+    flags: Flags,
+    seed: int,
+    initial_rate_rps: float | None = None,
+    rates_rps: tuple[float, ...] = (),
+    config_file: Path | None = None,
+) -> Benchmarked:
+    """Serve a candidate and search its rate, or probe the given rates.
+
+    Returns
+    -------
+    Benchmarked
+        With ``status: failed`` and a reason if the worker failed; no artifact is kept then, and
+        the next run tries again.
+    """
+    store = stage.artifacts.store
+    gpus = gpus_of(flags)
+    request = BenchmarkRequest(
+        store_root=stage.artifacts.root,
+        artifact_key=artifact_key,
+        model_path=str(candidate.path),
+        served_model_name=stage.model_key,
+        engine=stage.model_spec.engine,
+        trust_remote_code=stage.model_spec.trust_remote_code,
+        flags=flags,
+        config_file=None if config_file is None else str(config_file),
+        slo=slo,
+        seed=seed,
+        mode="confirm" if rates_rps else "search",
+        rates_rps=rates_rps,
+        initial_rate_rps=initial_rate_rps,
+    )
+    with stage.runner.accelerators.lease(gpus) as lease:
+        artifact = store.find(artifact_key)
+        if artifact is None:
+            try:
+                stage.runner.run(
+                    stage.context,
+                    "benchmark",
+                    request,
+                    BenchmarkWorkerResult,
+                    lease,
+                    _logger(stage),
+                )
+            except StageError as error:
+                return Benchmarked(nothing_measured(FAILED, str(error), gpus))
+            artifact = store.get(artifact_key)
+    return Benchmarked(artifact.read_json(RESULT_FILE), artifact)
+
+
+def _logger(stage: Stage) -> Callable[[Record], object]:
+    def log(record: Record) -> None:
+        if record.kind == "probe_finished":
+            probe = record.payload
+            stage.context.log.info(
+                f"{probe['kind']} probe at {probe['rate_rps']:.3g} requests/s: "
+                f"{probe['verdict']}, {probe['reason']}"
+            )
+
+    return log
+
+
+def remember_sweep(stage: Stage, recipe: str, slo: SloSpec, done: Benchmarked) -> None:
+    """Append a sweep with its probes and requests to the history."""
+    outcome = done.outcome
+    low, high = outcome.get("rate_ci_rps") or (None, None)
+    stage.history.append(
+        "sweeps",
+        [
+            stage.row(
+                recipe=recipe,
+                slo=slo.name,
+                seed=outcome.get("seed"),
+                versions=done.made_by.get("versions", {}),
+                status=done.status,
+                certified_rate_rps=done.rate_rps,
+                rate_low_rps=low,
+                rate_high_rps=high,
+                gpus=done.gpus,
+                rate_per_gpu=done.rate_rps / done.gpus,
+                input_tokens=slo.workload.input_tokens,
+                output_tokens=slo.workload.output_tokens,
+                load_seconds=outcome["load_seconds"],
+                server_start_s=done.made_by.get("server_start_s"),
+                probes=len(outcome["probes"]),
+                flags=done.made_by.get("flags", {}),
+                reason=outcome["reason"],
+                closest=outcome.get("closest", ""),
+                artifact_key=done.artifact.key if done.artifact else None,
+            )
+        ],
+    )
+    remember_probes(stage, recipe, slo, done, part="sweep")
+
+
+def remember_probes(
+    stage: Stage,
+    recipe: str,
+    slo: SloSpec,
+    done: Benchmarked,
+    *,
+    part: str,
+    arm: str = "",
+    trial: int = 0,
+) -> None:
+    """Append every probe and request of one benchmark; `part` is the table's ``stage``."""
+    common = {
+        "recipe": recipe,
+        "slo": slo.name,
+        "seed": done.outcome.get("seed"),
+        "versions": done.made_by.get("versions", {}),
+        "stage": part,
+        "arm": arm,
+        "trial": trial,
+    }
+    stage.history.append(
+        "probes",
+        [
+            stage.row(**common, probe=number, **_probe_columns(probe))
+            for number, probe in enumerate(done.outcome["probes"])
+        ],
+    )
+    if done.artifact is None or not (done.artifact.path / REQUESTS_FILE).exists():
+        return
+    stage.history.append(
+        "requests",
+        [
+            stage.row(
+                **common,
+                probe=record.probe,
+                request=record.index,
+                scheduled_s=record.scheduled_s,
+                sent_s=record.sent_s,
+                first_token_s=record.first_token_s,
+                finished_s=record.finished_s,
+                input_tokens=record.input_tokens,
+                output_tokens=record.output_tokens,
+                ok=record.ok,
+                error=record.error,
+            )
+            for record in read_requests(done.artifact.path / REQUESTS_FILE)
+        ],
+    )
+
+
+def _probe_columns(probe: dict[str, Any]) -> dict[str, Any]:
+    low, high = probe.get("beta_ci") or (None, None)
+    latency = probe["latency_ms"]
+    percentiles = {
+        f"{metric}_p{p}_ms": latency.get(f"{metric}_p{p}")
+        for metric in _METRICS
+        for p in _PERCENTILES
+    }
+    plain = {name: probe.get(name) for name in _PROBE_COLUMNS}
+    return {**plain, "beta_low": low, "beta_high": high, **percentiles}
+
+
+def benchmark_metadata(done: Benchmarked, slo: SloSpec, label: str) -> dict[str, Any]:
+    """Return the numbers, the table of probes and the plots of a benchmark."""
+    outcome = done.outcome
+    metadata: dict[str, Any] = {
+        "certified_rate_rps": done.rate_rps,
+        "rate_per_gpu": done.rate_rps / done.gpus,
+        "reason": outcome["reason"],
+        "load_seconds": round(outcome["load_seconds"], 1),
+    }
+    if not outcome["probes"]:
+        return metadata
+    labels = [objective.label for objective in slo.objectives]
+    records = [
+        dg.TableRecord(
+            {
+                "kind": probe["kind"],
+                "rate_rps": _shown(probe["rate_rps"]),
+                "requests": probe["requests"],
+                **{f"{name}_ms": _shown(probe["latency_ms"].get(name)) for name in labels},
+                "beta": _shown(probe.get("beta")),
+                "verdict": probe["verdict"],
+                "reason": probe["reason"],
+            }
+        )
+        for probe in outcome["probes"]
+    ]
+    series = Series.from_benchmark(label, outcome)
+    curve = latency_against_rate([series], slo.objectives)
+    regression = steady_state(series.steady_state_probe, slo.budget.steady_state_tolerance)
+    return {
+        **metadata,
+        "probes": dg.MetadataValue.table(records),
+        "latency_against_rate": dg.MetadataValue.md(markdown_image(curve, "latency against rate")),
+        "steady_state": dg.MetadataValue.md(markdown_image(regression, "steady state")),
+    }
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"

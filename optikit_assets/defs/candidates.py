@@ -1,0 +1,93 @@
+"""q* of a recipe, as later stages see it, read from the recorded evaluation."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from optikit_assets.defs import lineage
+from optikit_assets.defs.lineage import FAILED, Node
+from optikit_assets.defs.stage import Stage
+from optikit_assets.deployment import RecoveryRow
+from optikit_assets.stateval.results import Comparison
+
+COMPARISON_FILE = "comparison.json"
+CHECKPOINTS_FILE = "checkpoints.json"
+
+
+@dataclass(frozen=True)
+class ServedCandidate:
+    """The checkpoint that is served, and what the quality gate said of it."""
+
+    recipe: str
+    trial: int
+    path: Path
+    digest: str
+    total_bytes: int
+    verdict: str
+    accepted: bool
+    reasons: tuple[str, ...]
+
+
+def comparison_of(stage: Stage, recipe: str) -> Comparison | None:
+    """Return the recorded comparison of a recipe of this stage's model; None if it failed.
+
+    Raises
+    ------
+    StageError
+        If the recipe was never evaluated.
+    """
+    version = stage.version_of(Node(lineage.EVAL_SCORES, f"{stage.model_key}|{recipe}"))
+    artifact = stage.artifacts.find(version)
+    if artifact is None:
+        return None
+    return Comparison.model_validate(artifact.read_json(COMPARISON_FILE))
+
+
+def served_candidate(stage: Stage, recipe: str) -> ServedCandidate:
+    """Return q* of a recipe of this stage's model, from the recorded evaluation.
+
+    Raises
+    ------
+    StageError
+        If the recipe was never evaluated.
+    """
+    comparison = comparison_of(stage, recipe)
+    if comparison is None:
+        return ServedCandidate(
+            recipe, 0, stage.base.path, "", 0, FAILED, False, ("it has no candidate",)
+        )
+    evaluation = stage.artifact_of(Node(lineage.EVAL_SCORES, f"{stage.model_key}|{recipe}"))
+    key = evaluation.read_json(CHECKPOINTS_FILE)[str(comparison.q_star)]
+    checkpoint = None if key is None else stage.artifacts.store.get(key)
+    return ServedCandidate(
+        recipe=recipe,
+        trial=comparison.q_star,
+        path=stage.base.path if checkpoint is None else checkpoint.path,
+        digest=stage.base.digest if key is None else key,
+        total_bytes=stage.base.total_bytes if checkpoint is None else checkpoint.total_bytes,
+        verdict=comparison.verdict,
+        accepted=comparison.accepted,
+        reasons=comparison.reasons,
+    )
+
+
+def recovery_rows(comparison: Comparison) -> tuple[RecoveryRow, ...]:
+    """Return one row per task: q* against the baseline, with the spread over trials."""
+    rows = []
+    for spread in comparison.tasks:
+        task = comparison.representative.task(spread.task)
+        rows.append(
+            RecoveryRow(
+                task=task.task,
+                baseline_score=task.baseline_score,
+                score=task.score,
+                recovery=task.recovery,
+                low=task.recovery_low,
+                high=task.recovery_high,
+                mean=spread.mean,
+                std=spread.std,
+                rsd=spread.rsd,
+                verdict="reference" if comparison.is_baseline else task.verdict,
+                margin=task.margin,
+            )
+        )
+    return tuple(rows)

@@ -1,0 +1,211 @@
+"""Stage 3: lm-eval on the baseline and every candidate, paired comparison, quality gate, q*."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+
+from optikit_assets.artifacts.store import Artifact
+from optikit_assets.defs import lineage, partitions
+from optikit_assets.defs.automation import VERSIONED
+from optikit_assets.defs.candidates import CHECKPOINTS_FILE, COMPARISON_FILE, recovery_rows
+from optikit_assets.defs.eval_history import remember_comparison, remember_scores
+from optikit_assets.defs.lineage import FAILED, Node
+from optikit_assets.defs.quantized_model import SUMMARY
+from optikit_assets.defs.stage import Stage
+from optikit_assets.deployment.canvas import markdown_image
+from optikit_assets.deployment.plots import recovery_per_task
+from optikit_assets.errors import StageError
+from optikit_assets.specs import BASELINE, SuiteSpec, digest
+from optikit_assets.stateval.comparison import compare
+from optikit_assets.stateval.results import Comparison
+from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate
+from optikit_assets.workers.messages import Candidate, EvaluateRequest, EvaluateResult
+from resources import (
+    ArtifactStoreResource,
+    HistoryResource,
+    Lease,
+    ModelRegistryResource,
+    StageRunnerResource,
+)
+
+_BASELINE_TRIAL = -1
+
+
+@dg.asset(
+    name=lineage.EVAL_SCORES,
+    partitions_def=partitions.model_x_recipe,
+    deps=[
+        dg.AssetDep(lineage.BASE_MODEL, partition_mapping=partitions.by_model),
+        dg.AssetDep(lineage.QUANTIZED_MODEL),
+        dg.AssetDep(lineage.EVALUATION_SPEC, partition_mapping=partitions.by_model),
+        dg.AssetDep(lineage.ENGINE_SPEC, partition_mapping=partitions.by_model),
+        lineage.SERVING_RUNTIME,
+    ],
+    check_specs=[
+        dg.AssetCheckSpec(
+            "quality_gate",
+            asset=lineage.EVAL_SCORES,
+            description="q* is not worse than the baseline by more than the suite's margin.",
+        )
+    ],
+    group_name="optimization",
+    kinds={"python", "gpu"},
+    owners=["team:ml-platform"],
+    code_version=lineage.CODE_VERSIONS[lineage.EVAL_SCORES],
+    automation_condition=VERSIONED,
+    description="Scores of every candidate and of the baseline, their paired comparison, and the "
+    "representative q* (paper sections 4.2 and 5.3).",
+)
+def eval_scores(
+    context: dg.AssetExecutionContext,
+    models: ModelRegistryResource,
+    artifacts: ArtifactStoreResource,
+    history: HistoryResource,
+    runner: StageRunnerResource,
+) -> dg.MaterializeResult:
+    """Evaluate what has no scores yet and compare."""
+    stage = Stage(context, models, artifacts, history, runner)
+    suite = stage.catalog.suite(stage.model_spec.suite)
+    artifact = artifacts.find(stage.key)
+    cached = artifact is not None
+    if artifact is None:
+        artifact = _evaluate(stage, suite)
+    if artifact is None:
+        return stage.result(
+            status=FAILED,
+            metadata={"reason": "no candidate was made: see quantized_model"},
+            checks=[_check(False, "no candidate was made", {})],
+        )
+    comparison = Comparison.model_validate(artifact.read_json(COMPARISON_FILE))
+    return stage.result(
+        cached=cached,
+        artifact=artifact,
+        metadata=_metadata(stage.dimension, comparison),
+        checks=[
+            _check(
+                comparison.accepted,
+                "; ".join(comparison.reasons),
+                {task.task: task.verdict for task in comparison.representative.tasks},
+            )
+        ],
+    )
+
+
+def _evaluate(stage: Stage, suite: SuiteSpec) -> Artifact | None:
+    quantized = stage.artifacts.find(
+        stage.version_of(Node(lineage.QUANTIZED_MODEL, str(stage.node.partition)))
+    )
+    if quantized is None:
+        return None
+    checkpoints = {
+        entry["trial"]: entry["artifact_key"] for entry in quantized.read_json(SUMMARY)["finished"]
+    }
+    candidates = [_candidate(stage, suite, trial, key) for trial, key in checkpoints.items()]
+    baseline = _candidate(stage, suite, _BASELINE_TRIAL, None)
+    failed = _run(stage, suite, [baseline, *candidates])
+    if baseline.artifact_key in failed:
+        raise StageError(f"the baseline could not be evaluated: {failed[baseline.artifact_key]}")
+    loaded = [_load(stage, c) for c in candidates if c.artifact_key not in failed]
+    if not loaded:
+        raise StageError(f"no candidate could be evaluated: {next(iter(failed.values()))}")
+    comparison = compare(suite, _load(stage, baseline), loaded, seed=stage.seed("comparison"))
+    with stage.artifacts.store.create(stage.key, lineage.EVAL_SCORES) as draft:
+        draft.write_json(COMPARISON_FILE, comparison.model_dump(mode="json"))
+        draft.write_json(CHECKPOINTS_FILE, checkpoints)
+    remember_scores(stage, loaded)
+    remember_comparison(stage, comparison, checkpoints)
+    return stage.artifacts.store.get(stage.key)
+
+
+def _run(stage: Stage, suite: SuiteSpec, candidates: Sequence[Candidate]) -> dict[str, str]:
+    """Evaluate what has no artifact yet; return the reasons of what kept failing."""
+    folder = stage.catalog.task_folder(suite.name)
+    on_gpu = stage.runner.accelerators.hardware.kind != "cpu"
+
+    def evaluate(batch: Sequence[Candidate], lease: Lease) -> dict[str, str]:
+        request = EvaluateRequest(
+            store_root=stage.artifacts.root,
+            suite=suite,
+            task_folder=None if folder is None else str(folder),
+            candidates=tuple(batch),
+            engine=stage.model_spec.engine,
+            trust_remote_code=stage.model_spec.trust_remote_code,
+        )
+        result = stage.runner.run(stage.context, "evaluate", request, EvaluateResult, lease)
+        return {c.artifact_key: result.failed[c.trial] for c in batch if c.trial in result.failed}
+
+    return stage.runner.settle(
+        candidates,
+        evaluate,
+        is_done=lambda key: stage.artifacts.find(key) is not None,
+        # In deterministic mode GPU memory is not given back within a process (paper section 5.3).
+        per_worker=1 if on_gpu else len(candidates),
+        max_attempts=2,
+    )
+
+
+def _candidate(stage: Stage, suite: SuiteSpec, trial: int, key: str | None) -> Candidate:
+    path = stage.base.path if key is None else stage.artifacts.store.get(key).path
+    base = stage.version_of(Node(lineage.BASE_MODEL, stage.model_key))
+    settings = [
+        stage.inputs[Node(lineage.EVALUATION_SPEC, stage.model_key)],
+        stage.inputs[Node(lineage.ENGINE_SPEC, stage.model_key)],
+        stage.inputs[Node(lineage.SERVING_RUNTIME)],
+    ]
+    return Candidate(
+        trial=trial,
+        model_path=str(path),
+        artifact_key=digest(["evaluation", key or base, suite.name, settings]),
+    )
+
+
+def _load(stage: Stage, candidate: Candidate) -> EvaluatedCandidate:
+    artifact = stage.artifacts.store.get(candidate.artifact_key)
+    return load_candidate(artifact.path, max(candidate.trial, 0))
+
+
+def _check(passed: bool, reason: str, verdicts: dict[str, str]) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        check_name="quality_gate",
+        passed=passed,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=reason[:1000],
+        metadata=verdicts,
+    )
+
+
+def _metadata(recipe: str, comparison: Comparison) -> dict[str, Any]:
+    rows = recovery_rows(comparison)
+    records = [
+        dg.TableRecord(
+            {
+                "task": row.task,
+                "baseline": _shown(row.baseline_score),
+                "score": _shown(row.score),
+                "recovery": _shown(row.recovery),
+                "interval": f"{_shown(row.low)} to {_shown(row.high)}",
+                "mean": _shown(row.mean),
+                "std": _shown(row.std),
+                "rsd": _shown(row.rsd),
+                "verdict": row.verdict,
+            }
+        )
+        for row in rows
+    ]
+    metadata: dict[str, Any] = {
+        "verdict": comparison.verdict,
+        "accepted": comparison.accepted,
+        "q_star": comparison.q_star,
+        "why_q_star": comparison.q_star_reason,
+        "reasons": list(comparison.reasons),
+        "scores": dg.MetadataValue.table(records),
+    }
+    if recipe != BASELINE:
+        plot = recovery_per_task({recipe: rows})
+        metadata["recovery"] = dg.MetadataValue.md(markdown_image(plot, "recovery per task"))
+    return metadata
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

@@ -1,0 +1,55 @@
+"""All assets, checks and resources of the graph in one place."""
+
+from optikit_assets.defs.base_model import base_model
+from optikit_assets.defs.benchmark_sweep import benchmark_sweep
+from optikit_assets.defs.deployable_config import deployable_config
+from optikit_assets.defs.eval_scores import eval_scores
+from optikit_assets.defs.quantized_model import quantized_model
+from optikit_assets.defs.sources import (
+    engine_spec,
+    evaluation_spec,
+    recipe_spec,
+    scenario_spec,
+    serving_runtime,
+)
+from optikit_assets.defs.tuned_config import tuned_config
+from optikit_assets.settings import settings
+from resources import (
+    AcceleratorsResource,
+    ArtifactStoreResource,
+    HistoryResource,
+    ModelRegistryResource,
+    StageRunnerResource,
+)
+
+ASSETS = [
+    base_model,
+    recipe_spec,
+    scenario_spec,
+    evaluation_spec,
+    engine_spec,
+    serving_runtime,
+    quantized_model,
+    eval_scores,
+    benchmark_sweep,
+    tuned_config,
+    deployable_config,
+]
+CHECKS = []
+
+
+def resources() -> dict[str, object]:
+    """Return the resources of this process, bound to its settings."""
+    here = settings()
+    accelerators = AcceleratorsResource(root=str(here.leases))
+    return {
+        "models": ModelRegistryResource(home=str(here.home), recipes=str(here.recipes)),
+        "artifacts": ArtifactStoreResource(root=str(here.store)),
+        "history": HistoryResource(root=str(here.history)),
+        "accelerators": accelerators,
+        "runner": StageRunnerResource(
+            home=str(here.home),
+            environments_home=str(here.envs_home),
+            accelerators=accelerators,
+        ),
+    }

@@ -1,0 +1,97 @@
+"""Materializes one partition in this process; what the driver's processes call."""
+
+import os
+import socket
+
+import dagster as dg
+import psutil
+
+from optikit_assets import errors
+from optikit_assets.defs import lineage, partitions
+from optikit_assets.defs.graph import ASSETS, resources
+from optikit_assets.defs.lineage import Node, recorded
+from optikit_assets.environments.layout import prepare_dagster_home
+from optikit_assets.errors import StageError
+from optikit_assets.settings import settings
+
+# Names the process that runs a headless run, so that a later one can tell whether it still lives.
+OWNER_TAG = "optikit/owner"
+_DIMENSION = {
+    lineage.QUANTIZED_MODEL: "recipe",
+    lineage.EVAL_SCORES: "recipe",
+    lineage.BENCHMARK_SWEEP: "scenario",
+    lineage.TUNED_CONFIG: "scenario",
+    lineage.DEPLOYABLE_CONFIG: "slo",
+}
+
+
+def open_instance() -> dg.DagsterInstance:
+    """Return the instance below OPTIKIT_HOME, whatever DAGSTER_HOME says."""
+    os.environ["DAGSTER_HOME"] = str(prepare_dagster_home(settings().home))
+    return dg.DagsterInstance.get()
+
+
+def materialize_node(node: Node) -> str:
+    """Materialize one partition and return its recorded status.
+
+    Raises
+    ------
+    OptikitError
+        With the message of the error in the asset's body.
+    """
+    with open_instance() as instance:
+        result = dg.materialize(
+            ASSETS,
+            selection=[node.asset],
+            partition_key=_partition_key(node),
+            instance=instance,
+            resources=resources(),
+            tags={OWNER_TAG: f"{socket.gethostname()}:{os.getpid()}"},
+            raise_on_error=False,
+        )
+        if not result.success:
+            raise StageError(f"{_reason(result)} (Dagster run {result.run_id})")
+        known = recorded(instance, node)
+        return known.status if known else "ok"
+
+
+def cancel_orphaned_runs(instance: dg.DagsterInstance) -> list[str]:
+    """Mark headless runs of dead processes as canceled; return their ids.
+
+    A killed process cannot report its own end, and Dagster shows its run as started for ever.
+    """
+    started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
+    canceled = []
+    for run in instance.get_runs(started):
+        host, _, pid = run.tags.get(OWNER_TAG, "").rpartition(":")
+        if host == socket.gethostname() and not psutil.pid_exists(int(pid)):
+            instance.report_run_canceled(run, message="The process that ran it was killed.")
+            canceled.append(run.run_id)
+    return canceled
+
+
+def register_model(instance: dg.DagsterInstance, key: str) -> None:
+    """Add a model version as a partition; names were checked when the version was resolved."""
+    partitions.split_model(key)
+    instance.add_dynamic_partitions(partitions.MODEL_DIMENSION, [key])
+
+
+def _partition_key(node: Node) -> str | None:
+    if node.asset not in _DIMENSION:
+        return node.partition
+    model, _, other = str(node.partition).partition("|")
+    return dg.MultiPartitionKey({"model": model, _DIMENSION[node.asset]: other})
+
+
+def _reason(result: dg.ExecuteInProcessResult) -> str:
+    """Return the innermost message of what made the run fail."""
+    for event in result.all_events:
+        if event.is_step_failure:
+            error = event.step_failure_data.error
+            while error is not None and error.cause is not None:
+                error = error.cause
+            if error is not None:
+                text = " ".join(error.message.split())
+                ours = error.cls_name in errors.__all__
+                return text.partition(": ")[2] if ours else text
+    return "the run failed before its step started"

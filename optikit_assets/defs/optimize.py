@@ -1,0 +1,153 @@
+"""One submission end to end: observe, plan, run, read the outcome. CLI and sensor job use it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+
+from optikit_assets.artifacts.models import ModelRegistry
+from optikit_assets.artifacts.store import Artifact, ArtifactStore
+from optikit_assets.defs import lineage
+from optikit_assets.defs.driver import DriverReport, Event, run_plan
+from optikit_assets.defs.lineage import Node, Versions, chain, recorded
+from optikit_assets.defs.materialize import cancel_orphaned_runs, open_instance, register_model
+from optikit_assets.defs.plan import NodePlan, make_plan
+from optikit_assets.defs.sources import changed_observations, source_nodes
+from optikit_assets.environments.status import python_of
+from optikit_assets.history import History
+from optikit_assets.serving.hardware import Hardware, detect
+from optikit_assets.settings import REPOSITORY, settings
+from optikit_assets.specs import BASELINE, Catalog, JobSpec
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job whose names were all resolved."""
+
+    model_key: str
+    slos: tuple[str, ...]
+    recipes: tuple[str, ...]
+
+    def nodes(self) -> list[Node]:
+        """Return every partition that it needs, upstream first."""
+        nodes = [
+            node for slo in self.slos for node in chain(self.model_key, slo, list(self.recipes))
+        ]
+        order = {asset: place for place, asset in enumerate(lineage.STAGES)}
+        return sorted(dict.fromkeys(nodes), key=lambda node: order[node.asset])
+
+
+def resolve_submission(job: JobSpec, catalog: Catalog) -> Submission:
+    """Resolve the names of a job.
+
+    Raises
+    ------
+    UnknownNameError
+        For a model, SLO or recipe that does not exist.
+    """
+    model = ModelRegistry(settings().home, REPOSITORY, catalog).resolve(job.model)
+    for slo in job.slos:
+        catalog.slo(slo)
+    for recipe in job.recipes:
+        catalog.recipe(recipe)
+    names = {BASELINE, *job.recipes} if job.recipes else set(catalog.recipes)
+    return Submission(model.key, tuple(job.slos), tuple(sorted(names)))
+
+
+def plan_submission(
+    submission: Submission, catalog: Catalog, instance: dg.DagsterInstance, hardware: Hardware
+) -> list[NodePlan]:
+    """Register the model, observe all sources, and judge every partition of the submission."""
+    cancel_orphaned_runs(instance)
+    register_model(instance, submission.model_key)
+    observe(catalog, instance, hardware)
+    return make_plan(_versions(catalog, instance, hardware), submission.nodes(), _has_artifact)
+
+
+def observe(catalog: Catalog, instance: dg.DagsterInstance, hardware: Hardware) -> None:
+    """Record the present version of every source that changed since it was last observed."""
+    versions = _versions(catalog, instance, hardware)
+    known = {version.key for version in versions.registry.versions()}
+    keys = [key for key in instance.get_dynamic_partitions("models") if key in known]
+    for observation in changed_observations(versions, source_nodes(keys)):
+        instance.report_runless_asset_event(observation)
+
+
+def run_submission(
+    submission: Submission, on_event: Callable[[Event], object], catalog: Catalog
+) -> tuple[list[NodePlan], DriverReport]:
+    """Run what is not fresh.
+
+    Raises
+    ------
+    EnvironmentMissingError
+        If a stage has to run and its environment is not installed.
+    """
+    hardware = detect()
+    with open_instance() as instance:
+        plan = plan_submission(submission, catalog, instance, hardware)
+    if any(item.state != "fresh" for item in plan):
+        for name in ("compress", "serve"):
+            python_of(settings().envs_home, name)
+        ArtifactStore(settings().store).sweep_staging()
+    report = run_plan(
+        plan, width=width(hardware), log_folder=settings().logs / "driver", on_event=on_event
+    )
+    History(settings().history).drain(timeout_s=60)
+    return plan, report
+
+
+def width(hardware: Hardware) -> int:
+    """Return how many partitions run at a time: one per accelerator and one that prepares."""
+    return (hardware.count if hardware.kind != "cpu" else 1) + 1
+
+
+def deployments(submission: Submission) -> dict[str, Artifact]:
+    """Return the newest bundle of each SLO of the submission that has one."""
+    store = ArtifactStore(settings().store)
+    found = {}
+    with open_instance() as instance:
+        for slo in submission.slos:
+            node = Node(lineage.DEPLOYABLE_CONFIG, f"{submission.model_key}|{slo}")
+            known = recorded(instance, node)
+            artifact = store.find(known.version) if known else None
+            if artifact is not None:
+                found[slo] = artifact
+    return found
+
+
+def status(
+    catalog: Catalog, model_keys: Sequence[str], instance: dg.DagsterInstance
+) -> list[NodePlan]:
+    """Judge every partition of the given models under every SLO that was ever asked for."""
+    hardware = detect()
+    versions = _versions(catalog, instance, hardware)
+    nodes: list[Node] = []
+    for key in model_keys:
+        own: list[Node] = []
+        for slo in catalog.slos:
+            wanted = Node(lineage.DEPLOYABLE_CONFIG, f"{key}|{slo}")
+            sweeps = [
+                node
+                for node in chain(key, slo, sorted(catalog.recipes))
+                if node.asset == lineage.BENCHMARK_SWEEP
+            ]
+            if any(versions.recorded(node) for node in (wanted, *sweeps)):
+                own += Submission(key, (slo,), tuple(sorted(catalog.recipes))).nodes()
+        nodes += own or [Node(lineage.BASE_MODEL, key)]
+    return make_plan(versions, nodes, _has_artifact)
+
+
+def _versions(catalog: Catalog, instance: dg.DagsterInstance, hardware: Hardware) -> Versions:
+    registry = ModelRegistry(settings().home, REPOSITORY, catalog)
+    return Versions(instance, catalog, registry, hardware)
+
+
+def _has_artifact(key: str) -> bool:
+    return ArtifactStore(settings().store).find(key) is not None
+
+
+def bundle_link(model_key: str, slo: str) -> Path:
+    """Return the stable link to the newest bundle of a model and SLO."""
+    return settings().deployments / model_key / slo

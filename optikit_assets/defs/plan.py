@@ -1,0 +1,82 @@
+"""Which partitions are fresh, which have to run, and why: the plan behind `optikit optimize`.
+
+Freshness is transitive here: a node counts as stale as soon as anything above it is, not only once
+its parent has run again (which is how Dagster's own staleness works).
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from optikit_assets.defs.lineage import BASE_MODEL, FAILED, OBSERVED, Node, Versions, upstream
+
+State = Literal["fresh", "stale", "missing", "failed"]
+
+
+@dataclass(frozen=True)
+class NodePlan:
+    """One partition: its state, why it is in it, and what it waits for within the plan."""
+
+    node: Node
+    state: State
+    reason: str
+    waits_for: tuple[Node, ...]
+    outcome: str
+    timestamp: float | None
+
+
+def make_plan(
+    versions: Versions, nodes: Iterable[Node], has_artifact: Callable[[str], bool]
+) -> list[NodePlan]:
+    """Judge every node, upstream first.
+
+    Parameters
+    ----------
+    versions
+        Made just now: it answers for one moment.
+    nodes
+        The scope, in topological order; what they need beyond it has to exist.
+    has_artifact
+        Whether the store holds the artifact of a content key. A version that was recorded is worth
+        nothing if somebody deleted what it stands for.
+    """
+    ordered = list(dict.fromkeys(nodes))
+    scope = frozenset(ordered)
+    return [_judge(versions, node, scope, has_artifact) for node in ordered]
+
+
+def _judge(
+    versions: Versions, node: Node, scope: frozenset[Node], has_artifact: Callable[[str], bool]
+) -> NodePlan:
+    ups = upstream(node, versions.catalog)
+    waits_for = tuple(up for up in ups if up in scope)
+    known = versions.recorded(node)
+    if known is None:
+        return NodePlan(node, "missing", "never materialized", waits_for, "", None)
+    state: State = "fresh"
+    reason = ""
+    if known.status == FAILED:
+        state, reason = "failed", "its last attempt failed"
+    elif known.version != versions.expected(node, scope):
+        state = "stale"
+        reason = _cause(versions, node, ups, known.inputs, scope)
+    elif node.asset != BASE_MODEL and not has_artifact(known.version):
+        state, reason = "missing", "its artifact is not in the store"
+    return NodePlan(node, state, reason, waits_for, known.status, known.timestamp)
+
+
+def _cause(
+    versions: Versions,
+    node: Node,
+    ups: tuple[Node, ...],
+    inputs: dict[str, str],
+    scope: frozenset[Node],
+) -> str:
+    changed = [up for up in ups if inputs.get(str(up)) != versions.expected(up, scope)]
+    if not ups:
+        return "its content changed"
+    if not changed:
+        return "its code version changed"
+    # A spec or a model that changed explains more than the stages below it, which changed with it.
+    roots = [up for up in changed if up.asset in OBSERVED or not upstream(up, versions.catalog)]
+    return ", ".join(str(up) for up in (roots or changed)[:3]) + " changed"

@@ -1,0 +1,194 @@
+"""What the body of every stage does around its one subsystem call: keys, memoization, rows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+import dagster as dg
+
+from optikit_assets.artifacts.models import FetchedModel, ModelRegistry
+from optikit_assets.artifacts.store import Artifact
+from optikit_assets.defs import partitions
+from optikit_assets.defs.lineage import (
+    DEPLOYABLE_CONFIG,
+    INPUTS_METADATA,
+    MISSING,
+    STATUS_TAG,
+    Node,
+    Versions,
+    code_version,
+    content_key,
+    outcome_version,
+)
+from optikit_assets.defs.partitions import split_model
+from optikit_assets.errors import StageError
+from optikit_assets.specs import Catalog, ModelSpec, digest
+from resources import (
+    ArtifactStoreResource,
+    HistoryResource,
+    ModelRegistryResource,
+    StageRunnerResource,
+)
+
+CACHE_TAG = "optikit/cache"
+
+
+@dataclass
+class Stage:
+    """One partition of one asset while its body runs.
+
+    The body computes the content key first and looks it up in the store: on a hit it re-emits the
+    same version and starts no worker.
+    """
+
+    context: dg.AssetExecutionContext
+    models: ModelRegistryResource
+    artifacts: ArtifactStoreResource
+    history: HistoryResource
+    runner: StageRunnerResource
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def node(self) -> Node:
+        """Which partition of which asset."""
+        return Node(self.context.asset_key.to_user_string(), self.context.partition_key)
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The spec files as they are now."""
+        return self.models.catalog()
+
+    @cached_property
+    def registry(self) -> ModelRegistry:
+        """Model versions."""
+        return self.models.registry(self.catalog)
+
+    @cached_property
+    def versions(self) -> Versions:
+        """Versions of sources and of what is materialized."""
+        hardware = self.runner.accelerators.hardware
+        return Versions(self.context.instance, self.catalog, self.registry, hardware)
+
+    @cached_property
+    def inputs(self) -> dict[Node, str]:
+        """Version of every upstream partition.
+
+        Raises
+        ------
+        StageError
+            If an upstream partition that this one cannot do without was never materialized.
+        """
+        return self.versions.actual(self.node)[1]
+
+    @cached_property
+    def key(self) -> str:
+        """Content key of this partition."""
+        return content_key(
+            self.node.asset, code_version(self.node.asset, self.catalog), self.inputs
+        )
+
+    @property
+    def model_key(self) -> str:
+        """``NAME@VERSION``."""
+        return str(self.node.partition).partition("|")[0]
+
+    @property
+    def dimension(self) -> str:
+        """The partition's other dimension: a recipe, a scenario or an SLO."""
+        return str(self.node.partition).partition("|")[2]
+
+    @cached_property
+    def model_spec(self) -> ModelSpec:
+        """Spec of the model family."""
+        return self.catalog.model(split_model(self.model_key)[0])
+
+    @cached_property
+    def base(self) -> FetchedModel:
+        """The unquantized model's files and facts."""
+        return self.registry.fetch(self.registry.resolve(self.model_key))
+
+    def seed(self, *parts: object) -> int:
+        """Return a seed that depends on this partition's content key and `parts` alone."""
+        return int(digest([self.key, *map(str, parts)])[:8], 16)
+
+    def version_of(self, node: Node) -> str:
+        """Return the recorded version of an upstream partition that has to be there."""
+        version = self.inputs[node]
+        if version == MISSING:
+            raise StageError(
+                f"{self.node} needs {node}, which was never materialized: do that first"
+            )
+        return version
+
+    def artifact_of(self, node: Node) -> Artifact:
+        """Return the artifact of an upstream partition."""
+        return self.artifacts.store.get(self.version_of(node))
+
+    def row(self, **columns: Any) -> dict[str, Any]:
+        """Return a history row: the columns all tables share, and `columns`."""
+        return {
+            "model": self.model_key,
+            "recipe": None,
+            "slo": None,
+            "content_key": self.key,
+            "seed": None,
+            "versions": {},
+            "accelerator": self.runner.accelerators.hardware.name,
+            "run_id": self.context.run.run_id,
+            "started_at": self.started_at,
+            "ended_at": datetime.now(UTC),
+            **columns,
+        }
+
+    def result(
+        self,
+        *,
+        status: str = "ok",
+        cached: bool = False,
+        metadata: Mapping[str, Any],
+        artifact: Artifact | None = None,
+        checks: list[dg.AssetCheckResult] | None = None,
+    ) -> dg.MaterializeResult:
+        """Return the materialization: its version is the content key, its tags outcome and cache.
+
+        A failed outcome has a version of its own, so that what was built on it is rebuilt once the
+        stage succeeds.
+        """
+        version = outcome_version(self.key, status)
+        self._remember_materialization(version, cached)
+        self.history.drain()
+        shown = {
+            **metadata,
+            INPUTS_METADATA: {str(node): version for node, version in self.inputs.items()},
+        }
+        if artifact is not None:
+            shown["artifact"] = dg.MetadataValue.path(str(artifact.path))
+        seconds = (datetime.now(UTC) - self.started_at).total_seconds()
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(version),
+            metadata={"status": status, "seconds": round(seconds, 1), **shown},
+            tags={STATUS_TAG: status, CACHE_TAG: "hit" if cached else "miss"},
+            check_results=checks or [],
+        )
+
+    def _remember_materialization(self, version: str, cached: bool) -> None:
+        first, _, second = self.dimension.partition(partitions.SEP)
+        by_slo = self.node.asset == DEPLOYABLE_CONFIG
+        self.history.append(
+            "materializations",
+            [
+                {
+                    "asset": self.node.asset,
+                    "partition": self.node.partition,
+                    "content_key": version,
+                    "model": self.model_key,
+                    "recipe": None if by_slo else first or None,
+                    "slo": first if by_slo else second or None,
+                    "cached": cached,
+                    "run_id": self.context.run.run_id,
+                    "materialized_at": datetime.now(UTC),
+                }
+            ],
+        )

@@ -1,0 +1,228 @@
+"""Stage 5: Bayesian search of engine flags for the highest SLO-compliant rate per GPU."""
+
+import dataclasses
+from typing import Any
+
+import dagster as dg
+
+from optikit_assets.artifacts.store import Artifact
+from optikit_assets.defs import lineage, partitions
+from optikit_assets.defs.automation import VERSIONED
+from optikit_assets.defs.benchmarking import (
+    RESULT_FILE,
+    SKIPPED,
+    Benchmarked,
+    benchmark,
+    known_beforehand,
+    nothing_measured,
+    remember_probes,
+)
+from optikit_assets.defs.candidates import ServedCandidate, served_candidate
+from optikit_assets.defs.lineage import FAILED, Node
+from optikit_assets.defs.outcome import STUDY_FILE
+from optikit_assets.defs.stage import Stage
+from optikit_assets.deployment import Trial
+from optikit_assets.deployment.canvas import markdown_image
+from optikit_assets.deployment.plots import optimization_history
+from optikit_assets.serving import ModelFacts, max_model_len
+from optikit_assets.serving.flags import Flags
+from optikit_assets.settings import settings
+from optikit_assets.specs import SloSpec, digest
+from optikit_assets.tuner import (
+    StudyResult,
+    TrialOutcome,
+    outcome_of_benchmark,
+    run_study,
+)
+from resources import (
+    ArtifactStoreResource,
+    HistoryResource,
+    ModelRegistryResource,
+    StageRunnerResource,
+)
+
+
+@dg.asset(
+    name=lineage.TUNED_CONFIG,
+    partitions_def=partitions.model_x_scenario,
+    deps=[
+        dg.AssetDep(lineage.BENCHMARK_SWEEP),
+        dg.AssetDep(lineage.SCENARIO_SPEC, partition_mapping=partitions.by_scenario),
+        lineage.SERVING_RUNTIME,
+    ],
+    group_name="optimization",
+    kinds={"vllm", "optuna", "gpu"},
+    owners=["team:ml-platform"],
+    code_version=lineage.CODE_VERSIONS[lineage.TUNED_CONFIG],
+    automation_condition=VERSIONED,
+    description="Engine flags with the highest SLO-compliant rate per GPU, found by TPE; trial 0 "
+    "is the engine's default (paper section 4.4, eq. 2).",
+)
+def tuned_config(
+    context: dg.AssetExecutionContext,
+    models: ModelRegistryResource,
+    artifacts: ArtifactStoreResource,
+    history: HistoryResource,
+    runner: StageRunnerResource,
+) -> dg.MaterializeResult:
+    """Run or resume the study."""
+    stage = Stage(context, models, artifacts, history, runner)
+    recipe, slo_name = partitions.split_scenario(stage.dimension)
+    slo = stage.catalog.slo(slo_name)
+    artifact = artifacts.find(stage.key)
+    cached = artifact is not None
+    artifact = artifact or _tune(stage, recipe, slo)
+    study = artifact.read_json(STUDY_FILE) if artifact else None
+    return stage.result(
+        status=study["best"]["benchmark"]["status"] if study else FAILED,
+        cached=cached,
+        artifact=artifact,
+        metadata=_metadata(study) if study else {"reason": "every trial failed"},
+    )
+
+
+def _tune(stage: Stage, recipe: str, slo: SloSpec) -> Artifact | None:
+    """Search the flags; the study's journal keeps finished trials if this process dies."""
+    sweep_node = Node(lineage.BENCHMARK_SWEEP, str(stage.node.partition))
+    swept = stage.artifacts.find(stage.version_of(sweep_node))
+    default = Benchmarked(swept.read_json(RESULT_FILE), swept) if swept else None
+    candidate = served_candidate(stage, recipe)
+    certain = known_beforehand(stage, slo, candidate, {})
+    if certain is not None and certain["status"] == SKIPPED:
+        return _keep(stage, {"trials": [], "best": {"flags": {}, "benchmark": certain}})
+    facts = ModelFacts.read(candidate.path)
+
+    def evaluate(number: int, flags: Flags, initial_rate_rps: float | None) -> TrialOutcome:
+        done = _measure(stage, slo, candidate, flags, initial_rate_rps)
+        remember_probes(stage, recipe, slo, done, part="tuning", trial=number)
+        key = done.artifact.key if done.artifact else None
+        return outcome_of_benchmark(done.outcome, slo, artifact_key=key)
+
+    result = run_study(
+        storage=settings().studies / f"{stage.key}.journal",
+        study_name=stage.key,
+        space=stage.catalog.search_space(slo.search_space),
+        seed=stage.seed("study"),
+        evaluate=evaluate,
+        hardware=stage.runner.accelerators.hardware,
+        engine=stage.model_spec.engine,
+        facts=facts,
+        max_model_len=max_model_len(stage.model_spec.engine, slo, facts),
+        default_outcome=(
+            outcome_of_benchmark(default.outcome, slo, artifact_key=default.artifact.key)
+            if default and default.artifact
+            else None
+        ),
+        on_trial=lambda trial: stage.context.log.info(
+            f"trial {trial.number}: {trial.status} {trial.flags}"
+        ),
+    )
+    _remember(stage, recipe, slo, result)
+    if result.best is None and default is None:
+        return None
+    return _keep(stage, _summary(stage, result, default))
+
+
+def _measure(
+    stage: Stage,
+    slo: SloSpec,
+    candidate: ServedCandidate,
+    flags: Flags,
+    initial_rate_rps: float | None,
+) -> Benchmarked:
+    certain = known_beforehand(stage, slo, candidate, flags)
+    if certain is not None:
+        return Benchmarked(certain)
+    return benchmark(
+        stage,
+        slo,
+        candidate,
+        artifact_key=digest(["tuning", stage.key, flags]),
+        flags=flags,
+        # The same arrivals for every trial: configurations are compared, not luck.
+        seed=stage.seed(),
+        initial_rate_rps=initial_rate_rps,
+    )
+
+
+def _summary(stage: Stage, result: StudyResult, default: Benchmarked | None) -> dict[str, Any]:
+    """Return ``study.json``: every trial, and the benchmark of the best one."""
+    best = result.best
+    key = best.artifact_key if best else None
+    if key is not None:
+        found = stage.artifacts.store.get(key)
+        done = Benchmarked(found.read_json(RESULT_FILE), found)
+    else:
+        done = default or Benchmarked(nothing_measured(FAILED, "every trial failed"))
+    return {
+        **dataclasses.asdict(result),
+        "best": {
+            "number": best.number if best else 0,
+            "flags": best.flags if best else {},
+            "benchmark": done.outcome,
+        },
+    }
+
+
+def _keep(stage: Stage, study: dict[str, Any]) -> Artifact:
+    with stage.artifacts.store.create(stage.key, lineage.TUNED_CONFIG) as draft:
+        draft.write_json(STUDY_FILE, study)
+    return stage.artifacts.store.get(stage.key)
+
+
+def _remember(stage: Stage, recipe: str, slo: SloSpec, result: StudyResult) -> None:
+    stage.history.append(
+        "tuning_trials",
+        [
+            stage.row(
+                recipe=recipe,
+                slo=slo.name,
+                seed=stage.seed("study"),
+                trial=trial.number,
+                study=stage.key,
+                flags=trial.flags,
+                status=trial.status,
+                fitness=trial.fitness,
+                rate_rps=trial.rate_rps,
+                rate_per_gpu=trial.rate_rps / trial.gpus,
+                gpus=trial.gpus,
+                slo_penalty=trial.slo_penalty,
+                input_tokens=slo.workload.input_tokens,
+                output_tokens=slo.workload.output_tokens,
+                reason=trial.reason,
+                is_default=trial.number == 0,
+                is_best=result.best is not None and trial.number == result.best.number,
+                artifact_key=trial.artifact_key,
+                started_at=trial.started_at,
+                ended_at=trial.ended_at,
+            )
+            for trial in result.trials
+        ],
+    )
+
+
+def _metadata(study: dict[str, Any]) -> dict[str, Any]:
+    best = study["best"]
+    trials = Trial.from_study(study["trials"])
+    records = [
+        dg.TableRecord(
+            {
+                "trial": trial.number,
+                "status": trial.status,
+                "rate_per_gpu": "–" if trial.rate_per_gpu is None else f"{trial.rate_per_gpu:.3f}",
+                "flags": ", ".join(f"{k}={v}" for k, v in trial.flags.items()) or "defaults",
+                "reason": trial.reason,
+            }
+        )
+        for trial in trials
+    ]
+    metadata: dict[str, Any] = {
+        "certified_rate_rps": best["benchmark"]["certified_rate_rps"],
+        "best_flags": dg.MetadataValue.json(best["flags"]),
+        "reason": best["benchmark"]["reason"],
+    }
+    if records:
+        plot = optimization_history(trials)
+        metadata["trials"] = dg.MetadataValue.table(records)
+        metadata["history"] = dg.MetadataValue.md(markdown_image(plot, "optimization history"))
+    return metadata

@@ -1,0 +1,23 @@
+"""The content-addressed store as a Dagster resource."""
+
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field
+
+from optikit_assets.artifacts.store import Artifact, ArtifactStore
+
+
+class ArtifactStoreResource(dg.ConfigurableResource):
+    """Finds and keeps artifacts by content key."""
+
+    root: str = Field(description="Folder of the store.")
+
+    @property
+    def store(self) -> ArtifactStore:
+        """The store itself."""
+        return ArtifactStore(Path(self.root))
+
+    def find(self, key: str) -> Artifact | None:
+        """Return the complete artifact with this key, or None."""
+        return self.store.find(key)

@@ -1,0 +1,41 @@
+"""The DuckDB trial history as a Dagster resource."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from optikit_assets.errors import HistoryError, StorageError
+from optikit_assets.history import History
+
+
+class HistoryResource(dg.ConfigurableResource):
+    """Appends rows durably and drains them into DuckDB."""
+
+    root: str = Field(description="Folder of the history.")
+    drain_timeout_s: float = Field(
+        default=60.0,
+        description="Longest wait for the writer's lock; spooled rows are kept past it.",
+    )
+
+    @property
+    def history(self) -> History:
+        """The history itself."""
+        return History(Path(self.root))
+
+    def append(self, table: str, rows: list[dict[str, Any]]) -> None:
+        """Spool rows of one table."""
+        if rows:
+            self.history.append(table, rows)
+
+    def drain(self) -> None:
+        """Load what is spooled and publish the read-only copy.
+
+        A history that is held by somebody else never fails a stage: its rows are safe in the spool
+        until the next drain.
+        """
+        try:
+            self.history.drain(timeout_s=self.drain_timeout_s)
+        except (HistoryError, StorageError) as error:
+            dg.get_dagster_logger().warning(f"history: {error}")
