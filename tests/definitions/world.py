@@ -1,0 +1,142 @@
+"""A small world for the graph: spec files, model versions, an instance, and no workers."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import dagster as dg
+
+from optikit_assets.artifacts.models import ModelRegistry
+from optikit_assets.defs import lineage
+from optikit_assets.defs.lineage import Node, Versions, outcome_version
+from optikit_assets.defs.optimize import Submission
+from optikit_assets.defs.plan import NodePlan, make_plan
+from optikit_assets.serving.hardware import Hardware
+from optikit_assets.settings import REPOSITORY
+from optikit_assets.specs import Catalog
+from tests.tiny_model import write_model
+
+MODEL = "tiny@1"
+SLOS = ("chat", "batch")
+HARDWARE = Hardware(kind="cpu", name="Test CPU", count=1, memory_bytes=16 * 2**30)
+
+RECIPES = {
+    "baseline": "name: baseline\nbackend: none\n",
+    "int_w8a8": """\
+name: int_w8a8
+description: eight bits
+backend: llmcompressor
+modifiers:
+  - {type: smoothquant, smoothing_strength: 0.8}
+  - {type: gptq, scheme: W8A8}
+calibration: {samples: 256, max_sequence_length: 512}
+trials: 2
+""",
+    "fp8_dynamic": """\
+name: fp8_dynamic
+backend: llmcompressor
+modifiers: [{type: rtn, scheme: FP8_DYNAMIC}]
+""",
+}
+CHAT = """\
+name: chat
+workload: {input_tokens: 100, output_tokens: 10}
+objectives: [{metric: ttft, percentile: 95, max_ms: 100}]
+search_space: fine
+"""
+BATCH = """\
+name: batch
+workload: {input_tokens: 200, output_tokens: 50}
+search_space: coarse
+"""
+FINE = "name: fine\ntrials: 4\nstartup_trials: 2\nparameters: {max_num_seqs: {low: 1, high: 64}}\n"
+COARSE = "name: coarse\ntrials: 1\nparameters: {max_num_seqs: {choices: [64]}}\n"
+SUITE = "name: quick\ntask_folder: quick\ntasks: [{task: sums, metrics: [acc], limit: 20}]\n"
+
+
+class World:
+    """Everything that freshness depends on, below one folder."""
+
+    def __init__(self, root: Path, instance: dg.DagsterInstance) -> None:
+        self.root = root
+        self.recipes = root / "recipes"
+        self.instance = instance
+        self.deleted: set[str] = set()
+        for name, text in RECIPES.items():
+            self.write(f"quantization/{name}.yaml", text)
+        self.write("slos/chat.yaml", CHAT)
+        self.write("slos/batch.yaml", BATCH)
+        self.write("search_spaces/fine.yaml", FINE)
+        self.write("search_spaces/coarse.yaml", COARSE)
+        self.write("evaluations/quick.yaml", SUITE)
+        self.write("evaluations/quick/sums.yaml", "task: sums\n")
+        self.write("calibration.jsonl", '{"text": "one and one is two"}\n')
+        self.write("models/tiny.yaml", self.model_text())
+        write_model(root / "weights" / "1", fill=1)
+
+    def model_text(self, **engine: object) -> str:
+        flags = "".join(f"\n    {flag}: {value}" for flag, value in engine.items()) or " {}"
+        return (
+            f"name: tiny\nsource: {self.root / 'weights'}\nsuite: quick\n"
+            f"calibration_data: {self.recipes / 'calibration.jsonl'}\n"
+            f"engine:\n  dtype: bfloat16\n  flags:{flags}\n"
+        )
+
+    def write(self, name: str, text: str) -> None:
+        file = self.recipes / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        text = (self.recipes / name).read_text()
+        assert old in text
+        self.write(name, text.replace(old, new))
+
+    def catalog(self) -> Catalog:
+        return Catalog.load(self.recipes)
+
+    def versions(self) -> Versions:
+        catalog = self.catalog()
+        registry = ModelRegistry(self.root / "home", REPOSITORY, catalog)
+        return Versions(self.instance, catalog, registry, HARDWARE)
+
+    def nodes(self, model: str = MODEL, slos: tuple[str, ...] = SLOS) -> list[Node]:
+        return Submission(model, slos, tuple(sorted(self.catalog().recipes))).nodes()
+
+    def materialize(self, nodes: Iterable[Node], status: str = "ok") -> None:
+        """Record what a run of each node would record, upstream first."""
+        versions = self.versions()
+        for node in nodes:
+            if node.asset == lineage.BASE_MODEL:
+                key, inputs = versions.of_source(node), {}
+            else:
+                key, inputs = versions.actual(node)
+            self.instance.report_runless_asset_event(
+                dg.AssetMaterialization(
+                    node.asset,
+                    partition=node.partition,
+                    tags={
+                        lineage.DATA_VERSION_TAG: outcome_version(key, status),
+                        lineage.STATUS_TAG: status,
+                    },
+                    metadata={
+                        lineage.INPUTS_METADATA: dg.MetadataValue.json(
+                            {str(up): version for up, version in inputs.items()}
+                        )
+                    },
+                )
+            )
+
+    def plan(self, model: str = MODEL, slos: tuple[str, ...] = SLOS) -> list[NodePlan]:
+        return self.judge(self.nodes(model, slos))
+
+    def judge(self, nodes: Iterable[Node]) -> list[NodePlan]:
+        """Plan any nodes; the store holds every artifact but those in ``deleted``."""
+        return make_plan(self.versions(), nodes, lambda key: key not in self.deleted)
+
+    def not_fresh(self, model: str = MODEL, slos: tuple[str, ...] = SLOS) -> dict[str, str]:
+        """Return ``state: reason`` of every partition that would run."""
+        return {
+            str(item.node): f"{item.state}: {item.reason}"
+            for item in self.plan(model, slos)
+            if item.state != "fresh"
+        }

@@ -1,0 +1,320 @@
+"""The compress worker with the real llm-compressor, on tiny random models of four families."""
+
+import hashlib
+import json
+import os
+import random
+import struct
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dagster_pipes import encode_param
+
+from optikit_assets.artifacts.store import ArtifactStore
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).parents[2]
+W8A8 = [{"type": "smoothquant", "smoothing_strength": 0.8}, {"type": "gptq", "scheme": "W8A8"}]
+W4A16 = [{"type": "gptq", "scheme": "W4A16"}]
+W4A16_64 = [{"type": "gptq", "scheme": "W4A16", "group_size": 64}]
+FP8 = [{"type": "rtn", "scheme": "FP8_DYNAMIC"}]
+AWQ = [{"type": "awq"}]
+SAMPLES = 40
+
+
+def compress_python() -> Path:
+    home = Path(os.environ.get("OPTIKIT_HOME", ROOT / ".optikit"))
+    python = home / "envs" / "compress" / "bin" / "python"
+    if not python.exists():
+        pytest.skip("the compress environment is not installed")
+    return python
+
+
+def in_compress_environment(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+    # Byte code is kept: compiling the libraries anew costs more than all that is tested here.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | extra
+    return subprocess.run(
+        [str(compress_python()), *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=800,
+        check=False,
+    )
+
+
+def artifact_key(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    done = in_compress_environment("-m", "tests.integration.compress_driver", "models", str(folder))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return 120 rows of 3 to 30 words, some empty, one longer than the models' context."""
+    rng = random.Random(5)
+    rows = [
+        " ".join(f"w{rng.randrange(200)}" for _ in range(rng.randint(3, 30))) for _ in range(120)
+    ]
+    rows += ["", "  ", " ".join(["w1"] * 100)]
+    file = tmp_path_factory.mktemp("data") / "calibration.jsonl"
+    file.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    return file
+
+
+class Run:
+    """What the driver emitted and returned, by scenario."""
+
+    def __init__(self, store: Path, job: dict[str, Any], answers: dict[str, Any]) -> None:
+        self.store, self.job, self.answers = ArtifactStore(store), job, answers
+
+    def records(self, scenario: str, kind: str) -> list[dict[str, Any]]:
+        records = self.answers[scenario]["records"]
+        return [record["payload"] for record in records if record["kind"] == kind]
+
+    def checkpoint(self, scenario: str, trial: int = 0) -> Path:
+        return self.store.get(self.answers[scenario]["result"]["finished"][str(trial)]).path
+
+
+def request(
+    scenario: str,
+    model: Path,
+    modifiers: list[dict[str, Any]],
+    calibration: Path,
+    store: Path,
+    seeds: tuple[int, ...] = (1,),
+) -> dict[str, Any]:
+    recipe: dict[str, Any] = {
+        "name": "r",
+        "backend": "llmcompressor",
+        "modifiers": modifiers,
+        "ignore": ["lm_head", "re:.*mlp\\.gate$", "re:.*shared_expert_gate$"],
+    }
+    if modifiers is not FP8:
+        recipe |= {
+            "calibration": {"samples": SAMPLES, "max_sequence_length": 128},
+            "trials": len(seeds),
+        }
+    return {
+        "store_root": str(store),
+        "model_path": str(model),
+        "recipe": recipe,
+        "calibration_data": str(calibration),
+        "trials": [
+            {"trial": trial, "seed": seed, "artifact_key": artifact_key(scenario, trial)}
+            for trial, seed in enumerate(seeds)
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def ran(models: Path, calibration: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("run")
+    store = folder / "store"
+    scenarios: dict[str, tuple[str, list[dict], tuple[int, ...]]] = {
+        "llama_w8a8": ("llama", W8A8, (1, 1, 2)),
+        "llama_w8a8_unbatched": ("llama", W8A8, (1,)),
+        "llama_w4a16": ("llama", W4A16, (1,)),
+        "llama_fp8": ("llama", FP8, (1,)),
+        "llama_awq": ("llama", AWQ, (1,)),
+        "qwen2_w8a8": ("qwen2", W8A8, (1,)),
+        "mistral_w4a16": ("mistral", W4A16_64, (1,)),
+        "mistral_indivisible": ("mistral", W4A16, (1, 2)),
+        "qwen2_moe_fp8": ("qwen2_moe", FP8, (1,)),
+    }
+    job: dict[str, Any] = {
+        name: {"request": request(name, models / model, modifiers, calibration, store, seeds)}
+        for name, (model, modifiers, seeds) in scenarios.items()
+    }
+    job["llama_w8a8_unbatched"]["tokens_per_batch"] = 1
+    job["llama_w8a8_again"] = job["llama_w8a8"]
+    file = folder / "job.json"
+    file.write_text(json.dumps(job))
+    done = in_compress_environment("-m", "tests.integration.compress_driver", "run", str(file))
+    assert done.returncode == 0, done.stderr
+    noise = [line for line in (done.stdout + done.stderr).splitlines() if "it/s]" in line]
+    assert noise == [], "progress bars in a log"
+    return Run(store, job, json.loads(file.with_suffix(".answers.json").read_text()))
+
+
+def header(checkpoint: Path) -> dict[str, dict[str, Any]]:
+    with (checkpoint / "model.safetensors").open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        return json.loads(file.read(length))
+
+
+def weights_digest(checkpoint: Path) -> str:
+    return hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()
+
+
+ALL = [
+    "llama_w8a8",
+    "llama_w4a16",
+    "llama_fp8",
+    "llama_awq",
+    "qwen2_w8a8",
+    "mistral_w4a16",
+    "qwen2_moe_fp8",
+]
+
+
+@pytest.mark.parametrize("scenario", ALL)
+def test_checkpoints_are_complete_and_compressed(ran: Run, models: Path, scenario: str) -> None:
+    checkpoint = ran.checkpoint(scenario)
+    config = json.loads((checkpoint / "config.json").read_text())
+    assert config["quantization_config"]["quant_method"] == "compressed-tensors"
+    assert "lm_head" in config["quantization_config"]["ignore"]
+    types = {entry["dtype"] for name, entry in header(checkpoint).items() if name != "__metadata__"}
+    expected = {"w8a8": "I8", "fp8": "F8_E4M3", "w4a16": "I32", "awq": "I32"}
+    assert expected[scenario.rsplit("_", 1)[-1]] in types
+    original = Path(ran.job[scenario]["request"]["model_path"])
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (checkpoint / name).read_bytes() == (original / name).read_bytes()
+    assert not list(checkpoint.rglob("*.bin"))
+
+
+@pytest.mark.parametrize("scenario", ALL)
+def test_checkpoints_still_compute_what_the_model_computes(ran: Run, scenario: str) -> None:
+    bound = 0.9 if "w4a16" in scenario or "awq" in scenario else 0.99
+    assert all(value > bound for value in ran.answers[scenario]["similarity"].values())
+
+
+@pytest.mark.parametrize("scenario", ALL)
+def test_routers_and_output_layers_keep_their_weights(ran: Run, scenario: str) -> None:
+    tensors = header(ran.checkpoint(scenario))
+    kept = [name for name in tensors if name.endswith(("lm_head.weight", "mlp.gate.weight"))]
+    assert all(tensors[name]["dtype"] == "F32" for name in kept)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(ran: Run) -> None:
+    first, again, other = (weights_digest(ran.checkpoint("llama_w8a8", t)) for t in range(3))
+    assert first == again
+    assert first != other
+    records = ran.records("llama_w8a8", "trial_finished")
+    assert records[0]["rows_digest"] == records[1]["rows_digest"] != records[2]["rows_digest"]
+
+
+def test_batching_rows_of_equal_length_changes_nothing_but_rounding(ran: Run) -> None:
+    import numpy as np
+
+    batched, single = ran.checkpoint("llama_w8a8"), ran.checkpoint("llama_w8a8_unbatched")
+    total = different = 0
+    for name, entry in header(batched).items():
+        if entry.get("dtype") == "I8":
+            a, b = (tensor(path, name) for path in (batched, single))
+            total += a.size
+            different += int((a != b).sum())
+            assert np.abs(a.astype(int) - b.astype(int)).max() <= 1
+    assert total > 100_000
+    assert different / total < 1e-3
+
+
+def tensor(checkpoint: Path, name: str) -> Any:
+    import numpy as np
+
+    content = (checkpoint / "model.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    begin, end = header(checkpoint)[name]["data_offsets"]
+    return np.frombuffer(content[8 + length + begin : 8 + length + end], dtype=np.int8)
+
+
+def test_records_and_manifest_say_how_the_checkpoint_came_about(ran: Run) -> None:
+    (record, *_) = ran.records("llama_w8a8", "trial_finished")
+    artifact = ran.store.get(record["artifact_key"])
+    assert record["bytes"] == sum(
+        f.stat().st_size for f in artifact.path.rglob("*") if f.name != "manifest.json"
+    )
+    assert record["rows"] == SAMPLES
+    assert record["seconds"] > 0
+    assert record["started_at"] <= record["ended_at"]
+    assert "2 empty calibration rows were left out" in record["notes"]
+    assert any("cut at 64 tokens instead of 128" in note for note in record["notes"])
+    for name in ("seed", "rows_digest", "seconds", "bytes"):
+        assert artifact.manifest[name] == record[name]
+    assert set(artifact.manifest["versions"]) == {
+        "llmcompressor",
+        "compressed-tensors",
+        "torch",
+        "transformers",
+    }
+    assert len(artifact.manifest["recipe_digest"]) == 64
+
+
+def test_finished_trials_are_not_made_again(ran: Run) -> None:
+    again = ran.records("llama_w8a8_again", "trial_finished")
+    assert [record["reused"] for record in again] == [True, True, True]
+    before = ran.records("llama_w8a8", "trial_finished")
+    assert [r["rows_digest"] for r in again] == [r["rows_digest"] for r in before]
+
+
+def test_a_recipe_that_cannot_be_applied_fails_every_trial_with_the_fix(ran: Run) -> None:
+    answer = ran.answers["mistral_indivisible"]["result"]
+    assert answer["finished"] == {}
+    assert set(answer["failed"]) == {"0", "1"}
+    reason = answer["failed"]["0"]
+    assert "model.layers.0.mlp.down_proj (192 columns)" in reason
+    assert "set group_size: 64" in reason
+    assert ran.store.find(artifact_key("mistral_indivisible", 0)) is None
+
+
+def test_fp8_needs_no_calibration_rows(ran: Run) -> None:
+    (record,) = ran.records("llama_fp8", "trial_finished")
+    assert record["rows"] == 0
+    assert record["rows_digest"] is None
+
+
+def test_nothing_is_left_in_staging(ran: Run) -> None:
+    assert list((ran.store.root / "staging").glob("*")) == []
+
+
+def pipes_environment(folder: Path, payload: dict[str, Any]) -> dict[str, str]:
+    context = {"extras": {"request": payload}, "run_id": "test", "retry_number": 0}
+    return {
+        "DAGSTER_PIPES_CONTEXT": encode_param({"data": context}),
+        "DAGSTER_PIPES_MESSAGES": encode_param({"path": str(folder / "messages")}),
+    }
+
+
+def custom_messages(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "messages").read_text().splitlines()]
+    return [
+        line["params"]["payload"] for line in lines if line["method"] == "report_custom_message"
+    ]
+
+
+def test_the_entry_point_speaks_pipes(models: Path, calibration: Path, tmp_path: Path) -> None:
+    payload = request("pipes", models / "llama", FP8, calibration, tmp_path / "store")
+    done = in_compress_environment(
+        "-m", "optikit_assets.workers.compress", **pipes_environment(tmp_path, payload)
+    )
+    assert done.returncode == 0, done.stderr
+    messages = custom_messages(tmp_path)
+    kinds = [m["body"].get("kind") for m in messages if m["type"] == "record"]
+    assert kinds == ["progress", "trial_finished"]
+    assert messages[-1]["type"] == "result"
+    assert messages[-1]["body"]["finished"] == {"0": artifact_key("pipes", 0)}
+
+
+def test_the_entry_point_reports_an_error_and_exits_with_1(
+    models: Path, calibration: Path, tmp_path: Path
+) -> None:
+    payload = request("none", models / "llama", FP8, calibration, tmp_path / "store")
+    payload["recipe"] = {"name": "baseline", "backend": "none"}
+    done = in_compress_environment(
+        "-m", "optikit_assets.workers.compress", **pipes_environment(tmp_path, payload)
+    )
+    assert done.returncode == 1
+    error = custom_messages(tmp_path)[-1]
+    assert error["type"] == "error"
+    assert error["body"]["error_class"] == "CompressionError"
+    assert "there is nothing to compress" in error["body"]["message"]
