@@ -91,7 +91,7 @@ class _OpenProbe:
     async def run(self) -> ProbeOutcome:
         sender = asyncio.create_task(self._send_all())
         gone = ""
-        sample, judgement = self._look(final=False)
+        sample, judgement = await self._look(final=False)
         try:
             sample, judgement, gone = await self._watch(sender)
         finally:
@@ -149,29 +149,30 @@ class _OpenProbe:
             if sender.done() and not sender.cancelled() and (broken := sender.exception()):
                 raise broken
             if log.client_faults:
-                return *self._conclude("invalid", "the client ran out of file descriptors"), ""
+                return *await self._conclude("invalid", "the client ran out of file descriptors"), ""
             if log.refused and now() - checked_health >= _HEALTH_S:
                 checked_health = now()
                 if gone := await self._gone():
-                    return *self._conclude("fail", gone), gone
+                    return *await self._conclude("fail", gone), gone
             over = sender.done() and (not self._tasks or self._all_settled())
             over = over or now() > deadline
             if not over and now() < next_look:
                 self._report(None)
                 continue
-            sample, judgement = self._look(final=over)
+            sample, judgement = await self._look(final=over)
             self._report(sample)
             if judgement.verdict is not None:
                 return sample, judgement, ""
             elapsed = now() - log.epoch_s
             next_look = log.epoch_s + max(elapsed + _FIRST_LOOKS_S, elapsed * _LOOK_GROWTH)
 
-    def _look(self, *, final: bool) -> tuple[Sample, Judgement]:
+    async def _look(self, *, final: bool) -> tuple[Sample, Judgement]:
         sample = self._log.sample(self._client.now(), self._plan.warmup)
-        return sample, judge(sample, self._plan.rules, final=final)
+        # In a thread: tens of milliseconds of statistics would hold up the requests that are due.
+        return sample, await asyncio.to_thread(judge, sample, self._plan.rules, final=final)
 
-    def _conclude(self, verdict: Any, reason: str) -> tuple[Sample, Judgement]:
-        sample, judgement = self._look(final=True)
+    async def _conclude(self, verdict: Any, reason: str) -> tuple[Sample, Judgement]:
+        sample, judgement = await self._look(final=True)
         return sample, Judgement(verdict, reason, judgement.states, judgement.regression)
 
     def _all_settled(self) -> bool:

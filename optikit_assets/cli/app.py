@@ -1,6 +1,7 @@
 """Commands and their options. Heavy imports wait until a command needs them."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,6 +22,8 @@ models_app = typer.Typer(help="Model versions: add one, or list them.", no_args_
 app.add_typer(models_app, name="models")
 
 _INTERRUPTED = 130
+INTERRUPTED_TEXT = "interrupted; finished trials are kept, the same command goes on from there"
+
 JsonOut = Annotated[
     Path | None, typer.Option("--json", metavar="OUT", help="Also write the result as JSON.")
 ]
@@ -28,8 +31,11 @@ JsonOut = Annotated[
 
 def main() -> None:
     """Run the command line; one line on stderr and a non-zero exit code for every known error."""
+    # A shell starts background jobs with SIGINT ignored, and SIGTERM would skip every clean-up.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="optikit", standalone_mode=False)
     except OptikitError as error:
         _fail(str(error), 1)
     except (typer.Abort, KeyboardInterrupt):
@@ -44,7 +50,7 @@ def main() -> None:
         code = error.exit_code
     if code == _INTERRUPTED:
         # Typer turns Ctrl-C into this code, without a word.
-        _fail("interrupted; finished trials are kept, the same command goes on from there", code)
+        _fail(INTERRUPTED_TEXT, code)
     sys.exit(code if isinstance(code, int) else 0)
 
 

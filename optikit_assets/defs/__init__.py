@@ -4,5 +4,5 @@ import warnings
 
 import dagster as dg
 
-# Multi-partition mappings and partitioned observations are beta; Dagster is pinned exactly for that.
+# Multi-partition mappings and partitioned observations are beta: Dagster is pinned for that.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)

@@ -11,6 +11,7 @@ from optikit_assets.stateval.results import Comparison
 
 COMPARISON_FILE = "comparison.json"
 CHECKPOINTS_FILE = "checkpoints.json"
+UNSUPPORTED_FILE = "unsupported.json"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def comparison_of(stage: Stage, recipe: str) -> Comparison | None:
     """
     version = stage.version_of(Node(lineage.EVAL_SCORES, f"{stage.model_key}|{recipe}"))
     artifact = stage.artifacts.find(version)
-    if artifact is None:
+    if artifact is None or not (artifact.path / COMPARISON_FILE).exists():
         return None
     return Comparison.model_validate(artifact.read_json(COMPARISON_FILE))
 
@@ -52,9 +53,8 @@ def served_candidate(stage: Stage, recipe: str) -> ServedCandidate:
     """
     comparison = comparison_of(stage, recipe)
     if comparison is None:
-        return ServedCandidate(
-            recipe, 0, stage.base.path, "", 0, FAILED, False, ("it has no candidate",)
-        )
+        reason = _why_not_evaluated(stage, recipe)
+        return ServedCandidate(recipe, 0, stage.base.path, "", 0, FAILED, False, (reason,))
     evaluation = stage.artifact_of(Node(lineage.EVAL_SCORES, f"{stage.model_key}|{recipe}"))
     key = evaluation.read_json(CHECKPOINTS_FILE)[str(comparison.q_star)]
     checkpoint = None if key is None else stage.artifacts.store.get(key)
@@ -68,6 +68,14 @@ def served_candidate(stage: Stage, recipe: str) -> ServedCandidate:
         accepted=comparison.accepted,
         reasons=comparison.reasons,
     )
+
+
+def _why_not_evaluated(stage: Stage, recipe: str) -> str:
+    version = stage.version_of(Node(lineage.EVAL_SCORES, f"{stage.model_key}|{recipe}"))
+    artifact = stage.artifacts.find(version)
+    if artifact is None:
+        return "no candidate of it could be evaluated: see eval_scores"
+    return artifact.read_json(UNSUPPORTED_FILE)["reason"]
 
 
 def recovery_rows(comparison: Comparison) -> tuple[RecoveryRow, ...]:

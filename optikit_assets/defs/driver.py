@@ -162,8 +162,7 @@ def _workers(width: int, start: Callable[[], _Worker]) -> Iterator[list[_Worker]
     """Start processes; on leaving let them end their stage (and its workers), then kill them."""
     workers: list[_Worker] = []
     try:
-        for _ in range(width):
-            workers.append(start())
+        workers.extend(start() for _ in range(width))
         yield workers
     finally:
         with _interrupts_ignored():
@@ -222,6 +221,7 @@ def _serve(
 ) -> None:
     """Materialize nodes as they come, in a process of its own."""
     die_with_parent()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     log = log_file.open("a", buffering=1)
     os.dup2(log.fileno(), sys.stdout.fileno())
     os.dup2(log.fileno(), sys.stderr.fileno())

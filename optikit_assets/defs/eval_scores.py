@@ -8,7 +8,12 @@ import dagster as dg
 from optikit_assets.artifacts.store import Artifact
 from optikit_assets.defs import lineage, partitions
 from optikit_assets.defs.automation import VERSIONED
-from optikit_assets.defs.candidates import CHECKPOINTS_FILE, COMPARISON_FILE, recovery_rows
+from optikit_assets.defs.candidates import (
+    CHECKPOINTS_FILE,
+    COMPARISON_FILE,
+    UNSUPPORTED_FILE,
+    recovery_rows,
+)
 from optikit_assets.defs.eval_history import remember_comparison, remember_scores
 from optikit_assets.defs.lineage import FAILED, Node
 from optikit_assets.defs.quantized_model import SUMMARY
@@ -16,6 +21,7 @@ from optikit_assets.defs.stage import Stage
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import recovery_per_task
 from optikit_assets.errors import StageError
+from optikit_assets.serving.support import unsupported
 from optikit_assets.specs import BASELINE, SuiteSpec, digest
 from optikit_assets.stateval.comparison import compare
 from optikit_assets.stateval.results import Comparison
@@ -67,19 +73,25 @@ def eval_scores(
     """Evaluate what has no scores yet and compare."""
     stage = Stage(context, models, artifacts, history, runner)
     suite = stage.catalog.suite(stage.model_spec.suite)
-    artifact = artifacts.find(stage.key)
-    cached = artifact is not None
-    if artifact is None:
-        artifact = _evaluate(stage, suite)
-    if artifact is None:
+    found = artifacts.find(stage.key)
+    artifact = found or _refuse_unsupported(stage) or _evaluate(stage, suite)
+    # Both are outcomes like any other: the remaining recipes go on without this one.
+    if isinstance(artifact, str):
         return stage.result(
-            status=FAILED,
-            metadata={"reason": "no candidate was made: see quantized_model"},
-            checks=[_check(False, "no candidate was made", {})],
+            status=FAILED, metadata={"reason": artifact}, checks=[_check(False, artifact, {})]
+        )
+    if (artifact.path / UNSUPPORTED_FILE).exists():
+        reason = artifact.read_json(UNSUPPORTED_FILE)["reason"]
+        return stage.result(
+            status="unsupported",
+            cached=found is not None,
+            artifact=artifact,
+            metadata={"reason": reason},
+            checks=[_check(False, reason, {})],
         )
     comparison = Comparison.model_validate(artifact.read_json(COMPARISON_FILE))
     return stage.result(
-        cached=cached,
+        cached=found is not None,
         artifact=artifact,
         metadata=_metadata(stage.dimension, comparison),
         checks=[
@@ -92,23 +104,37 @@ def eval_scores(
     )
 
 
-def _evaluate(stage: Stage, suite: SuiteSpec) -> Artifact | None:
+def _refuse_unsupported(stage: Stage) -> Artifact | None:
+    """Keep the reason as the outcome if the engine cannot execute the recipe on this machine."""
+    recipe = stage.catalog.recipe(stage.dimension)
+    reason = unsupported(recipe, stage.runner.accelerators.hardware)
+    if reason is None:
+        return None
+    with stage.artifacts.store.create(stage.key, lineage.EVAL_SCORES) as draft:
+        draft.write_json(UNSUPPORTED_FILE, {"reason": reason})
+    return stage.artifacts.store.get(stage.key)
+
+
+def _evaluate(stage: Stage, suite: SuiteSpec) -> Artifact | str:
+    """Return the artifact, or why no candidate of the recipe could be evaluated."""
     quantized = stage.artifacts.find(
         stage.version_of(Node(lineage.QUANTIZED_MODEL, str(stage.node.partition)))
     )
     if quantized is None:
-        return None
+        return "no candidate was made: see quantized_model"
     checkpoints = {
         entry["trial"]: entry["artifact_key"] for entry in quantized.read_json(SUMMARY)["finished"]
     }
     candidates = [_candidate(stage, suite, trial, key) for trial, key in checkpoints.items()]
     baseline = _candidate(stage, suite, _BASELINE_TRIAL, None)
-    failed = _run(stage, suite, [baseline, *candidates])
+    # The baseline recipe's only candidate is the baseline itself.
+    distinct = {item.artifact_key: item for item in (baseline, *candidates)}
+    failed = _run(stage, suite, list(distinct.values()))
     if baseline.artifact_key in failed:
         raise StageError(f"the baseline could not be evaluated: {failed[baseline.artifact_key]}")
     loaded = [_load(stage, c) for c in candidates if c.artifact_key not in failed]
     if not loaded:
-        raise StageError(f"no candidate could be evaluated: {next(iter(failed.values()))}")
+        return f"no candidate could be evaluated: {next(iter(failed.values()))}"
     comparison = compare(suite, _load(stage, baseline), loaded, seed=stage.seed("comparison"))
     with stage.artifacts.store.create(stage.key, lineage.EVAL_SCORES) as draft:
         draft.write_json(COMPARISON_FILE, comparison.model_dump(mode="json"))

@@ -94,12 +94,13 @@ def upstream(node: Node, catalog: Catalog) -> tuple[Node, ...]:
     if node.asset in (BENCHMARK_SWEEP, TUNED_CONFIG):
         recipe, _ = split_scenario(other)
         scenario = Node(SCENARIO_SPEC, other)
+        evaluation = Node(EVAL_SCORES, f"{model}|{recipe}")
         if node.asset == TUNED_CONFIG:
             sweep = Node(BENCHMARK_SWEEP, str(node.partition))
-            return (sweep, scenario, runtime)
+            return (sweep, evaluation, scenario, engine, runtime)
         return (
             Node(QUANTIZED_MODEL, f"{model}|{recipe}"),
-            Node(EVAL_SCORES, f"{model}|{recipe}"),
+            evaluation,
             scenario,
             engine,
             runtime,

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import dagster as dg
 
+from optikit_assets.artifacts.hub import HUB_PREFIX
+from optikit_assets.artifacts.model_folder import check_model_folder
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.artifacts.store import Artifact, ArtifactStore
 from optikit_assets.defs import lineage
@@ -45,8 +47,12 @@ def resolve_submission(job: JobSpec, catalog: Catalog) -> Submission:
     ------
     UnknownNameError
         For a model, SLO or recipe that does not exist.
+    ModelError
+        If the model is a local folder that cannot be used; a hub model is checked when fetched.
     """
     model = ModelRegistry(settings().home, REPOSITORY, catalog).resolve(job.model)
+    if not model.source.startswith(HUB_PREFIX):
+        check_model_folder(Path(model.source), catalog.model(model.name).trust_remote_code)
     for slo in job.slos:
         catalog.slo(slo)
     for recipe in job.recipes:

@@ -47,7 +47,9 @@ from resources import (
     partitions_def=partitions.model_x_scenario,
     deps=[
         dg.AssetDep(lineage.BENCHMARK_SWEEP),
+        dg.AssetDep(lineage.EVAL_SCORES, partition_mapping=partitions.recipe_to_scenario),
         dg.AssetDep(lineage.SCENARIO_SPEC, partition_mapping=partitions.by_scenario),
+        dg.AssetDep(lineage.ENGINE_SPEC, partition_mapping=partitions.by_model),
         lineage.SERVING_RUNTIME,
     ],
     group_name="optimization",

@@ -56,11 +56,14 @@ def run_task(
         If a metric does not exist or cannot be compared item by item.
     """
     import lm_eval
+    from lm_eval.tasks import TaskManager
 
     begin = clock()
     report: Any = lm_eval.simple_evaluate(
         model=model,
         tasks=[task],
+        # Left alone, every call indexes lm-eval's own thousands of task files.
+        task_manager=TaskManager(include_defaults=False),
         limit=spec.limit,
         batch_size=suite.batch_size,
         apply_chat_template=suite.apply_chat_template,

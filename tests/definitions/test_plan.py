@@ -22,9 +22,6 @@ from optikit_assets.settings import settings
 from tests.definitions.world import FINE, MODEL, RECIPES, SLOS, SUITE, World
 from tests.tiny_model import write_model
 
-# Dagster's own code reads it when it binds an observable source asset.
-pytestmark = pytest.mark.filterwarnings("ignore:Property `OpDefinition.version`:DeprecationWarning")
-
 
 @pytest.fixture(scope="module")
 def all_recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterInstance]:
@@ -326,7 +323,7 @@ def test_status_shows_every_model_even_one_that_never_ran(fresh: World):
 
 
 @pytest.fixture
-def real(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+def real(world: World, with_instance: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """A small world whose instance is the one below OPTIKIT_HOME."""
     monkeypatch.setenv("OPTIKIT_RECIPES", str(world.recipes))
     settings.cache_clear()
@@ -335,7 +332,6 @@ def real(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
     return world
 
 
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 def test_a_run_records_what_the_plan_calls_fresh(real: World):
     base = Node("base_model", MODEL)
     scores = Node("eval_scores", f"{MODEL}|baseline")

@@ -185,7 +185,8 @@ def test_checkpoints_are_complete_and_compressed(ran: Run, models: Path, scenari
 
 @pytest.mark.parametrize("scenario", ALL)
 def test_checkpoints_still_compute_what_the_model_computes(ran: Run, scenario: str) -> None:
-    bound = 0.9 if "w4a16" in scenario or "awq" in scenario else 0.99
+    # Random weights have no outliers to spare: four bits and three mantissa bits show in full.
+    bound = {"w8a8": 0.995, "fp8": 0.98, "w4a16": 0.9, "awq": 0.9}[scenario.rsplit("_", 1)[-1]]
     assert all(value > bound for value in ran.answers[scenario]["similarity"].values())
 
 

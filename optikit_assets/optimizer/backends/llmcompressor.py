@@ -12,6 +12,7 @@ Without an accelerator calibration runs in float32: most CPUs emulate 16-bit pro
 slower. The checkpoint keeps the model's own types all the same; only scales stay in float32.
 """
 
+import contextlib
 import gc
 import importlib.metadata
 import logging
@@ -20,7 +21,7 @@ import shutil
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,15 +84,16 @@ class LLMCompressorBackend:
             model = _load_model(plan)
             original_types = _widen(model) if plan.rows else {}
             loader = _data_loader(plan, tokenizer) if plan.rows else None
-            oneshot(
-                model=model,
-                processor=tokenizer,
-                recipe=_modifiers(plan),
-                dataset=loader,
-                num_calibration_samples=len(plan.rows) or 1,
-                pipeline="independent",
-                trust_remote_code_model=plan.trust_remote_code,
-            )
+            with _pinning_only_with_accelerator():
+                oneshot(
+                    model=model,
+                    processor=tokenizer,
+                    recipe=_modifiers(plan),
+                    dataset=loader,
+                    num_calibration_samples=len(plan.rows) or 1,
+                    pipeline="independent",
+                    trust_remote_code_model=plan.trust_remote_code,
+                )
             _narrow(model, original_types)
             model.save_pretrained(str(plan.destination), save_compressed=True)
         except (torch.OutOfMemoryError, MemoryError) as error:
@@ -251,6 +253,20 @@ def _load_model(plan: CompressionPlan) -> Any:
         # Never a pickle, even if one lies beside the safetensors files.
         use_safetensors=True,
     )
+
+
+@contextlib.contextmanager
+def _pinning_only_with_accelerator() -> Iterator[None]:
+    """Let AWQ run on a CPU: llm-compressor 0.14 pins memory there too, which torch refuses."""
+    import torch
+    from compressed_tensors.utils import patch_attr
+    from llmcompressor.pipelines.cache import IntermediatesCache
+
+    if torch.accelerator.is_available():
+        yield
+        return
+    with patch_attr(IntermediatesCache, "pin_memory", lambda *_, **__: None):
+        yield
 
 
 def _widen(model: Any) -> "dict[str, dtype]":

@@ -37,11 +37,6 @@ from resources import stage_runner as stage_runner_module
 from tests.unit.resources.devices import CPU, TWO_GPUS, accelerators
 from tests.unit.resources.worker import Behaviour, Done, Work
 
-# Dagster's own Pipes reads it.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:AssetExecutionContext.run_id is deprecated:DeprecationWarning"
-)
-
 
 def install_environment(home: Path) -> None:
     """Make a compress environment that starts the tests' worker, whatever module is asked for."""
@@ -223,7 +218,7 @@ def test_an_interrupt_kills_the_worker_with_all_descendants(runner):
 
 def test_a_missing_environment_starts_nothing_and_names_the_remedy(tmp_path):
     with pytest.raises(
-        EnvironmentMissingError, match="compress environment is missing.*make setup"
+        EnvironmentMissingError, match=r"compress environment is missing.*make setup"
     ):
         run(runner_on(tmp_path), "finish")
     assert ledger(tmp_path) == []

@@ -1,5 +1,6 @@
 """A worker that behaves as its request says; stands in a stage environment of the tests."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -55,7 +56,7 @@ def handle(request: Work, emit: Emit) -> Done:
         case "break":
             raise KeyError("layer")
         case "crash" | "abandon_and_crash":
-            print("about to crash", flush=True)
+            logging.info("about to crash")
             os.kill(os.getpid(), signal.SIGKILL)
     emit(Record(kind="trial_finished", payload={"trial": 2}))
     return Done(

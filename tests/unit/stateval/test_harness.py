@@ -41,6 +41,8 @@ def run(
     }
     fake = SimpleNamespace(simple_evaluate=lambda **_: report)
     monkeypatch.setitem(sys.modules, "lm_eval", fake)
+    manager = SimpleNamespace(TaskManager=lambda **_: None)
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", manager)
     entry = {"task": "t", "metrics": metrics, **task}
     suite = SuiteSpec.model_validate({"name": "s", "tasks": [entry]})
     ticks = iter([10.0, 12.5])

@@ -1,0 +1,323 @@
+"""The graph as Dagster sees it: assets, partitions, lineage, sensors."""
+
+import shutil
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from optikit_assets.definitions import defs
+from optikit_assets.defs import lineage, partitions
+from optikit_assets.defs.graph import ASSETS
+from optikit_assets.defs.lineage import Node, chain, upstream
+from optikit_assets.defs.sensors import new_model_versions, spec_changes
+from optikit_assets.serving.hardware import Hardware
+from optikit_assets.settings import REPOSITORY
+from optikit_assets.specs import Catalog
+from resources import AcceleratorsResource, ModelRegistryResource, StageRunnerResource
+from tests.definitions.world import HARDWARE
+from tests.tiny_model import write_model
+
+MODEL = "m@1"
+SLO = partitions.SLOS[0]
+SPECS = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
+PARTITIONS = {
+    "base_model": partitions.models,
+    "quantized_model": partitions.model_x_recipe,
+    "eval_scores": partitions.model_x_recipe,
+    "benchmark_sweep": partitions.model_x_scenario,
+    "tuned_config": partitions.model_x_scenario,
+    "deployable_config": partitions.model_x_slo,
+    "recipe_spec": partitions.recipes,
+    "scenario_spec": partitions.scenarios,
+    "evaluation_spec": partitions.models,
+    "engine_spec": partitions.models,
+    "serving_runtime": None,
+}
+
+
+# --- assets -------------------------------------------------------------------------------------
+
+
+def test_definitions_load_and_fit_together():
+    dg.Definitions.validate_loadable(defs)
+
+
+def test_the_assets_are_the_stages_and_the_sources():
+    assert set(SPECS) == {*lineage.STAGES, *lineage.OBSERVED} == set(PARTITIONS)
+    assert {SPECS[name].group_name for name in lineage.STAGES} == {"optimization"}
+    assert {SPECS[name].group_name for name in lineage.OBSERVED} == {"sources"}
+
+
+@pytest.mark.parametrize("name", PARTITIONS)
+def test_every_asset_has_its_partitions_and_says_what_it_is(name):
+    spec = SPECS[name]
+    assert spec.partitions_def == PARTITIONS[name]
+    assert spec.description
+    assert len(spec.description) > 30
+
+
+@pytest.mark.parametrize("name", lineage.STAGES)
+def test_every_stage_has_kinds_an_owner_a_code_version_and_automation(name):
+    spec = SPECS[name]
+    assert spec.kinds
+    assert spec.owners == ["team:ml-platform"]
+    assert spec.code_version == lineage.code_version(name, partitions.catalog)
+    assert spec.automation_condition is not None
+    assert ("gpu" in spec.kinds) == (name != "base_model")
+
+
+def test_the_quality_gate_is_a_check_of_the_scores():
+    graph = defs.resolve_asset_graph()
+    assert {(key.asset_key.to_user_string(), key.name) for key in graph.asset_check_keys} == {
+        ("eval_scores", "quality_gate")
+    }
+
+
+def test_the_decision_has_another_code_version_when_the_list_of_recipes_changes():
+    recipes = dict(partitions.catalog.recipes)
+    same = Catalog(Path("recipes"), recipes=dict(reversed(recipes.items())))
+    recipes.pop("int_w8a8")
+    fewer = Catalog(Path("recipes"), recipes=recipes)
+    for name in lineage.STAGES:
+        now = lineage.code_version(name, partitions.catalog)
+        assert lineage.code_version(name, same) == now
+        changed = lineage.code_version(name, fewer) != now
+        assert changed == (name == "deployable_config")
+
+
+def test_sensors_are_off_until_they_are_switched_on():
+    repository = defs.get_repository_def()
+    assert {sensor.name for sensor in repository.sensor_defs} == {
+        "new_model_versions",
+        "spec_changes",
+        "stale_partitions",
+    }
+    for sensor in repository.sensor_defs:
+        assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
+
+
+# --- partitions and lineage ---------------------------------------------------------------------
+
+
+def parents(node: Node, instance: dg.DagsterInstance) -> set[Node]:
+    """Ask Dagster which partitions a partition depends on."""
+    from dagster._core.definitions.partitions.context import partition_loading_context
+
+    with partition_loading_context(dynamic_partitions_store=instance):
+        found = defs.resolve_asset_graph().get_parents_partitions(
+            dg.AssetKey(node.asset), node.partition
+        )
+    assert not found.required_but_nonexistent_parents_partitions
+    return {Node(p.asset_key.to_user_string(), p.partition_key) for p in found.parent_partitions}
+
+
+@pytest.fixture
+def registered(instance: dg.DagsterInstance) -> dg.DagsterInstance:
+    instance.add_dynamic_partitions(partitions.MODEL_DIMENSION, [MODEL, "other@1"])
+    return instance
+
+
+def test_scores_come_from_their_own_recipe_and_model(registered):
+    assert parents(Node("eval_scores", "m@1|int_w8a8"), registered) == {
+        Node("base_model", "m@1"),
+        Node("quantized_model", "m@1|int_w8a8"),
+        Node("evaluation_spec", "m@1"),
+        Node("engine_spec", "m@1"),
+        Node("serving_runtime"),
+    }
+
+
+def test_a_sweep_depends_on_its_recipe_and_on_its_scenario(registered):
+    assert parents(Node("benchmark_sweep", f"m@1|int_w8a8@{SLO}"), registered) == {
+        Node("quantized_model", "m@1|int_w8a8"),
+        Node("eval_scores", "m@1|int_w8a8"),
+        Node("scenario_spec", f"int_w8a8@{SLO}"),
+        Node("engine_spec", "m@1"),
+        Node("serving_runtime"),
+    }
+
+
+def test_dagster_and_the_driver_see_the_same_lineage(registered):
+    for node in chain(MODEL, SLO, partitions.RECIPES):
+        assert parents(node, registered) == set(upstream(node, partitions.catalog)), str(node)
+
+
+def test_no_edge_has_so_many_partitions_that_dagster_stops_looking(registered):
+    # From 100 upstream partitions on Dagster calls an edge fresh for ever.
+    for node in chain(MODEL, SLO, partitions.RECIPES):
+        found = [parent.asset for parent in parents(node, registered)]
+        assert max((found.count(asset) for asset in found), default=0) < 100
+
+
+def test_partition_keys_name_the_model_first():
+    key = dg.MultiPartitionKey({"scenario": "int_w8a8@demo", "model": MODEL})
+    assert key == f"{MODEL}|int_w8a8@demo"
+    assert partitions.split_scenario(partitions.scenario_key("int_w8a8", "demo")) == (
+        "int_w8a8",
+        "demo",
+    )
+
+
+@pytest.mark.parametrize("key", ["m", "m@", "@1", "a|b@1", "m@1,2", "m@1@2", "m@..."])
+def test_a_key_that_dagster_would_lose_is_refused(key):
+    with pytest.raises(ValueError, match=r"may not (contain|be empty)"):
+        partitions.split_model(key)
+
+
+# --- sensors ------------------------------------------------------------------------------------
+
+
+class Site:
+    """A home and an editable copy of the repository's spec files, with sensors over them."""
+
+    def __init__(self, root: Path, home: Path, instance: dg.DagsterInstance) -> None:
+        self.home = home
+        self.recipes = root / "recipes"
+        self.instance = instance
+        shutil.copytree(REPOSITORY / "recipes", self.recipes)
+        # The demo model is a file of the repository, and no new version.
+        self.models = ModelRegistryResource(home=str(home), recipes=str(self.recipes))
+        known = [v.key for v in self.models.registry(self.models.catalog()).versions()]
+        instance.add_dynamic_partitions(partitions.MODEL_DIMENSION, known)
+
+    def drop(self, name: str, version: str) -> None:
+        write_model(self.home / "models" / name / version)
+
+    def tick(self, sensor: dg.SensorDefinition) -> dg.SensorResult | dg.SkipReason:
+        accelerators = AcceleratorsResource(root=str(self.home / "leases"))
+        accelerators._hardware = HARDWARE
+        runner = StageRunnerResource(
+            home=str(self.home), environments_home=str(self.home), accelerators=accelerators
+        )
+        wanted = {"models": self.models, "runner": runner}
+        resources = {k: v for k, v in wanted.items() if k in sensor.required_resource_keys}
+        with dg.build_sensor_context(instance=self.instance, resources=resources) as context:
+            result = sensor(context)
+        assert isinstance(result, dg.SensorResult | dg.SkipReason)
+        return result
+
+    def look_for_models(self) -> dg.SensorResult | dg.SkipReason:
+        """Tick, and add the partitions that were asked for, as the daemon does."""
+        result = self.tick(new_model_versions)
+        if isinstance(result, dg.SensorResult):
+            for request in result.dynamic_partitions_requests or ():
+                self.instance.add_dynamic_partitions(
+                    request.partitions_def_name, list(request.partition_keys)
+                )
+        return result
+
+    def look_for_edits(self) -> set[tuple[str, str | None]]:
+        """Tick, record the observations, and return of what they were."""
+        result = self.tick(spec_changes)
+        if isinstance(result, dg.SkipReason):
+            return set()
+        for event in result.asset_events:
+            self.instance.report_runless_asset_event(event)
+        return {
+            (event.asset_key.to_user_string(), event.partition) for event in result.asset_events
+        }
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        file = self.recipes / name
+        text = file.read_text()
+        assert old in text
+        file.write_text(text.replace(old, new))
+
+
+@pytest.fixture
+def site(
+    tmp_path: Path, home: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> Site:
+    def machine() -> Hardware:
+        return HARDWARE
+
+    monkeypatch.setattr("resources.accelerators.detect", machine)
+    return Site(tmp_path, home, instance)
+
+
+def test_a_new_model_version_becomes_a_partition_and_a_request(site: Site):
+    assert isinstance(site.look_for_models(), dg.SkipReason)
+    site.drop("demo-llama", "2")
+    result = site.look_for_models()
+    assert isinstance(result, dg.SensorResult)
+    assert "demo-llama@2" in site.instance.get_dynamic_partitions(partitions.MODEL_DIMENSION)
+    (request,) = result.run_requests or ()
+    assert request.run_key == "new-model-demo-llama@2"
+    # The SLOs that recipes/models/demo-llama.yaml names.
+    assert request.run_config == {
+        "ops": {"optimize": {"config": {"model": "demo-llama@2", "slos": ["demo"]}}}
+    }
+    second = site.look_for_models()
+    assert isinstance(second, dg.SkipReason)
+    assert second.skip_message == "no new model version"
+
+
+def test_a_model_without_a_spec_is_requested_for_all_slos(site: Site):
+    site.drop("llama", "2024.11")
+    site.drop("qwen", "1")
+    result = site.look_for_models()
+    assert isinstance(result, dg.SensorResult)
+    configs = [
+        request.run_config["ops"]["optimize"]["config"] for request in result.run_requests or ()
+    ]
+    assert configs == [
+        {"model": "llama@2024.11", "slos": partitions.SLOS},
+        {"model": "qwen@1", "slos": partitions.SLOS},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "version"), [("a|b", "1"), ("a", "1|2"), ("a b", "1"), ("a", "1,2")]
+)
+def test_a_name_that_cannot_be_a_partition_key_never_becomes_one(site: Site, name, version):
+    site.drop(name, version)
+    before = site.instance.get_dynamic_partitions(partitions.MODEL_DIMENSION)
+    assert isinstance(site.look_for_models(), dg.SkipReason)
+    assert site.instance.get_dynamic_partitions(partitions.MODEL_DIMENSION) == before
+
+
+def test_an_empty_folder_is_not_a_model_version_yet(site: Site):
+    (site.home / "models" / "slow-copy" / "1").mkdir(parents=True)
+    assert isinstance(site.look_for_models(), dg.SkipReason)
+
+
+def test_every_source_is_observed_once(site: Site):
+    everything = site.look_for_edits()
+    assert ("serving_runtime", None) in everything
+    assert ("recipe_spec", "int_w8a8") in everything
+    assert ("scenario_spec", "int_w8a8@demo") in everything
+    assert ("evaluation_spec", "demo-llama@1") in everything
+    assert ("engine_spec", "demo-llama@1") in everything
+    scenarios = len(partitions.RECIPES) * len(partitions.SLOS)
+    assert len(everything) == 1 + len(partitions.RECIPES) + scenarios + 2
+    assert site.look_for_edits() == set()
+
+
+def test_an_edited_value_is_observed_where_it_counts_and_a_comment_is_not(site: Site):
+    site.look_for_edits()
+    site.edit("quantization/int_w8a8.yaml", "samples: 256", "samples: 256  # as in the paper")
+    assert site.look_for_edits() == set()
+    site.edit("quantization/int_w8a8.yaml", "samples: 256", "samples: 128")
+    assert site.look_for_edits() == {("recipe_spec", "int_w8a8")}
+    site.edit("slos/demo.yaml", "max_ms: 250", "max_ms: 200")
+    assert site.look_for_edits() == {
+        ("scenario_spec", f"{recipe}@demo") for recipe in partitions.RECIPES
+    }
+    site.edit("models/demo-llama.yaml", "enforce_eager: true", "enforce_eager: false")
+    assert site.look_for_edits() == {("engine_spec", "demo-llama@1")}
+    assert site.look_for_edits() == set()
+
+
+def test_a_model_that_was_removed_is_not_observed(site: Site):
+    site.instance.add_dynamic_partitions(partitions.MODEL_DIMENSION, ["gone@1"])
+    assert not any(partition == "gone@1" for _, partition in site.look_for_edits())
+
+
+def test_assets_are_listed_once():
+    keys = [
+        key
+        for asset in ASSETS
+        for key in (asset.keys if isinstance(asset, dg.AssetsDefinition) else [asset.key])
+    ]
+    assert len(keys) == len(set(keys)) == len(PARTITIONS)

@@ -1,0 +1,88 @@
+"""Commands that look and start nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from optikit_assets import __version__
+from tests.tiny_model import write_model
+from tests.unit.cli.conftest import Optikit
+
+
+def test_version(optikit: Optikit):
+    ended = optikit("--version")
+    assert (ended.code, ended.out) == (0, f"optikit {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ((), ["optimize", "bench", "sql", "status", "doctor", "models"]),
+        (("optimize",), ["--model", "--slo", "--recipe", "--job", "--json"]),
+        (("bench",), ["--base-url", "--model", "--slo", "--seed", "--json"]),
+        (("sql",), ["--format", "table", "csv", "json"]),
+        (("status",), ["--model"]),
+        (("doctor",), ["environments"]),
+        (("models",), ["add", "list"]),
+        (("models", "add"), ["--name", "--version"]),
+        (("models", "list"), ["--json"]),
+    ],
+)
+def test_help_of_every_command(optikit: Optikit, command: tuple[str, ...], words: list[str]):
+    ended = optikit(*command, "--help")
+    assert ended.code == 0
+    assert ended.err == ""
+    for word in words:
+        assert word in ended.out
+
+
+@pytest.mark.parametrize("command", [(), ("models",)])
+def test_no_arguments_show_the_help_and_fail(optikit: Optikit, command: tuple[str, ...]):
+    ended = optikit(*command)
+    assert "Usage: optikit" in ended.out
+    assert ended.code != 0
+    assert ended.err == ""
+
+
+def test_an_added_model_is_listed(optikit: Optikit, tmp_path: Path):
+    folder = write_model(tmp_path / "Qwen2.5-7B" / "2024.11")
+    added = optikit("models", "add", folder)
+    assert (added.code, added.out) == (0, f"added Qwen2.5-7B@2024.11 ({folder})\n")
+    listed = optikit("models", "list")
+    assert f"Qwen2.5-7B@2024.11\t{folder}" in listed.out.splitlines()
+    assert any(line.startswith("demo-llama@1\t") for line in listed.out.splitlines())
+    entries = json.loads(optikit("models", "list", "--json").out)
+    assert {"name": "Qwen2.5-7B", "version": "2024.11", "source": str(folder)} in entries
+
+
+def test_a_hub_model_is_added_without_network(optikit: Optikit):
+    added = optikit("models", "add", "hf:Qwen/Qwen2.5-7B-Instruct@main", "--version", "1")
+    assert (added.code, added.err) == (0, "")
+    assert "Qwen2.5-7B-Instruct@1" in optikit("models", "list").out
+
+
+def test_doctor_fails_and_says_what_to_do_while_environments_are_missing(optikit: Optikit):
+    ended = optikit("doctor")
+    assert ended.code == 1
+    assert ended.out.count("missing") == 3
+    assert ended.out.count("make setup") == 3
+    for word in ("accelerator", "disk", "specs"):
+        assert word in ended.out
+
+
+def test_doctor_names_folders_that_cannot_be_models(optikit: Optikit, home: Path):
+    write_model(home / "models" / "a b" / "1")
+    assert "'a b' may not contain" in " ".join(optikit("doctor").out.split())
+
+
+def test_status_of_an_empty_instance_lists_the_models(optikit: Optikit, with_instance: Path):
+    write_model(with_instance / "models" / "qwen" / "1")
+    ended = optikit("status")
+    assert (ended.code, ended.err) == (0, "")
+    rows = [line.split("│") for line in ended.out.splitlines() if "base_model" in line]
+    assert [row[2].strip() for row in rows] == ["demo-llama@1", "qwen@1"]
+    assert all("missing" in row[3] and "never materialized" in row[-2] for row in rows)
+    only = optikit("status", "--model", "qwen")
+    assert "qwen@1" in only.out
+    assert "demo-llama" not in only.out
