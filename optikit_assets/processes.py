@@ -65,7 +65,7 @@ class OwnedProcess:
         self._env = None if env is None else dict(env)
         self._cwd = cwd
         self._process: subprocess.Popen[bytes] | None = None
-        self._mark = uuid.uuid4().hex
+        self._mark = f"{os.getpid()}.{uuid.uuid4().hex}"
 
     def __enter__(self) -> "OwnedProcess":
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -175,6 +175,23 @@ def _marked(mark: str) -> list[psutil.Process]:
             if mark in process.environ().get(_MARKS, ""):
                 found.append(process)
     return found
+
+
+def kill_orphans() -> list[int]:
+    """Kill what owners that were killed outright have left behind; return the process ids.
+
+    ``PR_SET_PDEATHSIG`` reaches the processes that we start, not those that they start in turn: an
+    inference engine's own processes outlive a server that had no time to end them.
+    """
+    killed = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            marks = process.environ().get(_MARKS, "").split(":")
+            owners = [int(pid) for mark in marks if (pid := mark.partition(".")[0]).isdecimal()]
+            if any(not psutil.pid_exists(owner) for owner in owners):
+                process.kill()
+                killed.append(process.pid)
+    return killed
 
 
 def _descendants(pid: int) -> list[psutil.Process]:

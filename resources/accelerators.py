@@ -14,6 +14,7 @@ import dagster as dg
 from pydantic import Field, PrivateAttr
 
 from optikit_assets.errors import AcceleratorError
+from optikit_assets.processes import kill_orphans
 from optikit_assets.serving.hardware import Hardware, detect
 
 _POLL_S = 0.2
@@ -76,6 +77,8 @@ class AcceleratorsResource(dg.ConfigurableResource):
             )
         held = self._acquire(count, stop)
         try:
+            # A device is free for us only without the engine that a killed holder left on it.
+            kill_orphans()
             devices = self.hardware.devices
             yield Lease(self.hardware, tuple(devices[slot] for slot in sorted(held) if devices))
         finally:

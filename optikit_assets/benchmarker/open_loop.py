@@ -149,7 +149,8 @@ class _OpenProbe:
             if sender.done() and not sender.cancelled() and (broken := sender.exception()):
                 raise broken
             if log.client_faults:
-                return *await self._conclude("invalid", "the client ran out of file descriptors"), ""
+                reason = "the client ran out of file descriptors"
+                return *await self._conclude("invalid", reason), ""
             if log.refused and now() - checked_health >= _HEALTH_S:
                 checked_health = now()
                 if gone := await self._gone():
@@ -157,19 +158,25 @@ class _OpenProbe:
             over = sender.done() and (not self._tasks or self._all_settled())
             over = over or now() > deadline
             if not over and now() < next_look:
-                self._report(None)
                 continue
             sample, judgement = await self._look(final=over)
-            self._report(sample)
             if judgement.verdict is not None:
                 return sample, judgement, ""
             elapsed = now() - log.epoch_s
             next_look = log.epoch_s + max(elapsed + _FIRST_LOOKS_S, elapsed * _LOOK_GROWTH)
 
     async def _look(self, *, final: bool) -> tuple[Sample, Judgement]:
-        sample = self._log.sample(self._client.now(), self._plan.warmup)
+        sample = self._sample()
         # In a thread: tens of milliseconds of statistics would hold up the requests that are due.
-        return sample, await asyncio.to_thread(judge, sample, self._plan.rules, final=final)
+        return sample, await asyncio.to_thread(self._judge_and_report, sample, final=final)
+
+    def _sample(self) -> Sample:
+        return self._log.sample(self._client.now(), self._plan.warmup)
+
+    def _judge_and_report(self, sample: Sample, *, final: bool) -> Judgement:
+        judgement = judge(sample, self._plan.rules, final=final)
+        self._report(sample)
+        return judgement
 
     async def _conclude(self, verdict: Any, reason: str) -> tuple[Sample, Judgement]:
         sample, judgement = await self._look(final=True)
@@ -178,7 +185,7 @@ class _OpenProbe:
     def _all_settled(self) -> bool:
         """Whether waiting for what still runs cannot change any objective."""
         objectives = self._plan.rules.slo.objectives
-        sample = self._log.sample(self._client.now(), self._plan.warmup)
+        sample = self._sample()
         return bool(objectives) and all(len(sample.missed(o)) == len(sample) for o in objectives)
 
     async def _gone(self) -> str:
@@ -189,7 +196,7 @@ class _OpenProbe:
             return f"the server died during the probe at {self._plan.rate_rps:.3g} req/s: {error}"
         return ""
 
-    def _report(self, sample: Sample | None) -> None:
+    def _report(self, sample: Sample) -> None:
         if self._on_progress is None:
             return
         log, plan = self._log, self._plan
@@ -197,13 +204,13 @@ class _OpenProbe:
             "probe": plan.number,
             "kind": "open",
             "rate_rps": plan.rate_rps,
-            "elapsed_s": round(self._client.now() - log.epoch_s, 2),
+            "elapsed_s": round(sample.now_s, 2),
             "sent": log.begun,
             "finished": log.finished,
             "in_flight": len(log.in_flight),
             "errors": log.errors,
         }
-        if sample is not None and len(sample):
+        if len(sample):
             for objective in plan.rules.slo.objectives:
                 values = sample.values_s(objective.metric, objective.max_ms / 1000.0)
                 if len(values):

@@ -1,8 +1,11 @@
 """The benchmark of one endpoint: closed loop, rate search, and the certified rate."""
 
 import asyncio
+import contextlib
+import gc
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +36,12 @@ _MIN_TIMEOUT_S = 10.0
 _UNBOUNDED_TIMEOUT_S = 600.0
 # With no bound to compare with: this many latencies seen with no queueing.
 _HANG_LATENCIES = 30.0
-# The client's lag may take this share of the tightest bound; 10 ms are never held against it.
-_LAG_SHARE = 0.05
+# The 99th percentile of the client's lag may be this share of the tightest bound. Lag counts
+# against the server, so it cannot make a rate look better; 10 ms are never held against the client.
+_LAG_SHARE = 0.10
 _MIN_LAG_LIMIT_S = 0.010
+# The client needs little of a processor, but at once.
+_NICENESS = -10
 
 
 def run_benchmark(
@@ -80,7 +86,7 @@ def run_benchmark(
     requests_file
         Receives the timeline of every request (JSON Lines; ``.gz``: compressed).
     on_probe, on_progress
-        Called after each probe, and a few times a second during one.
+        Called after each probe, and about once a second during one (from another thread).
     limits, api_key
         See `CompletionClient`.
 
@@ -90,7 +96,7 @@ def run_benchmark(
         The endpoint cannot be used, or died on the way; probes finished by then went to `on_probe`
         and `requests_file`.
     """
-    with asyncio.Runner() as runner:
+    with _prompt_client(), asyncio.Runner() as runner:
         session = _Session(slo, seed, requests_file, on_probe, on_progress)
         try:
             runner.run(session.open(base_url, model, vocabulary_size, limits, api_key))
@@ -136,13 +142,33 @@ def confirm_rate(
     EndpointError
         The endpoint cannot be used at all. A server that dies during the probe is a ``fail``.
     """
-    with asyncio.Runner() as runner:
+    with _prompt_client(), asyncio.Runner() as runner:
         session = _Session(slo, seed, requests_file, None, on_progress)
         try:
             runner.run(session.open(base_url, model, vocabulary_size, limits, api_key))
             return runner.run(session.open_probe(rate_rps, last=True))
         finally:
             runner.run(session.close())
+
+
+@contextlib.contextmanager
+def _prompt_client() -> Iterator[None]:
+    """Keep this thread from sending late: higher priority if allowed, no long garbage collection.
+
+    An engine on the same machine takes every core it can get, and collecting the objects of a large
+    program that imported this module takes tens of milliseconds.
+    """
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, min(before, _NICENESS))
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
 class _Session:

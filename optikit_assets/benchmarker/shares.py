@@ -22,7 +22,7 @@ Bounds are Clopper-Pearson's with m requests and m·q misses.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from optikit_assets.benchmarker.arrivals import FloatArray
 
@@ -75,9 +75,11 @@ def share_of(values: FloatArray, effective: float, alpha: float) -> Share:
     """
     q = float(values.mean())
     hits = q * effective
-    low = float(stats.beta.ppf(alpha, hits, effective - hits + 1)) if hits > 0 else 0.0
     misses = effective - hits
-    high = float(stats.beta.ppf(1 - alpha, hits + 1, misses)) if misses > 0 else 1.0
+    # The bare special function: scipy.stats takes a hundred times as long, and looks are taken
+    # while requests have to be sent.
+    low = float(special.betaincinv(hits, misses + 1, alpha)) if hits > 0 else 0.0
+    high = float(special.betaincinv(hits + 1, misses, 1 - alpha)) if misses > 0 else 1.0
     return Share(q, low, high, len(values), effective)
 
 

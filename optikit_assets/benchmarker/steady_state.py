@@ -19,7 +19,7 @@ B − 1 degrees of freedom.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from optikit_assets.benchmarker.arrivals import FloatArray
 
@@ -78,7 +78,7 @@ def regress_completions(
     if n >= 3 * blocks:
         scores = np.add.reduceat(centred * residuals, np.arange(blocks) * n // blocks)
         variance = blocks / (blocks - 1) * float(scores @ scores) / spread**2
-        margin = float(stats.t.ppf(0.5 + confidence / 2, blocks - 1)) * np.sqrt(variance)
+        margin = float(special.stdtrit(blocks - 1, 0.5 + confidence / 2)) * np.sqrt(variance)
     return Regression(
         beta=beta,
         beta_low=float(beta - margin),

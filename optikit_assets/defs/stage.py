@@ -128,6 +128,7 @@ class Stage:
 
     def row(self, **columns: Any) -> dict[str, Any]:
         """Return a history row: the columns all tables share, and `columns`."""
+        hardware = self.runner.accelerators.hardware
         return {
             "model": self.model_key,
             "recipe": None,
@@ -135,7 +136,8 @@ class Stage:
             "content_key": self.key,
             "seed": None,
             "versions": {},
-            "accelerator": self.runner.accelerators.hardware.name,
+            # What a CPU costs is looked up by this word.
+            "accelerator": f"CPU {hardware.name}" if hardware.kind == "cpu" else hardware.name,
             "run_id": self.context.run.run_id,
             "started_at": self.started_at,
             "ended_at": datetime.now(UTC),

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,10 +49,10 @@ SPACE = {
 }
 JOB = {"name": "quick", "model": "demo-llama", "slos": ["quick"]}
 FULL_CHAIN = {
-    ("compress", f"{MODEL}|int_w4a16"),
-    ("evaluate", f"{MODEL}|int_w4a16"),
+    ("compress", f"{MODEL}|int_w8a8"),
+    ("evaluate", f"{MODEL}|int_w8a8"),
     ("evaluate", f"{MODEL}|baseline"),
-    ("benchmark", f"{MODEL}|int_w4a16@quick"),
+    ("benchmark", f"{MODEL}|int_w8a8@quick"),
     ("benchmark", f"{MODEL}|baseline@quick"),
     ("benchmark", f"{MODEL}|quick"),
 }
@@ -106,13 +105,13 @@ class Workspace:
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     root = tmp_path_factory.mktemp("pipeline")
     recipes = root / "recipes"
     for folder in ("quantization", "slos", "evaluations", "search_spaces", "models", "jobs"):
         (recipes / folder).mkdir(parents=True)
     shipped = REPOSITORY / "recipes"
-    for name in ("baseline", "int_w4a16"):
+    for name in ("baseline", "int_w8a8"):
         shutil.copy(shipped / "quantization" / f"{name}.yaml", recipes / "quantization")
     shutil.copy(shipped / "models" / "demo-llama.yaml", recipes / "models")
     shutil.copytree(shipped / "evaluations" / "demo", recipes / "evaluations" / "demo")
@@ -130,11 +129,11 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     made = Workspace(root / "home", recipes)
     made.edit("models/demo-llama.yaml", slos=["quick"])
     made.edit(
-        "quantization/int_w4a16.yaml",
+        "quantization/int_w8a8.yaml",
         trials=2,
         calibration={"samples": 16, "max_sequence_length": 128},
     )
-    yield made
+    return made
 
 
 def test_ctrl_c_in_a_sweep_leaves_no_process_and_keeps_what_is_finished(
@@ -219,7 +218,7 @@ def test_history_answers_tables_3_and_5(workspace: Workspace) -> None:
         )
         return json.loads(done.stdout)
 
-    scores = ask("SELECT * FROM table3 WHERE recipe = 'int_w4a16'")
+    scores = ask("SELECT * FROM table3 WHERE recipe = 'int_w8a8'")
     assert len(scores) == 3
     (arms,) = ask("SELECT * FROM table5_wide")
     assert arms["baseline"] is not None
@@ -270,14 +269,15 @@ def test_a_second_model_version_leaves_the_first_fresh(workspace: Workspace) -> 
 
 def test_an_edit_of_a_recipe_reruns_its_chain_only(workspace: Workspace) -> None:
     before = workspace.started()
-    spec = yaml.safe_load((workspace.recipes / "quantization" / "int_w4a16.yaml").read_text())
-    modifier = {**spec["modifiers"][0], "dampening_frac": 0.05}
-    workspace.edit("quantization/int_w4a16.yaml", modifiers=[modifier])
+    spec = yaml.safe_load((workspace.recipes / "quantization" / "int_w8a8.yaml").read_text())
+    smooth, gptq = spec["modifiers"]
+    modifiers = [smooth, {**gptq, "dampening_frac": 0.05}]
+    workspace.edit("quantization/int_w8a8.yaml", modifiers=modifiers)
     done = workspace.optimize()
     assert done.returncode == 0, done.stdout + done.stderr
     started = workspace.started() - before
     assert set(started) == {key for key in FULL_CHAIN if "baseline" not in key[1]}
-    assert started["compress", f"{MODEL}|int_w4a16"] == 1
+    assert started["compress", f"{MODEL}|int_w8a8"] == 1
 
 
 def test_an_edit_of_the_slo_reruns_its_load_tests_only_and_says_if_none_meets_it(
@@ -294,7 +294,7 @@ def test_an_edit_of_the_slo_reruns_its_load_tests_only_and_says_if_none_meets_it
     started = workspace.started() - before
     assert {worker for worker, _ in started} == {"benchmark"}
     assert set(started) == {
-        ("benchmark", f"{MODEL}|int_w4a16@quick"),
+        ("benchmark", f"{MODEL}|int_w8a8@quick"),
         ("benchmark", f"{MODEL}|baseline@quick"),
     }
     record = json.loads((workspace.bundle / "deployment.json").read_text())

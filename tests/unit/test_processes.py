@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from optikit_assets.processes import OwnedProcess, log_tail
+from optikit_assets.processes import OwnedProcess, kill_orphans, log_tail
 from optikit_assets.settings import REPOSITORY
 
 LIMIT_S = 30.0
@@ -179,3 +179,33 @@ def test_the_tail_is_cut_to_the_lines_asked_for(tmp_path):
     log = tmp_path / "log"
     log.write_text("\n".join(str(n) for n in range(1000)))
     assert log_tail(log, 3) == "997\n998\n999"
+
+
+def test_what_a_killed_owner_left_behind_is_found_by_its_mark(tmp_path: Path) -> None:
+    # The owner's child starts a grandchild in a session of its own; only the child dies with it.
+    script = textwrap.dedent(
+        """
+        import subprocess, sys, time
+        from pathlib import Path
+        from optikit_assets.processes import OwnedProcess
+        inner = "import subprocess, sys, time; p = subprocess.Popen(" \\
+            "['sleep', '60'], start_new_session=True); " \\
+            "open(sys.argv[1], 'w').write(str(p.pid)); time.sleep(60)"
+        with OwnedProcess([sys.executable, "-c", inner, sys.argv[1]], log_file=Path(sys.argv[2])):
+            time.sleep(60)
+        """
+    )
+    pid_file = tmp_path / "pid"
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script, str(pid_file), str(tmp_path / "log")],
+        cwd=REPOSITORY,
+    )
+    deadline = time.monotonic() + 30
+    while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    grandchild = psutil.Process(int(pid_file.read_text()))
+    owner.kill()
+    owner.wait(10)
+    assert grandchild.is_running()
+    assert grandchild.pid in kill_orphans()
+    grandchild.wait(10)
