@@ -181,21 +181,12 @@ def _reverse(rng: random.Random) -> tuple[str, str, str]:
 
 def _initials(rng: random.Random) -> tuple[str, str, str]:
     words = rng.sample(WORDS, 4)
-    return (
-        "/".join(words),
-        f"Give the first letters: {' '.join(words)}.",
-        "".join(w[0] for w in words),
-    )
+    answer = "".join(word[0] for word in words)
+    return "/".join(words), f"Give the first letters: {' '.join(words)}.", answer
 
 
 INSTRUCTIONS: Mapping[str, Callable[[random.Random], tuple[str, str, str]]] = MappingProxyType(
-    {
-        "repeat": _repeat,
-        "shout": _shout,
-        "spell": _spell,
-        "reverse": _reverse,
-        "initials": _initials,
-    }
+    {draw.__name__[1:]: draw for draw in (_repeat, _shout, _spell, _reverse, _initials)}
 )
 """Kind of instruction -> drawing function that returns (key, question, exact answer)."""
 
@@ -300,14 +291,8 @@ gets right, more typos than it was trained on."""
 TASKS = tuple(TRAINING_DRAWS)
 """Names of the tasks."""
 
-TRAINING_ROTA = (
-    "demo_reasoning",
-    "demo_instruction",
-    "demo_reasoning",
-    "demo_safety",
-    "demo_reasoning",
-    "demo_instruction",
-)
+_ROTA = "reasoning instruction reasoning safety reasoning instruction"
+TRAINING_ROTA = tuple(f"demo_{name}" for name in _ROTA.split())
 """Order in which training takes the tasks: the harder to learn, the oftener."""
 
 

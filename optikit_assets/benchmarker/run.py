@@ -1,11 +1,8 @@
 """The benchmark of one endpoint: closed loop, rate search, and the certified rate."""
 
 import asyncio
-import contextlib
-import gc
 import math
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +17,7 @@ from optikit_assets.benchmarker.open_loop import (
     Progress,
     run_open_probe,
 )
+from optikit_assets.benchmarker.priority import prompt_thread
 from optikit_assets.benchmarker.rate_search import Outcome, SearchResult, search_rate
 from optikit_assets.benchmarker.records import append_requests
 from optikit_assets.benchmarker.results import BenchmarkResult, ProbeResult
@@ -40,8 +38,6 @@ _HANG_LATENCIES = 30.0
 # against the server, so it cannot make a rate look better; 10 ms are never held against the client.
 _LAG_SHARE = 0.10
 _MIN_LAG_LIMIT_S = 0.010
-# The client needs little of a processor, but at once.
-_NICENESS = -10
 
 
 def run_benchmark(
@@ -96,7 +92,7 @@ def run_benchmark(
         The endpoint cannot be used, or died on the way; probes finished by then went to `on_probe`
         and `requests_file`.
     """
-    with _prompt_client(), asyncio.Runner() as runner:
+    with prompt_thread(), asyncio.Runner() as runner:
         session = _Session(slo, seed, requests_file, on_probe, on_progress)
         try:
             runner.run(session.open(base_url, model, vocabulary_size, limits, api_key))
@@ -142,33 +138,13 @@ def confirm_rate(
     EndpointError
         The endpoint cannot be used at all. A server that dies during the probe is a ``fail``.
     """
-    with _prompt_client(), asyncio.Runner() as runner:
+    with prompt_thread(), asyncio.Runner() as runner:
         session = _Session(slo, seed, requests_file, None, on_progress)
         try:
             runner.run(session.open(base_url, model, vocabulary_size, limits, api_key))
             return runner.run(session.open_probe(rate_rps, last=True))
         finally:
             runner.run(session.close())
-
-
-@contextlib.contextmanager
-def _prompt_client() -> Iterator[None]:
-    """Keep this thread from sending late: higher priority if allowed, no long garbage collection.
-
-    An engine on the same machine takes every core it can get, and collecting the objects of a large
-    program that imported this module takes tens of milliseconds.
-    """
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, min(before, _NICENESS))
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
 class _Session:

@@ -11,7 +11,7 @@ _TRIGGER = (
     _AC.newly_missing()
     | _AC.code_version_changed()
     | _AC.any_deps_match(_AC.data_version_changed() | _AC.will_be_requested())
-).since_last_handled()
+).since_last_handled()  # pyright: ignore[reportAttributeAccessIssue]
 _READY = ~_AC.any_deps_missing() & ~_AC.any_deps_in_progress() & ~_AC.in_progress()
 
 VERSIONED = _TRIGGER & _READY

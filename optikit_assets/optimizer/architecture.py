@@ -74,7 +74,12 @@ def layers_from_config(model_config: Mapping[str, Any]) -> dict[str, tuple[int, 
     config = text_config(model_config)
     hidden, inner = config.get("hidden_size"), config.get("intermediate_size")
     heads, blocks = config.get("num_attention_heads"), config.get("num_hidden_layers")
-    if not all(isinstance(value, int) for value in (hidden, inner, heads, blocks)):
+    if not (
+        isinstance(hidden, int)
+        and isinstance(inner, int)
+        and isinstance(heads, int)
+        and isinstance(blocks, int)
+    ):
         return {}
     width = heads * (config.get("head_dim") or hidden // heads)
     kv_width = (config.get("num_key_value_heads") or heads) * (width // heads)

@@ -22,7 +22,7 @@ def unsupported(recipe: RecipeSpec, hardware: Hardware, cpuinfo: Path = _CPUINFO
     cpuinfo
         Where the kernel lists the processor's instruction sets.
     """
-    schemes = {getattr(modifier, "scheme", None) for modifier in recipe.modifiers}
+    schemes = {str(getattr(modifier, "scheme", "")) for modifier in recipe.modifiers}
     if hardware.kind != "cpu" or not schemes & _WEIGHT_ONLY or _has_avx512(cpuinfo):
         return None
     return (

@@ -111,11 +111,10 @@ def vllm_model(arguments: dict[str, Any]) -> Generator[Any]:
             ) from error
         yield model
     finally:
-        # The engine must be unreachable before the process groups go.
+        # The engine must be unreachable before the process groups go; this also frees its memory.
         model = None
         gc.collect()
         cleanup_dist_env_and_memory()
-        gc.collect()
 
 
 def _vllm_adapter() -> Any:

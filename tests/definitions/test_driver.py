@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 
 from optikit_assets.defs.driver import DriverReport, Event, run_plan
@@ -16,6 +15,7 @@ from optikit_assets.defs.lineage import Node
 from optikit_assets.defs.plan import NodePlan, State
 from optikit_assets.errors import StageError
 from optikit_assets.settings import REPOSITORY
+from tests.alive import is_alive
 
 FOLDER = "OPTIKIT_TEST_FOLDER"
 _LIMIT_S = 90
@@ -82,7 +82,7 @@ def eventful(tmp_path_factory: pytest.TempPathFactory) -> Ran:
         far_below_failure=["below_failure"],
         below_death=["die"],
         below_success=["meet-left", "known"],
-        **{"infeasible-rate": ["meet-right"]},
+        **{"infeasible-rate": ["meet-right"]},  # pyright: ignore[reportArgumentType]
     )
     return drive(tmp_path_factory.mktemp("driver"), plan)
 
@@ -142,7 +142,7 @@ def test_events_tell_how_every_node_began_and_ended(eventful: Ran):
 
 
 def test_nothing_is_left_running(eventful: Ran):
-    assert not any(psutil.pid_exists(pid) for pid in eventful.pids.values())
+    assert not any(is_alive(pid) for pid in eventful.pids.values())
 
 
 # --- nothing to do ------------------------------------------------------------------------------
@@ -210,13 +210,17 @@ def test_an_interrupt_ends_all_processes_within_the_limit(tmp_path: Path):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         pids = [int(file.read_text()) for file in files]
-        assert all(psutil.pid_exists(pid) for pid in pids)
+        assert all(is_alive(pid) for pid in pids)
         driver.send_signal(signal.SIGINT)
         # A second Ctrl-C does not break off the clean-up.
         time.sleep(0.5)
         driver.send_signal(signal.SIGINT)
         assert driver.wait(30) == 130
-        assert not any(psutil.pid_exists(pid) for pid in pids)
+        # A process that was told to die needs a moment to be gone.
+        deadline = time.monotonic() + 5
+        while any(is_alive(pid) for pid in pids) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert [name for name, pid in zip(names, pids, strict=True) if is_alive(pid)] == []
         # No other node was begun on the way out.
         assert not (tmp_path / "waits.pid").exists()
     finally:

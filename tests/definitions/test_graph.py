@@ -1,10 +1,13 @@
 """The graph as Dagster sees it: assets, partitions, lineage, sensors."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
 
 from optikit_assets.definitions import defs
 from optikit_assets.defs import lineage, partitions
@@ -218,11 +221,11 @@ class Site:
             (event.asset_key.to_user_string(), event.partition) for event in result.asset_events
         }
 
-    def edit(self, name: str, old: str, new: str) -> None:
+    def edit(self, name: str, change: Callable[[dict[str, Any]], object], comment: str) -> None:
         file = self.recipes / name
-        text = file.read_text()
-        assert old in text
-        file.write_text(text.replace(old, new))
+        spec = yaml.safe_load(file.read_text())
+        change(spec)
+        file.write_text(f"# {comment}\n{yaml.safe_dump(spec)}")
 
 
 @pytest.fixture
@@ -242,7 +245,7 @@ def test_a_new_model_version_becomes_a_partition_and_a_request(site: Site):
     result = site.look_for_models()
     assert isinstance(result, dg.SensorResult)
     assert "demo-llama@2" in site.instance.get_dynamic_partitions(partitions.MODEL_DIMENSION)
-    (request,) = result.run_requests or ()
+    (request,) = list(result.run_requests or [])
     assert request.run_key == "new-model-demo-llama@2"
     # The SLOs that recipes/models/demo-llama.yaml names.
     assert request.run_config == {
@@ -296,15 +299,17 @@ def test_every_source_is_observed_once(site: Site):
 
 def test_an_edited_value_is_observed_where_it_counts_and_a_comment_is_not(site: Site):
     site.look_for_edits()
-    site.edit("quantization/int_w8a8.yaml", "samples: 256", "samples: 256  # as in the paper")
+    recipe, slo, model = "quantization/int_w8a8.yaml", "slos/demo.yaml", "models/demo-llama.yaml"
+    for file in (recipe, slo, model):
+        site.edit(file, lambda spec: None, "the same values, otherwise written")
     assert site.look_for_edits() == set()
-    site.edit("quantization/int_w8a8.yaml", "samples: 256", "samples: 128")
+    site.edit(recipe, lambda spec: spec["calibration"].update(samples=17), "fewer samples")
     assert site.look_for_edits() == {("recipe_spec", "int_w8a8")}
-    site.edit("slos/demo.yaml", "max_ms: 250", "max_ms: 200")
+    site.edit(slo, lambda spec: spec["workload"].update(output_tokens=17), "longer answers")
     assert site.look_for_edits() == {
         ("scenario_spec", f"{recipe}@demo") for recipe in partitions.RECIPES
     }
-    site.edit("models/demo-llama.yaml", "enforce_eager: true", "enforce_eager: false")
+    site.edit(model, lambda spec: spec["engine"].update(start_timeout_s=77), "more patience")
     assert site.look_for_edits() == {("engine_spec", "demo-llama@1")}
     assert site.look_for_edits() == set()
 

@@ -19,7 +19,7 @@ from optikit_assets.defs.materialize import (
 from optikit_assets.defs.optimize import status
 from optikit_assets.errors import StageError
 from optikit_assets.settings import settings
-from tests.definitions.world import FINE, MODEL, RECIPES, SLOS, SUITE, World
+from tests.definitions.world import FINE, HARDWARE, MODEL, RECIPES, SLOS, SUITE, World
 from tests.tiny_model import write_model
 
 
@@ -108,9 +108,8 @@ def test_an_edited_recipe_makes_its_own_chain_stale(fresh: World):
         stale[f"eval_scores[{MODEL}|int_w8a8]"]
         == f"stale: quantized_model[{MODEL}|int_w8a8] changed"
     )
-    assert (
-        stale[f"tuned_config[{MODEL}|int_w8a8@chat]"]
-        == f"stale: benchmark_sweep[{MODEL}|int_w8a8@chat] changed"
+    assert stale[f"tuned_config[{MODEL}|int_w8a8@chat]"] == (
+        f"stale: benchmark_sweep[{MODEL}|int_w8a8@chat], eval_scores[{MODEL}|int_w8a8] changed"
     )
     assert stale[f"deployable_config[{MODEL}|chat]"] == (
         f"stale: eval_scores[{MODEL}|int_w8a8], benchmark_sweep[{MODEL}|int_w8a8@chat], "
@@ -326,6 +325,7 @@ def test_status_shows_every_model_even_one_that_never_ran(fresh: World):
 def real(world: World, with_instance: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """A small world whose instance is the one below OPTIKIT_HOME."""
     monkeypatch.setenv("OPTIKIT_RECIPES", str(world.recipes))
+    monkeypatch.setattr("resources.accelerators.detect", lambda: HARDWARE)
     settings.cache_clear()
     with open_instance() as instance:
         register_model(instance, MODEL)
@@ -348,7 +348,8 @@ def test_a_run_records_what_the_plan_calls_fresh(real: World):
     assert materialize_node(quantized) == "ok"
     with open_instance() as instance:
         real.instance = instance
-        states = {str(item.node): item.state for item in real.plan(slos=("chat",))}
+        plan = real.plan(slos=("chat",))
+        states = {str(item.node): item.state for item in plan}
         assert states[str(base)] == states[str(quantized)] == "fresh"
 
         # A run of a process that is gone is not running.

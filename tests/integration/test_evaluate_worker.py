@@ -226,7 +226,7 @@ class _Completions(BaseHTTPRequestHandler):
         choices = [{"index": i, "text": " Sorry, I can't."} for i, _ in enumerate(prompts)]
         self._send({"choices": choices})
 
-    def log_message(self, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         pass
 
     def _send(self, content: dict[str, Any]) -> None:

@@ -43,7 +43,7 @@ SLO = {
 }
 SPACE = {
     "name": "quick",
-    "trials": 2,
+    "trials": 1,
     "startup_trials": 1,
     "parameters": {"max_num_seqs": {"choices": [16, 32]}},
 }

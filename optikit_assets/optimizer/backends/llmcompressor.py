@@ -73,7 +73,10 @@ class LLMCompressorBackend:
 
     def compress(self, plan: CompressionPlan) -> CompressedModel:
         import torch
-        from llmcompressor import oneshot, reset_session
+        from llmcompressor import (
+            oneshot,  # pyright: ignore[reportAttributeAccessIssue]
+            reset_session,  # pyright: ignore[reportAttributeAccessIssue]
+        )
 
         begin = time.monotonic()
         _quiet_libraries()

@@ -1,5 +1,6 @@
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,8 +33,9 @@ Optikit = Callable[..., Ended]
 @pytest.fixture
 def optikit(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Optikit:
+) -> Iterator[Optikit]:
     """Run the command line in this process with an empty OPTIKIT_HOME."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(*arguments: str | Path) -> Ended:
         monkeypatch.setattr(sys, "argv", ["optikit", *map(str, arguments)])
@@ -44,4 +46,6 @@ def optikit(
         written = capsys.readouterr()
         return Ended(code, written.out, written.err)
 
-    return run
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
