@@ -80,7 +80,7 @@ def group_size(recipe: RecipeSpec) -> int | None:
         if isinstance(modifier, GPTQ) and modifier.group_size is not None:
             return modifier.group_size
         if isinstance(modifier, GPTQ | AWQ | RTN):
-            return dict[str, int](GROUP_SIZES).get(modifier.scheme)
+            return next((n for name, n in GROUP_SIZES.items() if name == modifier.scheme), None)
     return None
 
 
