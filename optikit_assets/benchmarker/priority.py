@@ -3,13 +3,13 @@
 import contextlib
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 
 _NICENESS = -10
 
 
 @contextlib.contextmanager
-def prompt_thread() -> Iterator[None]:
+def prompt_thread() -> Generator[None]:
     """Keep this thread from sending late: real-time priority if allowed, no long collections.
 
     An engine on the same machine takes every core it can get, and a client of ordinary priority
