@@ -48,6 +48,10 @@ demo: setup ## The whole pipeline on the demo model: quantize, evaluate, benchma
 test: setup check ## All checks, then the whole test suite
 	@"$(CONTROL_BIN)/python" -m pytest $(PYTEST_ARGS)
 
+.PHONY: test-all
+test-all: setup check ## The same with the end-to-end test: the whole pipeline on real servers (about 15 minutes more)
+	@"$(CONTROL_BIN)/python" -m pytest -m "" $(PYTEST_ARGS)
+
 .PHONY: check
 check: setup ## ruff, pyright, import-linter, dagster definitions validate
 	@"$(CONTROL_BIN)/ruff" check .

@@ -208,8 +208,8 @@ def test_item_without_a_needed_field_is_refused_before_a_model_is_loaded(tmp_pat
     outcome = evaluate(tmp_path, wanted | {"task_folder": str(tasks)})
     assert outcome.returncode == 1
     message = outcome.only("error")["message"]
-    assert "item 0 of task 'mine' cannot be made into a prompt" in message
-    assert "its fields: question" in message
+    assert "task 'mine'" in message
+    assert "'answer' is undefined" in message
 
 
 class _Completions(BaseHTTPRequestHandler):
