@@ -15,7 +15,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from optikit_assets.errors import EndpointError, EvaluationError
+from optikit_assets.errors import EndpointError, EnvironmentMissingError, EvaluationError
 from optikit_assets.specs.model import EngineSpec
 from optikit_assets.specs.suite import SuiteSpec
 
@@ -165,6 +165,8 @@ def endpoint_model(
     ------
     EndpointError
         If the endpoint does not answer or serves no model.
+    EnvironmentMissingError
+        If a library that lm-eval needs for endpoints is not installed.
     """
     name = served_model(base_url)
     from lm_eval.api.registry import get_model
@@ -176,20 +178,24 @@ def endpoint_model(
     )
     kind = get_model("local-chat-completions" if chat else "local-completions")
     limits = {} if suite.max_model_len is None else {"max_length": suite.max_model_len}
-    yield kind(
-        base_url=f"{base_url.rstrip('/')}/{route}",
-        model=name,
-        tokenizer=None if chat else tokenizer,
-        tokenizer_backend="huggingface" if tokenizer and not chat else None,
+    settings: dict[str, Any] = {
+        "base_url": f"{base_url.rstrip('/')}/{route}",
+        "model": name,
+        "tokenizer": None if chat else tokenizer,
+        "tokenizer_backend": "huggingface" if tokenizer and not chat else None,
         # Text works with every server; token ids need one that shares the tokenizer.
-        tokenized_requests=False,
-        num_concurrent=8,
-        max_retries=3,
-        timeout=int(timeout_s),
-        seed=seed,
-        batch_size=1,
-        **limits,
-    )
+        "tokenized_requests": False,
+        "num_concurrent": 8,
+        "max_retries": 3,
+        "timeout": int(timeout_s),
+        "seed": seed,
+        "batch_size": 1,
+    }
+    try:
+        model = kind(**settings, **limits)
+    except ImportError as error:
+        raise EnvironmentMissingError(f"the serve environment lacks a library: {error}") from error
+    yield model
 
 
 def served_model(base_url: str, *, timeout_s: float = 10.0) -> str:

@@ -102,8 +102,11 @@ def _load_task(manager: Any, spec: TaskSpec, folder: Path | None) -> Any:
         with working_directory(folder):
             task = manager.load([spec.task])["tasks"][spec.task]
     except Exception as error:
+        # lm-eval renders the first item while it loads a task.
+        lacking = type(error).__name__ == "UndefinedError"
+        what = "items lack a field that the task file names" if lacking else "data cannot be read"
         raise EvaluationError(
-            f"data of task {spec.task!r} cannot be read: {type(error).__name__}: {_line(error)}"
+            f"task {spec.task!r}: {what}: {type(error).__name__}: {_line(error)}"
         ) from error
     _override(task, spec)
     _check_items(task, spec)
@@ -129,14 +132,19 @@ def _check_items(task: Any, spec: TaskSpec) -> None:
         raise EvaluationError(f"task {spec.task!r} has no items")
     for number, document in enumerate(documents):
         try:
-            task.doc_to_text(document)
-            task.doc_to_target(document)
+            prompt, target = task.doc_to_text(document), task.doc_to_target(document)
         except Exception as error:
-            fields = ", ".join(sorted(document)) if isinstance(document, dict) else "?"
             raise EvaluationError(
                 f"item {number} of task {spec.task!r} cannot be made into a prompt: "
-                f"{_line(error)}; its fields: {fields}"
+                f"{_line(error)}; its fields: {', '.join(sorted(document))}"
             ) from error
+        # A field that only some rows have is None in the others, and a template prints that.
+        for what, text in (("prompt", prompt), ("target", target)):
+            if str(text) == "None":
+                raise EvaluationError(
+                    f"item {number} of task {spec.task!r} has no {what}; its fields: "
+                    f"{', '.join(key for key, value in document.items() if value is not None)}"
+                )
 
 
 @contextlib.contextmanager

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.errors import EndpointError, EvaluationError, OptikitError, StorageError
+from optikit_assets.errors import (
+    EndpointError,
+    EnvironmentMissingError,
+    EvaluationError,
+    OptikitError,
+    StorageError,
+)
 from optikit_assets.stateval import engines
 from optikit_assets.stateval.harness import run_task
 from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate, write_candidate
@@ -54,6 +60,8 @@ def handle(request: EvaluateRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
         If the suite itself cannot be run (unknown task, unreadable data).
     EndpointError
         If ``backend: endpoint`` and the endpoint cannot be used.
+    EnvironmentMissingError
+        If a library is not installed.
     StorageError
         If the disk is full or not writable: no later candidate could do better.
     """
@@ -83,7 +91,7 @@ def handle(request: EvaluateRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
                 _evaluate(request, candidate, suite_tasks, store, started_at, clock)
                 found = store.get(candidate.artifact_key)
             payload = _payload(load_candidate(found.path, candidate.trial), found.manifest)
-        except (StorageError, EndpointError):
+        except (StorageError, EndpointError, EnvironmentMissingError):
             raise
         except Exception as error:
             traceback.print_exc()
