@@ -21,7 +21,7 @@ from optikit_assets.defs.stage import Stage
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import recovery_per_task
 from optikit_assets.errors import StageError
-from optikit_assets.serving.support import unsupported
+from optikit_assets.serving.support import compute_dtype, unsupported
 from optikit_assets.specs import BASELINE, SuiteSpec, digest
 from optikit_assets.stateval.comparison import compare
 from optikit_assets.stateval.results import Comparison
@@ -107,7 +107,7 @@ def eval_scores(
 def _refuse_unsupported(stage: Stage) -> Artifact | None:
     """Keep the reason as the outcome if the engine cannot execute the recipe on this machine."""
     recipe = stage.catalog.recipe(stage.dimension)
-    reason = unsupported(recipe, stage.runner.accelerators.hardware)
+    reason = unsupported(recipe, stage.model_spec.engine, stage.runner.accelerators.hardware)
     if reason is None:
         return None
     with stage.artifacts.store.create(stage.key, lineage.EVAL_SCORES) as draft:
@@ -147,7 +147,11 @@ def _evaluate(stage: Stage, suite: SuiteSpec) -> Artifact | str:
 def _run(stage: Stage, suite: SuiteSpec, candidates: Sequence[Candidate]) -> dict[str, str]:
     """Evaluate what has no artifact yet; return the reasons of what kept failing."""
     folder = stage.catalog.task_folder(suite.name)
-    on_gpu = stage.runner.accelerators.hardware.kind != "cpu"
+    hardware = stage.runner.accelerators.hardware
+    on_gpu = hardware.kind != "cpu"
+    engine = stage.model_spec.engine
+    # Scored as it will be served.
+    engine = engine.model_copy(update={"dtype": compute_dtype(engine, hardware)})
 
     def evaluate(batch: Sequence[Candidate], lease: Lease) -> dict[str, str]:
         request = EvaluateRequest(
@@ -155,7 +159,7 @@ def _run(stage: Stage, suite: SuiteSpec, candidates: Sequence[Candidate]) -> dic
             suite=suite,
             task_folder=None if folder is None else str(folder),
             candidates=tuple(batch),
-            engine=stage.model_spec.engine,
+            engine=engine,
             trust_remote_code=stage.model_spec.trust_remote_code,
         )
         result = stage.runner.run(stage.context, "evaluate", request, EvaluateResult, lease)

@@ -226,7 +226,8 @@ class Versions:
     def _runtime(self) -> str:
         home = settings().envs_home
         prints = [inspect_environment(home, name).fingerprint for name in ("compress", "serve")]
-        return digest([prints, self.hardware.kind, self.hardware.name])
+        hardware = self.hardware
+        return digest([prints, hardware.kind, hardware.name, *hardware.features])
 
     def recorded(self, node: Node) -> Recorded | None:
         """Return what the instance recorded, read once per object."""

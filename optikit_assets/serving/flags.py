@@ -14,6 +14,7 @@ from optikit_assets.serving.flag_catalog import CUDA_ONLY, check_flag, known_fla
 from optikit_assets.serving.hardware import Hardware
 from optikit_assets.serving.memory import cpu_kv_cache_bytes
 from optikit_assets.serving.model_facts import ModelFacts
+from optikit_assets.serving.support import compute_dtype
 from optikit_assets.specs import EngineSpec, SloSpec
 from optikit_assets.specs.search_space import Scalar
 
@@ -84,7 +85,8 @@ def engine_flags(
     tuned
         Values of a search, empty for the engine's default.
     hardware
-        Leaves out what a CPU does not have and sizes its cache; None changes nothing.
+        Leaves out what a CPU does not have, chooses its compute type and sizes its cache; None
+        changes nothing.
     facts
         Bounds the context length and sizes the cache.
     trust_remote_code
@@ -107,8 +109,9 @@ def engine_flags(
     if problems:
         raise SpecError("engine flags", problems)
     flags: Flags = {}
-    if engine.dtype != "auto":
-        flags["dtype"] = engine.dtype
+    dtype = engine.dtype if hardware is None else compute_dtype(engine, hardware)
+    if dtype != "auto":
+        flags["dtype"] = dtype
     if slo is not None:
         flags["max_model_len"] = max_model_len(engine, slo, facts)
     # One log line per request would cost the cores that serve them.

@@ -17,6 +17,8 @@ NVIDIA_SMI = (
 )
 _QUERY_LIMIT_S = 20.0
 _MIB = 1024**2
+_CPUINFO = Path("/proc/cpuinfo")
+_KERNEL_FEATURES = frozenset({"avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile"})
 # Where a container's memory limit stands: cgroup v2, then v1.
 _CGROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
@@ -44,6 +46,9 @@ class Hardware:
         Processor cores this process may run on.
     devices
         What to write into ``CUDA_VISIBLE_DEVICES``, one entry per GPU; empty on a CPU.
+    features
+        The processor's instruction sets by which CPU engines choose their kernels, sorted, e.g.
+        ``("avx2", "avx512_bf16", "avx512f")``; empty with a GPU.
     """
 
     kind: Literal["cpu", "cuda"]
@@ -53,6 +58,7 @@ class Hardware:
     driver: str = ""
     cores: int = 1
     devices: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -136,7 +142,12 @@ def _narrow(gpus: list[_Gpu], visible: str) -> list[_Gpu]:
 
 def _cpu() -> Hardware:
     return Hardware(
-        kind="cpu", name=_cpu_name(), count=1, memory_bytes=_machine_memory(), cores=_cores()
+        kind="cpu",
+        name=_cpu_info("model name") or platform.processor() or platform.machine(),
+        count=1,
+        memory_bytes=_machine_memory(),
+        cores=_cores(),
+        features=tuple(sorted(_KERNEL_FEATURES & set(_cpu_info("flags").split()))),
     )
 
 
@@ -144,14 +155,14 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _cpu_name() -> str:
+def _cpu_info(key: str) -> str:
+    """Return the first value of `key` in /proc/cpuinfo, or an empty string."""
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        lines = _CPUINFO.read_text(encoding="utf-8").splitlines()
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        return ""
+    found = (line.partition(":")[2].strip() for line in lines if line.startswith(key))
+    return next(found, "")
 
 
 def _machine_memory() -> int:

@@ -17,7 +17,7 @@ from optikit_assets.serving.flag_catalog import check_flag, check_searchable, kn
 from optikit_assets.specs import EngineSpec, SloSpec
 
 GIB = 1024**3
-CPU = Hardware("cpu", "some processor", 1, 16 * GIB, cores=2)
+CPU = Hardware("cpu", "some processor", 1, 16 * GIB, cores=2, features=("avx512f",))
 H100 = Hardware("cuda", "NVIDIA H100 80GB HBM3", 4, 80 * GIB, driver="580", devices=("0", "1"))
 SMALL = ModelFacts(
     weights_bytes=4_000_000,
