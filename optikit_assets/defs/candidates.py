@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from optikit_assets.artifacts.store import Artifact
 from optikit_assets.defs import lineage
 from optikit_assets.defs.lineage import FAILED, Node
 from optikit_assets.defs.stage import Stage
@@ -36,8 +37,7 @@ def comparison_of(stage: Stage, recipe: str) -> Comparison | None:
     StageError
         If the recipe was never evaluated.
     """
-    version = stage.version_of(Node(lineage.EVAL_SCORES, f"{stage.model_key}|{recipe}"))
-    artifact = stage.artifacts.find(version)
+    artifact = _evaluation(stage, recipe)
     if artifact is None or not (artifact.path / COMPARISON_FILE).exists():
         return None
     return Comparison.model_validate(artifact.read_json(COMPARISON_FILE))
@@ -51,11 +51,10 @@ def served_candidate(stage: Stage, recipe: str) -> ServedCandidate:
     StageError
         If the recipe was never evaluated.
     """
-    comparison = comparison_of(stage, recipe)
-    if comparison is None:
-        reason = _why_not_evaluated(stage, recipe)
+    evaluation, comparison = _evaluation(stage, recipe), comparison_of(stage, recipe)
+    if evaluation is None or comparison is None:
+        reason = _why_not_evaluated(evaluation)
         return ServedCandidate(recipe, 0, stage.base.path, "", 0, FAILED, False, (reason,))
-    evaluation = stage.artifact_of(Node(lineage.EVAL_SCORES, f"{stage.model_key}|{recipe}"))
     key = evaluation.read_json(CHECKPOINTS_FILE)[str(comparison.q_star)]
     checkpoint = None if key is None else stage.artifacts.store.get(key)
     return ServedCandidate(
@@ -70,9 +69,11 @@ def served_candidate(stage: Stage, recipe: str) -> ServedCandidate:
     )
 
 
-def _why_not_evaluated(stage: Stage, recipe: str) -> str:
-    version = stage.version_of(Node(lineage.EVAL_SCORES, f"{stage.model_key}|{recipe}"))
-    artifact = stage.artifacts.find(version)
+def _evaluation(stage: Stage, recipe: str) -> Artifact | None:
+    return stage.artifact_of(Node(lineage.EVAL_SCORES, f"{stage.model_key}|{recipe}"))
+
+
+def _why_not_evaluated(artifact: Artifact | None) -> str:
     if artifact is None:
         return "no candidate of it could be evaluated: see eval_scores"
     return artifact.read_json(UNSUPPORTED_FILE)["reason"]

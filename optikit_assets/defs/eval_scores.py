@@ -117,9 +117,7 @@ def _refuse_unsupported(stage: Stage) -> Artifact | None:
 
 def _evaluate(stage: Stage, suite: SuiteSpec) -> Artifact | str:
     """Return the artifact, or why no candidate of the recipe could be evaluated."""
-    quantized = stage.artifacts.find(
-        stage.version_of(Node(lineage.QUANTIZED_MODEL, str(stage.node.partition)))
-    )
+    quantized = stage.artifact_of(Node(lineage.QUANTIZED_MODEL, str(stage.node.partition)))
     if quantized is None:
         return "no candidate was made: see quantized_model"
     checkpoints = {

@@ -57,6 +57,7 @@ STATUS_TAG = "optikit/status"
 INPUTS_METADATA = "inputs"
 MISSING = "missing"
 FAILED = "failed"
+_FAILED_SUFFIX = f"-{FAILED}"
 
 
 class Node(NamedTuple):
@@ -124,7 +125,12 @@ def content_key(asset: str, version: str, inputs: dict[Node, str]) -> str:
 
 def outcome_version(key: str, status: str) -> str:
     """Return the data version of an outcome: the content key, or one of its own for a failure."""
-    return f"{key}-{FAILED}" if status == FAILED else key
+    return f"{key}{_FAILED_SUFFIX}" if status == FAILED else key
+
+
+def is_failed(version: str) -> bool:
+    """Return whether `outcome_version` marked this version as a failure's, without artifact."""
+    return version.endswith(_FAILED_SUFFIX)
 
 
 def chain(model: str, slo: str, recipe_names: list[str]) -> list[Node]:

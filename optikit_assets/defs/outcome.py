@@ -92,7 +92,7 @@ def _collect(stage: Stage, slo: SloSpec, recipe: str) -> Evaluated:
 
 
 def _sweep(stage: Stage, node: Node) -> Benchmarked:
-    artifact = stage.artifacts.find(stage.version_of(node))
+    artifact = stage.artifact_of(node)
     if artifact is None:
         return Benchmarked(
             nothing_measured(lineage.FAILED, "its sweep failed: see benchmark_sweep")
@@ -101,7 +101,7 @@ def _sweep(stage: Stage, node: Node) -> Benchmarked:
 
 
 def _tuned(stage: Stage, recipe: str, node: Node) -> tuple[ArmMeasurement, dict[str, Any] | None]:
-    artifact = stage.artifacts.find(stage.version_of(node))
+    artifact = stage.artifact_of(node)
     if artifact is None:
         failed = nothing_measured(lineage.FAILED, "its study failed: see tuned_config")
         return measurement(recipe, Benchmarked(failed), tuned=True, flags={}), None

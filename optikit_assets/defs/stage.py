@@ -20,6 +20,7 @@ from optikit_assets.defs.lineage import (
     Versions,
     code_version,
     content_key,
+    is_failed,
     outcome_version,
 )
 from optikit_assets.defs.partitions import split_model
@@ -122,9 +123,10 @@ class Stage:
             )
         return version
 
-    def artifact_of(self, node: Node) -> Artifact:
-        """Return the artifact of an upstream partition."""
-        return self.artifacts.store.get(self.version_of(node))
+    def artifact_of(self, node: Node) -> Artifact | None:
+        """Return the artifact of an upstream partition, or None if its last attempt failed."""
+        version = self.version_of(node)
+        return None if is_failed(version) else self.artifacts.find(version)
 
     def row(self, **columns: Any) -> dict[str, Any]:
         """Return a history row: the columns all tables share, and `columns`."""

@@ -86,7 +86,7 @@ def tuned_config(
 def _tune(stage: Stage, recipe: str, slo: SloSpec) -> Artifact | None:
     """Search the flags; the study's journal keeps finished trials if this process dies."""
     sweep_node = Node(lineage.BENCHMARK_SWEEP, str(stage.node.partition))
-    swept = stage.artifacts.find(stage.version_of(sweep_node))
+    swept = stage.artifact_of(sweep_node)
     default = Benchmarked(swept.read_json(RESULT_FILE), swept) if swept else None
     candidate = served_candidate(stage, recipe)
     certain = known_beforehand(stage, slo, candidate, {})
