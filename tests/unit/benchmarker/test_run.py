@@ -123,6 +123,10 @@ def test_overload_is_noticed_early_and_leaves_nothing_behind():
             seed=1,
             limits=LIMITS,
         )
+        # The server notices closed connections a little later.
+        give_up = time.monotonic() + 2.0
+        while not server.dropped and time.monotonic() < give_up:
+            time.sleep(0.02)
         assert server.dropped > 0
     assert probe.verdict == "fail"
     assert time.monotonic() - started < 6.0
@@ -244,7 +248,7 @@ def test_probes_and_runs_share_no_prefix_and_no_cache():
             run_benchmark(
                 base_url=server.base_url,
                 model="imitation",
-                slo=make_slo(max_probes=2),
+                slo=make_slo(max_probes=1),
                 seed=1,
                 limits=LIMITS,
             )
@@ -255,10 +259,10 @@ def test_probes_and_runs_share_no_prefix_and_no_cache():
     prefixes = {}
     for salt, prompt in prompts:
         prefixes.setdefault(salt, set()).add(prompt[:4])
-    # The closed probe, two open ones and what is sent outside them, twice.
-    assert len(prefixes) == 8
+    # The closed probe, the open one and what is sent outside them, twice.
+    assert len(prefixes) == 6
     assert all(len(shared) == 1 for shared in prefixes.values())
-    assert len(set.union(*prefixes.values())) == 4
+    assert len(set.union(*prefixes.values())) == 3
 
 
 def test_every_shared_prefix_is_warm_before_requests_are_measured(tmp_path):
