@@ -1,7 +1,8 @@
-"""Streaming client of an OpenAI-compatible ``/v1/completions``.
+"""Streaming client of an OpenAI-compatible ``/v1/completions`` or ``/v1/chat/completions``.
 
-It shares the machine with the engine under test, so the work per token is a few byte operations:
-events are counted, not decoded, except the first one and those that carry usage or an error.
+It shares the machine with the engine under test, so the work per token is small: events of a
+completion are counted with a few byte operations, not decoded, except the first one and those that
+carry usage or an error. Those of a chat have to be decoded, since not every one is a token.
 """
 
 import asyncio
@@ -14,8 +15,14 @@ from typing import Any
 
 import aiohttp
 
+from optikit_assets.benchmarker.prompts import Prompt
 from optikit_assets.errors import EndpointError
+from optikit_assets.specs.workload import Endpoint
 
+PATHS: dict[Endpoint, str] = {"completions": "/completions", "chat": "/chat/completions"}
+
+# Where a chat's delta holds text; reasoning is generated and waited for like the rest.
+_TEXT_KEYS = ("content", "reasoning", "reasoning_content")
 # An event is a few hundred bytes; more than this without an end is not an event stream.
 _MAX_EVENT_BYTES = 1_000_000
 _ERROR_TEXT_CHARS = 300
@@ -41,8 +48,8 @@ class Flight:
     """One request while it runs; times are those of the client's clock.
 
     ``output_tokens`` and ``input_tokens`` are -1 where the server reported no usage and nothing
-    could be counted. ``refused``: no connection came about; ``client_fault``: for want of file
-    descriptors here.
+    could be counted; what was asked for is ``expected_…``, -1 where nothing definite was.
+    ``refused``: no connection came about; ``client_fault``: for want of file descriptors here.
     """
 
     scheduled_s: float
@@ -52,6 +59,8 @@ class Flight:
     gaps_s: list[float] = field(default_factory=list[float])
     input_tokens: int = -1
     output_tokens: int = -1
+    expected_input: int = -1
+    expected_output: int = -1
     usage_reported: bool = False
     error: str | None = None
     status: int | None = None
@@ -65,28 +74,50 @@ class Flight:
 
 
 @dataclass(frozen=True)
+class RequestBody:
+    """A request as it is sent, and the lengths that it asks for (-1: not known)."""
+
+    endpoint: Endpoint
+    content: bytes
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True)
 class RequestShape:
     """How a request is phrased; what a server refuses is left out after the first attempts.
 
-    ``fixed_length`` adds vLLM's ``ignore_eos`` and ``min_tokens``.
+    Attributes
+    ----------
+    endpoint
+        Which path is asked.
+    fixed_length
+        Add vLLM's ``ignore_eos`` and ``min_tokens``.
+    salt
+        Unless empty, add vLLM's ``cache_salt``, made from this and the prompt's scope: a prefix
+        cache then serves requests of one salt and scope only.
     """
 
+    endpoint: Endpoint = "completions"
     fixed_length: bool = True
-    usage: bool = True
+    salt: str = ""
 
-    def body(self, model: str, prompt: bytes, output_tokens: int) -> bytes:
-        """Return the JSON body; `prompt` is a JSON fragment."""
+    def body(self, model: str, prompt: Prompt) -> RequestBody:
+        """Return the request for `prompt`."""
         options: dict[str, Any] = {
             "model": model,
-            "max_tokens": output_tokens,
+            "max_tokens": prompt.output_tokens,
             "temperature": 0,
             "stream": True,
+            "stream_options": {"include_usage": True},
         }
         if self.fixed_length:
-            options |= {"ignore_eos": True, "min_tokens": output_tokens}
-        if self.usage:
-            options["stream_options"] = {"include_usage": True}
-        return json.dumps(options)[:-1].encode() + b', "prompt": ' + prompt + b"}"
+            options |= {"ignore_eos": True, "min_tokens": prompt.output_tokens}
+        if self.salt:
+            options["cache_salt"] = f"{self.salt}.{prompt.scope}"
+        key = b"messages" if self.endpoint == "chat" else b"prompt"
+        content = json.dumps(options)[:-1].encode() + b', "' + key + b'": ' + prompt.content + b"}"
+        return RequestBody(self.endpoint, content, prompt.input_tokens, prompt.output_tokens)
 
 
 class CompletionClient:
@@ -185,7 +216,7 @@ class CompletionClient:
         except ValueError:
             return response.status, None
 
-    async def complete(self, flight: Flight, body: bytes, timeout_s: float) -> None:
+    async def complete(self, flight: Flight, body: RequestBody, timeout_s: float) -> None:
         """Send one request and follow its stream, recording into `flight`.
 
         Never raises for what the server does: errors, time-outs and malformed streams become
@@ -197,22 +228,24 @@ class CompletionClient:
         flight
             Its ``scheduled_s`` is set by the caller.
         body
-            JSON body.
+            What is sent, and where to.
         timeout_s
             Limit from the scheduled time to the end of the stream.
         """
+        flight.expected_input, flight.expected_output = body.input_tokens, body.output_tokens
         flight.sent_s = self.now()
+        url = self.base_url + PATHS[body.endpoint]
         try:
             async with (
                 asyncio.timeout(max(0.0, flight.scheduled_s + timeout_s - flight.sent_s)),
-                self._open_session.post(self.base_url + "/completions", data=body) as response,
+                self._open_session.post(url, data=body.content) as response,
             ):
                 flight.status = response.status
                 if response.status != 200:
                     text = (await response.text(errors="replace"))[:_ERROR_TEXT_CHARS]
                     flight.error = f"HTTP {response.status}: {' '.join(text.split())}"
                     return
-                await self._follow(flight, response)
+                await self._follow(flight, response, EventParser(body.endpoint))
         except asyncio.CancelledError:
             flight.error = "cancelled"
             raise
@@ -227,8 +260,9 @@ class CompletionClient:
         except ValueError as error:
             flight.error = f"malformed stream: {error}"
 
-    async def _follow(self, flight: Flight, response: aiohttp.ClientResponse) -> None:
-        parser = EventParser()
+    async def _follow(
+        self, flight: Flight, response: aiohttp.ClientResponse, parser: "EventParser"
+    ) -> None:
         last = flight.first_token_s
         async for chunk in response.content.iter_any():
             now = self.now()
@@ -250,9 +284,10 @@ class CompletionClient:
 
 
 class EventParser:
-    """Counts the token events of a server-sent event stream of completion chunks."""
+    """Counts the token events of a server-sent event stream of completion or chat chunks."""
 
-    def __init__(self) -> None:
+    def __init__(self, endpoint: Endpoint = "completions") -> None:
+        self._endpoint = endpoint
         self._rest = b""
         self._checked = False
         self.done = False
@@ -314,8 +349,23 @@ class EventParser:
                 raise ValueError(f"usage without token counts: {usage!r}") from error
         if "choices" not in content:
             raise ValueError(f"no choices in {payload[:60]!r}")
-        self._checked = True
-        return bool(content["choices"])
+        if self._endpoint == "completions":
+            self._checked = True
+            return bool(content["choices"])
+        try:
+            return any(_is_chat_token(choice["delta"]) for choice in content["choices"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no delta in {payload[:60]!r}") from error
+
+
+def _is_chat_token(delta: dict[str, Any]) -> bool:
+    """Return whether a chat's delta stands for generated tokens.
+
+    The one that opens a message names its role and no text. A later one may be empty: a token that
+    prints nothing, such as an end-of-sequence that is ignored.
+    """
+    parts = [delta[key] for key in _TEXT_KEYS if key in delta]
+    return any(parts) or ("role" not in delta and "" in parts)
 
 
 def _describe(error: BaseException) -> str:

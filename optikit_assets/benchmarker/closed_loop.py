@@ -51,7 +51,7 @@ async def run_closed_probe(
     """
     client = target.client
     planned = slo.budget.closed_loop_requests
-    warmup = min(_WARMUP, slo.budget.warmup_requests)
+    warmup = max(min(_WARMUP, slo.budget.warmup_requests), slo.workload.shared_prefixes)
     most = warmup + planned * _EXTENSION
     log = ProbeLog(np.zeros(most), client.now())
     verdict: Verdict | None = None
@@ -84,7 +84,7 @@ async def run_closed_probe(
             break
     if not sample.completed.any():
         raise EndpointError(
-            f"{client.base_url}/completions: all {log.finished} sequential requests failed: "
+            f"{target.url}: all {log.finished} sequential requests failed: "
             + "; ".join(log.error_examples())
         )
     result = summarize(
@@ -108,7 +108,7 @@ def sequential_rate_rps(sample_latencies_s: list[float]) -> float:
 
 
 def _closed_verdict(sample: Sample, slo: SloSpec, alpha: float) -> tuple[Verdict, str]:
-    if wrong := miscounted(sample, slo):
+    if wrong := miscounted(sample):
         return "invalid", wrong
     failed = int(sample.failed.sum())
     if failed > len(sample) // 5:

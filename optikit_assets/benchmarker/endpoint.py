@@ -6,18 +6,29 @@ any load is spent.
 
 import asyncio
 import re
+import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from optikit_assets.benchmarker.client import CompletionClient, Flight, RequestShape
-from optikit_assets.benchmarker.prompts import DEFAULT_TOKEN_IDS, PromptSource, safe_token_ids
+from optikit_assets.benchmarker.client import (
+    PATHS,
+    CompletionClient,
+    Flight,
+    RequestBody,
+    RequestShape,
+)
+from optikit_assets.benchmarker.prompts import (
+    DEFAULT_TOKEN_IDS,
+    FilePrompts,
+    PromptSource,
+    SyntheticPrompts,
+    safe_token_ids,
+)
 from optikit_assets.errors import EndpointError
-from optikit_assets.specs.slo import SloSpec, Workload
+from optikit_assets.specs.slo import SloSpec
+from optikit_assets.specs.workload import Workload
 
-# Probe numbers of requests outside any probe; they only have to differ from those of real probes.
-_PREFLIGHT = 2**30
-_SENTINEL = 2**30 + 1
 _ANSWER_S = 10.0
 _TRANSIENT_ATTEMPTS = 3
 _TRANSIENT_PAUSE_S = 1.0
@@ -35,21 +46,27 @@ _MIN_SAMPLE_IDS = 8
 class Target:
     """An endpoint that answered, and how it wants to be asked.
 
-    ``quiet_ttft_s`` is the time to first token of a single request on the idle server.
+    ``quiet_ttft_s`` is the time to first token of a single longest request on the idle server.
     """
 
     client: CompletionClient
     model: str
     shape: RequestShape
     prompts: PromptSource
-    output_tokens: int
-    quiet_ttft_s: float
+    quiet_ttft_s: float = 0.0
 
-    def body(self, probe: int, request: int) -> bytes:
-        """Return the JSON body of one request of one probe."""
-        return self.shape.body(
-            self.model, self.prompts.fragment(probe, request), self.output_tokens
-        )
+    @property
+    def url(self) -> str:
+        """Where requests go."""
+        return self.client.base_url + PATHS[self.shape.endpoint]
+
+    def body(self, probe: int, request: int) -> RequestBody:
+        """Return one request of one probe."""
+        return self.shape.body(self.model, self.prompts.draw(probe, request))
+
+    def longest(self, request: int) -> RequestBody:
+        """Return a longest request, outside any probe."""
+        return self.shape.body(self.model, self.prompts.longest(request))
 
     async def wait_until_idle(self, requests: int) -> None:
         """Wait until the server has finished or dropped what the last probe left behind.
@@ -66,7 +83,8 @@ class Target:
         while True:
             attempt += 1
             flight = Flight(client.now())
-            body = self.shape.body(self.model, self.prompts.fragment(_SENTINEL, attempt), 1)
+            prompt = replace(self.prompts.longest(attempt), output_tokens=1)
+            body = self.shape.body(self.model, prompt)
             await client.complete(flight, body, max(0.1, deadline - client.now()))
             if flight.ok and flight.first_token_s - flight.sent_s <= slow_s:
                 return
@@ -98,37 +116,49 @@ async def prepare(
         Endpoint down, not OpenAI-compatible, model unknown to it, context too short, prompts of
         exact length impossible, or every way to phrase the request refused.
     """
-    await _check_model(client, model, slo.workload)
+    workload = slo.workload
+    await _check_model(client, model, workload)
+    # Even with the same seed, an earlier run must not have filled the prefix cache for this one.
+    full = RequestShape(workload.endpoint, salt=uuid.uuid4().hex[:12])
+    refusals: list[str] = []
+    sources = await _sources(client, model, workload, seed, vocabulary_size)
+    for shape in (full, replace(full, salt=""), replace(full, salt="", fixed_length=False)):
+        for prompts in sources:
+            target = Target(client, model, shape, prompts)
+            first = await _ask(target, 0)
+            if first.status in (400, 422):
+                refusals.append(first.error or "")
+                continue
+            _raise_if_failed(target, first)
+            if isinstance(prompts, SyntheticPrompts) and prompts.is_text:
+                target = await _calibrate(target, workload, seed, first)
+            second = await _ask(target, 100)
+            _raise_if_failed(target, second)
+            return replace(target, quiet_ttft_s=second.first_token_s - second.sent_s)
+    raise EndpointError(
+        f"{client.base_url} refuses every request: {'; '.join(dict.fromkeys(refusals))}"
+    )
+
+
+async def _sources(
+    client: CompletionClient,
+    model: str,
+    workload: Workload,
+    seed: int,
+    vocabulary_size: int | None,
+) -> list[PromptSource]:
+    """Return the kinds of prompts that the workload allows, the preferred one first."""
+    if workload.prompts is not None:
+        return [FilePrompts(workload, seed)]
+    text = SyntheticPrompts(workload, seed, token_ids=None)
+    if workload.endpoint == "chat":
+        return [text]
     ids = (
         safe_token_ids(vocabulary_size)
         if vocabulary_size is not None
         else await _ask_for_ids(client, model)
     )
-    refusals: list[str] = []
-    for shape in (RequestShape(), RequestShape(fixed_length=False)):
-        for token_ids in (ids, None):
-            prompts = PromptSource(slo.workload, seed, token_ids=token_ids)
-            target = Target(client, model, shape, prompts, slo.workload.output_tokens, 0.0)
-            first = await _ask(target, 0)
-            if first.status in (400, 422):
-                refusals.append(first.error or "")
-                continue
-            _raise_if_failed(client, first)
-            if token_ids is None:
-                target = await _calibrate(target, slo.workload, seed, first)
-            second = await _ask(target, 100)
-            _raise_if_failed(client, second)
-            return Target(
-                client,
-                model,
-                shape,
-                target.prompts,
-                target.output_tokens,
-                second.first_token_s - second.sent_s,
-            )
-    raise EndpointError(
-        f"{client.base_url} refuses every request: {'; '.join(dict.fromkeys(refusals))}"
-    )
+    return [SyntheticPrompts(workload, seed, token_ids=ids), text]
 
 
 async def _check_model(client: CompletionClient, model: str, workload: Workload) -> None:
@@ -146,12 +176,13 @@ async def _check_model(client: CompletionClient, model: str, workload: Workload)
         names = ", ".join(sorted(listed)) or "none"
         raise EndpointError(f"{client.base_url} does not serve model {model!r}; it serves: {names}")
     context = listed[model].get("max_model_len")
-    needed = workload.input_tokens + workload.output_tokens
+    longest, answer = workload.max_input_tokens or 0, workload.max_output_tokens
+    needed = longest + answer
     if isinstance(context, int) and context < needed:
         raise EndpointError(
             f"{client.base_url} serves {model!r} with a context of {context} tokens, but the "
-            f"workload needs {needed} (input_tokens {workload.input_tokens} + output_tokens "
-            f"{workload.output_tokens}): raise max_model_len or shorten the workload"
+            f"workload needs {needed} (input_tokens {longest} + output_tokens {answer} at most): "
+            "raise max_model_len or shorten the workload"
         )
 
 
@@ -192,7 +223,7 @@ async def _ask(target: Target, request: int) -> Flight:
     client = target.client
     for attempt in range(_TRANSIENT_ATTEMPTS):
         flight = Flight(client.now())
-        body = target.body(_PREFLIGHT, request + attempt)
+        body = target.longest(request + attempt)
         await client.complete(flight, body, client.limits.first_request_s)
         transient = flight.status is not None and (flight.status == 429 or flight.status >= 500)
         if not transient or attempt == _TRANSIENT_ATTEMPTS - 1:
@@ -201,36 +232,33 @@ async def _ask(target: Target, request: int) -> Flight:
     raise AssertionError("unreachable")
 
 
-def _raise_if_failed(client: CompletionClient, flight: Flight) -> None:
+def _raise_if_failed(target: Target, flight: Flight) -> None:
     if not flight.ok:
-        raise EndpointError(
-            f"{client.base_url}/completions: a single request failed: {flight.error}"
-        )
+        raise EndpointError(f"{target.url}: a single request failed: {flight.error}")
 
 
 async def _calibrate(target: Target, workload: Workload, seed: int, first: Flight) -> Target:
     """Find how many tokens the server adds to a text prompt, so that its length is exact."""
+    base_url = target.client.base_url
     overhead, flight = 0, first
     for attempt in range(_CALIBRATIONS):
         if not flight.usage_reported:
             raise EndpointError(
-                f"{target.client.base_url} takes no token ids and reports no usage: the length of "
-                "prompts cannot be made exact"
+                f"{base_url} takes no token ids here and reports no usage: the length of prompts "
+                "cannot be made exact"
             )
-        excess = flight.input_tokens - workload.input_tokens
+        excess = flight.input_tokens - flight.expected_input
         if excess == 0:
             return target
         overhead += excess
         try:
-            prompts = PromptSource(workload, seed, token_ids=None, text_overhead=overhead)
+            prompts = SyntheticPrompts(workload, seed, token_ids=None, text_overhead=overhead)
         except ValueError as error:
-            raise EndpointError(f"{target.client.base_url}: {error}") from error
-        target = Target(
-            target.client, target.model, target.shape, prompts, target.output_tokens, 0.0
-        )
+            raise EndpointError(f"{base_url}: {error}") from error
+        target = replace(target, prompts=prompts)
         flight = await _ask(target, 10 * (attempt + 1))
-        _raise_if_failed(target.client, flight)
+        _raise_if_failed(target, flight)
     raise EndpointError(
-        f"{target.client.base_url} takes no token ids, and text prompts of exactly "
-        f"{workload.input_tokens} tokens could not be made (last: {flight.input_tokens})"
+        f"{base_url} takes no token ids here, and text prompts of exactly {flight.expected_input} "
+        f"tokens could not be made (last: {flight.input_tokens})"
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optikit_assets.benchmarker.arrivals import FloatArray
-from optikit_assets.benchmarker.client import Flight
+from optikit_assets.benchmarker.client import Flight, RequestBody
 from optikit_assets.benchmarker.endpoint import Target
 from optikit_assets.benchmarker.probe_log import ProbeLog
 from optikit_assets.benchmarker.records import RequestRecord
@@ -131,7 +131,7 @@ class _OpenProbe:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _send(self, index: int, flight: Flight, body: bytes) -> None:
+    async def _send(self, index: int, flight: Flight, body: RequestBody) -> None:
         try:
             await self._client.complete(flight, body, self._plan.timeout_s)
         finally:

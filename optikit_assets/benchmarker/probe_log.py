@@ -40,6 +40,8 @@ class ProbeLog:
         self._failed = np.zeros(n, dtype=np.bool_)
         self._input = np.full(n, -1, dtype=np.int64)
         self._output = np.full(n, -1, dtype=np.int64)
+        self._expected_input = np.full(n, -1, dtype=np.int64)
+        self._expected_output = np.full(n, -1, dtype=np.int64)
         self._gaps: list[list[float]] = [_NO_GAPS] * n
         self._errors: dict[int, str] = {}
 
@@ -64,6 +66,8 @@ class ProbeLog:
             self.errors += 1
         self._input[index] = flight.input_tokens
         self._output[index] = flight.output_tokens
+        self._expected_input[index] = flight.expected_input
+        self._expected_output[index] = flight.expected_output
         self._gaps[index] = flight.gaps_s
         self.finished += 1
         self.refused = self.refused + 1 if flight.refused else 0
@@ -88,6 +92,8 @@ class ProbeLog:
             input_tokens=self._input[part].copy(),
             output_tokens=self._output[part].copy(),
             gaps_s=self._gaps[part],
+            expected_input=self._expected_input[part].copy(),
+            expected_output=self._expected_output[part].copy(),
         )
 
     def error_examples(self, limit: int = 3) -> tuple[str, ...]:

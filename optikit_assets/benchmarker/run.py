@@ -5,8 +5,6 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from optikit_assets.benchmarker.arrivals import probe_schedule
 from optikit_assets.benchmarker.client import ClientLimits, CompletionClient
 from optikit_assets.benchmarker.closed_loop import run_closed_probe, sequential_rate_rps
@@ -239,17 +237,19 @@ class _Session:
         number = len(self.probes)
         # A request time of one latency fills the server to its usual number in flight.
         service_s = 1.0 / self._sequential_rps if self._sequential_rps else 0.0
-        warmup = max(budget.warmup_requests, math.ceil(rate_rps * service_s))
+        prefixes = self.slo.workload.shared_prefixes
+        warmup = max(budget.warmup_requests, prefixes, math.ceil(rate_rps * service_s))
         warmup_s = warmup / rate_rps
         left_s = math.inf if last else budget.max_load_seconds - self.load_seconds
         max_s = max(budget.min_probe_seconds, min(budget.max_probe_seconds, left_s - warmup_s))
         schedule = probe_schedule(
-            self.slo.workload.arrivals,
+            self.slo.workload,
             rate_rps,
             horizon_s=warmup_s + max_s,
             first_stop_s=warmup_s + budget.min_probe_seconds,
             max_requests=_MAX_REQUESTS,
-            rng=np.random.default_rng((self.seed, number)),
+            seed=self.seed,
+            probe=number,
         )
         rules = Rules(
             slo=self.slo,

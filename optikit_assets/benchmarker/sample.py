@@ -21,7 +21,8 @@ class Sample:
     """Measured requests of a probe in order of arrival; every array has shape (n,).
 
     ``first_token_s`` and ``finished_s`` (last token) are NaN while unknown. ``failed`` includes
-    time-outs. ``gaps_s`` holds the times between successive tokens of each request.
+    time-outs. ``gaps_s`` holds the times between successive tokens of each request. Token counts
+    are the server's, ``expected_…`` what was asked for; -1 where it is not known.
     """
 
     now_s: float
@@ -33,6 +34,8 @@ class Sample:
     input_tokens: NDArray[np.int64]
     output_tokens: NDArray[np.int64]
     gaps_s: Sequence[Sequence[float]]
+    expected_input: NDArray[np.int64]
+    expected_output: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.scheduled_s)
@@ -64,6 +67,8 @@ class Sample:
             self.input_tokens[:count],
             self.output_tokens[:count],
             self.gaps_s[:count],
+            self.expected_input[:count],
+            self.expected_output[:count],
         )
 
     def from_sending(self) -> "Sample":
@@ -78,6 +83,8 @@ class Sample:
             self.input_tokens,
             self.output_tokens,
             self.gaps_s,
+            self.expected_input,
+            self.expected_output,
         )
 
     def latency_s(self, metric: Metric, bound_s: float = np.inf) -> FloatArray:

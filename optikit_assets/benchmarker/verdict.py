@@ -162,7 +162,7 @@ def judge(sample: Sample, rules: Rules, *, final: bool) -> Judgement:
 
     if not len(sample):
         return result("unresolved" if final else None, "no request was measured")
-    if wrong := miscounted(sample, rules.slo):
+    if wrong := miscounted(sample):
         return result("invalid", wrong)
 
     late_sender = _late_sender(sample, rules)
@@ -329,20 +329,21 @@ def _late_sender(sample: Sample, rules: Rules, percent: float = 99.0) -> str:
     return ""
 
 
-def miscounted(sample: Sample, slo: SloSpec) -> str:
-    """Return how the server's token counts differ from the workload, or an empty string."""
+def miscounted(sample: Sample) -> str:
+    """Return how the server's token counts differ from those asked for, or an empty string."""
     done = sample.completed
     total = int(done.sum())
     for what, counts, asked in (
-        ("output", sample.output_tokens[done], slo.workload.output_tokens),
-        ("input", sample.input_tokens[done], slo.workload.input_tokens),
+        ("output", sample.output_tokens[done], sample.expected_output[done]),
+        ("input", sample.input_tokens[done], sample.expected_input[done]),
     ):
-        # A server that reports no usage leaves -1.
-        wrong = (counts != asked) & (counts >= 0)
+        # -1: the server reports no usage, or the prompt's length is only known to it.
+        wrong = (counts != asked) & (counts >= 0) & (asked >= 0)
         if int(wrong.sum()) > max(2.0, _MISCOUNTED_SHARE * total):
             return (
                 f"{int(wrong.sum())} of {total} requests had another number of {what} tokens than "
-                f"the {asked} asked for (mean {float(np.mean(counts[wrong])):.1f}): "
+                f"asked for (mean {float(np.mean(counts[wrong])):.1f} instead of "
+                f"{float(np.mean(asked[wrong])):.1f}): "
                 + (
                     "the server ignores ignore_eos or max_tokens"
                     if what == "output"

@@ -10,6 +10,7 @@ from optikit_assets.deployment import canvas, plots
 from optikit_assets.deployment.evidence import Evidence
 from optikit_assets.deployment.record import Deployment
 from optikit_assets.specs import Objective
+from optikit_assets.specs.workload import Length
 
 COMMANDS = (
     "vllm serve --config vllm.yaml",
@@ -92,11 +93,30 @@ def _full_precision(deployment: Deployment) -> dict[str, float | None]:
 
 def _workload(deployment: Deployment) -> str:
     load = deployment.slo.workload
-    prefix = f", {load.prefix_tokens:,} of them shared" if load.prefix_tokens else ""
-    return (
-        f"{load.input_tokens:,} input tokens{prefix}, {load.output_tokens:,} output tokens, "
-        f"{'Poisson' if load.arrivals == 'poisson' else 'constant'} arrivals"
+    prompts = (
+        "prompts from a file" if load.prompts else f"{_length(load.input_tokens)} input tokens"
     )
+    prefix = f", {load.prefix_tokens:,} of them shared" if load.prefix_tokens else ""
+    if load.prefixes > 1:
+        prefix += f" ({load.prefixes:,} different prefixes)"
+    chat = ", as a chat" if load.endpoint == "chat" else ""
+    arrivals = {
+        "poisson": "Poisson arrivals",
+        "constant": "constant arrivals",
+        "gamma": f"gamma arrivals (burstiness {load.burstiness:g})",
+        "trace": "arrivals replayed from a trace",
+    }[load.arrivals]
+    return f"{prompts}{prefix}, {_length(load.output_tokens)} output tokens{chat}, {arrivals}"
+
+
+def _length(length: Length | None) -> str:
+    if length is None or isinstance(length, int):
+        return _number(length, ",")
+    if length.distribution == "trace":
+        return "replayed"
+    if length.distribution == "lognormal":
+        return f"{length.min:,}–{length.max:,} (log-normal, mean {length.mean:,.0f})"
+    return f"{length.min:,}–{length.max:,}"
 
 
 def _objective_text(objective: Objective) -> str:

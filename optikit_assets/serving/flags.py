@@ -26,17 +26,20 @@ _GIB = 1024**3
 def max_model_len(engine: EngineSpec, slo: SloSpec, facts: ModelFacts | None = None) -> int:
     """Return the context length to serve a workload with.
 
-    ``ceil(1.15 * (input + output))`` (paper section 4.4), at most what the model knows. A value in
-    the model's engine flags wins.
+    ``ceil(1.15 * (input + output))`` of the longest request (paper section 4.4), at most what the
+    model knows; all of that where the length of prompts from a file is unknown. A value in the
+    model's engine flags wins.
 
     Raises
     ------
     ModelError
-        If the workload is longer than the model or its engine flags allow.
+        If the workload is longer than the model or its engine flags allow, or neither says how long
+        a prompt may be.
     """
     limit = facts.max_positions if facts else None
     fixed = _integer(engine.flags.get("max_model_len"))
-    need = slo.workload.input_tokens + slo.workload.output_tokens
+    longest = slo.workload.max_input_tokens
+    need = (longest or 0) + slo.workload.max_output_tokens
     allowed = limit if fixed is None else fixed
     if allowed is not None and need > allowed:
         source = "the model" if fixed is None else "engine.flags.max_model_len of the model's spec"
@@ -46,6 +49,13 @@ def max_model_len(engine: EngineSpec, slo: SloSpec, facts: ModelFacts | None = N
         )
     if fixed is not None:
         return fixed
+    if longest is None:
+        if limit is None:
+            raise ModelError(
+                f"SLO {slo.name}: the prompts' length is unknown, and so is the model's context: "
+                "set input_tokens to the longest prompt's"
+            )
+        return limit
     # Integers only: 1.15 * n is not exact in floating point.
     wanted = -(-115 * need // 100)
     return wanted if limit is None else min(wanted, limit)

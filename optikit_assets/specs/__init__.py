@@ -7,8 +7,9 @@ from optikit_assets.specs.loading import load_spec
 from optikit_assets.specs.model import EngineSpec, ModelSpec
 from optikit_assets.specs.recipe import Calibration, RecipeSpec
 from optikit_assets.specs.search_space import Choices, FloatRange, IntRange, SearchSpaceSpec
-from optikit_assets.specs.slo import Metric, Objective, SearchBudget, SloSpec, Workload
+from optikit_assets.specs.slo import Metric, Objective, SearchBudget, SloSpec
 from optikit_assets.specs.suite import Gate, SuiteSpec, TaskSpec
+from optikit_assets.specs.workload import Workload
 
 __all__ = [
     "BASELINE",

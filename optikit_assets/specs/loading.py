@@ -70,7 +70,9 @@ def load_spec(file: Path, kind: type[S], *, shown_as: str | None = None) -> S:
         problems.append(f"name: {raw['name']!r} must equal the file name {file.stem!r}")
     try:
         # Strict JSON: a list may be a tuple there, but true is not 1, "5" not 5 and 1 not true.
-        spec = kind.model_validate_json(json.dumps(raw, default=_not_plain), strict=True)
+        spec = kind.model_validate_json(
+            json.dumps(raw, default=_not_plain), strict=True, context={"folder": file.parent}
+        )
     except ValidationError as error:
         raise SpecError(shown, [*describe(error), *problems]) from error
     if problems:
@@ -82,7 +84,8 @@ def describe(error: ValidationError) -> list[str]:
     """Return one line per problem: ``key.path: what is wrong (got VALUE)``."""
     lines: list[str] = []
     for item in error.errors(include_url=False):
-        path = ".".join(str(part) for part in item["loc"]) or "(file)"
+        # A union's alternative may have an empty name.
+        path = ".".join(str(part) for part in item["loc"] if part != "") or "(file)"
         if item["type"] == "extra_forbidden":
             lines.append(f"{path}: unknown key (got {_short(item['input'])})")
         elif item["type"] == "missing":

@@ -4,33 +4,13 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from optikit_assets.specs.base import Name, Spec, SpecModel
+from optikit_assets.specs.base import Name, Spec, SpecModel, digest
+from optikit_assets.specs.workload import Workload
 
 Metric = Literal["e2e_latency", "ttft", "tpot", "itl"]
 
-
-class Workload(SpecModel):
-    """What one request looks like and how requests arrive."""
-
-    input_tokens: int = Field(ge=1, le=10_000_000, description="Prompt length in tokens, exact.")
-    output_tokens: int = Field(ge=1, le=1_000_000, description="Generated tokens, exact.")
-    prefix_tokens: int = Field(
-        default=0,
-        ge=0,
-        description="How many of input_tokens all requests share (a system prompt).",
-    )
-    arrivals: Literal["poisson", "constant"] = Field(
-        default="poisson", description="Arrival process of the open-loop probes."
-    )
-
-    @model_validator(mode="after")
-    def _prefix_leaves_something(self) -> "Workload":
-        if self.prefix_tokens >= self.input_tokens:
-            raise ValueError(
-                f"prefix_tokens ({self.prefix_tokens}) must be less than input_tokens "
-                f"({self.input_tokens})"
-            )
-        return self
+# Keys that came later: an SLO that leaves them at their defaults keeps the digest it had before.
+_LATER_KEYS = ("prefixes", "burstiness", "trace", "prompts", "endpoint")
 
 
 class Objective(SpecModel):
@@ -112,3 +92,12 @@ class SloSpec(Spec):
         if len(set(labels)) != len(labels):
             raise ValueError(f"objectives repeat a metric and percentile: {', '.join(labels)}")
         return self
+
+    def digest(self) -> str:
+        """Return the digest, in which data files count by their content, wherever they lie."""
+        paths = {"trace": {"path"}, "prompts": {"path"}}
+        content = self.model_dump(mode="json", exclude={"description": True, "workload": paths})
+        for key in _LATER_KEYS:
+            if getattr(self.workload, key) == Workload.model_fields[key].default:
+                del content["workload"][key]
+        return digest(content)

@@ -26,6 +26,10 @@ class Behaviour:
     ``fault`` is one of ``""``, ``"http_429"``, ``"http_500"``, ``"http_503"``, ``"die"``,
     ``"hang"``, ``"malformed"``, ``"truncated"``, ``"error_event"``, ``"short"`` (ignores
     ignore_eos), ``"slow"`` (stalls ten times as long per token).
+
+    A chat begins with a delta that names the role at once, before the prompt is processed. With
+    ``reasons``, the first half of its tokens is reasoning. A text counts one token per word and
+    ``text_overhead``; a chat ``template_tokens`` besides its words.
     """
 
     slots: int = 4
@@ -37,7 +41,10 @@ class Behaviour:
     takes_extensions: bool = True
     reports_usage: bool = True
     lists_models: bool = True
+    takes_salt: bool = True
     text_overhead: int = 1
+    template_tokens: int = 5
+    reasons: bool = False
     fault: str = ""
     after: int = 0
 
@@ -50,7 +57,7 @@ class Behaviour:
 
 @dataclass
 class Server:
-    """A running server; ``bodies`` holds every completion request as it was received."""
+    """A running server; ``bodies`` holds every completion or chat request as it was received."""
 
     base_url: str
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -103,6 +110,7 @@ class _Engine:
         self._seen = 0
         app = web.Application(client_max_size=2**26)
         app.router.add_post("/v1/completions", self._completions)
+        app.router.add_post("/v1/chat/completions", self._completions)
         if behaviour.lists_models:
             app.router.add_get("/v1/models", self._models)
         self._runner = web.AppRunner(
@@ -162,11 +170,29 @@ class _Engine:
         b = self._behaviour
         if body["model"] != b.model:
             return f"model {body['model']} does not exist"
-        if not b.takes_token_ids and not isinstance(body["prompt"], str):
+        if not b.takes_token_ids and not isinstance(body.get("prompt", ""), str):
             return "prompt must be a string"
         if not b.takes_extensions and "ignore_eos" in body:
             return "unknown key ignore_eos"
+        if not b.takes_salt and "cache_salt" in body:
+            return "unknown key cache_salt"
         return ""
+
+    def _prompt_tokens(self, body: dict[str, Any]) -> int:
+        b = self._behaviour
+        if "messages" in body:
+            words = (len(message["content"].split()) for message in body["messages"])
+            return sum(words) + b.template_tokens
+        prompt = body["prompt"]
+        return len(prompt.split()) + b.text_overhead if isinstance(prompt, str) else len(prompt)
+
+    def _choice(self, body: dict[str, Any], number: int, tokens: int) -> dict[str, Any]:
+        """Return the chunk's choice for one token, as vLLM phrases it."""
+        finish = "length" if number == tokens - 1 else None
+        if "messages" not in body:
+            return {"index": 0, "text": "a", "finish_reason": finish}
+        key = "reasoning" if self._behaviour.reasons and number < tokens // 2 else "content"
+        return {"index": 0, "delta": {key: "a"}, "finish_reason": finish}
 
     async def _stream(
         self, request: web.Request, body: dict[str, Any], fault: str
@@ -179,7 +205,10 @@ class _Engine:
         await response.prepare(request)
         begun = loop.time()
         token_s = b.token_s * (10 if fault == "slow" else 1)
-        chunk = _event({"choices": [{"index": 0, "text": "a", "finish_reason": None}]})
+        if "messages" in body:
+            role = {"role": "assistant", "content": ""}
+            opening = {"index": 0, "delta": role, "finish_reason": None}
+            await response.write(_event({"choices": [opening]}))
         for number in range(tokens):
             due = begun + b.prefill_s + number * token_s
             await asyncio.sleep(max(0.0, due - loop.time()))
@@ -188,16 +217,12 @@ class _Engine:
             elif number == tokens // 2 and fault == "error_event":
                 await response.write(_event({"error": {"message": "engine died", "code": 500}}))
             else:
-                await response.write(chunk)
+                await response.write(_event({"choices": [self._choice(body, number, tokens)]}))
         if fault == "truncated":
             await response.write_eof()
             return response
         if b.reports_usage and body.get("stream_options", {}).get("include_usage"):
-            prompt = body["prompt"]
-            count = (
-                len(prompt.split()) + b.text_overhead if isinstance(prompt, str) else len(prompt)
-            )
-            usage = {"prompt_tokens": count, "completion_tokens": tokens}
+            usage = {"prompt_tokens": self._prompt_tokens(body), "completion_tokens": tokens}
             await response.write(_event({"choices": [], "usage": usage}))
         await response.write(b"data: [DONE]\n\n")
         await response.write_eof()

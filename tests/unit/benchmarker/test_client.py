@@ -1,4 +1,5 @@
 import asyncio
+import json
 import re
 
 import pytest
@@ -10,6 +11,8 @@ from optikit_assets.benchmarker.client import (
     Flight,
     RequestShape,
 )
+from optikit_assets.benchmarker.prompts import Prompt
+from optikit_assets.specs.workload import Endpoint
 from tests.servers.imitation import Behaviour, running
 
 TOKEN = b'data: {"choices":[{"index":0,"text":"a"}]}\n\n'
@@ -17,11 +20,24 @@ USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2}}
 DONE = b"data: [DONE]\n\n"
 
 
-def complete(base_url, *, tokens=6, timeout_s=5.0, model="imitation"):
+def chunk(delta, finish=None):
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+
+
+def prompt(content, tokens):
+    return Prompt(content, 3, tokens, "0")
+
+
+def complete(
+    base_url, *, tokens=6, timeout_s=5.0, model="imitation", endpoint: Endpoint = "completions"
+):
+    content = b'[{"role": "user", "content": "x"}]' if endpoint == "chat" else b"[1, 2, 3]"
+
     async def go():
         async with CompletionClient(base_url, limits=ClientLimits(connect_s=1.0)) as client:
             flight = Flight(client.now())
-            body = RequestShape().body(model, b"[1, 2, 3]", tokens)
+            body = RequestShape(endpoint).body(model, prompt(content, tokens))
             await client.complete(flight, body, timeout_s)
             return flight
 
@@ -46,6 +62,43 @@ def test_events_with_carriage_returns_are_understood():
 
 
 @pytest.mark.parametrize(
+    ("deltas", "tokens"),
+    [
+        ([{"role": "assistant", "content": ""}, {"content": "a"}, {"content": "b"}], 2),
+        ([{"role": "assistant", "content": None}, {"content": "a"}, {}], 1),
+        ([{"role": "assistant"}, {"reasoning_content": "a"}, {"content": "b"}], 2),
+        ([{"role": "assistant", "content": ""}, {"reasoning": "a"}, {"content": "b"}], 2),
+        # Some servers repeat the role in every chunk.
+        ([{"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"}], 2),
+        # An end-of-sequence token that is ignored prints nothing.
+        ([{"role": "assistant", "content": ""}, {"content": ""}, {"content": "a"}], 2),
+    ],
+)
+def test_chat_deltas_are_tokens_unless_they_only_open_or_close_the_message(deltas, tokens):
+    parser = EventParser("chat")
+    assert parser.feed(b"".join(map(chunk, deltas)) + USAGE + DONE) == tokens
+    parser.close()
+    assert parser.usage == (5, 2)
+
+
+def test_chat_stream_without_deltas_is_named():
+    with pytest.raises(ValueError, match="no delta"):
+        EventParser("chat").feed(TOKEN)
+
+
+@pytest.mark.parametrize("reasons", [False, True])
+def test_first_token_of_a_chat_is_not_the_delta_that_opens_it(reasons):
+    with running(Behaviour(prefill_s=0.2, token_s=0.01, reasons=reasons)) as server:
+        flight = complete(server.base_url, endpoint="chat")
+    assert flight.ok
+    # The opening delta came at once.
+    assert flight.first_token_s - flight.sent_s >= 0.2
+    assert len(flight.gaps_s) == 5
+    assert (flight.input_tokens, flight.output_tokens) == (6, 6)
+    assert (flight.expected_input, flight.expected_output) == (3, 6)
+
+
+@pytest.mark.parametrize(
     ("stream", "message"),
     [
         (b"<html>busy</html>\n\n", "expected 'data:'"),
@@ -66,6 +119,13 @@ def test_malformed_streams_are_named(stream, message):
 
     with pytest.raises(ValueError, match=message):
         parse()
+
+
+def test_caches_are_salted_by_run_and_scope():
+    asked = prompt(b"[1]", 4)
+    assert b"cache_salt" not in RequestShape().body("m", asked).content
+    salted = json.loads(RequestShape(salt="ab").body("m", asked).content)
+    assert salted["cache_salt"] == "ab.0"
 
 
 def test_timeline_of_a_request_follows_the_server():
@@ -136,7 +196,7 @@ def test_cancelled_request_closes_its_connection():
     async def go(base_url, server):
         async with CompletionClient(base_url) as client:
             flight = Flight(client.now())
-            body = RequestShape().body("imitation", b"[1]", 100)
+            body = RequestShape().body("imitation", prompt(b"[1]", 100))
             task = asyncio.create_task(client.complete(flight, body, 30.0))
             await asyncio.sleep(0.2)
             task.cancel()

@@ -1,7 +1,10 @@
 """The whole benchmark against imitation servers, in real time over loopback."""
 
+import json
 import time
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from optikit_assets.benchmarker import (
@@ -19,7 +22,7 @@ LIMITS = ClientLimits(connect_s=1.0, first_request_s=1.0, idle_s=2.0)
 SERVER = Behaviour(slots=2, prefill_s=0.03, token_s=0.01)
 
 
-def make_slo(max_ms=2000.0, percentile=80, **budget):
+def make_slo(max_ms=2000.0, percentile=80, workload=None, **budget):
     values = {
         "min_probe_seconds": 1.0,
         "max_probe_seconds": 2.5,
@@ -32,7 +35,7 @@ def make_slo(max_ms=2000.0, percentile=80, **budget):
     }
     return SloSpec(
         name="test",
-        workload=Workload(input_tokens=16, output_tokens=4, prefix_tokens=4),
+        workload=workload or load(prefix_tokens=4),
         objectives=(Objective(metric="e2e_latency", percentile=percentile, max_ms=max_ms),),
         budget=SearchBudget(**{**values, **budget}),
     )
@@ -48,6 +51,22 @@ def bench(behaviour, slo, **kwargs):
             limits=LIMITS,
             **kwargs,
         )
+
+
+def load(**keys):
+    return Workload.model_validate({"input_tokens": 16, "output_tokens": 4, **keys})
+
+
+def confirm(server, slo, **kwargs):
+    return confirm_rate(
+        base_url=server.base_url,
+        model="imitation",
+        slo=slo,
+        rate_rps=20.0,
+        seed=1,
+        limits=LIMITS,
+        **kwargs,
+    )
 
 
 def test_benchmark_certifies_a_rate_and_records_every_request(tmp_path):
@@ -104,6 +123,10 @@ def test_overload_is_noticed_early_and_leaves_nothing_behind():
             seed=1,
             limits=LIMITS,
         )
+        # The server notices closed connections a little later.
+        give_up = time.monotonic() + 2.0
+        while not server.dropped and time.monotonic() < give_up:
+            time.sleep(0.02)
         assert server.dropped > 0
     assert probe.verdict == "fail"
     assert time.monotonic() - started < 6.0
@@ -210,16 +233,139 @@ def test_server_without_token_ids_gets_text_of_the_exact_length():
     assert "ignore_eos" not in body
 
 
-def test_prompts_share_nothing_but_the_prefix_between_probes():
+def test_server_that_refuses_salts_still_gets_answers_of_fixed_length():
+    with running(replace(SERVER, takes_salt=False)) as server:
+        probe = confirm(server, make_slo())
+        body = server.bodies[-1]
+    assert probe.verdict != "invalid"
+    assert "cache_salt" not in body
+    assert body["ignore_eos"] is True
+
+
+def test_probes_and_runs_share_no_prefix_and_no_cache():
     with running(SERVER) as server:
-        run_benchmark(
+        for _ in range(2):
+            run_benchmark(
+                base_url=server.base_url,
+                model="imitation",
+                slo=make_slo(max_probes=1),
+                seed=1,
+                limits=LIMITS,
+            )
+        bodies = server.bodies
+    prompts = {(body["cache_salt"], tuple(body["prompt"])) for body in bodies}
+    assert len(prompts) == len(bodies)
+    assert {len(prompt) for _, prompt in prompts} == {16}
+    prefixes = {}
+    for salt, prompt in prompts:
+        prefixes.setdefault(salt, set()).add(prompt[:4])
+    # The closed probe, the open one and what is sent outside them, twice.
+    assert len(prefixes) == 6
+    assert all(len(shared) == 1 for shared in prefixes.values())
+    assert len(set.union(*prefixes.values())) == 3
+
+
+def test_every_shared_prefix_is_warm_before_requests_are_measured(tmp_path):
+    workload = load(prefix_tokens=4, prefixes=12)
+    file = tmp_path / "requests.jsonl"
+    with running(SERVER) as server:
+        confirm(server, make_slo(workload=workload), requests_file=file)
+        sent = [tuple(body["prompt"][:4]) for body in server.bodies]
+    records = list(read_requests(file))
+    warmup = [record for record in records if record.phase == "warmup"]
+    assert len(warmup) == 12
+    outside = len(sent) - len(records)
+    assert len(set(sent[outside : outside + 12])) == 12
+    assert len(set(sent[outside:])) == 12
+
+
+VARIED = {
+    "input_tokens": {"distribution": "uniform", "min": 8, "max": 40},
+    "output_tokens": {"distribution": "lognormal", "mean": 4, "std": 2, "min": 2, "max": 12},
+}
+
+
+@pytest.mark.parametrize("endpoint", ["completions", "chat"])
+def test_varied_lengths_are_exact_for_every_request(endpoint, tmp_path):
+    slo = make_slo(workload=load(**VARIED, prefix_tokens=2, endpoint=endpoint), max_probes=1)
+    file = tmp_path / "requests.jsonl"
+    with running(SERVER) as server:
+        result = run_benchmark(
             base_url=server.base_url,
             model="imitation",
-            slo=make_slo(max_probes=1),
+            slo=slo,
             seed=1,
             limits=LIMITS,
+            requests_file=file,
         )
-        prompts = [tuple(body["prompt"]) for body in server.bodies]
-    assert {len(prompt) for prompt in prompts} == {16}
-    assert len({prompt[:4] for prompt in prompts}) == 1
-    assert len(set(prompts)) == len(prompts)
+    assert result.status == "feasible"
+    records = [record for record in read_requests(file) if record.ok]
+    inputs, outputs = ({getattr(r, f"{w}_tokens") for r in records} for w in ("input", "output"))
+    assert len(inputs) > 8
+    assert (min(inputs) >= 8, max(inputs) <= 40) == (True, True)
+    assert len(outputs) > 3
+    assert (min(outputs) >= 2, max(outputs) <= 12) == (True, True)
+    assert all(len(record.itl_s) == record.output_tokens - 1 for record in records)
+
+
+def test_server_that_shortens_varied_answers_is_invalid():
+    behaviour = replace(SERVER, fault="short")
+    result = bench(behaviour, make_slo(workload=load(**VARIED)))
+    assert result.probes[0].verdict == "invalid"
+    assert "another number of output tokens" in result.reason
+
+
+def test_chat_template_longer_than_the_shortest_prompt_is_an_endpoint_error():
+    with pytest.raises(EndpointError, match=r"input_tokens \(8\) leaves no room beside the 9"):
+        bench(
+            replace(SERVER, template_tokens=9),
+            make_slo(workload=load(**VARIED, endpoint="chat")),
+        )
+
+
+def test_trace_is_replayed_with_its_lengths(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [
+        {"timestamp": t, "input_tokens": i, "output_tokens": o}
+        for t, i, o in zip(
+            np.cumsum(rng.exponential(1.0, 500)).tolist(),
+            rng.integers(8, 40, 500).tolist(),
+            rng.integers(2, 6, 500).tolist(),
+            strict=True,
+        )
+    ]
+    (tmp_path / "trace.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    workload = load(
+        input_tokens={"distribution": "trace"},
+        output_tokens={"distribution": "trace"},
+        arrivals="trace",
+        trace=str(tmp_path / "trace.jsonl"),
+    )
+    file = tmp_path / "requests.jsonl"
+    with running(SERVER) as server:
+        probe = confirm(server, make_slo(workload=workload), requests_file=file)
+    assert probe.verdict != "invalid"
+    records = list(read_requests(file))
+    pairs = [(row["input_tokens"], row["output_tokens"]) for row in rows] * 2
+    seen = [(record.input_tokens, record.output_tokens) for record in records if record.ok]
+    start = next(i for i in range(500) if pairs[i : i + len(seen)] == seen)
+    gaps = np.diff([record.scheduled_s for record in records])
+    in_trace = np.diff([row["timestamp"] for row in rows] * 2)[start : start + len(gaps)]
+    inside = in_trace > 0
+    assert np.ptp(gaps[inside] / in_trace[inside]) < 0.01
+
+
+def test_prompts_from_a_file_are_sent_as_they_are(tmp_path):
+    texts = [f"tell me about the number {n}" for n in range(40)]
+    rows = [{"messages": [{"role": "user", "content": text}]} for text in texts]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    workload = load(input_tokens=None, prompts=str(tmp_path / "prompts.jsonl"), endpoint="chat")
+    file = tmp_path / "requests.jsonl"
+    with running(SERVER) as server:
+        probe = confirm(server, make_slo(workload=workload), requests_file=file)
+        bodies = server.bodies
+    assert probe.verdict != "invalid"
+    assert {body["messages"][0]["content"] for body in bodies} <= set(texts)
+    records = [record for record in read_requests(file) if record.ok]
+    # Six words and the template's five tokens.
+    assert {(record.input_tokens, record.output_tokens) for record in records} == {(11, 4)}

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from optikit_assets.benchmarker.sample import Sample
 from optikit_assets.benchmarker.summary import goodput
-from optikit_assets.benchmarker.verdict import Rules, judge
+from optikit_assets.benchmarker.verdict import Rules, judge, miscounted
 from optikit_assets.specs.slo import Objective, SearchBudget, SloSpec, Workload
 
 
@@ -45,6 +47,8 @@ def sample(
         input_tokens=np.full(n, inputs),
         output_tokens=np.full(n, output),
         gaps_s=[[step] * 7 for step in steps.tolist()],
+        expected_input=np.full(n, 32),
+        expected_output=np.full(n, 8),
     )
 
 
@@ -196,6 +200,16 @@ def test_server_that_counts_the_prompt_otherwise_makes_the_probe_invalid():
     judged = judge(sample(noisy(150, 0.3), inputs=33), rules(), final=False)
     assert judged.verdict == "invalid"
     assert "input tokens" in judged.reason
+
+
+def test_lengths_are_compared_request_by_request():
+    varied = np.random.default_rng(0).integers(1, 100, 150)
+    right = replace(sample(noisy(150, 0.3)), output_tokens=varied, expected_output=varied.copy())
+    assert miscounted(right) == ""
+    wrong = replace(right, expected_output=np.roll(varied, 1))
+    assert "another number of output tokens than asked for" in miscounted(wrong)
+    # -1: prompts from a file, whose length only the server knows.
+    assert miscounted(replace(right, expected_input=np.full(150, -1))) == ""
 
 
 def test_inter_token_objective_counts_gaps():

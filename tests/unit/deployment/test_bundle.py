@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from optikit_assets.deployment import Deployment, Evidence, Series, arms_table, write_bundle
+from optikit_assets.specs import Workload
 from tests.unit.deployment import samples
 from tests.unit.deployment.samples import outcome
 
@@ -159,6 +160,23 @@ def test_report_without_objectives_is_throughput_oriented(tmp_path):
     slo = samples.CHAT.model_copy(update={"objectives": ()})
     text = page(tmp_path, samples.deployment(slo=slo), samples.evidence()).text
     assert "throughput-oriented: the highest steady rate." in text
+
+
+def test_report_words_a_workload_of_distributions(tmp_path):
+    workload = Workload.model_validate(
+        {
+            "input_tokens": {"distribution": "lognormal", "mean": 500, "std": 300, "max": 2000},
+            "output_tokens": {"distribution": "uniform", "min": 50, "max": 250},
+            "arrivals": "gamma",
+            "burstiness": 0.25,
+            "endpoint": "chat",
+        }
+    )
+    slo = samples.CHAT.model_copy(update={"workload": workload})
+    assert (
+        "1–2,000 (log-normal, mean 500) input tokens, 50–250 output tokens, as a chat, "
+        "gamma arrivals (burstiness 0.25)"
+    ) in page(tmp_path, samples.deployment(slo=slo)).text
 
 
 def test_report_of_a_run_without_evidence_says_what_is_missing(tmp_path):

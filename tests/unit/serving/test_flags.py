@@ -29,11 +29,11 @@ SMALL = ModelFacts(
 )
 
 
-def slo(input_tokens: int = 100, output_tokens: int = 40) -> SloSpec:
+def slo(input_tokens: object = 100, output_tokens: object = 40, **keys: object) -> SloSpec:
     return SloSpec.model_validate(
         {
             "name": "chat",
-            "workload": {"input_tokens": input_tokens, "output_tokens": output_tokens},
+            "workload": {"input_tokens": input_tokens, "output_tokens": output_tokens, **keys},
         }
     )
 
@@ -45,6 +45,23 @@ def slo(input_tokens: int = 100, output_tokens: int = 40) -> SloSpec:
 )
 def test_context_is_the_workload_times_1_15_rounded_up(input_tokens, output_tokens, expected):
     assert max_model_len(EngineSpec(), slo(input_tokens, output_tokens)) == expected
+
+
+def test_context_is_made_for_the_longest_request():
+    inputs = {"distribution": "uniform", "min": 10, "max": 60}
+    outputs = {"distribution": "lognormal", "mean": 20, "std": 5, "max": 40}
+    assert max_model_len(EngineSpec(), slo(inputs, outputs)) == 115
+
+
+def test_prompts_of_unknown_length_get_the_whole_context(tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "a", "output_tokens": 90}\n{"prompt": "b"}\n', encoding="utf-8")
+    unknown = slo(None, 40, prompts=str(file))
+    assert max_model_len(EngineSpec(), unknown, SMALL) == 512
+    assert max_model_len(EngineSpec(flags={"max_model_len": 120}), unknown, SMALL) == 120
+    assert max_model_len(EngineSpec(), slo(10, 40, prompts=str(file))) == 115
+    with pytest.raises(ModelError, match="set input_tokens to the longest prompt's"):
+        max_model_len(EngineSpec(), unknown)
 
 
 def test_context_never_exceeds_what_the_model_knows():
