@@ -3,41 +3,64 @@
 The paper's Algorithm 1, repaired. As printed it can double past a rate already seen to fail and its
 lower bound never rises. Here:
 
-1. Going up from the start, rates double until one does not pass; if the start does not pass, they
-   are halved until one does. A start taken from an earlier search is expected to be near the
-   answer, so the first steps from it are small.
-2. Then the geometric mean of the highest pass and the lowest rate that did not pass is probed,
-   until their ratio is at most 1 + tolerance, or the budget is spent.
-3. The best rate is the survivor of several probes near the limit, some of which passed by luck. So
-   it is probed once more with fresh arrivals; if that does not pass too, it is given up, the next
-   lower pass takes its place, and step 2 goes on below it.
-
-No rate above one that did not pass is ever probed. A probe without a certain verdict does not raise
-the lower end; it bounds the search from above like a fail, but is kept apart from the certain fails
-in the result.
+1. Going up from the start, rates grow until one does not pass; if the start does not pass, they
+   shrink until one does. A start near the answer (from a concurrency ladder or an earlier search)
+   is left in small steps.
+2. Then the probes are read together (`crossing`): they give a distribution of the rate at which an
+   objective is missed. Its lower end is probed, to be certified, and when that gains nothing more
+   its median, which tells most; never a rate at or above one that failed for certain. Where shares
+   tell nothing (no objectives, or a backlog that grows within the bounds), the geometric mean of
+   the bracket is probed instead.
+3. A rate is certified when its own probe met every objective, and either passed by itself or lies
+   below the crossing with confidence, all probes taken together. The search ends when the certified
+   rate is within the tolerance of the estimate, or of the lowest rate that failed, or when the
+   budget is spent.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from optikit_assets.benchmarker.crossing import Crossing, Evidence, locate
 from optikit_assets.benchmarker.verdict import Verdict
 
-# An earlier search's rate is likely within a quarter of the new one.
 _NEAR_STEP = 1.25
 _STEP = 2.0
 # An invalid probe says nothing about the rate, so it is repeated; twice is no accident.
 _ATTEMPTS_IF_INVALID = 2
+_CONFIDENCE = 0.95
+# Where to certify: so likely is the crossing to lie below.
+_SAFE = 0.04
+# A probe begins with an empty server, and sees fewer late requests than an endless one would. Its
+# rate is too high by up to this share of the tolerance; the interval allows for that.
+_WINDOW_BIAS = 0.5
+# With nothing certified when this part of the probes is left, what is sought is any rate that holds.
+_LAST_SHARE = 4
+_RETREAT = 1.2
+# Rates closer than this are the same rate to any load.
+_SAME = 0.003
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a probe told the search.
 
-    ``certified_rps`` is the rate that a pass vouches for, at most the nominal one.
+    Attributes
+    ----------
+    verdict
+        Of the probe by itself.
+    certified_rps
+        Rate that it vouches for, at most the nominal one.
+    holds
+        Whether every objective was met as observed, whatever the confidence, with nothing else
+        against the rate.
+    evidence
+        What it says about each objective, in the order of the SLO.
     """
 
     verdict: Verdict
     certified_rps: float
+    holds: bool = False
+    evidence: tuple[Evidence, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,52 +78,86 @@ class SearchResult:
     Attributes
     ----------
     best
-        Index into `visits` of the highest pass that was not contradicted, or None.
-    confirmed
-        Whether a second probe at that rate passed too.
+        Index into `visits` of the certified rate, or None.
+    low_rps, high_rps
+        Interval of the true highest rate at two-sided confidence 0.95; an end is None where
+        nothing bounds it.
+    estimate_rps
+        Median of the crossing, None if it could not be located.
     lowest_fail_rps
         Lowest rate that failed for certain, or None.
-    lowest_open_rps
-        Lowest rate above the best that stayed unresolved or invalid, or None.
     stop
         Why the search ended: ``tolerance``, ``probes``, ``seconds`` or ``floor``.
     """
 
     visits: tuple[Visit, ...]
     best: int | None
-    confirmed: bool
+    low_rps: float | None
+    high_rps: float | None
+    estimate_rps: float | None
     lowest_fail_rps: float | None
-    lowest_open_rps: float | None
     stop: str
 
 
 @dataclass
-class _Bracket:
-    """Visits so far; ``passes`` are indices of passes below ``high_rps``, by increasing rate."""
+class _State:
+    """Visits so far, and what they say together."""
 
     visits: list[Visit] = field(default_factory=list[Visit])
-    passes: list[int] = field(default_factory=list[int])
-    high_rps: float | None = None
-    confirmed: bool = False
+    crossing: Crossing | None = None
+
+    def add(self, visit: Visit) -> None:
+        self.visits.append(visit)
+        self.crossing = _tightest([v.outcome.evidence for v in self.visits])
 
     @property
-    def best(self) -> int | None:
-        return self.passes[-1] if self.passes else None
+    def fail_rps(self) -> float | None:
+        """Lowest rate that failed for certain."""
+        fails = [v.rate_rps for v in self.visits if v.outcome.verdict == "fail"]
+        return min(fails, default=None)
+
+    @property
+    def ceiling_rps(self) -> float | None:
+        """Lowest rate that failed for certain, or that the client cannot send."""
+        refused = [v.rate_rps for v in self.visits if v.outcome.verdict in ("fail", "invalid")]
+        low = self.low_rps or 0.0
+        return min((rate for rate in refused if rate > low), default=None)
+
+    @property
+    def high_rps(self) -> float | None:
+        """Lowest rate, above every rate that held, at which a probe did not hold."""
+        not_held = [v.rate_rps for v in self.visits if not v.outcome.holds]
+        low = self.low_rps or 0.0
+        return min((rate for rate in not_held if rate > low), default=None)
 
     @property
     def low_rps(self) -> float | None:
-        return None if self.best is None else self.visits[self.best].rate_rps
+        """Highest rate below every certain fail that held."""
+        fail = self.fail_rps
+        held = [
+            v.rate_rps
+            for v in self.visits
+            if v.outcome.holds and (fail is None or v.rate_rps < fail)
+        ]
+        return max(held, default=None)
 
-    def add(self, visit: Visit) -> None:
-        """Take the outcome of a probe into account."""
-        self.visits.append(visit)
-        if visit.outcome.verdict == "pass":
-            self.confirmed = visit.rate_rps == self.low_rps
-            if not self.confirmed:
-                self.passes.append(len(self.visits) - 1)
-            return
-        self.high_rps = visit.rate_rps
-        self.passes = [i for i in self.passes if self.visits[i].rate_rps < visit.rate_rps]
+    def certified(self) -> int | None:
+        """Return the index of the highest rate that all probes together vouch for."""
+        fail = self.fail_rps
+        best: int | None = None
+        for i, visit in enumerate(self.visits):
+            if not visit.outcome.holds or (fail is not None and visit.rate_rps >= fail):
+                continue
+            if not self._vouched(visit):
+                continue
+            if best is None or visit.rate_rps >= self.visits[best].rate_rps:
+                best = i
+        return best
+
+    def _vouched(self, visit: Visit) -> bool:
+        if self.crossing is None:
+            return visit.outcome.verdict == "pass"
+        return self.crossing.probability_above(visit.rate_rps) >= _CONFIDENCE
 
 
 def search_rate(
@@ -111,11 +168,10 @@ def search_rate(
     floor_rps: float = 0.0,
     tolerance: float,
     max_probes: int,
-    confirm: bool = True,
     seconds_left: Callable[[], float],
     seconds_needed: float,
 ) -> SearchResult:
-    """Find the highest rate that passes.
+    """Find the highest rate that holds.
 
     Parameters
     ----------
@@ -124,15 +180,13 @@ def search_rate(
     start_rps
         First rate.
     start_is_near
-        The start comes from an earlier search of a similar configuration.
+        The start is expected within a quarter of the answer.
     floor_rps
         No lower rate is probed.
     tolerance
-        End when the lowest rate that did not pass is within this factor minus one of the best.
+        End when the certified rate is within this factor minus one of the estimated limit.
     max_probes
         Most calls of `probe`.
-    confirm
-        Probe the best rate a second time.
     seconds_left
         Load seconds left of the budget.
     seconds_needed
@@ -140,50 +194,91 @@ def search_rate(
     """
     if not start_rps > 0:
         raise ValueError(f"start_rps must be positive, got {start_rps}")
-    bracket = _Bracket()
+    state = _State()
     rate = max(start_rps, floor_rps)
     step = _NEAR_STEP if start_is_near else _STEP
     invalid_in_a_row = 0
     while True:
-        if len(bracket.visits) >= max_probes:
-            return _result(bracket, "probes")
+        if len(state.visits) >= max_probes:
+            return _result(state, "probes", tolerance)
         if seconds_left() < seconds_needed:
-            return _result(bracket, "seconds")
+            return _result(state, "seconds", tolerance)
         outcome = probe(rate)
         invalid_in_a_row = invalid_in_a_row + 1 if outcome.verdict == "invalid" else 0
+        state.add(Visit(rate, outcome))
         if 0 < invalid_in_a_row < _ATTEMPTS_IF_INVALID:
-            bracket.visits.append(Visit(rate, outcome))
             continue
         invalid_in_a_row = 0
-        bracket.add(Visit(rate, outcome))
 
-        low, high = bracket.low_rps, bracket.high_rps
-        if low is not None and high is not None:
-            narrow = high <= low * (1.0 + tolerance)
-            if narrow and (bracket.confirmed or not confirm):
-                return _result(bracket, "tolerance")
-            rate = low if narrow else (low * high) ** 0.5
-        elif low is not None:
-            rate, step = rate * step, _STEP
-        else:
+        low, high = state.low_rps, state.high_rps
+        if low is None:
             if rate <= floor_rps:
-                return _result(bracket, "floor")
-            rate, step = max(rate / step, floor_rps), _STEP
+                return _result(state, "floor", tolerance)
+            rate, step = max(rate / step, floor_rps), _grown(step)
+        elif high is None:
+            rate, step = rate * step, _grown(step)
+        else:
+            if _is_done(state, high, tolerance):
+                return _result(state, "tolerance", tolerance)
+            rate = _next_rate(state, low, high, tolerance)
+            few = max_probes - len(state.visits) <= max(2, max_probes // _LAST_SHARE)
+            if state.certified() is None and (few or seconds_left() < 4 * seconds_needed):
+                rate = min(rate, low / _RETREAT)
+            rate = max(rate, floor_rps)
 
 
-def _result(bracket: _Bracket, stop: str) -> SearchResult:
-    fails = [v.rate_rps for v in bracket.visits if v.outcome.verdict == "fail"]
-    low = bracket.low_rps or 0.0
-    still_open = [
-        v.rate_rps
-        for v in bracket.visits
-        if v.outcome.verdict in ("unresolved", "invalid") and v.rate_rps > low
-    ]
+def _grown(step: float) -> float:
+    return min(step * _NEAR_STEP, _STEP)
+
+
+def _next_rate(state: _State, low: float, high: float, tolerance: float) -> float:
+    middle = (low * high) ** 0.5
+    if state.crossing is None:
+        return middle
+    best = state.certified()
+    rate = state.crossing.quantile(_SAFE)
+    if best is not None and rate <= state.visits[best].rate_rps * (1.0 + tolerance / 2.0):
+        rate = state.crossing.quantile(0.5)
+    # Where the curve points to a rate that is known not to hold, the bracket is halved.
+    ceiling = state.ceiling_rps
+    return rate if ceiling is None or rate < ceiling * (1.0 - _SAME) else (low * ceiling) ** 0.5
+
+
+def _is_done(state: _State, high: float, tolerance: float) -> bool:
+    best = state.certified()
+    if best is None:
+        return False
+    limit = state.visits[best].rate_rps * (1.0 + tolerance)
+    if state.crossing is None:
+        return high <= limit
+    ceiling = state.ceiling_rps
+    return state.crossing.quantile(0.5) <= limit or (ceiling is not None and ceiling <= limit)
+
+
+def _tightest(outcomes: list[tuple[Evidence, ...]]) -> Crossing | None:
+    """Return the crossing of the objective that is missed first."""
+    rows = [evidence for evidence in outcomes if evidence]
+    if not rows:
+        return None
+    found = [c for c in (locate(list(column)) for column in zip(*rows, strict=True)) if c]
+    return min(found, key=lambda crossing: crossing.quantile(0.5), default=None)
+
+
+def _result(state: _State, stop: str, tolerance: float) -> SearchResult:
+    best = state.certified()
+    crossing = state.crossing
+    low = state.low_rps
+    if crossing is not None:
+        known = crossing.quantile(0.025)
+        if best is not None:
+            known = min(known, state.visits[best].rate_rps)
+        low = known / (1.0 + _WINDOW_BIAS * tolerance)
     return SearchResult(
-        visits=tuple(bracket.visits),
-        best=bracket.best,
-        confirmed=bracket.confirmed,
-        lowest_fail_rps=min(fails, default=None),
-        lowest_open_rps=min(still_open, default=None),
+        visits=tuple(state.visits),
+        best=best,
+        low_rps=low,
+        high_rps=crossing.quantile(0.975) if crossing else state.fail_rps,
+        estimate_rps=crossing.quantile(0.5) if crossing else None,
+        lowest_fail_rps=state.fail_rps,
         stop=stop,
     )

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from optikit_assets.benchmarker.verdict import Verdict
 
 ProbeKind = Literal["closed", "open"]
-Status = Literal["feasible", "infeasible", "unresolved"]
+Status = Literal["feasible", "infeasible", "never_steady", "unresolved"]
 
 
 class _Result(BaseModel):
@@ -45,6 +45,12 @@ class ProbeResult(_Result):
         description="Interval of every objective's percentile; upper bound None: not bounded."
     )
     miss_share: dict[str, float] = Field(description="Share of misses of every objective.")
+    effective_requests: dict[str, float] = Field(
+        description="How many independent requests would be as sure of that share."
+    )
+    backlog_grows: bool = Field(
+        default=False, description="Completions fall behind arrivals, with confidence."
+    )
     goodput: float = Field(description="Share of measured requests that meet every objective.")
     throughput_tokens_per_s: float = Field(description="Output tokens per second.")
     error_examples: tuple[str, ...] = ()
@@ -57,9 +63,10 @@ class ProbeResult(_Result):
 class BenchmarkResult(_Result):
     """Outcome of the rate search.
 
-    ``certified_rate_rps`` is the highest rate at which an open-loop probe passed, 0.0 if none did.
-    ``rate_ci_rps`` goes from there to the lowest rate known not to be sustainable; the upper end is
-    None if none was found within the budget.
+    ``certified_rate_rps`` is the highest rate whose probe met the SLO and that all probes together
+    vouch for, 0.0 if there is none. ``rate_ci_rps`` holds the true highest rate with confidence
+    0.95; its upper end is None if nothing bounded it within the budget. ``never_steady``: at every
+    rate answers took longer and longer, although no objective was missed for it.
     """
 
     status: Status
@@ -69,8 +76,8 @@ class BenchmarkResult(_Result):
     reason: str
     closest: str = Field(default="", description="If not feasible: what came closest, and why not.")
     certified_probe: int | None = Field(default=None, description="Index into `probes`.")
-    confirmed: bool = Field(
-        default=False, description="A second, fresh probe at that rate passed too."
+    estimate_rps: float | None = Field(
+        default=None, description="Where the SLO is expected to be missed, from all probes."
     )
     model: str
     slo: str

@@ -8,7 +8,9 @@ from pathlib import Path
 from optikit_assets.benchmarker.arrivals import probe_schedule
 from optikit_assets.benchmarker.client import ClientLimits, CompletionClient
 from optikit_assets.benchmarker.closed_loop import run_closed_probe, sequential_rate_rps
+from optikit_assets.benchmarker.crossing import Evidence
 from optikit_assets.benchmarker.endpoint import Target, prepare
+from optikit_assets.benchmarker.ladder import climb, start_rate_rps
 from optikit_assets.benchmarker.open_loop import (
     ProbeOutcome,
     ProbePlan,
@@ -18,8 +20,8 @@ from optikit_assets.benchmarker.open_loop import (
 from optikit_assets.benchmarker.priority import prompt_thread
 from optikit_assets.benchmarker.rate_search import Outcome, SearchResult, search_rate
 from optikit_assets.benchmarker.records import append_requests
-from optikit_assets.benchmarker.results import BenchmarkResult, ProbeResult
-from optikit_assets.benchmarker.verdict import Rules
+from optikit_assets.benchmarker.results import BenchmarkResult, ProbeResult, Status
+from optikit_assets.benchmarker.verdict import MAX_FAILED_SHARE, Rules
 from optikit_assets.errors import EndpointError
 from optikit_assets.specs.slo import SloSpec
 
@@ -36,6 +38,16 @@ _HANG_LATENCIES = 30.0
 # against the server, so it cannot make a rate look better; 10 ms are never held against the client.
 _LAG_SHARE = 0.10
 _MIN_LAG_LIMIT_S = 0.010
+# Prompts of the concurrency ladder, apart from those of probes.
+_LADDER = 2**20
+# A probe to locate the limit may take this share of the longest probe: several at different rates
+# tell more than a long one.
+_SEARCH_SHARE = 0.5
+# Over such a range of rates a server that keeps pace at any would have been seen to.
+_FAR_APART = 4.0
+# Near its limit a queue takes many service times to reach its usual length.
+_WARMUP_LATENCIES = 10.0
+_WARMUP_SHARE = 0.5
 
 
 def run_benchmark(
@@ -46,7 +58,6 @@ def run_benchmark(
     seed: int,
     gpus: int = 1,
     initial_rate_rps: float | None = None,
-    confirm: bool = True,
     vocabulary_size: int | None = None,
     requests_file: Path | None = None,
     on_probe: Callable[[ProbeResult], None] | None = None,
@@ -70,10 +81,6 @@ def run_benchmark(
         GPUs that the server uses; for the rate per GPU only.
     initial_rate_rps
         Where to begin, e.g. the certified rate of a similar configuration.
-    confirm
-        Probe the best rate once more with fresh arrivals and give it up if that does not pass. The
-        best of several uncertain probes is too high too often; what is ranked rather than shipped
-        can do without.
     vocabulary_size
         Token ids of prompts are drawn from its middle; None: from what the server's tokenizer
         answers, else from a conservative range.
@@ -91,26 +98,58 @@ def run_benchmark(
         and `requests_file`.
     """
     with prompt_thread(), asyncio.Runner() as runner:
-        session = _Session(slo, seed, requests_file, on_probe, on_progress)
+        client = CompletionClient(base_url, limits=limits, api_key=api_key)
+        runner.run(client.__aenter__())
         try:
-            runner.run(session.open(base_url, model, vocabulary_size, limits, api_key))
-            closed = runner.run(session.closed_probe())
-            if closed.verdict in ("fail", "invalid"):
-                return _without_search(session, closed, model, gpus)
-            search = search_rate(
-                lambda rate: _outcome(runner.run(session.open_probe(rate)), slo),
-                start_rps=session.start_rps(initial_rate_rps),
-                start_is_near=initial_rate_rps is not None,
-                floor_rps=session.floor_rps,
-                tolerance=slo.budget.tolerance,
-                max_probes=slo.budget.max_probes,
-                confirm=confirm,
-                seconds_left=lambda: slo.budget.max_load_seconds - session.load_seconds,
-                seconds_needed=slo.budget.min_probe_seconds,
+            target = runner.run(prepare(client, model, slo, seed, vocabulary_size=vocabulary_size))
+            return benchmark_target(
+                target,
+                slo,
+                runner=runner,
+                seed=seed,
+                gpus=gpus,
+                initial_rate_rps=initial_rate_rps,
+                requests_file=requests_file,
+                on_probe=on_probe,
+                on_progress=on_progress,
             )
-            return _with_search(session, search, model, gpus)
         finally:
-            runner.run(session.close())
+            runner.run(client.__aexit__(None, None, None))
+
+
+def benchmark_target(
+    target: Target,
+    slo: SloSpec,
+    *,
+    runner: asyncio.Runner,
+    seed: int,
+    gpus: int = 1,
+    initial_rate_rps: float | None = None,
+    requests_file: Path | None = None,
+    on_probe: Callable[[ProbeResult], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> BenchmarkResult:
+    """Find the highest rate at which an endpoint that `prepare` got to know meets the SLO.
+
+    Every wait and every time is the event loop's of `runner`, whose clock need not be the wall's.
+    Other parameters as in `run_benchmark`.
+    """
+    session = _Session(target, slo, seed, requests_file, on_probe, on_progress)
+    closed = runner.run(session.closed_probe())
+    if closed.verdict in ("fail", "invalid"):
+        return _without_search(session, closed, gpus)
+    start_rps, near = (initial_rate_rps, True) if initial_rate_rps else runner.run(session.start())
+    search = search_rate(
+        lambda rate: _outcome(runner.run(session.open_probe(rate)), slo),
+        start_rps=start_rps,
+        start_is_near=near,
+        floor_rps=session.floor_rps,
+        tolerance=slo.budget.tolerance,
+        max_probes=slo.budget.max_probes,
+        seconds_left=lambda: slo.budget.max_load_seconds - session.load_seconds,
+        seconds_needed=slo.budget.min_probe_seconds,
+    )
+    return _with_search(session, search, gpus)
 
 
 def confirm_rate(
@@ -137,62 +176,41 @@ def confirm_rate(
         The endpoint cannot be used at all. A server that dies during the probe is a ``fail``.
     """
     with prompt_thread(), asyncio.Runner() as runner:
-        session = _Session(slo, seed, requests_file, None, on_progress)
+        client = CompletionClient(base_url, limits=limits, api_key=api_key)
+        runner.run(client.__aenter__())
         try:
-            runner.run(session.open(base_url, model, vocabulary_size, limits, api_key))
+            target = runner.run(prepare(client, model, slo, seed, vocabulary_size=vocabulary_size))
+            session = _Session(target, slo, seed, requests_file, None, on_progress)
             return runner.run(session.open_probe(rate_rps, last=True))
         finally:
-            runner.run(session.close())
+            runner.run(client.__aexit__(None, None, None))
 
 
 class _Session:
-    """What the probes of one benchmark share: connection, prompts, budget, records."""
+    """What the probes of one benchmark share: target, budget, records."""
 
     def __init__(
         self,
+        target: Target,
         slo: SloSpec,
         seed: int,
         requests_file: Path | None,
         on_probe: Callable[[ProbeResult], None] | None,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
+        self.target = target
         self.slo = slo
         self.seed = seed
         self.probes: list[ProbeResult] = []
         self._requests_file = requests_file
         self._on_probe = on_probe
         self._on_progress = on_progress
-        self._client: CompletionClient | None = None
-        self._target: Target | None = None
         self._sequential_rps: float | None = None
-
-    async def open(
-        self,
-        base_url: str,
-        model: str,
-        vocabulary_size: int | None,
-        limits: ClientLimits | None,
-        api_key: str | None,
-    ) -> None:
-        self._client = CompletionClient(base_url, limits=limits, api_key=api_key)
-        await self._client.__aenter__()
-        self._target = await prepare(
-            self._client, model, self.slo, self.seed, vocabulary_size=vocabulary_size
-        )
-
-    async def close(self) -> None:
-        if self._client is not None:
-            await self._client.__aexit__(None, None, None)
-
-    @property
-    def target(self) -> Target:
-        if self._target is None:
-            raise RuntimeError("the session was not opened")
-        return self._target
+        self._ladder_s = 0.0
 
     @property
     def load_seconds(self) -> float:
-        return sum(probe.duration_s for probe in self.probes)
+        return self._ladder_s + sum(probe.duration_s for probe in self.probes)
 
     @property
     def floor_rps(self) -> float:
@@ -204,11 +222,21 @@ class _Session:
             needed = max(needed, math.ceil(math.log(_ALPHA) / math.log(strictest)))
         return needed / self.slo.budget.max_probe_seconds
 
-    def start_rps(self, initial_rate_rps: float | None) -> float:
-        if initial_rate_rps is not None and initial_rate_rps > 0:
-            return initial_rate_rps
+    async def start(self) -> tuple[float, bool]:
+        """Return the rate to begin with, and whether it is near the answer."""
         assert self._sequential_rps is not None
-        return self._sequential_rps
+        begun_s = self.target.client.now()
+        rungs = await climb(
+            self.target,
+            self.slo,
+            number=_LADDER,
+            latency_s=1.0 / self._sequential_rps,
+            timeout_s=self._timeout_s(),
+        )
+        await self.target.wait_until_idle(requests=_LADDER)
+        self._ladder_s = self.target.client.now() - begun_s
+        rate = start_rate_rps(rungs)
+        return (self._sequential_rps, False) if rate is None else (rate, True)
 
     async def closed_probe(self) -> ProbeResult:
         outcome = await run_closed_probe(
@@ -238,10 +266,12 @@ class _Session:
         # A request time of one latency fills the server to its usual number in flight.
         service_s = 1.0 / self._sequential_rps if self._sequential_rps else 0.0
         prefixes = self.slo.workload.shared_prefixes
-        warmup = max(budget.warmup_requests, prefixes, math.ceil(rate_rps * service_s))
+        warmup_s = max(_WARMUP_LATENCIES * service_s, _WARMUP_SHARE * budget.min_probe_seconds)
+        warmup = max(budget.warmup_requests, prefixes, math.ceil(rate_rps * warmup_s))
         warmup_s = warmup / rate_rps
         left_s = math.inf if last else budget.max_load_seconds - self.load_seconds
-        max_s = max(budget.min_probe_seconds, min(budget.max_probe_seconds, left_s - warmup_s))
+        longest_s = budget.max_probe_seconds * (1.0 if last else _SEARCH_SHARE)
+        max_s = max(budget.min_probe_seconds, min(longest_s, left_s - warmup_s))
         schedule = probe_schedule(
             self.slo.workload,
             rate_rps,
@@ -296,15 +326,41 @@ class _Session:
 def _outcome(result: ProbeResult, slo: SloSpec) -> Outcome:
     """Return what the search needs to know of a probe."""
     certified = min(result.rate_rps, result.achieved_rate_rps)
+    tau = slo.budget.steady_state_tolerance
     if not slo.objectives and result.beta is not None:
         # Without a latency bound, up to tau more may arrive than is completed.
         certified /= max(1.0, result.beta)
-    return Outcome(result.verdict, certified)
+    steady = result.beta is not None and abs(result.beta - 1.0) <= tau
+    met = all(
+        result.miss_share.get(o.label, 1.0) <= 1.0 - o.percentile / 100.0 for o in slo.objectives
+    )
+    few_failed = result.errors <= MAX_FAILED_SHARE * result.requests
+    unresolved = result.verdict == "unresolved" and bool(slo.objectives)
+    return Outcome(
+        result.verdict,
+        certified,
+        holds=result.verdict == "pass" or (unresolved and met and steady and few_failed),
+        evidence=_evidence(result, slo),
+    )
 
 
-def _without_search(
-    session: _Session, closed: ProbeResult, model: str, gpus: int
-) -> BenchmarkResult:
+def _evidence(result: ProbeResult, slo: SloSpec) -> tuple[Evidence, ...]:
+    """Return what a probe says about the share of misses at its rate; nothing if invalid."""
+    if result.verdict == "invalid" or len(result.miss_share) < len(slo.objectives):
+        return ()
+    return tuple(
+        Evidence(
+            result.rate_rps,
+            # A backlog that grows ends with every request late, however loose the bound.
+            1.0 if result.backlog_grows else result.miss_share[o.label],
+            result.effective_requests[o.label],
+            1.0 - o.percentile / 100.0,
+        )
+        for o in slo.objectives
+    )
+
+
+def _without_search(session: _Session, closed: ProbeResult, gpus: int) -> BenchmarkResult:
     infeasible = closed.verdict == "fail"
     return BenchmarkResult(
         status="infeasible" if infeasible else "unresolved",
@@ -313,7 +369,7 @@ def _without_search(
         load_seconds=session.load_seconds,
         reason=f"closed-loop probe: {closed.reason}",
         closest=_closest(session, closed),
-        model=model,
+        model=session.target.model,
         slo=session.slo.name,
         seed=session.seed,
         gpus=gpus,
@@ -321,46 +377,69 @@ def _without_search(
     )
 
 
-def _with_search(session: _Session, search: SearchResult, model: str, gpus: int) -> BenchmarkResult:
+def _with_search(session: _Session, search: SearchResult, gpus: int) -> BenchmarkResult:
     opening = len(session.probes) - len(search.visits)
-    certified_probe = None if search.best is None else opening + search.best
-    certified = 0.0 if search.best is None else search.visits[search.best].outcome.certified_rps
-    upper = search.lowest_fail_rps
+    best = search.best
+    certified = 0.0 if best is None else search.visits[best].outcome.certified_rps
+    worst = None if best is not None else session.probes[-1]
+    status: Status = "unresolved" if best is None else "feasible"
+    if best is None and _never_steady(session):
+        status = "never_steady"
+    return BenchmarkResult(
+        status=status,
+        certified_rate_rps=certified,
+        rate_ci_rps=_interval(search, certified),
+        estimate_rps=search.estimate_rps,
+        load_seconds=session.load_seconds,
+        reason=_why_it_ended(session, search),
+        closest="" if worst is None else _closest(session, worst),
+        certified_probe=None if best is None else opening + best,
+        model=session.target.model,
+        slo=session.slo.name,
+        seed=session.seed,
+        gpus=gpus,
+        probes=tuple(session.probes),
+    )
+
+
+def _interval(search: SearchResult, certified_rps: float) -> tuple[float, float | None]:
+    low = certified_rps if search.low_rps is None else search.low_rps
+    if search.best is not None:
+        low = min(low, certified_rps)
+    return low, None if search.high_rps is None else max(search.high_rps, low)
+
+
+def _never_steady(session: _Session) -> bool:
+    """Whether rates far apart were all refused for a backlog."""
+    probed = [p for p in session.probes if p.kind == "open" and p.verdict != "invalid"]
+    rates = [p.rate_rps for p in probed]
+    far_apart = bool(rates) and max(rates) >= _FAR_APART * min(rates)
+    return far_apart and all(p.backlog_grows for p in probed)
+
+
+def _why_it_ended(session: _Session, search: SearchResult) -> str:
+    budget = session.slo.budget
     stops = {
-        "tolerance": "the bracket is within the tolerance",
-        "probes": f"the budget of {session.slo.budget.max_probes} probes is spent",
-        "seconds": f"the budget of {session.slo.budget.max_load_seconds:g} load seconds is spent",
+        "tolerance": "the limit is known within the tolerance",
+        "probes": f"the budget of {budget.max_probes} probes is spent",
+        "seconds": f"the budget of {budget.max_load_seconds:g} load seconds is spent",
         "floor": (
-            f"nothing passed down to {session.floor_rps:.3g} req/s, the lowest rate that "
+            f"nothing held down to {session.floor_rps:.3g} req/s, the lowest rate that "
             "max_probe_seconds allows to judge"
         ),
     }
     parts = [stops[search.stop]]
     if search.best is not None:
-        how = "passed twice" if search.confirmed else "passed once"
-        parts.append(f"highest pass {search.visits[search.best].rate_rps:.4g} req/s ({how})")
-    if upper is not None:
-        parts.append(f"lowest certain fail {upper:.4g} req/s")
-    if search.lowest_open_rps is not None:
-        parts.append(f"no certain verdict at {search.lowest_open_rps:.4g} req/s")
-    if upper is None and search.lowest_open_rps is None and search.best is not None:
-        parts.append("no rate failed: the highest rate may lie above")
-    worst = None if search.best is not None else session.probes[-1]
-    return BenchmarkResult(
-        status="feasible" if search.best is not None else "unresolved",
-        certified_rate_rps=certified,
-        rate_ci_rps=(certified, None if upper is None else max(upper, certified)),
-        load_seconds=session.load_seconds,
-        reason="; ".join(parts),
-        closest="" if worst is None else _closest(session, worst),
-        certified_probe=certified_probe,
-        confirmed=search.confirmed,
-        model=model,
-        slo=session.slo.name,
-        seed=session.seed,
-        gpus=gpus,
-        probes=tuple(session.probes),
-    )
+        visit = search.visits[search.best]
+        how = "by itself" if visit.outcome.verdict == "pass" else "with all probes together"
+        parts.append(f"certified {visit.rate_rps:.4g} req/s ({how})")
+    if search.estimate_rps is not None:
+        parts.append(f"limit estimated at {search.estimate_rps:.4g} req/s")
+    if search.lowest_fail_rps is not None:
+        parts.append(f"lowest certain fail {search.lowest_fail_rps:.4g} req/s")
+    elif search.best is not None:
+        parts.append("no rate failed for certain")
+    return "; ".join(parts)
 
 
 def _closest(session: _Session, probe: ProbeResult) -> str:

@@ -5,8 +5,8 @@ objectives are judged on the share of misses: it needs no density estimate, and 
 
 Notation: x_i ∈ [0, 1] is the missed share of request i (0 or 1, except for inter-token latencies,
 of which a request has many), q its mean over n requests in order of arrival. Requests close in time
-miss together, so q counts like the mean of fewer, m ≤ n, independent ones; m is the smaller of two
-estimates:
+miss together, so q counts like the mean of fewer, m ≤ n, independent ones. There are two estimates
+of how they depend in the short run, of which the smaller counts:
 
 - from overlapping batch means x̄_j (Meketon and Schmeiser 1984) with batches of b = ⌈n^(2/3)⌉
   requests, m = q(1 − q)/V with
@@ -15,6 +15,12 @@ estimates:
 
 - from the lag-1 autocorrelation ρ of an AR(1) process, m = n (1 − ρ)/(1 + ρ), which is less noisy
   when n is small.
+
+A third knows what batches shorter than the time between two bursts of misses cannot see. With S_k
+misses in episode k, parted from the next by a time without a miss, the number of misses is a
+compound Poisson sum, whose variance Σ S_k² estimates, so m = q(1 − q) n²/Σ_k S_k². It limits how
+sure a small share is. Against a share that is too large it has no say: an overload that goes on is
+a single episode.
 
 Bounds are Clopper-Pearson's with m requests and m·q misses.
 """
@@ -61,7 +67,35 @@ def effective_size(values: FloatArray) -> float:
     return float(np.clip(min(from_batches, from_lag), 1.0, n))
 
 
-def share_of(values: FloatArray, effective: float, alpha: float) -> Share:
+def episode_size(values: FloatArray, times_s: FloatArray, gap_s: float) -> float:
+    """Return the number of independent draws that would vary as episodes of misses do.
+
+    Parameters
+    ----------
+    values
+        Missed shares in order of arrival, shape (n,).
+    times_s
+        Arrival times in seconds, shape (n,).
+    gap_s
+        So long without a miss parts two episodes.
+
+    Returns
+    -------
+    Between 1 and n; n itself when the values do not vary.
+    """
+    n = len(values)
+    mean = float(values.mean()) if n else 0.0
+    if not 0.0 < mean < 1.0:
+        return float(n)
+    missed = values > 0
+    episodes = np.concatenate(([0], np.cumsum(np.diff(times_s[missed]) > gap_s)))
+    sizes = np.bincount(episodes, weights=values[missed])
+    return float(np.clip(mean * (1.0 - mean) * n**2 / float(sizes @ sizes), 1.0, n))
+
+
+def share_of(
+    values: FloatArray, effective: float, alpha: float, *, in_short_run: float | None = None
+) -> Share:
     """Return the mean of `values` with Clopper-Pearson bounds for `effective` independent draws.
 
     Parameters
@@ -69,17 +103,19 @@ def share_of(values: FloatArray, effective: float, alpha: float) -> Share:
     values
         Numbers in [0, 1], shape (n,), n ≥ 1.
     effective
-        Number of independent draws, from `effective_size`.
+        Number of independent draws, from `effective_size` and `episode_size`.
     alpha
         Error probability of each bound.
+    in_short_run
+        Number of draws for the lower bound, from `effective_size` alone; unset: `effective`.
     """
     q = float(values.mean())
-    hits = q * effective
-    misses = effective - hits
     # The bare special function: scipy.stats takes a hundred times as long, and looks are taken
     # while requests have to be sent.
-    low = float(special.betaincinv(hits, misses + 1, alpha)) if hits > 0 else 0.0
-    high = float(special.betaincinv(hits + 1, misses, 1 - alpha)) if misses > 0 else 1.0
+    m = effective if in_short_run is None else in_short_run
+    low = float(special.betaincinv(q * m, (1 - q) * m + 1, alpha)) if q > 0 else 0.0
+    m = effective
+    high = float(special.betaincinv(q * m + 1, (1 - q) * m, 1 - alpha)) if q < 1 else 1.0
     return Share(q, low, high, len(values), effective)
 
 

@@ -100,6 +100,12 @@ def summarize(
             for state in judgement.states
             if state.share is not None
         },
+        effective_requests={
+            state.objective.label: round(state.share.effective, 2)
+            for state in judgement.states
+            if state.share is not None
+        },
+        backlog_grows=judgement.backlog_grows,
         goodput=goodput(sample, slo),
         throughput_tokens_per_s=_tokens_per_second(sample),
         error_examples=errors,

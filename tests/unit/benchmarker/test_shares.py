@@ -3,6 +3,7 @@ import pytest
 
 from optikit_assets.benchmarker.shares import (
     effective_size,
+    episode_size,
     percentile,
     percentile_interval,
     share_of,
@@ -38,6 +39,22 @@ def test_effective_size_of_misses_in_runs_is_the_number_of_runs():
         for s in range(50)
     ]
     assert np.median(sizes) == pytest.approx(200, rel=0.5)
+
+
+def test_one_episode_of_misses_counts_once_however_long_it_is():
+    values = np.zeros(2000)
+    values[700:780] = np.random.default_rng(0).random(80) < 0.5
+    seconds = np.arange(2000.0)
+    odds = (1 - values.mean()) / values.mean()
+    assert episode_size(values, seconds, 30.0) == pytest.approx(odds)
+    assert episode_size(values, seconds, 0.5) > 20 * odds
+    assert episode_size(np.zeros(50), seconds[:50], 1.0) == 50
+
+
+def test_an_overload_that_goes_on_is_certain_although_it_is_one_episode():
+    share = share_of(np.array([0.0] * 5 + [1.0] * 35), 1.0, 0.02, in_short_run=20.0)
+    assert share.low > 0.5
+    assert share.high > 0.98
 
 
 def test_effective_size_without_variation_is_the_number_of_values():

@@ -165,16 +165,6 @@ def test_client_that_sends_late_makes_the_probe_invalid():
     late = np.where(np.arange(150) % 5 == 0, 0.05, 0.0)
     judged = judge(sample(noisy(150, 0.3), lag_s=late), rules(), final=False)
     assert judged.verdict == "invalid"
-    assert "send lag p90 50.0 ms > 20.0 ms" in judged.reason
-
-
-def test_few_stalls_of_the_client_do_not_spoil_a_pass_but_an_open_verdict():
-    late = np.where(np.arange(150) % 15 == 0, 0.05, 0.0)
-    assert judge(sample(noisy(150, 0.3), lag_s=late), rules(), final=False).verdict == "pass"
-    latency = noisy(150, 0.3)
-    latency[::25] = 0.7
-    judged = judge(sample(latency, lag_s=late), rules(), final=True)
-    assert judged.verdict == "invalid"
     assert "send lag p99 50.0 ms > 20.0 ms" in judged.reason
 
 

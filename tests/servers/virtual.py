@@ -1,0 +1,112 @@
+"""The engine model behind an event loop whose clock jumps: a benchmark of minutes in a second."""
+
+import asyncio
+import selectors
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+
+from optikit_assets.benchmarker.client import (
+    ClientLimits,
+    CompletionClient,
+    Flight,
+    RequestBody,
+    RequestShape,
+)
+from optikit_assets.benchmarker.endpoint import Target
+from optikit_assets.benchmarker.prompts import SyntheticPrompts
+from optikit_assets.benchmarker.results import BenchmarkResult
+from optikit_assets.benchmarker.run import benchmark_target
+from optikit_assets.specs.slo import SloSpec
+from tests.servers.engine_model import Engine, Shape
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop that skips waiting: when nothing is ready, its clock jumps to what is next.
+
+    Work given to other threads is done at once, in no virtual time.
+    """
+
+    def __init__(self) -> None:
+        self._now_s = 0.0
+        super().__init__(_JumpingSelector(self._jump))
+
+    def _jump(self, seconds: float) -> None:
+        self._now_s += seconds
+
+    def time(self) -> float:
+        """Return the virtual time in seconds."""
+        return self._now_s
+
+    def run_in_executor(
+        self, executor: Any, func: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        """Call `func` now."""
+        future = self.create_future()
+        future.set_result(func(*args))
+        return future
+
+
+class _JumpingSelector(selectors.DefaultSelector):
+    def __init__(self, jump: Callable[[float], None]) -> None:
+        super().__init__()
+        self._jump = jump
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:
+            raise RuntimeError("nothing is scheduled: this would wait for ever")
+        self._jump(max(0.0, timeout))
+        return []
+
+
+class VirtualClient:
+    """Answers like `CompletionClient` talking to an engine of the given shape."""
+
+    def __init__(self, shape: Shape, seed: int, loop: asyncio.AbstractEventLoop) -> None:
+        self.base_url = "virtual"
+        self.limits = ClientLimits()
+        self._shape = shape
+        self._engine = Engine(shape, np.random.default_rng(seed))
+        self.now = loop.time
+
+    async def complete(self, flight: Flight, body: RequestBody, timeout_s: float) -> None:
+        """Follow one request through the model."""
+        flight.expected_output = body.output_tokens
+        flight.sent_s = self.now()
+        timeline = self._engine.admit(flight.sent_s)
+        if timeline.failed:
+            flight.status, flight.error = 500, "HTTP 500: injected"
+            return
+        deadline_s = flight.scheduled_s + timeout_s
+        try:
+            for at_s in (timeline.first_token_s, timeline.finished_s):
+                await asyncio.sleep(max(0.0, min(at_s, deadline_s) - self.now()))
+                if at_s > deadline_s:
+                    flight.error = f"no end of the stream within {timeout_s:g} s"
+                    return
+                if flight.first_token_s != flight.first_token_s:
+                    flight.first_token_s = self.now()
+        except asyncio.CancelledError:
+            flight.error = "cancelled"
+            self._engine.drop(self.now())
+            raise
+        flight.last_token_s = self.now()
+        steps = self._shape.output_tokens - 1
+        flight.gaps_s = [(flight.last_token_s - flight.first_token_s) / steps] * steps
+        flight.output_tokens = self._shape.output_tokens
+
+
+def virtual_benchmark(shape: Shape, slo: SloSpec, seed: int, **options: Any) -> BenchmarkResult:
+    """Search the highest rate of the model in virtual time; options as in `benchmark_target`."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        loop = runner.get_loop()
+        client = VirtualClient(shape, seed, loop)
+        target = Target(
+            cast("CompletionClient", client),
+            "virtual",
+            RequestShape(),
+            SyntheticPrompts(slo.workload, seed),
+            shape.service_s(0),
+        )
+        return benchmark_target(target, slo, runner=runner, seed=seed, **options)
