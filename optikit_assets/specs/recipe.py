@@ -117,7 +117,7 @@ class AutoRound(SpecModel):
     """AutoRound (Cheng et al., 2024): rounding and clipping learnt by signed gradient descent."""
 
     type: Literal["autoround"] = Field(description="Selects this modifier.")
-    scheme: Literal["W4A16", "W4A16_ASYM", "W8A16"] = Field(
+    scheme: Literal["W4A16", "W8A16"] = Field(
         description="Quantization scheme of the targeted layers."
     )
     group_size: int = Field(default=128, gt=0, description="Columns per scale.")

@@ -145,7 +145,7 @@ def _run_trial(
             "rows_digest": plan.rows_digest,
             "rows": len(plan.rows),
             "max_sequence_length": plan.max_sequence_length,
-            "notes": list(plan.notes),
+            "notes": [*plan.notes, *compressed.notes],
             "seconds": round(compressed.elapsed_s, 3),
             "bytes": compressed.total_bytes,
         }
@@ -170,7 +170,7 @@ def _load_rows(request: CompressRequest) -> tuple[CalibrationData | None, Tokens
     """Read and tokenize the calibration data once for all trials."""
     if request.recipe.calibration is None:
         return None, []
-    from optikit_assets.optimizer.backends.llmcompressor import load_tokenizer, tokenize
+    from optikit_assets.optimizer.backends.models import load_tokenizer, tokenize
 
     tokenizer = load_tokenizer(Path(request.model_path), request.trust_remote_code)
     render = None
