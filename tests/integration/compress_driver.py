@@ -102,11 +102,11 @@ def similarity(original: Path, compressed: Path) -> float:
 
     prompt = torch.arange(3, 43).unsqueeze(0)
     with torch.no_grad():
-        # Weights whose scales have 16 bits are unpacked to 16 bits.
+        # In bfloat16, because scales of that type unpack their weights to it.
         a, b = (
-            AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-            .float()(prompt)
+            AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)(prompt)
             .logits.flatten()
+            .float()
             for path in (original, compressed)
         )
     return torch.nn.functional.cosine_similarity(a, b, dim=0).item()
