@@ -53,6 +53,11 @@ class CompressionPlan:
     notes: tuple[str, ...] = ()
 
     @property
+    def row_numbers(self) -> tuple[int, ...]:
+        """Where the rows stand in the calibration data, in the order they were drawn."""
+        return tuple(row.number for row in self.rows)
+
+    @property
     def rows_digest(self) -> str | None:
         """sha256 of the calibration rows in their order; None without calibration."""
         return rows_digest(self.rows) if self.rows else None
@@ -83,8 +88,8 @@ def make_plan(
     calibration
         Required by recipes with calibration, ignored by others.
     tokens
-        Token ids of each row of `calibration`; the samplers look at them. Rows that the tokenizer
-        makes nothing of are left out.
+        Token ids of each row of `calibration`; the samplers look at the part that is kept. Rows
+        that the tokenizer makes nothing of are left out.
     trust_remote_code
         Passed on.
 
@@ -116,6 +121,9 @@ def make_plan(
         dropped = calibration.empty_rows + len(tokens) - len(usable)
         if dropped:
             notes.append(f"{dropped} empty calibration rows were left out")
+        cut = sum(length is not None and len(tokens[usable[index]]) > length for index in drawn)
+        if cut:
+            notes.append(f"{cut} of {len(drawn)} drawn rows are longer than {length} tokens and cut")
     return CompressionPlan(
         model_path=model_path,
         destination=destination,
