@@ -160,7 +160,7 @@ def _file_records(path: Path, shown_as: str) -> Iterable[tuple[int, str, Any]]:
 
 
 def _parquet_records(path: Path, shown_as: str) -> Iterable[tuple[int, str, Any]]:
-    import pyarrow
+    import pyarrow as pa
     from pyarrow import parquet
 
     try:
@@ -169,7 +169,7 @@ def _parquet_records(path: Path, shown_as: str) -> Iterable[tuple[int, str, Any]
             for record in batch.to_pylist():
                 yield number, f"{shown_as}, row {number}", record
                 number += 1
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, pa.ArrowException) as error:
         raise CompressionError(f"calibration data {shown_as} cannot be read: {error}") from error
 
 

@@ -120,9 +120,7 @@ def _layer_problems(recipe: RecipeSpec, layers: LinearLayers) -> list[str]:
     return problems
 
 
-def _indivisible(
-    recipe: RecipeSpec, selected: LinearLayers, size: int, what: str
-) -> list[str]:
+def _indivisible(recipe: RecipeSpec, selected: LinearLayers, size: int, what: str) -> list[str]:
     bad = {name: columns for name, (_, columns) in selected.items() if columns % size}
     if not bad:
         return []

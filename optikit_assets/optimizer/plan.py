@@ -123,7 +123,9 @@ def make_plan(
             notes.append(f"{dropped} empty calibration rows were left out")
         cut = sum(length is not None and len(tokens[usable[index]]) > length for index in drawn)
         if cut:
-            notes.append(f"{cut} of {len(drawn)} drawn rows are longer than {length} tokens and cut")
+            notes.append(
+                f"{cut} of {len(drawn)} drawn rows are longer than {length} tokens and cut"
+            )
     return CompressionPlan(
         model_path=model_path,
         destination=destination,

@@ -144,9 +144,7 @@ def _refusal(what: str, needs: _Needs, engine: EngineSpec, hardware: Hardware) -
     return None
 
 
-def _refusal_on_cpu(
-    what: str, needs: _Needs, engine: EngineSpec, hardware: Hardware
-) -> str | None:
+def _refusal_on_cpu(what: str, needs: _Needs, engine: EngineSpec, hardware: Hardware) -> str | None:
     if needs.cpu is None:
         return f"vLLM has no CPU kernel for {what}: use a GPU or another recipe"
     kernel = f"vLLM's CPU kernel for {what}"

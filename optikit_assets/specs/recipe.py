@@ -310,7 +310,9 @@ class RecipeSpec(Spec):
     @property
     def schemes(self) -> tuple[str, ...]:
         """Quantization schemes in the checkpoint, that of the sensitive layers last."""
-        of_all = [str(m.scheme) for m in self.modifiers if isinstance(m, GPTQ | AWQ | RTN | AutoRound)]
+        of_all = [
+            str(m.scheme) for m in self.modifiers if isinstance(m, GPTQ | AWQ | RTN | AutoRound)
+        ]
         of_some = [self.mixed_precision.scheme] if self.mixed_precision else []
         return tuple(dict.fromkeys([*of_all, *of_some]))
 

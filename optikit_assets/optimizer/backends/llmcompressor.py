@@ -89,8 +89,8 @@ class LLMCompressorBackend:
             raise CompressionError(
                 f"out of memory while compressing {plan.model_path.name} "
                 f"({len(plan.rows)} rows of at most {plan.max_sequence_length} tokens): "
-                f"{models.first_line(error)}; lower max_sequence_length or samples in the recipe, or use "
-                "a larger accelerator"
+                f"{models.first_line(error)}; lower max_sequence_length or samples in the recipe, "
+                "or use a larger accelerator"
             ) from error
         finally:
             # The session holds the model: without the reset two trials' models stay in memory.
@@ -138,7 +138,9 @@ def _linear_layers(plan: CompressionPlan, model: Any) -> "dict[str, nn.Linear]":
     """Return the layers that the recipe targets, by name."""
     from torch import nn
 
-    found = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    found = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)
+    }
     shapes = {name: (layer.out_features, layer.in_features) for name, layer in found.items()}
     return {name: found[name] for name in select_layers(shapes, plan.targets, plan.ignore)}
 

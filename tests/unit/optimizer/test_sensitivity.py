@@ -60,7 +60,9 @@ def test_ties_and_layers_that_no_token_reached_are_settled_by_name() -> None:
 
 
 def test_a_share_below_the_smallest_layer_is_an_error() -> None:
-    with pytest.raises(CompressionError, match=r"share 0\.1 is less than the smallest layer's 0\.2"):
+    with pytest.raises(
+        CompressionError, match=r"share 0\.1 is less than the smallest layer's 0\.2"
+    ):
         choose({"a": layer(1, 20), "b": layer(1, 80)}, 0.1)
 
 

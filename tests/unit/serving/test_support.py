@@ -2,8 +2,8 @@
 
 import pytest
 
-from optikit_assets.serving.hardware import Hardware
 from optikit_assets.serving import support
+from optikit_assets.serving.hardware import Hardware
 from optikit_assets.serving.support import compute_dtype, fallback
 from optikit_assets.specs import EngineSpec, RecipeSpec
 

@@ -10,7 +10,6 @@ from optikit_assets.errors import SpecError
 from optikit_assets.specs import RecipeSpec, SearchSpaceSpec, SloSpec, SuiteSpec, load_spec
 from tests.unit.specs.conftest import RECIPE, Write
 
-
 SPARSE = {"type": "sparsegpt"}
 GPTQ = {"type": "gptq", "scheme": "W8A8"}
 RTN = {"type": "rtn", "scheme": "W8A8"}
