@@ -190,10 +190,13 @@ def _remember(stage: Stage, recipe: RecipeSpec, message: Record) -> None:
     if message.kind not in ("trial_finished", "trial_failed"):
         return
     payload = message.payload
+    # Later rounds of adaptive calibration, made by another stage, belong to this one's trials.
+    own = Node(lineage.QUANTIZED_MODEL, str(stage.node.partition))
     stage.history.append(
         "quantization_trials",
         [
             stage.row(
+                content_key=stage.key if stage.node == own else stage.version_of(own),
                 recipe=recipe.name,
                 seed=payload["seed"],
                 trial=payload["trial"],

@@ -105,9 +105,7 @@ def unsupported(recipe: RecipeSpec, engine: EngineSpec, hardware: Hardware) -> s
 
 def fallback(recipe: RecipeSpec, hardware: Hardware) -> str | None:
     """Return what the engine does instead of computing as the recipe says, None if it does so."""
-    native = {
-        scheme: _SCHEMES[scheme].native for scheme in recipe.schemes if _SCHEMES[scheme].native
-    }
+    native = {scheme: least for scheme in recipe.schemes if (least := _SCHEMES[scheme].native)}
     if hardware.kind == "cpu":
         # NVFP4, the other scheme with a native capability, is refused on CPUs.
         return f"vLLM emulates {', '.join(native)} on CPUs: correct, and slow" if native else None

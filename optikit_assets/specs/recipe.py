@@ -235,7 +235,7 @@ class RecipeSpec(Spec):
     @field_validator("backend")
     @classmethod
     def _known(cls, name: str) -> str:
-        return name if name == "none" else _registered(plugins.BACKENDS, "backend", name, ["none"])
+        return name if name == "none" else _registered(plugins.BACKENDS, "backend", name, "none")
 
     @model_validator(mode="after")
     def _consistent(self) -> "RecipeSpec":
@@ -341,8 +341,8 @@ class RecipeSpec(Spec):
         return digest([own, self.packages]) if self.packages else own
 
 
-def _registered(group: str, what: str, name: str, further: list[str] | None = None) -> str:
-    names = sorted([*plugins.known(group), *(further or [])])
+def _registered(group: str, what: str, name: str, *further: str) -> str:
+    names = sorted([*plugins.known(group), *further])
     if name not in names:
         raise ValueError(
             f"no {what} of this name is installed; known: {', '.join(names)}; a package that "
