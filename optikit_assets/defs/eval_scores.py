@@ -1,6 +1,6 @@
 """Stage 3: lm-eval on the baseline and every candidate, paired comparison, quality gate, q*."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -14,13 +14,15 @@ from optikit_assets.defs.candidates import (
     UNSUPPORTED_FILE,
     recovery_rows,
 )
+from optikit_assets.defs.contamination import check_present_suite
 from optikit_assets.defs.eval_history import remember_comparison, remember_scores
 from optikit_assets.defs.lineage import FAILED, Node
-from optikit_assets.defs.quantized_model import SUMMARY
+from optikit_assets.defs.quantized_model import SUMMARY, make_candidates
 from optikit_assets.defs.stage import Stage
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import recovery_per_task
 from optikit_assets.errors import StageError
+from optikit_assets.optimizer.adaptive import goes_on, round_recipe, suite_of_a_round
 from optikit_assets.serving.support import compute_dtype, unsupported
 from optikit_assets.specs import BASELINE, SuiteSpec, digest
 from optikit_assets.stateval.comparison import compare
@@ -123,6 +125,34 @@ def _evaluate(stage: Stage, suite: SuiteSpec) -> Artifact | str:
     checkpoints = {
         entry["trial"]: entry["artifact_key"] for entry in quantized.read_json(SUMMARY)["finished"]
     }
+    # The suite may have changed since the candidates were made.
+    check_present_suite(stage)
+    recipe = stage.catalog.recipe(stage.dimension)
+    judged = suite_of_a_round(suite, recipe)
+    number = 0
+    while True:
+        loaded = _evaluated(stage, suite, checkpoints)
+        if isinstance(loaded, str):
+            return loaded
+        comparison = compare(judged, loaded[0], loaded[1:], seed=stage.seed("comparison"))
+        if not goes_on(recipe, number, comparison.verdict):
+            break
+        number += 1
+        stage.context.log.info(f"the gate says {comparison.verdict}: calibration round {number}")
+        made = make_candidates(stage, round_recipe(recipe, number), number * recipe.trials)
+        checkpoints |= {entry["trial"]: entry["artifact_key"] for entry in made["finished"]}
+    with stage.artifacts.store.create(stage.key, lineage.EVAL_SCORES) as draft:
+        draft.write_json(COMPARISON_FILE, comparison.model_dump(mode="json"))
+        draft.write_json(CHECKPOINTS_FILE, checkpoints)
+    remember_scores(stage, loaded[1:])
+    remember_comparison(stage, comparison, checkpoints)
+    return stage.artifacts.store.get(stage.key)
+
+
+def _evaluated(
+    stage: Stage, suite: SuiteSpec, checkpoints: Mapping[int, str | None]
+) -> list[EvaluatedCandidate] | str:
+    """Return the baseline and the candidates with their scores, or why there is no candidate."""
     candidates = [_candidate(stage, suite, trial, key) for trial, key in checkpoints.items()]
     baseline = _candidate(stage, suite, _BASELINE_TRIAL, None)
     # The baseline recipe's only candidate is the baseline itself.
@@ -130,16 +160,10 @@ def _evaluate(stage: Stage, suite: SuiteSpec) -> Artifact | str:
     failed = _run(stage, suite, list(distinct.values()))
     if baseline.artifact_key in failed:
         raise StageError(f"the baseline could not be evaluated: {failed[baseline.artifact_key]}")
-    loaded = [_load(stage, c) for c in candidates if c.artifact_key not in failed]
-    if not loaded:
+    usable = [item for item in candidates if item.artifact_key not in failed]
+    if not usable:
         return f"no candidate could be evaluated: {next(iter(failed.values()))}"
-    comparison = compare(suite, _load(stage, baseline), loaded, seed=stage.seed("comparison"))
-    with stage.artifacts.store.create(stage.key, lineage.EVAL_SCORES) as draft:
-        draft.write_json(COMPARISON_FILE, comparison.model_dump(mode="json"))
-        draft.write_json(CHECKPOINTS_FILE, checkpoints)
-    remember_scores(stage, loaded)
-    remember_comparison(stage, comparison, checkpoints)
-    return stage.artifacts.store.get(stage.key)
+    return [_load(stage, item) for item in (baseline, *usable)]
 
 
 def _run(stage: Stage, suite: SuiteSpec, candidates: Sequence[Candidate]) -> dict[str, str]:

@@ -233,7 +233,9 @@ class Versions:
         home = settings().envs_home
         prints = [inspect_environment(home, name).fingerprint for name in ("compress", "serve")]
         hardware = self.hardware
-        return digest([prints, hardware.kind, hardware.name, *hardware.features])
+        return digest(
+            [prints, hardware.kind, hardware.name, hardware.capability, *hardware.features]
+        )
 
     def recorded(self, node: Node) -> Recorded | None:
         """Return what the instance recorded, read once per object."""

@@ -8,12 +8,14 @@ import dagster as dg
 from optikit_assets.artifacts.store import Artifact
 from optikit_assets.defs import lineage, partitions
 from optikit_assets.defs.automation import VERSIONED
+from optikit_assets.defs.contamination import evaluation_data
 from optikit_assets.defs.lineage import Node
 from optikit_assets.defs.stage import Stage
 from optikit_assets.optimizer import check_plan, read_config, read_linear_layers
 from optikit_assets.optimizer.calibration import resolve_calibration
+from optikit_assets.serving.support import fallback, unsupported
 from optikit_assets.settings import REPOSITORY
-from optikit_assets.specs import RecipeSpec, digest
+from optikit_assets.specs import EngineSpec, RecipeSpec, digest
 from optikit_assets.workers.messages import CompressRequest, CompressResult, CompressTrial, Record
 from resources import (
     ArtifactStoreResource,
@@ -24,6 +26,7 @@ from resources import (
 )
 
 SUMMARY = "quantization.json"
+UNSUPPORTED = "unsupported"
 
 
 @dg.asset(
@@ -51,20 +54,28 @@ def quantized_model(
 ) -> dg.MaterializeResult:
     """Make the missing candidates; finished ones are never redone."""
     stage = Stage(context, models, artifacts, history, runner)
+    # The baseline reads nothing of the model here, but stands for it in all that follows.
+    stage.version_of(Node(lineage.BASE_MODEL, stage.model_key))
     recipe = stage.catalog.recipe(stage.dimension)
     artifact = _find_complete(stage)
     cached = artifact is not None
     summary = artifact.read_json(SUMMARY) if artifact else _quantize(stage, recipe)
-    if artifact is None and summary["finished"]:
+    if artifact is None and (summary["finished"] or UNSUPPORTED in summary):
         with artifacts.store.create(stage.key, lineage.QUANTIZED_MODEL) as draft:
             draft.write_json(SUMMARY, summary)
         artifact = artifacts.store.get(stage.key)
     return stage.result(
-        status="ok" if summary["finished"] else "failed",
+        status=_status(summary),
         cached=cached,
         artifact=artifact,
         metadata=_metadata(stage, summary),
     )
+
+
+def _status(summary: dict[str, Any]) -> str:
+    if UNSUPPORTED in summary:
+        return UNSUPPORTED
+    return "ok" if summary["finished"] else lineage.FAILED
 
 
 def candidate_artifact(stage: Stage, entry: dict[str, Any]) -> Artifact | None:
@@ -89,11 +100,34 @@ def _find_complete(stage: Stage) -> Artifact | None:
 def _quantize(stage: Stage, recipe: RecipeSpec) -> dict[str, Any]:
     if recipe.is_baseline:
         return {"finished": [{"trial": 0, "seed": 0, "artifact_key": None}], "failed": []}
+    hardware = stage.runner.accelerators.hardware
+    # How the model is served is no input of this stage: what speaks against it comes out later.
+    reason = unsupported(recipe, EngineSpec(), hardware)
+    if reason is not None:
+        stage.context.log.warning(reason)
+        return {"finished": [], "failed": [], UNSUPPORTED: reason}
+    note = fallback(recipe, hardware)
     path = stage.base.path
-    for note in check_plan(recipe, read_config(path), layers=read_linear_layers(path)):
-        stage.context.log.info(note)
+    checked = check_plan(recipe, read_config(path), layers=read_linear_layers(path))
+    for line in [note, *checked] if note else checked:
+        stage.context.log.info(line)
+    return make_candidates(stage, recipe)
+
+
+def make_candidates(stage: Stage, recipe: RecipeSpec, first: int = 0) -> dict[str, Any]:
+    """Make the candidates of all trials of a recipe; return which finished and which failed.
+
+    Parameters
+    ----------
+    stage
+        Of the partition that asks for them.
+    recipe
+        Anything but the baseline.
+    first
+        Number of the first trial, in later rounds of adaptive calibration.
+    """
     store = stage.artifacts.store
-    trials = [_trial(stage, recipe, number) for number in range(recipe.trials)]
+    trials = [_trial(stage, recipe, number, first) for number in range(recipe.trials)]
 
     def record(message: Record) -> None:
         _remember(stage, recipe, message)
@@ -105,6 +139,8 @@ def _quantize(stage: Stage, recipe: RecipeSpec) -> dict[str, Any]:
             trust_remote_code=stage.model_spec.trust_remote_code,
             recipe=recipe,
             calibration_data=resolve_calibration(stage.model_spec.calibration_data, REPOSITORY),
+            evaluation_data=evaluation_data(stage),
+            packages=recipe.packages,
             trials=tuple(batch),
         )
         result = stage.runner.run(stage.context, "compress", request, CompressResult, lease, record)
@@ -127,16 +163,26 @@ def _quantize(stage: Stage, recipe: RecipeSpec) -> dict[str, Any]:
     }
 
 
-def _trial(stage: Stage, recipe: RecipeSpec, number: int) -> CompressTrial:
+def _trial(stage: Stage, recipe: RecipeSpec, number: int, first: int) -> CompressTrial:
     # Neither the number of trials nor of attempts enters the key: with more trials asked for, the
-    # first ones are still the same.
-    what = recipe.model_dump(mode="json", exclude={"description", "trials", "max_attempts", "name"})
+    # first ones are still the same. Nor does what decides only where and whether more are made.
+    what = recipe.model_dump(
+        mode="json",
+        exclude={
+            "description": True,
+            "trials": True,
+            "max_attempts": True,
+            "name": True,
+            "requires": True,
+            "calibration": {"adaptive"},
+        },
+    )
     base = stage.version_of(Node(lineage.BASE_MODEL, stage.model_key))
     runtime = stage.inputs[Node(lineage.SERVING_RUNTIME)]
     return CompressTrial(
-        trial=number,
+        trial=first + number,
         seed=int(digest([base, what, number])[:8], 16),
-        artifact_key=digest(["candidate", base, what, runtime, number]),
+        artifact_key=digest(["candidate", base, what, recipe.packages, runtime, number]),
     )
 
 
@@ -144,10 +190,13 @@ def _remember(stage: Stage, recipe: RecipeSpec, message: Record) -> None:
     if message.kind not in ("trial_finished", "trial_failed"):
         return
     payload = message.payload
+    # Later rounds of adaptive calibration, made by another stage, belong to this one's trials.
+    own = Node(lineage.QUANTIZED_MODEL, str(stage.node.partition))
     stage.history.append(
         "quantization_trials",
         [
             stage.row(
+                content_key=stage.key if stage.node == own else stage.version_of(own),
                 recipe=recipe.name,
                 seed=payload["seed"],
                 trial=payload["trial"],
@@ -191,7 +240,9 @@ def _metadata(stage: Stage, summary: dict[str, Any]) -> dict[str, Any]:
         dg.TableColumn("bytes", "int", description="Size of the checkpoint on disk."),
         dg.TableColumn("reason"),
     ]
+    refused = {"reason": summary[UNSUPPORTED]} if UNSUPPORTED in summary else {}
     return {
+        **refused,
         "trials_finished": len(summary["finished"]),
         "trials_failed": len(summary["failed"]),
         "trials": dg.MetadataValue.table(rows, dg.TableSchema(columns)),

@@ -1,6 +1,7 @@
 """Calibration data: where rows come from, what a row looks like as text, its digest.
 
-A reference is a JSON Lines file or ``hf:ORG/DATASET[@REVISION]``. A record has at least one of
+A reference is a JSON Lines or Parquet file or ``hf:ORG/DATASET[@REVISION]``. A record has at least
+one of
 
 - ``messages``: a conversation; rendered by the model's chat template if it has one,
 - ``text``: used as it is,
@@ -15,13 +16,14 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from optikit_assets.errors import CompressionError
 
 HUB_PREFIX = "hf:"
+PARQUET = ".parquet"
 _HUB_REFERENCE = re.compile(r"^hf:(?P<name>[^/@\s]+/[^/@\s]+)(?:@(?P<revision>[^\s@]+))?$")
 
 Message = dict[str, Any]
@@ -33,11 +35,13 @@ class CalibrationRow:
     """Text of one calibration row.
 
     ``templated`` says that a chat template made the text, so that its special tokens are already
-    in it and the tokenizer must not add any.
+    in it and the tokenizer must not add any. ``number`` is the record's place in the data: the line
+    of a file, from 1, or the row of a table, from 0.
     """
 
     text: str
     templated: bool = False
+    number: int = field(default=-1, compare=False)
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ def resolve_calibration(reference: str, repo_root: Path) -> str:
     if not path.is_file():
         raise CompressionError(
             f"calibration data {reference!r} is not a file below {repo_root}; "
-            "set calibration_data in the model's spec to a JSON Lines file or hf:ORG/DATASET"
+            "set calibration_data in the model's spec to a JSON Lines or Parquet file or "
+            "hf:ORG/DATASET"
         )
     return str(path.resolve())
 
@@ -97,7 +102,7 @@ def load_calibration(
     Parameters
     ----------
     reference
-        JSON Lines file or ``hf:ORG/DATASET[@REVISION]``.
+        JSON Lines or Parquet file, or ``hf:ORG/DATASET[@REVISION]``.
     repo_root
         What a relative path is relative to; the working directory by default.
     render_chat
@@ -112,12 +117,14 @@ def load_calibration(
     resolved = resolve_calibration(reference, repo_root or Path.cwd())
     if resolved.startswith(HUB_PREFIX):
         records = _hub_records(resolved)
+    elif resolved.endswith(PARQUET):
+        records = _parquet_records(Path(resolved), reference)
     else:
         records = _file_records(Path(resolved), reference)
     rows: list[CalibrationRow] = []
     empty = 0
-    for where, record in records:
-        row = _row(record, where, render_chat)
+    for number, where, record in records:
+        row = replace(_row(record, where, render_chat), number=number)
         if row.text.strip():
             rows.append(row)
         else:
@@ -136,7 +143,7 @@ def rows_digest(rows: Sequence[CalibrationRow]) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _file_records(path: Path, shown_as: str) -> Iterable[tuple[str, Any]]:
+def _file_records(path: Path, shown_as: str) -> Iterable[tuple[int, str, Any]]:
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
@@ -147,8 +154,22 @@ def _file_records(path: Path, shown_as: str) -> Iterable[tuple[str, Any]]:
                     record = json.loads(line)
                 except ValueError as error:
                     raise CompressionError(f"{where}: is not JSON: {error}") from error
-                yield where, record
+                yield number, where, record
     except (OSError, UnicodeDecodeError) as error:
+        raise CompressionError(f"calibration data {shown_as} cannot be read: {error}") from error
+
+
+def _parquet_records(path: Path, shown_as: str) -> Iterable[tuple[int, str, Any]]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        number = 0
+        for batch in parquet.ParquetFile(path).iter_batches():
+            for record in batch.to_pylist():
+                yield number, f"{shown_as}, row {number}", record
+                number += 1
+    except (OSError, pa.ArrowException) as error:
         raise CompressionError(f"calibration data {shown_as} cannot be read: {error}") from error
 
 
@@ -161,7 +182,7 @@ def _hub_name(reference: str) -> tuple[str, str | None]:
     return match["name"], match["revision"]
 
 
-def _hub_records(reference: str) -> Iterable[tuple[str, Any]]:
+def _hub_records(reference: str) -> Iterable[tuple[int, str, Any]]:
     from datasets import load_dataset
 
     name, revision = _hub_name(reference)
@@ -171,11 +192,11 @@ def _hub_records(reference: str) -> Iterable[tuple[str, Any]]:
         raise CompressionError(
             f"calibration data {reference} cannot be fetched ({type(error).__name__}: {error}); "
             "check the network and the name, or set calibration_data in the model's spec to a "
-            "local JSON Lines file"
+            "local JSON Lines or Parquet file"
         ) from error
     split = "train" if "train" in splits else next(iter(splits))
     for number, record in enumerate(splits[split]):
-        yield f"{reference}, split {split}, row {number}", record
+        yield number, f"{reference}, split {split}, row {number}", record
 
 
 def _row(record: Any, where: str, render_chat: RenderChat | None) -> CalibrationRow:

@@ -11,12 +11,14 @@ from optikit_assets.optimizer.architecture import (
     text_config,
 )
 from optikit_assets.specs import RecipeSpec
-from optikit_assets.specs.recipe import AWQ, GPTQ, GROUPED_SCHEMES, RTN
+from optikit_assets.specs.recipe import GPTQ, GROUPED_SCHEMES, AutoRound, SparseGPT, Wanda
 
 _NAMED_AT_MOST = 3
 
-GROUP_SIZES = dict.fromkeys(GROUPED_SCHEMES, 128)
+GROUP_SIZES = {**dict.fromkeys(GROUPED_SCHEMES, 128), "NVFP4": 16}
 """Columns per scale of the schemes that quantize in groups (compressed-tensors presets)."""
+
+_MASK_SIZE = 4
 
 
 def check_plan(
@@ -75,13 +77,14 @@ def sequence_length(recipe: RecipeSpec, model_config: Mapping[str, Any]) -> int 
 
 
 def group_size(recipe: RecipeSpec) -> int | None:
-    """Return the columns that share a scale, or None for a scheme without groups."""
-    for modifier in recipe.modifiers:
-        if isinstance(modifier, GPTQ) and modifier.group_size is not None:
-            return modifier.group_size
-        if isinstance(modifier, GPTQ | AWQ | RTN):
-            return next((n for name, n in GROUP_SIZES.items() if name == modifier.scheme), None)
-    return None
+    """Return the columns that share a scale, or None for a scheme without groups.
+
+    With two schemes, the larger number: those of compressed-tensors divide each other.
+    """
+    own = [m.group_size for m in recipe.modifiers if isinstance(m, GPTQ | AutoRound)]
+    if own and own[0] is not None:
+        return own[0]
+    return max((GROUP_SIZES[name] for name in recipe.schemes if name in GROUP_SIZES), default=None)
 
 
 def _context(model_config: Mapping[str, Any]) -> int | None:
@@ -111,18 +114,19 @@ def _layer_problems(recipe: RecipeSpec, layers: LinearLayers) -> list[str]:
         )
         return [problem]
     size = group_size(recipe)
-    if size is None:
-        return []
-    return _indivisible(recipe, selected, size)
+    problems = [] if size is None else _indivisible(recipe, selected, size, "group size")
+    if any(isinstance(m, SparseGPT | Wanda) and m.mask == "2:4" for m in recipe.modifiers):
+        problems += _indivisible(recipe, selected, _MASK_SIZE, "the 2:4 mask's width")
+    return problems
 
 
-def _indivisible(recipe: RecipeSpec, selected: LinearLayers, size: int) -> list[str]:
+def _indivisible(recipe: RecipeSpec, selected: LinearLayers, size: int, what: str) -> list[str]:
     bad = {name: columns for name, (_, columns) in selected.items() if columns % size}
     if not bad:
         return []
     shown = ", ".join(f"{n} ({c} columns)" for n, c in list(bad.items())[:_NAMED_AT_MOST])
     more = f" and {len(bad) - _NAMED_AT_MOST} more" if len(bad) > _NAMED_AT_MOST else ""
-    return [f"group size {size} does not divide {shown}{more}; {_fix(recipe, selected, bad)}"]
+    return [f"{what} {size} does not divide {shown}{more}; {_fix(recipe, selected, bad)}"]
 
 
 def _fix(recipe: RecipeSpec, selected: LinearLayers, bad: Mapping[str, int]) -> str:
@@ -131,7 +135,7 @@ def _fix(recipe: RecipeSpec, selected: LinearLayers, bad: Mapping[str, int]) -> 
     # Kernels exist for these sizes; the largest one costs the fewest scales.
     fitting = [g for g in (128, 64, 32) if all(c % g == 0 for _, c in selected.values())]
     choices = []
-    if fitting and any(isinstance(m, GPTQ) for m in recipe.modifiers):
+    if fitting and any(isinstance(m, GPTQ | AutoRound) for m in recipe.modifiers):
         choices.append(f"set group_size: {fitting[0]}")
     if len(bad) < len(selected):
         choices.append(f"add {ignore} to ignore")

@@ -1,7 +1,7 @@
 """From a recipe and a seed to a plan in which nothing is left to decide."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from optikit_assets.optimizer.calibration import CalibrationData, CalibrationRow
 from optikit_assets.optimizer.checks import check_plan, sequence_length
 from optikit_assets.optimizer.samplers import draw
 from optikit_assets.specs import RecipeSpec
-from optikit_assets.specs.recipe import Modifier
+from optikit_assets.specs.recipe import MixedPrecision, Modifier
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class CompressionPlan:
         Folder of the uncompressed safetensors model.
     destination
         Existing folder that receives weights, config and tokenizer.
-    modifiers, targets, ignore
+    modifiers, targets, ignore, kv_cache, mixed_precision, options
         As in the recipe.
     rows
         Calibration rows in the order they were drawn; empty for recipes without calibration.
@@ -47,7 +47,15 @@ class CompressionPlan:
     max_sequence_length: int | None
     seed: int
     trust_remote_code: bool = False
+    kv_cache: str = "auto"
+    mixed_precision: MixedPrecision | None = None
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     notes: tuple[str, ...] = ()
+
+    @property
+    def row_numbers(self) -> tuple[int, ...]:
+        """Where the rows stand in the calibration data, in the order they were drawn."""
+        return tuple(row.number for row in self.rows)
 
     @property
     def rows_digest(self) -> str | None:
@@ -80,8 +88,8 @@ def make_plan(
     calibration
         Required by recipes with calibration, ignored by others.
     tokens
-        Token ids of each row of `calibration`; the samplers look at them. Rows that the tokenizer
-        makes nothing of are left out.
+        Token ids of each row of `calibration`; the samplers look at the part that is kept. Rows
+        that the tokenizer makes nothing of are left out.
     trust_remote_code
         Passed on.
 
@@ -113,6 +121,11 @@ def make_plan(
         dropped = calibration.empty_rows + len(tokens) - len(usable)
         if dropped:
             notes.append(f"{dropped} empty calibration rows were left out")
+        cut = sum(length is not None and len(tokens[usable[index]]) > length for index in drawn)
+        if cut:
+            notes.append(
+                f"{cut} of {len(drawn)} drawn rows are longer than {length} tokens and cut"
+            )
     return CompressionPlan(
         model_path=model_path,
         destination=destination,
@@ -123,5 +136,8 @@ def make_plan(
         max_sequence_length=length,
         seed=seed,
         trust_remote_code=trust_remote_code,
+        kv_cache=recipe.kv_cache,
+        mixed_precision=recipe.mixed_precision,
+        options=recipe.options,
         notes=tuple(notes),
     )

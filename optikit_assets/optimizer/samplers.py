@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optikit_assets.errors import CompressionError, UnknownNameError
+from optikit_assets.specs import plugins
 
 Tokens = Sequence[Sequence[int]]
 SamplerFunction = Callable[[Tokens, int, np.random.Generator], list[int]]
@@ -34,7 +35,9 @@ DIVERSITY_BINS = 2
 
 
 def register_sampler(name: str) -> Callable[[SamplerFunction], SamplerFunction]:
-    """Register a sampler under `name`; the hook for new strategies.
+    """Register a sampler under `name`.
+
+    Other packages register theirs as entry points in the group ``optikit.samplers``.
 
     A sampler takes the token ids of all rows, the number of rows to draw (at most their number)
     and a generator, and returns distinct row indices in the order of drawing.
@@ -51,7 +54,7 @@ def register_sampler(name: str) -> Callable[[SamplerFunction], SamplerFunction]:
 
 def sampler_names() -> tuple[str, ...]:
     """Return the names of all registered samplers, sorted."""
-    return tuple(sorted(_SAMPLERS))
+    return tuple(sorted({*_SAMPLERS, *plugins.registered(plugins.SAMPLERS)}))
 
 
 def draw(name: str, tokens: Tokens, samples: int, seed: int) -> list[int]:
@@ -77,17 +80,20 @@ def draw(name: str, tokens: Tokens, samples: int, seed: int) -> list[int]:
     ------
     UnknownNameError
         If no sampler has that name.
+    EnvironmentMissingError
+        If the package that registered it cannot be imported.
     CompressionError
         If there is no row, or an empty one.
     """
-    if name not in _SAMPLERS:
-        raise UnknownNameError("sampler", name, list(_SAMPLERS))
+    sampler = _SAMPLERS.get(name) or plugins.load(plugins.SAMPLERS, name)
+    if sampler is None:
+        raise UnknownNameError("sampler", name, list(sampler_names()))
     if samples < 1:
         raise CompressionError(f"at least one calibration row must be drawn, not {samples}")
     if not tokens or any(len(row) == 0 for row in tokens):
         raise CompressionError("calibration rows must exist and have at least one token each")
     wanted = min(samples, len(tokens))
-    drawn = _SAMPLERS[name](tokens, wanted, np.random.default_rng(seed))
+    drawn = sampler(tokens, wanted, np.random.default_rng(seed))  # type: ignore[operator]
     if len(set(drawn)) != wanted:
         raise CompressionError(
             f"sampler {name!r} drew {len(set(drawn))} distinct rows instead of {wanted}"

@@ -6,19 +6,21 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import psutil
 
+from optikit_assets.specs.recipe import CpuFeature
+
 NVIDIA_SMI = (
     "nvidia-smi",
-    "--query-gpu=index,uuid,name,memory.total,driver_version",
+    "--query-gpu=index,uuid,name,memory.total,driver_version,compute_cap",
     "--format=csv,noheader,nounits",
 )
 _QUERY_LIMIT_S = 20.0
 _MIB = 1024**2
 _CPUINFO = Path("/proc/cpuinfo")
-_KERNEL_FEATURES = frozenset({"avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile"})
+_KERNEL_FEATURES = frozenset[str](get_args(CpuFeature))
 # Where a container's memory limit stands: cgroup v2, then v1.
 _CGROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
@@ -49,6 +51,9 @@ class Hardware:
     features
         The processor's instruction sets by which CPU engines choose their kernels, sorted, e.g.
         ``("avx2", "avx512_bf16", "avx512f")``; empty with a GPU.
+    capability
+        Least CUDA compute capability of the GPUs, e.g. 8.9; None on a CPU or if the driver does
+        not say.
     """
 
     kind: Literal["cpu", "cuda"]
@@ -59,6 +64,7 @@ class Hardware:
     cores: int = 1
     devices: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
+    capability: float | None = None
 
     @property
     def label(self) -> str:
@@ -85,7 +91,7 @@ def detect(
     """
     environ = os.environ if environ is None else environ
     lines = (query or _query_nvidia_smi)().strip().splitlines()
-    gpus = [_parse(line) for line in lines if line.count(",") >= 4]
+    gpus = [_parse(line) for line in lines if line.count(",") >= 5]
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         gpus = _narrow(gpus, visible)
@@ -99,6 +105,7 @@ def detect(
         driver=gpus[0].driver,
         cores=_cores(),
         devices=tuple(gpu.index for gpu in gpus),
+        capability=min((g.capability for g in gpus if g.capability), default=None),
     )
 
 
@@ -109,6 +116,7 @@ class _Gpu:
     name: str
     memory_bytes: int
     driver: str
+    capability: float | None
 
 
 def _query_nvidia_smi() -> str:
@@ -123,10 +131,15 @@ def _query_nvidia_smi() -> str:
 
 def _parse(line: str) -> _Gpu:
     index, uuid, rest = (part.strip() for part in line.split(",", 2))
-    # A product name may hold a comma, the last two fields cannot.
-    name, memory, driver = (part.strip() for part in rest.rsplit(",", 2))
-    mebibytes = float(memory) if memory.replace(".", "", 1).isdigit() else 0.0
-    return _Gpu(index, uuid, name, int(mebibytes * _MIB), driver)
+    # A product name may hold a comma, the last three fields cannot.
+    name, memory, driver, capability = (part.strip() for part in rest.rsplit(",", 3))
+    mebibytes = _number(memory) or 0.0
+    return _Gpu(index, uuid, name, int(mebibytes * _MIB), driver, _number(capability))
+
+
+def _number(text: str) -> float | None:
+    """Return a number; None for what nvidia-smi writes where there is none, e.g. ``[N/A]``."""
+    return float(text) if text.replace(".", "", 1).isdigit() else None
 
 
 def _narrow(gpus: list[_Gpu], visible: str) -> list[_Gpu]:

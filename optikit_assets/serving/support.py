@@ -1,12 +1,73 @@
-"""What the engine can execute on this machine, known before any compute."""
+"""Whether vLLM 0.32 can execute a recipe's checkpoints on this machine, known before any compute.
+
+Every number below is what its source asks for; paths are relative to ``vllm/``. Checkpoints that
+were only pruned are served as dense ones, everywhere: the kernels for 2:4 sparsity were removed
+(``model_executor/layers/quantization/compressed_tensors/compressed_tensors.py``, "Sparsity support
+has been removed").
+"""
+
+from dataclasses import dataclass
 
 from optikit_assets.serving.hardware import Hardware
 from optikit_assets.specs import EngineSpec, RecipeSpec
+from optikit_assets.specs.recipe import CpuFeature
 
-_WIDE_VECTORS = "avx512f"
-# vLLM 0.32 has its weight-only integer kernel (cpu_gemm_wna16) in the AVX-512 build alone, and
-# there for the 16-bit types alone.
-_WEIGHT_ONLY = frozenset({"W4A16", "W4A16_ASYM", "W8A16"})
+_WIDE_VECTORS: CpuFeature = "avx512f"
+
+
+@dataclass(frozen=True)
+class _Needs:
+    """What one scheme needs.
+
+    Parameters
+    ----------
+    capability
+        Least CUDA compute capability.
+    below
+        First capability that has no kernel any more.
+    native
+        Capability from which activations are quantized as the scheme says; below it vLLM only
+        keeps the weights compressed.
+    cpu
+        Instruction sets that its CPU kernel needs; None: there is no CPU kernel.
+    cpu_float32
+        Whether the CPU kernel computes in float32, too.
+    """
+
+    capability: float = 7.5
+    below: float | None = None
+    native: float | None = None
+    cpu: tuple[CpuFeature, ...] | None = ()
+    cpu_float32: bool = True
+
+
+# W8A8: CompressedTensorsW8A8Int8.get_min_capability is 75; from 10.0 on the CUTLASS kernel, which
+# is always chosen, refuses ("Int8 not supported on SM100", scaled_mm_helper.hpp). CPU: oneDNN.
+_INT8 = _Needs(below=10.0)
+# W4A16: CompressedTensorsWNA16.get_min_capability is 75 (Marlin). CPU: CPUWNA16LinearKernel takes
+# 4-bit weights only; its cpu_gemm_wna16 is in the AVX-512 build alone, and there for the 16-bit
+# types alone.
+_INT4_WEIGHTS = _Needs(cpu=(_WIDE_VECTORS,), cpu_float32=False)
+_INT8_WEIGHTS = _Needs(cpu=None)
+# FP8: CompressedTensorsW8A8Fp8.get_min_capability is 89; below it CompressedTensorsW8A16Fp8 (75,
+# Marlin). CPU: ChannelWiseTorchFP8ScaledMMLinearKernel, emulated.
+_FP8 = _Needs(native=8.9)
+# NVFP4: CompressedTensorsW4A4Fp4.get_min_capability is 75, by Marlin with 16-bit activations; the
+# kernels that also quantize activations begin with 10.0 (kernels/linear/nvfp4). None for a CPU.
+_NVFP4 = _Needs(native=10.0, cpu=None)
+_SCHEMES = {
+    "W8A8": _INT8,
+    "W8A8_STATIC": _INT8,
+    "W4A16": _INT4_WEIGHTS,
+    "W4A16_ASYM": _INT4_WEIGHTS,
+    "W8A16": _INT8_WEIGHTS,
+    "FP8": _FP8,
+    "FP8_DYNAMIC": _FP8,
+    "NVFP4": _NVFP4,
+}
+# FlashInfer from 8.0, Triton from 8.9 (v1/attention/backends/flashinfer.py, triton_attn.py). CPU:
+# _get_attn_isa asks for AVX-512 or AMX (cpu_attn.py), and no processor has AMX alone.
+_FP8_CACHE = _Needs(capability=8.0, cpu=(_WIDE_VECTORS,))
 
 
 def compute_dtype(engine: EngineSpec, hardware: Hardware) -> str:
@@ -25,21 +86,93 @@ def unsupported(recipe: RecipeSpec, engine: EngineSpec, hardware: Hardware) -> s
     Parameters
     ----------
     recipe
-        Its quantizing modifier names the scheme.
+        Its schemes, its key-value cache and its own demands count.
     engine
         Its compute type counts too.
     hardware
-        Machine.
+        Machine; a compute capability that is not known does not speak against a recipe.
     """
-    schemes = {str(getattr(modifier, "scheme", "")) for modifier in recipe.modifiers}
-    if hardware.kind != "cpu" or not schemes & _WEIGHT_ONLY:
+    reasons = [
+        reason
+        for what, needs in _needs(recipe).items()
+        if (reason := _refusal(what, needs, engine, hardware))
+    ]
+    reasons += _declared(recipe, hardware)
+    if not reasons:
         return None
-    kernel = f"vLLM's CPU kernel for {', '.join(sorted(schemes & _WEIGHT_ONLY))}"
-    if _WIDE_VECTORS not in hardware.features:
+    return f"recipe {recipe.name} cannot be served here: " + "; ".join(reasons)
+
+
+def fallback(recipe: RecipeSpec, hardware: Hardware) -> str | None:
+    """Return what the engine does instead of computing as the recipe says, None if it does so."""
+    native = {scheme: least for scheme in recipe.schemes if (least := _SCHEMES[scheme].native)}
+    if hardware.kind == "cpu":
+        # NVFP4, the other scheme with a native capability, is refused on CPUs.
+        return f"vLLM emulates {', '.join(native)} on CPUs: correct, and slow" if native else None
+    found = hardware.capability
+    late = [f"{name} from {least}" for name, least in native.items() if found and found < least]
+    if not late:
+        return None
+    return (
+        f"vLLM keeps only the weights compressed (Marlin): it computes in {', '.join(late)} on, "
+        f"{_named(hardware)}"
+    )
+
+
+def _needs(recipe: RecipeSpec) -> dict[str, _Needs]:
+    needs = {scheme: _SCHEMES[scheme] for scheme in recipe.schemes}
+    if recipe.kv_cache == "fp8":
+        needs["an fp8 key-value cache"] = _FP8_CACHE
+    return needs
+
+
+def _refusal(what: str, needs: _Needs, engine: EngineSpec, hardware: Hardware) -> str | None:
+    if hardware.kind == "cpu":
+        return _refusal_on_cpu(what, needs, engine, hardware)
+    found = hardware.capability
+    if found is None:
+        return None
+    if found < needs.capability:
+        return f"{what} needs compute capability {needs.capability}, {_named(hardware)}"
+    if needs.below is not None and found >= needs.below:
         return (
-            f"{kernel} needs AVX-512, which {hardware.name} does not have: use a GPU or another "
+            f"vLLM has no kernel for {what} from compute capability {needs.below} on, "
+            f"{_named(hardware)}: use an FP8 recipe"
+        )
+    return None
+
+
+def _refusal_on_cpu(what: str, needs: _Needs, engine: EngineSpec, hardware: Hardware) -> str | None:
+    if needs.cpu is None:
+        return f"vLLM has no CPU kernel for {what}: use a GPU or another recipe"
+    kernel = f"vLLM's CPU kernel for {what}"
+    if missing := _missing(needs.cpu, hardware):
+        return (
+            f"{kernel} needs {missing}, which {hardware.name} does not have: use a GPU or another "
             "recipe"
         )
-    if engine.dtype == "float32":
+    if engine.dtype == "float32" and not needs.cpu_float32:
         return f"{kernel} does not compute in float32: set the model's engine dtype to auto"
     return None
+
+
+def _declared(recipe: RecipeSpec, hardware: Hardware) -> list[str]:
+    """Return which of the recipe's own demands (``requires``) the hardware does not meet."""
+    wanted = recipe.requires
+    if wanted.accelerator not in ("any", hardware.kind):
+        return [f"it requires accelerator {wanted.accelerator}, this is a {hardware.kind} machine"]
+    if hardware.kind == "cpu":
+        missing = _missing(wanted.cpu_features, hardware)
+        return [f"it requires {missing}, which {hardware.name} does not have"] if missing else []
+    least, found = wanted.compute_capability, hardware.capability
+    if least is None or found is None or found >= least:
+        return []
+    return [f"it requires compute capability {least}, {_named(hardware)}"]
+
+
+def _missing(wanted: tuple[CpuFeature, ...], hardware: Hardware) -> str:
+    return ", ".join(feature for feature in wanted if feature not in hardware.features)
+
+
+def _named(hardware: Hardware) -> str:
+    return f"{hardware.name} has {hardware.capability}"

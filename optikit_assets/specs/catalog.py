@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from optikit_assets.errors import SpecError, UnknownNameError
+from optikit_assets.specs import plugins
 from optikit_assets.specs.base import Spec, digest
 from optikit_assets.specs.job import JobSpec
 from optikit_assets.specs.loading import load_spec
@@ -46,13 +47,14 @@ class Catalog:
 
     @classmethod
     def load(cls, root: Path) -> "Catalog":
-        """Load every ``*.yaml`` below `root`.
+        """Load every ``*.yaml`` below `root`, and the recipes that installed packages bring.
 
         Raises
         ------
         SpecError
             For the first bad file, with all problems of that file; also when a spec refers to one
-            that does not exist, or when there is no ``baseline`` recipe.
+            that does not exist, when two recipes have one name, or when there is no ``baseline``
+            recipe.
         """
         if not root.is_dir():
             raise SpecError(str(root), ["is not a folder; expected the recipes folder"])
@@ -62,6 +64,11 @@ class Catalog:
             loaded[folder] = {
                 file.stem: load_spec(file, kind, shown_as=_shown(file, root)) for file in files
             }
+        for file, shown in _files_of_packages():
+            if file.stem in loaded["quantization"]:
+                raise SpecError(shown, [f"name: there is a recipe {file.stem!r} already"])
+            loaded["quantization"][file.stem] = load_spec(file, RecipeSpec, shown_as=shown)
+        loaded["quantization"] = dict(sorted(loaded["quantization"].items()))
         catalog = cls(
             root,
             recipes=loaded["quantization"],  # type: ignore[arg-type]
@@ -145,6 +152,15 @@ class Catalog:
             ]
             if problems:
                 raise SpecError(_shown(self.root / folder / f"{name}.yaml", self.root), problems)
+
+
+def _files_of_packages() -> list[tuple[Path, str]]:
+    """Return the recipe files of installed packages, and how messages name them."""
+    return [
+        (file, f"{name}:{file.name}")
+        for name, folder in sorted(plugins.recipe_folders().items())
+        for file in sorted(folder.glob("*.yaml"))
+    ]
 
 
 def _shown(file: Path, root: Path) -> str:

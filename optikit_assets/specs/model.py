@@ -35,8 +35,8 @@ class ModelSpec(Spec):
     suite: Name = Field(default="paper", description="Evaluation suite (recipes/evaluations/).")
     calibration_data: str = Field(
         default=DEFAULT_CALIBRATION,
-        description="JSON Lines file with a `text` field (relative to the repository) or "
-        "hf:ORG/DATASET.",
+        description="JSON Lines or Parquet file with text, messages or prompt (relative to the "
+        "repository), or hf:ORG/DATASET[@REVISION].",
     )
     slos: tuple[Name, ...] = Field(
         default=(), description="SLOs that the sensor asks for when a version appears; empty: all."

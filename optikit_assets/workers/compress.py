@@ -11,9 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.errors import CompressionError, OptikitError, StorageError
+from optikit_assets.errors import (
+    CompressionError,
+    EnvironmentMissingError,
+    OptikitError,
+    StorageError,
+)
 from optikit_assets.optimizer.backends import CompressionBackend, get_backend
 from optikit_assets.optimizer.calibration import HUB_PREFIX, CalibrationData, load_calibration
+from optikit_assets.optimizer.contamination import check_contamination, read_items
 from optikit_assets.optimizer.plan import CompressionPlan, make_plan
 from optikit_assets.workers.channel import Emit, worker_main
 from optikit_assets.workers.messages import (
@@ -66,15 +72,23 @@ def handle(request: CompressRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
     Raises
     ------
     CompressionError
-        If the recipe is the baseline or the calibration data cannot be read.
+        If the recipe is the baseline, or the calibration data cannot be read or hold an evaluation
+        item.
     EnvironmentMissingError
-        If the backend's library is not installed.
+        If the backend's library is not installed, or a package behind the recipe differs from the
+        one it was planned with.
     StorageError
         If the disk is full or not writable: no later trial could do better.
     """
     if request.recipe.is_baseline:
         raise CompressionError(
             f"recipe {request.recipe.name!r} has backend 'none': there is nothing to compress"
+        )
+    if request.packages != request.recipe.packages:
+        raise EnvironmentMissingError(
+            f"recipe {request.recipe.name!r} is planned with {_listed(request.packages)}, and this "
+            f"environment has {_listed(request.recipe.packages)}; install the same version of each "
+            "package in the control and the compress environment"
         )
     # Before the first import of a library that reads them.
     _set_environment(online=request.calibration_data.startswith(HUB_PREFIX))
@@ -144,8 +158,9 @@ def _run_trial(
         made = {
             "rows_digest": plan.rows_digest,
             "rows": len(plan.rows),
+            "row_numbers": list(plan.row_numbers),
             "max_sequence_length": plan.max_sequence_length,
-            "notes": list(plan.notes),
+            "notes": [*plan.notes, *compressed.notes],
             "seconds": round(compressed.elapsed_s, 3),
             "bytes": compressed.total_bytes,
         }
@@ -170,14 +185,21 @@ def _load_rows(request: CompressRequest) -> tuple[CalibrationData | None, Tokens
     """Read and tokenize the calibration data once for all trials."""
     if request.recipe.calibration is None:
         return None, []
-    from optikit_assets.optimizer.backends.llmcompressor import load_tokenizer, tokenize
+    from optikit_assets.optimizer.backends.models import load_tokenizer, tokenize
 
     tokenizer = load_tokenizer(Path(request.model_path), request.trust_remote_code)
     render = None
     if getattr(tokenizer, "chat_template", None):
         render = lambda messages: tokenizer.apply_chat_template(messages, tokenize=False)  # noqa: E731
     calibration = load_calibration(request.calibration_data, render_chat=render)
-    length = request.recipe.calibration.max_sequence_length
+    if request.evaluation_data is not None:
+        name = request.calibration_data.rpartition("/")[2]
+        check_contamination(
+            ((f"{name}, record {row.number}", row.text) for row in calibration.rows),
+            read_items(Path(request.evaluation_data)),
+        )
+    # One token more than is kept shows which rows are cut.
+    length = request.recipe.calibration.max_sequence_length + 1
     return calibration, tokenize(tokenizer, calibration.rows, length)
 
 
@@ -195,6 +217,10 @@ def _log_plan(trial: CompressTrial, plan: CompressionPlan) -> None:
     log.info("trial %d: seed %d, %d rows", trial.trial, trial.seed, len(plan.rows))
     for note in plan.notes:
         log.info("trial %d: %s", trial.trial, note)
+
+
+def _listed(packages: dict[str, str]) -> str:
+    return ", ".join(f"{name} from {package}" for name, package in packages.items()) or "none"
 
 
 def _reason(error: Exception) -> str:

@@ -47,6 +47,12 @@ class CompressRequest(Message):
     trust_remote_code: bool = False
     recipe: RecipeSpec
     calibration_data: str
+    evaluation_data: str | None = Field(
+        default=None, description="Folder with evaluation items that no calibration row may hold."
+    )
+    packages: dict[str, str] = Field(
+        default_factory=dict, description="Packages behind the recipe, as control knows them."
+    )
     trials: tuple[CompressTrial, ...]
 
 

@@ -4,7 +4,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from tests.definitions.world import World
+from optikit_assets.defs.materialize import open_instance, register_model
+from optikit_assets.settings import settings
+from tests.definitions.world import HARDWARE, MODEL, World
 
 
 @pytest.fixture
@@ -17,3 +19,14 @@ def instance() -> Iterator[dg.DagsterInstance]:
 def world(tmp_path: Path, home: Path, instance: dg.DagsterInstance) -> World:
     """A small world in which nothing was materialized yet."""
     return World(tmp_path, instance)
+
+
+@pytest.fixture
+def real(world: World, with_instance: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A small world whose instance is the one below OPTIKIT_HOME."""
+    monkeypatch.setenv("OPTIKIT_RECIPES", str(world.recipes))
+    monkeypatch.setattr("resources.accelerators.detect", lambda: HARDWARE)
+    settings.cache_clear()
+    with open_instance() as instance:
+        register_model(instance, MODEL)
+    return world

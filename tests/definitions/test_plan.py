@@ -14,12 +14,11 @@ from optikit_assets.defs.materialize import (
     cancel_orphaned_runs,
     materialize_node,
     open_instance,
-    register_model,
 )
 from optikit_assets.defs.optimize import status
 from optikit_assets.errors import StageError
 from optikit_assets.settings import settings
-from tests.definitions.world import FINE, HARDWARE, MODEL, RECIPES, SLOS, SUITE, World
+from tests.definitions.world import FINE, MODEL, RECIPES, SLOS, SUITE, World
 from tests.tiny_model import write_model
 
 
@@ -319,17 +318,6 @@ def test_status_shows_every_model_even_one_that_never_ran(fresh: World):
 
 
 # --- what a real run records --------------------------------------------------------------------
-
-
-@pytest.fixture
-def real(world: World, with_instance: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    """A small world whose instance is the one below OPTIKIT_HOME."""
-    monkeypatch.setenv("OPTIKIT_RECIPES", str(world.recipes))
-    monkeypatch.setattr("resources.accelerators.detect", lambda: HARDWARE)
-    settings.cache_clear()
-    with open_instance() as instance:
-        register_model(instance, MODEL)
-    return world
 
 
 def test_a_run_records_what_the_plan_calls_fresh(real: World):

@@ -86,6 +86,9 @@ class World:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
 
+    def recipe_text(self, name: str) -> str:
+        return (self.recipes / "quantization" / f"{name}.yaml").read_text()
+
     def edit(self, name: str, old: str, new: str) -> None:
         text = (self.recipes / name).read_text()
         assert old in text

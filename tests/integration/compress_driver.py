@@ -102,8 +102,11 @@ def similarity(original: Path, compressed: Path) -> float:
 
     prompt = torch.arange(3, 43).unsqueeze(0)
     with torch.no_grad():
+        # In bfloat16, because scales of that type unpack their weights to it.
         a, b = (
-            AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)(prompt).logits.flatten()
+            AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)(prompt)
+            .logits.flatten()
+            .float()
             for path in (original, compressed)
         )
     return torch.nn.functional.cosine_similarity(a, b, dim=0).item()

@@ -203,6 +203,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(ran: Run) ->
     assert first != other
     records = ran.records("llama_w8a8", "trial_finished")
     assert records[0]["rows_digest"] == records[1]["rows_digest"] != records[2]["rows_digest"]
+    assert records[0]["row_numbers"] == records[1]["row_numbers"] != records[2]["row_numbers"]
 
 
 def test_batching_rows_of_equal_length_changes_nothing_but_rounding(ran: Run) -> None:
@@ -235,12 +236,12 @@ def test_records_and_manifest_say_how_the_checkpoint_came_about(ran: Run) -> Non
     assert record["bytes"] == sum(
         f.stat().st_size for f in artifact.path.rglob("*") if f.name != "manifest.json"
     )
-    assert record["rows"] == SAMPLES
+    assert record["rows"] == SAMPLES == len(set(record["row_numbers"]))
     assert record["seconds"] > 0
     assert record["started_at"] <= record["ended_at"]
     assert "2 empty calibration rows were left out" in record["notes"]
     assert any("cut at 64 tokens instead of 128" in note for note in record["notes"])
-    for name in ("seed", "rows_digest", "seconds", "bytes"):
+    for name in ("seed", "rows_digest", "row_numbers", "seconds", "bytes"):
         assert artifact.manifest[name] == record[name]
     assert set(artifact.manifest["versions"]) == {
         "llmcompressor",
@@ -291,6 +292,53 @@ def custom_messages(folder: Path) -> list[dict[str, Any]]:
     return [
         line["params"]["payload"] for line in lines if line["method"] == "report_custom_message"
     ]
+
+
+PARQUET = """
+import json, sys
+from pathlib import Path
+import pyarrow as pa
+from pyarrow import parquet
+from optikit_assets.errors import CompressionError
+from optikit_assets.optimizer.calibration import load_calibration
+
+folder = Path(sys.argv[1])
+chat = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]
+rows = [{"messages": chat, "text": None}, {"messages": None, "text": " "}, {"text": "two"}]
+parquet.write_table(pa.Table.from_pylist(rows), folder / "c.parquet")
+render = lambda messages: "|".join(m["role"] + " " + m["content"] for m in messages)
+data = load_calibration("c.parquet", repo_root=folder, render_chat=render)
+print(json.dumps([[r.text, r.templated, r.number] for r in data.rows] + [data.empty_rows]))
+(folder / "broken.parquet").write_text("no table")
+try:
+    load_calibration("broken.parquet", repo_root=folder)
+except CompressionError as error:
+    print(error)
+"""
+
+
+def test_parquet_files_are_calibration_data_too(tmp_path: Path) -> None:
+    done = in_compress_environment("-c", PARQUET, str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    rows, broken = done.stdout.splitlines()
+    assert json.loads(rows) == [["user hello|assistant hi", True, 0], ["two", False, 2], 1]
+    assert broken.startswith("calibration data broken.parquet cannot be read: ")
+
+
+def test_calibration_rows_that_hold_an_evaluation_item_stop_the_request(
+    models: Path, calibration: Path, tmp_path: Path
+) -> None:
+    item = json.loads(calibration.read_text().splitlines()[3])["text"]
+    (tmp_path / "suite").mkdir()
+    (tmp_path / "suite" / "items.jsonl").write_text(json.dumps({"prompt": item.upper()}) + "\n")
+    payload = request("held", models / "llama", W8A8, calibration, tmp_path / "store")
+    payload["evaluation_data"] = str(tmp_path / "suite")
+    done = in_compress_environment(
+        "-m", "optikit_assets.workers.compress", **pipes_environment(tmp_path, payload)
+    )
+    assert done.returncode == 1
+    message = custom_messages(tmp_path)[-1]["body"]["message"]
+    assert "calibration.jsonl, record 4 holds items.jsonl, line 1; remove these rows" in message
 
 
 def test_the_entry_point_speaks_pipes(models: Path, calibration: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Compression libraries behind one protocol; importing this package registers them."""
 
+from optikit_assets.optimizer.backends.autoround import AutoRoundBackend
 from optikit_assets.optimizer.backends.base import (
     CompressedModel,
     CompressionBackend,
@@ -10,6 +11,7 @@ from optikit_assets.optimizer.backends.base import (
 from optikit_assets.optimizer.backends.llmcompressor import LLMCompressorBackend
 
 __all__ = [
+    "AutoRoundBackend",
     "CompressedModel",
     "CompressionBackend",
     "LLMCompressorBackend",

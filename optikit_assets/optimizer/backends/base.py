@@ -7,6 +7,7 @@ from typing import Protocol
 
 from optikit_assets.errors import UnknownNameError
 from optikit_assets.optimizer.plan import CompressionPlan
+from optikit_assets.specs import plugins
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,20 @@ class CompressedModel:
         Size of all files.
     elapsed_s
         Wall-clock time of loading, compressing and saving.
+    notes
+        What the backend decided that the recipe leaves to it.
     """
 
     path: Path
     total_bytes: int
     elapsed_s: float
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def saved(cls, path: Path, elapsed_s: float, notes: tuple[str, ...] = ()) -> "CompressedModel":
+        """Describe the checkpoint that was just saved in `path`."""
+        total = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        return cls(path, total, elapsed_s, notes)
 
 
 class CompressionBackend(Protocol):
@@ -62,7 +72,10 @@ _BACKENDS: dict[str, Callable[[], CompressionBackend]] = {}
 def register_backend(
     name: str,
 ) -> Callable[[Callable[[], CompressionBackend]], Callable[[], CompressionBackend]]:
-    """Register a backend class under the name that recipes use."""
+    """Register a backend class under the name that recipes use.
+
+    Other packages register theirs as entry points in the group ``optikit.backends``.
+    """
 
     def add(make: Callable[[], CompressionBackend]) -> Callable[[], CompressionBackend]:
         if name in _BACKENDS:
@@ -74,18 +87,21 @@ def register_backend(
 
 
 def get_backend(name: str) -> CompressionBackend:
-    """Return the backend called `name`.
+    """Return the backend called `name`: an own one, or that of an installed package.
 
     Raises
     ------
     UnknownNameError
         If there is none.
+    EnvironmentMissingError
+        If the package that registered it cannot be imported.
     """
-    if name not in _BACKENDS:
-        raise UnknownNameError("compression backend", name, list(_BACKENDS))
-    return _BACKENDS[name]()
+    make = _BACKENDS.get(name) or plugins.load(plugins.BACKENDS, name)
+    if make is None:
+        raise UnknownNameError("compression backend", name, list(backend_names()))
+    return make()  # type: ignore[operator]
 
 
 def backend_names() -> tuple[str, ...]:
     """Return the names of all registered backends, sorted."""
-    return tuple(sorted(_BACKENDS))
+    return tuple(sorted({*_BACKENDS, *plugins.registered(plugins.BACKENDS)}))

@@ -35,7 +35,7 @@ def test_unknown_model_version(optikit: Optikit):
 
 def test_unknown_recipe(optikit: Optikit):
     error = optikit("optimize", *DEMO, "--recipe", "int_w2a2").error
-    assert error.startswith("unknown recipe 'int_w2a2'; known: baseline, fp8_dynamic, ")
+    assert error.startswith("unknown recipe 'int_w2a2'; known: autoround_w4a16, awq_w4a16, ")
 
 
 @pytest.mark.parametrize("command", ["optimize", "bench"])

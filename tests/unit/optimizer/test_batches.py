@@ -2,7 +2,8 @@
 
 import random
 
-from optikit_assets.optimizer.backends.llmcompressor import batches_of_equal_length, tokenize
+from optikit_assets.optimizer.backends.llmcompressor import batches_of_equal_length
+from optikit_assets.optimizer.backends.models import tokenize
 from optikit_assets.optimizer.calibration import CalibrationRow
 
 

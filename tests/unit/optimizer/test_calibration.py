@@ -161,3 +161,10 @@ def test_an_unreachable_hub_is_reported_with_the_next_step(
     fake_datasets(monkeypatch, load)
     with pytest.raises(CompressionError, match=r"hf:org/data cannot be fetched.*offline.*network"):
         load_calibration("hf:org/data", repo_root=tmp_path)
+
+
+def test_rows_know_their_line_so_that_they_can_be_found_again(tmp_path: Path) -> None:
+    file = tmp_path / "c.jsonl"
+    file.write_text('{"text": "one"}\n\n{"text": " "}\n{"text": "four"}\n')
+    rows = load_calibration("c.jsonl", repo_root=tmp_path).rows
+    assert [(row.text, row.number) for row in rows] == [("one", 1), ("four", 4)]

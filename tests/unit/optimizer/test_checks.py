@@ -155,3 +155,17 @@ def test_group_size_is_the_recipes_or_the_schemes_own() -> None:
     assert group_size(W8A8) is None
     assert group_size(recipe({"type": "gptq", "scheme": "W4A16", "group_size": 32})) == 32
     assert group_size(recipe({"type": "awq"})) == 128
+    assert group_size(recipe({"type": "rtn", "scheme": "NVFP4"})) == 16
+    assert group_size(recipe({"type": "autoround", "scheme": "W4A16"}, backend="autoround")) == 128
+    mixed = recipe(
+        {"type": "rtn", "scheme": "W8A8"}, mixed_precision={"scheme": "W4A16", "share": 0.5}
+    )
+    assert group_size(mixed) == 128
+
+
+def test_a_mask_of_four_columns_needs_a_multiple_of_four() -> None:
+    sparse = recipe({"type": "sparsegpt"})
+    with pytest.raises(CompressionError, match=r"mask's width 4 does not divide .*\(10 columns\)"):
+        check_plan(sparse, {}, layers={"model.layers.0.mlp.up_proj": (10, 10)})
+    free = recipe({"type": "wanda", "mask": "unstructured", "sparsity": 0.3})
+    assert check_plan(free, {}, layers={"model.layers.0.mlp.up_proj": (10, 10)}) == []

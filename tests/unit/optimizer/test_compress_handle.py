@@ -156,6 +156,14 @@ def test_a_full_disk_stops_the_whole_request(failures, request_for) -> None:
     assert len(FakeBackend.plans) == 1
 
 
+def test_another_version_of_a_package_than_planned_stops_the_whole_request(
+    failures, request_for
+) -> None:
+    with pytest.raises(EnvironmentMissingError, match=r"planned with x from y==1, .* has none"):
+        compress.handle(request_for(7, packages={"x": "y==1"}), lambda record: None)
+    assert FakeBackend.plans == []
+
+
 def test_the_baseline_is_refused(failures, request_for) -> None:
     baseline = RecipeSpec(name="baseline", backend="none")
     with pytest.raises(CompressionError, match="nothing to compress"):
@@ -180,8 +188,8 @@ def test_long_reasons_are_cut_to_one_readable_line() -> None:
 
 
 def test_backends_are_found_by_name() -> None:
-    assert backend_names() == ("llmcompressor",)
-    with pytest.raises(UnknownNameError, match=r"compression backend 'magic'; known: llmcompr"):
+    assert backend_names() == ("autoround", "llmcompressor")
+    with pytest.raises(UnknownNameError, match=r"compression backend 'magic'; known: autoround, l"):
         get_backend("magic")
     with pytest.raises(ValueError, match="registered already"):
         base.register_backend("llmcompressor")(FakeBackend)

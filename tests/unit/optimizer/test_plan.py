@@ -56,7 +56,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def data() -> tuple[CalibrationData, list[list[int]]]:
-    rows = tuple(CalibrationRow(f"row {i} " + "x" * i) for i in range(100))
+    rows = tuple(CalibrationRow(f"row {i} " + "x" * i, number=i) for i in range(100))
     return CalibrationData("c.jsonl", rows, empty_rows=0), [[1] * len(row.text) for row in rows]
 
 
@@ -143,6 +143,16 @@ def test_a_plan_clamps_the_length_and_says_so(model: Path, data) -> None:
     made = plan(GPTQ, model, data)
     assert made.max_sequence_length == 64
     assert any("cut at 64 tokens instead of 2048" in note for note in made.notes)
+
+
+def test_a_plan_counts_the_rows_that_are_cut_and_keeps_their_places(model: Path, data) -> None:
+    made = plan(GPTQ, model, data)
+    # Rows have 6 to 7 characters and as many "x" as their number; each token is a character.
+    longer = sum(len(row.text) > 64 for row in made.rows)
+    assert 0 < longer < 16
+    assert f"{longer} of 16 drawn rows are longer than 64 tokens and cut" in made.notes
+    assert made.row_numbers == tuple(row.number for row in made.rows)
+    assert len(set(made.row_numbers)) == 16
 
 
 def test_rows_without_tokens_are_never_drawn(model: Path, data) -> None:

@@ -9,8 +9,8 @@ from optikit_assets.serving.memory import cpu_kv_cache_bytes
 GIB = 1024**3
 MIB = 1024**2
 TWO_GPUS = """\
-0, GPU-aaaa1111, NVIDIA H100 80GB HBM3, 81559, 580.95.05
-1, GPU-bbbb2222, NVIDIA H100 80GB HBM3, 81559, 580.95.05
+0, GPU-aaaa1111, NVIDIA H100 80GB HBM3, 81559, 580.95.05, 9.0
+1, GPU-bbbb2222, NVIDIA H100 80GB HBM3, 81559, 580.95.05, 9.0
 """
 
 # Llama 3.1 8B: 32 layers, 32 heads, 8 kv heads of 128, bfloat16.
@@ -31,6 +31,15 @@ def test_two_gpus_are_found():
     assert found.memory_bytes == 81559 * MIB
     assert found.driver == "580.95.05"
     assert found.label == "2 x NVIDIA H100 80GB HBM3"
+    assert found.capability == 9.0
+
+
+def test_the_weakest_gpu_decides_and_what_the_driver_does_not_say_is_unknown():
+    mixed = TWO_GPUS.replace("9.0", "8.9", 1)
+    assert detect({}, lambda: mixed).capability == 8.9
+    unknown = TWO_GPUS.replace("9.0", "[N/A]")
+    assert detect({}, lambda: unknown).capability is None
+    assert detect({}, lambda: unknown).count == 2
 
 
 @pytest.mark.parametrize(

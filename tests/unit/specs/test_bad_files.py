@@ -10,6 +10,11 @@ from optikit_assets.errors import SpecError
 from optikit_assets.specs import RecipeSpec, SearchSpaceSpec, SloSpec, SuiteSpec, load_spec
 from tests.unit.specs.conftest import RECIPE, Write
 
+SPARSE = {"type": "sparsegpt"}
+GPTQ = {"type": "gptq", "scheme": "W8A8"}
+RTN = {"type": "rtn", "scheme": "W8A8"}
+AUTOROUND = {"type": "autoround", "scheme": "W4A16"}
+
 
 def problems(file: Path, kind: type = RecipeSpec) -> list[str]:
     with pytest.raises(SpecError) as caught:
@@ -40,13 +45,13 @@ def test_a_good_file_loads(write: Write) -> None:
         ("description: example", "description: 2024-01-01", "description: input should be a valid string"),
         ("samples: 256", "samples: -1", "calibration.samples: input should be greater than or equal to 1"),
         ("samples: 256", "sample: 256", "calibration.sample: unknown key (got 256)"),
-        ("sampler: random", "sampler: best", "calibration.sampler: input should be 'random', 'length_weighted' or 'token_stratified' (got 'best')"),
+        ("sampler: random", "sampler: best", "calibration.sampler: no sampler of this name is installed; known: length_weighted, random, token_stratified"),
         ("strength: 0.8", "strength: 1.5", "input should be less than or equal to 1 (got 1.5)"),
         ("strength: 0.8", "strength: .nan", "input should be a finite number"),
-        ("scheme: W8A8", "scheme: W9A9", "input should be 'W8A8', 'W4A16'"),
+        ("scheme: W8A8", "scheme: W9A9", "input should be 'W8A8', 'W8A8_STATIC'"),
         ("type: gptq", "type: magic", "modifiers.1: "),
         ("type: gptq, ", "", "modifiers.1: "),
-        ("backend: llmcompressor", "backend: magic", "backend: input should be 'none' or 'llmcompressor' (got 'magic')"),
+        ("backend: llmcompressor", "backend: magic", "backend: no backend of this name is installed; known: autoround, llmcompressor, none; a package that registers others in optikit.backends has to be in the control and the compress environment (got 'magic')"),
         ("backend: llmcompressor\n", "", "backend: is required"),
         ("name: int_w8a8", "name: other", "name: 'other' must equal the file name 'int_w8a8'"),
         ("scheme: W8A8", "scheme: W8A8, actorder: group", "actorder: input should be 'static', 'weight' or 'none'"),
@@ -135,7 +140,7 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
         ({"modifiers": [{"type": "smoothquant"}]}, "exactly one of gptq, awq, rtn is needed"),
         (
             {"modifiers": [{"type": "gptq", "scheme": "W8A8"}, {"type": "awq"}]},
-            "exactly one of gptq, awq, rtn is needed, got ['gptq', 'awq']",
+            "or one of each; got ['gptq', 'awq']",
         ),
         ({"calibration": None, "trials": 1}, "need calibration"),
         (
@@ -154,6 +159,34 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
         (
             {"modifiers": [{"type": "awq", "scheme": "FP8"}]},
             "duo_scaling",
+        ),
+        (
+            {"modifiers": [{"type": "rtn", "scheme": "NVFP4"}], "calibration": None, "trials": 1},
+            "need calibration",
+        ),
+        ({"modifiers": [SPARSE, SPARSE]}, "or one of each; got ['sparsegpt', 'sparsegpt']"),
+        ({"modifiers": [SPARSE, GPTQ]}, "gptq fills the zeros of sparsegpt again: use rtn"),
+        ({"modifiers": [RTN, SPARSE]}, "rtn comes last"),
+        ({"modifiers": [GPTQ, {"type": "smoothquant"}]}, "gptq comes last"),
+        ({"modifiers": [{**SPARSE, "sparsity": 0.6}]}, "mask 2:4 has sparsity 0.5, not 0.6"),
+        ({"modifiers": [SPARSE], "kv_cache": "fp8"}, "kv_cache and mixed_precision need one of"),
+        ({"mixed_precision": {"scheme": "W8A8", "share": 0.2}}, "is that of all layers"),
+        ({"modifiers": [AUTOROUND]}, "modifier autoround needs backend 'autoround'"),
+        ({"backend": "autoround"}, "takes one modifier, autoround, not"),
+        (
+            {"backend": "autoround", "modifiers": [AUTOROUND], "kv_cache": "fp8"},
+            "need backend 'llmcompressor'",
+        ),
+        ({"options": {"bits": 3}}, "only other packages' backends take any"),
+        ({"requires": {"cpu_features": ["mmx"]}}, "Input should be 'avx2', 'avx512f'"),
+        ({"calibration": {"samples": 8, "adaptive": {"max_rounds": 1}}}, "max_rounds"),
+        (
+            {"calibration": {"samples": 8, "adaptive": {"max_rounds": 2, "growth": 1}}},
+            "growth 1 without samplers repeats the first round",
+        ),
+        (
+            {"calibration": {"samples": 8, "adaptive": {"max_rounds": 2, "samplers": ["best"]}}},
+            "no sampler of this name is installed",
         ),
     ],
 )

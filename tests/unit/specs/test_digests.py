@@ -43,8 +43,10 @@ def test_content_changes_the_digest(write: Write, old: str, new: str) -> None:
 
 
 def test_the_order_of_modifiers_is_content() -> None:
-    raw = yaml.safe_load(RECIPE)
-    swapped = {**raw, "modifiers": raw["modifiers"][::-1]}
+    smooth, prune = {"type": "smoothquant"}, {"type": "wanda"}
+    quantize = {"type": "rtn", "scheme": "W8A8"}
+    raw = {**yaml.safe_load(RECIPE), "modifiers": [smooth, prune, quantize]}
+    swapped = {**raw, "modifiers": [prune, smooth, quantize]}
     first, second = RecipeSpec.model_validate(raw), RecipeSpec.model_validate(swapped)
     assert first.digest() != second.digest()
 

@@ -1,0 +1,1 @@
+"""Recipes, one file each, as in OptiKIT's ``recipes/quantization``."""

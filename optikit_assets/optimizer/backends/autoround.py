@@ -1,0 +1,155 @@
+"""Compression with AutoRound: rounding and clipping learnt by signed gradient descent.
+
+It compares the output of each decoder block before and after, over batches of sequences of one
+length. The drawn rows are therefore joined in their order and cut into such sequences, as the
+library does with data sets of its own; what is left at the end is dropped.
+"""
+
+import contextlib
+import gc
+import importlib.metadata
+import logging
+import time
+import warnings
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from optikit_assets.errors import CompressionError, EnvironmentMissingError
+from optikit_assets.optimizer.architecture import select_layers
+from optikit_assets.optimizer.backends import models
+from optikit_assets.optimizer.backends.base import CompressedModel, register_backend
+from optikit_assets.optimizer.plan import CompressionPlan
+from optikit_assets.specs.recipe import AutoRound
+
+DISTRIBUTIONS = ("auto-round", "compressed-tensors", "torch", "transformers")
+
+FORMAT = "llm_compressor"
+"""Of the formats it exports, the one that vLLM also loads on a CPU."""
+
+_BATCH_SIZE = 8
+_BITS = {"W4A16": 4, "W8A16": 8}
+
+
+@register_backend("autoround")
+class AutoRoundBackend:
+    """Runs ``auto_round.AutoRound`` and saves compressed-tensors checkpoints that vLLM loads."""
+
+    def versions(self) -> dict[str, str]:
+        try:
+            found = {name: importlib.metadata.version(name) for name in DISTRIBUTIONS}
+            import auto_round  # noqa: F401  (installed is not yet importable)
+        except ImportError as error:
+            raise EnvironmentMissingError(
+                f"AutoRound cannot be imported ({error}); install the compress environment again: "
+                "`optikit doctor` says how"
+            ) from error
+        return found
+
+    def compress(self, plan: CompressionPlan) -> CompressedModel:
+        import torch
+
+        begin = time.monotonic()
+        models.seed_everything(plan.seed)
+        tokenizer = models.load_tokenizer(plan.model_path, plan.trust_remote_code)
+        model = models.load_model(plan)
+        try:
+            with _quiet(), _no_exit():
+                types = models.widen(model)
+                rounding = _prepare(plan, model, tokenizer)
+                rounded, _ = rounding.quantize()
+                models.narrow(rounded, types)
+                rounding.save_quantized(str(plan.destination), format=FORMAT, inplace=True)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise CompressionError(
+                f"out of memory while compressing {plan.model_path.name}: "
+                f"{models.first_line(error)}; lower max_sequence_length or samples in the recipe, "
+                "or use a larger accelerator"
+            ) from error
+        finally:
+            del model
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        models.copy_tokenizer(plan.model_path, plan.destination)
+        return CompressedModel.saved(plan.destination, time.monotonic() - begin)
+
+
+def join_rows(ids: Sequence[Sequence[int]], length: int) -> list[list[int]]:
+    """Return the rows as sequences of `length` tokens, or as one of all tokens if there are fewer.
+
+    Raises
+    ------
+    CompressionError
+        If there is no token.
+    """
+    tokens = [token for row in ids for token in row]
+    if not tokens:
+        raise CompressionError("AutoRound needs calibration rows and got none")
+    length = min(length, len(tokens))
+    return [tokens[end - length : end] for end in range(length, len(tokens) + 1, length)]
+
+
+def _prepare(plan: CompressionPlan, model: Any, tokenizer: Any) -> Any:
+    import torch
+    from auto_round import AutoRound as Rounding
+    from auto_round.algorithms.quantization.sign_round.config import SignRoundConfig
+
+    (modifier,) = (m for m in plan.modifiers if isinstance(m, AutoRound))
+    ids = models.tokenize(tokenizer, plan.rows, plan.max_sequence_length)
+    sequences = join_rows(ids, plan.max_sequence_length or len(ids))
+    return Rounding(
+        model=model,
+        tokenizer=tokenizer,
+        scheme=modifier.scheme,
+        alg_configs=SignRoundConfig(
+            iters=modifier.iters,
+            bits=_BITS[modifier.scheme],
+            group_size=modifier.group_size,
+            sym=True,
+        ),
+        # Names, because a pattern of the library matches anywhere in a layer's name.
+        layer_config={name: {"bits": 16, "act_bits": 16} for name in _left_alone(plan, model)},
+        dataset=[torch.tensor([sequence], dtype=torch.long) for sequence in sequences],
+        nsamples=len(sequences),
+        seqlen=len(sequences[0]),
+        batch_size=min(_BATCH_SIZE, len(sequences)),
+        seed=plan.seed,
+        trust_remote_code=plan.trust_remote_code,
+        enable_torch_compile=False,
+        amp=torch.accelerator.is_available(),
+    )
+
+
+def _left_alone(plan: CompressionPlan, model: Any) -> list[str]:
+    from torch import nn
+
+    shapes = {
+        name: (module.out_features, module.in_features)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    chosen = select_layers(shapes, plan.targets, plan.ignore)
+    return [name for name in shapes if name not in chosen]
+
+
+@contextlib.contextmanager
+def _no_exit() -> Generator[None]:
+    """Turn the library's ``exit(-1)``, after a line in its log, into an error of this trial."""
+    try:
+        yield
+    except SystemExit as error:
+        raise CompressionError("AutoRound gave up; the end of the worker's log says why") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Generator[None]:
+    """Log errors alone: the library warns of its own defaults, and of autocast, which is off."""
+    logger = logging.getLogger("autoround")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "In CPU autocast", UserWarning)
+            yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,107 @@
+"""Whether calibration rows hold evaluation items, which would make the scores worthless.
+
+Texts are compared as sequences of words, lower-cased and without punctuation, as in GPT-3's check
+(Brown et al., 2020, appendix C). An item is found in a row if at least 80 % of its 13-grams are in
+it (Touvron et al., 2023, appendix A.6, count tokens by the same measure); an item of fewer words if
+all of them are there in their order. Items of fewer than five words are common phrases and are
+not looked for.
+"""
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from optikit_assets.errors import CompressionError
+
+WORDS = 13
+SHARE = 0.8
+MIN_WORDS = 5
+QUESTIONS = ("prompt", "question", "instruction", "problem", "query", "input", "text")
+
+_WORD = re.compile(r"\w+")
+_NAMED_AT_MOST = 3
+
+Text = tuple[str, str]
+"""Where a text stands, and the text."""
+
+
+def check_contamination(rows: Iterable[Text], items: Iterable[Text]) -> None:
+    """Refuse calibration rows that hold an evaluation item.
+
+    Raises
+    ------
+    CompressionError
+        Naming rows and items.
+    """
+    found = find_items(rows, items)
+    first = [f"{row} holds {item}" for row, item in found[:_NAMED_AT_MOST]]
+    if first:
+        more = f" and {len(found) - len(first)} more" if len(found) > len(first) else ""
+        raise CompressionError(
+            f"calibration data hold evaluation items: {'; '.join(first)}{more}; remove these rows"
+        )
+
+
+def find_items(rows: Iterable[Text], items: Iterable[Text]) -> list[tuple[str, str]]:
+    """Return each row that holds an item with the first item that it holds."""
+    places: dict[tuple[str, ...], set[int]] = defaultdict(set)
+    names: list[str] = []
+    grams_of: list[int] = []
+    for name, text in items:
+        grams = _grams(_words(text))
+        if grams:
+            for gram in grams:
+                places[gram].add(len(names))
+            names.append(name)
+            grams_of.append(len(grams))
+    lengths = sorted({len(gram) for gram in places})
+    found = []
+    for row, text in rows:
+        words = _words(text)
+        hits: Counter[int] = Counter()
+        for length in lengths:
+            for gram in _ngrams(words, length):
+                hits.update(places.get(gram, ()))
+        held = [index for index, count in hits.items() if count >= SHARE * grams_of[index]]
+        if held:
+            found.append((row, names[min(held)]))
+    return found
+
+
+def read_items(folder: Path) -> Iterator[Text]:
+    """Return the question of every item in a task folder's JSON Lines files, one item per line.
+
+    The question is the first of `QUESTIONS` that a record has, else its longest text: an answer
+    such as a refusal is no item's own.
+    """
+    for file in sorted(folder.rglob("*.jsonl")):
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+            if not line.strip():
+                continue
+            where = f"{file.name}, line {number}"
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise CompressionError(f"{where}: is not JSON: {error}") from error
+            if not isinstance(record, dict):
+                continue
+            texts = {key: value for key, value in record.items() if isinstance(value, str)}
+            named = next((texts[key] for key in QUESTIONS if key in texts), None)
+            yield where, named or max(texts.values(), key=len, default="")
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+def _grams(words: list[str]) -> set[tuple[str, ...]]:
+    """Return an item's 13-grams, the whole item if it is shorter, nothing if it is too short."""
+    if len(words) < MIN_WORDS:
+        return set()
+    return set(_ngrams(words, min(len(words), WORDS)))
+
+
+def _ngrams(words: list[str], length: int) -> set[tuple[str, ...]]:
+    return {tuple(words[i : i + length]) for i in range(len(words) - length + 1)}

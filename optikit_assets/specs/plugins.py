@@ -1,0 +1,96 @@
+"""What other packages add: backends, samplers and recipes, found through their entry points.
+
+A package declares them in its own ``pyproject.toml``, under the groups below. Names and versions
+are read from its metadata: nothing of it is imported here. Installed packages do not change while a
+process runs, so each group is read once.
+"""
+
+import importlib.util
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+from optikit_assets.errors import EnvironmentMissingError
+
+BACKENDS = "optikit.backends"
+SAMPLERS = "optikit.samplers"
+RECIPES = "optikit.recipes"
+
+BUILTIN_BACKENDS = ("autoround", "llmcompressor")
+BUILTIN_SAMPLERS = ("length_weighted", "random", "token_stratified")
+_BUILTIN = {BACKENDS: BUILTIN_BACKENDS, SAMPLERS: BUILTIN_SAMPLERS, RECIPES: ()}
+
+
+@lru_cache(maxsize=8)
+def registered(group: str) -> dict[str, EntryPoint]:
+    """Return what installed packages registered in `group`, by name.
+
+    Raises
+    ------
+    EnvironmentMissingError
+        If two packages, or a package and OptiKIT itself, use the same name.
+    """
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=group):
+        other = "OptiKIT itself" if entry.name in _BUILTIN[group] else ""
+        if entry.name in found:
+            other = distribution(found[entry.name])
+        if other and other != distribution(entry):
+            raise EnvironmentMissingError(
+                f"{distribution(entry)} registers {entry.name!r} in {group}, as {other} does; "
+                "uninstall one of them from this environment"
+            )
+        found[entry.name] = entry
+    return found
+
+
+def known(group: str) -> list[str]:
+    """Return every name of a backend or sampler that this environment knows, sorted."""
+    return sorted({*_BUILTIN[group], *registered(group)})
+
+
+def distribution(entry: EntryPoint) -> str:
+    """Return ``NAME==VERSION`` of the package that an entry point comes from."""
+    return f"{entry.dist.name}=={entry.dist.version}" if entry.dist else entry.module
+
+
+def load(group: str, name: str) -> object | None:
+    """Import what a package registered under `name`; None if none did.
+
+    Raises
+    ------
+    EnvironmentMissingError
+        If it cannot be imported.
+    """
+    entry = registered(group).get(name)
+    if entry is None:
+        return None
+    try:
+        return entry.load()
+    except Exception as error:
+        raise EnvironmentMissingError(
+            f"{name!r} of {distribution(entry)} cannot be loaded from {entry.value} "
+            f"({type(error).__name__}: {error}); install the package again in this environment"
+        ) from error
+
+
+def recipe_folders() -> dict[str, Path]:
+    """Return the folders of recipe files that packages bring, by entry point name.
+
+    The entry point's value is a package; its ``*.yaml`` files are recipes.
+
+    Raises
+    ------
+    EnvironmentMissingError
+        If there is no such package.
+    """
+    folders = {}
+    for name, entry in registered(RECIPES).items():
+        spec = importlib.util.find_spec(entry.module)
+        if spec is None or not spec.submodule_search_locations:
+            raise EnvironmentMissingError(
+                f"{distribution(entry)} registers {name!r} in {RECIPES}, but {entry.module} is not "
+                "a package with files; correct the entry point's value"
+            )
+        folders[name] = Path(next(iter(spec.submodule_search_locations)))
+    return folders

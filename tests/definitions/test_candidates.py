@@ -1,0 +1,155 @@
+"""The stages before any load test, with workers that write numbers instead of computing them."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optikit_assets.artifacts.store import Artifact, ArtifactStore
+from optikit_assets.defs.lineage import Node, recorded
+from optikit_assets.defs.materialize import materialize_node, open_instance
+from optikit_assets.errors import StageError
+from optikit_assets.settings import settings
+from optikit_assets.stateval.scores import write_candidate
+from optikit_assets.workers.messages import CompressResult, EvaluateResult, Record
+from resources import StageRunnerResource
+from tests.definitions.world import HARDWARE, MODEL, World
+from tests.unit.stateval.builders import candidate
+
+ITEMS = 300
+BASE = Node("base_model", MODEL)
+QUANTIZED = Node("quantized_model", f"{MODEL}|int_w8a8")
+SCORES = Node("eval_scores", f"{MODEL}|int_w8a8")
+ONE_ROUND = "calibration: {samples: 256, max_sequence_length: 512}"
+ROUNDS = "calibration: {samples: 64, adaptive: {max_rounds: 3, samplers: [token_stratified]}}"
+
+
+class Workers:
+    """Stand-ins for both workers: a checkpoint loses as many items as its number of rows says."""
+
+    def __init__(self, lost_with: dict[int, int]) -> None:
+        self.lost_with = lost_with
+        self.drawn: list[tuple[int, str]] = []
+        self.evaluated: list[str] = []
+
+    def run(
+        self,
+        context: Any,
+        worker: str,
+        request: Any,
+        result_model: Any,
+        lease: Any,
+        on_record: Any = lambda record: None,
+    ) -> Any:
+        store = ArtifactStore(Path(request.store_root))
+        return (self.compress if worker == "compress" else self.evaluate)(request, store, on_record)
+
+    def compress(self, request: Any, store: ArtifactStore, on_record: Any) -> CompressResult:
+        calibration = request.recipe.calibration
+        for trial in request.trials:
+            self.drawn.append((calibration.samples, calibration.sampler))
+            with store.create(trial.artifact_key, "checkpoint") as draft:
+                draft.write_json("rows.json", calibration.samples)
+            payload = {**trial.model_dump(), "started_at": None, "ended_at": None}
+            on_record(Record(kind="trial_finished", payload=payload))
+        finished = {trial.trial: trial.artifact_key for trial in request.trials}
+        return CompressResult(finished=finished, failed={}, versions={})
+
+    def evaluate(self, request: Any, store: ArtifactStore, on_record: Any) -> EvaluateResult:
+        for item in request.candidates:
+            self.evaluated.append(item.artifact_key)
+            rows = Path(item.model_path) / "rows.json"
+            lost = self.lost_with[json.loads(rows.read_text())] if rows.exists() else 0
+            scores = [0.0] * lost + [1.0] * (ITEMS - lost)
+            with store.create(item.artifact_key, "evaluation") as draft:
+                write_candidate(draft.path, candidate(item.trial, {"sums": scores}))
+        finished = {item.trial: item.artifact_key for item in request.candidates}
+        return EvaluateResult(finished=finished, failed={}, versions={})
+
+
+def work(monkeypatch: pytest.MonkeyPatch, **lost_with: int) -> Workers:
+    """Replace the workers; ``rows_64=90``: with 64 rows a checkpoint loses 90 of 300 items."""
+    workers = Workers({int(name.removeprefix("rows_")): n for name, n in lost_with.items()})
+    # A plain function becomes a method of the resource, a bound method would not.
+    monkeypatch.setattr(StageRunnerResource, "run", lambda runner, *a: workers.run(*a))
+    return workers
+
+
+def artifact_of(node: Node) -> Artifact:
+    with open_instance() as instance:
+        known = recorded(instance, node)
+    assert known is not None
+    return ArtifactStore(settings().store).get(known.version)
+
+
+def test_no_candidate_is_made_before_its_model_was(real: World) -> None:
+    for recipe in ("baseline", "int_w8a8"):
+        with pytest.raises(
+            StageError, match=rf"\|{recipe}\] needs base_model\[tiny@1\], which was"
+        ):
+            materialize_node(Node("quantized_model", f"{MODEL}|{recipe}"))
+
+
+def test_a_recipe_that_cannot_be_served_here_is_refused_before_any_worker_starts(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = work(monkeypatch)
+    hopper = dataclasses.replace(HARDWARE, kind="cuda", name="Test GPU", capability=9.0)
+    monkeypatch.setattr("resources.accelerators.detect", lambda: hopper)
+    native = "requires: {compute_capability: 10.0}\n"
+    real.write("quantization/int_w8a8.yaml", real.recipe_text("int_w8a8") + native)
+    assert materialize_node(BASE) == "ok"
+    assert materialize_node(QUANTIZED) == "unsupported"
+    assert materialize_node(SCORES) == "unsupported"
+    reason = "recipe int_w8a8 cannot be served here: it requires compute capability 10.0, Test GPU"
+    assert artifact_of(QUANTIZED).read_json("quantization.json")["unsupported"].startswith(reason)
+    assert artifact_of(SCORES).read_json("unsupported.json")["reason"].startswith(reason)
+    assert workers.drawn == workers.evaluated == []
+
+
+def test_trials_go_on_with_more_rows_until_the_gate_is_passed(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = work(monkeypatch, rows_64=90, rows_128=0)
+    real.edit("quantization/int_w8a8.yaml", ONE_ROUND, ROUNDS)
+    for node in (BASE, QUANTIZED, SCORES):
+        assert materialize_node(node) == "ok"
+    # Two trials per round; the third round is not needed.
+    assert workers.drawn == [(64, "random")] * 2 + [(128, "token_stratified")] * 2
+    # The baseline and each checkpoint once.
+    assert len(workers.evaluated) == len(set(workers.evaluated)) == 5
+    comparison = artifact_of(SCORES).read_json("comparison.json")
+    assert comparison["verdict"] == "pass"
+    assert comparison["q_star"] in (2, 3)
+    assert comparison["alpha"] == pytest.approx(0.05 / 3)
+    assert len(artifact_of(SCORES).read_json("checkpoints.json")) == 4
+
+
+def test_rounds_end_with_the_budget(real: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = work(monkeypatch, rows_64=90, rows_128=90, rows_256=90)
+    real.edit("quantization/int_w8a8.yaml", ONE_ROUND, ROUNDS)
+    for node in (BASE, QUANTIZED, SCORES):
+        assert materialize_node(node) == "ok"
+    assert [rows for rows, _ in workers.drawn] == [64, 64, 128, 128, 256, 256]
+    assert artifact_of(SCORES).read_json("comparison.json")["verdict"] == "fail"
+
+
+def test_without_rounds_one_has_to_do(real: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = work(monkeypatch, rows_256=90)
+    for node in (BASE, QUANTIZED, SCORES):
+        assert materialize_node(node) == "ok"
+    assert [rows for rows, _ in workers.drawn] == [256, 256]
+    assert artifact_of(SCORES).read_json("comparison.json")["alpha"] == 0.05
+
+
+def test_an_item_that_was_added_to_the_suite_is_looked_for_in_the_calibration_data(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work(monkeypatch, rows_256=0)
+    for node in (BASE, QUANTIZED):
+        assert materialize_node(node) == "ok"
+    real.write("evaluations/quick/sums.jsonl", '{"prompt": "One and one is two."}\n')
+    with pytest.raises(StageError, match=r"record 1 holds sums\.jsonl, line 1; remove these rows"):
+        materialize_node(SCORES)

@@ -1,0 +1,79 @@
+"""Evaluation items among the calibration rows."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from optikit_assets.errors import CompressionError
+from optikit_assets.optimizer.calibration import load_calibration
+from optikit_assets.optimizer.contamination import check_contamination, find_items, read_items
+
+ROOT = Path(__file__).parents[3]
+LONG = (
+    "A train leaves the station at nine with forty passengers and stops twice before noon; at the "
+    "first stop twelve people get off and at the second seven get on. How many are on the train?"
+)
+
+
+def holds(row: str, item: str) -> bool:
+    return bool(find_items([("row", row)], [("item", item)]))
+
+
+def test_an_item_is_found_in_other_type_and_punctuation_and_inside_a_longer_row() -> None:
+    assert holds(LONG, LONG)
+    assert holds(f"<user> {LONG.upper().replace(';', ' -- ')} <assistant> 35", LONG)
+    assert holds("Q: What is the capital of France?\nA: Paris.", "what is the capital of France")
+
+
+def test_most_of_an_item_is_enough_and_half_of_it_is_not() -> None:
+    words = LONG.split()
+    assert holds(" ".join(words[:-2]), LONG)
+    assert not holds(" ".join(words[: len(words) // 2]), LONG)
+
+
+def test_words_in_another_order_are_another_text() -> None:
+    assert not holds(" ".join(reversed(LONG.split())), LONG)
+    assert not holds("The capital of what is France?", "What is the capital of France?")
+
+
+def test_common_phrases_are_no_items() -> None:
+    assert not holds("Sorry, I cannot help.", "I cannot help")
+    assert not holds("anything", "")
+
+
+def test_the_message_names_rows_and_items_and_counts_the_rest() -> None:
+    rows = [(f"line {number}", LONG) for number in range(5)]
+    with pytest.raises(CompressionError) as caught:
+        check_contamination(rows, [("items.jsonl, line 7", LONG)])
+    message = str(caught.value)
+    assert "line 0 holds items.jsonl, line 7; line 1 holds" in message
+    assert message.endswith("and 2 more; remove these rows")
+    check_contamination(rows, [("other", "A quite different question about something else")])
+
+
+def test_the_question_of_an_item_counts_not_its_answer(tmp_path: Path) -> None:
+    records = [
+        {"id": "a", "prompt": "What is the capital of France?", "answer": LONG},
+        {"id": "b", "story": LONG, "answer": "35"},
+        ["no", "record"],
+    ]
+    file = tmp_path / "tasks" / "items.jsonl"
+    file.parent.mkdir()
+    file.write_text("".join(json.dumps(record) + "\n" for record in records) + "\n")
+    assert list(read_items(tmp_path)) == [
+        ("items.jsonl, line 1", "What is the capital of France?"),
+        ("items.jsonl, line 2", LONG),
+    ]
+    file.write_text("{")
+    with pytest.raises(CompressionError, match=r"items\.jsonl, line 1: is not JSON"):
+        list(read_items(tmp_path))
+
+
+def test_the_demos_calibration_data_hold_none_of_its_items() -> None:
+    rows = load_calibration("demo/calibration.jsonl", repo_root=ROOT).rows
+    items = list(read_items(ROOT / "recipes" / "evaluations" / "demo"))
+    assert len(items) == 1200
+    assert find_items([(str(row.number), row.text) for row in rows], items) == []
+    planted = [("planted", f"{items[5][1]} 20-9=11")]
+    assert find_items(planted, items) == [("planted", items[5][0])]
