@@ -8,9 +8,9 @@ lower bound never rises. Here:
    is left in small steps.
 2. Then the probes are read together (`crossing`): they give a distribution of the rate at which an
    objective is missed. Its lower end is probed, to be certified, and when that gains nothing more
-   its median, which tells most; never a rate at or above one that failed for certain. Where shares
-   tell nothing (no objectives, or a backlog that grows within the bounds), the geometric mean of
-   the bracket is probed instead.
+   its median, which tells most; never a rate at or above one that failed for certain, unless the
+   others clear it. Where shares tell nothing (no objectives, or a backlog that grows within the
+   bounds), the geometric mean of the bracket is probed instead.
 3. A rate is certified when its own probe met every objective, and either passed by itself or lies
    below the crossing with confidence, all probes taken together. The search ends when the certified
    rate is within the tolerance of the estimate, or of the lowest rate that failed, or when the
@@ -33,7 +33,7 @@ _SAFE = 0.04
 # A probe begins with an empty server, and sees fewer late requests than an endless one would. Its
 # rate is too high by up to this share of the tolerance; the interval allows for that.
 _WINDOW_BIAS = 0.5
-# With nothing certified when this part of the probes is left, what is sought is any rate that holds.
+# With nothing certified when this part of the probes is left, any rate that holds is sought.
 _LAST_SHARE = 4
 _RETREAT = 1.2
 # Rates closer than this are the same rate to any load.
@@ -112,16 +112,17 @@ class _State:
 
     @property
     def fail_rps(self) -> float | None:
-        """Lowest rate that failed for certain."""
+        """Lowest rate that failed for certain and is not cleared by the other probes."""
         fails = [v.rate_rps for v in self.visits if v.outcome.verdict == "fail"]
-        return min(fails, default=None)
+        return min((rate for rate in fails if not self._cleared(rate)), default=None)
 
     @property
     def ceiling_rps(self) -> float | None:
         """Lowest rate that failed for certain, or that the client cannot send."""
-        refused = [v.rate_rps for v in self.visits if v.outcome.verdict in ("fail", "invalid")]
+        invalid = [v.rate_rps for v in self.visits if v.outcome.verdict == "invalid"]
         low = self.low_rps or 0.0
-        return min((rate for rate in refused if rate > low), default=None)
+        bounds = [rate for rate in (*invalid, self.fail_rps) if rate is not None and rate > low]
+        return min(bounds, default=None)
 
     @property
     def high_rps(self) -> float | None:
@@ -153,6 +154,13 @@ class _State:
             if best is None or visit.rate_rps >= self.visits[best].rate_rps:
                 best = i
         return best
+
+    def _cleared(self, rate_rps: float) -> bool:
+        # A sure verdict is wrong once in a while, most often close to the limit.
+        return (
+            self.crossing is not None
+            and self.crossing.probability_above(rate_rps) > 1.0 - _CONFIDENCE
+        )
 
     def _vouched(self, visit: Visit) -> bool:
         if self.crossing is None:

@@ -17,7 +17,7 @@ of how they depend in the short run, of which the smaller counts:
   when n is small.
 
 A third knows what batches shorter than the time between two bursts of misses cannot see. With S_k
-misses in episode k, parted from the next by a time without a miss, the number of misses is a
+misses in episode k, parted from the next by many requests without a miss, their number is a
 compound Poisson sum, whose variance Σ S_k² estimates, so m = q(1 − q) n²/Σ_k S_k². It limits how
 sure a small share is. Against a share that is too large it has no say: an overload that goes on is
 a single episode.
@@ -67,17 +67,15 @@ def effective_size(values: FloatArray) -> float:
     return float(np.clip(min(from_batches, from_lag), 1.0, n))
 
 
-def episode_size(values: FloatArray, times_s: FloatArray, gap_s: float) -> float:
+def episode_size(values: FloatArray, gap: float) -> float:
     """Return the number of independent draws that would vary as episodes of misses do.
 
     Parameters
     ----------
     values
         Missed shares in order of arrival, shape (n,).
-    times_s
-        Arrival times in seconds, shape (n,).
-    gap_s
-        So long without a miss parts two episodes.
+    gap
+        More than so many requests from one miss to the next part two episodes.
 
     Returns
     -------
@@ -87,8 +85,8 @@ def episode_size(values: FloatArray, times_s: FloatArray, gap_s: float) -> float
     mean = float(values.mean()) if n else 0.0
     if not 0.0 < mean < 1.0:
         return float(n)
-    missed = values > 0
-    episodes = np.concatenate(([0], np.cumsum(np.diff(times_s[missed]) > gap_s)))
+    missed = np.flatnonzero(values)
+    episodes = np.concatenate(([0], np.cumsum(np.diff(missed) > gap)))
     sizes = np.bincount(episodes, weights=values[missed])
     return float(np.clip(mean * (1.0 - mean) * n**2 / float(sizes @ sizes), 1.0, n))
 

@@ -30,9 +30,9 @@ Verdict = Literal["pass", "fail", "unresolved", "invalid"]
 
 # No deployment drops one request in a hundred, whatever the percentile of its objectives.
 MAX_FAILED_SHARE = 0.01
-# Before the shortest probe is over, only misses that go on are believed: under overload they never
-# stop, whereas a stall or a burst of arrivals passes. So many and such a share of the latest
-# requests must all have missed.
+# Before the shortest probe is over, misses are believed only if they go on while a large backlog
+# grows: under overload they never stop, whereas a stall or a burst of arrivals passes. So many and
+# such a share of the latest requests must all have missed.
 _EARLY_MISSES = 8
 _EARLY_SHARE = 0.25
 _EARLY_SECONDS = 2.0
@@ -40,15 +40,13 @@ _EARLY_SECONDS = 2.0
 # are a server that is overwhelmed or hangs, although they are one event to the statistics.
 _UNBROKEN_SHARE = 0.5
 _UNBROKEN_BOUNDS = 3.0
-# Beyond this multiple of the tolerance, a growing backlog is believed after half of the time.
+# Beyond this multiple of the tolerance a backlog is large: it is believed after half of the time.
 _GROSS_OVERLOAD = 4.0
 # Steady state cannot be seen in a window that holds fewer than this many typical latencies.
 _LATENCIES_PER_WINDOW = 3.0
 # A server that miscounts once may have hiccuped; more often it does not do what was asked.
 _MISCOUNTED_SHARE = 0.01
 _RATE_TOLERANCE = 0.02
-# Misses further apart than so many times the bound belong to different episodes of a long queue.
-_EPISODE_BOUNDS = 1.0
 # Latencies beyond this share of the bound are near misses.
 _NEAR_BOUND = 0.8
 
@@ -135,9 +133,10 @@ def _objective_state(sample: Sample, objective: Objective, alpha: float) -> Obje
         return ObjectiveState(objective, None)
     # Few misses say little about how misses cluster; the more frequent near misses say more.
     near = sample.beyond(objective.metric, _NEAR_BOUND * objective.max_ms / 1000.0)[: len(missed)]
-    times_s, gap_s = sample.scheduled_s[: len(missed)], _EPISODE_BOUNDS * objective.max_ms / 1000.0
+    # Within an episode misses are at least as dense as the objective allows on the whole.
+    gap = 1.0 / (1.0 - objective.percentile / 100.0)
     short_run = min(effective_size(missed), effective_size(near))
-    episodes = min(episode_size(v, times_s, gap_s) for v in (missed, near))
+    episodes = min(episode_size(v, gap) for v in (missed, near))
     share = share_of(missed, min(short_run, episodes), alpha, in_short_run=short_run)
     return ObjectiveState(objective, share)
 
@@ -235,19 +234,19 @@ def _failure(
         return (
             f"{failed.value:.1%} of {len(sample)} requests failed (allowed {MAX_FAILED_SHARE:.0%})"
         )
+    tau = rules.slo.budget.steady_state_tolerance
+    gross = regression is not None and regression.beta_low > 1.0 + _GROSS_OVERLOAD * tau
     for state in states:
         if unbroken := _unbroken_misses(sample, state.objective, rules):
             return unbroken
         if not state.broken:
             continue
-        if not early or (window_s >= _EARLY_SECONDS and _still_missing(sample, state.objective)):
+        overwhelmed = gross and window_s >= _EARLY_SECONDS
+        if not early or (overwhelmed and _still_missing(sample, state.objective)):
             return state.text()
-    tau = rules.slo.budget.steady_state_tolerance
     if regression is None:
         return ""
-    believed_s = rules.min_seconds
-    if regression.beta_low > 1.0 + _GROSS_OVERLOAD * tau:
-        believed_s /= 2.0
+    believed_s = rules.min_seconds / 2.0 if gross else rules.min_seconds
     if regression.beta_low > 1.0 + tau and window_s >= believed_s:
         return (
             f"backlog grows: beta {regression.beta:.3f} "

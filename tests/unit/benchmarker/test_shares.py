@@ -44,11 +44,10 @@ def test_effective_size_of_misses_in_runs_is_the_number_of_runs():
 def test_one_episode_of_misses_counts_once_however_long_it_is():
     values = np.zeros(2000)
     values[700:780] = np.random.default_rng(0).random(80) < 0.5
-    seconds = np.arange(2000.0)
     odds = (1 - values.mean()) / values.mean()
-    assert episode_size(values, seconds, 30.0) == pytest.approx(odds)
-    assert episode_size(values, seconds, 0.5) > 20 * odds
-    assert episode_size(np.zeros(50), seconds[:50], 1.0) == 50
+    assert episode_size(values, 30) == pytest.approx(odds)
+    assert episode_size(values, 0.5) > 20 * odds
+    assert episode_size(np.zeros(50), 20) == 50
 
 
 def test_an_overload_that_goes_on_is_certain_although_it_is_one_episode():
