@@ -130,7 +130,8 @@ def test_overload_is_noticed_early_and_leaves_nothing_behind():
             time.sleep(0.02)
         assert server.dropped > 0
     assert probe.verdict == "fail"
-    assert time.monotonic() - started < 6.0
+    # Half of the shortest probe to fill the server, and less than the shortest probe.
+    assert time.monotonic() - started < 9.0
 
 
 def test_server_that_dies_during_the_search_is_an_endpoint_error():
@@ -224,7 +225,8 @@ def test_server_without_token_ids_gets_text_of_the_exact_length():
         result = run_benchmark(
             base_url=server.base_url,
             model="imitation",
-            slo=make_slo(max_probes=1),
+            slo=make_slo(),
+            initial_rate_rps=8.0,
             seed=1,
             limits=LIMITS,
         )
