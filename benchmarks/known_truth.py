@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.tables import markdown, write_section
 from optikit_assets.benchmarker.results import BenchmarkResult
 from tests.servers.engine_model import true_rate
 from tests.servers.shapes import CASES, Case
@@ -86,14 +87,6 @@ def row(campaign: Campaign) -> dict[str, str]:
     }
 
 
-def markdown(rows: list[dict[str, str]]) -> str:
-    """Return a Markdown table."""
-    head = list(rows[0])
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(r[column] for column in head) + " |" for r in rows]
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Run the campaign and print its table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -112,7 +105,10 @@ def main() -> None:
         if options.verbose:
             for result in campaign.results:
                 print("   ", result.status, round(result.certified_rate_rps, 3), result.reason)
-    print("\n" + markdown(rows))
+    table = markdown(rows)
+    print("\n" + table)
+    if options.write:
+        write_section(options.write, "accuracy", table)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,8 @@ class ProbePlan:
         What the verdict is measured against.
     timeout_s
         Limit of a request, from its scheduled time.
+    fixed
+        Judge at the end of the schedule only.
     """
 
     number: int
@@ -54,6 +56,7 @@ class ProbePlan:
     warmup: int
     rules: Rules
     timeout_s: float
+    fixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ class _OpenProbe:
                     return *await self._conclude("fail", gone), gone
             over = sender.done() and (not self._tasks or self._all_settled())
             over = over or now() > deadline
-            if not over and now() < next_look:
+            if not over and (plan.fixed or now() < next_look):
                 continue
             sample, judgement = await self._look(final=over)
             if judgement.verdict is not None:

@@ -18,7 +18,12 @@ from optikit_assets.benchmarker.open_loop import (
     run_open_probe,
 )
 from optikit_assets.benchmarker.priority import prompt_thread
-from optikit_assets.benchmarker.rate_search import Outcome, SearchResult, search_rate
+from optikit_assets.benchmarker.rate_search import (
+    Outcome,
+    SearchResult,
+    search_as_printed,
+    search_rate,
+)
 from optikit_assets.benchmarker.records import append_requests
 from optikit_assets.benchmarker.results import BenchmarkResult, ProbeResult, Status
 from optikit_assets.benchmarker.verdict import MAX_FAILED_SHARE, Rules
@@ -138,6 +143,8 @@ def benchmark_target(
     closed = runner.run(session.closed_probe())
     if closed.verdict in ("fail", "invalid"):
         return _without_search(session, closed, gpus)
+    if slo.budget.strategy == "paper":
+        return _with_search(session, _as_printed(session, runner), gpus)
     start_rps, near = (initial_rate_rps, True) if initial_rate_rps else runner.run(session.start())
     search = search_rate(
         lambda rate: _outcome(runner.run(session.open_probe(rate)), slo),
@@ -150,6 +157,18 @@ def benchmark_target(
         seconds_needed=slo.budget.min_probe_seconds,
     )
     return _with_search(session, search, gpus)
+
+
+def _as_printed(session: "_Session", runner: asyncio.Runner) -> SearchResult:
+    budget = session.slo.budget
+    return search_as_printed(
+        lambda rate: _outcome(runner.run(session.open_probe(rate)), session.slo),
+        lower_bound_rps=session.sequential_rps,
+        tolerance=budget.tolerance,
+        max_probes=budget.max_probes,
+        seconds_left=lambda: budget.max_load_seconds - session.load_seconds,
+        seconds_needed=budget.min_probe_seconds,
+    )
 
 
 def confirm_rate(
@@ -222,21 +241,27 @@ class _Session:
             needed = max(needed, math.ceil(math.log(_ALPHA) / math.log(strictest)))
         return needed / self.slo.budget.max_probe_seconds
 
+    @property
+    def sequential_rps(self) -> float:
+        """E[1/latency] of the closed-loop probe."""
+        if self._sequential_rps is None:
+            raise RuntimeError("the closed-loop probe comes first")
+        return self._sequential_rps
+
     async def start(self) -> tuple[float, bool]:
         """Return the rate to begin with, and whether it is near the answer."""
-        assert self._sequential_rps is not None
         begun_s = self.target.client.now()
         rungs = await climb(
             self.target,
             self.slo,
             number=_LADDER,
-            latency_s=1.0 / self._sequential_rps,
+            latency_s=1.0 / self.sequential_rps,
             timeout_s=self._timeout_s(),
         )
         await self.target.wait_until_idle(requests=_LADDER)
         self._ladder_s = self.target.client.now() - begun_s
         rate = start_rate_rps(rungs)
-        return (self._sequential_rps, False) if rate is None else (rate, True)
+        return (self.sequential_rps, False) if rate is None else (rate, True)
 
     async def closed_probe(self) -> ProbeResult:
         outcome = await run_closed_probe(
@@ -289,7 +314,8 @@ class _Session:
             max_lag_s=self._max_lag_s(service_s),
             alpha=_ALPHA,
         )
-        plan = ProbePlan(number, rate_rps, schedule, warmup, rules, self._timeout_s())
+        fixed = budget.strategy == "paper" and not last
+        plan = ProbePlan(number, rate_rps, schedule, warmup, rules, self._timeout_s(), fixed)
         outcome = await run_open_probe(self.target, plan, on_progress=self._on_progress)
         result = self._keep(outcome)
         if not last:

@@ -29,6 +29,11 @@ class Objective(SpecModel):
 class SearchBudget(SpecModel):
     """How long and how finely the rate search may look."""
 
+    strategy: Literal["pooled", "paper"] = Field(
+        default="pooled",
+        description="`pooled` reads all probes together; `paper` is its Algorithm 1 as printed, "
+        "with probes of fixed length.",
+    )
     tolerance: float = Field(
         default=0.05,
         gt=0,

@@ -13,7 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from aiohttp import web
+
+from tests.servers.engine_model import Engine, Shape
 
 START_LIMIT_S = 10.0
 
@@ -47,6 +50,7 @@ class Behaviour:
     reasons: bool = False
     fault: str = ""
     after: int = 0
+    shape: Shape | None = None
 
     def service_s(self, output_tokens: int) -> float:
         return self.prefill_s + (output_tokens - 1) * self.token_s
@@ -107,6 +111,8 @@ class _Engine:
         self._behaviour = behaviour
         self._server = server
         self._slots = asyncio.Semaphore(behaviour.slots)
+        shape = behaviour.shape
+        self._model = None if shape is None else Engine(shape, np.random.default_rng(0))
         self._seen = 0
         app = web.Application(client_max_size=2**26)
         app.router.add_post("/v1/completions", self._completions)
@@ -160,11 +166,24 @@ class _Engine:
         try:
             if fault == "hang":
                 await asyncio.sleep(3600)
+            if self._model is not None:
+                return await self._stream(request, body, fault, self._times(body))
             async with self._slots:
-                return await self._stream(request, body, fault)
+                return await self._stream(request, body, fault, self._times(body))
         except (asyncio.CancelledError, ConnectionError):
             self._server.dropped += 1
+            if self._model is not None:
+                self._model.drop(asyncio.get_running_loop().time())
             raise
+
+    def _times(self, body: dict[str, Any]) -> tuple[float, float]:
+        """Return when the first token of a request is due and how far apart tokens are."""
+        now_s = asyncio.get_running_loop().time()
+        if self._model is None:
+            return now_s + self._behaviour.prefill_s, self._behaviour.token_s
+        timeline = self._model.admit(now_s)
+        steps = max(int(body["max_tokens"]) - 1, 1)
+        return timeline.first_token_s, (timeline.finished_s - timeline.first_token_s) / steps
 
     def _refusal(self, body: dict[str, Any]) -> str:
         b = self._behaviour
@@ -195,23 +214,22 @@ class _Engine:
         return {"index": 0, "delta": {key: "a"}, "finish_reason": finish}
 
     async def _stream(
-        self, request: web.Request, body: dict[str, Any], fault: str
+        self, request: web.Request, body: dict[str, Any], fault: str, times_s: tuple[float, float]
     ) -> web.StreamResponse:
         b, loop = self._behaviour, asyncio.get_running_loop()
+        first_s, token_s = times_s
+        token_s *= 10 if fault == "slow" else 1
         tokens = int(body["max_tokens"])
         if fault == "short":
             tokens = max(1, tokens // 2)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        begun = loop.time()
-        token_s = b.token_s * (10 if fault == "slow" else 1)
         if "messages" in body:
             role = {"role": "assistant", "content": ""}
             opening = {"index": 0, "delta": role, "finish_reason": None}
             await response.write(_event({"choices": [opening]}))
         for number in range(tokens):
-            due = begun + b.prefill_s + number * token_s
-            await asyncio.sleep(max(0.0, due - loop.time()))
+            await asyncio.sleep(max(0.0, first_s + number * token_s - loop.time()))
             if number == tokens // 2 and fault == "malformed":
                 await response.write(b"data: {not json at all\n\n")
             elif number == tokens // 2 and fault == "error_event":
