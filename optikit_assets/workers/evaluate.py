@@ -22,6 +22,7 @@ from optikit_assets.errors import (
 )
 from optikit_assets.stateval import engines
 from optikit_assets.stateval.harness import run_task
+from optikit_assets.stateval.judges import check_judges
 from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate, write_candidate
 from optikit_assets.stateval.tasks import load_tasks, needs_network, task_files
 from optikit_assets.workers.channel import Emit, worker_main
@@ -57,7 +58,7 @@ def handle(request: EvaluateRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
     Raises
     ------
     EvaluationError
-        If the suite itself cannot be run (unknown task, unreadable data).
+        If the suite itself cannot be run (unknown task, unreadable data, a judge that is down).
     EndpointError
         If ``backend: endpoint`` and the endpoint cannot be used.
     EnvironmentMissingError
@@ -86,6 +87,7 @@ def handle(request: EvaluateRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
         if not reused and not suite_tasks:
             # Outside the guard: when this fails the suite is at fault, not the candidate.
             suite_tasks = load_tasks(request.suite, folder, files)
+            check_judges(request.suite)
         try:
             if found is None:
                 _evaluate(request, candidate, suite_tasks, store, started_at, clock)
