@@ -3,29 +3,37 @@
 ``python -m benchmarks.stateval_calibration`` prints the tables of ``docs/stateval-calibration.md``
 and writes them there; it fails if a rate is not what it should be by more than the simulation's own
 error.
-
-The truth is drawn item by item: with probability `right` the baseline is right, `gained` and `lost`
-are the probabilities that the candidate alone, or the baseline alone, is.
 """
 
 import argparse
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
+from benchmarks.simulated_pairs import (
+    COVERAGE_TRUTHS,
+    MARGIN,
+    POWER_TRUTHS,
+    SPARSE_TRUTHS,
+    Truth,
+    draw_counts,
+    draw_pairs,
+    instruction_scores,
+    on_the_margin,
+)
 from optikit_assets.stateval import proportions
 from optikit_assets.stateval.paired import Interval, bootstrap_interval, compare_pairs, margin_test
 from optikit_assets.stateval.proportions import Floats
 from optikit_assets.stateval.recovery import TaskPairs, mean_recovery
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "stateval-calibration.md"
-MARGIN, ALPHA, SEED = 0.05, 0.05, 20261
+ALPHA, SEED = 0.05, 20261
 SIZES = (100, 200, 500, 1000, 2000)
 # Monte-Carlo errors: a rate counts as missed beyond this many standard errors.
 TOLERANCE = 3.0
@@ -81,28 +89,6 @@ no interval covers exactly 95 %; these err to the safe side, BCa does not:
 
 
 @dataclass(frozen=True)
-class Truth:
-    """Probabilities of one item."""
-
-    right: float
-    gained: float
-    lost: float
-
-    @property
-    def cells(self) -> tuple[float, float, float, float]:
-        """Both right, only the candidate, only the baseline, neither."""
-        return self.right - self.lost, self.gained, self.lost, 1 - self.right - self.gained
-
-    @property
-    def recovery(self) -> float:
-        """True ratio of the scores."""
-        return (self.right - self.lost + self.gained) / self.right
-
-    def __str__(self) -> str:
-        return f"{self.right:.0%} right, {self.gained:.1%} gained, {self.lost:.1%} lost"
-
-
-@dataclass(frozen=True)
 class Rate:
     """A simulated rate and the range it should be in.
 
@@ -122,26 +108,6 @@ class Rate:
         """Whether the rate is in its range, but for the error of the simulation."""
         slack = TOLERANCE * self.error
         return self.low - slack <= self.rate <= self.high + slack
-
-
-def on_the_margin() -> Iterator[Truth]:
-    """Yield truths whose recovery is the margin exactly."""
-    for right in (0.5, 0.7, 0.8, 0.9, 0.97):
-        for gained in (0.0, 0.005, 0.02, 0.05, 0.1):
-            lost = MARGIN * right + gained
-            if gained <= 1 - right and lost <= right:
-                yield Truth(right, gained, lost)
-
-
-POWER_TRUTHS = (
-    Truth(0.8, 0.04, 0.04),
-    Truth(0.8, 0.02, 0.02),
-    Truth(0.9, 0.02, 0.02),
-    Truth(0.6, 0.05, 0.05),
-    Truth(0.8, 0.01, 0.03),
-)
-COVERAGE_TRUTHS = (Truth(0.8, 0.04, 0.08), Truth(0.9, 0.03, 0.03), Truth(0.6, 0.06, 0.04))
-SPARSE_TRUTHS = (Truth(0.8, 0.005, 0.01), Truth(0.9, 0.0, 0.02))
 
 
 def error_rates(
@@ -168,7 +134,7 @@ def _errors(
     rng: np.random.Generator, truth: Truth, n: int, draws: int, alpha: float
 ) -> tuple[float, float, float, float]:
     """Return false-pass and false-fail rate, and both for the plain score test."""
-    x11, x10, x01, weights = _counts(rng, truth, n, draws)
+    x11, x10, x01, weights = draw_counts(rng, truth, n, draws)
     phi = 1 - MARGIN
     z, _, _ = proportions.ratio_score(x11, x10, x01, n, phi)
     bound = stats.norm.ppf(1 - alpha)
@@ -198,7 +164,7 @@ def choice_error_rate(rng: np.random.Generator, n: int, draws: int, trials: int 
 
 def power_rates(rng: np.random.Generator, truth: Truth, n: int, draws: int) -> Rate:
     """Return the simulated power and, as range, three points around the theory's."""
-    x11, x10, x01, weights = _counts(rng, truth, n, draws)
+    x11, x10, x01, weights = draw_counts(rng, truth, n, draws)
     p = proportions.noninferior_p(x11, x10, x01, n, 1 - MARGIN)
     rate = float(weights @ (p <= ALPHA))
     theory = proportions.decision_power(*truth.cells[:3], n, 1 - MARGIN, alpha=ALPHA)
@@ -222,7 +188,7 @@ def coverage(
     """
     hits, plain = [0, 0], [0, 0]
     for seed in range(draws):
-        b, c = _pairs(rng, truth, n)
+        b, c = draw_pairs(rng, truth, n)
         result = compare_pairs(b, c, margin=MARGIN, alpha=0.05, seed=seed, resamples=resamples)
         wanted = (truth.recovery, truth.gained - truth.lost)
         own = (result.recovery_interval, result.difference_interval)
@@ -250,25 +216,10 @@ def mean_coverage(rng: np.random.Generator, n: int, draws: int, resamples: int =
     wanted = sum(truth.recovery for truth in truths) / len(truths)
     hits = 0
     for seed in range(draws):
-        tasks = [TaskPairs(*_pairs(rng, truth, n), 1.0) for truth in truths]
+        tasks = [TaskPairs(*draw_pairs(rng, truth, n), 1.0) for truth in truths]
         interval = mean_recovery(tasks, alpha=0.05, seed=seed, resamples=resamples).interval
         hits += _holds(interval, wanted)
     return Rate("mean over three tasks", n, hits / draws, _error(0.95, draws), 0.93, 0.97)
-
-
-def instruction_scores(
-    rng: np.random.Generator, n: int, gained: float, lost: float
-) -> tuple[Floats, Floats]:
-    """Return scores as IFEval's: prompt- and instruction-level accuracy of 1 to 3 instructions."""
-    instructions = rng.integers(1, 4, size=(n, 1))
-    exists = np.arange(3) < instructions
-    follows = (rng.random((n, 3)) < rng.beta(4, 1, size=(n, 1))) & exists
-    changed = np.where(follows, rng.random((n, 3)) >= lost, rng.random((n, 3)) < gained) & exists
-
-    def score(done: np.ndarray) -> Floats:
-        return (np.all(done | ~exists, axis=1) + done.sum(axis=1) / instructions[:, 0]) / 2
-
-    return score(follows), score(changed)
 
 
 def instruction_error_rates(
@@ -296,21 +247,6 @@ def instruction_error_rates(
         Rate(f"false pass: {what}", n, passes / draws, error, 0.0, ALPHA, plain_passes / draws),
         Rate(f"false fail: {what}", n, fails / draws, error, 0.0, ALPHA),
     )
-
-
-def _counts(
-    rng: np.random.Generator, truth: Truth, n: int, draws: int
-) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return the distinct outcomes of n items as counts, and how often each was drawn."""
-    drawn = rng.multinomial(n, truth.cells, size=draws)
-    distinct, times = np.unique(drawn[:, :3], axis=0, return_counts=True)
-    x11, x10, x01 = distinct.T.astype(float)
-    return x11, x10, x01, times / draws
-
-
-def _pairs(rng: np.random.Generator, truth: Truth, n: int) -> tuple[Floats, Floats]:
-    cell = rng.choice(4, size=n, p=truth.cells)
-    return ((cell == 0) | (cell == 2)).astype(float), (cell <= 1).astype(float)
 
 
 def _error(rate: float, draws: int) -> float:

@@ -19,6 +19,7 @@ tests sigma_a = 0. How hard the items are cancels, since all trials answer the s
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -65,7 +66,8 @@ def variance_components(scores: Floats) -> VarianceComponents:
     elif ms_residual < 1e-20:
         p_value = 0.0
     else:
-        p_value = float(stats.f.sf(ms_trial / ms_residual, trials - 1, freedom))
+        distribution: Any = stats.f
+        p_value = float(distribution.sf(ms_trial / ms_residual, trials - 1, freedom))
     return VarianceComponents(
         calibration_std=max(0.0, (ms_trial - ms_residual) / items) ** 0.5,
         noise_std=(ms_residual / items) ** 0.5,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import stateval_calibration as calibration
-from benchmarks.stateval_calibration import COVERAGE_TRUTHS, POWER_TRUTHS, SPARSE_TRUTHS
+from benchmarks.simulated_pairs import COVERAGE_TRUTHS, POWER_TRUTHS, SPARSE_TRUTHS, Truth
 
 
 @pytest.fixture
@@ -41,9 +41,7 @@ def test_rare_losses_of_scores_that_are_not_binary_do_not_pass_too_often(
 
 
 @pytest.mark.parametrize("truth", POWER_TRUTHS, ids=str)
-def test_power_is_within_three_points_of_the_theory(
-    rng: np.random.Generator, truth: calibration.Truth
-) -> None:
+def test_power_is_within_three_points_of_the_theory(rng: np.random.Generator, truth: Truth) -> None:
     planned = calibration.planned_items(truth)
     assert planned is not None
     for n in (100, planned, 1000):
@@ -53,7 +51,7 @@ def test_power_is_within_three_points_of_the_theory(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("truth", [*COVERAGE_TRUTHS, *SPARSE_TRUTHS], ids=str)
-def test_intervals_cover_the_truth(rng: np.random.Generator, truth: calibration.Truth) -> None:
+def test_intervals_cover_the_truth(rng: np.random.Generator, truth: Truth) -> None:
     for rate in calibration.coverage(rng, truth, 100, 120, resamples=500):
         assert rate.holds, rate
 

@@ -34,7 +34,7 @@ def test_generation_can_be_asked_of_every_endpoint() -> None:
 
 
 def test_given_answers_cannot_be_scored_by_a_chat_endpoint() -> None:
-    with pytest.raises(EvaluationError, match="'hellaswag' scores given answers .* chat endpoint"):
+    with pytest.raises(EvaluationError, match=r"'hellaswag' scores given answers .* chat endpoint"):
         check_endpoint_tasks([GENERATION, CHOICE], chat=True, tokenizer="folder")
 
 

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +18,10 @@ COUNTS = st.integers(0, 60)
 def test_mcnemar_agrees_with_statsmodels(gained: int, lost: int) -> None:
     table = np.array([[10, lost], [gained, 10]])
     with np.errstate(invalid="ignore"):
-        expected = mcnemar(table, exact=True).pvalue
+        found: Any = mcnemar(table, exact=True)
     ours = proportions.mcnemar_p(gained, lost)
     # Without a flip statsmodels has no answer; nothing speaks against equality then.
-    assert ours == 1.0 if gained + lost == 0 else ours == pytest.approx(expected, abs=1e-12)
+    assert ours == 1.0 if gained + lost == 0 else ours == pytest.approx(found.pvalue, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -93,10 +94,13 @@ def test_ends_of_the_intervals_are_where_the_score_test_is_undecided(
 
 
 def test_p_values_of_arrays_are_those_of_each_count() -> None:
-    counts = np.array([[60, 70, 0], [3, 0, 0], [9, 20, 0]])
+    both, gained, lost = np.array([[60, 70, 0], [3, 0, 0], [9, 20, 0]])
     for test in (proportions.noninferior_p, proportions.inferior_p):
-        together = test(*counts, 100, 0.95)
-        alone = [float(test(*column, 100, 0.95)) for column in counts.T]
+        together = test(both, gained, lost, 100, 0.95)
+        alone = [
+            float(test(x11, x10, x01, 100, 0.95))
+            for x11, x10, x01 in zip(both, gained, lost, strict=True)
+        ]
         assert list(together) == alone
 
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,7 +26,8 @@ def test_components_agree_with_an_analysis_of_variance() -> None:
         }
     )
     anova = anova_lm(ols("score ~ C(trial) + C(item)", frame).fit())
-    ms_trial, ms_residual = anova.loc["C(trial)", "mean_sq"], anova.loc["Residual", "mean_sq"]
+    mean_squares: Any = anova["mean_sq"]
+    ms_trial, ms_residual = mean_squares["C(trial)"], mean_squares["Residual"]
     found = variance_components(scores)
     assert found.p_value == pytest.approx(anova.loc["C(trial)", "PR(>F)"], rel=1e-9)
     assert found.noise_std == pytest.approx((ms_residual / 30) ** 0.5, rel=1e-9)

@@ -1,0 +1,1 @@
+"""Scripts that turn the trial history into the tables of the documentation."""
