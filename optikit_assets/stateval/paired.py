@@ -15,7 +15,7 @@ The paper reports R alone and leaves significance open (end of its section 5.3).
 * *McNemar's exact test* asks whether gains and losses are equally likely (binary scores).
 * *Intervals* of R and D come from the bootstrap over items, BCa (Efron, 1987): an item is drawn
   with both of its scores, which keeps the pairing. With fewer than ten flips in a direction the
-  bootstrap covers far less than it says (57 % instead of 95 % with one flip in 100 items). There
+  bootstrap covers far less than it says (about 60 % instead of 95 % with one flip in 100). There
   binary scores get the intervals of the score tests (`proportions`), others the bootstrap of a
   sample with one item more that is lost entirely and one that is gained entirely.
 * *Non-inferiority* tests R <= phi against R > phi, and *inferiority* R >= phi against R < phi: for
