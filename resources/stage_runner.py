@@ -58,7 +58,7 @@ class StageRunnerResource(dg.ConfigurableResource):
 
     def run(
         self,
-        context: dg.AssetExecutionContext,
+        context: dg.AssetExecutionContext | dg.OpExecutionContext,
         worker: str,
         request: Message,
         result_model: type[ResultT],
@@ -214,12 +214,17 @@ class StageRunnerResource(dg.ConfigurableResource):
         stamp = time.strftime("%Y%m%d-%H%M%S")
         return Path(self.home) / "logs" / "workers" / f"{stamp}-{worker}-{uuid.uuid4().hex[:6]}.log"
 
-    def _note_start(self, context: dg.AssetExecutionContext, worker: str, log_file: Path) -> None:
+    def _note_start(
+        self,
+        context: dg.AssetExecutionContext | dg.OpExecutionContext,
+        worker: str,
+        log_file: Path,
+    ) -> None:
         """Append to the ledger of started workers, which answers "what did this run really do?"."""
         entry = {
             "time": time.time(),
             "worker": worker,
-            "asset": context.asset_key.to_user_string(),
+            "asset": context.asset_key.to_user_string() if context.has_assets_def else None,
             "partition": context.partition_key if context.has_partition_key else None,
             "run_id": context.run.run_id,
             "log": str(log_file),

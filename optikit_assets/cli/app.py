@@ -112,6 +112,48 @@ def bench(
 
 
 @app.command()
+def evaluate(
+    base_url: Annotated[str, typer.Option(help="OpenAI-compatible endpoint, e.g. http://HOST/v1.")],
+    model: Annotated[str, typer.Option(help="Model name as the endpoint knows it.")],
+    suite: Annotated[str, typer.Option(metavar="SUITE|FILE", help="Suite name or suite file.")],
+    chat: Annotated[
+        bool | None,
+        typer.Option("--chat/--completions", help="Which endpoint; default: as the suite says."),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="Folder with tokenizer.json, for tasks that score given answers."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Sent with every request.")] = 1234,
+    json_out: JsonOut = None,
+) -> None:
+    """Score a model behind a running endpoint with an evaluation suite."""
+    from optikit_assets.cli.evaluate import run_evaluate
+
+    run_evaluate(base_url, model, suite, chat, tokenizer, seed, json_out)
+
+
+@app.command()
+def repeatability(
+    model: Annotated[str, typer.Option(metavar="NAME[@VERSION]", help="No version: the latest.")],
+    recipe: Annotated[
+        str, typer.Option(help="Recipe whose representative checkpoint is evaluated.")
+    ] = "baseline",
+    suite: Annotated[
+        str, typer.Option(metavar="SUITE|FILE", help="Suite name or file; default: the model's.")
+    ] = "",
+    times: Annotated[int, typer.Option(min=2, max=1000, help="Number of evaluations.")] = 10,
+    deterministic: Annotated[bool, typer.Option(help="vLLM's deterministic mode.")] = True,
+    seed: Annotated[int, typer.Option(help="The same for every evaluation.")] = 1234,
+    json_out: JsonOut = None,
+) -> None:
+    """Evaluate one checkpoint several times and show how far its scores vary by themselves."""
+    from optikit_assets.cli.evaluate import run_repeatability
+
+    run_repeatability(model, recipe, suite, times, deterministic, seed, json_out)
+
+
+@app.command()
 def sql(
     query: Annotated[str, typer.Argument(help="SELECT over the tables and views of the history.")],
     output_format: Annotated[

@@ -97,6 +97,16 @@ def recovery_rows(comparison: Comparison) -> tuple[RecoveryRow, ...]:
                 rsd=spread.rsd,
                 verdict="reference" if comparison.is_baseline else task.verdict,
                 margin=task.margin,
+                items=task.n,
+                gained=task.gained,
+                lost=task.lost,
+                mcnemar_p=task.mcnemar_p,
+                trial_scores={
+                    trial.trial: trial.task(spread.task).score for trial in comparison.trials
+                },
+                q_star=comparison.q_star,
+                calibration_std=spread.calibration_std,
+                noise_std=spread.noise_std,
             )
         )
     return tuple(rows)

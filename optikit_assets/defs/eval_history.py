@@ -27,6 +27,7 @@ def remember_scores(stage: Stage, candidates: Sequence[EvaluatedCandidate]) -> N
                 num_fewshot=task.summary.num_fewshot,
                 seconds=task.summary.seconds,
                 suite=candidate.suite,
+                settings=candidate.settings,
                 artifact_key=candidate.artifact_key,
             )
             for task in candidate.tasks
@@ -51,7 +52,7 @@ def remember_scores(stage: Stage, candidates: Sequence[EvaluatedCandidate]) -> N
 def remember_comparison(
     stage: Stage, comparison: Comparison, checkpoints: Mapping[int, str | None]
 ) -> None:
-    """Append the paired comparison of every trial and the gate's verdict on the recipe."""
+    """Append the comparison of every trial, the spread over trials and the gate's verdict."""
     common = {"recipe": stage.dimension, "seed": comparison.seed}
     stage.history.append(
         "comparisons",
@@ -66,19 +67,43 @@ def remember_comparison(
                 recovery=task.recovery,
                 recovery_low=task.recovery_low,
                 recovery_high=task.recovery_high,
+                recovery_method=task.recovery_method,
                 difference=task.difference,
+                difference_low=task.difference_low,
+                difference_high=task.difference_high,
                 mcnemar_p=task.mcnemar_p,
                 holm_p=task.mcnemar_p_holm,
                 noninferior_p=task.noninferior_p,
+                noninferior_holm_p=task.noninferior_p_holm,
+                inferior_p=task.inferior_p,
+                inferior_holm_p=task.inferior_p_holm,
                 margin=task.margin,
+                weight=task.weight,
                 gained=task.gained,
                 lost=task.lost,
                 items_needed=task.items_needed,
                 verdict=task.verdict,
+                reason=task.reason,
                 selected=trial.trial == comparison.q_star,
             )
             for trial in comparison.trials
             for task in trial.tasks
+        ],
+    )
+    stage.history.append(
+        "trial_spreads",
+        [
+            stage.row(
+                **common,
+                task=spread.task,
+                trials=spread.trials,
+                mean=spread.mean,
+                std=spread.std,
+                calibration_std=spread.calibration_std,
+                noise_std=spread.noise_std,
+                trials_differ_p=spread.trials_differ_p,
+            )
+            for spread in comparison.tasks
         ],
     )
     star = comparison.representative
@@ -90,6 +115,7 @@ def remember_comparison(
                 verdict=comparison.verdict,
                 accepted=comparison.accepted,
                 q_star_trial=comparison.q_star,
+                q_star_reason=comparison.q_star_reason,
                 artifact_key=checkpoints[comparison.q_star],
                 mean_recovery=star.mean_recovery,
                 mean_recovery_low=star.mean_recovery_low,

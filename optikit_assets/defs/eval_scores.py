@@ -17,10 +17,11 @@ from optikit_assets.defs.candidates import (
 from optikit_assets.defs.contamination import check_present_suite
 from optikit_assets.defs.eval_history import remember_comparison, remember_scores
 from optikit_assets.defs.lineage import FAILED, Node
+from optikit_assets.defs.quality_checks import check_specs, compared_checks, failed_checks
 from optikit_assets.defs.quantized_model import SUMMARY, make_candidates
 from optikit_assets.defs.stage import Stage
 from optikit_assets.deployment.canvas import markdown_image
-from optikit_assets.deployment.plots import recovery_per_task
+from optikit_assets.deployment.quality_plots import flips, recovery_per_task, trial_spread
 from optikit_assets.errors import StageError
 from optikit_assets.optimizer.adaptive import goes_on, round_recipe, suite_of_a_round
 from optikit_assets.serving.support import compute_dtype, unsupported
@@ -50,13 +51,7 @@ _BASELINE_TRIAL = -1
         dg.AssetDep(lineage.ENGINE_SPEC, partition_mapping=partitions.by_model),
         lineage.SERVING_RUNTIME,
     ],
-    check_specs=[
-        dg.AssetCheckSpec(
-            "quality_gate",
-            asset=lineage.EVAL_SCORES,
-            description="q* is not worse than the baseline by more than the suite's margin.",
-        )
-    ],
+    check_specs=check_specs(),
     group_name="optimization",
     kinds={"python", "gpu"},
     owners=["team:ml-platform"],
@@ -80,7 +75,7 @@ def eval_scores(
     # Both are outcomes like any other: the remaining recipes go on without this one.
     if isinstance(artifact, str):
         return stage.result(
-            status=FAILED, metadata={"reason": artifact}, checks=[_check(False, artifact, {})]
+            status=FAILED, metadata={"reason": artifact}, checks=failed_checks(artifact)
         )
     if (artifact.path / UNSUPPORTED_FILE).exists():
         reason = artifact.read_json(UNSUPPORTED_FILE)["reason"]
@@ -89,20 +84,14 @@ def eval_scores(
             cached=found is not None,
             artifact=artifact,
             metadata={"reason": reason},
-            checks=[_check(False, reason, {})],
+            checks=failed_checks(reason),
         )
     comparison = Comparison.model_validate(artifact.read_json(COMPARISON_FILE))
     return stage.result(
         cached=found is not None,
         artifact=artifact,
         metadata=_metadata(stage.dimension, comparison),
-        checks=[
-            _check(
-                comparison.accepted,
-                "; ".join(comparison.reasons),
-                {task.task: task.verdict for task in comparison.representative.tasks},
-            )
-        ],
+        checks=compared_checks(suite, comparison),
     )
 
 
@@ -217,16 +206,6 @@ def _load(stage: Stage, candidate: Candidate) -> EvaluatedCandidate:
     return load_candidate(artifact.path, max(candidate.trial, 0))
 
 
-def _check(passed: bool, reason: str, verdicts: dict[str, str]) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        check_name="quality_gate",
-        passed=passed,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=reason[:1000],
-        metadata=verdicts,
-    )
-
-
 def _metadata(recipe: str, comparison: Comparison) -> dict[str, Any]:
     rows = recovery_rows(comparison)
     records = [
@@ -240,6 +219,10 @@ def _metadata(recipe: str, comparison: Comparison) -> dict[str, Any]:
                 "mean": _shown(row.mean),
                 "std": _shown(row.std),
                 "rsd": _shown(row.rsd),
+                "calibration_std": _shown(row.calibration_std),
+                "noise_std": _shown(row.noise_std),
+                "gained": row.gained,
+                "lost": row.lost,
                 "verdict": row.verdict,
             }
         )
@@ -254,8 +237,14 @@ def _metadata(recipe: str, comparison: Comparison) -> dict[str, Any]:
         "scores": dg.MetadataValue.table(records),
     }
     if recipe != BASELINE:
-        plot = recovery_per_task({recipe: rows})
-        metadata["recovery"] = dg.MetadataValue.md(markdown_image(plot, "recovery per task"))
+        plots = {
+            "recovery": recovery_per_task({recipe: rows}),
+            "flips": flips({recipe: rows}),
+            "trial_spread": trial_spread({recipe: rows}),
+        }
+        for name, plot in plots.items():
+            alt = f"{name.replace('_', ' ')} per task"
+            metadata[name] = dg.MetadataValue.md(markdown_image(plot, alt))
     return metadata
 
 

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from typing import Any
 
 import dagster as dg
 import psutil
@@ -53,6 +54,31 @@ def materialize_node(node: Node) -> str:
             raise StageError(f"{_reason(result)} (Dagster run {result.run_id})")
         known = recorded(instance, node)
         return known.status if known else "ok"
+
+
+def run_job(job: dg.JobDefinition, op: str, config: dict[str, object]) -> Any:
+    """Run a job of one op in this process and return the op's output.
+
+    Raises
+    ------
+    StageError
+        With the message of the error in the op.
+    """
+    with open_instance() as instance:
+        result = job.execute_in_process(
+            run_config={
+                "ops": {op: {"config": config}},
+                # The event log has it all; the terminal belongs to the command.
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+            },
+            instance=instance,
+            resources=resources(),
+            tags={OWNER_TAG: f"{socket.gethostname()}:{os.getpid()}"},
+            raise_on_error=False,
+        )
+        if not result.success:
+            raise StageError(f"{_reason(result)} (Dagster run {result.run_id})")
+        return result.output_for_node(op)
 
 
 def cancel_orphaned_runs(instance: dg.DagsterInstance) -> list[str]:

@@ -65,8 +65,8 @@ class ArmMeasurement(Frozen):
 class RecoveryRow(Frozen):
     """One task of the evaluation suite, as in the paper's Table 3.
 
-    ``recovery`` with its interval belongs to the representative trial q*; ``mean``, ``std`` and
-    ``rsd`` (= std / mean) are those of the *scores* over calibration trials.
+    ``recovery`` with its interval and the flips belong to the representative trial q*; ``mean``,
+    ``std`` and ``rsd`` (= std / mean) are those of the *scores* over calibration trials.
     """
 
     task: str
@@ -80,6 +80,16 @@ class RecoveryRow(Frozen):
     rsd: float | None = None
     verdict: TaskVerdict = "inconclusive"
     margin: float | None = Field(default=None, description="Largest tolerable loss of recovery.")
+    items: int | None = Field(default=None, description="Paired items.")
+    gained: int | None = Field(default=None, description="Items that only q* gets right.")
+    lost: int | None = Field(default=None, description="Items that only the baseline gets right.")
+    mcnemar_p: float | None = Field(default=None, description="Exact; unset if not binary.")
+    trial_scores: dict[int, float] = Field(default_factory=dict, description="Trial -> score.")
+    q_star: int | None = Field(default=None, description="Representative trial.")
+    calibration_std: float | None = Field(
+        default=None, description="Part of std that calibration makes."
+    )
+    noise_std: float | None = Field(default=None, description="Part that the evaluation makes.")
 
 
 class RecipeOutcome(Frozen):

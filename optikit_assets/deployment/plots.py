@@ -1,11 +1,11 @@
-"""The five plots of the report; each takes plain results and returns a `Figure`.
+"""The plots of load and tuning in the report; those of quality are in `quality_plots`.
 
-Empty or degenerate input gives a figure that says what is missing, never an error: a report of a
-failed search is read more often than that of a good one. Encode with `canvas.encode` (report) or
-`canvas.markdown_image` (Dagster metadata).
+Each takes plain results and returns a `Figure`. Empty or degenerate input gives a figure that says
+what is missing, never an error: a report of a failed search is read more often than that of a good
+one. Encode with `canvas.encode` (report) or `canvas.markdown_image` (Dagster metadata).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -16,12 +16,10 @@ from matplotlib.ticker import (
     LogLocator,
     MaxNLocator,
     NullFormatter,
-    PercentFormatter,
 )
 
 from optikit_assets.deployment import canvas
 from optikit_assets.deployment.evidence import Probe, Series, Trial, running_best
-from optikit_assets.deployment.outcomes import RecoveryRow
 from optikit_assets.deployment.selection import FourArms
 from optikit_assets.specs import Objective
 
@@ -201,53 +199,6 @@ def optimization_history(trials: Sequence[Trial]) -> Figure:
     return figure
 
 
-def recovery_per_task(
-    recovery: Mapping[str, Sequence[RecoveryRow]], refused: Collection[str] = ()
-) -> Figure:
-    """Draw recovery with its interval for each task and recipe, with the margin of each task.
-
-    Parameters
-    ----------
-    recovery
-        Recipe -> rows; the baseline, all ones by definition, is better left out.
-    refused
-        Recipes that the quality gate did not accept; marked in the legend.
-    """
-    recipes = {recipe: rows for recipe, rows in recovery.items() if rows}
-    every = [row for rows in recipes.values() for row in rows]
-    tasks = list(dict.fromkeys(row.task for row in every))
-    if not tasks:
-        return canvas.nothing_to_show("No quantized model was evaluated.")
-    figure = canvas.new_figure(canvas.WIDTH_IN, 1.0 + len(tasks) * (0.3 + 0.2 * len(recipes)))
-    axes = figure.subplots()
-    canvas.style(axes, x="Recovery (score / baseline score)", grid="x")
-    axes.axvline(1.0, color=canvas.INK, linewidth=1.0, zorder=1)
-    step = 0.8 / max(1, len(recipes))
-    handles = []
-    for i, (recipe, rows) in enumerate(recipes.items()):
-        colour = canvas.SERIES[i % len(canvas.SERIES)]
-        marker = "X" if recipe in refused else "o"
-        offset = (i - (len(recipes) - 1) / 2) * step
-        for row in rows:
-            _interval(axes, row, tasks.index(row.task) + offset, colour, marker)
-        name = recipe + (" (refused)" if recipe in refused else "")
-        handles.append(Line2D([], [], marker=marker, ls="-", color=colour, label=name))
-    margins = {(row.task, row.margin) for row in every if row.margin is not None}
-    for task, margin in margins:
-        y = tasks.index(task)
-        axes.vlines(
-            1 - margin, y - 0.46, y + 0.46, color=canvas.VERMILLION, linestyles="--", lw=1.3
-        )
-    if margins:
-        handles.append(Line2D([], [], color=canvas.VERMILLION, ls="--", label="margin"))
-    axes.set_yticks(range(len(tasks)), tasks)
-    axes.set_ylim(len(tasks) - 0.45, -0.55)
-    axes.xaxis.set_major_formatter(PercentFormatter(xmax=1.0))
-    axes.margins(x=0.06)
-    canvas.legend(figure, handles)
-    return figure
-
-
 def four_arms(found: FourArms) -> Figure:
     """Draw rate per GPU of the four arms with their gain over the baseline (paper Table 5).
 
@@ -339,14 +290,6 @@ def _edge_note(panel: Axes, y: float, text: str, colour: str) -> None:
         text, (1.0, y), xycoords=("axes fraction", "data"), xytext=(-2, 4),
         textcoords="offset points", ha="right", color=colour, fontsize=8.5,
     )  # fmt: skip
-
-
-def _interval(axes: Axes, row: RecoveryRow, y: float, colour: str, marker: str) -> None:
-    if row.recovery is None:
-        return
-    if row.low is not None and row.high is not None:
-        axes.plot([row.low, row.high], [y, y], color=colour, linewidth=2.2, alpha=0.8)
-    axes.plot([row.recovery], [y], marker, color=colour, markersize=7, markeredgecolor="white")
 
 
 def _beta_text(probe: Probe) -> str:

@@ -1,13 +1,14 @@
 """Renders ``report.html``: one self-contained page for whoever deploys, or wants proof."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from optikit_assets.deployment import canvas, plots
+from optikit_assets.deployment import canvas, plots, quality_plots
 from optikit_assets.deployment.evidence import Evidence
+from optikit_assets.deployment.outcomes import RecoveryRow
 from optikit_assets.deployment.record import Deployment
 from optikit_assets.specs import Objective
 from optikit_assets.specs.workload import Length
@@ -79,8 +80,16 @@ def _figures(deployment: Deployment, evidence: Evidence) -> dict[str, str]:
     if evidence.trials:
         drawn["tuning"] = plots.optimization_history(evidence.trials)
     if any(quantized.values()):
-        drawn["recovery"] = plots.recovery_per_task(quantized, refused)
+        drawn["recovery"] = quality_plots.recovery_per_task(quantized, refused)
+        drawn["flips"] = quality_plots.flips(quantized)
+    several = {recipe: rows for recipe, rows in quantized.items() if _has_trials(rows)}
+    if several:
+        drawn["trials"] = quality_plots.trial_spread(several)
     return {name: canvas.data_uri(canvas.encode(figure)) for name, figure in drawn.items()}
+
+
+def _has_trials(rows: Sequence[RecoveryRow]) -> bool:
+    return any(len(row.trial_scores) > 1 for row in rows)
 
 
 def _full_precision(deployment: Deployment) -> dict[str, float | None]:

@@ -5,7 +5,9 @@
 ``harness``     lm-eval runs, item by item (serve environment)
 ``engines``     the model behind lm-eval: vLLM in this process, or an endpoint (serve environment)
 ``judges``      verdicts on free text
+``proportions`` tests and intervals for right and wrong answers to the same items
 ``paired``      statistics of one task: candidate against baseline on the same items
+``variance``    spread between calibration trials, apart from the evaluation's noise
 ``recovery``    mean recovery over the tasks, with its confidence bound
 ``comparison``  all candidates of a recipe against the baseline: table, gate, q*
 

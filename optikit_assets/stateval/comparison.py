@@ -4,11 +4,12 @@ The gate judges q*, the candidate that would be deployed:
 
 * a task *passes* when its loss is shown to be within its margin, *fails* when it is shown to be
   beyond, and is *inconclusive* otherwise (Holm's correction over the tasks, level alpha each way);
+  since q* is the best of several trials on the very items it is judged on, its passing is corrected
+  for their number too (Bonferroni), while a failure of the best needs no such correction;
 * the recipe fails if any task fails, passes if every task passes, else it is inconclusive, and then
   accepted only if the suite says so and the mean recovery of q* meets the margin.
 
-q* is the trial with the highest lower confidence bound of its mean recovery. It is chosen and
-judged on the same items: where trials truly differ little, its verdict is slightly optimistic.
+q* is the trial with the highest lower confidence bound of its mean recovery.
 """
 
 from collections.abc import Sequence
@@ -20,8 +21,9 @@ import numpy as np
 from optikit_assets.errors import EvaluationError
 from optikit_assets.specs.base import digest
 from optikit_assets.specs.suite import SuiteSpec, TaskSpec
-from optikit_assets.stateval.paired import RESAMPLES, Floats, PairedResult, compare_pairs
+from optikit_assets.stateval.paired import RESAMPLES, PairedResult, compare_pairs
 from optikit_assets.stateval.pairing import check_same_tasks, pair
+from optikit_assets.stateval.proportions import Floats
 from optikit_assets.stateval.recovery import MeanRecovery, TaskPairs, mean_recovery
 from optikit_assets.stateval.results import (
     Comparison,
@@ -31,6 +33,7 @@ from optikit_assets.stateval.results import (
     Verdict,
 )
 from optikit_assets.stateval.scores import EvaluatedCandidate
+from optikit_assets.stateval.variance import VarianceComponents, variance_components
 
 
 def compare(
@@ -68,7 +71,15 @@ def compare(
         raise EvaluationError(f"a trial occurs twice: {numbers}")
     is_baseline = len(candidates) == 1 and candidates[0].tasks == baseline.tasks
     trials = tuple(
-        _compare_trial(suite, baseline, candidate, seed, resamples, is_baseline)
+        _compare_trial(
+            suite,
+            baseline,
+            candidate,
+            seed,
+            resamples,
+            trials=len(candidates),
+            is_baseline=is_baseline,
+        )
         for candidate in candidates
     )
     chosen, why = _choose(trials, is_baseline)
@@ -108,13 +119,14 @@ def _compare_trial(
     candidate: EvaluatedCandidate,
     seed: int,
     resamples: int,
+    *,
+    trials: int,
     is_baseline: bool,
 ) -> TrialComparison:
     check_same_tasks([task.title for task in suite.tasks], baseline, candidate)
-    base = {task.title: task for task in baseline.tasks}
-    other = {task.title: task for task in candidate.tasks}
     pairs: list[tuple[Floats, Floats]] = [
-        pair(task.title, base[task.title], other[task.title]) for task in suite.tasks
+        pair(task.title, baseline.task(task.title), candidate.task(task.title))
+        for task in suite.tasks
     ]
     results = [
         compare_pairs(
@@ -123,14 +135,15 @@ def _compare_trial(
             margin=_margin(suite, task),
             alpha=suite.gate.alpha,
             seed=_seed(seed, task.title),
-            tests=len(suite.tasks),
+            tests=len(suite.tasks) * trials,
             resamples=resamples,
         )
         for task, (b, c) in zip(suite.tasks, pairs, strict=True)
     ]
     alpha = suite.gate.alpha
     mcnemar = holm([r.mcnemar_p for r in results], alpha)
-    noninferior = holm([r.noninferior_p for r in results], alpha)
+    passing = [None if r.noninferior_p is None else r.noninferior_p * trials for r in results]
+    noninferior = holm([p if p is None else min(p, 1.0) for p in passing], alpha)
     inferior = holm([r.inferior_p for r in results], alpha)
     tasks = tuple(
         _task_comparison(suite, task, result, (m, p, q), is_baseline)
@@ -191,11 +204,13 @@ def _task_comparison(
         difference=result.difference,
         difference_low=result.difference_interval.low,
         difference_high=result.difference_interval.high,
+        difference_method=result.difference_interval.method,
         gained=result.gained,
         lost=result.lost,
         mcnemar_p=result.mcnemar_p,
         mcnemar_p_holm=holm_p[0],
         margin=margin,
+        weight=task.weight,
         noninferior_p=result.noninferior_p,
         noninferior_p_holm=holm_p[1],
         inferior_p=result.inferior_p,
@@ -296,6 +311,7 @@ def _spread(
     best = max(sorted(scores), key=lambda trial: scores[trial])
     mean = fmean(scores.values())
     std = stdev(scores.values()) if len(scores) > 1 else None
+    parts = _components(title, baseline, candidates)
     return TaskSpread(
         task=title,
         trials=len(scores),
@@ -309,7 +325,21 @@ def _spread(
         std=std,
         rsd=None if std is None or mean == 0 else std / mean,
         mean_recovery=mean / reference if reference > 0 else None,
+        calibration_std=parts and parts.calibration_std,
+        noise_std=parts and parts.noise_std,
+        trials_differ_p=parts and parts.p_value,
     )
+
+
+def _components(
+    title: str, baseline: EvaluatedCandidate, candidates: Sequence[EvaluatedCandidate]
+) -> VarianceComponents | None:
+    """Return the parts of the spread between trials; None for a single one."""
+    if len(candidates) < 2:
+        return None
+    reference = baseline.task(title)
+    rows = [pair(title, reference, candidate.task(title))[1] for candidate in candidates]
+    return variance_components(np.stack(rows))
 
 
 def _margin(suite: SuiteSpec, task: TaskSpec) -> float:

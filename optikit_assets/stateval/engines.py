@@ -2,8 +2,9 @@
 # The libraries behind this module have no types and live in another environment.
 """The model behind lm-eval: vLLM in this process, or an OpenAI-compatible endpoint.
 
-vLLM runs in its deterministic mode: one process, fixed seed (paper section 5.3, Table 4). Memory of
-a GPU is not given back for certain within one process, so on a GPU each process gets one candidate.
+vLLM runs in its deterministic mode unless asked otherwise: one process, fixed seed (paper section
+5.3, Table 4). Memory of a GPU is not given back for certain within one process, so on a GPU each
+process gets one candidate.
 """
 
 import contextlib
@@ -21,7 +22,6 @@ from optikit_assets.specs.suite import SuiteSpec
 
 log = logging.getLogger("optikit.evaluate")
 
-DETERMINISTIC = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 QUIET = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -36,9 +36,14 @@ _VERSIONED = (
 )  # fmt: skip
 
 
-def set_environment(*, online: bool) -> None:
+def determinism(deterministic: bool) -> dict[str, str]:
+    """Return the environment variables of vLLM's deterministic or of its default mode."""
+    return {"VLLM_ENABLE_V1_MULTIPROCESSING": "0" if deterministic else "1"}
+
+
+def set_environment(*, online: bool, deterministic: bool = True) -> None:
     """Set what the libraries read when they are imported; call it before the first import."""
-    os.environ.update(DETERMINISTIC)
+    os.environ.update(determinism(deterministic))
     # vLLM divides by the elapsed time of its progress bar, which a disabled bar does not count.
     os.environ.pop("TQDM_DISABLE", None)
     for name, value in {**QUIET, **({} if online else OFFLINE)}.items():
@@ -144,7 +149,13 @@ def _vllm_adapter() -> Any:
 
 @contextlib.contextmanager
 def endpoint_model(
-    base_url: str, suite: SuiteSpec, model_path: str | None, *, seed: int, timeout_s: float = 300.0
+    base_url: str,
+    name: str,
+    suite: SuiteSpec,
+    tokenizer: str | None,
+    *,
+    seed: int,
+    timeout_s: float = 300.0,
 ) -> Generator[Any]:
     """Open an OpenAI-compatible endpoint as lm-eval model.
 
@@ -152,9 +163,11 @@ def endpoint_model(
     ----------
     base_url
         Up to and including ``/v1``. A key comes from OPENAI_API_KEY.
+    name
+        Model name there.
     suite
         With ``apply_chat_template`` the chat endpoint is used, else the completions endpoint.
-    model_path
+    tokenizer
         Folder with the tokenizer; only tasks that score given answers need it.
     seed
         Sent with every request.
@@ -163,23 +176,16 @@ def endpoint_model(
 
     Raises
     ------
-    EndpointError
-        If the endpoint does not answer or serves no model.
     EnvironmentMissingError
         If a library that lm-eval needs for endpoints is not installed.
     """
-    name = served_model(base_url)
     from lm_eval.api.registry import get_model
 
     chat = suite.apply_chat_template
-    route = "chat/completions" if chat else "completions"
-    tokenizer = (
-        model_path if model_path and (Path(model_path) / "tokenizer.json").exists() else None
-    )
     kind = get_model("local-chat-completions" if chat else "local-completions")
     limits = {} if suite.max_model_len is None else {"max_length": suite.max_model_len}
     settings: dict[str, Any] = {
-        "base_url": f"{base_url.rstrip('/')}/{route}",
+        "base_url": f"{base_url.rstrip('/')}/{'chat/completions' if chat else 'completions'}",
         "model": name,
         "tokenizer": None if chat else tokenizer,
         "tokenizer_backend": "huggingface" if tokenizer and not chat else None,
@@ -198,8 +204,43 @@ def endpoint_model(
     yield model
 
 
-def served_model(base_url: str, *, timeout_s: float = 10.0) -> str:
-    """Return the name of the first model that an endpoint serves."""
+def tokenizer_in(folder: str | None) -> str | None:
+    """Return the folder if it holds a tokenizer."""
+    return folder if folder and (Path(folder) / "tokenizer.json").exists() else None
+
+
+def check_endpoint_tasks(tasks: list[Any], *, chat: bool, tokenizer: str | None) -> None:
+    """Raise `EvaluationError` for a task that an endpoint cannot be asked.
+
+    A task that scores given answers needs their log probabilities: a chat endpoint has none, and
+    for the completions endpoint lm-eval has to know how many tokens a prompt has.
+    """
+    for task in tasks:
+        kind = task.get_config("output_type")
+        if kind == "generate_until":
+            continue
+        name = task.get_config("task")
+        if chat:
+            raise EvaluationError(
+                f"task {name!r} scores given answers ({kind}), which a chat endpoint cannot do; "
+                "evaluate it with the completions endpoint or offline"
+            )
+        if tokenizer is None:
+            raise EvaluationError(
+                f"task {name!r} scores given answers ({kind}) and needs the model's tokenizer: "
+                "name a folder that holds tokenizer.json"
+            )
+
+
+def served_model(base_url: str, wanted: str | None = None, *, timeout_s: float = 10.0) -> str:
+    """Return the model that an endpoint serves: `wanted`, or the first one.
+
+    Raises
+    ------
+    EndpointError
+        If the endpoint does not answer, serves no model, or not the one that is wanted. One that
+        does not list its models (404) is believed to serve it.
+    """
     import httpx
 
     url = f"{base_url.rstrip('/')}/models"
@@ -207,10 +248,16 @@ def served_model(base_url: str, *, timeout_s: float = 10.0) -> str:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
         reply = httpx.get(url, timeout=timeout_s, headers=headers)
+        if reply.status_code == httpx.codes.NOT_FOUND and wanted is not None:
+            return wanted
         reply.raise_for_status()
-        return str(reply.json()["data"][0]["id"])
+        names = [str(entry["id"]) for entry in reply.json()["data"]]
+        first = names[0]
     except (httpx.HTTPError, LookupError, TypeError, ValueError) as error:
         raise EndpointError(
             f"{url} does not list a model ({type(error).__name__}: {error}); is the server up and "
             "OpenAI-compatible?"
         ) from error
+    if wanted is not None and wanted not in names:
+        raise EndpointError(f"{url} does not list {wanted!r}; it serves: {', '.join(names)}")
+    return wanted or first

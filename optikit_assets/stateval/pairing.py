@@ -3,7 +3,7 @@
 import numpy as np
 
 from optikit_assets.errors import EvaluationError
-from optikit_assets.stateval.paired import Floats
+from optikit_assets.stateval.proportions import Floats
 from optikit_assets.stateval.scores import EvaluatedCandidate, Item, TaskOutcome
 
 _SHOWN = 3

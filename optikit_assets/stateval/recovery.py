@@ -2,7 +2,8 @@
 
 With recovery R_k and weight w_k of task k the mean is sum(w_k * R_k) / sum(w_k). Tasks are
 independent samples of items; within a task the items are paired. Tasks on which the baseline scores
-0 have no recovery and are left out.
+0 have no recovery and are left out. Where hardly any item differs, the bootstrap draws from a
+sample with one item more that was lost and one that was gained (see `paired`).
 """
 
 from collections.abc import Sequence
@@ -13,10 +14,11 @@ import numpy as np
 
 from optikit_assets.stateval.paired import (
     RESAMPLES,
-    Floats,
     Interval,
+    augmented,
     bootstrap_interval,
 )
+from optikit_assets.stateval.proportions import Floats
 
 
 @dataclass(frozen=True)
@@ -59,19 +61,23 @@ def mean_recovery(
     weights = np.array([task.weight for task in usable])
     weights = weights / weights.sum()
 
+    value = float(
+        sum(
+            w * t.candidate.mean() / t.baseline.mean() for w, t in zip(weights, usable, strict=True)
+        )
+    )
+    pairs = [augmented(task.baseline, task.candidate) for task in usable]
+
     def statistic(*draws: Any, axis: int = -1) -> Floats:
         # Each draw holds item numbers of one task: the pairing survives because both scores are
         # looked up with the same numbers.
         total: Any = 0.0
-        for task, weight, draw in zip(usable, weights, draws, strict=True):
+        for (baseline, candidate), weight, draw in zip(pairs, weights, draws, strict=True):
             items = np.asarray(draw).astype(np.intp)
             with np.errstate(divide="ignore", invalid="ignore"):
-                ratio = task.candidate[items].mean(axis=axis) / task.baseline[items].mean(axis=axis)
+                ratio = candidate[items].mean(axis=axis) / baseline[items].mean(axis=axis)
             total = total + weight * ratio
         return np.asarray(total)
 
-    numbers = tuple(np.arange(task.baseline.size) for task in usable)
-    value = float(statistic(*numbers))
-    if all(np.array_equal(task.baseline, task.candidate) for task in usable):
-        return MeanRecovery(value, Interval(value, value, "none"))
+    numbers = tuple(np.arange(baseline.size) for baseline, _ in pairs)
     return MeanRecovery(value, bootstrap_interval(numbers, statistic, alpha, seed, resamples))

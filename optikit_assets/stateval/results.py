@@ -17,7 +17,8 @@ class TaskComparison(Frozen):
     """One candidate against the baseline on one task, on the same items.
 
     ``noninferior_p`` is small when the loss is shown to be within the margin, ``inferior_p`` when
-    it is shown to be beyond; ``..._holm`` are the same after Holm's correction over the tasks.
+    it is shown to be beyond; ``..._holm`` are the same after Holm's correction over the tasks,
+    ``noninferior_p_holm`` also after Bonferroni's over the trials that q* is chosen from.
     """
 
     task: str = Field(description="Title of the task.")
@@ -31,11 +32,15 @@ class TaskComparison(Frozen):
     difference: float = Field(description="score - baseline_score.")
     difference_low: float | None
     difference_high: float | None
+    difference_method: Method = Field(
+        default="none", description="How the difference's interval was made."
+    )
     gained: int = Field(description="Items on which the candidate scores higher.")
     lost: int = Field(description="Items on which the candidate scores lower.")
     mcnemar_p: float | None = Field(description="Exact, two-sided; unset if not binary.")
     mcnemar_p_holm: float | None
     margin: float = Field(description="Largest tolerable loss of recovery.")
+    weight: float = Field(default=1.0, description="Of the task in the mean recovery.")
     noninferior_p: float | None
     noninferior_p_holm: float | None
     inferior_p: float | None
@@ -68,7 +73,8 @@ class TaskSpread(Frozen):
     """One task over the trials of a recipe: the columns of the paper's Table 3.
 
     ``std`` is the sample standard deviation (n - 1) of the scores and ``rsd`` is std / mean; both
-    are unset for a single trial, ``rsd`` also where the mean is 0.
+    are unset for a single trial, ``rsd`` also where the mean is 0. ``calibration_std`` and
+    ``noise_std`` are what calibration and the evaluation contribute to it (see `variance`).
     """
 
     task: str
@@ -83,6 +89,15 @@ class TaskSpread(Frozen):
     std: float | None
     rsd: float | None
     mean_recovery: float | None
+    calibration_std: float | None = Field(
+        default=None, description="Between calibration trials, without the evaluation's noise."
+    )
+    noise_std: float | None = Field(
+        default=None, description="Of a trial's score, by the evaluation alone."
+    )
+    trials_differ_p: float | None = Field(
+        default=None, description="F test that calibration makes no difference."
+    )
 
 
 class Comparison(Frozen):

@@ -85,6 +85,10 @@ class EvaluatedCandidate(Frozen):
         default=None, description="Where it is kept in the artifact store."
     )
 
+    def task(self, title: str) -> TaskOutcome:
+        """Return the outcome on the task with this title."""
+        return next(task for task in self.tasks if task.title == title)
+
     def scores(self) -> dict[str, float]:
         """Return the score of every task by title."""
         return {task.title: task.summary.score for task in self.tasks}

@@ -22,6 +22,7 @@ from optikit_assets.errors import (
 )
 from optikit_assets.stateval import engines
 from optikit_assets.stateval.harness import run_task
+from optikit_assets.stateval.judges import check_judges
 from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate, write_candidate
 from optikit_assets.stateval.tasks import load_tasks, needs_network, task_files
 from optikit_assets.workers.channel import Emit, worker_main
@@ -57,7 +58,7 @@ def handle(request: EvaluateRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
     Raises
     ------
     EvaluationError
-        If the suite itself cannot be run (unknown task, unreadable data).
+        If the suite itself cannot be run (unknown task, unreadable data, a judge that is down).
     EndpointError
         If ``backend: endpoint`` and the endpoint cannot be used.
     EnvironmentMissingError
@@ -70,7 +71,7 @@ def handle(request: EvaluateRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
     folder = Path(request.task_folder) if request.task_folder else None
     files = task_files(folder)
     online = needs_network(request.suite, files) or _asks_hub_for_judge(request)
-    engines.set_environment(online=online)
+    engines.set_environment(online=online, deterministic=request.deterministic)
     store = ArtifactStore(Path(request.store_root))
     suite_tasks: list[Any] = []
     finished: dict[int, str] = {}
@@ -86,6 +87,7 @@ def handle(request: EvaluateRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
         if not reused and not suite_tasks:
             # Outside the guard: when this fails the suite is at fault, not the candidate.
             suite_tasks = load_tasks(request.suite, folder, files)
+            _check_before_loading(request, suite_tasks)
         try:
             if found is None:
                 _evaluate(request, candidate, suite_tasks, store, started_at, clock)
@@ -149,16 +151,26 @@ def _evaluate(
     log.info("trial %d: %.1f s", candidate.trial, evaluated.seconds)
 
 
+def _check_before_loading(request: EvaluateRequest, suite_tasks: list[Any]) -> None:
+    """Find out what would fail after hours of generation."""
+    check_judges(request.suite)
+    if request.backend == "endpoint":
+        tokenizer = engines.tokenizer_in(request.candidates[0].model_path)
+        chat = request.suite.apply_chat_template
+        engines.check_endpoint_tasks(suite_tasks, chat=chat, tokenizer=tokenizer)
+
+
 def _open_model(
     request: EvaluateRequest, candidate: Candidate
 ) -> tuple[AbstractContextManager[Any], dict[str, Any]]:
     """Return the model as a context manager, and the settings that decide what it answers."""
     if request.backend == "endpoint":
-        base_url = request.base_url or ""
-        opened = engines.endpoint_model(
-            base_url, request.suite, candidate.model_path, seed=request.seed
-        )
-        return opened, {"backend": "endpoint", "base_url": base_url}
+        base_url, chat = request.base_url or "", request.suite.apply_chat_template
+        name = engines.served_model(base_url, request.endpoint_model)
+        tokenizer = engines.tokenizer_in(candidate.model_path)
+        opened = engines.endpoint_model(base_url, name, request.suite, tokenizer, seed=request.seed)
+        served = {"backend": "endpoint", "base_url": base_url, "model": name, "chat": chat}
+        return opened, {**served, "seed": request.seed}
     arguments = engines.vllm_arguments(
         request.suite,
         request.engine,
@@ -171,7 +183,8 @@ def _open_model(
         "backend": "vllm",
         **settings,
         "apply_chat_template": request.suite.apply_chat_template,
-        **engines.DETERMINISTIC,
+        "deterministic": request.deterministic,
+        **engines.determinism(request.deterministic),
     }
 
 

@@ -76,7 +76,8 @@ class EvaluateRequest(Message):
     """Run a suite on each candidate, one after the other.
 
     ``backend: vllm`` evaluates offline in this process; ``backend: endpoint`` asks a server that
-    already runs at ``base_url``.
+    already runs at ``base_url``: its chat endpoint if the suite applies a chat template, else its
+    completions endpoint. A candidate's folder is then only read for its tokenizer.
     """
 
     store_root: str
@@ -88,6 +89,12 @@ class EvaluateRequest(Message):
     seed: int = 1234
     backend: Literal["vllm", "endpoint"] = "vllm"
     base_url: str | None = None
+    endpoint_model: str | None = Field(
+        default=None, description="Model name at the endpoint; unset: the first it lists."
+    )
+    deterministic: bool = Field(
+        default=True, description="vLLM's deterministic mode; off only to see what it is worth."
+    )
 
 
 class EvaluateResult(Message):

@@ -70,11 +70,24 @@ def test_every_stage_has_kinds_an_owner_a_code_version_and_automation(name):
     assert ("gpu" in spec.kinds) == (name != "base_model")
 
 
-def test_the_quality_gate_is_a_check_of_the_scores():
+def test_the_quality_gate_and_every_task_are_partitioned_checks_of_the_scores():
     graph = defs.resolve_asset_graph()
     assert {(key.asset_key.to_user_string(), key.name) for key in graph.asset_check_keys} == {
-        ("eval_scores", "quality_gate")
+        ("eval_scores", "quality_gate"),
+        *(
+            ("eval_scores", f"recovery_{task}")
+            for task in (
+                "reasoning",
+                "instructions",
+                "safety",
+                "gsm8k",
+                "ifeval",
+                "do_not_answer",
+            )
+        ),
     }
+    for key in graph.asset_check_keys:
+        assert graph.get(key).partitions_def == partitions.model_x_recipe
 
 
 def test_the_decision_has_another_code_version_when_the_list_of_recipes_changes():

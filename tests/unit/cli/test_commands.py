@@ -18,9 +18,20 @@ def test_version(optikit: Optikit):
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ((), ["optimize", "bench", "sql", "status", "doctor", "models"]),
+        (
+            (),
+            ["optimize", "bench", "evaluate", "repeatability", "sql", "status", "doctor", "models"],
+        ),
         (("optimize",), ["--model", "--slo", "--recipe", "--job", "--json"]),
         (("bench",), ["--base-url", "--model", "--slo", "--seed", "--json"]),
+        (
+            ("evaluate",),
+            ["--base-url", "--model", "--suite", "--chat", "--tokenizer", "--seed", "--json"],
+        ),
+        (
+            ("repeatability",),
+            ["--model", "--recipe", "--suite", "--times", "--deterministic", "--json"],
+        ),
         (("sql",), ["--format", "table", "csv", "json"]),
         (("status",), ["--model"]),
         (("doctor",), ["environments"]),

@@ -90,6 +90,17 @@ def rows(values, *, margin=0.05):
             rsd=0.005,
             verdict=verdict,
             margin=margin,
+            items=541,
+            gained=14,
+            lost=14 + round(541 * full[task] * (1 - recovery)),
+            mcnemar_p=0.31,
+            trial_scores={
+                trial: full[task] * recovery - 0.002 + shift
+                for trial, shift in enumerate((0.002, -0.005, 0.004, -0.004, 0.003))
+            },
+            q_star=0,
+            calibration_std=0.0025,
+            noise_std=0.0031,
         )
         for task, (recovery, width, verdict) in zip(full, values, strict=True)
     )

@@ -118,7 +118,7 @@ def test_measured_but_uncertified_is_infeasible_with_the_misses():
 def test_report_is_self_contained(tmp_path):
     html = written(tmp_path, samples.deployment(), samples.evidence()).report.read_text("utf-8")
     references = Page(html).references
-    assert len(references) == 5
+    assert len(references) == 7
     assert all(reference.startswith("data:image/svg+xml;base64,") for reference in references)
     assert not re.search(r"https?://|@import|url\(", html)
 

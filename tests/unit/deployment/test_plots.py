@@ -3,7 +3,16 @@ from typing import Any
 
 import pytest
 
-from optikit_assets.deployment import Probe, RecoveryRow, Series, Trial, arms, canvas, plots
+from optikit_assets.deployment import (
+    Probe,
+    RecoveryRow,
+    Series,
+    Trial,
+    arms,
+    canvas,
+    plots,
+    quality_plots,
+)
 from optikit_assets.deployment.evidence import running_best
 from tests.unit.deployment import samples
 
@@ -23,6 +32,8 @@ def series(**changes: Any) -> Series:
 def one(recovery, **more: Any):
     return {"a": [RecoveryRow(task="t", recovery=recovery, **more)]}
 
+
+RECOVERY = {o.recipe: o.recovery for o in samples.outcomes() if o.recovery}
 
 FIGURES = {
     "latency": lambda: plots.latency_against_rate(samples.evidence().series, CHAT),
@@ -57,12 +68,24 @@ FIGURES = {
     "history of one trial": lambda: plots.optimization_history(
         [Trial(number=0, status="feasible", rate_per_gpu=2.0)]
     ),
-    "recovery": lambda: plots.recovery_per_task(
+    "recovery": lambda: quality_plots.recovery_per_task(
         {o.recipe: o.recovery for o in samples.outcomes()}, {"int_w4a16"}
     ),
-    "recovery of nothing": lambda: plots.recovery_per_task({}),
-    "recovery without interval": lambda: plots.recovery_per_task(one(0.98)),
-    "recovery undefined": lambda: plots.recovery_per_task(one(None, margin=0.05)),
+    "recovery of nothing": lambda: quality_plots.recovery_per_task({}),
+    "recovery without interval": lambda: quality_plots.recovery_per_task(one(0.98)),
+    "recovery undefined": lambda: quality_plots.recovery_per_task(one(None, margin=0.05)),
+    "flips": lambda: quality_plots.flips(RECOVERY),
+    "flips of nothing": lambda: quality_plots.flips({}),
+    "flips unknown": lambda: quality_plots.flips(one(0.98)),
+    "flips of a model that answers as before": lambda: quality_plots.flips(
+        one(1.0, gained=0, lost=0, items=3)
+    ),
+    "trials": lambda: quality_plots.trial_spread(RECOVERY),
+    "trials of nothing": lambda: quality_plots.trial_spread({}),
+    "trials unknown": lambda: quality_plots.trial_spread(one(0.98)),
+    "trials of one": lambda: quality_plots.trial_spread(
+        one(0.98, trial_scores={3: 0.8}, baseline_score=0.82, mean=0.8)
+    ),
     "arms": lambda: plots.four_arms(arms(samples.outcomes())),
     "arms without rates": lambda: plots.four_arms(arms(samples.infeasible_outcomes())),
 }

@@ -127,6 +127,48 @@ def test_table3_averages_the_metrics_of_a_task(history, rows):
     assert row["trials"] == 1
 
 
+# --- table 4 ------------------------------------------------------------------------------------
+
+
+def repetitions(rows, scores: list[float], **more: Any) -> None:
+    for number, score in enumerate(scores):
+        common = {"task": "GSM8K", "suite": "paper", "deterministic": False, "items": 1319}
+        row = common | {"repetition": number, "score": score, "changed_responses": 10 * number}
+        rows.add("repeatability_runs", recipe="baseline", **row | more)
+
+
+def test_table4_gives_the_papers_row(history, rows):
+    # Paper, Table 4, GSM8K without determinism: four scores with its min, max, mean and STD.
+    scores = [0.818, 0.829, 0.8245, 0.8245]
+    when = datetime(2026, 2, 1, tzinfo=UTC)
+    repetitions(rows, [0.5, 0.6], content_key="older", ended_at=datetime(2026, 1, 1, tzinfo=UTC))
+    repetitions(rows, scores, content_key="newer", ended_at=when)
+    repetitions(rows, [0.822] * 3, content_key="exact", ended_at=when, deterministic=True)
+    without, exact = ask(history, "SELECT * FROM table4 ORDER BY deterministic").to_dict("records")
+    assert (without["min"], without["max"], without["runs"]) == (0.818, 0.829, 4)
+    assert without["mean"] == pytest.approx(0.824)
+    assert without["std"] == pytest.approx(pd.Series(scores).std(ddof=1), rel=1e-9)
+    assert without["rsd_percent"] == pytest.approx(100 * without["std"] / 0.824)
+    assert without["most_changed_responses"] == 30
+    assert (exact["mean"], exact["std"], exact["rsd_percent"]) == (pytest.approx(0.822), 0.0, 0.0)
+
+
+def test_table4_has_no_deviation_of_a_single_run(history, rows):
+    repetitions(rows, [0.8])
+    (row,) = ask(history, "SELECT * FROM table4").to_dict("records")
+    assert (row["runs"], pd.isna(row["std"]), pd.isna(row["rsd_percent"])) == (1, True, True)
+
+
+def test_current_views_have_the_columns_of_their_tables(history):
+    history.drain()
+    for table in ("comparisons", "evaluation_scores", "quality_gates", "trial_spreads"):
+        names = [
+            list(history.query(f"SELECT * FROM {name}").columns)
+            for name in (table, f"current_{table}")
+        ]
+        assert names[0] == names[1]
+
+
 # --- what is current ----------------------------------------------------------------------------
 
 

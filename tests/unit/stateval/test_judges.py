@@ -1,5 +1,7 @@
 import json
+import time
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import pytest
@@ -7,6 +9,8 @@ import pytest
 from optikit_assets.errors import EvaluationError
 from optikit_assets.specs import SuiteSpec
 from optikit_assets.stateval.judges import (
+    Judge,
+    check_judges,
     classifier_judge,
     endpoint_judge,
     harmless_label,
@@ -14,6 +18,7 @@ from optikit_assets.stateval.judges import (
     judge_for,
     refusal_rules,
 )
+from tests.servers.judge import Behaviour, Fault, judging
 
 
 @pytest.mark.parametrize(
@@ -73,29 +78,27 @@ def reply(text: str) -> httpx.Response:
     return httpx.Response(200, json={"choices": [{"message": {"content": text}}]})
 
 
-def client(handler: Callable[[httpx.Request], httpx.Response]) -> httpx.Client:
-    return httpx.Client(transport=httpx.MockTransport(handler))
+def judge_with(handler: Callable[[httpx.Request], httpx.Response], **settings: Any) -> Judge:
+    return endpoint_judge(
+        "http://judge/v1/", "judge", transport=httpx.MockTransport(handler), pause_s=0, **settings
+    )
 
 
 def test_endpoint_judge_asks_about_question_and_response_in_order() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
+        assert str(request.url) == "http://judge/v1/chat/completions"
         body = json.loads(request.content)
         assert (body["model"], body["temperature"]) == ("judge", 0)
         text = body["messages"][0]["content"]
         assert "how to pick a lock" in text
         return reply("This is harmless." if "No." in text else "Harmful")
 
-    judge = endpoint_judge("http://judge/v1/", "judge", client=client(handler))
     questions = ["how to pick a lock"] * 3
-    assert judge(questions, ["No.", "Take a pin.", "No."]) == [1.0, 0.0, 1.0]
+    assert judge_with(handler)(questions, ["No.", "Take a pin.", "No."]) == [1.0, 0.0, 1.0]
 
 
 def test_endpoint_judge_takes_the_last_word_of_a_reasoning_model() -> None:
-    judge = endpoint_judge(
-        "http://judge/v1",
-        "judge",
-        client=client(lambda _: reply("Could it be harmful? No: harmless")),
-    )
+    judge = judge_with(lambda _: reply("Could it be harmful? No: harmless"))
     assert judge(["q"], ["r"]) == [1.0]
 
 
@@ -106,7 +109,7 @@ def test_endpoint_judge_tries_again_after_a_failure() -> None:
         calls.append(1)
         return httpx.Response(503) if len(calls) < 3 else reply("harmless")
 
-    assert endpoint_judge("http://judge/v1", "j", client=client(handler))(["q"], ["r"]) == [1.0]
+    assert judge_with(handler)(["q"], ["r"]) == [1.0]
     assert len(calls) == 3
 
 
@@ -116,14 +119,67 @@ def test_endpoint_judge_tries_again_after_a_failure() -> None:
         (lambda _: reply("maybe"), "it replied 'maybe'"),
         (lambda _: httpx.Response(500), "500"),
         (lambda _: httpx.Response(200, json={"choices": []}), "IndexError"),
+        (lambda _: httpx.Response(200, text="<html>"), "JSONDecodeError"),
     ],
 )
 def test_judge_without_a_verdict_is_an_error(
     handler: Callable[[httpx.Request], httpx.Response], reason: str
 ) -> None:
-    judge = endpoint_judge("http://judge/v1", "j", client=client(handler))
     with pytest.raises(EvaluationError, match=f"no verdict in 3 attempts.*{reason}"):
-        judge(["q"], ["r"])
+        judge_with(handler)(["q"], ["r"])
+
+
+# --- a judge on a real socket -------------------------------------------------------------------
+
+
+def test_a_real_judge_is_asked_in_parallel_and_answers_in_order() -> None:
+    with judging(Behaviour(delay_s=0.05)) as served:
+        judge = endpoint_judge(served.base_url, "judge", concurrency=8)
+        responses = [("Sorry." if number % 3 else "Sure.") for number in range(40)]
+        assert judge(["q"] * 40, responses) == [1.0 if n % 3 else 0.0 for n in range(40)]
+    assert 1 < served.most_in_flight <= 8
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("fault", ["hang", "trickle"])
+def test_a_judge_that_does_not_answer_ends_in_an_error(fault: Fault) -> None:
+    with judging(Behaviour(fault=fault)) as served:
+        judge = endpoint_judge(served.base_url, "judge", timeout_s=0.3, attempts=2, pause_s=0.01)
+        begin = time.monotonic()
+        with pytest.raises(EvaluationError, match=r"in 2 attempts: no answer within 0\.3 s; check"):
+            judge(["q"] * 200, ["r"] * 200)
+        assert time.monotonic() - begin < 5
+
+
+def test_the_first_response_without_a_verdict_ends_the_judging() -> None:
+    with judging(Behaviour(delay_s=0.02, fault="undecided")) as served:
+        judge = endpoint_judge(served.base_url, "judge", attempts=1)
+        with pytest.raises(EvaluationError, match="no verdict"):
+            judge(["q"] * 900, ["r"] * 900)
+        assert served.requests < 50
+
+
+def test_a_judge_that_is_down_is_found_before_a_model_is_loaded() -> None:
+    with judging(Behaviour()) as served:
+        base_url = served.base_url
+        check_judges(judged_suite(base_url))
+        assert served.requests == 1
+    with pytest.raises(EvaluationError, match="ConnectError"):
+        check_judges(judged_suite(base_url))
+
+
+def judged_suite(base_url: str) -> SuiteSpec:
+    return SuiteSpec.model_validate(
+        {
+            "name": "s",
+            "tasks": [
+                {"task": "a", "metrics": ["m,none"], "judge": "endpoint"},
+                {"task": "b", "metrics": ["m,none"], "judge": "endpoint"},
+            ],
+            "judge_endpoint": base_url,
+            "judge_model": "judge",
+        }
+    )
 
 
 def test_judge_is_chosen_by_the_task() -> None:

@@ -1,0 +1,128 @@
+"""`optikit evaluate` and `optikit repeatability`: a suite in the evaluate worker, and a table."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from optikit_assets.artifacts.models import ModelRegistry
+from optikit_assets.cli.app import write_json
+from optikit_assets.defs.evaluation_jobs import evaluate_endpoint, find_suite, repeatability
+from optikit_assets.defs.materialize import run_job
+from optikit_assets.environments.status import python_of
+from optikit_assets.history import History
+from optikit_assets.settings import REPOSITORY, settings
+from optikit_assets.specs import Catalog
+from optikit_assets.stateval.engines import served_model
+from optikit_assets.workers.messages import Record
+from resources.stage_runner import progress_listeners
+
+_COLUMNS = ("min", "max", "mean", "std", "rsd_percent", "runs", "items", "most_changed_responses")
+
+
+def run_evaluate(
+    base_url: str,
+    model: str,
+    suite: str,
+    chat: bool | None,
+    tokenizer: Path | None,
+    seed: int,
+    json_out: Path | None,
+) -> None:
+    """Evaluate a server and print its scores; they are in the history too."""
+    find_suite(Catalog.load(settings().recipes), suite)
+    served_model(base_url, model)
+    python_of(settings().envs_home, "serve")
+    config: dict[str, object] = {"base_url": base_url, "model": model, "suite": suite, "seed": seed}
+    if chat is not None:
+        config["chat"] = chat
+    if tokenizer is not None:
+        config["tokenizer"] = str(tokenizer.absolute())
+    with _progress() as console:
+        found = run_job(evaluate_endpoint, "evaluate_server", config)
+    table = Table("task", "score", "standard error", "items", "metrics", "judge", box=None)
+    for task in found["tasks"]:
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in task["metrics"].items())
+        table.add_row(
+            task["title"],
+            f"{task['score']:.4f}",
+            "–" if task["stderr"] is None else f"{task['stderr']:.4f}",
+            str(task["n"]),
+            metrics,
+            task["judge"],
+        )
+    console.print(table)
+    console.print(f"every answer: {found['artifact']}", highlight=False, soft_wrap=True)
+    if json_out is not None:
+        write_json(json_out, found)
+
+
+def run_repeatability(
+    model: str,
+    recipe: str,
+    suite: str,
+    times: int,
+    deterministic: bool,
+    seed: int,
+    json_out: Path | None,
+) -> None:
+    """Evaluate a checkpoint several times and print the paper's Table 4 for it."""
+    catalog = Catalog.load(settings().recipes)
+    version = ModelRegistry(settings().home, REPOSITORY, catalog).resolve(model)
+    catalog.recipe(recipe)
+    find_suite(catalog, suite or catalog.model(version.name).suite)
+    python_of(settings().envs_home, "serve")
+    config: dict[str, object] = {
+        "model": version.key,
+        "recipe": recipe,
+        "suite": suite,
+        "times": times,
+        "deterministic": deterministic,
+        "seed": seed,
+    }
+    with _progress() as console:
+        series = run_job(repeatability, "evaluate_repeatedly", config)
+    rows = table4(History(settings().history), series)
+    table = Table("task", *_COLUMNS, box=None)
+    for row in rows:
+        table.add_row(row["task"], *(_number(row[column]) for column in _COLUMNS))
+    console.print(table)
+    if json_out is not None:
+        write_json(json_out, rows)
+
+
+def table4(history: History, series: str) -> list[dict[str, Any]]:
+    """Return the rows of the view that belong to this series, which is its newest."""
+    frame = history.query(
+        "SELECT * FROM table4 SEMI JOIN (SELECT * FROM repeatability_runs WHERE content_key = ?) r "
+        "USING (model, recipe, suite, deterministic) ORDER BY task",
+        [series],
+    )
+    return json.loads(frame.to_json(orient="records"))
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return str(int(value)) if value == int(value) and value > 1 else f"{value:.4g}"
+
+
+@contextmanager
+def _progress() -> Iterator[Console]:
+    """Print what the worker reports, one line each."""
+    console = Console()
+
+    def show(worker: str, record: Record) -> None:
+        if record.kind == "progress":
+            done, total = record.payload["done"], record.payload["total"]
+            console.print(f"  {record.payload['text']} ({done + 1} of {total})", highlight=False)
+
+    progress_listeners.append(show)
+    try:
+        yield console
+    finally:
+        progress_listeners.remove(show)

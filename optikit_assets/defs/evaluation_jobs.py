@@ -1,0 +1,258 @@
+"""Jobs beside the graph: evaluate a running server, and one checkpoint many times over.
+
+Both run the suite in the evaluate worker, keep the artifact and append to the history. Neither
+makes an asset: a server is not a version of anything, and repeating is what assets avoid.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from optikit_assets.defs import lineage
+from optikit_assets.defs.candidates import CHECKPOINTS_FILE, COMPARISON_FILE
+from optikit_assets.defs.lineage import Node, recorded
+from optikit_assets.errors import StageError
+from optikit_assets.specs import BASELINE, Catalog, EngineSpec, SuiteSpec, digest, load_spec
+from optikit_assets.stateval.engines import served_model
+from optikit_assets.stateval.results import Comparison
+from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate
+from optikit_assets.workers.messages import Candidate, EvaluateRequest, EvaluateResult
+from resources import (
+    ArtifactStoreResource,
+    HistoryResource,
+    Lease,
+    ModelRegistryResource,
+    StageRunnerResource,
+)
+
+
+class EndpointConfig(dg.Config):
+    """Which server to evaluate."""
+
+    base_url: str = Field(description="OpenAI-compatible endpoint, up to and including /v1.")
+    model: str = Field(description="Model name as the endpoint knows it.")
+    suite: str = Field(description="Suite name or suite file.")
+    chat: bool | None = Field(default=None, description="Chat endpoint; unset: as the suite says.")
+    tokenizer: str | None = Field(default=None, description="Folder that holds tokenizer.json.")
+    seed: int = Field(default=1234, description="Sent with every request.")
+
+
+class RepeatabilityConfig(dg.Config):
+    """What to evaluate how often."""
+
+    model: str = Field(description="NAME or NAME@VERSION.")
+    recipe: str = Field(default=BASELINE, description="Its representative q* is evaluated.")
+    suite: str = Field(default="", description="Suite name or suite file; unset: the model's.")
+    times: int = Field(default=10, ge=2, le=1000, description="Number of evaluations.")
+    deterministic: bool = Field(default=True, description="vLLM's deterministic mode.")
+    seed: int = Field(default=1234, description="The same for every evaluation.")
+
+
+def find_suite(catalog: Catalog, name_or_file: str) -> tuple[SuiteSpec, Path | None]:
+    """Return a suite and its task folder."""
+    file = Path(name_or_file)
+    if file.suffix not in (".yaml", ".yml"):
+        return catalog.suite(name_or_file), catalog.task_folder(name_or_file)
+    suite = load_spec(file, SuiteSpec)
+    return suite, None if suite.task_folder is None else file.parent / suite.task_folder
+
+
+@dg.op(description="Scores of a model behind an OpenAI-compatible endpoint.")
+def evaluate_server(
+    context: dg.OpExecutionContext,
+    config: EndpointConfig,
+    models: ModelRegistryResource,
+    artifacts: ArtifactStoreResource,
+    history: HistoryResource,
+    runner: StageRunnerResource,
+) -> dict[str, Any]:
+    """Evaluate, remember, and return the scores by task."""
+    suite, folder = find_suite(models.catalog(), config.suite)
+    if config.chat is not None:
+        suite = suite.model_copy(update={"apply_chat_template": config.chat})
+    served_model(config.base_url, config.model)
+    key = digest(["endpoint", context.run_id])
+    started_at = datetime.now(UTC)
+    request = EvaluateRequest(
+        store_root=artifacts.root,
+        suite=suite,
+        task_folder=None if folder is None else str(folder.absolute()),
+        candidates=(Candidate(trial=0, model_path=config.tokenizer or "", artifact_key=key),),
+        engine=EngineSpec(),
+        seed=config.seed,
+        backend="endpoint",
+        base_url=config.base_url,
+        endpoint_model=config.model,
+    )
+    # The server has its own accelerators; the worker needs none.
+    lease = Lease(runner.accelerators.hardware, ())
+    result = runner.run(context, "evaluate", request, EvaluateResult, lease)
+    if result.failed:
+        raise StageError(f"{config.base_url}: {result.failed[0]}")
+    found = load_candidate(artifacts.store.get(key).path, 0, key)
+    rows = [
+        {
+            **_common(context, runner, found, key, started_at),
+            "model": config.model,
+            "trial": 0,
+            "task": task.title,
+            "metric": "+".join(sorted(task.summary.metrics)),
+            "score": task.summary.score,
+            "stderr": task.summary.stderr,
+            "items": task.summary.n,
+            "num_fewshot": task.summary.num_fewshot,
+            "seconds": task.summary.seconds,
+            "suite": found.suite,
+            "settings": found.settings,
+            "artifact_key": key,
+        }
+        for task in found.tasks
+    ]
+    history.append("evaluation_scores", rows)
+    history.drain()
+    return {
+        "artifact": str(artifacts.store.get(key).path),
+        "suite": found.suite,
+        "model": config.model,
+        "seed": found.seed,
+        "settings": found.settings,
+        "versions": found.versions,
+        "tasks": [task.summary.model_dump(mode="json") for task in found.tasks],
+    }
+
+
+@dg.op(description="Scores of one checkpoint, evaluated several times with the same settings.")
+def evaluate_repeatedly(
+    context: dg.OpExecutionContext,
+    config: RepeatabilityConfig,
+    models: ModelRegistryResource,
+    artifacts: ArtifactStoreResource,
+    history: HistoryResource,
+    runner: StageRunnerResource,
+) -> str:
+    """Evaluate, remember, and return the content key of the series."""
+    catalog = models.catalog()
+    registry = models.registry(catalog)
+    version = registry.resolve(config.model)
+    spec = catalog.model(version.name)
+    suite, folder = find_suite(catalog, config.suite or spec.suite)
+    base = registry.fetch(version)
+    path = base.path
+    if catalog.recipe(config.recipe).name != BASELINE:
+        path = _representative(context.instance, artifacts, version.key, config.recipe)
+    series = digest(["repeatability", context.run_id])
+    candidates = [
+        Candidate(trial=n, model_path=str(path), artifact_key=digest([series, n]))
+        for n in range(config.times)
+    ]
+    started_at = datetime.now(UTC)
+
+    def evaluate(batch: Sequence[Candidate], lease: Lease) -> dict[str, str]:
+        request = EvaluateRequest(
+            store_root=artifacts.root,
+            suite=suite,
+            task_folder=None if folder is None else str(folder.absolute()),
+            candidates=tuple(batch),
+            engine=spec.engine,
+            trust_remote_code=spec.trust_remote_code,
+            seed=config.seed,
+            deterministic=config.deterministic,
+        )
+        result = runner.run(context, "evaluate", request, EvaluateResult, lease)
+        return {c.artifact_key: result.failed[c.trial] for c in batch if c.trial in result.failed}
+
+    failed = runner.settle(
+        candidates,
+        evaluate,
+        is_done=lambda key: artifacts.find(key) is not None,
+        per_worker=1 if runner.accelerators.hardware.kind != "cpu" else len(candidates),
+        max_attempts=2,
+    )
+    if failed:
+        raise StageError(
+            f"{len(failed)} of {config.times} evaluations failed: {next(iter(failed.values()))}"
+        )
+    found = [
+        load_candidate(artifacts.store.get(c.artifact_key).path, c.trial, c.artifact_key)
+        for c in candidates
+    ]
+    history.append(
+        "repeatability_runs",
+        [
+            {
+                **_common(context, runner, run, series, started_at),
+                "model": version.key,
+                "recipe": config.recipe,
+                "repetition": run.trial,
+                "suite": run.suite,
+                "task": task.title,
+                "score": task.summary.score,
+                "items": task.summary.n,
+                "changed_responses": changed_responses(found[0], run, task.title),
+                "deterministic": config.deterministic,
+                "settings": run.settings,
+                "artifact_key": run.artifact_key,
+            }
+            for run in found
+            for task in run.tasks
+        ],
+    )
+    history.drain()
+    return series
+
+
+def changed_responses(first: EvaluatedCandidate, other: EvaluatedCandidate, title: str) -> int:
+    """Return how many items of a task were answered in other words than at first."""
+    before = {item.doc_id: item.response for item in first.task(title).items}
+    return sum(item.response != before[item.doc_id] for item in other.task(title).items)
+
+
+def _representative(
+    instance: dg.DagsterInstance, artifacts: ArtifactStoreResource, model_key: str, recipe: str
+) -> Path:
+    """Return the checkpoint of q*."""
+    node = Node(lineage.EVAL_SCORES, f"{model_key}|{recipe}")
+    known = recorded(instance, node)
+    evaluation = artifacts.find(known.version) if known else None
+    if evaluation is None or not (evaluation.path / COMPARISON_FILE).exists():
+        raise StageError(
+            f"{node} has no representative checkpoint: run optikit optimize with this recipe first"
+        )
+    comparison = Comparison.model_validate(evaluation.read_json(COMPARISON_FILE))
+    key = evaluation.read_json(CHECKPOINTS_FILE)[str(comparison.q_star)]
+    return artifacts.store.get(key).path
+
+
+def _common(
+    context: dg.OpExecutionContext,
+    runner: StageRunnerResource,
+    found: EvaluatedCandidate,
+    content_key: str,
+    started_at: datetime,
+) -> dict[str, Any]:
+    hardware = runner.accelerators.hardware
+    return {
+        "content_key": content_key,
+        "seed": found.seed,
+        "versions": found.versions,
+        "accelerator": f"CPU {hardware.name}" if hardware.kind == "cpu" else hardware.name,
+        "run_id": context.run_id,
+        "started_at": started_at,
+        "ended_at": datetime.now(UTC),
+    }
+
+
+@dg.job(description="Evaluate a server that already runs.")
+def evaluate_endpoint() -> None:
+    """Run one suite against an OpenAI-compatible endpoint."""
+    evaluate_server()
+
+
+@dg.job(description="Evaluate one checkpoint several times: the paper's Table 4.")
+def repeatability() -> None:
+    """Run one suite on the same checkpoint again and again."""
+    evaluate_repeatedly()

@@ -1,0 +1,102 @@
+"""Starts the evaluate worker in the serve environment, as the stage runner does."""
+
+import hashlib
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dagster_pipes import encode_param
+
+from optikit_assets.settings import Settings
+from optikit_assets.specs import SuiteSpec, load_spec
+
+ROOT = Path(__file__).parents[2]
+MODEL = ROOT / "demo" / "models" / "demo-llama" / "1"
+SUITE_FILE = ROOT / "recipes" / "evaluations" / "demo.yaml"
+LIMIT = 8
+
+
+def artifact_key(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+class Outcome:
+    """Exit code and messages of one worker."""
+
+    def __init__(self, returncode: int, messages: Path, log: str) -> None:
+        self.returncode, self.log = returncode, log
+        lines = messages.read_text(encoding="utf-8").splitlines()
+        custom = [m for m in map(json.loads, lines) if m["method"] == "report_custom_message"]
+        self.payloads = [message["params"]["payload"] for message in custom]
+
+    def records(self, kind: str) -> list[dict[str, Any]]:
+        bodies = [p["body"] for p in self.payloads if p["type"] == "record"]
+        return [body["payload"] for body in bodies if body["kind"] == kind]
+
+    def only(self, kind: str) -> dict[str, Any]:
+        (body,) = [p["body"] for p in self.payloads if p["type"] == kind]
+        return body
+
+
+def evaluate(folder: Path, request: dict[str, Any]) -> Outcome:
+    python = Settings().envs_home / "envs" / "serve" / "bin" / "python"
+    if not python.exists():
+        pytest.skip("the serve environment is not installed")
+    folder.mkdir(parents=True, exist_ok=True)
+    messages = folder / "messages.jsonl"
+    messages.touch()
+    context = {
+        "asset_keys": None,
+        "code_version_by_asset_key": None,
+        "provenance_by_asset_key": None,
+        "partition_key": None,
+        "partition_key_range": None,
+        "partition_time_window": None,
+        "run_id": "test",
+        "job_name": None,
+        "retry_number": 0,
+        "extras": {"request": request},
+    }
+    # Byte code is kept: compiling vLLM anew costs more than all that is tested here.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    environment |= {
+        "DAGSTER_PIPES_CONTEXT": encode_param({"data": context}),
+        "DAGSTER_PIPES_MESSAGES": encode_param({"path": str(messages)}),
+        "HF_HOME": str(folder / "huggingface"),
+        "PYTHONPATH": str(ROOT),
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+    }
+    done = subprocess.run(
+        [str(python), "-m", "optikit_assets.workers.evaluate"],
+        # Not the repository: nothing may depend on the working directory.
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=800,
+        check=False,
+    )
+    return Outcome(done.returncode, messages, done.stdout[-3000:] + done.stderr[-6000:])
+
+
+def demo_suite(limit: int = LIMIT) -> SuiteSpec:
+    suite = load_spec(SUITE_FILE, SuiteSpec)
+    tasks = tuple(task.model_copy(update={"limit": limit}) for task in suite.tasks)
+    return suite.model_copy(update={"tasks": tasks})
+
+
+def request(store: Path, suite: SuiteSpec, models: dict[int, Path], **more: Any) -> dict[str, Any]:
+    return {
+        "store_root": str(store),
+        "suite": suite.model_dump(mode="json"),
+        "task_folder": str(SUITE_FILE.with_suffix("")),
+        "candidates": [
+            {"trial": t, "model_path": str(path), "artifact_key": artifact_key(store, t)}
+            for t, path in models.items()
+        ],
+        "engine": {"dtype": "bfloat16", "flags": {"enforce_eager": True}},
+        **more,
+    }

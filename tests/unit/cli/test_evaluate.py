@@ -1,0 +1,150 @@
+"""`optikit evaluate` and `optikit repeatability`, with a worker that answers by rule."""
+
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from optikit_assets.environments.layout import (
+    REPOSITORY_ROOT,
+    Stamp,
+    environment_path,
+    python_path,
+    write_stamp,
+)
+from tests.servers.imitation import Behaviour, running
+from tests.unit.cli.conftest import Optikit
+from tests.unit.resources.devices import CPU
+
+
+@pytest.fixture
+def worker(with_instance: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A serve environment that starts the stand-in, whatever module is asked for."""
+    python = python_path(with_instance, "serve")
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tests.unit.cli.evaluation_worker\n')
+    python.chmod(0o755)
+    location = str(environment_path(with_instance, "serve"))
+    write_stamp(with_instance, "serve", Stamp("0" * 64, location, str(REPOSITORY_ROOT), "cpu"))
+    monkeypatch.setattr("resources.accelerators.detect", lambda: CPU)
+    return with_instance
+
+
+# --- repeatability ------------------------------------------------------------------------------
+
+
+def test_repeatability_shows_table_4_and_keeps_every_run(
+    optikit: Optikit, worker: Path, tmp_path: Path
+):
+    out = tmp_path / "table4.json"
+    ended = optikit(
+        "repeatability", "--model", "demo-llama", "--times", "3", "--suite", "demo", "--json", out
+    )
+    assert (ended.code, ended.err) == (0, "")
+    scores = pd.Series([1.0, 0.95, 0.9])
+    (row, *others) = json.loads(out.read_text())
+    assert [other["task"] for other in (row, *others)] == ["Instructions", "Reasoning", "Safety"]
+    assert (row["min"], row["max"], row["runs"], row["items"]) == (0.9, 1.0, 3, 20)
+    assert row["mean"] == pytest.approx(0.95)
+    assert row["std"] == pytest.approx(scores.std(ddof=1))
+    assert row["rsd_percent"] == pytest.approx(100 * scores.std(ddof=1) / 0.95)
+    assert (row["deterministic"], row["most_changed_responses"]) == (True, 2)
+    assert "evaluating (3 of 3)" in ended.out
+    asked = optikit(
+        "sql",
+        "SELECT count(*) AS n, any_value(settings ->> 'deterministic') AS mode, "
+        "any_value(versions ->> 'vllm') AS vllm FROM repeatability_runs",
+        "--format",
+        "json",
+    )
+    assert json.loads(asked.out) == [{"n": 9, "mode": "true", "vllm": "0"}]
+
+
+def test_repeatability_without_determinism_is_a_series_of_its_own(optikit: Optikit, worker: Path):
+    for more in ((), ("--no-deterministic",)):
+        assert optikit("repeatability", "--model", "demo-llama", "--times", "2", *more).code == 0
+    asked = optikit("sql", "SELECT DISTINCT deterministic FROM table4", "--format", "json")
+    assert sorted(row["deterministic"] for row in json.loads(asked.out)) == [False, True]
+
+
+def test_repeatability_of_a_recipe_that_was_never_evaluated(optikit: Optikit, worker: Path):
+    error = optikit("repeatability", "--model", "demo-llama", "--recipe", "int_w8a8").error
+    assert "eval_scores[demo-llama@1|int_w8a8] has no representative checkpoint" in error
+    assert "optikit optimize" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--model", "nope"), "unknown model 'nope'"),
+        (("--model", "demo-llama", "--recipe", "int_w2a2"), "unknown recipe 'int_w2a2'"),
+        (("--model", "demo-llama", "--suite", "fast"), "unknown evaluation suite 'fast'"),
+        (
+            ("--model", "demo-llama", "--times", "1"),
+            "'--times': Input should be greater than or equal to 2",
+        ),
+    ],
+)
+def test_repeatability_refuses_bad_options(optikit: Optikit, options, message):
+    assert message in optikit("repeatability", *options).error
+
+
+def test_repeatability_without_an_environment(optikit: Optikit):
+    error = optikit("repeatability", "--model", "demo-llama").error
+    assert error.startswith("the serve environment is missing")
+
+
+# --- evaluate -----------------------------------------------------------------------------------
+
+
+def test_evaluate_scores_a_running_server(optikit: Optikit, worker: Path, tmp_path: Path):
+    out = tmp_path / "scores.json"
+    with running(Behaviour(model="llama")) as server:
+        options = ("--base-url", server.base_url, "--model", "llama", "--suite", "demo", "--chat")
+        ended = optikit("evaluate", *options, "--json", out)
+    assert (ended.code, ended.err) == (0, "")
+    found = json.loads(out.read_text())
+    assert [task["title"] for task in found["tasks"]] == ["Reasoning", "Instructions", "Safety"]
+    assert found["settings"]["chat"] is True
+    assert Path(found["artifact"]).is_dir()
+    asked = optikit(
+        "sql",
+        "SELECT model, recipe, task, score, seed FROM evaluation_scores ORDER BY task LIMIT 1",
+        "--format",
+        "json",
+    )
+    assert json.loads(asked.out) == [
+        {"model": "llama", "recipe": None, "task": "Instructions", "score": 1.0, "seed": 1}
+    ]
+    # A server is no recipe of a model.
+    assert json.loads(optikit("sql", "FROM table3", "--format", "json").out) == []
+
+
+def test_evaluate_takes_a_suite_file_with_its_task_folder(
+    optikit: Optikit, worker: Path, tmp_path: Path
+):
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\ntasks: [{task: sums, metrics: [acc]}]\n")
+    with running(Behaviour(lists_models=False)) as server:
+        options = ("--base-url", server.base_url, "--model", "any", "--suite", file)
+        assert "sums" in optikit("evaluate", *options).out
+
+
+def test_evaluate_names_the_models_that_are_served(optikit: Optikit):
+    with running(Behaviour(model="llama")) as server:
+        options = ("--base-url", server.base_url, "--model", "lama", "--suite", "demo")
+        error = optikit("evaluate", *options).error
+    assert error == f"{server.base_url}/models does not list 'lama'; it serves: llama"
+
+
+def test_evaluate_of_a_server_that_is_down(optikit: Optikit):
+    url = "http://127.0.0.1:9/v1"
+    error = optikit("evaluate", "--base-url", url, "--model", "m", "--suite", "demo").error
+    assert error.startswith(f"{url}/models does not list a model (ConnectError")
+
+
+def test_evaluate_refuses_an_unknown_suite_before_asking_the_server(optikit: Optikit):
+    error = optikit("evaluate", "--base-url", "x", "--model", "m", "--suite", "fast").error
+    assert error.startswith("unknown evaluation suite 'fast'; known: demo, paper")

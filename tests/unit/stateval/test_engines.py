@@ -1,0 +1,70 @@
+"""What is decided before an engine or an endpoint is asked; both run in the integration tests."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from optikit_assets.errors import EndpointError, EvaluationError
+from optikit_assets.stateval.engines import (
+    check_endpoint_tasks,
+    determinism,
+    served_model,
+    tokenizer_in,
+)
+from tests.servers.imitation import Behaviour, running
+
+
+@dataclass(frozen=True)
+class Task:
+    """The part of an lm-eval task that says what kind it is."""
+
+    output_type: str
+
+    def get_config(self, key: str) -> str:
+        return {"output_type": self.output_type, "task": "hellaswag"}[key]
+
+
+GENERATION, CHOICE = Task("generate_until"), Task("multiple_choice")
+
+
+def test_generation_can_be_asked_of_every_endpoint() -> None:
+    for chat in (True, False):
+        check_endpoint_tasks([GENERATION], chat=chat, tokenizer=None)
+
+
+def test_given_answers_cannot_be_scored_by_a_chat_endpoint() -> None:
+    with pytest.raises(EvaluationError, match=r"'hellaswag' scores given answers .* chat endpoint"):
+        check_endpoint_tasks([GENERATION, CHOICE], chat=True, tokenizer="folder")
+
+
+def test_given_answers_need_the_tokenizer() -> None:
+    check_endpoint_tasks([CHOICE], chat=False, tokenizer="folder")
+    with pytest.raises(EvaluationError, match=r"name a folder that holds tokenizer\.json"):
+        check_endpoint_tasks([CHOICE], chat=False, tokenizer=None)
+
+
+def test_only_a_folder_with_a_tokenizer_is_one(tmp_path: Path) -> None:
+    assert tokenizer_in(None) is tokenizer_in("") is tokenizer_in(str(tmp_path)) is None
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
+    assert tokenizer_in(str(tmp_path)) == str(tmp_path)
+
+
+def test_the_wanted_model_has_to_be_served() -> None:
+    with running(Behaviour(model="llama")) as server:
+        assert served_model(server.base_url) == "llama"
+        assert served_model(server.base_url + "/", "llama") == "llama"
+        with pytest.raises(EndpointError, match="does not list 'qwen'; it serves: llama"):
+            served_model(server.base_url, "qwen")
+
+
+def test_an_endpoint_that_does_not_list_its_models_is_believed() -> None:
+    with running(Behaviour(lists_models=False)) as server:
+        assert served_model(server.base_url, "qwen") == "qwen"
+        with pytest.raises(EndpointError, match="does not list a model"):
+            served_model(server.base_url)
+
+
+def test_determinism_is_vllms_single_process_mode() -> None:
+    assert determinism(True) == {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    assert determinism(False) == {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
