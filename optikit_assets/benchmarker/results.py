@@ -48,6 +48,11 @@ class ProbeResult(_Result):
     effective_requests: dict[str, float] = Field(
         description="How many independent requests would be as sure of that share."
     )
+    met: bool = Field(
+        default=False,
+        description="Every objective was met as observed, in steady state and with hardly a "
+        "failure, whatever the confidence.",
+    )
     backlog_grows: bool = Field(
         default=False, description="Completions fall behind arrivals, with confidence."
     )

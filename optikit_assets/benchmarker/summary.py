@@ -6,7 +6,7 @@ from optikit_assets.benchmarker.results import ProbeKind, ProbeResult
 from optikit_assets.benchmarker.sample import Sample
 from optikit_assets.benchmarker.shares import percentile, percentile_interval
 from optikit_assets.benchmarker.steady_state import backlog_slope
-from optikit_assets.benchmarker.verdict import Judgement
+from optikit_assets.benchmarker.verdict import MAX_FAILED_SHARE, Judgement
 from optikit_assets.specs.slo import Metric, SloSpec
 
 _METRICS: tuple[Metric, ...] = ("e2e_latency", "ttft", "tpot", "itl")
@@ -105,6 +105,7 @@ def summarize(
             for state in judgement.states
             if state.share is not None
         },
+        met=_met(sample, judgement, slo),
         backlog_grows=judgement.backlog_grows,
         goodput=goodput(sample, slo),
         throughput_tokens_per_s=_tokens_per_second(sample),
@@ -112,6 +113,14 @@ def summarize(
         arrivals_s=tuple(sample.scheduled_s[done][keep].round(4).tolist()),
         completions_s=tuple(sample.finished_s[done][keep].round(4).tolist()),
     )
+
+
+def _met(sample: Sample, judgement: Judgement, slo: SloSpec) -> bool:
+    fit = judgement.regression
+    steady = fit is not None and abs(fit.beta - 1.0) <= slo.budget.steady_state_tolerance
+    kept = all(s.share is not None and s.share.value <= s.allowed for s in judgement.states)
+    few_failed = int(sample.failed.sum()) <= MAX_FAILED_SHARE * len(sample)
+    return steady and kept and few_failed and judgement.verdict in ("pass", "unresolved")
 
 
 def goodput(sample: Sample, slo: SloSpec) -> float:

@@ -57,7 +57,7 @@ class Benchmarked:
 
     @property
     def status(self) -> str:
-        """``feasible``, ``infeasible``, ``unresolved``, ``skipped`` or ``failed``."""
+        """The benchmark's status, or ``skipped`` or ``failed`` if nothing was measured."""
         return self.outcome["status"]
 
     @property

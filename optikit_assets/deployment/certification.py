@@ -30,6 +30,7 @@ class _Observed(BaseModel):
     model_config = ConfigDict(extra="ignore", from_attributes=True)
 
     verdict: Verdict
+    met: bool = False
     reason: str = ""
     requests: int = 0
     duration_s: float = 0.0
@@ -46,11 +47,19 @@ class Attempt(Frozen):
     rate_rps: float
     seed: int
     verdict: Verdict
+    met: bool = Field(
+        default=False, description="Every objective was met as observed, whatever the confidence."
+    )
     reason: str = ""
     requests: int = 0
     duration_s: float = 0.0
     beta: float | None = None
     latency_ms: dict[str, float | None] = Field(default_factory=dict)
+
+    @property
+    def confirms(self) -> bool:
+        """Whether it bears out a claim that has its confidence from a whole search."""
+        return self.verdict == "pass" or (self.verdict == "unresolved" and self.met)
 
 
 class Certification(Frozen):
@@ -111,7 +120,8 @@ def certify(
         Only so many of the best candidates take part.
     max_attempts
         Confirmations per candidate. An ``invalid`` probe (the load client's fault) counts but does
-        not lower the claim; ``unresolved`` counts as a miss.
+        not lower the claim. ``unresolved`` confirms if every objective was met as observed: the
+        claim's confidence comes from all probes of its search, more than one probe can give.
     overload_factor
         Multiple of the claim that is expected to miss.
 
@@ -153,7 +163,7 @@ def certify(
             for purpose, rate, probe in zip(("confirm", "overload"), rates, probes, strict=True)
         )
         attempts += [confirmed, overload]
-        if confirmed.verdict == "pass":
+        if confirmed.confirms:
             return _certified(arm, confirmed, overload, attempts, overload_factor)
         if tries + 1 < max_attempts:
             lower = claim if confirmed.verdict == "invalid" else claim / (1 + tolerance)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from optikit_assets.specs import BASELINE
 from optikit_assets.specs.search_space import Scalar
 
-ArmStatus = Literal["feasible", "infeasible", "unresolved", "failed", "skipped"]
+ArmStatus = Literal["feasible", "infeasible", "never_steady", "unresolved", "failed", "skipped"]
 QualityVerdict = Literal["reference", "pass", "fail", "inconclusive", "failed", "skipped"]
 TaskVerdict = Literal["reference", "pass", "fail", "inconclusive"]
 

@@ -199,7 +199,7 @@ def closest(outcomes: Iterable[RecipeOutcome], objectives: Sequence[Objective]) 
             continue
         for arm in outcome.measurements:
             text = arm.closest or arm.reason
-            if arm.status in ("infeasible", "unresolved") and text:
+            if arm.status in ("infeasible", "never_steady", "unresolved") and text:
                 near.append((_excess(arm, objectives), f"{arm.label}: {text}"))
     parts = [min(near, key=lambda item: item[0])[1]] if near else []
     for outcome in outcomes:
@@ -315,7 +315,8 @@ def _arm(name: ArmName, outcomes: Sequence[RecipeOutcome], *, tuned: bool) -> Ar
     if feasible:
         return _filled(name, feasible[0][0])
     if pairs:
-        order: tuple[ArmStatus, ...] = ("unresolved", "infeasible", "failed", "skipped")
+        # From nearly an answer to none at all.
+        order = ("unresolved", "never_steady", "infeasible", "failed", "skipped")
         arm = min((arm for arm, _ in pairs), key=lambda arm: order.index(arm.status))
         return Arm(name=name, recipe=arm.recipe, status=arm.status, reason=arm.reason)
     reason = "no recipe passed the quality gate" if outcomes else "not part of this run"

@@ -85,11 +85,12 @@ def test_invalid_probe_is_repeated_at_the_same_rate():
     assert certify([arm("a", 8.0)], confirm, **SETTINGS).rate_rps == 8.0
 
 
-def test_unresolved_probe_does_not_certify():
+@pytest.mark.parametrize(("met", "status"), [(True, "certified"), (False, "refused")])
+def test_unresolved_probe_certifies_only_if_the_slo_was_met_as_observed(met, status):
     def confirm(_candidate, rates, _seed):
-        return [{"verdict": "unresolved"} for _ in rates]
+        return [{"verdict": "unresolved", "met": met} for _ in rates]
 
-    assert certify([arm("a", 8.0)], confirm, **SETTINGS).status == "refused"
+    assert certify([arm("a", 8.0)], confirm, **SETTINGS).status == status
 
 
 def test_overload_that_passes_is_reported_as_conservative():
