@@ -88,18 +88,22 @@ def locate(evidence: Sequence[Evidence]) -> Crossing | None:
     allowed = np.array([e.allowed for e in evidence])
     if not len(late) or np.all(late <= allowed) or np.all(late > allowed):
         return None
-    logs = np.log([e.rate_rps for e in evidence])
+    logs: FloatArray = np.log([e.rate_rps for e in evidence])
     effective = np.array([e.effective for e in evidence])
-    grid = np.linspace(logs.min() - np.log(_BEYOND), logs.max() + np.log(_BEYOND), _POINTS)
+    reach = float(np.log(_BEYOND))
+    ends = float(logs.min()) - reach, float(logs.max()) + reach
+    grid: FloatArray = np.linspace(*ends, _POINTS)
     # Shape (points, slopes, probes).
-    logits = special.logit(allowed) + _SLOPES[None, :, None] * (logs - grid[:, None, None])
-    gains = late * special.log_expit(logits) + (1.0 - late) * special.log_expit(-logits)
+    logits: FloatArray = special.logit(allowed) + _SLOPES[None, :, None] * (
+        logs - grid[:, None, None]
+    )
+    gains: FloatArray = late * special.log_expit(logits) + (1.0 - late) * special.log_expit(-logits)
     centre = (logs[late <= allowed].max() + logs[late > allowed].min()) / 2
     dispersion = 1.0
     below = np.empty(0)
     for _ in range(_ROUNDS):
         weights = np.exp(-0.5 * ((logs - centre) / _WIDTH) ** 2)
-        likelihood = gains @ (weights * effective / dispersion)
+        likelihood: FloatArray = gains @ (weights * effective / dispersion)
         joint = np.exp(likelihood - likelihood.max())
         below = np.cumsum(joint.sum(axis=1)) / joint.sum()
         centre = float(np.interp(0.5, below, grid))

@@ -13,7 +13,6 @@ On top come what real engines do: stalls in which nothing moves, failing request
 a leak that makes answers later the longer the engine has been busy.
 """
 
-import functools
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -184,7 +183,6 @@ def meets(shape: Shape, slo: SloSpec, rate_rps: float, *, requests: int, seed: i
     return float(last[-requests // 100 :].mean()) < 0.01 * float(arrivals[-1])
 
 
-@functools.cache
 def true_rate(shape: Shape, slo: SloSpec, *, requests: int = 200_000, seed: int = 0) -> float:
     """Return the highest rate in requests/s that meets the SLO in the long run; 0 if none does.
 
