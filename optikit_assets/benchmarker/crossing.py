@@ -94,9 +94,8 @@ def locate(evidence: Sequence[Evidence]) -> Crossing | None:
     ends = float(logs.min()) - reach, float(logs.max()) + reach
     grid: FloatArray = np.linspace(*ends, _POINTS)
     # Shape (points, slopes, probes).
-    logits: FloatArray = special.logit(allowed) + _SLOPES[None, :, None] * (
-        logs - grid[:, None, None]
-    )
+    steps: FloatArray = logs - grid[:, None, None]
+    logits: FloatArray = special.logit(allowed) + _SLOPES[None, :, None] * steps
     gains: FloatArray = late * special.log_expit(logits) + (1.0 - late) * special.log_expit(-logits)
     centre = (logs[late <= allowed].max() + logs[late > allowed].min()) / 2
     dispersion = 1.0
@@ -107,8 +106,9 @@ def locate(evidence: Sequence[Evidence]) -> Crossing | None:
         joint = np.exp(likelihood - likelihood.max())
         below = np.cumsum(joint.sum(axis=1)) / joint.sum()
         centre = float(np.interp(0.5, below, grid))
-        best = np.unravel_index(int(np.argmax(likelihood)), likelihood.shape)
-        dispersion = _dispersion(late, special.expit(logits[best]), effective, weights)
+        point, slope = divmod(int(np.argmax(likelihood)), len(_SLOPES))
+        fitted: FloatArray = special.expit(logits[point, slope])
+        dispersion = _dispersion(late, fitted, effective, weights)
     # Strictly increasing, as interpolation needs.
     return Crossing(np.exp(grid), below + _TINY * np.arange(_POINTS))
 

@@ -30,9 +30,6 @@ _ATTEMPTS_IF_INVALID = 2
 _CONFIDENCE = 0.95
 # Where to certify: so likely is the crossing to lie below.
 _SAFE = 0.04
-# A probe begins with an empty server, and sees fewer late requests than an endless one would. Its
-# rate is too high by up to this share of the tolerance; the interval allows for that.
-_WINDOW_BIAS = 0.5
 # With nothing certified when this part of the probes is left, any rate that holds is sought.
 _LAST_SHARE = 4
 _RETREAT = 1.2
@@ -328,7 +325,9 @@ def _result(state: _State, stop: str, tolerance: float) -> SearchResult:
         known = crossing.quantile(0.025)
         if best is not None:
             known = min(known, state.visits[best].rate_rps)
-        low = known / (1.0 + _WINDOW_BIAS * tolerance)
+        # A probe begins with an empty server and sees fewer late requests than an endless one, so
+        # that rates come out a little too high, by less than the tolerance.
+        low = known / (1.0 + tolerance)
     return SearchResult(
         visits=tuple(state.visits),
         best=best,
