@@ -107,7 +107,7 @@ def locate(evidence: Sequence[Evidence]) -> Crossing | None:
         below = np.cumsum(joint.sum(axis=1)) / joint.sum()
         centre = float(np.interp(0.5, below, grid))
         point, slope = divmod(int(np.argmax(likelihood)), len(_SLOPES))
-        fitted: FloatArray = special.expit(logits[point, slope])
+        fitted: FloatArray = 1.0 / (1.0 + np.exp(-logits[point, slope]))
         dispersion = _dispersion(late, fitted, effective, weights)
     # Strictly increasing, as interpolation needs.
     return Crossing(np.exp(grid), below + _TINY * np.arange(_POINTS))
