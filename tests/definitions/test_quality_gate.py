@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.defs import lineage, partitions
+from optikit_assets.defs import lineage
 from optikit_assets.defs.candidates import CHECKPOINTS_FILE, COMPARISON_FILE, recovery_rows
 from optikit_assets.defs.lineage import Node
 from optikit_assets.defs.materialize import materialize_node, open_instance, register_model
@@ -118,7 +118,7 @@ def test_a_run_records_its_checks_for_its_own_partition(
     settings.cache_clear()
     with open_instance() as instance:
         register_model(instance, MODEL)
-    recipe = partitions.RECIPES[0]
+    recipe = "baseline"
     node = Node(lineage.EVAL_SCORES, f"{MODEL}|{recipe}")
     for upstream in (Node("base_model", MODEL), Node("quantized_model", f"{MODEL}|{recipe}")):
         assert materialize_node(upstream) == "ok"
