@@ -40,9 +40,9 @@ async def run_closed_probe(
 ) -> ProbeOutcome:
     """Send requests one at a time until it is clear whether the SLO can be met at all.
 
-    Verdict ``fail``: an objective is broken with confidence, or requests fail. ``pass``: none is
-    broken after ``closed_loop_requests``, and the observed shares hold. Between the two it is
-    extended, then ``unresolved``.
+    Verdict ``fail``: an objective is broken with confidence, or requests fail, twice in a row,
+    since an engine may be cold at first. ``pass``: none is broken after ``closed_loop_requests``,
+    and the observed shares hold. Between the two it is extended, then ``unresolved``.
 
     Raises
     ------
@@ -55,6 +55,7 @@ async def run_closed_probe(
     most = warmup + planned * _EXTENSION
     log = ProbeLog(np.zeros(most), client.now())
     verdict: Verdict | None = None
+    second_chance = False
     reason = ""
     sample = log.sample(client.now(), warmup)
     states = judge_objectives(sample, slo, alpha)
@@ -80,6 +81,10 @@ async def run_closed_probe(
             continue
         states = judge_objectives(sample, slo, alpha)
         verdict, reason = _closed_verdict(sample, slo, alpha)
+        if verdict == "fail" and not (second_chance or out_of_time):
+            # The engine may have been cold: what was asked so far was warm-up then.
+            second_chance, warmup = True, log.begun
+            continue
         if verdict != "unresolved" or out_of_time:
             break
     if not sample.completed.any():

@@ -80,7 +80,7 @@ CASES: tuple[Case, ...] = (
     ),
     _case(
         "cold_start",
-        Shape(slots=8, prefill_s=0.03, token_s=0.015, tail=0.2, cold_requests=30, cold_factor=4.0),
+        Shape(slots=8, prefill_s=0.03, token_s=0.015, tail=0.2, cold_requests=12, cold_factor=4.0),
         (*P95, 600),
     ),
     _case(
