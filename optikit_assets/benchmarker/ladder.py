@@ -54,9 +54,15 @@ class Rung:
 
 
 async def climb(
-    target: Target, slo: SloSpec, *, number: int, latency_s: float, timeout_s: float
+    target: Target,
+    slo: SloSpec,
+    *,
+    number: int,
+    latency_s: float,
+    timeout_s: float,
+    max_seconds: float,
 ) -> list[Rung]:
-    """Raise the number of clients until the SLO is missed or throughput grows no more.
+    """Raise the number of clients until the SLO is missed, throughput grows no more or time is up.
 
     Parameters
     ----------
@@ -70,10 +76,16 @@ async def climb(
         Typical latency of a single client, seconds.
     timeout_s
         Limit of a request.
+    max_seconds
+        No rung is begun that would end later.
     """
+    begun_s = target.client.now()
     rungs: list[Rung] = []
     clients = 2
     while clients <= _MAX_CLIENTS:
+        ends_s = target.client.now() - begun_s + latency_s + _seconds(latency_s)
+        if rungs and ends_s > max_seconds:
+            return rungs
         rung = await _rung(target, slo, number + len(rungs), clients, latency_s, timeout_s)
         if rung is None:
             return rungs
@@ -100,11 +112,15 @@ def start_rate_rps(rungs: list[Rung]) -> float | None:
     return _OPEN_SHARE * rate
 
 
+def _seconds(latency_s: float) -> float:
+    return max(_MIN_SECONDS, _LATENCIES * latency_s)
+
+
 async def _rung(
     target: Target, slo: SloSpec, number: int, clients: int, latency_s: float, timeout_s: float
 ) -> Rung | None:
     client = target.client
-    seconds = max(_MIN_SECONDS, _LATENCIES * latency_s)
+    seconds = _seconds(latency_s)
     capacity = int(_MIN_PER_CLIENT * clients + 4 * clients * seconds / max(latency_s, 1e-3))
     log = ProbeLog(np.zeros(capacity), client.now())
     end_s = client.now() + latency_s + seconds

@@ -320,14 +320,12 @@ def _tightest(outcomes: list[tuple[Evidence, ...]]) -> Crossing | None:
 def _result(state: _State, stop: str, tolerance: float) -> SearchResult:
     best = state.certified()
     crossing = state.crossing
-    low = state.low_rps
-    if crossing is not None:
-        known = crossing.quantile(0.025)
-        if best is not None:
-            known = min(known, state.visits[best].rate_rps)
-        # A probe begins with an empty server and sees fewer late requests than an endless one, so
-        # that rates come out a little too high, by less than the tolerance.
-        low = known / (1.0 + tolerance)
+    known = [] if crossing is None else [crossing.quantile(0.025)]
+    if best is not None:
+        known.append(state.visits[best].rate_rps)
+    # A probe begins with an empty server and sees fewer late requests than an endless one, so that
+    # rates come out a little too high, by less than the tolerance.
+    low = min(known) / (1.0 + tolerance) if known else None
     return SearchResult(
         visits=tuple(state.visits),
         best=best,

@@ -45,6 +45,8 @@ _LAG_SHARE = 0.10
 _MIN_LAG_LIMIT_S = 0.010
 # Prompts of the concurrency ladder, apart from those of probes.
 _LADDER = 2**20
+# It may take as long as so many of the shortest probes.
+_LADDER_PROBES = 2.0
 # A probe to locate the limit may take this share of the longest probe: several at different rates
 # tell more than a long one.
 _SEARCH_SHARE = 0.5
@@ -257,6 +259,7 @@ class _Session:
             number=_LADDER,
             latency_s=1.0 / self.sequential_rps,
             timeout_s=self._timeout_s(),
+            max_seconds=_LADDER_PROBES * self.slo.budget.min_probe_seconds,
         )
         await self.target.wait_until_idle(requests=_LADDER)
         self._ladder_s = self.target.client.now() - begun_s

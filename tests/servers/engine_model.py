@@ -21,9 +21,6 @@ import numpy as np
 
 from optikit_assets.specs.slo import SloSpec
 
-# An engine without a request for so long has recovered from its leak.
-_IDLE_S = 0.2
-
 
 @dataclass(frozen=True)
 class Shape:
@@ -32,7 +29,7 @@ class Shape:
     ``tail`` is the standard deviation of log w_i. ``stall_s`` long stalls come at exponential
     intervals of mean ``stall_every_s``. ``error_share`` of the requests fail at once. The first
     ``cold_requests`` take ``cold_factor`` times as long. ``leak`` seconds are added to an answer
-    per second that the engine has been busy.
+    per second since the engine last rested.
     """
 
     slots: int
@@ -79,8 +76,7 @@ class Engine:
         self._free = [0.0] * shape.slots
         self._stalls = _Stalls(shape, rng)
         self._served = 0
-        self._busy_since_s = 0.0
-        self._busy_until_s = 0.0
+        self._rested_s = 0.0
         self._draws = self._random()
 
     def _random(self) -> Iterator[tuple[float, bool]]:
@@ -96,8 +92,6 @@ class Engine:
         factor, failed = next(self._draws)
         if failed:
             return Timeline(arrival_s, arrival_s, failed=True)
-        if arrival_s > self._busy_until_s + _IDLE_S:
-            self._busy_since_s = arrival_s
         # Stalls stop every clock of the engine alike: inside, only moving time is counted.
         moving_s = self._stalls.moving(arrival_s)
         begin = max(moving_s, heapq.heappop(self._free))
@@ -109,17 +103,18 @@ class Engine:
         end = begin + service_s
         heapq.heappush(self._free, end)
         first = begin + service_s * shape.prefill_s / shape.service_s(others)
-        leaked_s = shape.leak * (arrival_s - self._busy_since_s)
-        finished_s = self._stalls.wall(end) + leaked_s
-        self._busy_until_s = max(self._busy_until_s, finished_s)
-        return Timeline(self._stalls.wall(first) + leaked_s, finished_s)
+        leaked_s = shape.leak * (arrival_s - self._rested_s)
+        return Timeline(self._stalls.wall(first) + leaked_s, self._stalls.wall(end) + leaked_s)
+
+    def rest(self, now_s: float) -> None:
+        """Recover from the leak."""
+        self._rested_s = now_s
 
     def drop(self, now_s: float) -> None:
         """Forget what runs and waits, as an engine does whose clients went away."""
         moving_s = self._stalls.moving(now_s)
         self._free = [min(free, moving_s) for free in self._free]
         heapq.heapify(self._free)
-        self._busy_until_s = min(self._busy_until_s, now_s)
 
 
 class _Stalls:

@@ -74,6 +74,9 @@ class VirtualClient:
         """Follow one request through the model."""
         flight.expected_output = body.output_tokens
         flight.sent_s = self.now()
+        if body.output_tokens == 1:
+            # Asked between probes only, whether the server is idle.
+            self._engine.rest(flight.sent_s)
         timeline = self._engine.admit(flight.sent_s)
         if timeline.failed:
             flight.status, flight.error = 500, "HTTP 500: injected"
