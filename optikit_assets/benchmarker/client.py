@@ -6,6 +6,7 @@ carry usage or an error. Those of a chat have to be decoded, since not every one
 """
 
 import asyncio
+import copy
 import errno
 import json
 from collections.abc import Callable
@@ -150,6 +151,12 @@ class CompletionClient:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
+
+    def unopened(self) -> "CompletionClient":
+        """Return a client like this one that was not opened yet; it can be sent elsewhere."""
+        client = copy.copy(self)
+        client._session = None
+        return client
 
     async def __aenter__(self) -> "CompletionClient":
         self._session = aiohttp.ClientSession(
