@@ -55,6 +55,8 @@ async def _serve(socket: str) -> None:
     reader, writer = await asyncio.open_unix_connection(socket)
     tell(writer, os.getpid())
     target: Target = await hear(reader)
+    # Whatever its prompts take to load is behind it.
+    tell(writer, "ready")
     messages: asyncio.Queue[Load | Stop] = asyncio.Queue()
     async with target.client as client:
         work = asyncio.create_task(_work(replace(target, client=client), messages, writer))

@@ -195,27 +195,13 @@ class ProcessPool:
         )
         with contextlib.ExitStack() as stack:
             stack.enter_context(owned)
-            reader, writer = await self._hello(owned)
+            hello = self._hellos[owned.pid] = asyncio.get_running_loop().create_future()
+            reader, writer = await _from_new(owned, hello)
             process = ClientProcess(number, owned, reader, writer)
             tell(writer, replace(self._target, client=self._target.client.unopened()))
+            await _from_new(owned, asyncio.ensure_future(hear(reader)))
             self._started.append(process)
             stack.pop_all()
-
-    async def _hello(self, owned: OwnedProcess) -> Any:
-        loop = asyncio.get_running_loop()
-        hello = self._hellos[owned.pid] = loop.create_future()
-        deadline = loop.time() + _START_LIMIT_S
-        while not hello.done():
-            await asyncio.wait({hello}, timeout=_POLL_S)
-            if hello.done():
-                break
-            if (code := owned.poll()) is not None:
-                raise StageError(f"{owned.name} ended with code {code}", owned.log_tail())
-            if loop.time() > deadline:
-                raise StageError(
-                    f"{owned.name} did not come up within {_START_LIMIT_S:g} s", owned.log_tail()
-                )
-        return hello.result()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         pid = await hear(reader)
@@ -226,6 +212,20 @@ class ProcessPool:
     def _socket(self) -> Path:
         assert self._folder is not None
         return Path(self._folder.name) / "socket"
+
+
+async def _from_new(owned: OwnedProcess, awaited: asyncio.Future[Any]) -> Any:
+    """Return what a process that is coming up has to say."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _START_LIMIT_S
+    while loop.time() < deadline and owned.poll() is None:
+        await asyncio.wait({awaited}, timeout=_POLL_S)
+        if awaited.done() and awaited.exception() is None:
+            return awaited.result()
+    awaited.cancel()
+    code = owned.poll()
+    end = f"did not come up within {_START_LIMIT_S:g} s" if code is None else f"ended: {code}"
+    raise StageError(f"{owned.name} {end}", owned.log_tail())
 
 
 class SharedSender:

@@ -154,8 +154,8 @@ def benchmark_target(
 ) -> BenchmarkResult:
     """Find the highest rate at which an endpoint that `prepare` got to know meets the SLO.
 
-    Every wait and every time is the event loop's of `runner`, whose clock need not be the wall's
-    without a `pool`: then everything is sent from this process. Other parameters as in `run_benchmark`.
+    Every wait and every time is the event loop's of `runner`. Its clock need not be the wall's as
+    long as there is no `pool` of processes. Other parameters as in `run_benchmark`.
     """
     session = _Session(target, slo, seed, requests_file, on_probe, on_progress, pool)
     closed = runner.run(session.closed_probe())
