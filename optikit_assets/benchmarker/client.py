@@ -6,6 +6,7 @@ carry usage or an error. Those of a chat have to be decoded, since not every one
 """
 
 import asyncio
+import copy
 import errno
 import json
 from collections.abc import Callable
@@ -150,6 +151,12 @@ class CompletionClient:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
+
+    def unopened(self) -> "CompletionClient":
+        """Return a client like this one that was not opened yet; it can be sent elsewhere."""
+        client = copy.copy(self)
+        client._session = None
+        return client
 
     async def __aenter__(self) -> "CompletionClient":
         self._session = aiohttp.ClientSession(
@@ -302,6 +309,9 @@ class EventParser:
             If what came is not a stream of completion chunks, or reports an error.
         """
         data = self._rest + (chunk.replace(b"\r\n", b"\n") if b"\r" in chunk else chunk)
+        if self._checked and (tokens := _plain_tokens(data)):
+            self._rest = b""
+            return tokens
         *events, self._rest = data.split(b"\n\n")
         if len(self._rest) > _MAX_EVENT_BYTES:
             raise ValueError(f"an event of more than {_MAX_EVENT_BYTES} bytes")
@@ -356,6 +366,19 @@ class EventParser:
             return any(_is_chat_token(choice["delta"]) for choice in content["choices"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"no delta in {payload[:60]!r}") from error
+
+
+def _plain_tokens(data: bytes) -> int:
+    """Return how many events `data` is, or 0 unless they are all whole and tokens only.
+
+    A few passes over the bytes, however many events they hold.
+    """
+    if not (data.startswith(b"data: {") and data.endswith(b"}\n\n")):
+        return 0
+    if b'"usage":{' in data or b'"usage": {' in data or b'"error"' in data:
+        return 0
+    events = data.count(b"\n\n")
+    return events if data.count(b"}\n\ndata: {") == events - 1 else 0
 
 
 def _is_chat_token(delta: dict[str, Any]) -> bool:

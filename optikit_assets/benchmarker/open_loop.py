@@ -1,17 +1,18 @@
 """One open-loop probe: requests leave on schedule, whatever the server does."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from optikit_assets.benchmarker.arrivals import FloatArray
-from optikit_assets.benchmarker.client import Flight, RequestBody
 from optikit_assets.benchmarker.endpoint import Target
 from optikit_assets.benchmarker.probe_log import ProbeLog
+from optikit_assets.benchmarker.process_pool import ClientProcess, SharedSender
 from optikit_assets.benchmarker.records import RequestRecord
 from optikit_assets.benchmarker.results import ProbeResult
 from optikit_assets.benchmarker.sample import Sample
+from optikit_assets.benchmarker.sending import Load, LocalSender, Sender
 from optikit_assets.benchmarker.shares import percentile
 from optikit_assets.benchmarker.summary import summarize
 from optikit_assets.benchmarker.verdict import Judgement, Rules, judge
@@ -21,6 +22,7 @@ Progress = dict[str, Any]
 
 # The first request is scheduled a little ahead, so that the sender is up when it is due.
 _LEAD_S = 0.05
+_SHARED_LEAD_S = 0.25
 _TICK_S = 0.25
 # A look each second at first, then each time the probe is a tenth longer.
 _FIRST_LOOKS_S = 1.0
@@ -69,41 +71,53 @@ class ProbeOutcome:
 
 
 async def run_open_probe(
-    target: Target, plan: ProbePlan, *, on_progress: Callable[[Progress], None] | None = None
+    target: Target,
+    plan: ProbePlan,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    processes: Sequence[ClientProcess] = (),
 ) -> ProbeOutcome:
     """Run the probe until its verdict is certain or its schedule is used up.
 
-    After a certain fail, what still runs is cancelled; otherwise it is waited for, at most
-    ``timeout_s``. Nothing is left running when this returns or raises.
+    `processes` send its requests; if there are none, this one does. If one is lost, the probe is
+    ``invalid``. After a certain fail, what still runs is cancelled; otherwise it is waited for, at
+    most ``timeout_s``. Nothing is left running when this returns or raises.
     """
-    probe = _OpenProbe(target, plan, on_progress)
+    probe = _OpenProbe(target, plan, on_progress, processes)
     return await probe.run()
 
 
 class _OpenProbe:
     def __init__(
-        self, target: Target, plan: ProbePlan, on_progress: Callable[[Progress], None] | None
+        self,
+        target: Target,
+        plan: ProbePlan,
+        on_progress: Callable[[Progress], None] | None,
+        processes: Sequence[ClientProcess],
     ) -> None:
-        self._target = target
         self._client = target.client
         self._plan = plan
         self._on_progress = on_progress
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._log = ProbeLog(plan.schedule_s, self._client.now() + _LEAD_S)
+        epoch_s = self._client.now() + (_SHARED_LEAD_S if processes else _LEAD_S)
+        self._log = ProbeLog(plan.schedule_s, epoch_s)
+        indices = range(len(plan.schedule_s))
+        load = Load(plan.number, epoch_s, indices, plan.schedule_s.tolist(), plan.timeout_s)
+        self._sender: Sender = (
+            SharedSender(list(processes), target, load, self._log)
+            if processes
+            else LocalSender(target, load, self._log)
+        )
 
     async def run(self) -> ProbeOutcome:
-        sender = asyncio.create_task(self._send_all())
+        sender = asyncio.create_task(self._sender.send())
         gone = ""
         sample, judgement = await self._look(final=False)
         try:
             sample, judgement, gone = await self._watch(sender)
         finally:
             sender.cancel()
-            if judgement.verdict not in ("pass", "unresolved"):
-                for task in self._tasks:
-                    task.cancel()
-            # The requests' own limits end the wait.
-            await asyncio.gather(sender, *self._tasks, return_exceptions=True)
+            await asyncio.gather(sender, return_exceptions=True)
+            await self._sender.finish(cancel=judgement.verdict not in ("pass", "unresolved"))
         plan, log = self._plan, self._log
         warmup = min(plan.warmup, log.begun)
         result = summarize(
@@ -121,27 +135,6 @@ class _OpenProbe:
         records = log.records(plan.number, warmup, len(sample), closed=False)
         return ProbeOutcome(result, records, gone)
 
-    async def _send_all(self) -> None:
-        now, epoch_s = self._client.now, self._log.epoch_s
-        for index, offset_s in enumerate(self._plan.schedule_s.tolist()):
-            # Made before the wait: building a long prompt must not delay its request.
-            body = self._target.body(self._plan.number, index)
-            # Also when late: answers have to be read in between.
-            await asyncio.sleep(max(0.0, epoch_s + offset_s - now()))
-            flight = Flight(epoch_s + offset_s, sent_s=now())
-            self._log.begin(index, flight)
-            task = asyncio.create_task(self._send(index, flight, body))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _send(self, index: int, flight: Flight, body: RequestBody) -> None:
-        try:
-            await self._client.complete(flight, body, self._plan.timeout_s)
-        finally:
-            if flight.last_token_s != flight.last_token_s and flight.error is None:
-                flight.error = "cancelled"
-            self._log.settle(index)
-
     async def _watch(self, sender: asyncio.Task[None]) -> tuple[Sample, Judgement, str]:
         now, log, plan = self._client.now, self._log, self._plan
         deadline = log.epoch_s + float(plan.schedule_s[-1]) + plan.timeout_s + _SLACK_S
@@ -151,6 +144,8 @@ class _OpenProbe:
             await asyncio.sleep(_TICK_S)
             if sender.done() and not sender.cancelled() and (broken := sender.exception()):
                 raise broken
+            if self._sender.fault:
+                return *await self._conclude("invalid", self._sender.fault), ""
             if log.client_faults:
                 reason = "the client ran out of file descriptors"
                 return *await self._conclude("invalid", reason), ""
@@ -158,7 +153,7 @@ class _OpenProbe:
                 checked_health = now()
                 if gone := await self._gone():
                     return *await self._conclude("fail", gone), gone
-            over = sender.done() and (not self._tasks or self._all_settled())
+            over = sender.done() and (not log.in_flight or self._all_settled())
             over = over or now() > deadline
             if not over and (plan.fixed or now() < next_look):
                 continue
@@ -174,7 +169,7 @@ class _OpenProbe:
         return sample, await asyncio.to_thread(self._judge_and_report, sample, final=final)
 
     def _sample(self) -> Sample:
-        return self._log.sample(self._client.now(), self._plan.warmup)
+        return self._log.sample(self._sender.known_s(), self._plan.warmup)
 
     def _judge_and_report(self, sample: Sample, *, final: bool) -> Judgement:
         judgement = judge(sample, self._plan.rules, final=final)

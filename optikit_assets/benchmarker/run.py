@@ -1,6 +1,7 @@
 """The benchmark of one endpoint: closed loop, rate search, and the certified rate."""
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from optikit_assets.benchmarker.open_loop import (
     run_open_probe,
 )
 from optikit_assets.benchmarker.priority import prompt_thread
+from optikit_assets.benchmarker.process_pool import ProcessPool
 from optikit_assets.benchmarker.rate_search import (
     Outcome,
     SearchResult,
@@ -71,6 +73,7 @@ def run_benchmark(
     on_progress: Callable[[Progress], None] | None = None,
     limits: ClientLimits | None = None,
     api_key: str | None = None,
+    processes: int | None = None,
 ) -> BenchmarkResult:
     """Find the highest rate at which the endpoint meets the SLO.
 
@@ -97,31 +100,45 @@ def run_benchmark(
         Called after each probe, and about once a second during one (from another thread).
     limits, api_key
         See `CompletionClient`.
+    processes
+        Processes that share the requests of an open-loop probe; None: as many as its rate needs.
 
     Raises
     ------
     EndpointError
         The endpoint cannot be used, or died on the way; probes finished by then went to `on_probe`
         and `requests_file`.
+    StageError
+        A client process did not come up.
     """
-    with prompt_thread(), asyncio.Runner() as runner:
+    with prompt_thread(), asyncio.Runner() as runner, contextlib.ExitStack() as stack:
         client = CompletionClient(base_url, limits=limits, api_key=api_key)
-        runner.run(client.__aenter__())
-        try:
-            target = runner.run(prepare(client, model, slo, seed, vocabulary_size=vocabulary_size))
-            return benchmark_target(
-                target,
-                slo,
-                runner=runner,
-                seed=seed,
-                gpus=gpus,
-                initial_rate_rps=initial_rate_rps,
-                requests_file=requests_file,
-                on_probe=on_probe,
-                on_progress=on_progress,
-            )
-        finally:
-            runner.run(client.__aexit__(None, None, None))
+        _enter(stack, runner, client)
+        target = runner.run(prepare(client, model, slo, seed, vocabulary_size=vocabulary_size))
+        pool = ProcessPool(target, slo.workload.max_output_tokens, processes)
+        _enter(stack, runner, pool)
+        return benchmark_target(
+            target,
+            slo,
+            runner=runner,
+            seed=seed,
+            gpus=gpus,
+            initial_rate_rps=initial_rate_rps,
+            requests_file=requests_file,
+            on_probe=on_probe,
+            on_progress=on_progress,
+            pool=pool,
+        )
+
+
+def _enter(
+    stack: contextlib.ExitStack,
+    runner: asyncio.Runner,
+    context: contextlib.AbstractAsyncContextManager[object],
+) -> None:
+    """Enter a context on the runner's event loop, which also leaves it."""
+    runner.run(context.__aenter__())
+    stack.callback(lambda: runner.run(context.__aexit__(None, None, None)))
 
 
 def benchmark_target(
@@ -135,13 +152,14 @@ def benchmark_target(
     requests_file: Path | None = None,
     on_probe: Callable[[ProbeResult], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    pool: ProcessPool | None = None,
 ) -> BenchmarkResult:
     """Find the highest rate at which an endpoint that `prepare` got to know meets the SLO.
 
-    Every wait and every time is the event loop's of `runner`, whose clock need not be the wall's.
-    Other parameters as in `run_benchmark`.
+    Every wait and every time is the event loop's of `runner`. Its clock need not be the wall's as
+    long as there is no `pool` of processes. Other parameters as in `run_benchmark`.
     """
-    session = _Session(target, slo, seed, requests_file, on_probe, on_progress)
+    session = _Session(target, slo, seed, requests_file, on_probe, on_progress, pool)
     closed = runner.run(session.closed_probe())
     if closed.verdict in ("fail", "invalid"):
         return _without_search(session, closed, gpus)
@@ -185,6 +203,7 @@ def confirm_rate(
     on_progress: Callable[[Progress], None] | None = None,
     limits: ClientLimits | None = None,
     api_key: str | None = None,
+    processes: int | None = None,
 ) -> ProbeResult:
     """Run one fresh open-loop probe at `rate_rps`, to a certain verdict if its limit allows.
 
@@ -196,15 +215,14 @@ def confirm_rate(
     EndpointError
         The endpoint cannot be used at all. A server that dies during the probe is a ``fail``.
     """
-    with prompt_thread(), asyncio.Runner() as runner:
+    with prompt_thread(), asyncio.Runner() as runner, contextlib.ExitStack() as stack:
         client = CompletionClient(base_url, limits=limits, api_key=api_key)
-        runner.run(client.__aenter__())
-        try:
-            target = runner.run(prepare(client, model, slo, seed, vocabulary_size=vocabulary_size))
-            session = _Session(target, slo, seed, requests_file, None, on_progress)
-            return runner.run(session.open_probe(rate_rps, last=True))
-        finally:
-            runner.run(client.__aexit__(None, None, None))
+        _enter(stack, runner, client)
+        target = runner.run(prepare(client, model, slo, seed, vocabulary_size=vocabulary_size))
+        pool = ProcessPool(target, slo.workload.max_output_tokens, processes)
+        _enter(stack, runner, pool)
+        session = _Session(target, slo, seed, requests_file, None, on_progress, pool)
+        return runner.run(session.open_probe(rate_rps, last=True))
 
 
 class _Session:
@@ -218,6 +236,7 @@ class _Session:
         requests_file: Path | None,
         on_probe: Callable[[ProbeResult], None] | None,
         on_progress: Callable[[Progress], None] | None,
+        pool: ProcessPool | None,
     ) -> None:
         self.target = target
         self.slo = slo
@@ -226,6 +245,7 @@ class _Session:
         self._requests_file = requests_file
         self._on_probe = on_probe
         self._on_progress = on_progress
+        self._pool = pool
         self._sequential_rps: float | None = None
         self._ladder_s = 0.0
 
@@ -319,7 +339,12 @@ class _Session:
         )
         fixed = budget.strategy == "paper" and not last
         plan = ProbePlan(number, rate_rps, schedule, warmup, rules, self._timeout_s(), fixed)
-        outcome = await run_open_probe(self.target, plan, on_progress=self._on_progress)
+        outcome = await run_open_probe(
+            self.target,
+            plan,
+            on_progress=self._on_progress,
+            processes=await self._pool.for_rate(rate_rps) if self._pool else (),
+        )
         result = self._keep(outcome)
         if not last:
             if outcome.gone:

@@ -103,12 +103,16 @@ def bench(
     model: Annotated[str, typer.Option(help="Model name as the endpoint knows it.")],
     slo: Annotated[str, typer.Option(metavar="SLO|FILE", help="SLO name or SLO file.")],
     seed: Annotated[int, typer.Option(help="Seed of arrivals and prompts.")] = 0,
+    client_processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that send; default: as many as the rate needs."),
+    ] = None,
     json_out: JsonOut = None,
 ) -> None:
     """Find the highest request rate at which a running endpoint meets an SLO."""
     from optikit_assets.cli.bench import run_bench
 
-    sys.exit(run_bench(base_url, model, slo, seed, json_out))
+    sys.exit(run_bench(base_url, model, slo, seed, client_processes, json_out))
 
 
 @app.command()

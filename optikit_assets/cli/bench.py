@@ -12,7 +12,14 @@ from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, SloSpec, load_spec
 
 
-def run_bench(base_url: str, model: str, slo_or_file: str, seed: int, json_out: Path | None) -> int:
+def run_bench(
+    base_url: str,
+    model: str,
+    slo_or_file: str,
+    seed: int,
+    client_processes: int | None,
+    json_out: Path | None,
+) -> int:
     """Benchmark an endpoint; 0 only if a rate was certified."""
     slo = _slo(slo_or_file)
     console = Console()
@@ -45,6 +52,7 @@ def run_bench(base_url: str, model: str, slo_or_file: str, seed: int, json_out: 
             seed=seed,
             on_probe=on_probe,
             on_progress=on_progress,
+            processes=client_processes,
         )
 
     if console.is_terminal:
