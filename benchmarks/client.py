@@ -78,9 +78,7 @@ async def measure(
     before = [process.cpu_times() for process in pids]
     outcome = await run_open_probe(target, plan, processes=processes)
     after = [process.cpu_times() for process in pids]
-    cpu_s = sum(
-        b.user + b.system - a.user - a.system for a, b in zip(before, after, strict=True)
-    )
+    cpu_s = sum(b.user + b.system - a.user - a.system for a, b in zip(before, after, strict=True))
     return outcome, cpu_s
 
 

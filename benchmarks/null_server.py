@@ -78,12 +78,16 @@ class _Connection(asyncio.Protocol):
             self._loop.call_later(self._gap_s, self._write, part + 1)
 
 
+def _tell(port_file: Path, port: int) -> None:
+    port_file.write_text(str(port), encoding="utf-8")
+
+
 async def _serve(port_file: Path, parts: list[bytes], gap_s: float) -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
         lambda: _Connection(parts, gap_s), "127.0.0.1", 0, backlog=4096
     )
-    port_file.write_text(str(server.sockets[0].getsockname()[1]), encoding="utf-8")
+    _tell(port_file, server.sockets[0].getsockname()[1])
     await server.serve_forever()
 
 

@@ -12,7 +12,7 @@ from optikit_assets.benchmarker.client import Flight
 from optikit_assets.benchmarker.endpoint import Target
 from optikit_assets.benchmarker.priority import prompt_thread
 from optikit_assets.benchmarker.process_pool import Batch, Stop, hear, tell
-from optikit_assets.benchmarker.sending import LocalSender, Load
+from optikit_assets.benchmarker.sending import Load, LocalSender
 
 _BATCH_S = 0.05
 

@@ -33,9 +33,7 @@ class Load:
 
     def share(self, number: int, of: int) -> "Load":
         """Return every `of`-th request, from request `number` on."""
-        return replace(
-            self, indices=self.indices[number::of], offsets_s=self.offsets_s[number::of]
-        )
+        return replace(self, indices=self.indices[number::of], offsets_s=self.offsets_s[number::of])
 
 
 class Journal(Protocol):
