@@ -231,7 +231,7 @@ def _metadata(recipe: str, comparison: Comparison) -> dict[str, Any]:
     metadata: dict[str, Any] = {
         "verdict": comparison.verdict,
         "accepted": comparison.accepted,
-        "q_star": comparison.q_star,
+        "q_star": f"trial {comparison.q_star}",
         "why_q_star": comparison.q_star_reason,
         "reasons": list(comparison.reasons),
         "scores": dg.MetadataValue.table(records),
