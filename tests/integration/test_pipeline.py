@@ -37,7 +37,7 @@ SLO = {
         "min_probe_requests": 20,
         "warmup_requests": 2,
         "closed_loop_requests": 5,
-        "max_probes": 3,
+        "max_probes": 6,
         "max_load_seconds": 60,
     },
 }
