@@ -65,7 +65,11 @@ def compared_checks(suite: SuiteSpec, comparison: Comparison) -> list[dg.AssetCh
         GATE,
         comparison.accepted,
         "; ".join(comparison.reasons),
-        {**verdicts, "q_star": f"trial {comparison.q_star}", "why_q_star": comparison.q_star_reason},
+        {
+            **verdicts,
+            "q_star": f"trial {comparison.q_star}",
+            "why_q_star": comparison.q_star_reason,
+        },
     )
     absent = f"{suite.name} does not have this task"
     others = [

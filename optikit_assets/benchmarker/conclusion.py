@@ -1,0 +1,137 @@
+"""From probes to what a search may know, and from a search to the result of a benchmark."""
+
+from optikit_assets.benchmarker.crossing import Evidence
+from optikit_assets.benchmarker.rate_search import Outcome, SearchResult
+from optikit_assets.benchmarker.results import BenchmarkResult, ProbeResult, Status
+from optikit_assets.benchmarker.session import Session
+from optikit_assets.specs.slo import SloSpec
+
+# Over such a range of rates a server that keeps pace at any would have been seen to.
+_FAR_APART = 4.0
+
+
+def outcome_of(result: ProbeResult, slo: SloSpec) -> Outcome:
+    """Return what the search needs to know of a probe."""
+    certified = min(result.rate_rps, result.achieved_rate_rps)
+    if not slo.objectives and result.beta is not None:
+        # Without a latency bound, up to tau more may arrive than is completed.
+        certified /= max(1.0, result.beta)
+    return Outcome(
+        result.verdict,
+        certified,
+        # Without a latency bound there is nothing but confidence to go by.
+        holds=result.verdict == "pass" or (bool(slo.objectives) and result.met),
+        evidence=_evidence(result, slo),
+    )
+
+
+def _evidence(result: ProbeResult, slo: SloSpec) -> tuple[Evidence, ...]:
+    """Return what a probe says about the share of misses at its rate; nothing if invalid."""
+    if result.verdict == "invalid" or len(result.miss_share) < len(slo.objectives):
+        return ()
+    return tuple(
+        Evidence(
+            result.rate_rps,
+            # A backlog that grows ends with every request late, however loose the bound.
+            1.0 if result.backlog_grows else result.miss_share[o.label],
+            result.effective_requests[o.label],
+            1.0 - o.percentile / 100.0,
+        )
+        for o in slo.objectives
+    )
+
+
+def without_search(session: Session, closed: ProbeResult, gpus: int) -> BenchmarkResult:
+    """Return the result of a benchmark whose closed-loop probe said enough."""
+    infeasible = closed.verdict == "fail"
+    return BenchmarkResult(
+        status="infeasible" if infeasible else "unresolved",
+        certified_rate_rps=0.0,
+        rate_ci_rps=(0.0, 0.0 if infeasible else None),
+        load_seconds=session.load_seconds,
+        reason=f"closed-loop probe: {closed.reason}",
+        closest=_closest(session, closed),
+        model=session.target.model,
+        slo=session.slo.name,
+        seed=session.seed,
+        gpus=gpus,
+        probes=tuple(session.probes),
+    )
+
+
+def with_search(session: Session, search: SearchResult, gpus: int) -> BenchmarkResult:
+    """Return the result of a benchmark from its search; its probes are the session's last."""
+    opening = len(session.probes) - len(search.visits)
+    best = search.best
+    certified = 0.0 if best is None else search.visits[best].outcome.certified_rps
+    worst = None if best is not None else session.probes[-1]
+    status: Status = "unresolved" if best is None else "feasible"
+    if best is None and _never_steady(session):
+        status = "never_steady"
+    return BenchmarkResult(
+        status=status,
+        certified_rate_rps=certified,
+        rate_ci_rps=_interval(search, certified),
+        estimate_rps=search.estimate_rps,
+        load_seconds=session.load_seconds,
+        reason=_why_it_ended(session, search),
+        closest="" if worst is None else _closest(session, worst),
+        certified_probe=None if best is None else opening + best,
+        model=session.target.model,
+        slo=session.slo.name,
+        seed=session.seed,
+        gpus=gpus,
+        probes=tuple(session.probes),
+    )
+
+
+def _interval(search: SearchResult, certified_rps: float) -> tuple[float, float | None]:
+    low = certified_rps if search.low_rps is None else search.low_rps
+    if search.best is not None:
+        low = min(low, certified_rps)
+    return low, None if search.high_rps is None else max(search.high_rps, low)
+
+
+def _never_steady(session: Session) -> bool:
+    """Whether rates far apart were all refused for a backlog."""
+    probed = [p for p in session.probes if p.kind == "open" and p.verdict != "invalid"]
+    rates = [p.rate_rps for p in probed]
+    far_apart = bool(rates) and max(rates) >= _FAR_APART * min(rates)
+    return far_apart and all(p.backlog_grows for p in probed)
+
+
+def _why_it_ended(session: Session, search: SearchResult) -> str:
+    budget = session.slo.budget
+    stops = {
+        "tolerance": "the limit is known within the tolerance",
+        "probes": f"the budget of {budget.max_probes} probes is spent",
+        "seconds": f"the budget of {budget.max_load_seconds:g} load seconds is spent",
+        "floor": (
+            f"nothing held down to {session.floor_rps:.3g} req/s, the lowest rate that "
+            "max_probe_seconds allows to judge"
+        ),
+    }
+    parts = [stops[search.stop]]
+    if search.best is not None:
+        visit = search.visits[search.best]
+        how = "by itself" if visit.outcome.verdict == "pass" else "with all probes together"
+        parts.append(f"certified {visit.rate_rps:.4g} req/s ({how})")
+    if search.estimate_rps is not None:
+        parts.append(f"limit estimated at {search.estimate_rps:.4g} req/s")
+    if search.lowest_fail_rps is not None:
+        parts.append(f"lowest certain fail {search.lowest_fail_rps:.4g} req/s")
+    elif search.best is not None:
+        parts.append("no rate failed for certain")
+    return "; ".join(parts)
+
+
+def _closest(session: Session, probe: ProbeResult) -> str:
+    """Return how near the probe came to every objective that it missed."""
+    kind = "with no queueing" if probe.kind == "closed" else f"at {probe.rate_rps:.4g} req/s"
+    parts: list[str] = []
+    for objective in session.slo.objectives:
+        seen = probe.latency_ms.get(objective.label)
+        if seen is None or seen > objective.max_ms:
+            value = "never" if seen is None else f"{seen:.1f} ms"
+            parts.append(f"{objective.label} {value} against {objective.max_ms:g} ms")
+    return f"{kind}: {'; '.join(parts) or probe.reason}"
