@@ -33,6 +33,8 @@ from scipy import optimize, stats
 
 Floats = NDArray[np.float64]
 
+_CORRECTED_TO = 4.0
+
 
 def ratio_score(
     x11: ArrayLike, x10: ArrayLike, x01: ArrayLike, n: int, phi: float
@@ -208,7 +210,9 @@ def _null_cells(p11: Any, p10: Any, p01: Any, phi: float) -> tuple[Floats, Float
 
 def _corrected(z: Floats, gamma: Floats, n: int) -> Floats:
     finite = np.where(np.isfinite(z), z, 0.0)
-    return np.where(np.isfinite(z), finite - gamma / (6 * math.sqrt(n)) * (finite**2 - 1), z)
+    # A first-order correction; far out in the tail its square would outgrow the score itself.
+    near = np.clip(finite, -_CORRECTED_TO, _CORRECTED_TO)
+    return np.where(np.isfinite(z), finite - gamma / (6 * math.sqrt(n)) * (near**2 - 1), z)
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:

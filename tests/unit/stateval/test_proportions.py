@@ -129,3 +129,10 @@ def test_planned_items_have_the_power_and_one_less_has_not() -> None:
 def test_no_number_of_items_decides_on_the_margin() -> None:
     on_margin = (0.7, 0.02, (0.05 * 0.7 + 0.02) / 0.95)
     assert proportions.items_for_power(*on_margin, 0.95, alpha=0.05, power=0.8, most=10**7) is None
+
+
+def test_equal_scores_on_few_items_are_never_shown_inferior_however_wide_the_margin() -> None:
+    for n in (20, 100, 400):
+        right = round(0.9 * n)
+        assert float(proportions.inferior_p(right, 0, 0, n, 0.05)) > 0.5
+        assert float(proportions.noninferior_p(right, 0, 0, n, 0.05)) < 0.001
