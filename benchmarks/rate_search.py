@@ -73,7 +73,7 @@ def row(server: str, how: str, runs: list[Run]) -> dict[str, str]:
         "server": server,
         "search": how,
         "median error": f"{np.median(errors):+.1%}",
-        "95th pct |error|": f"{np.percentile(np.abs(errors), 95):.1%}",
+        "95th pct abs. error": f"{np.percentile(np.abs(errors), 95):.1%}",
         "false passes (> 5 % over)": f"{np.mean(errors > 0.05):.0%}",
         "probes": f"{np.mean([run.probes for run in runs]):.1f}",
         "load seconds": f"{np.mean([run.load_seconds for run in runs]):.0f}",

@@ -31,9 +31,11 @@ def _evidence(result: ProbeResult, slo: SloSpec) -> tuple[Evidence, ...]:
         return ()
     return tuple(
         Evidence(
-            result.rate_rps,
+            # What arrived, not what was meant to: Poisson counts vary, and misses with them.
+            result.achieved_rate_rps,
             # A backlog that grows ends with every request late, however loose the bound.
             1.0 if result.backlog_grows else result.miss_share[o.label],
+            result.requests,
             result.effective_requests[o.label],
             1.0 - o.percentile / 100.0,
         )

@@ -4,17 +4,22 @@ Near the limit a single probe of sensible length rarely proves anything: its req
 and count like few independent ones. But the share of late requests grows with the rate, so every
 probe tells something about its neighbours.
 
-Notation: probe j at rate λ_j saw the share q_j late, as sure as m_j independent requests make it
-(`shares.effective_size`); p is the share allowed, x the logarithm of the rate sought. Near it,
+Notation: probe j at rate λ_j saw the share q_j of its n_j requests late, as sure as m_j independent
+requests make it (`shares.effective_size`); p is the share allowed, x the logarithm of the rate
+sought. Near it the dose-response curve
 
-.. math:: logit q(λ) = logit p + b (\log λ - x), b > 0,
+.. math:: q(λ) = f + (1 - f) g(λ), \quad logit g(λ) = logit \frac{p-f}{1-f} + b (\log λ - x)
 
-the logistic dose-response curve. (x, b) has a flat prior in x and log b, and the likelihood
-Σ_j w_j m_j [q_j log q(λ_j) + (1 − q_j) log(1 − q(λ_j))] with weights w_j that fall off with the
-distance from x, since a logistic curve holds only near its crossing. All m_j are divided by the
-dispersion that the probes show about the curve (McCullagh and Nelder 1989, section 4.5), since a
-short probe does not see how its misses cluster. What is returned are quantiles of the posterior of
-exp(x), summed over a grid.
+with slope b > 0 and a floor f of requests that are late for other reasons than load (Abbott 1925).
+(x, log b, f) has a flat prior. The likelihood Σ_j w_j m'_j [q_j log q(λ_j) + (1 − q_j)
+log(1 − q(λ_j))] has weights w_j that fall off with the distance from x, since such a curve holds
+only near its crossing.
+
+m_j varies with luck: a window that happens to hold few misses looks as sure as it looks good. So it
+is drawn towards what all probes say, m'_j = n_j/√(φ_j φ) with the inflation φ_j = n_j/m_j of one
+probe and φ of all: the mean of φ_j, corrected by how the probes scatter about the curve (McCullagh
+and Nelder 1989, section 4.5). What is returned are quantiles of the posterior of exp(x), summed
+over a grid.
 """
 
 from collections.abc import Sequence
@@ -26,7 +31,9 @@ from scipy import special
 from optikit_assets.benchmarker.arrivals import FloatArray
 
 _POINTS = 600
-_SLOPES = np.geomspace(4.0, 400.0, 40)
+_SLOPES = np.geomspace(4.0, 400.0, 20)
+# Shares late for another reason than load, as parts of what is allowed.
+_FLOORS = np.array([0.0, 0.1, 0.25, 0.5])
 # The grid reaches this factor beyond the probed rates.
 _BEYOND = 2.0
 # Width of the weights in log λ: probes 20 % off count 0.6 of those at the crossing.
@@ -34,6 +41,9 @@ _WIDTH = float(np.log(1.2))
 _ROUNDS = 3
 # Scatter about the curve is estimated as if so many probes had been seen to scatter as they should.
 _PRIOR_PROBES = 2.0
+# Past its limit a queue grows for as long as the probe lasts, and the share late with it: that
+# says that the rate is too high, but not by how much.
+_OVERLOADED = 10.0
 _TINY = 1e-9
 _LEAST_VARIANCE = 0.005
 
@@ -48,6 +58,8 @@ class Evidence:
         Rate λ_j.
     late
         Share q_j of late requests.
+    requests
+        Number n_j of requests.
     effective
         Number m_j of independent requests that would be as sure.
     allowed
@@ -56,6 +68,7 @@ class Evidence:
 
     rate_rps: float
     late: float
+    requests: int
     effective: float
     allowed: float
 
@@ -89,35 +102,52 @@ def locate(evidence: Sequence[Evidence]) -> Crossing | None:
     if not len(late) or np.all(late <= allowed) or np.all(late > allowed):
         return None
     logs: FloatArray = np.log([e.rate_rps for e in evidence])
-    effective = np.array([e.effective for e in evidence])
+    requests = np.array([float(e.requests) for e in evidence])
+    inflation = requests / np.array([e.effective for e in evidence])
+    overloaded = late > (1.0 + allowed) / 2.0
     reach = float(np.log(_BEYOND))
     ends = float(logs.min()) - reach, float(logs.max()) + reach
     grid: FloatArray = np.linspace(*ends, _POINTS)
-    # Shape (points, slopes, probes).
-    steps: FloatArray = logs - grid[:, None, None]
-    logits: FloatArray = special.logit(allowed) + _SLOPES[None, :, None] * steps
-    gains: FloatArray = late * special.log_expit(logits) + (1.0 - late) * special.log_expit(-logits)
+    curves = _curves(logs - grid[:, None, None], allowed)
+    gains: FloatArray = late * np.log(curves) + (1.0 - late) * np.log1p(-curves)
     centre = (logs[late <= allowed].max() + logs[late > allowed].min()) / 2
-    dispersion = 1.0
     below = np.empty(0)
+    fitted = late
     for _ in range(_ROUNDS):
         weights = np.exp(-0.5 * ((logs - centre) / _WIDTH) ** 2)
-        likelihood: FloatArray = gains @ (weights * effective / dispersion)
+        pooled = _inflation(late, fitted, requests, inflation, weights * ~overloaded)
+        effective = requests / np.sqrt(pooled * inflation)
+        effective = np.where(overloaded, np.minimum(effective, _OVERLOADED), effective)
+        likelihood: FloatArray = gains @ (weights * effective)
         joint = np.exp(likelihood - likelihood.max())
         below = np.cumsum(joint.sum(axis=1)) / joint.sum()
         centre = float(np.interp(0.5, below, grid))
-        point, slope = divmod(int(np.argmax(likelihood)), len(_SLOPES))
-        fitted: FloatArray = 1.0 / (1.0 + np.exp(-logits[point, slope]))
-        dispersion = _dispersion(late, fitted, effective, weights)
+        fitted = curves[np.unravel_index(np.argmax(likelihood), likelihood.shape)]
     # Strictly increasing, as interpolation needs.
     return Crossing(np.exp(grid), below + _TINY * np.arange(_POINTS))
 
 
-def _dispersion(
-    late: FloatArray, fitted: FloatArray, effective: FloatArray, weights: FloatArray
+def _curves(steps: FloatArray, allowed: FloatArray) -> FloatArray:
+    """Return the share late, shape (points, curves, probes), so many steps in log λ from crossings.
+
+    Curves are all pairs of a slope and a floor.
+    """
+    slopes, parts = (values.reshape(-1, 1) for values in np.meshgrid(_SLOPES, _FLOORS))
+    floors: FloatArray = parts * allowed
+    logits: FloatArray = special.logit((allowed - floors) / (1.0 - floors)) + slopes * steps
+    return np.clip(floors + (1.0 - floors) * special.expit(logits), _TINY, 1.0 - _TINY)
+
+
+def _inflation(
+    late: FloatArray,
+    fitted: FloatArray,
+    requests: FloatArray,
+    inflation: FloatArray,
+    weights: FloatArray,
 ) -> float:
-    """Return by how much probes scatter more than their effective sizes say, at least 1."""
-    variance = np.maximum(fitted * (1.0 - fitted), _LEAST_VARIANCE) / effective
+    """Return by how much shares scatter more than those of independent requests, at least 1."""
+    expected = float(weights @ (requests * inflation)) / max(float(weights @ requests), _TINY)
+    variance = np.maximum(fitted * (1.0 - fitted), _LEAST_VARIANCE) / requests
     scatter = float(np.sum(weights * (late - fitted) ** 2 / variance))
     freedom = max(float(weights.sum()) - 2.0, 0.0)
-    return max(1.0, (scatter + _PRIOR_PROBES) / (freedom + _PRIOR_PROBES))
+    return max(1.0, (scatter + _PRIOR_PROBES * expected) / (freedom + _PRIOR_PROBES))

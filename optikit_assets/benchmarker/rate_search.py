@@ -11,10 +11,11 @@ lower bound never rises. Here:
    its median, which tells most; never a rate at or above one that failed for certain, unless the
    others clear it. Where shares tell nothing (no objectives, or a backlog that grows within the
    bounds), the geometric mean of the bracket is probed instead.
-3. A rate is certified when its own probe met every objective, and either passed by itself or lies
-   below the crossing with confidence, all probes taken together. The search ends when the certified
-   rate is within the tolerance of the estimate, or of the lowest rate that failed, or when the
-   budget is spent.
+3. A rate is certified when its own probe met every objective and, all probes taken together, it is
+   above the crossing by no more than a quarter of the tolerance, with confidence. Where no
+   crossing is known, its probe must have passed by itself. The search ends when the certified rate
+   is within the tolerance of the estimate, or of the lowest rate that failed, or when the budget is
+   spent.
 """
 
 from collections.abc import Callable
@@ -30,6 +31,9 @@ _ATTEMPTS_IF_INVALID = 2
 _CONFIDENCE = 0.95
 # Where to certify: so likely is the crossing to lie below.
 _SAFE = 0.04
+# A certified rate may lie above the crossing by this part of the tolerance: without it a third of
+# the load goes into proving the last percent.
+_SLACK_SHARE = 0.25
 # With nothing certified when this part of the probes is left, any rate that holds is sought.
 _LAST_SHARE = 4
 _RETREAT = 1.2
@@ -100,8 +104,14 @@ class SearchResult:
 class _State:
     """Visits so far, and what they say together."""
 
+    tolerance: float = 0.0
     visits: list[Visit] = field(default_factory=list[Visit])
     crossing: Crossing | None = None
+
+    @property
+    def slack(self) -> float:
+        """Factor by which a certified rate may exceed the rate that is certain to hold."""
+        return 1.0 + _SLACK_SHARE * self.tolerance
 
     def add(self, visit: Visit) -> None:
         self.visits.append(visit)
@@ -162,7 +172,7 @@ class _State:
     def _vouched(self, visit: Visit) -> bool:
         if self.crossing is None:
             return visit.outcome.verdict == "pass"
-        return self.crossing.probability_above(visit.rate_rps) >= _CONFIDENCE
+        return self.crossing.probability_above(visit.rate_rps / self.slack) >= _CONFIDENCE
 
 
 def search_rate(
@@ -199,7 +209,7 @@ def search_rate(
     """
     if not start_rps > 0:
         raise ValueError(f"start_rps must be positive, got {start_rps}")
-    state = _State()
+    state = _State(tolerance)
     rate = max(start_rps, floor_rps)
     step = _NEAR_STEP if start_is_near else _STEP
     invalid_in_a_row = 0
@@ -289,7 +299,7 @@ def _next_rate(state: _State, low: float, high: float, tolerance: float) -> floa
     if state.crossing is None:
         return middle
     best = state.certified()
-    rate = state.crossing.quantile(_SAFE)
+    rate = state.crossing.quantile(_SAFE) * state.slack
     if best is not None and rate <= state.visits[best].rate_rps * (1.0 + tolerance / 2.0):
         rate = state.crossing.quantile(0.5)
     # Where the curve points to a rate that is known not to hold, the bracket is halved.
@@ -322,7 +332,7 @@ def _result(state: _State, stop: str, tolerance: float) -> SearchResult:
     crossing = state.crossing
     known = [] if crossing is None else [crossing.quantile(0.025)]
     if best is not None:
-        known.append(state.visits[best].rate_rps)
+        known.append(state.visits[best].outcome.certified_rps)
     # A probe begins with an empty server and sees fewer late requests than an endless one, so that
     # rates come out a little too high, by less than the tolerance.
     low = min(known) / (1.0 + tolerance) if known else None

@@ -41,6 +41,10 @@ _LADDER_PROBES = 2.0
 # A probe to locate the limit may take this share of the longest probe: several at different rates
 # tell more than a long one.
 _SEARCH_SHARE = 0.5
+# Near the limit short windows look good by luck: where a probe at most a quarter above did not
+# hold, a pass takes twice the time.
+_CLOSE = 1.25
+_LONGER = 2.0
 # Near its limit a queue takes many service times to reach its usual length.
 _WARMUP_LATENCIES = 10.0
 _WARMUP_SHARE = 0.5
@@ -153,6 +157,7 @@ class Session:
         rules = Rules(
             slo=self.slo,
             min_seconds=budget.min_probe_seconds,
+            pass_seconds=_LONGER * budget.min_probe_seconds if self._is_close(rate_rps) else 0.0,
             min_requests=budget.min_probe_requests,
             max_seconds=0.9 * max_s,
             max_lag_s=self._max_lag_s(service_s),
@@ -172,6 +177,12 @@ class Session:
                 raise EndpointError(outcome.gone)
             await self.target.wait_until_idle(requests=1000 * number)
         return result
+
+    def _is_close(self, rate_rps: float) -> bool:
+        """Whether a rate little higher, or lower, did not hold."""
+        return any(
+            p.kind == "open" and not p.met and p.rate_rps <= _CLOSE * rate_rps for p in self.probes
+        )
 
     def _keep(self, outcome: ProbeOutcome) -> ProbeResult:
         self.probes.append(outcome.result)

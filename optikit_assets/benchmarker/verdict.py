@@ -49,6 +49,8 @@ _MISCOUNTED_SHARE = 0.01
 _RATE_TOLERANCE = 0.02
 # Latencies beyond this share of the bound are near misses.
 _NEAR_BOUND = 0.8
+# What most requests do is not an event that comes in episodes.
+_RARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Rules:
         Cap of the window, so that demands on it never exceed what it may become.
     max_lag_s
         Largest 99th percentile of the send lag of a valid probe.
+    pass_seconds
+        A pass needs these too, as far as `max_seconds` allows.
     alpha
         Error probability of each one-sided bound.
     """
@@ -74,6 +78,7 @@ class Rules:
     min_requests: int
     max_seconds: float
     max_lag_s: float
+    pass_seconds: float = 0.0
     alpha: float = 0.02
 
 
@@ -131,12 +136,13 @@ def _objective_state(sample: Sample, objective: Objective, alpha: float) -> Obje
     missed = sample.missed(objective)
     if not len(missed):
         return ObjectiveState(objective, None)
+    allowed = 1.0 - objective.percentile / 100.0
     # Few misses say little about how misses cluster; the more frequent near misses say more.
     near = sample.beyond(objective.metric, _NEAR_BOUND * objective.max_ms / 1000.0)[: len(missed)]
-    # Within an episode misses are at least as dense as the objective allows on the whole.
-    gap = 1.0 / (1.0 - objective.percentile / 100.0)
-    short_run = min(effective_size(missed), effective_size(near))
-    episodes = min(episode_size(v, gap) for v in (missed, near))
+    kinds = (missed, near) if near.mean() <= _RARE else (missed,)
+    short_run = min(effective_size(values) for values in kinds)
+    # Within an episode misses are denser than on the whole, or than the objective allows.
+    episodes = min(episode_size(v, 1.0 / max(allowed, float(v.mean()))) for v in kinds)
     share = share_of(missed, min(short_run, episodes), alpha, in_short_run=short_run)
     return ObjectiveState(objective, share)
 
@@ -292,7 +298,10 @@ def _missing_for_pass(
     """Return what keeps the probe from passing; empty means that it passes."""
     missing: list[str] = []
     typical_s = _typical_latency_s(sample)
-    needed_s = min(max(rules.min_seconds, _LATENCIES_PER_WINDOW * typical_s), rules.max_seconds)
+    needed_s = min(
+        max(rules.min_seconds, rules.pass_seconds, _LATENCIES_PER_WINDOW * typical_s),
+        rules.max_seconds,
+    )
     if window_s < needed_s:
         missing.append(f"{window_s:.1f} s of the {needed_s:.1f} s needed")
     settled = int(np.sum(~sample.pending))

@@ -38,7 +38,7 @@ class SearchBudget(SpecModel):
         default=0.05,
         gt=0,
         lt=1,
-        description="Stop when lowest fail / highest pass <= 1 + tolerance.",
+        description="Stop when the certified rate is within this of the estimated limit.",
     )
     steady_state_tolerance: float = Field(
         default=0.05,

@@ -169,7 +169,7 @@ class Noisy:
         late = self.rng.binomial(self.effective, special.expit(logit)) / self.effective
         share = share_of(np.array([late]), float(self.effective), 0.02)
         verdict = "pass" if share.high <= 0.05 else "fail" if share.low > 0.05 else "unresolved"
-        evidence = (Evidence(rate, late, self.effective, 0.05),)
+        evidence = (Evidence(rate, late, self.effective, self.effective, 0.05),)
         return Outcome(verdict, rate, holds=late <= 0.05, evidence=evidence)
 
 
