@@ -81,16 +81,8 @@ def row(campaign: Campaign) -> dict[str, str]:
             "covered": f"{campaign.covered:.0%}",
         }
     else:
-        shown |= dict.fromkeys(
-            (
-                "median error",
-                "median abs. error",
-                "95th pct abs. error",
-                "over by > 5 %",
-                "covered",
-            ),
-            "–",
-        )
+        unknown = ("median error", "median abs. error", "95th pct abs. error")
+        shown |= dict.fromkeys((*unknown, "over by > 5 %", "covered"), "–")
     return shown | {
         "probes": f"{np.mean([len(r.probes) for r in results]):.1f}",
         "load seconds": f"{np.mean([r.load_seconds for r in results]):.0f}",
