@@ -83,6 +83,7 @@ def with_search(session: Session, search: SearchResult, gpus: int) -> BenchmarkR
         slo=session.slo.name,
         seed=session.seed,
         gpus=gpus,
+        ladder=tuple(session.ladder),
         probes=tuple(session.probes),
     )
 

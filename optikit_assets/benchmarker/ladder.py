@@ -10,13 +10,14 @@ since clients that wait for their answers never send in bursts.
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from optikit_assets.benchmarker.client import Flight
 from optikit_assets.benchmarker.endpoint import Target
 from optikit_assets.benchmarker.probe_log import ProbeLog
+from optikit_assets.benchmarker.results import Rung
 from optikit_assets.benchmarker.sample import Sample
 from optikit_assets.specs.slo import SloSpec
 
@@ -33,24 +34,9 @@ _MIN_PER_CLIENT = 2
 _OPEN_SHARE = 0.85
 
 
-@dataclass(frozen=True)
-class Rung:
-    """One level of concurrency: N, X in requests/s, R in seconds, and whether the SLO was met."""
-
-    clients: int
-    throughput_rps: float
-    latency_s: float
-    met: bool
-
-    @property
-    def little(self) -> float:
-        """X·R/N, which is 1 in a steady closed loop."""
-        return self.throughput_rps * self.latency_s / self.clients
-
-    @property
-    def believed(self) -> bool:
-        """Whether Little's law holds."""
-        return abs(self.little - 1.0) <= _LITTLE_TOLERANCE
+def believed(rung: Rung) -> bool:
+    """Return whether Little's law holds."""
+    return abs(rung.little - 1.0) <= _LITTLE_TOLERANCE
 
 
 async def climb(
@@ -100,12 +86,12 @@ async def climb(
 
 def start_rate_rps(rungs: list[Rung]) -> float | None:
     """Return the rate at which to begin the search, or None if no rung is of use."""
-    usable = [rung for rung in rungs if rung.met and rung.believed]
+    usable = [rung for rung in rungs if rung.met and believed(rung)]
     if not usable:
         return None
     best = max(usable, key=lambda rung: rung.throughput_rps)
     rate = best.throughput_rps
-    above = [r for r in rungs if r.believed and r.clients > best.clients]
+    above = [r for r in rungs if believed(r) and r.clients > best.clients]
     # Between the last rung that met the SLO and the first that did not.
     if above:
         rate = (rate * max(rate, above[0].throughput_rps)) ** 0.5
@@ -154,13 +140,21 @@ def _measured(
     sample: Sample, slo: SloSpec, clients: int, warmup_s: float, end_s: float
 ) -> Rung | None:
     finished = sample.finished_s[sample.completed]
-    inside = finished[(finished > warmup_s) & (finished <= end_s)]
-    if len(inside) < _MIN_PER_CLIENT * clients:
+    inside = np.sort(finished[(finished > warmup_s) & (finished <= end_s)])
+    if len(inside) < _MIN_PER_CLIENT * clients or inside[0] == inside[-1]:
         return None
+    # Clients in step finish together: what falls into a window depends on where it is cut, the
+    # slope of their count does not.
+    throughput_rps = float(stats.linregress(inside, np.arange(len(inside))).slope)
     chosen = sample.completed & (sample.finished_s > warmup_s)
     latency = sample.finished_s[chosen] - sample.scheduled_s[chosen]
     met = all(
         float(np.mean(sample.missed(o)[chosen])) <= 1.0 - o.percentile / 100.0
         for o in slo.objectives
     )
-    return Rung(clients, len(inside) / (end_s - warmup_s), float(latency.mean()), met)
+    return Rung(
+        clients=clients,
+        throughput_rps=throughput_rps,
+        latency_s=float(latency.mean()),
+        met=met,
+    )

@@ -65,6 +65,20 @@ class ProbeResult(_Result):
     completions_s: tuple[float, ...] = ()
 
 
+class Rung(_Result):
+    """One level of the concurrency ladder: N clients, X in requests/s, mean latency R."""
+
+    clients: int
+    throughput_rps: float
+    latency_s: float
+    met: bool = Field(description="Whether every objective was met as observed.")
+
+    @property
+    def little(self) -> float:
+        """X·R/N, which is 1 in a steady closed loop."""
+        return self.throughput_rps * self.latency_s / self.clients
+
+
 class BenchmarkResult(_Result):
     """Outcome of the rate search.
 
@@ -88,6 +102,7 @@ class BenchmarkResult(_Result):
     slo: str
     seed: int
     gpus: int = 1
+    ladder: tuple[Rung, ...] = Field(default=(), description="Where the search began from.")
     probes: tuple[ProbeResult, ...]
 
     @property

@@ -16,7 +16,7 @@ from optikit_assets.benchmarker.open_loop import (
 )
 from optikit_assets.benchmarker.process_pool import ProcessPool
 from optikit_assets.benchmarker.records import append_requests
-from optikit_assets.benchmarker.results import ProbeResult
+from optikit_assets.benchmarker.results import ProbeResult, Rung
 from optikit_assets.benchmarker.verdict import Rules
 from optikit_assets.errors import EndpointError
 from optikit_assets.specs.slo import SloSpec
@@ -67,6 +67,7 @@ class Session:
         self.slo = slo
         self.seed = seed
         self.probes: list[ProbeResult] = []
+        self.ladder: list[Rung] = []
         self._requests_file = requests_file
         self._on_probe = on_probe
         self._on_progress = on_progress
@@ -98,7 +99,7 @@ class Session:
     async def start(self) -> tuple[float, bool]:
         """Return the rate to begin with, and whether it is near the answer."""
         begun_s = self.target.client.now()
-        rungs = await climb(
+        self.ladder = await climb(
             self.target,
             self.slo,
             number=_LADDER,
@@ -108,7 +109,7 @@ class Session:
         )
         await self.target.wait_until_idle(requests=_LADDER)
         self._ladder_s = self.target.client.now() - begun_s
-        rate = start_rate_rps(rungs)
+        rate = start_rate_rps(self.ladder)
         return (self.sequential_rps, False) if rate is None else (rate, True)
 
     async def closed_probe(self) -> ProbeResult:

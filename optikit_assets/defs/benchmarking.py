@@ -225,7 +225,7 @@ def remember_probes(
     arm: str = "",
     trial: int = 0,
 ) -> None:
-    """Append every probe and request of one benchmark; `part` is the table's ``stage``."""
+    """Append every rung, probe and request of one benchmark; `part` is the table's ``stage``."""
     common = {
         "recipe": recipe,
         "slo": slo.name,
@@ -241,6 +241,10 @@ def remember_probes(
             stage.row(**common, probe=number, **_probe_columns(probe))
             for number, probe in enumerate(done.outcome["probes"])
         ],
+    )
+    stage.history.append(
+        "ladder_rungs",
+        [stage.row(**common, **rung) for rung in done.outcome.get("ladder", [])],
     )
     if done.artifact is None or not (done.artifact.path / REQUESTS_FILE).exists():
         return

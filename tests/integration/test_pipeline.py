@@ -223,6 +223,7 @@ def test_history_answers_tables_3_and_5(workspace: Workspace) -> None:
     (arms,) = ask("SELECT * FROM table5_wide")
     assert arms["baseline"] is not None
     assert ask("SELECT count(*) AS n FROM requests")[0]["n"]
+    assert ask("SELECT count(*) AS n FROM ladder_rungs WHERE stage = 'sweep'")[0]["n"]
     assert ask("SELECT count(*) AS n FROM sample_outcomes")[0]["n"] == 3 * 20 * 3
 
 

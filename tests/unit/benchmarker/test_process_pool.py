@@ -83,19 +83,26 @@ def dispersion(times_s, window_s):
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_arrivals_stay_poisson_however_many_processes_send(processes):
     whole = plan(8.0, fixed=True)
-    with running(SERVER) as server:
-        (outcome,), _ = probes(server, [whole], processes)
-        asked = [tuple(body["prompt"]) for body in server.bodies]
-    records = outcome.records
+    # A stall of the machine bunches requests, whoever sends them; three in a row are no accident.
+    attempts = 0
+    while True:
+        with running(SERVER) as server:
+            (outcome,), _ = probes(server, [whole], processes)
+            asked = [tuple(body["prompt"]) for body in server.bodies]
+        records = outcome.records
+        scheduled, sent = (
+            np.array([getattr(r, name) for r in records]) for name in ("scheduled_s", "sent_s")
+        )
+        attempts += 1
+        if attempts == 3 or np.percentile(sent - scheduled, 99) < 0.02:
+            break
     assert outcome.result.verdict in ("pass", "unresolved")
     assert [record.index for record in records] == list(range(len(whole.schedule_s)))
-    scheduled, sent = (
-        np.array([getattr(r, name) for r in records]) for name in ("scheduled_s", "sent_s")
-    )
     assert scheduled == pytest.approx(whole.schedule_s, abs=1e-5)
     assert (sent - scheduled).min() >= -0.001
     assert np.median(sent - scheduled) < 0.05
-    assert 0.9 <= dispersion(scheduled, 1.0 / RATE_RPS) <= 1.1
+    assert 0.9 <= dispersion(scheduled, 2.0 / RATE_RPS) <= 1.1
+    assert 0.9 <= dispersion(np.sort(sent), 2.0 / RATE_RPS) <= 1.1
     assert all(record.ok and len(record.itl_s) == 3 for record in records)
     assert outcome.result.sent == len(records)
     # Every prompt once, and nothing that is not in the records.
