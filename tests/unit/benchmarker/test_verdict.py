@@ -82,6 +82,38 @@ def test_probe_with_a_share_of_late_requests_near_the_allowed_one_is_unresolved(
     assert judge(sample(latency), rules(), final=True).verdict == "unresolved"
 
 
+def test_a_pass_takes_longer_where_it_is_asked_to():
+    latency = noisy(300, 0.3)
+    assert judge(sample(latency[:150]), rules(pass_seconds=20.0), final=False).verdict is None
+    assert judge(sample(latency), rules(pass_seconds=20.0), final=False).verdict == "pass"
+    # Never more than the probe may last.
+    assert (
+        judge(sample(latency), rules(pass_seconds=90.0, max_seconds=25.0), final=False).verdict
+        == "pass"
+    )
+
+
+@pytest.mark.parametrize("near", [0.2, 0.8])
+def test_common_near_misses_are_no_endless_episode(near):
+    # Independent latencies, many close to the bound and few beyond: hardly less than n draws.
+    rng = np.random.default_rng(3)
+    latency = np.where(rng.random(2000) < near, 0.45, 0.3)
+    latency[rng.random(2000) < 0.03] = 0.7
+    (state,) = judge(sample(latency, rate=40.0), rules(), final=True).states
+    assert state.share is not None
+    assert state.share.effective > 300
+
+
+def test_rare_near_misses_that_cluster_say_that_misses_would():
+    latency = np.full(2000, 0.3)
+    latency[500:560] = 0.45
+    latency[1400:1440] = 0.45
+    latency[::400] = 0.7
+    (state,) = judge(sample(latency, rate=40.0), rules(), final=True).states
+    assert state.share is not None
+    assert state.share.effective < 100
+
+
 def test_probe_with_many_late_requests_fails():
     latency = noisy(300, 0.3)
     latency[np.random.default_rng(1).random(300) < 0.3] = 0.7
