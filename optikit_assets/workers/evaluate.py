@@ -41,10 +41,12 @@ def _utc_now() -> datetime:
 
 
 def handle(request: EvaluateRequest, emit: Emit, *, clock: Clock = _utc_now) -> EvaluateResult:
-    """Run the suite on every candidate of the request, one after the other.
+    """Run the suite on the candidates of the request, one after the other, until one fails.
 
     Libraries and tasks are loaded once. A candidate whose artifact exists already is reported as
-    finished without loading it; one that fails is reported with its reason and the next is begun.
+    finished without loading it; one that fails is reported with its reason and is the last one: an
+    engine that failed leaves vLLM's process groups half made, which would fail the next engine of
+    this process too.
 
     Parameters
     ----------
@@ -101,9 +103,9 @@ def handle(request: EvaluateRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
             times = {"started_at": started_at.isoformat(), "ended_at": clock().isoformat()}
             payload = {**common, "reason": failed[candidate.trial], **times}
             emit(Record(kind="candidate_failed", payload=payload))
-        else:
-            finished[candidate.trial] = candidate.artifact_key
-            emit(Record(kind="candidate_finished", payload={**common, **payload, "reused": reused}))
+            break
+        finished[candidate.trial] = candidate.artifact_key
+        emit(Record(kind="candidate_finished", payload={**common, **payload, "reused": reused}))
     return EvaluateResult(finished=finished, failed=failed, versions=engines.versions())
 
 

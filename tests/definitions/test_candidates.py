@@ -27,12 +27,17 @@ ROUNDS = "calibration: {samples: 64, adaptive: {max_rounds: 3, samplers: [token_
 
 
 class Workers:
-    """Stand-ins for both workers: a checkpoint loses as many items as its number of rows says."""
+    """Stand-ins for both workers: a checkpoint loses as many items as its number of rows says.
+
+    An evaluation ends at the first of the ``damaged`` trials, as the real worker's does.
+    """
 
     def __init__(self, lost_with: dict[int, int]) -> None:
         self.lost_with = lost_with
+        self.damaged: set[int] = set()
         self.drawn: list[tuple[int, str]] = []
         self.evaluated: list[str] = []
+        self.evaluation_batches: list[list[int]] = []
 
     def run(
         self,
@@ -58,14 +63,19 @@ class Workers:
         return CompressResult(finished=finished, failed={}, versions={})
 
     def evaluate(self, request: Any, store: ArtifactStore, on_record: Any) -> EvaluateResult:
+        self.evaluation_batches.append([item.trial for item in request.candidates])
+        finished: dict[int, str] = {}
         for item in request.candidates:
+            if item.trial in self.damaged:
+                failed = {item.trial: "vLLM cannot load the checkpoint"}
+                return EvaluateResult(finished=finished, failed=failed, versions={})
             self.evaluated.append(item.artifact_key)
             rows = Path(item.model_path) / "rows.json"
             lost = self.lost_with[json.loads(rows.read_text())] if rows.exists() else 0
             scores = [0.0] * lost + [1.0] * (ITEMS - lost)
             with store.create(item.artifact_key, "evaluation") as draft:
                 write_candidate(draft.path, candidate(item.trial, {"sums": scores}))
-        finished = {item.trial: item.artifact_key for item in request.candidates}
+            finished[item.trial] = item.artifact_key
         return EvaluateResult(finished=finished, failed={}, versions={})
 
 
@@ -142,6 +152,19 @@ def test_without_rounds_one_has_to_do(real: World, monkeypatch: pytest.MonkeyPat
         assert materialize_node(node) == "ok"
     assert [rows for rows, _ in workers.drawn] == [256, 256]
     assert artifact_of(SCORES).read_json("comparison.json")["alpha"] == 0.05
+
+
+def test_candidates_behind_a_damaged_one_are_evaluated_by_a_fresh_worker_at_once(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = work(monkeypatch, rows_256=0)
+    workers.damaged = {0}
+    for node in (BASE, QUANTIZED, SCORES):
+        assert materialize_node(node) == "ok"
+    # The baseline is trial -1; the damaged trial's second attempt comes last.
+    assert workers.evaluation_batches == [[-1, 0, 1], [1, 0]]
+    comparison = artifact_of(SCORES).read_json("comparison.json")
+    assert [trial["trial"] for trial in comparison["trials"]] == [1]
 
 
 def test_an_item_that_was_added_to_the_suite_is_looked_for_in_the_calibration_data(
