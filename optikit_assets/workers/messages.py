@@ -86,6 +86,9 @@ class EvaluateRequest(Message):
     candidates: tuple[Candidate, ...]
     engine: EngineSpec
     trust_remote_code: bool = False
+    calibration_data: str | None = Field(
+        default=None, description="What may hold no item of the suite; unset: nothing to compare."
+    )
     seed: int = 1234
     backend: Literal["vllm", "endpoint"] = "vllm"
     base_url: str | None = None

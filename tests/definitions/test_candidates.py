@@ -2,15 +2,18 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from optikit_assets.artifacts.store import Artifact, ArtifactStore
 from optikit_assets.defs.lineage import Node, recorded
 from optikit_assets.defs.materialize import materialize_node, open_instance
 from optikit_assets.errors import StageError
+from optikit_assets.optimizer.contamination import CLEAN
 from optikit_assets.settings import settings
 from optikit_assets.stateval.scores import write_candidate
 from optikit_assets.workers.messages import CompressResult, EvaluateResult, Record
@@ -35,6 +38,7 @@ class Workers:
     def __init__(self, lost_with: dict[int, int]) -> None:
         self.lost_with = lost_with
         self.damaged: set[int] = set()
+        self.contamination = CLEAN
         self.drawn: list[tuple[int, str]] = []
         self.evaluated: list[str] = []
         self.evaluation_batches: list[list[int]] = []
@@ -75,6 +79,8 @@ class Workers:
             scores = [0.0] * lost + [1.0] * (ITEMS - lost)
             with store.create(item.artifact_key, "evaluation") as draft:
                 write_candidate(draft.path, candidate(item.trial, {"sums": scores}))
+                if request.calibration_data is not None:
+                    draft.manifest.update(contamination={"sums": self.contamination})
             finished[item.trial] = item.artifact_key
         return EvaluateResult(finished=finished, failed={}, versions={})
 
@@ -92,6 +98,16 @@ def artifact_of(node: Node) -> Artifact:
         known = recorded(instance, node)
     assert known is not None
     return ArtifactStore(settings().store).get(known.version)
+
+
+def recorded_metadata(node: Node) -> Mapping[str, Any]:
+    with open_instance() as instance:
+        wanted = dg.AssetRecordsFilter(
+            asset_key=dg.AssetKey(node.asset), asset_partitions=[str(node.partition)]
+        )
+        (record,) = instance.fetch_materializations(wanted, limit=1).records
+    assert record.asset_materialization is not None
+    return record.asset_materialization.metadata
 
 
 def test_no_candidate_is_made_before_its_model_was(real: World) -> None:
@@ -165,6 +181,26 @@ def test_candidates_behind_a_damaged_one_are_evaluated_by_a_fresh_worker_at_once
     assert workers.evaluation_batches == [[-1, 0, 1], [1, 0]]
     comparison = artifact_of(SCORES).read_json("comparison.json")
     assert [trial["trial"] for trial in comparison["trials"]] == [1]
+
+
+@pytest.mark.parametrize("outcome", [CLEAN, "not checked: hf:org/rows cannot be fetched"])
+def test_the_scores_say_whether_calibration_rows_hold_their_items(
+    real: World, monkeypatch: pytest.MonkeyPatch, outcome: str
+) -> None:
+    work(monkeypatch, rows_256=0).contamination = outcome
+    for node in (BASE, QUANTIZED, SCORES):
+        assert materialize_node(node) == "ok"
+    assert recorded_metadata(SCORES)["contamination"].value == {"sums": outcome}
+
+
+def test_a_recipe_without_calibration_is_compared_with_nothing(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work(monkeypatch)
+    baseline = Node("eval_scores", f"{MODEL}|baseline")
+    for node in (BASE, Node("quantized_model", f"{MODEL}|baseline"), baseline):
+        assert materialize_node(node) == "ok"
+    assert "contamination" not in recorded_metadata(baseline)
 
 
 def test_an_item_that_was_added_to_the_suite_is_looked_for_in_the_calibration_data(

@@ -2,17 +2,23 @@
 
 import contextlib
 import hashlib
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.errors import EvaluationError
+from optikit_assets.errors import CompressionError, EvaluationError
+from optikit_assets.optimizer.contamination import CLEAN
 from optikit_assets.specs import EngineSpec
 from optikit_assets.workers import evaluate
 from optikit_assets.workers.messages import Candidate, EvaluateRequest, Record
 from tests.unit.stateval.builders import outcome, suite
+
+QUESTION = "How many people are on the train to the mountains?"
+BEYOND_LIMIT = "How many people are on the boat to the islands?"
 
 
 def key_of(trial: int) -> str:
@@ -48,7 +54,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return outcome("sums", [1.0, 0.0])
 
     monkeypatch.setattr(evaluate.engines, "set_environment", lambda **options: None)
-    monkeypatch.setattr(evaluate, "load_tasks", lambda *arguments: [None])
+    task = SimpleNamespace(eval_docs=[{"question": QUESTION}, {"question": BEYOND_LIMIT}])
+    monkeypatch.setattr(evaluate, "load_tasks", lambda *arguments: [task])
     monkeypatch.setattr(evaluate, "_open_model", open_model)
     monkeypatch.setattr(evaluate, "run_task", run_task)
     return found
@@ -78,3 +85,27 @@ def test_the_next_worker_goes_on_where_the_failure_was(tmp_path: Path, opened: l
     assert opened == ["healed", "third"]
     finished = [record.payload for record in records if record.kind == "candidate_finished"]
     assert [payload["reused"] for payload in finished] == [True, False, False]
+
+
+def with_calibration(tmp_path: Path, text: str) -> EvaluateRequest:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"text": text}) + "\n", encoding="utf-8")
+    request = request_for(tmp_path / "store", "first")
+    (task,) = request.suite.tasks
+    limited = request.suite.model_copy(update={"tasks": (task.model_copy(update={"limit": 1}),)})
+    return request.model_copy(update={"calibration_data": str(rows), "suite": limited})
+
+
+def test_a_row_that_holds_an_item_is_refused_before_a_model_is_opened(
+    tmp_path: Path, opened: list[str]
+) -> None:
+    request = with_calibration(tmp_path, f"Q: {QUESTION} A: 35")
+    with pytest.raises(CompressionError, match=r"rows\.jsonl, record 1 holds item 0 of sums"):
+        evaluate.handle(request, lambda record: None)
+    assert opened == []
+
+
+def test_what_came_of_the_comparison_is_kept_with_the_scores(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path / "store")
+    evaluate.handle(with_calibration(tmp_path, BEYOND_LIMIT), lambda record: None)
+    assert store.get(key_of(0)).manifest["contamination"] == {"sums": CLEAN}
