@@ -13,6 +13,7 @@ from optikit_assets.artifacts.store import Artifact, ArtifactStore
 from optikit_assets.defs.lineage import Node, recorded
 from optikit_assets.defs.materialize import materialize_node, open_instance
 from optikit_assets.errors import StageError
+from optikit_assets.history import History
 from optikit_assets.optimizer.contamination import CLEAN
 from optikit_assets.settings import settings
 from optikit_assets.stateval.scores import write_candidate
@@ -61,7 +62,12 @@ class Workers:
             self.drawn.append((calibration.samples, calibration.sampler))
             with store.create(trial.artifact_key, "checkpoint") as draft:
                 draft.write_json("rows.json", calibration.samples)
-            payload = {**trial.model_dump(), "started_at": None, "ended_at": None}
+            payload = {
+                **trial.model_dump(),
+                "row_numbers": [trial.trial, calibration.samples],
+                "started_at": None,
+                "ended_at": None,
+            }
             on_record(Record(kind="trial_finished", payload=payload))
         finished = {trial.trial: trial.artifact_key for trial in request.trials}
         return CompressResult(finished=finished, failed={}, versions={})
@@ -168,6 +174,18 @@ def test_without_rounds_one_has_to_do(real: World, monkeypatch: pytest.MonkeyPat
         assert materialize_node(node) == "ok"
     assert [rows for rows, _ in workers.drawn] == [256, 256]
     assert artifact_of(SCORES).read_json("comparison.json")["alpha"] == 0.05
+
+
+def test_the_calibration_rows_of_each_trial_are_in_the_history(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work(monkeypatch)
+    for node in (BASE, QUANTIZED):
+        assert materialize_node(node) == "ok"
+    frame = History(settings().history).query(
+        "SELECT unnest(row_numbers) AS number FROM quantization_trials ORDER BY trial, number"
+    )
+    assert list(frame["number"]) == [0, 256, 1, 256]
 
 
 def test_candidates_behind_a_damaged_one_are_evaluated_by_a_fresh_worker_at_once(
