@@ -6,6 +6,7 @@ import os
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -141,6 +142,9 @@ class StageRunnerResource(dg.ConfigurableResource):
     ) -> dict[str, str]:
         """Bring every item to an end: done, or failed with its reason after `max_attempts`.
 
+        An item that a worker neither finished nor failed was not reached: it goes to the next
+        worker, ahead of what failed, and no attempt is counted, unless the worker reached none.
+
         Parameters
         ----------
         items
@@ -161,6 +165,7 @@ class StageRunnerResource(dg.ConfigurableResource):
             Artifact key of every failed item -> reason of its last attempt.
         """
         reasons: dict[str, str] = {}
+        attempts: Counter[str] = Counter()
         pending = [item for item in items if not is_done(item.artifact_key)]
 
         stop = threading.Event()
@@ -175,15 +180,20 @@ class StageRunnerResource(dg.ConfigurableResource):
                 except StageError as error:
                     return {item.artifact_key: str(error) for item in todo}
 
-        for _ in range(max_attempts):
-            if not pending:
-                break
+        while pending:
             batches = [pending[i : i + per_worker] for i in range(0, len(pending), per_worker)]
-            for failures in self._in_parallel(batches, leased, accelerators, stop):
+            outcomes = self._in_parallel(batches, leased, accelerators, stop)
+            pending = []
+            for batch, failures in zip(batches, outcomes, strict=True):
                 reasons.update(failures)
-            pending = [item for item in pending if not is_done(item.artifact_key)]
+                left = [item for item in batch if not is_done(item.artifact_key)]
+                reached_some = failures or len(left) < len(batch)
+                attempts.update(list(failures) if reached_some else [i.artifact_key for i in left])
+                pending += [item for item in left if attempts[item.artifact_key] < max_attempts]
+            pending.sort(key=lambda item: attempts[item.artifact_key])
         unknown = "no reason was reported"
-        return {item.artifact_key: reasons.get(item.artifact_key, unknown) for item in pending}
+        keys = [item.artifact_key for item in items]
+        return {key: reasons.get(key, unknown) for key in keys if not is_done(key)}
 
     def _in_parallel(
         self,

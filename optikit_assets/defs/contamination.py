@@ -1,15 +1,48 @@
 """Calibration data against the items of the suite that scores what was made with them."""
 
+from collections.abc import Iterable
+
 from optikit_assets.defs.stage import Stage
-from optikit_assets.optimizer.calibration import HUB_PREFIX, PARQUET, load_calibration
+from optikit_assets.optimizer.calibration import (
+    HUB_PREFIX,
+    PARQUET,
+    load_calibration,
+    resolve_calibration,
+)
 from optikit_assets.optimizer.contamination import check_contamination, read_items
 from optikit_assets.settings import REPOSITORY
+from optikit_assets.stateval.scores import EvaluatedCandidate
 
 
 def evaluation_data(stage: Stage) -> str | None:
     """Return the folder with the suite's own items, None if its data come from a hub."""
     folder = stage.catalog.task_folder(stage.model_spec.suite)
     return None if folder is None else str(folder)
+
+
+def calibration_data(stage: Stage) -> str | None:
+    """Return the data that this stage's recipe is calibrated with, None if it needs none."""
+    if stage.catalog.recipe(stage.dimension).calibration is None:
+        return None
+    return resolve_calibration(stage.model_spec.calibration_data, REPOSITORY)
+
+
+def contamination_outcomes(
+    stage: Stage, candidates: Iterable[EvaluatedCandidate]
+) -> dict[str, str]:
+    """Return what the evaluate worker found for each task, empty for a recipe without calibration.
+
+    An evaluation that other stages share may be older than the question.
+    """
+    if calibration_data(stage) is None:
+        return {}
+    tasks = stage.catalog.suite(stage.model_spec.suite).tasks
+    found = {task.title: "not checked: the scores are older than this check" for task in tasks}
+    for candidate in candidates:
+        if candidate.artifact_key is not None:
+            manifest = stage.artifacts.store.get(candidate.artifact_key).manifest
+            found |= manifest.get("contamination", {})
+    return found
 
 
 def check_present_suite(stage: Stage) -> None:

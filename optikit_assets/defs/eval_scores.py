@@ -14,7 +14,11 @@ from optikit_assets.defs.candidates import (
     UNSUPPORTED_FILE,
     recovery_rows,
 )
-from optikit_assets.defs.contamination import check_present_suite
+from optikit_assets.defs.contamination import (
+    calibration_data,
+    check_present_suite,
+    contamination_outcomes,
+)
 from optikit_assets.defs.eval_history import remember_comparison, remember_scores
 from optikit_assets.defs.lineage import FAILED, Node
 from optikit_assets.defs.quality_checks import check_specs, compared_checks, failed_checks
@@ -24,6 +28,7 @@ from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.quality_plots import flips, recovery_per_task, trial_spread
 from optikit_assets.errors import StageError
 from optikit_assets.optimizer.adaptive import goes_on, round_recipe, suite_of_a_round
+from optikit_assets.optimizer.contamination import CLEAN
 from optikit_assets.serving.support import compute_dtype, unsupported
 from optikit_assets.specs import BASELINE, SuiteSpec, digest
 from optikit_assets.stateval.comparison import compare
@@ -39,6 +44,7 @@ from resources import (
 )
 
 _BASELINE_TRIAL = -1
+_CONTAMINATION_FILE = "contamination.json"
 
 
 @dg.asset(
@@ -90,7 +96,7 @@ def eval_scores(
     return stage.result(
         cached=found is not None,
         artifact=artifact,
-        metadata=_metadata(stage.dimension, comparison),
+        metadata={**_metadata(stage.dimension, comparison), **_contamination(stage, artifact)},
         checks=compared_checks(suite, comparison),
     )
 
@@ -133,6 +139,7 @@ def _evaluate(stage: Stage, suite: SuiteSpec) -> Artifact | str:
     with stage.artifacts.store.create(stage.key, lineage.EVAL_SCORES) as draft:
         draft.write_json(COMPARISON_FILE, comparison.model_dump(mode="json"))
         draft.write_json(CHECKPOINTS_FILE, checkpoints)
+        draft.write_json(_CONTAMINATION_FILE, contamination_outcomes(stage, loaded))
     remember_scores(stage, loaded[1:])
     remember_comparison(stage, comparison, checkpoints)
     return stage.artifacts.store.get(stage.key)
@@ -172,6 +179,7 @@ def _run(stage: Stage, suite: SuiteSpec, candidates: Sequence[Candidate]) -> dic
             candidates=tuple(batch),
             engine=engine,
             trust_remote_code=stage.model_spec.trust_remote_code,
+            calibration_data=calibration_data(stage),
         )
         result = stage.runner.run(stage.context, "evaluate", request, EvaluateResult, lease)
         return {c.artifact_key: result.failed[c.trial] for c in batch if c.trial in result.failed}
@@ -204,6 +212,17 @@ def _candidate(stage: Stage, suite: SuiteSpec, trial: int, key: str | None) -> C
 def _load(stage: Stage, candidate: Candidate) -> EvaluatedCandidate:
     artifact = stage.artifacts.store.get(candidate.artifact_key)
     return load_candidate(artifact.path, max(candidate.trial, 0))
+
+
+def _contamination(stage: Stage, artifact: Artifact) -> dict[str, Any]:
+    """Say for each task whether calibration rows hold its items; warn where nobody looked."""
+    if not (artifact.path / _CONTAMINATION_FILE).exists():
+        return {}
+    found = artifact.read_json(_CONTAMINATION_FILE)
+    for task, outcome in found.items():
+        if outcome != CLEAN:
+            stage.context.log.warning(f"calibration data against the items of {task}: {outcome}")
+    return {"contamination": found} if found else {}
 
 
 def _metadata(recipe: str, comparison: Comparison) -> dict[str, Any]:

@@ -204,6 +204,7 @@ def _remember(stage: Stage, recipe: RecipeSpec, message: Record) -> None:
                 reason=payload.get("reason"),
                 artifact_key=payload["artifact_key"],
                 rows_digest=payload.get("rows_digest"),
+                row_numbers=payload.get("row_numbers"),
                 seconds=payload.get("seconds"),
                 bytes=payload.get("bytes"),
                 base_bytes=stage.base.weight_bytes,

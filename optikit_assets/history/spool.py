@@ -193,6 +193,12 @@ def _integer(value: Any) -> int | None:
     return int(value)
 
 
+def _integers(value: Any) -> list[int | None]:
+    if not isinstance(value, list | tuple):
+        raise TypeError
+    return [_integer(entry) for entry in value]
+
+
 def _unboxed(value: Any) -> Any:
     """Turn a numpy scalar into a Python value."""
     return value.item() if hasattr(value, "item") else value
@@ -226,6 +232,7 @@ def _time(value: Any) -> str:
 
 _ENCODERS: dict[str, Callable[[Any], Any]] = {
     "BIGINT": _integer,
+    "BIGINT[]": _integers,
     "BOOLEAN": _boolean,
     "DOUBLE": _real,
     "INTEGER": _integer,

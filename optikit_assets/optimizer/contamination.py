@@ -10,14 +10,17 @@ not looked for.
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from optikit_assets.errors import CompressionError
+from optikit_assets.optimizer.calibration import load_calibration
 
 WORDS = 13
 SHARE = 0.8
 MIN_WORDS = 5
+CLEAN = "no calibration row holds an item"
 QUESTIONS = ("prompt", "question", "instruction", "problem", "query", "input", "text")
 
 _WORD = re.compile(r"\w+")
@@ -42,6 +45,55 @@ def check_contamination(rows: Iterable[Text], items: Iterable[Text]) -> None:
         raise CompressionError(
             f"calibration data hold evaluation items: {'; '.join(first)}{more}; remove these rows"
         )
+
+
+def check_tasks(reference: str, documents: Mapping[str, Iterable[object]]) -> dict[str, str]:
+    """Compare calibration data with the documents of tasks.
+
+    Parameters
+    ----------
+    reference
+        Calibration data, as `load_calibration` takes them.
+    documents
+        Task -> its documents, as they are evaluated.
+
+    Returns
+    -------
+    dict
+        Task -> `CLEAN`, or ``not checked`` and why: rows that cannot be read here, or documents
+        without text of their own.
+
+    Raises
+    ------
+    CompressionError
+        If a row holds an item.
+    """
+    try:
+        rows = load_calibration(reference).rows
+    except CompressionError as error:
+        return dict.fromkeys(documents, f"not checked: {error}")
+    found: dict[str, str] = {}
+    items: list[Text] = []
+    for task, of_task in documents.items():
+        questions = [question(document) for document in of_task]
+        found[task] = CLEAN if any(questions) else "not checked: its items have no text"
+        items += [(f"item {number} of {task}", text) for number, text in enumerate(questions)]
+    name = reference.rpartition("/")[2]
+    check_contamination(((f"{name}, record {row.number}", row.text) for row in rows), items)
+    return found
+
+
+def question(record: object) -> str:
+    """Return the first of `QUESTIONS` that a record has, else its longest text, "" without any.
+
+    An answer such as a refusal is no item's own.
+    """
+    if not isinstance(record, Mapping):
+        return ""
+    fields: Mapping[Any, Any] = record
+    texts = {key: value for key, value in fields.items() if isinstance(value, str)}
+    named = next((texts[key] for key in QUESTIONS if key in texts), None)
+    return named or max(texts.values(), key=len, default="")
 
 
 def find_items(rows: Iterable[Text], items: Iterable[Text]) -> list[tuple[str, str]]:
@@ -71,11 +123,7 @@ def find_items(rows: Iterable[Text], items: Iterable[Text]) -> list[tuple[str, s
 
 
 def read_items(folder: Path) -> Iterator[Text]:
-    """Return the question of every item in a task folder's JSON Lines files, one item per line.
-
-    The question is the first of `QUESTIONS` that a record has, else its longest text: an answer
-    such as a refusal is no item's own.
-    """
+    """Return the `question` of every item in a task folder's JSON Lines files, one per line."""
     for file in sorted(folder.rglob("*.jsonl")):
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
             if not line.strip():
@@ -85,11 +133,8 @@ def read_items(folder: Path) -> Iterator[Text]:
                 record = json.loads(line)
             except ValueError as error:
                 raise CompressionError(f"{where}: is not JSON: {error}") from error
-            if not isinstance(record, dict):
-                continue
-            texts = {key: value for key, value in record.items() if isinstance(value, str)}
-            named = next((texts[key] for key in QUESTIONS if key in texts), None)
-            yield where, named or max(texts.values(), key=len, default="")
+            if isinstance(record, dict):
+                yield where, question(record)
 
 
 def _words(text: str) -> list[str]:

@@ -16,6 +16,7 @@ import yaml
 
 from optikit_assets.errors import EvaluationError
 from optikit_assets.specs.suite import SuiteSpec, TaskSpec
+from optikit_assets.stateval.task_resources import check_task_resources
 
 # Builders of the datasets library that read files; any other dataset_path is a hub name.
 _FILE_BUILDERS = {"arrow", "csv", "json", "pandas", "parquet", "text"}
@@ -76,7 +77,8 @@ def load_tasks(
     Raises
     ------
     EvaluationError
-        If a task does not exist, is a group, or its data cannot be read or lack a field.
+        If a task does not exist, is a group, its data cannot be read or lack a field, or what
+        scores it is not on this machine.
     """
     from lm_eval.tasks import TaskManager
 
@@ -108,6 +110,7 @@ def _load_task(manager: Any, spec: TaskSpec, folder: Path | None) -> Any:
         raise EvaluationError(
             f"task {spec.task!r}: {what}: {type(error).__name__}: {_line(error)}"
         ) from error
+    check_task_resources(spec.task)
     _override(task, spec)
     _check_items(task, spec)
     return task

@@ -20,6 +20,7 @@ from optikit_assets.errors import (
     OptikitError,
     StorageError,
 )
+from optikit_assets.optimizer.contamination import check_tasks
 from optikit_assets.stateval import engines
 from optikit_assets.stateval.harness import run_task
 from optikit_assets.stateval.judges import check_judges
@@ -41,10 +42,12 @@ def _utc_now() -> datetime:
 
 
 def handle(request: EvaluateRequest, emit: Emit, *, clock: Clock = _utc_now) -> EvaluateResult:
-    """Run the suite on every candidate of the request, one after the other.
+    """Run the suite on the candidates of the request, one after the other, until one fails.
 
     Libraries and tasks are loaded once. A candidate whose artifact exists already is reported as
-    finished without loading it; one that fails is reported with its reason and the next is begun.
+    finished without loading it; one that fails is reported with its reason and is the last one: an
+    engine that failed leaves vLLM's process groups half made, which would fail the next engine of
+    this process too.
 
     Parameters
     ----------
@@ -57,6 +60,8 @@ def handle(request: EvaluateRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
 
     Raises
     ------
+    CompressionError
+        If a row of the calibration data holds an item of the suite.
     EvaluationError
         If the suite itself cannot be run (unknown task, unreadable data, a judge that is down).
     EndpointError
@@ -74,6 +79,7 @@ def handle(request: EvaluateRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
     engines.set_environment(online=online, deterministic=request.deterministic)
     store = ArtifactStore(Path(request.store_root))
     suite_tasks: list[Any] = []
+    contamination: dict[str, str] = {}
     finished: dict[int, str] = {}
     failed: dict[int, str] = {}
     for done, candidate in enumerate(request.candidates):
@@ -88,9 +94,10 @@ def handle(request: EvaluateRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
             # Outside the guard: when this fails the suite is at fault, not the candidate.
             suite_tasks = load_tasks(request.suite, folder, files)
             _check_before_loading(request, suite_tasks)
+            contamination = _check_calibration(request, suite_tasks)
         try:
             if found is None:
-                _evaluate(request, candidate, suite_tasks, store, started_at, clock)
+                _evaluate(request, candidate, suite_tasks, contamination, store, started_at, clock)
                 found = store.get(candidate.artifact_key)
             payload = _payload(load_candidate(found.path, candidate.trial), found.manifest)
         except (StorageError, EndpointError, EnvironmentMissingError):
@@ -101,9 +108,9 @@ def handle(request: EvaluateRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
             times = {"started_at": started_at.isoformat(), "ended_at": clock().isoformat()}
             payload = {**common, "reason": failed[candidate.trial], **times}
             emit(Record(kind="candidate_failed", payload=payload))
-        else:
-            finished[candidate.trial] = candidate.artifact_key
-            emit(Record(kind="candidate_finished", payload={**common, **payload, "reused": reused}))
+            break
+        finished[candidate.trial] = candidate.artifact_key
+        emit(Record(kind="candidate_finished", payload={**common, **payload, "reused": reused}))
     return EvaluateResult(finished=finished, failed=failed, versions=engines.versions())
 
 
@@ -111,6 +118,7 @@ def _evaluate(
     request: EvaluateRequest,
     candidate: Candidate,
     suite_tasks: list[Any],
+    contamination: dict[str, str],
     store: ArtifactStore,
     started_at: datetime,
     clock: Clock,
@@ -142,6 +150,7 @@ def _evaluate(
             suite_digest=request.suite.digest(),
             model_path=candidate.model_path,
             seed=request.seed,
+            contamination=contamination,
             settings=settings,
             versions=evaluated.versions,
             seconds=evaluated.seconds,
@@ -158,6 +167,15 @@ def _check_before_loading(request: EvaluateRequest, suite_tasks: list[Any]) -> N
         tokenizer = engines.tokenizer_in(request.candidates[0].model_path)
         chat = request.suite.apply_chat_template
         engines.check_endpoint_tasks(suite_tasks, chat=chat, tokenizer=tokenizer)
+
+
+def _check_calibration(request: EvaluateRequest, suite_tasks: list[Any]) -> dict[str, str]:
+    """Compare calibration data with the items that are evaluated, wherever they came from."""
+    if request.calibration_data is None:
+        return {}
+    pairs = zip(suite_tasks, request.suite.tasks, strict=True)
+    documents = {spec.title: list(task.eval_docs)[: spec.limit] for task, spec in pairs}
+    return check_tasks(request.calibration_data, documents)
 
 
 def _open_model(

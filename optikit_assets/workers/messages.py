@@ -73,7 +73,7 @@ class Candidate(Message):
 
 
 class EvaluateRequest(Message):
-    """Run a suite on each candidate, one after the other.
+    """Run a suite on each candidate, one after the other, until one fails.
 
     ``backend: vllm`` evaluates offline in this process; ``backend: endpoint`` asks a server that
     already runs at ``base_url``: its chat endpoint if the suite applies a chat template, else its
@@ -86,6 +86,9 @@ class EvaluateRequest(Message):
     candidates: tuple[Candidate, ...]
     engine: EngineSpec
     trust_remote_code: bool = False
+    calibration_data: str | None = Field(
+        default=None, description="What may hold no item of the suite; unset: nothing to compare."
+    )
     seed: int = 1234
     backend: Literal["vllm", "endpoint"] = "vllm"
     base_url: str | None = None
@@ -98,7 +101,10 @@ class EvaluateRequest(Message):
 
 
 class EvaluateResult(Message):
-    """Keys of finished candidates and reasons of failed ones, by trial number."""
+    """Keys of finished candidates and reasons of failed ones, by trial number.
+
+    A candidate in neither was not begun and needs another worker.
+    """
 
     finished: dict[int, str]
     failed: dict[int, str]

@@ -2,15 +2,19 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from optikit_assets.artifacts.store import Artifact, ArtifactStore
 from optikit_assets.defs.lineage import Node, recorded
 from optikit_assets.defs.materialize import materialize_node, open_instance
 from optikit_assets.errors import StageError
+from optikit_assets.history import History
+from optikit_assets.optimizer.contamination import CLEAN
 from optikit_assets.settings import settings
 from optikit_assets.stateval.scores import write_candidate
 from optikit_assets.workers.messages import CompressResult, EvaluateResult, Record
@@ -27,12 +31,18 @@ ROUNDS = "calibration: {samples: 64, adaptive: {max_rounds: 3, samplers: [token_
 
 
 class Workers:
-    """Stand-ins for both workers: a checkpoint loses as many items as its number of rows says."""
+    """Stand-ins for both workers: a checkpoint loses as many items as its number of rows says.
+
+    An evaluation ends at the first of the ``damaged`` trials, as the real worker's does.
+    """
 
     def __init__(self, lost_with: dict[int, int]) -> None:
         self.lost_with = lost_with
+        self.damaged: set[int] = set()
+        self.contamination = CLEAN
         self.drawn: list[tuple[int, str]] = []
         self.evaluated: list[str] = []
+        self.evaluation_batches: list[list[int]] = []
 
     def run(
         self,
@@ -52,20 +62,32 @@ class Workers:
             self.drawn.append((calibration.samples, calibration.sampler))
             with store.create(trial.artifact_key, "checkpoint") as draft:
                 draft.write_json("rows.json", calibration.samples)
-            payload = {**trial.model_dump(), "started_at": None, "ended_at": None}
+            payload = {
+                **trial.model_dump(),
+                "row_numbers": [trial.trial, calibration.samples],
+                "started_at": None,
+                "ended_at": None,
+            }
             on_record(Record(kind="trial_finished", payload=payload))
         finished = {trial.trial: trial.artifact_key for trial in request.trials}
         return CompressResult(finished=finished, failed={}, versions={})
 
     def evaluate(self, request: Any, store: ArtifactStore, on_record: Any) -> EvaluateResult:
+        self.evaluation_batches.append([item.trial for item in request.candidates])
+        finished: dict[int, str] = {}
         for item in request.candidates:
+            if item.trial in self.damaged:
+                failed = {item.trial: "vLLM cannot load the checkpoint"}
+                return EvaluateResult(finished=finished, failed=failed, versions={})
             self.evaluated.append(item.artifact_key)
             rows = Path(item.model_path) / "rows.json"
             lost = self.lost_with[json.loads(rows.read_text())] if rows.exists() else 0
             scores = [0.0] * lost + [1.0] * (ITEMS - lost)
             with store.create(item.artifact_key, "evaluation") as draft:
                 write_candidate(draft.path, candidate(item.trial, {"sums": scores}))
-        finished = {item.trial: item.artifact_key for item in request.candidates}
+                if request.calibration_data is not None:
+                    draft.manifest.update(contamination={"sums": self.contamination})
+            finished[item.trial] = item.artifact_key
         return EvaluateResult(finished=finished, failed={}, versions={})
 
 
@@ -82,6 +104,16 @@ def artifact_of(node: Node) -> Artifact:
         known = recorded(instance, node)
     assert known is not None
     return ArtifactStore(settings().store).get(known.version)
+
+
+def recorded_metadata(node: Node) -> Mapping[str, Any]:
+    with open_instance() as instance:
+        wanted = dg.AssetRecordsFilter(
+            asset_key=dg.AssetKey(node.asset), asset_partitions=[str(node.partition)]
+        )
+        (record,) = instance.fetch_materializations(wanted, limit=1).records
+    assert record.asset_materialization is not None
+    return record.asset_materialization.metadata
 
 
 def test_no_candidate_is_made_before_its_model_was(real: World) -> None:
@@ -142,6 +174,51 @@ def test_without_rounds_one_has_to_do(real: World, monkeypatch: pytest.MonkeyPat
         assert materialize_node(node) == "ok"
     assert [rows for rows, _ in workers.drawn] == [256, 256]
     assert artifact_of(SCORES).read_json("comparison.json")["alpha"] == 0.05
+
+
+def test_the_calibration_rows_of_each_trial_are_in_the_history(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work(monkeypatch)
+    for node in (BASE, QUANTIZED):
+        assert materialize_node(node) == "ok"
+    frame = History(settings().history).query(
+        "SELECT unnest(row_numbers) AS number FROM quantization_trials ORDER BY trial, number"
+    )
+    assert list(frame["number"]) == [0, 256, 1, 256]
+
+
+def test_candidates_behind_a_damaged_one_are_evaluated_by_a_fresh_worker_at_once(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = work(monkeypatch, rows_256=0)
+    workers.damaged = {0}
+    for node in (BASE, QUANTIZED, SCORES):
+        assert materialize_node(node) == "ok"
+    # The baseline is trial -1; the damaged trial's second attempt comes last.
+    assert workers.evaluation_batches == [[-1, 0, 1], [1, 0]]
+    comparison = artifact_of(SCORES).read_json("comparison.json")
+    assert [trial["trial"] for trial in comparison["trials"]] == [1]
+
+
+@pytest.mark.parametrize("outcome", [CLEAN, "not checked: hf:org/rows cannot be fetched"])
+def test_the_scores_say_whether_calibration_rows_hold_their_items(
+    real: World, monkeypatch: pytest.MonkeyPatch, outcome: str
+) -> None:
+    work(monkeypatch, rows_256=0).contamination = outcome
+    for node in (BASE, QUANTIZED, SCORES):
+        assert materialize_node(node) == "ok"
+    assert recorded_metadata(SCORES)["contamination"].value == {"sums": outcome}
+
+
+def test_a_recipe_without_calibration_is_compared_with_nothing(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work(monkeypatch)
+    baseline = Node("eval_scores", f"{MODEL}|baseline")
+    for node in (BASE, Node("quantized_model", f"{MODEL}|baseline"), baseline):
+        assert materialize_node(node) == "ok"
+    assert "contamination" not in recorded_metadata(baseline)
 
 
 def test_an_item_that_was_added_to_the_suite_is_looked_for_in_the_calibration_data(

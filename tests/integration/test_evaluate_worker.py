@@ -30,21 +30,22 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
-    """Evaluate the demo model twice in one process, with a broken copy in between."""
+    """Evaluate the demo model twice in one process, then a broken copy with one more behind it."""
     folder = tmp_path_factory.mktemp("evaluate")
     broken = folder / "broken"
     shutil.copytree(MODEL, broken)
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:2000])
     store = folder / "store"
-    outcome = evaluate(folder, request(store, demo_suite(), {0: MODEL, 1: broken, 2: MODEL}))
+    models = {0: MODEL, 1: MODEL, 2: broken, 3: MODEL}
+    outcome = evaluate(folder, request(store, demo_suite(), models))
     assert outcome.returncode == 0, outcome.log
     return store, outcome
 
 
 def test_every_candidate_is_scored_on_every_task(evaluated: tuple[Path, Outcome]) -> None:
     store, outcome = evaluated
-    assert sorted(outcome.only("result")["finished"]) == ["0", "2"]
+    assert sorted(outcome.only("result")["finished"]) == ["0", "1"]
     for record in outcome.records("candidate_finished"):
         assert list(record["scores"]) == ["Reasoning", "Instructions", "Safety"]
         assert all(score["n"] == LIMIT for score in record["scores"].values())
@@ -55,15 +56,16 @@ def test_every_candidate_is_scored_on_every_task(evaluated: tuple[Path, Outcome]
     assert manifest["settings"]["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
 
 
-def test_broken_candidate_is_reported_and_the_next_one_evaluated(
+def test_broken_candidate_is_reported_and_none_is_begun_after_it(
     evaluated: tuple[Path, Outcome],
 ) -> None:
     store, outcome = evaluated
     (failure,) = outcome.records("candidate_failed")
-    assert failure["trial"] == 1
+    assert failure["trial"] == 2
     assert "vLLM cannot load the checkpoint" in failure["reason"]
-    assert outcome.only("result")["failed"]["1"] == failure["reason"]
-    assert ArtifactStore(store).find(artifact_key(store, 1)) is None
+    assert outcome.only("result")["failed"] == {"2": failure["reason"]}
+    assert len(outcome.records("progress")) == 3
+    assert [ArtifactStore(store).find(artifact_key(store, trial)) for trial in (2, 3)] == [None] * 2
 
 
 def test_same_model_gives_the_same_items_and_recovery_one(
@@ -72,7 +74,7 @@ def test_same_model_gives_the_same_items_and_recovery_one(
     store, _ = evaluated
     first, second = (
         load_candidate(ArtifactStore(store).get(artifact_key(store, trial)).path, trial)
-        for trial in (0, 2)
+        for trial in (0, 1)
     )
     answers = [[item.response for task in c.tasks for item in task.items] for c in (first, second)]
     assert answers[0] == answers[1]

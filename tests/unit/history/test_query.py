@@ -27,6 +27,21 @@ def test_parameters_are_bound_and_times_are_utc(filled):
     assert filled.query("").empty
 
 
+def test_the_trials_that_saw_a_calibration_row_are_found(history):
+    trial = {"model": "m@1", "content_key": "k", "status": "finished"}
+    rows = {0: [7, 3], 1: [5, 7], 2: [], 3: None}
+    history.append(
+        "quantization_trials",
+        [trial | {"trial": number, "row_numbers": seen} for number, seen in rows.items()],
+    )
+    history.drain()
+    saw = "SELECT trial FROM quantization_trials WHERE list_contains(row_numbers, ?) ORDER BY trial"
+    assert list(history.query(saw, [7])["trial"]) == [0, 1]
+    assert list(history.query(saw, [3])["trial"]) == [0]
+    order = history.query("SELECT row_numbers[1] AS first FROM quantization_trials WHERE trial = 0")
+    assert order["first"].iloc[0] == 7
+
+
 @pytest.mark.parametrize(
     ("sql", "message"),
     [

@@ -80,6 +80,13 @@ def test_row_that_does_not_fit_is_refused_with_all_others(history, row, message)
     assert history.waiting_files == 0
 
 
+@pytest.mark.parametrize("numbers", ["12", 3, [1.5], [True]])
+def test_a_list_of_numbers_holds_whole_numbers_only(history, numbers):
+    trial = {"model": "m@1", "content_key": "k", "trial": 0, "status": "finished"}
+    with pytest.raises(HistoryError, match=r"\.row_numbers must be BIGINT\[\], not "):
+        history.append("quantization_trials", [trial | {"row_numbers": numbers}])
+
+
 def test_unknown_table_lists_the_known_ones(history):
     with pytest.raises(UnknownNameError, match=r"history table 'sweep'; known: comparisons, "):
         history.append("sweep", [SWEEP])

@@ -7,7 +7,13 @@ import pytest
 
 from optikit_assets.errors import CompressionError
 from optikit_assets.optimizer.calibration import load_calibration
-from optikit_assets.optimizer.contamination import check_contamination, find_items, read_items
+from optikit_assets.optimizer.contamination import (
+    CLEAN,
+    check_contamination,
+    check_tasks,
+    find_items,
+    read_items,
+)
 
 ROOT = Path(__file__).parents[3]
 LONG = (
@@ -68,6 +74,29 @@ def test_the_question_of_an_item_counts_not_its_answer(tmp_path: Path) -> None:
     file.write_text("{")
     with pytest.raises(CompressionError, match=r"items\.jsonl, line 1: is not JSON"):
         list(read_items(tmp_path))
+
+
+def test_each_task_is_said_to_be_clean_or_why_it_was_not_checked(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"text": "A text about something else."}) + "\n")
+    documents = {"Trains": [{"question": LONG, "answer": "35"}], "Pictures": [{"pixels": [1, 2]}]}
+    assert check_tasks(str(rows), documents) == {
+        "Trains": CLEAN,
+        "Pictures": "not checked: its items have no text",
+    }
+    rows.write_text(json.dumps({"messages": [{"role": "user", "content": LONG}]}) + "\n")
+    with pytest.raises(
+        CompressionError,
+        match=r"data hold evaluation items: rows\.jsonl, record 1 holds item 0 of T",
+    ):
+        check_tasks(str(rows), documents)
+    rows.write_text("{")
+    outcomes = check_tasks(str(rows), documents)
+    assert list(outcomes) == ["Trains", "Pictures"]
+    assert all(
+        outcome.startswith("not checked: ") and outcome.count("line 1: is not JSON")
+        for outcome in outcomes.values()
+    )
 
 
 def test_the_demos_calibration_data_hold_none_of_its_items() -> None:

@@ -313,11 +313,44 @@ def test_a_worker_that_dies_fails_the_unfinished_items_of_its_batch_only(tmp_pat
     assert place.batches == ["abc", "bc"]
 
 
-def test_an_item_without_a_reason_still_counts_as_failed(tmp_path):
+class StopsAtFailure(Workplace):
+    """Leaves what comes after a failure to the next worker, as the evaluate worker does."""
+
+    def __call__(self, batch: Sequence[Item], lease: Lease) -> dict[str, str]:
+        fails = [item.artifact_key in self.failing for item in batch]
+        return super().__call__(batch[: fails.index(True) + 1] if any(fails) else batch, lease)
+
+
+@pytest.mark.parametrize(
+    ("failing", "max_attempts", "batches"),
+    [
+        ("a", 2, ["a", "bca"]),
+        ("c", 2, ["abc", "c"]),
+        ("ab", 1, ["a", "b", "c"]),
+        ("ab", 2, ["a", "b", "cb", "a"]),
+    ],
+)
+def test_items_behind_a_failure_go_to_the_next_worker_and_have_not_been_tried(
+    tmp_path, failing, max_attempts, batches
+):
+    place = StopsAtFailure()
+    place.failing = dict.fromkeys(failing, "damaged")
+    failed = settle(runner_on(tmp_path), place, max_attempts=max_attempts)
+    assert failed == place.failing
+    assert place.batches == batches
+
+
+def test_items_that_no_worker_reaches_still_count_as_failed(tmp_path):
+    place = Workplace()
+
+    def reach_none(batch: Sequence[Item], lease: Lease) -> dict[str, str]:
+        return place(batch[:0], lease)
+
     failed = runner_on(tmp_path).settle(
-        ITEMS[:1], lambda batch, lease: {}, is_done=lambda key: False, per_worker=1, max_attempts=1
+        ITEMS, reach_none, is_done=place.is_done, per_worker=3, max_attempts=2
     )
-    assert failed == {"a": "no reason was reported"}
+    assert failed == dict.fromkeys("abc", "no reason was reported")
+    assert place.batches == ["", ""]
 
 
 def test_what_another_process_finished_meanwhile_is_not_started(tmp_path):

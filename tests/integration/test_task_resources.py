@@ -1,0 +1,119 @@
+"""What a task's scoring needs is looked for in the serve environment, before a model is loaded."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from optikit_assets.settings import Settings
+from optikit_assets.specs import SuiteSpec
+from optikit_assets.stateval.task_resources import NLTK_DATA
+from tests.integration.evaluate_driver import ROOT, evaluate, request
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
+
+CHECK = """
+import sys, nltk
+from optikit_assets.errors import EvaluationError
+from optikit_assets.stateval.task_resources import check_task_resources
+nltk.data.path[:] = [sys.argv[2]]
+try:
+    check_task_resources(sys.argv[1])
+except EvaluationError as error:
+    print(error)
+"""
+
+
+def check(task: str, data: Path) -> str:
+    python = Settings().envs_home / "envs" / "serve" / "bin" / "python"
+    if not python.exists():
+        pytest.skip("the serve environment is not installed")
+    done = subprocess.run(
+        [str(python), "-c", CHECK, task, str(data)],
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def make_resource(data: Path, resource: str) -> None:
+    folder = data
+    for part in resource.strip("/").split("/"):
+        folder /= part
+        # nltk refuses what other accounts could have written.
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
+@pytest.mark.parametrize("task", NLTK_DATA)
+def test_missing_nltk_data_are_named_with_the_task_and_the_remedy(
+    tmp_path: Path, task: str
+) -> None:
+    message = check(task, tmp_path)
+    assert message.startswith(f"task {task!r} cannot be scored: nltk finds no usable tokenizers/")
+    assert "serve/bin/python -m nltk.downloader punkt_tab'" in message
+    assert "set NLTK_DATA to a folder that holds tokenizers/punkt_tab/english/" in message
+
+
+@pytest.mark.parametrize("task", [*NLTK_DATA, "gsm8k_cot"])
+def test_a_task_whose_data_are_there_or_that_needs_none_is_accepted(
+    tmp_path: Path, task: str
+) -> None:
+    for resource in NLTK_DATA.get(task, ()):
+        make_resource(tmp_path, resource)
+    assert check(task, tmp_path) == ""
+
+
+IFEVAL = """\
+task: ifeval
+dataset_path: json
+dataset_kwargs: {data_files: {train: items.jsonl}}
+test_split: train
+output_type: generate_until
+num_fewshot: 0
+doc_to_text: prompt
+doc_to_target: 0
+generation_kwargs: {until: [], do_sample: false, temperature: 0.0, max_gen_toks: 64}
+process_results: !function scoring.process_results
+metric_list: [{metric: prompt_level_strict_acc, aggregation: mean, higher_is_better: true}]
+"""
+SCORING = "from lm_eval.tasks.ifeval.utils import process_results\n"
+ITEM = {
+    "key": 1,
+    "prompt": "Answer in two sentences.",
+    "instruction_id_list": ["length_constraints:number_sentences"],
+    "kwargs": [{"num_sentences": 2, "relation": "at least"}],
+}
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["missing", "there"])
+def test_a_worker_without_ifevals_data_asks_for_no_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    data, tasks = tmp_path / "nltk_data", tmp_path / "tasks"
+    data.mkdir(mode=0o700)
+    tasks.mkdir()
+    (tasks / "ifeval.yaml").write_text(IFEVAL, encoding="utf-8")
+    (tasks / "scoring.py").write_text(SCORING, encoding="utf-8")
+    (tasks / "items.jsonl").write_text(json.dumps(ITEM) + "\n", encoding="utf-8")
+    if there:
+        make_resource(data, NLTK_DATA["ifeval"][0])
+    monkeypatch.setenv("NLTK_DATA", str(data))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    # lm-eval's own download must fail.
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    suite = SuiteSpec.model_validate(
+        {"name": "s", "tasks": [{"task": "ifeval", "metrics": ["prompt_level_strict_acc,none"]}]}
+    )
+    wanted = request(
+        tmp_path / "store", suite, {0: tmp_path / "nothing"}, backend="endpoint",
+        base_url="http://127.0.0.1:9/v1", task_folder=str(tasks),
+    )  # fmt: skip
+    error = evaluate(tmp_path, wanted).only("error")
+    # The endpoint is the model here: it is asked only once the task is found to be complete.
+    assert error["error_class"] == ("EndpointError" if there else "EvaluationError")
+    assert ("task 'ifeval' cannot be scored" in error["message"]) is not there
