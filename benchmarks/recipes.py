@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.tables import write_section
 from optikit_assets.errors import OptikitError
 from optikit_assets.history import History
 from optikit_assets.serving import detect
@@ -20,7 +21,7 @@ from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, ModelSpec, RecipeSpec
 
 SQL = Path(__file__).with_suffix(".sql")
-BEGIN, END = "<!-- results -->", "<!-- end of results -->"
+SECTION = "results"
 HEADER = (
     "| Recipe | Checkpoint | Made in | Recovery (95 % interval) | Verdict | Requests/s |",
     "|---|---:|---:|---:|---|---:|",
@@ -58,21 +59,6 @@ def table(
     found = history.query(SQL.read_text(encoding="utf-8"), params)
     rows = [_row(row, refusals) for row in found.to_dict("records")]
     return "\n".join([*HEADER, *rows])
-
-
-def replace_between_marks(text: str, new: str) -> str:
-    """Return `text` with what stands between the two marks replaced.
-
-    Raises
-    ------
-    ValueError
-        If a mark is missing.
-    """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"there is no {BEGIN} … {END} in the file")
-    return f"{before}{BEGIN}\n{new}\n{END}{after}"
 
 
 def refusals_on(
@@ -115,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", default="demo-llama@1", help="NAME@VERSION")
     parser.add_argument("--slo", default="demo_untuned", help="SLO whose rate is shown")
-    parser.add_argument("--write", type=Path, help=f"file with {BEGIN} and {END}")
+    parser.add_argument("--write", type=Path, help=f"file with a section {SECTION}")
     options = parser.parse_args(arguments)
     try:
         catalog = Catalog.load(settings().recipes)
@@ -126,8 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.write is None:
             sys.stdout.write(made + "\n")
         else:
-            text = options.write.read_text(encoding="utf-8")
-            options.write.write_text(replace_between_marks(text, made), encoding="utf-8")
+            write_section(options.write, SECTION, made)
     except (OptikitError, OSError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

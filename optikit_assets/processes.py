@@ -9,6 +9,7 @@ mark in their environment.
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import time
@@ -27,6 +28,10 @@ _KILL_WAIT_S = 5.0
 _ORPHAN_GRACE_S = 0.5
 # Marks of all owners of a process, its owner's owners included; inherited by what it starts.
 _MARKS = "OPTIKIT_OWNERS"
+# Process id and start of the owner, and a word of its own; earlier marks have no start.
+_MARK = re.compile(r"(\d+)\.(?:(\d+)\.)?[0-9a-f]{32}")
+# By how much two readings of one process's start may differ: the kernel rounds the boot time.
+_START_TOLERANCE_S = 2
 
 
 class OwnedProcess:
@@ -65,7 +70,7 @@ class OwnedProcess:
         self._env = None if env is None else dict(env)
         self._cwd = cwd
         self._process: subprocess.Popen[bytes] | None = None
-        self._mark = f"{os.getpid()}.{uuid.uuid4().hex}"
+        self._mark = f"{os.getpid()}.{_start_s(os.getpid())}.{uuid.uuid4().hex}"
 
     def __enter__(self) -> "OwnedProcess":
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -186,12 +191,29 @@ def kill_orphans() -> list[int]:
     killed = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            marks = process.environ().get(_MARKS, "").split(":")
-            owners = [int(pid) for mark in marks if (pid := mark.partition(".")[0]).isdecimal()]
-            if any(not psutil.pid_exists(owner) for owner in owners):
+            if any(_owner_gone(mark) for mark in process.environ().get(_MARKS, "").split(":")):
                 process.kill()
                 killed.append(process.pid)
     return killed
+
+
+def _owner_gone(mark: str) -> bool:
+    """Return whether the owner in a mark has ended, even if its process id was given out again."""
+    match = _MARK.fullmatch(mark)
+    if match is None:
+        return False
+    pid, start_s = int(match[1]), match[2]
+    if not psutil.pid_exists(pid):
+        return True
+    return start_s is not None and abs(_start_s(pid) - int(start_s)) > _START_TOLERANCE_S
+
+
+def _start_s(pid: int) -> int:
+    """Return the seconds from boot to the start of a process.
+
+    The time of day at which it started changes whenever the system's clock is set.
+    """
+    return int(psutil.Process(pid).create_time() - psutil.boot_time())
 
 
 def _descendants(pid: int) -> list[psutil.Process]:

@@ -176,7 +176,7 @@ def status(
         str | None, typer.Option(metavar="NAME[@VERSION]", help="Only this model.")
     ] = None,
 ) -> None:
-    """Show what is fresh, stale, missing or failed, and why."""
+    """Show what is fresh, stale, missing, failed or was not asked for, and why."""
     from optikit_assets.cli.inspect import run_status
 
     run_status(model)

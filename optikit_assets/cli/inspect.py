@@ -17,7 +17,13 @@ from optikit_assets.history import History
 from optikit_assets.settings import REPOSITORY, settings
 from optikit_assets.specs import Catalog
 
-_STYLES = {"fresh": "green", "stale": "yellow", "missing": "dim", "failed": "red"}
+_STYLES = {
+    "fresh": "green",
+    "stale": "yellow",
+    "missing": "cyan",
+    "failed": "red",
+    "not asked for": "dim",
+}
 _LOW_DISK_BYTES = 10 * 2**30
 
 
@@ -56,15 +62,16 @@ def _cell(value: object) -> str:
 
 
 def run_status(model: str | None) -> None:
-    """Print the state of every partition that was ever asked for."""
+    """Print the state of every partition of the SLOs that were ever asked for."""
     from optikit_assets.defs.materialize import open_instance
     from optikit_assets.defs.optimize import status
+    from optikit_assets.serving.hardware import detect
 
     catalog = Catalog.load(settings().recipes)
     registry = ModelRegistry(settings().home, REPOSITORY, catalog)
     keys = [registry.resolve(model).key] if model else [v.key for v in registry.versions()]
     with open_instance() as instance:
-        plan = status(catalog, keys, instance)
+        plan = status(catalog, keys, instance, detect())
     table = Table("asset", "partition", "state", "outcome", "when", "why")
     for item in plan:
         when = datetime.fromtimestamp(item.timestamp, UTC).astimezone() if item.timestamp else None

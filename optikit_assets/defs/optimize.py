@@ -1,7 +1,7 @@
 """One submission end to end: observe, plan, run, read the outcome. CLI and sensor job use it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dagster as dg
@@ -14,6 +14,7 @@ from optikit_assets.defs import lineage
 from optikit_assets.defs.driver import DriverReport, Event, run_plan
 from optikit_assets.defs.lineage import Node, Versions, chain, recorded
 from optikit_assets.defs.materialize import cancel_orphaned_runs, open_instance, register_model
+from optikit_assets.defs.partitions import scenario_key
 from optikit_assets.defs.plan import NodePlan, make_plan
 from optikit_assets.defs.sources import changed_observations, source_nodes
 from optikit_assets.environments.status import python_of
@@ -124,25 +125,44 @@ def deployments(submission: Submission) -> dict[str, Artifact]:
 
 
 def status(
-    catalog: Catalog, model_keys: Sequence[str], instance: dg.DagsterInstance
+    catalog: Catalog,
+    model_keys: Sequence[str],
+    instance: dg.DagsterInstance,
+    hardware: Hardware,
 ) -> list[NodePlan]:
-    """Judge every partition of the given models under every SLO that was ever asked for."""
-    hardware = detect()
+    """Judge every partition of the given models under every SLO that was ever asked for.
+
+    Once there is a deployable config, what was asked for are the recipes that have results under
+    its SLO: it was decided among those, and the others are no reason to decide again.
+    """
     versions = _versions(catalog, instance, hardware)
+    every = tuple(sorted(catalog.recipes))
     nodes: list[Node] = []
+    asked: list[Node] = []
     for key in model_keys:
-        own: list[Node] = []
+        base = Node(lineage.BASE_MODEL, key)
+        nodes.append(base)
+        asked.append(base)
         for slo in catalog.slos:
-            wanted = Node(lineage.DEPLOYABLE_CONFIG, f"{key}|{slo}")
-            sweeps = [
-                node
-                for node in chain(key, slo, sorted(catalog.recipes))
-                if node.asset == lineage.BENCHMARK_SWEEP
-            ]
-            if any(versions.recorded(node) for node in (wanted, *sweeps)):
-                own += Submission(key, (slo,), tuple(sorted(catalog.recipes))).nodes()
-        nodes += own or [Node(lineage.BASE_MODEL, key)]
-    return make_plan(versions, nodes, _has_artifact)
+            measured = tuple(name for name in every if _has_results(versions, key, slo, name))
+            decided = versions.recorded(Node(lineage.DEPLOYABLE_CONFIG, f"{key}|{slo}"))
+            if decided or measured:
+                nodes += Submission(key, (slo,), every).nodes()
+                asked += Submission(key, (slo,), measured if decided else every).nodes()
+    judged = {item.node: item for item in make_plan(versions, asked, _has_artifact)}
+    beyond = [node for node in nodes if node not in judged]
+    for item in make_plan(versions, beyond, _has_artifact):
+        never = item.timestamp is None
+        judged[item.node] = replace(item, state="not asked for", reason="") if never else item
+    return [judged[node] for node in dict.fromkeys(nodes)]
+
+
+def _has_results(versions: Versions, model_key: str, slo: str, recipe: str) -> bool:
+    partition = f"{model_key}|{scenario_key(recipe, slo)}"
+    return any(
+        versions.recorded(Node(asset, partition))
+        for asset in (lineage.BENCHMARK_SWEEP, lineage.TUNED_CONFIG)
+    )
 
 
 def _versions(catalog: Catalog, instance: dg.DagsterInstance, hardware: Hardware) -> Versions:

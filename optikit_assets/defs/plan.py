@@ -10,7 +10,8 @@ from typing import Literal
 
 from optikit_assets.defs.lineage import BASE_MODEL, FAILED, OBSERVED, Node, Versions, upstream
 
-State = Literal["fresh", "stale", "missing", "failed"]
+# The last one is for a status alone: what a plan is made for was asked for.
+State = Literal["fresh", "stale", "missing", "failed", "not asked for"]
 
 
 @dataclass(frozen=True)

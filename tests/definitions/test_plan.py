@@ -15,7 +15,6 @@ from optikit_assets.defs.materialize import (
     materialize_node,
     open_instance,
 )
-from optikit_assets.defs.optimize import status
 from optikit_assets.errors import StageError
 from optikit_assets.settings import settings
 from tests.definitions.world import FINE, MODEL, RECIPES, SLOS, SUITE, World
@@ -306,15 +305,6 @@ def test_a_deleted_artifact_is_made_again_and_nothing_below_it(fresh: World):
     assert known is not None
     fresh.deleted.add(known.version)
     assert fresh.not_fresh() == {str(quantized): "missing: its artifact is not in the store"}
-
-
-def test_status_shows_every_model_even_one_that_never_ran(fresh: World):
-    write_model(fresh.root / "weights" / "2")
-    write_model(fresh.root / "weights" / "3")
-    plan = status(fresh.catalog(), ["tiny@2", MODEL, "tiny@3"], fresh.instance)
-    untouched = [item for item in plan if item.reason == "never materialized"]
-    assert [str(item.node) for item in untouched] == ["base_model[tiny@2]", "base_model[tiny@3]"]
-    assert len(plan) == 2 + len(fresh.nodes())
 
 
 # --- what a real run records --------------------------------------------------------------------

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import textwrap
 import time
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -161,7 +163,9 @@ def test_ending_twice_is_harmless(tmp_path):
     with OwnedProcess(python("pass"), log_file=tmp_path / "log") as child:
         child.wait(LIMIT_S)
         child.terminate()
+        assert child.poll() == 0
     child.terminate()
+    assert child.poll() == 0
 
 
 def test_a_process_that_was_not_started_says_so(tmp_path):
@@ -209,3 +213,71 @@ def test_what_a_killed_owner_left_behind_is_found_by_its_mark(tmp_path: Path) ->
     assert grandchild.is_running()
     assert grandchild.pid in kill_orphans()
     grandchild.wait(10)
+
+
+@pytest.fixture
+def sleepers() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Return a function that starts a process with the given marks and no owner to end it."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*marks: str) -> subprocess.Popen[bytes]:
+        env = {**os.environ, "OPTIKIT_OWNERS": ":".join(["", *marks])}
+        started.append(subprocess.Popen(["sleep", "600"], env=env, start_new_session=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait(LIMIT_S)
+
+
+def mark_of(pid: int, later_s: int | None = 0) -> str:
+    """Return a mark that names a process as owner, started `later_s` later than it was."""
+    word = uuid.uuid4().hex
+    if later_s is None:
+        return f"{pid}.{word}"
+    start_s = int(psutil.Process(pid).create_time() - psutil.boot_time())
+    return f"{pid}.{start_s + later_s}.{word}"
+
+
+def test_a_stranger_with_the_process_id_of_an_owner_survives_and_the_orphan_does_not(sleepers):
+    stranger = sleepers()
+    orphan = sleepers(mark_of(stranger.pid, later_s=3600))
+    killed = kill_orphans()
+    assert orphan.pid in killed
+    assert orphan.wait(LIMIT_S) == -signal.SIGKILL
+    assert stranger.pid not in killed
+    assert stranger.poll() is None
+
+
+@pytest.mark.parametrize("later_s", [0, 1, None], ids=["exact", "rounded", "earlier release"])
+def test_what_a_living_owner_started_survives(sleepers, later_s):
+    owned = sleepers(mark_of(os.getpid(), later_s))
+    assert owned.pid not in kill_orphans()
+    assert owned.poll() is None
+
+
+def test_a_mark_of_an_earlier_release_tells_an_owner_whose_process_id_is_free(sleepers):
+    ended = sleepers()
+    mark = mark_of(ended.pid, later_s=None)
+    ended.kill()
+    ended.wait(LIMIT_S)
+    orphan = sleepers(mark)
+    assert orphan.pid in kill_orphans()
+
+
+def test_a_process_without_a_readable_mark_survives(sleepers):
+    free = max(psutil.pids()) + 100_000
+    sleeping = sleepers(str(free), f"{free}.soon.{uuid.uuid4().hex}", "no mark")
+    assert sleeping.pid not in kill_orphans()
+    assert sleeping.poll() is None
+
+
+def test_the_mark_of_an_owned_process_names_this_process(tmp_path):
+    with OwnedProcess(["sleep", "600"], log_file=tmp_path / "log") as child:
+        *_, mark = psutil.Process(child.pid).environ()["OPTIKIT_OWNERS"].split(":")
+        assert child.pid not in kill_orphans()
+        assert child.poll() is None
+    pid, start_s, _ = mark.split(".")
+    assert int(pid) == os.getpid()
+    assert int(start_s) == pytest.approx(int(mark_of(os.getpid()).split(".")[1]), abs=1)

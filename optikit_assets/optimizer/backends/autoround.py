@@ -7,17 +7,20 @@ library does with data sets of its own; what is left at the end is dropped.
 
 import contextlib
 import gc
-import importlib.metadata
 import logging
 import time
 import warnings
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from optikit_assets.errors import CompressionError, EnvironmentMissingError
+from optikit_assets.errors import CompressionError
 from optikit_assets.optimizer.architecture import select_layers
 from optikit_assets.optimizer.backends import models
-from optikit_assets.optimizer.backends.base import CompressedModel, register_backend
+from optikit_assets.optimizer.backends.base import (
+    CompressedModel,
+    library_versions,
+    register_backend,
+)
 from optikit_assets.optimizer.plan import CompressionPlan
 from optikit_assets.specs.recipe import AutoRound
 
@@ -35,15 +38,7 @@ class AutoRoundBackend:
     """Runs ``auto_round.AutoRound`` and saves compressed-tensors checkpoints that vLLM loads."""
 
     def versions(self) -> dict[str, str]:
-        try:
-            found = {name: importlib.metadata.version(name) for name in DISTRIBUTIONS}
-            import auto_round  # noqa: F401  (installed is not yet importable)
-        except ImportError as error:
-            raise EnvironmentMissingError(
-                f"AutoRound cannot be imported ({error}); install the compress environment again: "
-                "`optikit doctor` says how"
-            ) from error
-        return found
+        return library_versions("AutoRound", "auto_round", DISTRIBUTIONS)
 
     def compress(self, plan: CompressionPlan) -> CompressedModel:
         import torch

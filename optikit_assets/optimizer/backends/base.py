@@ -1,11 +1,13 @@
 """What a compression library must offer to be used by recipes, and the registry of those."""
 
-from collections.abc import Callable
+import importlib
+import importlib.metadata
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from optikit_assets.errors import UnknownNameError
+from optikit_assets.errors import EnvironmentMissingError, UnknownNameError
 from optikit_assets.optimizer.plan import CompressionPlan
 from optikit_assets.specs import plugins
 
@@ -64,6 +66,25 @@ class CompressionBackend(Protocol):
             If the library refuses or runs out of memory, with the library's reason.
         """
         ...
+
+
+def library_versions(library: str, module: str, distributions: Sequence[str]) -> dict[str, str]:
+    """Return the versions of a library's distributions, once its module could be imported.
+
+    Raises
+    ------
+    EnvironmentMissingError
+        If one is not installed, or is but cannot be imported.
+    """
+    try:
+        found = {name: importlib.metadata.version(name) for name in distributions}
+        importlib.import_module(module)
+    except ImportError as error:
+        raise EnvironmentMissingError(
+            f"{library} cannot be imported ({error}); install the compress environment again: "
+            "`optikit doctor` says how"
+        ) from error
+    return found
 
 
 _BACKENDS: dict[str, Callable[[], CompressionBackend]] = {}

@@ -12,7 +12,6 @@ Two choices are made here rather than by ``oneshot``'s defaults:
 
 import contextlib
 import gc
-import importlib.metadata
 import logging
 import sys
 import time
@@ -20,10 +19,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optikit_assets.errors import CompressionError, EnvironmentMissingError
+from optikit_assets.errors import CompressionError
 from optikit_assets.optimizer.architecture import select_layers
 from optikit_assets.optimizer.backends import models
-from optikit_assets.optimizer.backends.base import CompressedModel, register_backend
+from optikit_assets.optimizer.backends.base import (
+    CompressedModel,
+    library_versions,
+    register_backend,
+)
 from optikit_assets.optimizer.backends.sensitivity import choose, measure
 from optikit_assets.optimizer.plan import CompressionPlan
 from optikit_assets.specs.recipe import AWQ, GPTQ, RTN, Modifier, SmoothQuant, SparseGPT, Wanda
@@ -46,15 +49,7 @@ class LLMCompressorBackend:
     """Runs ``llmcompressor.oneshot`` and saves compressed-tensors checkpoints that vLLM loads."""
 
     def versions(self) -> dict[str, str]:
-        try:
-            found = {name: importlib.metadata.version(name) for name in DISTRIBUTIONS}
-            import llmcompressor  # noqa: F401  (installed is not yet importable)
-        except ImportError as error:
-            raise EnvironmentMissingError(
-                f"llm-compressor cannot be imported ({error}); install the compress environment "
-                "again: `optikit doctor` says how"
-            ) from error
-        return found
+        return library_versions("llm-compressor", "llmcompressor", DISTRIBUTIONS)
 
     def compress(self, plan: CompressionPlan) -> CompressedModel:
         import torch

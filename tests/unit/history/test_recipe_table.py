@@ -1,10 +1,14 @@
 """The table of recipes in the documentation, from rows that were made up."""
 
+from pathlib import Path
+
 import pytest
 
-from benchmarks.recipes import BEGIN, END, HEADER, refusals_on, replace_between_marks, table
+from benchmarks.recipes import HEADER, SECTION, main, refusals_on, table
+from benchmarks.tables import write_section
 from optikit_assets.history import History
 from optikit_assets.serving.hardware import Hardware
+from optikit_assets.settings import REPOSITORY, settings
 from optikit_assets.specs import ModelSpec, RecipeSpec
 from tests.unit.history.conftest import Rows
 
@@ -66,8 +70,25 @@ def test_the_fastest_recipe_comes_first(lines: dict[str, str]) -> None:
     assert next(iter(lines)) == "int8"
 
 
-def test_the_table_replaces_the_one_in_a_document() -> None:
-    document = f"# Title\n{BEGIN}\nold\n{END}\nrest\n"
-    assert replace_between_marks(document, "new") == f"# Title\n{BEGIN}\nnew\n{END}\nrest\n"
-    with pytest.raises(ValueError, match="there is no"):
-        replace_between_marks("# Title\n", "new")
+def test_the_table_replaces_the_one_in_the_documentation(home: Path, tmp_path: Path) -> None:
+    history = History(settings().history)
+    Rows(history).sweep("int_w8a8", 28.17, slo="demo", model="demo-llama@1")
+    history.drain()
+    written = (REPOSITORY / "docs" / "recipes.md").read_text(encoding="utf-8")
+    file = tmp_path / "recipes.md"
+    file.write_text(written, encoding="utf-8")
+    assert main(["--write", str(file)]) == 0
+    before, begin, rest = file.read_text(encoding="utf-8").partition("<!-- results -->\n")
+    made, end, after = rest.partition("<!-- /results -->")
+    assert tuple(made.splitlines()[:2]) == HEADER
+    assert "| `int_w8a8` | – | – | – | not run | 28.2 |" in made
+    assert written.startswith(before + begin)
+    assert written.endswith(end + after)
+
+
+def test_a_document_without_the_section_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "notes.md"
+    file.write_text("# Title\n<!-- results -->\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="no section between <!-- results --> and"):
+        write_section(file, SECTION, "new")
+    assert file.read_text(encoding="utf-8") == "# Title\n<!-- results -->\n"

@@ -90,6 +90,100 @@ def test_table5_shows_a_missed_slo_as_such_and_not_as_zero(history, rows):
     assert frame["reason"].iloc[0] == "p95 of 900 ms with no queueing"
 
 
+def four_arms_and_deployment(rows, recipe: str, tuned: bool, rate: float, **more: Any) -> None:
+    """Measure all arms on one day; on the next certify one of them at its second attempt."""
+    rows.gate("fp8", accepted=True)
+    rows.gate("w8a8", accepted=True)
+    for name, default, best in [("baseline", 2.0, 3.0), ("fp8", 4.1, 5.0), ("w8a8", 4.0, 6.0)]:
+        rows.sweep(name, default, output_tokens=10, ended_at=day(0))
+        rows.trial(name, 0, default, ended_at=day(0))
+        rows.trial(name, 1, best, output_tokens=10, ended_at=day(0), flags={"max_num_seqs": 8})
+    attempts = [
+        {"recipe": name, "tuned": flags, "purpose": purpose}
+        for name, flags in [("w8a8", not tuned), (recipe, tuned)]
+        for purpose in ("confirm", "overload")
+    ]
+    deployment = {
+        "slo": "chat",
+        "status": "feasible",
+        "chosen_recipe": recipe,
+        "certified_rate_rps": rate,
+        "rate_per_gpu": rate,
+        "gpus": 1,
+        "confirmations": attempts,
+    }
+    rows.add("deployments", **deployment | {"day": 1} | more)
+
+
+def day(number: int) -> datetime:
+    return datetime(2026, 1, 1 + number, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "tuned", "arm", "rates"),
+    [
+        ("w8a8", True, "quantization_and_tuning", [2.0, 4.1, 3.0, 5.5]),
+        # Slower than its rival in the arm, but the rival was refused.
+        ("fp8", True, "quantization_and_tuning", [2.0, 4.1, 3.0, 4.5]),
+        ("w8a8", False, "quantization_only", [2.0, 3.9, 3.0, 6.0]),
+        ("baseline", True, "tuning_only", [2.0, 4.1, 2.8, 6.0]),
+        ("baseline", False, "baseline", [1.9, 4.1, 3.0, 6.0]),
+    ],
+)
+def test_table5_shows_the_certified_rate_of_the_deployed_arm(
+    history, rows, recipe, tuned, arm, rates
+):
+    certified = rates[ARMS.index(arm)]
+    four_arms_and_deployment(rows, recipe, tuned, certified)
+    frame = ask(history, "SELECT * FROM table5")
+    assert [name for name, here in zip(ARMS, frame["deployed"], strict=True) if here] == [arm]
+    assert values(frame, "rate_per_gpu") == values(frame, "rate_rps") == rates
+    assert values(frame, "gain") == pytest.approx([rate / rates[0] for rate in rates])
+    row = frame.set_index("arm").loc[arm]
+    assert row["recipe"] == recipe
+    assert row["output_tokens_per_s_per_gpu"] == pytest.approx(10 * certified)
+    wide = history.query("SELECT * FROM table5_wide").iloc[0]
+    assert [wide[name] for name in ARMS] == rates
+    assert wide["deployed"] == arm
+
+
+def test_table5_counts_the_gpus_of_the_deployment(history, rows):
+    rows.gate("w8a8", accepted=True)
+    rows.trial("w8a8", 1, 12.0, gpus=4)
+    attempts = [{"recipe": "w8a8", "tuned": True, "purpose": "confirm"}]
+    rows.add("deployments", slo="chat", status="feasible", chosen_recipe="w8a8", gpus=4,
+             certified_rate_rps=10.0, confirmations=attempts)  # fmt: skip
+    row = ask(history, "SELECT * FROM table5").set_index("arm").loc["quantization_and_tuning"]
+    assert (row["rate_rps"], row["gpus"], row["rate_per_gpu"]) == (10.0, 4, 2.5)
+
+
+def test_table5_shows_the_rates_of_the_search_where_nothing_was_certified(history, rows):
+    nothing = {"status": "infeasible", "chosen_recipe": None, "certified_rate_rps": None}
+    four_arms_and_deployment(rows, "w8a8", tuned=True, rate=5.5, **nothing)
+    frame = ask(history, "SELECT * FROM table5")
+    assert values(frame, "rate_per_gpu") == [2.0, 4.1, 3.0, 6.0]
+    assert not frame["deployed"].any()
+    assert history.query("SELECT * FROM table5_wide")["deployed"].isna().all()
+
+
+def test_table5_does_not_mix_a_deployment_with_a_later_measurement(history, rows):
+    four_arms_and_deployment(rows, "w8a8", tuned=True, rate=5.5)
+    rows.trial("w8a8", 1, 7.0, content_key="again", day=2, ended_at=day(2))
+    frame = ask(history, "SELECT * FROM table5")
+    assert values(frame, "rate_per_gpu") == [2.0, 4.1, 3.0, 7.0]
+    assert not frame["deployed"].any()
+
+
+def test_table5_describes_its_rates_in_the_data_dictionary(history):
+    history.drain()
+    frame = history.query(
+        "SELECT table_name, column_name, description FROM data_dictionary "
+        "WHERE table_name IN ('table5', 'table5_wide')"
+    ).set_index(["table_name", "column_name"])
+    assert "certified" in frame.loc[("table5", "rate_rps"), "description"]
+    assert "certified" in frame.loc[("table5_wide", "deployed"), "description"]
+
+
 # --- table 3 ------------------------------------------------------------------------------------
 
 

@@ -180,6 +180,13 @@ def test_a_missing_library_stops_the_whole_request(
         compress.handle(request_for(7), lambda record: None)
 
 
+def test_a_library_counts_once_it_is_installed_and_can_be_imported() -> None:
+    assert base.library_versions("pytest", "pytest", ["pytest"]) == {"pytest": pytest.__version__}
+    for module, distribution in (("pytest", "no-such-library"), ("no_such_module", "pytest")):
+        with pytest.raises(EnvironmentMissingError, match="Some Library cannot be imported"):
+            base.library_versions("Some Library", module, [distribution])
+
+
 def test_long_reasons_are_cut_to_one_readable_line() -> None:
     reason = compress._reason(ValueError("x " * 1000))
     assert reason.startswith("ValueError: x x")

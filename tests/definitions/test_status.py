@@ -1,0 +1,103 @@
+"""What `optikit status` tells of recipes that were asked for, and of the others."""
+
+from collections.abc import Iterable
+
+from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.defs.lineage import BASE_MODEL, DEPLOYABLE_CONFIG, Node, chain
+from optikit_assets.defs.optimize import status
+from optikit_assets.settings import settings
+from tests.definitions.world import HARDWARE, MODEL, World
+from tests.tiny_model import write_model
+
+TWO = ["baseline", "int_w8a8"]
+DEPLOYABLE = f"deployable_config[{MODEL}|chat]"
+# An edit of the recipe that nobody asked for.
+RTN, OTHER_LAYERS = "FP8_DYNAMIC}]", "FP8_DYNAMIC}]\nignore: [lm_head, head]"
+OTHER = [str(node) for node in chain(MODEL, "chat", ["fp8_dynamic"])[1:-1]]
+
+
+def ran(world: World, nodes: Iterable[Node]) -> None:
+    """Record a run of each node and keep an artifact for it."""
+    nodes = list(nodes)
+    world.materialize(nodes)
+    store = ArtifactStore(settings().store)
+    versions = world.versions()
+    for node in nodes:
+        known = versions.recorded(node)
+        assert known is not None
+        if node.asset != BASE_MODEL and store.find(known.version) is None:
+            with store.create(known.version, node.asset) as draft:
+                draft.write_json("result.json", {})
+
+
+def states(world: World, *models: str) -> dict[str, str]:
+    """Return ``state: reason`` of every row."""
+    plan = status(world.catalog(), models or [MODEL], world.instance, HARDWARE)
+    return {str(item.node): f"{item.state}: {item.reason}".rstrip(": ") for item in plan}
+
+
+def test_recipes_that_nobody_asked_for_are_not_missing_and_make_nothing_stale(world: World):
+    asked = chain(MODEL, "chat", TWO)
+    ran(world, asked)
+    assert states(world) == {
+        **{str(node): "fresh" for node in asked},
+        **dict.fromkeys(OTHER, "not asked for"),
+    }
+
+
+def test_an_edit_of_a_recipe_that_was_asked_for_makes_the_decision_stale(world: World):
+    ran(world, chain(MODEL, "chat", TWO))
+    world.edit("quantization/fp8_dynamic.yaml", RTN, OTHER_LAYERS)
+    assert states(world)[DEPLOYABLE] == "fresh"
+    world.edit("quantization/int_w8a8.yaml", "samples: 256", "samples: 128")
+    found = states(world)
+    assert found[f"quantized_model[{MODEL}|int_w8a8]"] == "stale: recipe_spec[int_w8a8] changed"
+    assert found[DEPLOYABLE].startswith(f"stale: eval_scores[{MODEL}|int_w8a8]")
+    assert {found[name] for name in OTHER} == {"not asked for"}
+
+
+def test_a_recipe_that_was_measured_since_is_a_reason_to_decide_again(world: World):
+    ran(world, chain(MODEL, "chat", TWO))
+    ran(world, chain(MODEL, "chat", ["fp8_dynamic"])[1:-1])
+    found = states(world)
+    assert {found[name] for name in OTHER} == {"fresh"}
+    assert found[DEPLOYABLE].startswith(f"stale: eval_scores[{MODEL}|fp8_dynamic], ")
+
+
+def test_a_checkpoint_that_was_made_for_itself_is_judged_and_is_no_reason(world: World):
+    ran(world, chain(MODEL, "chat", TWO))
+    ran(world, [Node("quantized_model", f"{MODEL}|fp8_dynamic")])
+    quantized, *rest = OTHER
+    found = states(world)
+    assert found[quantized] == found[DEPLOYABLE] == "fresh"
+    assert {found[name] for name in rest} == {"not asked for"}
+    world.edit("quantization/fp8_dynamic.yaml", RTN, OTHER_LAYERS)
+    found = states(world)
+    assert found[quantized] == "stale: recipe_spec[fp8_dynamic] changed"
+    assert found[DEPLOYABLE] == "fresh"
+
+
+def test_every_recipe_counts_as_asked_for_before_the_first_decision(world: World):
+    nodes = chain(MODEL, "chat", TWO)
+    ran(world, (node for node in nodes if node.asset != DEPLOYABLE_CONFIG))
+    found = states(world)
+    assert {found[str(node)] for node in nodes[:-1]} == {"fresh"}
+    assert {found[name] for name in (*OTHER, DEPLOYABLE)} == {"missing: never materialized"}
+
+
+def test_each_slo_has_recipes_of_its_own(world: World):
+    ran(world, chain(MODEL, "batch", ["baseline"]))
+    ran(world, chain(MODEL, "chat", TWO))
+    found = states(world)
+    assert found[f"tuned_config[{MODEL}|int_w8a8@chat]"] == "fresh"
+    assert found[f"tuned_config[{MODEL}|int_w8a8@batch]"] == "not asked for"
+
+
+def test_every_model_is_shown_even_one_that_never_ran(world: World):
+    ran(world, chain(MODEL, "chat", TWO))
+    for version in ("2", "3"):
+        write_model(world.root / "weights" / version)
+    found = states(world, "tiny@2", MODEL, "tiny@3")
+    never = [name for name, state in found.items() if state == "missing: never materialized"]
+    assert never == ["base_model[tiny@2]", "base_model[tiny@3]"]
+    assert len(found) == 2 + len(world.nodes(slos=("chat",)))
