@@ -1,7 +1,7 @@
 """The table of recipes in ``docs/recipes.md``, from the trial history.
 
-``python -m benchmarks.recipes [--model demo-llama@1] [--slo demo_untuned] [--write docs/recipes.md]``
-after ``optikit optimize --job recipes/jobs/demo_recipes.yaml``.
+``python -m benchmarks.recipes [--model demo-llama@1] [--slo demo_untuned] [--write FILE]`` after
+``optikit optimize --job recipes/jobs/demo_recipes.yaml``.
 """
 
 import argparse
