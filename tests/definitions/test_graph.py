@@ -44,6 +44,12 @@ PARTITIONS = {
 
 def test_definitions_load_and_fit_together():
     dg.Definitions.validate_loadable(defs)
+    needed = {key for asset in ASSETS for key in asset.required_resource_keys}
+    # Dagster brings its own io_manager.
+    assert needed - {"io_manager"} <= set(defs.resources or ())
+    assert "runner" in needed
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match="resource with key"):
+        dg.Definitions.validate_loadable(dg.Definitions(assets=ASSETS))
 
 
 def test_the_assets_are_the_stages_and_the_sources():

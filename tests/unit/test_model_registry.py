@@ -126,7 +126,10 @@ def test_unusable_file_is_named_in_one_line(folder, file, content, expected):
 
 def test_custom_code_is_accepted_when_trusted(folder):
     (folder / "config.json").write_text(json.dumps(CONFIG | {"auto_map": {"AutoModel": "m.M"}}))
-    check_model_folder(folder, trust_remote_code=True)
+    assert "trust_remote_code: true" in refusal(folder)
+    found = check_model_folder(folder, trust_remote_code=True)
+    assert found.config["auto_map"] == {"AutoModel": "m.M"}
+    assert found.parameters == 100 * 64 + 64
 
 
 @pytest.mark.parametrize("kept", [0.99, 0.5, 0.01])

@@ -174,6 +174,10 @@ def test_a_port_lost_to_another_process_is_replaced(server_of, tmp_path):
     """
     with server_of(body) as server:
         server.check_alive()
+        attempts = (tmp_path / "server.log").read_text().split("arguments ")[1:]
+        assert len(attempts) == 2
+        assert "Address already in use" in attempts[0]
+        assert f"'--port={server.port}'" in attempts[1]
 
 
 def test_a_server_that_dies_later_is_noticed(server_of):

@@ -15,7 +15,13 @@ FACTS = ModelFacts(10 * 1024**3, layers=32, attention_heads=12, kv_heads=4, head
 @pytest.mark.parametrize("name", ["default", "demo"])
 def test_shipped_search_spaces_name_real_flags(name):
     file = REPOSITORY / "recipes" / "search_spaces" / f"{name}.yaml"
-    check(load_spec(file, SearchSpaceSpec))
+    space = load_spec(file, SearchSpaceSpec)
+    check(space)
+    assert space.parameters
+    unreal = {f"{flag}_of_another_engine": domain for flag, domain in space.parameters.items()}
+    with pytest.raises(SpecError) as caught:
+        check(space.model_copy(update={"parameters": unreal}))
+    assert len(caught.value.problems) == len(unreal)
 
 
 def test_every_problem_of_a_space_is_reported(space_of):
