@@ -215,7 +215,7 @@ def test_an_interrupt_ends_all_processes_within_the_limit(tmp_path: Path):
         # A second Ctrl-C does not break off the clean-up.
         time.sleep(0.5)
         driver.send_signal(signal.SIGINT)
-        assert driver.wait(30) == 130
+        assert driver.wait(_LIMIT_S) == 130
         # A process that was told to die needs a moment to be gone.
         deadline = time.monotonic() + 5
         while any(is_alive(pid) for pid in pids) and time.monotonic() < deadline:

@@ -81,9 +81,13 @@ def test_the_environment_is_complete_and_the_folder_is_set(tmp_path):
 def test_leaving_the_block_ends_a_willing_process_without_the_whole_grace_period(tmp_path):
     started = time.monotonic()
     with OwnedProcess(
-        python("import time; time.sleep(600)"), log_file=tmp_path / "log", grace_s=60
+        python("import time; print('up', flush=True); time.sleep(600)"),
+        log_file=tmp_path / "log",
+        grace_s=60,
     ) as child:
         pid = child.pid
+        # An interpreter that only starts up may lose the signal.
+        wait_for(child.log_tail, "the first line")
         assert child.poll() is None
         assert child.wait(0.01) is None
     assert gone(pid)
