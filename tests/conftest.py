@@ -1,4 +1,5 @@
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from optikit_assets.settings import settings
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts what runs in its background with Ctrl-C ignored, and children inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Dagster calls what it has deprecated itself; where our code does, it stays an error.
     config.addinivalue_line(
         "filterwarnings", r"ignore:.* is deprecated:DeprecationWarning:dagster\."
