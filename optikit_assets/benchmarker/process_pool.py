@@ -80,7 +80,7 @@ async def hear(reader: asyncio.StreamReader) -> Any:
         The other side is gone.
     """
     (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-    # Both ends are ours, and nobody else can reach the socket.
+    # Both ends are ours, and the socket lies in a folder that only this user can enter.
     return pickle.loads(await reader.readexactly(length))
 
 

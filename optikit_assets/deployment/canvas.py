@@ -33,7 +33,13 @@ VERDICT_MARKERS = {
     "invalid": ("P", False),
 }
 
+_LINE_STYLES = ("-", "--", ":")
+
 WIDTH_IN = 8.8
+# Of a legend: handle and gap of an entry, one character, one row.
+_ENTRY_IN = 0.5
+_CHARACTER_IN = 0.068
+_ROW_IN = 0.2
 
 Format = Literal["svg", "png"]
 
@@ -62,19 +68,29 @@ def style(axes: Axes, *, x: str = "", y: str = "", title: str = "", grid: str = 
         axes.set_title(title, loc="left", color=INK, fontsize=10.5, fontweight="bold", pad=8)
 
 
-def legend(figure: Figure, handles: Sequence[Artist], *, columns: int = 6) -> None:
-    """Put a frameless legend below the panels, where it hides no data."""
-    if handles:
-        figure.legend(
-            handles=list(handles),
-            loc="outside lower center",
-            ncols=min(columns, len(handles)),
-            frameon=False,
-            fontsize=8.5,
-            labelcolor=INK,
-            handletextpad=0.5,
-            columnspacing=1.6,
-        )
+def series_look(index: int) -> tuple[str, str]:
+    """Return colour and line style of one of several series; colours come again, dashed."""
+    return SERIES[index % len(SERIES)], _LINE_STYLES[index // len(SERIES) % len(_LINE_STYLES)]
+
+
+def legend(figure: Figure, handles: Sequence[Artist]) -> None:
+    """Put a frameless legend below the panels, where it hides no data, and make room for it."""
+    if not handles:
+        return
+    entry_in = _ENTRY_IN + _CHARACTER_IN * max(len(str(h.get_label())) for h in handles)
+    columns = max(1, min(len(handles), int(figure.get_figwidth() / entry_in)))
+    rows = -(-len(handles) // columns)
+    figure.set_figheight(figure.get_figheight() + _ROW_IN * (rows - 1))
+    figure.legend(
+        handles=list(handles),
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize=8.5,
+        labelcolor=INK,
+        handletextpad=0.5,
+        columnspacing=1.6,
+    )
 
 
 def nothing_to_show(message: str, *, width_in: float = WIDTH_IN, height_in: float = 1.4) -> Figure:

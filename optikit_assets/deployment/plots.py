@@ -64,7 +64,7 @@ def latency_against_rate(series: Sequence[Series], objectives: Sequence[Objectiv
         values = [
             value
             for i, (item, probes) in enumerate(shown)
-            for value in _curve(panel, item.label, probes, label, canvas.SERIES[i % 6])
+            for value in _curve(panel, item.label, probes, label, *canvas.series_look(i))
         ]
         if bound is not None:
             panel.axhline(bound, color=canvas.VERMILLION, linestyle=(0, (5, 3)), linewidth=1.3)
@@ -232,7 +232,9 @@ def four_arms(found: FourArms) -> Figure:
     return figure
 
 
-def _curve(panel: Axes, name: str, probes: Sequence[Probe], label: str, colour: str) -> list[float]:
+def _curve(
+    panel: Axes, name: str, probes: Sequence[Probe], label: str, colour: str, line_style: str
+) -> list[float]:
     """Plot one series and return the values drawn."""
     points = sorted(
         (probe.rate_rps, value, probe.verdict)
@@ -246,7 +248,8 @@ def _curve(panel: Axes, name: str, probes: Sequence[Probe], label: str, colour: 
     # Invalid probes measured the load client, so no line leads through them.
     line = [(rate, value) for rate, value, verdict in points if verdict != "invalid"]
     if line:
-        panel.plot(*zip(*line, strict=True), color=colour, linewidth=1.2, alpha=0.6, label=name)
+        look: dict[str, Any] = {"color": colour, "ls": line_style, "lw": 1.2, "alpha": 0.6}
+        panel.plot(*zip(*line, strict=True), label=name, **look)
     for rate, value, verdict in points:
         _mark(panel, rate, value, verdict, colour)
     return [value for _, value, _ in points]
@@ -272,9 +275,10 @@ def _mark(panel: Axes, x: float, y: float, verdict: str, colour: str, **place: A
 def _rate_legend(shown: Sequence[tuple[Series, list[Probe]]]) -> list[Line2D]:
     handles = []
     if len(shown) > 1:
+        looks = [canvas.series_look(i) for i in range(len(shown))]
         handles = [
-            Line2D([], [], color=canvas.SERIES[i % 6], linewidth=2, label=item.label)
-            for i, (item, _) in enumerate(shown)
+            Line2D([], [], color=colour, ls=line_style, linewidth=2, label=item.label)
+            for (item, _), (colour, line_style) in zip(shown, looks, strict=True)
         ]
     seen = {probe.verdict for _, probes in shown for probe in probes}
     for verdict, (marker, filled) in canvas.VERDICT_MARKERS.items():

@@ -136,3 +136,18 @@ def test_metric_titles_are_words():
     assert plots.metric_title("e2e_latency_p95") == "End-to-end latency p95"
     assert plots.metric_title("ttft_p99.9") == "Time to first token p99.9"
     assert plots.metric_title("odd") == "odd"
+
+
+def test_the_legend_of_many_recipes_stays_inside_the_figure_and_tells_them_apart():
+    many = [
+        series().model_copy(update={"label": f"recipe_with_a_long_name_{i}, engine defaults"})
+        for i in range(9)
+    ]
+    figure = plots.latency_against_rate(many, CHAT)
+    figure.draw_without_rendering()
+    (shown,) = figure.legends
+    box = shown.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
+    looks = {(line.get_color(), line.get_linestyle()) for line in shown.get_lines()[:9]}
+    assert len(looks) == 9
