@@ -3,6 +3,7 @@
 import http.client
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -174,9 +175,12 @@ class VllmServer:
             *self._arguments,
             f"--host={HOST}", f"--port={self._port}",
         ]  # fmt: skip
-        process = OwnedProcess(argv, log_file=self.log_file, env=self._environ, name="vLLM server")
         started = time.monotonic()
         with ExitStack() as stack:
+            # The sockets between its processes, which it leaves behind.
+            sockets = stack.enter_context(tempfile.TemporaryDirectory(prefix="optikit-vllm-"))
+            environ = {**self._environ, "VLLM_RPC_BASE_PATH": sockets}
+            process = OwnedProcess(argv, log_file=self.log_file, env=environ, name="vLLM server")
             stack.enter_context(process)
             self._process = process
             self._wait_healthy(process, started + self._timeout_s)
