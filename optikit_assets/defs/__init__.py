@@ -4,5 +4,7 @@ import warnings
 
 import dagster as dg
 
-# Multi-partition mappings and partitioned observations are beta: Dagster is pinned for that.
-warnings.filterwarnings("ignore", category=dg.BetaWarning)
+# Multi-partition mappings and partitioned observations and checks are marked so: Dagster is pinned
+# for that.
+for _marked in (dg.BetaWarning, dg.PreviewWarning):
+    warnings.filterwarnings("ignore", category=_marked)
