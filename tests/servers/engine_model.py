@@ -152,8 +152,10 @@ class _Stalls:
         return float(self._starts[passed - 1]) if inside else wall_s - passed * self._length_s
 
 
-def meets(shape: Shape, slo: SloSpec, rate_rps: float, *, requests: int, seed: int = 0) -> bool:
-    """Return whether a long run at this rate meets every objective and keeps pace.
+def simulate(
+    shape: Shape, rate_rps: float, *, requests: int, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Return the arrivals and each metric of every request, in seconds; a failed one has infinity.
 
     The unit exponentials behind the arrivals depend on the seed alone, so that neighbouring rates
     are compared on the same randomness.
@@ -164,18 +166,25 @@ def meets(shape: Shape, slo: SloSpec, rate_rps: float, *, requests: int, seed: i
     timelines = [engine.admit(a) for a in arrivals.tolist()]
     first = np.array([t.first_token_s for t in timelines]) - arrivals
     last = np.array([t.finished_s for t in timelines]) - arrivals
+    per_token = (last - first) / max(shape.output_tokens - 1, 1)
+    values = {"ttft": first, "e2e_latency": last, "tpot": per_token, "itl": per_token}
     failed = np.array([t.failed for t in timelines])
-    steps = max(shape.output_tokens - 1, 1)
-    values = {"ttft": first, "e2e_latency": last, "tpot": (last - first) / steps}
-    values["itl"] = values["tpot"]
-    if failed.mean() > 0.01:
+    return {"arrival": arrivals} | {k: np.where(failed, np.inf, v) for k, v in values.items()}
+
+
+def meets(shape: Shape, slo: SloSpec, rate_rps: float, *, requests: int, seed: int = 0) -> bool:
+    """Return whether a long run at this rate meets every objective and keeps pace."""
+    values = simulate(shape, rate_rps, requests=requests, seed=seed)
+    latency = values["e2e_latency"]
+    if np.isinf(latency).mean() > 0.01:
         return False
     for objective in slo.objectives:
-        late = failed | (values[objective.metric] > objective.max_ms / 1000.0)
+        late = values[objective.metric] > objective.max_ms / 1000.0
         if late.mean() > 1.0 - objective.percentile / 100.0:
             return False
     # Keeping pace: over the whole run the backlog is worth less than a hundredth of it.
-    return float(last[-requests // 100 :].mean()) < 0.01 * float(arrivals[-1])
+    newest = latency[-requests // 100 :]
+    return float(newest[np.isfinite(newest)].mean()) < 0.01 * float(values["arrival"][-1])
 
 
 def true_rate(shape: Shape, slo: SloSpec, *, requests: int = 200_000, seed: int = 0) -> float:
