@@ -51,6 +51,7 @@ _LOOPBACK = Case(
         }
     ),
 )
+_SERVERS = (*CASES, _LOOPBACK)
 _FIRST_RPS = 1.0
 _MIN_REQUESTS = 20
 _LOWEST_RPS = 0.01
@@ -169,10 +170,12 @@ def _bisect(
         held, took_s = probe(rate)
         probes, load_s = probes + 1, load_s + took_s
         low, high = (rate, high) if held else (low, rate)
-        if not low:
-            rate = high / 2.0
+        if math.isinf(high):
+            rate = 2.0 * low
+        elif low:
+            rate = (low * high) ** 0.5
         else:
-            rate = 2.0 * low if math.isinf(high) else (low * high) ** 0.5
+            rate = high / 2.0
     return low, probes, load_s
 
 
@@ -214,7 +217,7 @@ def main() -> None:
     options = parser.parse_args()
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     rows: list[dict[str, str]] = []
-    for case in (*CASES, _LOOPBACK):
+    for case in _SERVERS:
         if case.expected != "feasible" or (options.case and case.name not in options.case):
             continue
         for how, runs in compare_virtual(case, seeds).items():
