@@ -16,6 +16,7 @@ from optikit_assets.deployment import Series
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import latency_against_rate, steady_state
 from optikit_assets.errors import OptikitError, StageError
+from optikit_assets.history import benchmark_rows
 from optikit_assets.serving import ModelFacts, engine_flags, estimate, gpus_of, max_model_len
 from optikit_assets.serving.flags import Flags
 from optikit_assets.specs import SloSpec
@@ -26,26 +27,6 @@ RESULT_FILE = "benchmark.json"
 REQUESTS_FILE = "requests.jsonl.gz"
 SKIPPED = "skipped"
 INFEASIBLE = "infeasible"
-
-_METRICS = ("e2e_latency", "ttft", "tpot", "itl")
-_PERCENTILES = (50, 90, 95, 99)
-_PROBE_COLUMNS = (
-    "kind",
-    "rate_rps",
-    "achieved_rate_rps",
-    "duration_s",
-    "requests",
-    "errors",
-    "verdict",
-    "reason",
-    "beta",
-    "intercept_s",
-    "correlation",
-    "send_lag_p99_ms",
-    "latency_ms",
-    "throughput_tokens_per_s",
-    "goodput",
-)
 
 
 @dataclass(frozen=True)
@@ -69,6 +50,12 @@ class Benchmarked:
     def gpus(self) -> int:
         """Accelerators the server held."""
         return self.outcome["gpus"]
+
+    @property
+    def requests_file(self) -> Path | None:
+        """Timelines of the requests, if there are any."""
+        file = self.artifact.path / REQUESTS_FILE if self.artifact else None
+        return file if file and file.exists() else None
 
     @property
     def made_by(self) -> dict[str, Any]:
@@ -235,50 +222,9 @@ def remember_probes(
         "arm": arm,
         "trial": trial,
     }
-    stage.history.append(
-        "probes",
-        [
-            stage.row(**common, probe=number, **_probe_columns(probe))
-            for number, probe in enumerate(done.outcome["probes"])
-        ],
-    )
-    stage.history.append(
-        "ladder_rungs",
-        [stage.row(**common, **rung) for rung in done.outcome.get("ladder", [])],
-    )
-    if done.artifact is None or not (done.artifact.path / REQUESTS_FILE).exists():
-        return
-    stage.history.append(
-        "requests",
-        [
-            stage.row(
-                **common,
-                probe=record.probe,
-                request=record.index,
-                scheduled_s=record.scheduled_s,
-                sent_s=record.sent_s,
-                first_token_s=record.first_token_s,
-                finished_s=record.finished_s,
-                input_tokens=record.input_tokens,
-                output_tokens=record.output_tokens,
-                ok=record.ok,
-                error=record.error,
-            )
-            for record in read_requests(done.artifact.path / REQUESTS_FILE)
-        ],
-    )
-
-
-def _probe_columns(probe: dict[str, Any]) -> dict[str, Any]:
-    low, high = probe.get("beta_ci") or (None, None)
-    latency = probe["latency_ms"]
-    percentiles = {
-        f"{metric}_p{p}_ms": latency.get(f"{metric}_p{p}")
-        for metric in _METRICS
-        for p in _PERCENTILES
-    }
-    plain = {name: probe.get(name) for name in _PROBE_COLUMNS}
-    return {**plain, "beta_low": low, "beta_high": high, **percentiles}
+    requests = read_requests(done.requests_file) if done.requests_file else ()
+    for table, rows in benchmark_rows(done.outcome, requests).items():
+        stage.history.append(table, [stage.row(**common, **row) for row in rows])
 
 
 def benchmark_metadata(done: Benchmarked, slo: SloSpec, label: str) -> dict[str, Any]:
