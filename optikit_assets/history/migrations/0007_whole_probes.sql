@@ -22,7 +22,7 @@ COMMENT ON COLUMN probes.error_examples IS 'list of the first different error me
 
 ALTER TABLE requests ADD COLUMN phase VARCHAR;
 ALTER TABLE requests ADD COLUMN itl_s FLOAT[];
-COMMENT ON COLUMN requests.phase IS 'ladder or closed (one request after the other), warmup, measured (what the verdict rests on) or tail (sent, not needed)';
+COMMENT ON COLUMN requests.phase IS 'ladder (of a rung), closed (one request after the other), warmup, measured (what the verdict rests on) or tail (sent, not needed)';
 COMMENT ON COLUMN requests.itl_s IS 'inter-token latencies: times between successive token events, in order';
 COMMENT ON COLUMN requests.probe IS 'number of the probe; of a rung of the ladder its clients, negative';
 
