@@ -10,7 +10,7 @@ import dagster as dg
 from optikit_assets.artifacts.store import Artifact
 from optikit_assets.benchmarker import read_requests
 from optikit_assets.defs.candidates import ServedCandidate
-from optikit_assets.defs.lineage import FAILED
+from optikit_assets.defs.lineage import FAILED, outcome_version
 from optikit_assets.defs.stage import Stage
 from optikit_assets.deployment import Series
 from optikit_assets.deployment.canvas import markdown_image
@@ -20,7 +20,7 @@ from optikit_assets.history import benchmark_rows
 from optikit_assets.serving import ModelFacts, engine_flags, estimate, gpus_of, max_model_len
 from optikit_assets.serving.flags import Flags
 from optikit_assets.specs import SloSpec
-from optikit_assets.workers.benchmark import BenchmarkWorkerResult
+from optikit_assets.workers.benchmark import BenchmarkWorkerResult, unfinished_requests
 from optikit_assets.workers.messages import BenchmarkRequest, Record
 
 RESULT_FILE = "benchmark.json"
@@ -31,14 +31,18 @@ INFEASIBLE = "infeasible"
 
 @dataclass(frozen=True)
 class Benchmarked:
-    """``benchmark.json`` of one benchmark, with its artifact unless nothing was measured."""
+    """``benchmark.json`` of one benchmark, with its artifact if it came to an end.
+
+    ``left_requests`` are the timelines of one that broke off.
+    """
 
     outcome: dict[str, Any]
     artifact: Artifact | None = None
+    left_requests: Path | None = None
 
     @property
     def status(self) -> str:
-        """The benchmark's status, or ``skipped`` or ``failed`` if nothing was measured."""
+        """The benchmark's status, or ``skipped``, or ``failed`` if it broke off."""
         return self.outcome["status"]
 
     @property
@@ -54,7 +58,7 @@ class Benchmarked:
     @property
     def requests_file(self) -> Path | None:
         """Timelines of the requests, if there are any."""
-        file = self.artifact.path / REQUESTS_FILE if self.artifact else None
+        file = self.artifact.path / REQUESTS_FILE if self.artifact else self.left_requests
         return file if file and file.exists() else None
 
     @property
@@ -119,8 +123,8 @@ def benchmark(
     Returns
     -------
     Benchmarked
-        With ``status: failed`` and a reason if the worker failed; no artifact is kept then, and
-        the next run tries again.
+        With ``status: failed``, a reason and the probes finished by then if the worker failed; no
+        artifact is kept then, and the next run tries again.
     """
     store = stage.artifacts.store
     gpus = gpus_of(flags)
@@ -142,6 +146,7 @@ def benchmark(
     with stage.runner.accelerators.lease(gpus) as lease:
         artifact = store.find(artifact_key)
         if artifact is None:
+            probes: list[dict[str, Any]] = []
             try:
                 stage.runner.run(
                     stage.context,
@@ -149,24 +154,38 @@ def benchmark(
                     request,
                     BenchmarkWorkerResult,
                     lease,
-                    _logger(stage),
+                    _keeper(stage, probes),
                 )
             except StageError as error:
-                return Benchmarked(nothing_measured(FAILED, str(error), gpus))
+                return _broken_off(request, str(error), gpus, probes)
             artifact = store.get(artifact_key)
     return Benchmarked(artifact.read_json(RESULT_FILE), artifact)
 
 
-def _logger(stage: Stage) -> Callable[[Record], object]:
-    def log(record: Record) -> None:
+def _broken_off(
+    request: BenchmarkRequest, reason: str, gpus: int, probes: list[dict[str, Any]]
+) -> Benchmarked:
+    outcome = nothing_measured(FAILED, reason, gpus)
+    if not probes:
+        return Benchmarked(outcome)
+    seconds = sum(probe["duration_s"] for probe in probes)
+    return Benchmarked(
+        {**outcome, "probes": probes, "load_seconds": seconds, "seed": request.seed},
+        left_requests=unfinished_requests(request.store_root, request.artifact_key),
+    )
+
+
+def _keeper(stage: Stage, probes: list[dict[str, Any]]) -> Callable[[Record], object]:
+    def keep(record: Record) -> None:
         if record.kind == "probe_finished":
             probe = record.payload
+            probes.append(probe)
             stage.context.log.info(
                 f"{probe['kind']} probe at {probe['rate_rps']:.3g} requests/s: "
                 f"{probe['verdict']}, {probe['reason']}"
             )
 
-    return log
+    return keep
 
 
 def remember_sweep(stage: Stage, recipe: str, slo: SloSpec, done: Benchmarked) -> None:
@@ -212,8 +231,14 @@ def remember_probes(
     arm: str = "",
     trial: int = 0,
 ) -> None:
-    """Append every rung, probe and request of one benchmark; `part` is the table's ``stage``."""
+    """Append every rung, probe and request of one benchmark; `part` is the table's ``stage``.
+
+    What broke off has a content key of its own: the next attempt does not replace it, or mix with
+    it.
+    """
+    broken_off = f"{outcome_version(stage.key, FAILED)}-{stage.context.run.run_id}"
     common = {
+        "content_key": broken_off if done.status == FAILED else stage.key,
         "recipe": recipe,
         "slo": slo.name,
         "seed": done.outcome.get("seed"),
