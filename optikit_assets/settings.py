@@ -41,6 +41,11 @@ class Settings(BaseSettings):
         return self.home / "history"
 
     @property
+    def benches(self) -> Path:
+        """Records of `optikit bench`, one folder each."""
+        return self.home / "bench"
+
+    @property
     def studies(self) -> Path:
         """Optuna journals, one file per study."""
         return self.home / "studies"

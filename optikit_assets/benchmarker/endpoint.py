@@ -165,7 +165,9 @@ async def _check_model(client: CompletionClient, model: str, workload: Workload)
     url = client.base_url + "/models"
     status, content = await client.get_json(url, _ANSWER_S)
     if status in (401, 403):
-        raise EndpointError(f"{url} answers HTTP {status}: an API key is needed or wrong")
+        raise EndpointError(
+            f"{url} answers HTTP {status}: an API key is needed or wrong: set OPENAI_API_KEY"
+        )
     if status >= 500 or status == 429:
         raise EndpointError(f"{url} answers HTTP {status}: the server is not ready to be measured")
     listed = _entries(content)

@@ -10,6 +10,8 @@ since clients that wait for their answers never send in bursts.
 
 import asyncio
 import contextlib
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from scipy import stats
@@ -17,6 +19,7 @@ from scipy import stats
 from optikit_assets.benchmarker.client import Flight
 from optikit_assets.benchmarker.endpoint import Target
 from optikit_assets.benchmarker.probe_log import ProbeLog
+from optikit_assets.benchmarker.records import RequestRecord
 from optikit_assets.benchmarker.results import Rung
 from optikit_assets.benchmarker.sample import Sample
 from optikit_assets.specs.slo import SloSpec
@@ -47,6 +50,7 @@ async def climb(
     latency_s: float,
     timeout_s: float,
     max_seconds: float,
+    keep: Callable[[list[RequestRecord]], None],
 ) -> list[Rung]:
     """Raise the number of clients until the SLO is missed, throughput grows no more or time is up.
 
@@ -64,6 +68,8 @@ async def climb(
         Limit of a request.
     max_seconds
         No rung is begun that would end later.
+    keep
+        Receives the requests of every rung, also of one that measured nothing.
     """
     begun_s = target.client.now()
     rungs: list[Rung] = []
@@ -72,7 +78,9 @@ async def climb(
         ends_s = target.client.now() - begun_s + latency_s + _seconds(latency_s)
         if rungs and ends_s > max_seconds:
             return rungs
-        rung = await _rung(target, slo, number + len(rungs), clients, latency_s, timeout_s)
+        prompts = number + len(rungs)
+        rung, records = await _rung(target, slo, prompts, clients, latency_s, timeout_s)
+        keep(records)
         if rung is None:
             return rungs
         rungs.append(rung)
@@ -104,7 +112,7 @@ def _seconds(latency_s: float) -> float:
 
 async def _rung(
     target: Target, slo: SloSpec, number: int, clients: int, latency_s: float, timeout_s: float
-) -> Rung | None:
+) -> tuple[Rung | None, list[RequestRecord]]:
     client = target.client
     seconds = _seconds(latency_s)
     capacity = int(_MIN_PER_CLIENT * clients + 4 * clients * seconds / max(latency_s, 1e-3))
@@ -133,7 +141,9 @@ async def _rung(
             await asyncio.gather(*tasks, return_exceptions=True)
     sample = log.sample(client.now(), 0)
     # What began in the first latency filled the server; what was cut off at the end is not known.
-    return _measured(sample, slo, clients, latency_s, end_s - log.epoch_s)
+    rung = _measured(sample, slo, clients, latency_s, end_s - log.epoch_s)
+    records = log.records(-clients, 0, 0, closed=True)
+    return rung, [replace(record, phase="ladder") for record in records]
 
 
 def _measured(

@@ -1,5 +1,6 @@
 """The timeline of every request, kept in a JSON Lines file (gzip if its name ends in .gz)."""
 
+import contextlib
 import dataclasses
 import gzip
 import json
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, cast
 
-Phase = Literal["closed", "warmup", "measured", "tail"]
+Phase = Literal["ladder", "closed", "warmup", "measured", "tail"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,8 @@ class RequestRecord:
     Attributes
     ----------
     probe, index
-        Number of the probe in the benchmark and of the request in the probe.
+        Number of the probe in the benchmark and of the request in the probe. A rung of the ladder
+        is no probe: its number is that of its clients, negative.
     phase
         ``measured`` requests are what the verdict rests on; ``tail`` were sent but not needed.
     scheduled_s, sent_s
@@ -58,8 +60,11 @@ def append_requests(file: Path, records: Iterable[RequestRecord]) -> None:
 
 
 def read_requests(file: Path) -> Iterator[RequestRecord]:
-    """Yield the records of a file written by `append_requests`."""
-    with _open(file, "rt") as stream:
+    """Yield the records of a file written by `append_requests`.
+
+    A compressed file whose writer was killed is read as far as it goes.
+    """
+    with _open(file, "rt") as stream, contextlib.suppress(EOFError):
         for line in stream:
             fields = json.loads(line)
             fields["itl_s"] = tuple(fields["itl_s"])

@@ -15,7 +15,7 @@ from optikit_assets.benchmarker.open_loop import (
     run_open_probe,
 )
 from optikit_assets.benchmarker.process_pool import ProcessPool
-from optikit_assets.benchmarker.records import append_requests
+from optikit_assets.benchmarker.records import RequestRecord, append_requests
 from optikit_assets.benchmarker.results import ProbeResult, Rung
 from optikit_assets.benchmarker.verdict import Rules
 from optikit_assets.errors import EndpointError
@@ -106,6 +106,7 @@ class Session:
             latency_s=1.0 / self.sequential_rps,
             timeout_s=self._timeout_s(),
             max_seconds=_LADDER_PROBES * self.slo.budget.min_probe_seconds,
+            keep=self._record,
         )
         await self.target.wait_until_idle(requests=_LADDER)
         self._ladder_s = self.target.client.now() - begun_s
@@ -187,11 +188,14 @@ class Session:
 
     def _keep(self, outcome: ProbeOutcome) -> ProbeResult:
         self.probes.append(outcome.result)
-        if self._requests_file is not None:
-            append_requests(self._requests_file, outcome.records)
+        self._record(outcome.records)
         if self._on_probe is not None:
             self._on_probe(outcome.result)
         return outcome.result
+
+    def _record(self, records: list[RequestRecord]) -> None:
+        if self._requests_file is not None:
+            append_requests(self._requests_file, records)
 
     def _timeout_s(self) -> float:
         """Return the limit of a request: well past its bounds, so that its latency is seen."""

@@ -109,7 +109,11 @@ def bench(
     ] = None,
     json_out: JsonOut = None,
 ) -> None:
-    """Find the highest request rate at which a running endpoint meets an SLO."""
+    """Find the highest request rate at which a running endpoint meets an SLO.
+
+    A key of the endpoint comes from OPENAI_API_KEY. Probes, requests and figures are kept below
+    OPTIKIT_HOME/bench and in the history.
+    """
     from optikit_assets.cli.bench import run_bench
 
     sys.exit(run_bench(base_url, model, slo, seed, client_processes, json_out))

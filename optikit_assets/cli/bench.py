@@ -1,6 +1,9 @@
-"""`optikit bench`: the rate search against an endpoint that already runs, with a live line."""
+"""`optikit bench`: the rate search against an endpoint that already runs, with a live table."""
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -8,6 +11,8 @@ from rich.table import Table
 
 from optikit_assets.benchmarker import BenchmarkResult, ProbeResult, run_benchmark
 from optikit_assets.cli.app import write_json
+from optikit_assets.cli.bench_record import BenchRecord
+from optikit_assets.errors import OptikitError
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, SloSpec, load_spec
 
@@ -20,60 +25,103 @@ def run_bench(
     client_processes: int | None,
     json_out: Path | None,
 ) -> int:
-    """Benchmark an endpoint; 0 only if a rate was certified."""
-    slo = _slo(slo_or_file)
-    console = Console()
-    table = _table(slo)
-    progress: dict[str, object] = {}
+    """Benchmark an endpoint and keep the record; 0 only if a rate was certified.
 
-    def view() -> Table:
-        outer = Table.grid()
-        outer.add_row(table)
-        if progress:
-            shown = "  ".join(f"{key} {_number(value)}" for key, value in progress.items())
-            outer.add_row(f"[dim]{shown}[/]")
-        return outer
+    A bench that breaks off keeps the probes finished by then, with the reason.
+    """
+    slo = _slo(slo_or_file)
+    base_url = base_url.rstrip("/")
+    console = Console()
+    table = LiveTable(slo)
+    record = BenchRecord(base_url, model, slo, seed)
 
     def on_probe(probe: ProbeResult) -> None:
-        progress.clear()
-        cells = _cells(probe, slo)
-        table.add_row(*cells)
+        record.probes.append(probe)
+        cells = table.add(probe)
         if not console.is_terminal:
-            console.print("  ".join(cells), highlight=False, markup=False, soft_wrap=True)
-
-    def on_progress(state: dict[str, object]) -> None:
-        progress.update(state)
+            _print(console, "  ".join(cells))
 
     def measure() -> BenchmarkResult:
         return run_benchmark(
-            base_url=base_url.rstrip("/"),
+            base_url=base_url,
             model=model,
             slo=slo,
             seed=seed,
+            requests_file=record.requests_file,
             on_probe=on_probe,
-            on_progress=on_progress,
+            on_progress=table.follow,
+            api_key=os.environ.get("OPENAI_API_KEY"),
             processes=client_processes,
         )
 
-    if console.is_terminal:
-        with Live(console=console, get_renderable=view, refresh_per_second=4):
+    def keep(outcome: Mapping[str, Any]) -> None:
+        if json_out is not None:
+            write_json(json_out, outcome)
+        record.keep(outcome)
+        _print(console, f"record: {record.folder}")
+
+    try:
+        if console.is_terminal:
+            with Live(table, console=console, refresh_per_second=4):
+                result = measure()
+        else:
             result = measure()
-    else:
-        result = measure()
+    except (OptikitError, KeyboardInterrupt) as error:
+        if record.probes:
+            keep(record.broken_off(str(error) or "interrupted"))
+        else:
+            record.discard()
+        raise
     low, high = result.rate_ci_rps
-    console.print(
+    _print(
+        console,
         f"{result.status}: {result.certified_rate_rps:.3g} requests/s certified"
         f" (limit between {low:.3g} and {'?' if high is None else f'{high:.3g}'});"
         f" {result.load_seconds:.0f} s under load; {result.reason}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
     )
     if result.closest:
-        console.print(f"closest: {result.closest}", highlight=False, markup=False, soft_wrap=True)
-    if json_out is not None:
-        write_json(json_out, result.model_dump(mode="json"))
+        _print(console, f"closest: {result.closest}")
+    keep(result.model_dump(mode="json"))
     return 0 if result.status == "feasible" else 1
+
+
+class LiveTable:
+    """Finished probes, and the state of the running one.
+
+    It is drawn in one thread and told in others: what is drawn is replaced as a whole, never
+    changed.
+    """
+
+    def __init__(self, slo: SloSpec) -> None:
+        self._slo = slo
+        self._rows: tuple[list[str], ...] = ()
+        self._state: Mapping[str, object] = {}
+
+    def add(self, probe: ProbeResult) -> list[str]:
+        """Add a finished probe and return its cells."""
+        cells = _cells(probe, self._slo)
+        self._rows = (*self._rows, cells)
+        self._state = {}
+        return cells
+
+    def follow(self, state: Mapping[str, object]) -> None:
+        """Show the state of the running probe."""
+        self._state = dict(state)
+
+    def __rich__(self) -> Table:
+        table = Table("probe", box=None)
+        labels = (objective.label for objective in self._slo.objectives)
+        for column in ("req/s", "achieved", "requests", *labels, "beta"):
+            table.add_column(column, justify="right")
+        table.add_column("verdict")
+        table.add_column("reason", overflow="fold")
+        for cells in self._rows:
+            table.add_row(*cells)
+        outer = Table.grid()
+        outer.add_row(table)
+        shown = "  ".join(f"{key} {_number(value)}" for key, value in self._state.items())
+        outer.add_row(f"[dim]{shown}[/]")
+        return outer
 
 
 def _slo(name_or_file: str) -> SloSpec:
@@ -83,13 +131,8 @@ def _slo(name_or_file: str) -> SloSpec:
     return Catalog.load(settings().recipes).slo(name_or_file)
 
 
-def _table(slo: SloSpec) -> Table:
-    table = Table("probe", box=None)
-    for column in ("req/s", "achieved", "requests", *(o.label for o in slo.objectives), "beta"):
-        table.add_column(column, justify="right")
-    table.add_column("verdict")
-    table.add_column("reason", overflow="fold")
-    return table
+def _print(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _cells(probe: ProbeResult, slo: SloSpec) -> list[str]:

@@ -10,16 +10,17 @@ import dagster as dg
 from optikit_assets.artifacts.store import Artifact
 from optikit_assets.benchmarker import read_requests
 from optikit_assets.defs.candidates import ServedCandidate
-from optikit_assets.defs.lineage import FAILED
+from optikit_assets.defs.lineage import FAILED, outcome_version
 from optikit_assets.defs.stage import Stage
 from optikit_assets.deployment import Series
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import latency_against_rate, steady_state
 from optikit_assets.errors import OptikitError, StageError
+from optikit_assets.history import benchmark_rows
 from optikit_assets.serving import ModelFacts, engine_flags, estimate, gpus_of, max_model_len
 from optikit_assets.serving.flags import Flags
 from optikit_assets.specs import SloSpec
-from optikit_assets.workers.benchmark import BenchmarkWorkerResult
+from optikit_assets.workers.benchmark import BenchmarkWorkerResult, unfinished_requests
 from optikit_assets.workers.messages import BenchmarkRequest, Record
 
 RESULT_FILE = "benchmark.json"
@@ -27,37 +28,21 @@ REQUESTS_FILE = "requests.jsonl.gz"
 SKIPPED = "skipped"
 INFEASIBLE = "infeasible"
 
-_METRICS = ("e2e_latency", "ttft", "tpot", "itl")
-_PERCENTILES = (50, 90, 95, 99)
-_PROBE_COLUMNS = (
-    "kind",
-    "rate_rps",
-    "achieved_rate_rps",
-    "duration_s",
-    "requests",
-    "errors",
-    "verdict",
-    "reason",
-    "beta",
-    "intercept_s",
-    "correlation",
-    "send_lag_p99_ms",
-    "latency_ms",
-    "throughput_tokens_per_s",
-    "goodput",
-)
-
 
 @dataclass(frozen=True)
 class Benchmarked:
-    """``benchmark.json`` of one benchmark, with its artifact unless nothing was measured."""
+    """``benchmark.json`` of one benchmark, with its artifact if it came to an end.
+
+    ``left_requests`` are the timelines of one that broke off.
+    """
 
     outcome: dict[str, Any]
     artifact: Artifact | None = None
+    left_requests: Path | None = None
 
     @property
     def status(self) -> str:
-        """The benchmark's status, or ``skipped`` or ``failed`` if nothing was measured."""
+        """The benchmark's status, or ``skipped``, or ``failed`` if it broke off."""
         return self.outcome["status"]
 
     @property
@@ -69,6 +54,12 @@ class Benchmarked:
     def gpus(self) -> int:
         """Accelerators the server held."""
         return self.outcome["gpus"]
+
+    @property
+    def requests_file(self) -> Path | None:
+        """Timelines of the requests, if there are any."""
+        file = self.artifact.path / REQUESTS_FILE if self.artifact else self.left_requests
+        return file if file and file.exists() else None
 
     @property
     def made_by(self) -> dict[str, Any]:
@@ -132,8 +123,8 @@ def benchmark(
     Returns
     -------
     Benchmarked
-        With ``status: failed`` and a reason if the worker failed; no artifact is kept then, and
-        the next run tries again.
+        With ``status: failed``, a reason and the probes finished by then if the worker failed; no
+        artifact is kept then, and the next run tries again.
     """
     store = stage.artifacts.store
     gpus = gpus_of(flags)
@@ -155,6 +146,7 @@ def benchmark(
     with stage.runner.accelerators.lease(gpus) as lease:
         artifact = store.find(artifact_key)
         if artifact is None:
+            probes: list[dict[str, Any]] = []
             try:
                 stage.runner.run(
                     stage.context,
@@ -162,24 +154,38 @@ def benchmark(
                     request,
                     BenchmarkWorkerResult,
                     lease,
-                    _logger(stage),
+                    _keeper(stage, probes),
                 )
             except StageError as error:
-                return Benchmarked(nothing_measured(FAILED, str(error), gpus))
+                return _broken_off(request, str(error), gpus, probes)
             artifact = store.get(artifact_key)
     return Benchmarked(artifact.read_json(RESULT_FILE), artifact)
 
 
-def _logger(stage: Stage) -> Callable[[Record], object]:
-    def log(record: Record) -> None:
+def _broken_off(
+    request: BenchmarkRequest, reason: str, gpus: int, probes: list[dict[str, Any]]
+) -> Benchmarked:
+    outcome = nothing_measured(FAILED, reason, gpus)
+    if not probes:
+        return Benchmarked(outcome)
+    seconds = sum(probe["duration_s"] for probe in probes)
+    return Benchmarked(
+        {**outcome, "probes": probes, "load_seconds": seconds, "seed": request.seed},
+        left_requests=unfinished_requests(request.store_root, request.artifact_key),
+    )
+
+
+def _keeper(stage: Stage, probes: list[dict[str, Any]]) -> Callable[[Record], object]:
+    def keep(record: Record) -> None:
         if record.kind == "probe_finished":
             probe = record.payload
+            probes.append(probe)
             stage.context.log.info(
                 f"{probe['kind']} probe at {probe['rate_rps']:.3g} requests/s: "
                 f"{probe['verdict']}, {probe['reason']}"
             )
 
-    return log
+    return keep
 
 
 def remember_sweep(stage: Stage, recipe: str, slo: SloSpec, done: Benchmarked) -> None:
@@ -225,8 +231,14 @@ def remember_probes(
     arm: str = "",
     trial: int = 0,
 ) -> None:
-    """Append every rung, probe and request of one benchmark; `part` is the table's ``stage``."""
+    """Append every rung, probe and request of one benchmark; `part` is the table's ``stage``.
+
+    What broke off has a content key of its own: the next attempt does not replace it, or mix with
+    it.
+    """
+    broken_off = f"{outcome_version(stage.key, FAILED)}-{stage.context.run.run_id}"
     common = {
+        "content_key": broken_off if done.status == FAILED else stage.key,
         "recipe": recipe,
         "slo": slo.name,
         "seed": done.outcome.get("seed"),
@@ -235,50 +247,9 @@ def remember_probes(
         "arm": arm,
         "trial": trial,
     }
-    stage.history.append(
-        "probes",
-        [
-            stage.row(**common, probe=number, **_probe_columns(probe))
-            for number, probe in enumerate(done.outcome["probes"])
-        ],
-    )
-    stage.history.append(
-        "ladder_rungs",
-        [stage.row(**common, **rung) for rung in done.outcome.get("ladder", [])],
-    )
-    if done.artifact is None or not (done.artifact.path / REQUESTS_FILE).exists():
-        return
-    stage.history.append(
-        "requests",
-        [
-            stage.row(
-                **common,
-                probe=record.probe,
-                request=record.index,
-                scheduled_s=record.scheduled_s,
-                sent_s=record.sent_s,
-                first_token_s=record.first_token_s,
-                finished_s=record.finished_s,
-                input_tokens=record.input_tokens,
-                output_tokens=record.output_tokens,
-                ok=record.ok,
-                error=record.error,
-            )
-            for record in read_requests(done.artifact.path / REQUESTS_FILE)
-        ],
-    )
-
-
-def _probe_columns(probe: dict[str, Any]) -> dict[str, Any]:
-    low, high = probe.get("beta_ci") or (None, None)
-    latency = probe["latency_ms"]
-    percentiles = {
-        f"{metric}_p{p}_ms": latency.get(f"{metric}_p{p}")
-        for metric in _METRICS
-        for p in _PERCENTILES
-    }
-    plain = {name: probe.get(name) for name in _PROBE_COLUMNS}
-    return {**plain, "beta_low": low, "beta_high": high, **percentiles}
+    requests = read_requests(done.requests_file) if done.requests_file else ()
+    for table, rows in benchmark_rows(done.outcome, requests).items():
+        stage.history.append(table, [stage.row(**common, **row) for row in rows])
 
 
 def benchmark_metadata(done: Benchmarked, slo: SloSpec, label: str) -> dict[str, Any]:

@@ -96,6 +96,11 @@ def _decide(stage: Stage) -> Artifact:
         candidate = served_candidate(stage, arm.recipe)
         config = _config_text(stage, slo, candidate, arm.flags)
         done = _confirm(stage, slo, candidate, arm, config, rates, seed)
+        name = f"{arm.recipe}{'+tuned' if arm.tuned else ''}"
+        trial = len(proofs)
+        remember_probes(stage, arm.recipe, slo, done, part="certification", arm=name, trial=trial)
+        if done.artifact is None:
+            raise StageError(f"certification of {arm.label} failed: {done.outcome['reason']}")
         proofs.append((arm, done))
         return done.outcome["probes"]
 
@@ -105,9 +110,6 @@ def _decide(stage: Stage) -> Artifact:
         seed=stage.seed("certification"),
         tolerance=slo.budget.tolerance,
     )
-    for number, (arm, done) in enumerate(proofs):
-        name = f"{arm.recipe}{'+tuned' if arm.tuned else ''}"
-        remember_probes(stage, arm.recipe, slo, done, part="certification", arm=name, trial=number)
     deployment, config = _record(stage, slo, evaluated, certification, proofs)
     chosen = by_recipe.get(deployment.recipe or BASELINE)
     with stage.artifacts.store.create(stage.key, lineage.DEPLOYABLE_CONFIG) as draft:
@@ -166,7 +168,7 @@ def _confirm(
     file = folder / f"{key[:16]}.yaml"
     file.write_text(config, encoding="utf-8")
     try:
-        done = benchmark(
+        return benchmark(
             stage,
             slo,
             candidate,
@@ -178,9 +180,6 @@ def _confirm(
         )
     finally:
         file.unlink(missing_ok=True)
-    if done.artifact is None:
-        raise StageError(f"certification of {arm.label} failed: {done.outcome['reason']}")
-    return done
 
 
 def _record(

@@ -13,5 +13,6 @@ So nobody but a drain ever opens the private file, and appending never waits for
 """
 
 from optikit_assets.history.archive import DrainResult, History
+from optikit_assets.history.benchmarks import benchmark_rows
 
-__all__ = ["DrainResult", "History"]
+__all__ = ["DrainResult", "History", "benchmark_rows"]

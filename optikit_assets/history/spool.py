@@ -199,6 +199,12 @@ def _integers(value: Any) -> list[int | None]:
     return [_integer(entry) for entry in value]
 
 
+def _reals(value: Any) -> list[float | None]:
+    if not isinstance(value, list | tuple):
+        raise TypeError
+    return [_real(entry) for entry in value]
+
+
 def _unboxed(value: Any) -> Any:
     """Turn a numpy scalar into a Python value."""
     return value.item() if hasattr(value, "item") else value
@@ -235,6 +241,7 @@ _ENCODERS: dict[str, Callable[[Any], Any]] = {
     "BIGINT[]": _integers,
     "BOOLEAN": _boolean,
     "DOUBLE": _real,
+    "FLOAT[]": _reals,
     "INTEGER": _integer,
     "JSON": _json,
     "TIMESTAMP WITH TIME ZONE": _time,

@@ -56,6 +56,15 @@ class BenchmarkWorkerResult(Message):
     )
 
 
+def unfinished_requests(store_root: str, artifact_key: str) -> Path:
+    """Return where the timelines of requests lie until the artifact is finished.
+
+    They stay there, beside the server's log, if the benchmark breaks off.
+    """
+    logs = Path(store_root).absolute().parent / "logs" / "servers"
+    return logs / f"{artifact_key[:16]}.{REQUESTS_FILE}"
+
+
 def handle(
     request: BenchmarkRequest, emit: Emit, *, python: Path | str = sys.executable
 ) -> BenchmarkWorkerResult:
@@ -78,7 +87,8 @@ def handle(
     ServerStartError
         If the server does not come up.
     EndpointError
-        If it dies or cannot be used. The server's log stays in ``logs/servers`` beside the store.
+        If it dies or cannot be used. The server's log and the timelines of requests stay in
+        ``logs/servers`` beside the store; finished probes went to `emit`.
     """
     store = ArtifactStore(Path(request.store_root))
     finished = store.find(request.artifact_key)
@@ -96,9 +106,11 @@ def handle(
         else:
             shutil.copyfile(request.config_file, config)
         state = Path(request.store_root).absolute().parent
-        log_file = state / "logs" / "servers" / f"{request.artifact_key[:16]}.log"
-        # An earlier attempt's errors are not ours.
+        requests_file = unfinished_requests(request.store_root, request.artifact_key)
+        log_file = requests_file.with_name(f"{request.artifact_key[:16]}.log")
+        # What an earlier attempt left is not ours.
         log_file.unlink(missing_ok=True)
+        requests_file.unlink(missing_ok=True)
         server = VllmServer(
             request.model_path,
             request.served_model_name,
@@ -111,6 +123,8 @@ def handle(
         )
         benchmark = _serve_and_measure(request, server, flags, draft, emit)
         shutil.move(log_file, draft.file(LOG_FILE))
+        if requests_file.exists():
+            shutil.move(requests_file, draft.file(REQUESTS_FILE))
         draft.write_json(RESULT_FILE, benchmark.model_dump(mode="json"))
         draft.manifest.update(
             versions=_versions(),
@@ -150,7 +164,7 @@ def _serve_and_measure(
 def _measure(
     request: BenchmarkRequest, server: VllmServer, gpus: int, draft: ArtifactDraft, emit: Emit
 ) -> BenchmarkResult:
-    requests_file = draft.file(REQUESTS_FILE)
+    requests_file = unfinished_requests(request.store_root, request.artifact_key)
     name = request.served_model_name
     if request.mode == "search":
         _progress(emit, "searching the highest rate")

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,8 @@ class Behaviour:
     ignore_eos), ``"slow"`` (stalls ten times as long per token).
 
     A chat begins with a delta that names the role at once, before the prompt is processed. With
-    ``reasons``, the first half of its tokens is reasoning. A text counts one token per word and
+    ``reasons``, the first half of its tokens is reasoning. With an ``api_key``, HTTP 401 is the
+    answer to whoever does not send it. A text counts one token per word and
     ``text_overhead``; a chat ``template_tokens`` besides its words.
     """
 
@@ -48,6 +49,7 @@ class Behaviour:
     text_overhead: int = 1
     template_tokens: int = 5
     reasons: bool = False
+    api_key: str = ""
     fault: str = ""
     after: int = 0
     shape: Shape | None = None
@@ -69,15 +71,18 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(behaviour: Behaviour) -> Iterator[Server]:
-    """Serve on a free loopback port from a thread of its own, until the context is left."""
+def running(behaviour: Behaviour, port: int = 0) -> Iterator[Server]:
+    """Serve on a loopback port, by default a free one, from a thread of its own.
+
+    It ends when the context is left.
+    """
     server = Server("")
     ready, loop = threading.Event(), asyncio.new_event_loop()
     stop = asyncio.Event()
     failures: list[BaseException] = []
 
     async def serve() -> None:
-        engine = _Engine(behaviour, server)
+        engine = _Engine(behaviour, server, port)
         await engine.start()
         ready.set()
         await stop.wait()
@@ -107,14 +112,16 @@ def running(behaviour: Behaviour) -> Iterator[Server]:
 
 
 class _Engine:
-    def __init__(self, behaviour: Behaviour, server: Server) -> None:
+    def __init__(self, behaviour: Behaviour, server: Server, port: int) -> None:
         self._behaviour = behaviour
+        self._port = port
         self._server = server
         self._slots = asyncio.Semaphore(behaviour.slots)
         shape = behaviour.shape
         self._model = None if shape is None else Engine(shape, np.random.default_rng(0))
         self._seen = 0
-        app = web.Application(client_max_size=2**26)
+        app = web.Application(client_max_size=2**26, middlewares=[self._check_key])
+        app.router.add_get("/health", self._health)
         app.router.add_post("/v1/completions", self._completions)
         app.router.add_post("/v1/chat/completions", self._completions)
         if behaviour.lists_models:
@@ -127,7 +134,7 @@ class _Engine:
 
     async def start(self) -> None:
         await self._runner.setup()
-        self._site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        self._site = web.TCPSite(self._runner, "127.0.0.1", self._port)
         await self._site.start()
         port = self._runner.addresses[0][1]
         self._server.base_url = f"http://127.0.0.1:{port}/v1"
@@ -145,6 +152,20 @@ class _Engine:
         for connection in list(self._runner.server.connections):
             if connection.transport is not None:
                 connection.transport.abort()
+
+    @web.middleware
+    async def _check_key(
+        self,
+        request: web.Request,
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    ) -> web.StreamResponse:
+        key = self._behaviour.api_key
+        if key and request.headers.get("Authorization") != f"Bearer {key}":
+            return web.json_response({"error": {"message": "unauthorized"}}, status=401)
+        return await handler(request)
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return web.Response()
 
     async def _models(self, request: web.Request) -> web.Response:
         entry = {"id": self._behaviour.model, "max_model_len": self._behaviour.max_model_len}

@@ -103,6 +103,19 @@ def test_benchmark_certifies_a_rate_and_records_every_request(tmp_path):
     assert keys | {"e2e_latency_p80"} == set(best.latency_ms)
 
 
+def test_requests_of_the_ladder_are_recorded(tmp_path):
+    file = tmp_path / "requests.jsonl.gz"
+    result = bench(SERVER, make_slo(max_probes=1), requests_file=file)
+    rungs = [record for record in read_requests(file) if record.phase == "ladder"]
+    assert {rung.clients for rung in result.ladder} <= {-record.probe for record in rungs}
+    for rung in result.ladder:
+        answered = [r for r in rungs if r.probe == -rung.clients and r.ok]
+        # At most as many in flight as there are clients, and all of it is here.
+        spans = [(r.sent_s, 1) for r in answered] + [(r.finished_s, -1) for r in answered]
+        assert np.cumsum([step for _, step in sorted(spans)]).max() == rung.clients
+        assert len(answered) >= 2 * rung.clients
+
+
 def test_slo_missed_with_no_queueing_is_infeasible():
     result = bench(SERVER, make_slo(max_ms=20.0))
     assert result.status == "infeasible"

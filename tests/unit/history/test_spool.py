@@ -88,7 +88,7 @@ def test_a_list_of_numbers_holds_whole_numbers_only(history, numbers):
 
 
 def test_unknown_table_lists_the_known_ones(history):
-    with pytest.raises(UnknownNameError, match=r"history table 'sweep'; known: comparisons, "):
+    with pytest.raises(UnknownNameError, match=r"history table 'sweep'; known: benches, "):
         history.append("sweep", [SWEEP])
 
 

@@ -1,0 +1,119 @@
+"""What a bench leaves: a folder with everything, and its rows in the history."""
+
+import contextlib
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from optikit_assets.benchmarker import ProbeResult, read_requests
+from optikit_assets.cli.app import write_json
+from optikit_assets.deployment import Series
+from optikit_assets.deployment.canvas import encode
+from optikit_assets.deployment.plots import latency_against_rate, steady_state
+from optikit_assets.errors import HistoryError, StorageError
+from optikit_assets.history import History, benchmark_rows
+from optikit_assets.settings import settings
+from optikit_assets.specs import SloSpec, digest
+
+
+class BenchRecord:
+    """The record of one bench, below ``OPTIKIT_HOME/bench``.
+
+    ::
+
+        RUN_ID/
+          result.json                `BenchmarkResult`, as with ``--json``
+          requests.jsonl.gz          the timeline of every request
+          latency_against_rate.svg   all open-loop probes
+          steady_state.svg           completions over arrivals, with the regression
+
+    Raises
+    ------
+    StorageError
+        If the folder cannot be made.
+    """
+
+    def __init__(self, base_url: str, model: str, slo: SloSpec, seed: int) -> None:
+        self.base_url = base_url
+        self.model = model
+        self.slo = slo
+        self.seed = seed
+        self.probes: list[ProbeResult] = []
+        self.started_at = datetime.now(UTC)
+        self.run_id = f"{self.started_at:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        self.folder = settings().benches / self.run_id
+        self.requests_file = self.folder / "requests.jsonl.gz"
+        try:
+            self.folder.mkdir(parents=True)
+        except OSError as error:
+            raise StorageError(
+                f"{self.folder} cannot be made: {error.strerror}; set OPTIKIT_HOME to a folder "
+                "that can be written"
+            ) from error
+
+    def broken_off(self, reason: str) -> dict[str, Any]:
+        """Return the outcome of a bench that ended before its search did."""
+        return {
+            "status": "failed",
+            "reason": reason,
+            "closest": "",
+            "certified_rate_rps": 0.0,
+            "rate_ci_rps": None,
+            "load_seconds": sum(probe.duration_s for probe in self.probes),
+            "model": self.model,
+            "slo": self.slo.name,
+            "seed": self.seed,
+            "probes": [probe.model_dump(mode="json") for probe in self.probes],
+        }
+
+    def discard(self) -> None:
+        """Remove the folder of a bench that measured nothing."""
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    def keep(self, outcome: Mapping[str, Any]) -> None:
+        """Write result and figures, and append to the history."""
+        write_json(self.folder / "result.json", outcome)
+        series = Series.from_benchmark(self.model, dict(outcome))
+        tolerance = self.slo.budget.steady_state_tolerance
+        figures = {
+            "latency_against_rate": latency_against_rate([series], self.slo.objectives),
+            "steady_state": steady_state(series.steady_state_probe, tolerance),
+        }
+        for name, figure in figures.items():
+            (self.folder / f"{name}.svg").write_bytes(encode(figure))
+        self._remember(outcome)
+
+    def _remember(self, outcome: Mapping[str, Any]) -> None:
+        history = History(settings().history)
+        low, high = outcome["rate_ci_rps"] or (None, None)
+        common = {
+            "model": self.model,
+            "slo": self.slo.name,
+            "content_key": digest(["bench", self.run_id]),
+            "seed": self.seed,
+            "run_id": self.run_id,
+            "started_at": self.started_at,
+            "ended_at": datetime.now(UTC),
+        }
+        bench = {
+            "base_url": self.base_url,
+            "rate_low_rps": low,
+            "rate_high_rps": high,
+            "input_tokens": self.slo.workload.mean_input_tokens,
+            "output_tokens": self.slo.workload.mean_output_tokens,
+            "probes": len(outcome["probes"]),
+            "folder": self.folder,
+            **{
+                name: outcome[name]
+                for name in ("status", "certified_rate_rps", "load_seconds", "reason", "closest")
+            },
+        }
+        history.append("benches", [common | bench])
+        requests = read_requests(self.requests_file)
+        for table, rows in benchmark_rows(outcome, requests).items():
+            history.append(table, [common | {"stage": "bench"} | row for row in rows])
+        # Where another process holds the history, the rows wait safely for the next drain.
+        with contextlib.suppress(HistoryError, StorageError):
+            history.drain(timeout_s=5)

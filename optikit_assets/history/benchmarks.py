@@ -1,0 +1,83 @@
+"""A benchmark as rows: what of its JSON and its requests goes into which column."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_METRICS = ("e2e_latency", "ttft", "tpot", "itl")
+_PERCENTILES = (50, 90, 95, 99)
+_PROBE_COLUMNS = (
+    "kind",
+    "rate_rps",
+    "achieved_rate_rps",
+    "completion_rate_rps",
+    "duration_s",
+    "requests",
+    "sent",
+    "errors",
+    "verdict",
+    "reason",
+    "met",
+    "beta",
+    "intercept_s",
+    "correlation",
+    "backlog_slope_rps",
+    "backlog_grows",
+    "send_lag_p99_ms",
+    "latency_ms",
+    "latency_ci_ms",
+    "miss_share",
+    "effective_requests",
+    "throughput_tokens_per_s",
+    "goodput",
+    "error_examples",
+)
+_REQUEST_COLUMNS = (
+    "probe",
+    "phase",
+    "scheduled_s",
+    "sent_s",
+    "first_token_s",
+    "finished_s",
+    "input_tokens",
+    "output_tokens",
+    "itl_s",
+    "ok",
+    "error",
+)
+
+
+def benchmark_rows(
+    outcome: Mapping[str, Any], requests: Iterable[Any] = ()
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of one benchmark by table, without the columns that all tables share.
+
+    Parameters
+    ----------
+    outcome
+        ``benchmark.json``.
+    requests
+        `RequestRecord` of every request.
+    """
+    return {
+        "probes": [
+            {"probe": number, **_probe_columns(probe)}
+            for number, probe in enumerate(outcome["probes"])
+        ],
+        "ladder_rungs": list(outcome.get("ladder", ())),
+        "requests": [
+            {"request": record.index, **{name: getattr(record, name) for name in _REQUEST_COLUMNS}}
+            for record in requests
+        ],
+    }
+
+
+def _probe_columns(probe: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = probe.get("beta_ci") or (None, None)
+    latency = probe["latency_ms"]
+    percentiles = {
+        f"{metric}_p{p}_ms": latency.get(f"{metric}_p{p}")
+        for metric in _METRICS
+        for p in _PERCENTILES
+    }
+    plain = {name: probe.get(name) for name in _PROBE_COLUMNS}
+    return {**plain, "beta_low": low, "beta_high": high, **percentiles}
