@@ -136,7 +136,8 @@ def _compare_trial(
             margin=_margin(suite, task),
             alpha=suite.gate.alpha,
             seed=_seed(seed, task.title),
-            tests=len(suite.tasks) * trials,
+            tests=len(suite.tasks),
+            trials=trials,
             resamples=resamples,
         )
         for task, (b, c) in zip(suite.tasks, pairs, strict=True)

@@ -79,6 +79,7 @@ def compare_pairs(
     alpha: float,
     seed: int,
     tests: int = 1,
+    trials: int = 1,
     power: float = 0.8,
     resamples: int = RESAMPLES,
 ) -> PairedResult:
@@ -94,8 +95,9 @@ def compare_pairs(
         Intervals cover 1 - alpha, two-sided.
     seed
         Of the bootstrap.
-    tests
-        Number of tests that share `alpha`; enters ``items_needed`` only.
+    tests, trials
+        Tests that share `alpha`, and candidates of which the best has to pass: a failure is not
+        corrected for their number. Both enter ``items_needed`` only.
     power
         Chance of a decision that ``items_needed`` aims at.
     resamples
@@ -109,7 +111,8 @@ def compare_pairs(
     b, c = _checked(baseline, candidate)
     binary = is_binary(b) and is_binary(c)
     base, score = float(b.mean()), float(c.mean())
-    test = margin_test(b, c, margin, alpha=alpha / tests, power=power) if base > 0 else None
+    level = alpha / tests if score < (1 - margin) * base else alpha / (tests * trials)
+    test = margin_test(b, c, margin, alpha=level, power=power) if base > 0 else None
     gained, lost = flips(b, c)
     return PairedResult(
         n=b.size,

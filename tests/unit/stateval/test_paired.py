@@ -169,6 +169,19 @@ def test_items_needed_follows_the_textbook_formula() -> None:
     assert items_needed(u, alpha=0.05) == math.ceil(expected)
 
 
+@pytest.mark.parametrize(("lost", "trials_count"), [(10, True), (30, False)])
+def test_only_a_pass_needs_more_items_when_several_trials_share_the_level(
+    lost: int, trials_count: bool
+) -> None:
+    b, c = pairs(360 - lost, 2, lost, 38)
+    one, five = (
+        compare_pairs(b, c, margin=0.05, alpha=0.05, seed=1, tests=3, trials=k, resamples=100)
+        for k in (1, 5)
+    )
+    assert (five.items_needed > one.items_needed) is trials_count
+    assert trials_count or five.items_needed == one.items_needed
+
+
 def test_items_needed_is_none_on_the_margin() -> None:
     assert items_needed(np.array([1.0, -1.0, 1.0, -1.0]), alpha=0.05) is None
 
