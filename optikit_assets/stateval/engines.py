@@ -253,7 +253,7 @@ def served_model(base_url: str, wanted: str | None = None, *, timeout_s: float =
         reply.raise_for_status()
         names = [str(entry["id"]) for entry in reply.json()["data"]]
         first = names[0]
-    except (httpx.HTTPError, LookupError, TypeError, ValueError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, LookupError, TypeError, ValueError) as error:
         raise EndpointError(
             f"{url} does not list a model ({type(error).__name__}: {error}); is the server up and "
             "OpenAI-compatible?"

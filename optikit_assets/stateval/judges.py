@@ -190,12 +190,17 @@ def endpoint_judge(
     Raises
     ------
     EvaluationError
-        From the judge, as soon as a response has no verdict after all attempts.
+        If `base_url` is no URL; from the judge, as soon as a response has no verdict after all
+        attempts.
     """
+    import httpx
+
+    try:
+        httpx.URL(base_url)
+    except httpx.InvalidURL as error:
+        raise EvaluationError(f"judge_endpoint {base_url!r} is not a URL: {error}") from error
 
     async def ask_all(pairs: list[tuple[str, str]]) -> list[float]:
-        import httpx
-
         key = os.environ.get(API_KEY_VARIABLE)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         free = asyncio.Semaphore(concurrency)

@@ -74,6 +74,11 @@ def test_an_endpoint_that_does_not_list_its_models_is_believed() -> None:
             served_model(server.base_url)
 
 
+def test_an_address_that_is_none_is_an_error() -> None:
+    with pytest.raises(EndpointError, match="localhost:80a/v1/models does not list a model"):
+        served_model("http://localhost:80a/v1", "qwen")
+
+
 def test_determinism_is_vllms_single_process_mode() -> None:
     assert determinism(True) == {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     assert determinism(False) == {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}

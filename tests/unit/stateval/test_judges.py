@@ -168,6 +168,11 @@ def test_a_judge_that_is_down_is_found_before_a_model_is_loaded() -> None:
         check_judges(judged_suite(base_url))
 
 
+def test_a_judge_endpoint_that_is_no_address_is_an_error() -> None:
+    with pytest.raises(EvaluationError, match="judge_endpoint 'http://localhost:80a/v1' is not a"):
+        check_judges(judged_suite("http://localhost:80a/v1"))
+
+
 def judged_suite(base_url: str) -> SuiteSpec:
     return SuiteSpec.model_validate(
         {
