@@ -8,7 +8,7 @@ against the working directory, so tasks are loaded from inside the task folder.
 
 import contextlib
 import difflib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,7 @@ def _load_task(manager: Any, spec: TaskSpec, folder: Path | None) -> Any:
         ) from error
     check_task_resources(spec.task)
     _override(task, spec)
-    _check_items(task, spec)
+    check_items(task, spec)
     return task
 
 
@@ -129,25 +129,41 @@ def _override(task: Any, spec: TaskSpec) -> None:
         task.set_config(key="generation_kwargs", value=changed, update=True)
 
 
-def _check_items(task: Any, spec: TaskSpec) -> None:
+def check_items(task: Any, spec: TaskSpec) -> None:
+    """Raise `EvaluationError` unless every item that is evaluated has a prompt and a target."""
     documents = list(task.eval_docs)[: spec.limit]
     if not documents:
         raise EvaluationError(f"task {spec.task!r} has no items")
+    renders = {"prompt": task.doc_to_text, "target": task.doc_to_target}
     for number, document in enumerate(documents):
         try:
-            prompt, target = task.doc_to_text(document), task.doc_to_target(document)
+            lacking = [what for what, render in renders.items() if _lacks(render, document)]
         except Exception as error:
             raise EvaluationError(
                 f"item {number} of task {spec.task!r} cannot be made into a prompt: "
                 f"{_line(error)}; its fields: {', '.join(sorted(document))}"
             ) from error
-        # A field that only some rows have is None in the others, and a template prints that.
-        for what, text in (("prompt", prompt), ("target", target)):
-            if str(text) == "None":
-                raise EvaluationError(
-                    f"item {number} of task {spec.task!r} has no {what}; its fields: "
-                    f"{', '.join(key for key, value in document.items() if value is not None)}"
-                )
+        if lacking:
+            raise EvaluationError(
+                f"item {number} of task {spec.task!r} has no {' and no '.join(lacking)}; its "
+                f"fields: {', '.join(key for key, value in document.items() if value is not None)}"
+            )
+
+
+def _lacks(render: Callable[[Any], Any], document: Any) -> bool:
+    # A field that only some rows have is None in the others, and a template prints that. With an
+    # empty text in its place the word is gone, unless the item itself says "None".
+    text = render(document)
+    return text is None or str(text) == "None" != str(render(_filled(document)))
+
+
+def _filled(value: Any) -> Any:
+    """Return an item with an empty text wherever it has None."""
+    if isinstance(value, dict):
+        return {key: _filled(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_filled(entry) for entry in value]
+    return "" if value is None else value
 
 
 @contextlib.contextmanager

@@ -1,10 +1,12 @@
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from optikit_assets.errors import EvaluationError
 from optikit_assets.specs import SuiteSpec
-from optikit_assets.stateval.tasks import needs_network, task_files, working_directory
+from optikit_assets.stateval.tasks import check_items, needs_network, task_files, working_directory
 
 LOCAL = "task: local\ndataset_path: json\ndataset_kwargs: {data_files: {test: items.jsonl}}\n"
 FUNCTION = "task: function\ncustom_dataset: !function data.load\n"
@@ -48,6 +50,35 @@ def test_task_file_that_is_not_yaml_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("task: [", encoding="utf-8")
     with pytest.raises(EvaluationError, match="is not valid YAML"):
         task_files(tmp_path)
+
+
+def loaded(*documents: dict[str, Any], **more: Any) -> SimpleNamespace:
+    """Return the part of an lm-eval task that is checked before a model is loaded."""
+    fields: dict[str, Any] = {
+        "eval_docs": documents,
+        "doc_to_text": lambda document: document["question"],
+        # As a template: prints None.
+        "doc_to_target": lambda document: str(document["answer"]["text"]),
+    }
+    return SimpleNamespace(**(fields | more))
+
+
+def test_an_answer_may_be_the_word_none() -> None:
+    items = [{"question": f"{n}?", "answer": {"text": "None"}, "hint": None} for n in range(2)]
+    check_items(loaded(*items), suite("local").tasks[0])
+
+
+@pytest.mark.parametrize(
+    ("item", "lacking"),
+    [
+        ({"question": "Who?", "answer": {"text": None}}, "no target"),
+        ({"question": None, "answer": {"text": "a"}}, "no prompt"),
+    ],
+)
+def test_an_item_without_prompt_or_target_is_refused(item: dict[str, Any], lacking: str) -> None:
+    good = {"question": "None of them?", "answer": {"text": "a"}}
+    with pytest.raises(EvaluationError, match=f"item 1 of task 'local' has {lacking}; its fields"):
+        check_items(loaded(good, item), suite("local").tasks[0])
 
 
 def test_working_directory_is_left_again(tmp_path: Path) -> None:
