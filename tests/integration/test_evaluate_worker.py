@@ -104,6 +104,24 @@ def test_unknown_task_is_refused_before_a_model_is_loaded(tmp_path: Path) -> Non
     assert "did you mean demo_reasoning" in outcome.only("error")["message"]
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metrics": ["exact_match,strict"]}, "it has: exact_match,final-number"),
+        ({"metrics": ["a,none", "b,none"], "judge": "refusal_rules"}, "exactly one metric"),
+        ({"limit": 1}, "needs at least 2"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_a_model_is_loaded(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    task = demo_suite().tasks[0].model_dump() | change
+    suite = SuiteSpec.model_validate({"name": "s", "tasks": [task]})
+    outcome = evaluate(tmp_path, request(tmp_path / "store", suite, {0: tmp_path / "nothing"}))
+    assert outcome.returncode == 1
+    assert message in outcome.only("error")["message"]
+
+
 def test_item_without_a_needed_field_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
     tasks = tmp_path / "tasks"
     tasks.mkdir()
