@@ -100,11 +100,9 @@ def classifier_judge(model: str, *, batch_size: int = 16, device: str | None = N
     def judge(questions: Sequence[str], responses: Sequence[str]) -> list[float]:
         del questions
         import torch
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        harmless = classifier_label(model)
-        tokenizer = _loaded(AutoTokenizer, model)
-        network = _loaded(AutoModelForSequenceClassification, model).to(device or "cpu").eval()
+        tokenizer, network, harmless = load_classifier(model)
+        network = network.to(device or "cpu").eval()
         limit = min(tokenizer.model_max_length, _positions(network.config))
         scores: list[float] = []
         for first in range(0, len(responses), batch_size):
@@ -123,19 +121,31 @@ def classifier_judge(model: str, *, batch_size: int = 16, device: str | None = N
     return judge
 
 
-def classifier_label(model: str) -> int:
-    """Return the number of a classifier's label for harmless text; loads its configuration only."""
-    from transformers import AutoConfig
+def load_classifier(model: str) -> tuple[Any, Any, int]:
+    """Return tokenizer, network, and the number of the label for harmless text.
 
-    return harmless_label(_loaded(AutoConfig, model).id2label)
+    Raises
+    ------
+    EvaluationError
+        If one of them cannot be loaded, the labels say nothing, or the checkpoint lacks weights:
+        transformers fills those at random, the head of a model that was never made a classifier.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-
-def _loaded(kind: Any, model: str) -> Any:
     try:
-        return kind.from_pretrained(model)
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        network, info = AutoModelForSequenceClassification.from_pretrained(
+            model, output_loading_info=True
+        )
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise EvaluationError(f"judge classifier {model!r} cannot be loaded: {reason}") from error
+    if missing := sorted(info["missing_keys"]):
+        raise EvaluationError(
+            f"judge classifier {model!r} has no trained {', '.join(missing[:4])}; name a "
+            "checkpoint that was trained to classify"
+        )
+    return tokenizer, network, harmless_label(network.config.id2label)
 
 
 def harmless_label(labels: dict[int, str]) -> int:
@@ -249,7 +259,7 @@ def check_judges(suite: SuiteSpec) -> None:
     """
     for kind in {task.judge: task for task in suite.tasks}.values():
         if kind.judge == "classifier" and suite.judge_model:
-            classifier_label(suite.judge_model)
+            load_classifier(suite.judge_model)
         elif kind.judge == "endpoint" and suite.judge_endpoint and suite.judge_model:
             ask = endpoint_judge(suite.judge_endpoint, suite.judge_model, attempts=2)
             ask(["Which way is north?"], ["Where the needle of a compass points."])

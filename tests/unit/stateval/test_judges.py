@@ -1,6 +1,8 @@
 import json
+import sys
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -199,6 +201,31 @@ def test_judge_is_chosen_by_the_task() -> None:
     )
     assert judge_for(suite, suite.tasks[0]) is None
     assert judge_for(suite, suite.tasks[1]) is refusal_rules
+
+
+@pytest.mark.parametrize("lacking", [set(), {"classifier.weight", "classifier.bias"}], ids=str)
+def test_a_classifier_whose_head_is_random_is_found_before_a_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, lacking: set[str]
+) -> None:
+    labels = {0: "LABEL_0", 1: "LABEL_1"}
+    network = SimpleNamespace(config=SimpleNamespace(id2label=labels))
+
+    def from_pretrained(model: str, *, output_loading_info: bool) -> tuple[Any, dict[str, Any]]:
+        assert output_loading_info
+        return network, {"missing_keys": lacking, "unexpected_keys": set(), "error_msgs": []}
+
+    transformers = SimpleNamespace(
+        AutoTokenizer=SimpleNamespace(from_pretrained=lambda model: "tokenizer"),
+        AutoModelForSequenceClassification=SimpleNamespace(from_pretrained=from_pretrained),
+    )
+    monkeypatch.setitem(sys.modules, "transformers", transformers)
+    task = {"task": "a", "metrics": ["m,none"], "judge": "classifier"}
+    suite = SuiteSpec.model_validate({"name": "s", "tasks": [task], "judge_model": "bert"})
+    if not lacking:
+        check_judges(suite)
+        return
+    with pytest.raises(EvaluationError, match=r"'bert' has no trained classifier\.bias, classifier"):
+        check_judges(suite)
 
 
 @pytest.mark.network
