@@ -6,8 +6,10 @@ are the probabilities that the candidate alone, or the baseline alone, is.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
+from numpy.polynomial import Polynomial
 
 from optikit_assets.stateval.proportions import Floats
 
@@ -54,6 +56,8 @@ POWER_TRUTHS = (
 )
 COVERAGE_TRUTHS = (Truth(0.8, 0.04, 0.08), Truth(0.9, 0.03, 0.03), Truth(0.6, 0.06, 0.04))
 SPARSE_TRUTHS = (Truth(0.8, 0.005, 0.01), Truth(0.9, 0.0, 0.02))
+INSTRUCTION_TRUTHS = ((0.02, 0.02), (0.0, 0.03), (0.06, 0.1))
+"""Shares of instructions gained and lost; see `instruction_scores`."""
 
 
 def draw_counts(
@@ -64,6 +68,12 @@ def draw_counts(
     distinct, times = np.unique(drawn[:, :3], axis=0, return_counts=True)
     x11, x10, x01 = distinct.T.astype(float)
     return x11, x10, x01, times / draws
+
+
+def scores_of(n: int, x11: float, x10: float, x01: float) -> tuple[Floats, Floats]:
+    """Return the scores of baseline and candidate that have these counts."""
+    times = np.array([x11, x10, x01, n - x11 - x10 - x01], dtype=int)
+    return np.repeat([1.0, 0.0, 1.0, 0.0], times), np.repeat([1.0, 1.0, 0.0, 0.0], times)
 
 
 def draw_pairs(rng: np.random.Generator, truth: Truth, n: int) -> tuple[Floats, Floats]:
@@ -85,3 +95,22 @@ def instruction_scores(
         return (np.all(done | ~exists, axis=1) + done.sum(axis=1) / instructions[:, 0]) / 2
 
     return score(follows), score(changed)
+
+
+def instruction_means(gained: float, lost: float) -> tuple[float, float]:
+    """Return the expected scores of baseline and candidate, in closed form."""
+
+    def expected(follows: Polynomial) -> float:
+        # follows is the chance of an instruction given the item's p; E(p^k) is 4 / (4 + k).
+        def mean(chance: Polynomial) -> float:
+            return sum(float(c) * 4 / (4 + k) for k, c in enumerate(chance.coef))
+
+        return fmean((mean(follows**m) + mean(follows)) / 2 for m in (1, 2, 3))
+
+    return expected(Polynomial([0, 1])), expected(Polynomial([gained, 1 - lost - gained]))
+
+
+def instruction_flips(gained: float, lost: float) -> tuple[float, float]:
+    """Return the expected shares of items with a gained and with a lost instruction, about."""
+    instructions, followed = 2, 0.8
+    return instructions * (1 - followed) * gained, instructions * followed * lost

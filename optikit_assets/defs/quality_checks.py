@@ -7,11 +7,12 @@ recorded materialization back.
 """
 
 import re
+from collections import Counter
 
 import dagster as dg
 
 from optikit_assets.defs import lineage, partitions
-from optikit_assets.specs import Catalog, SuiteSpec
+from optikit_assets.specs import Catalog, SuiteSpec, digest
 from optikit_assets.stateval.results import Comparison, TaskComparison
 
 GATE = "quality_gate"
@@ -23,9 +24,16 @@ def check_name(title: str) -> str:
 
 
 def task_checks(catalog: Catalog) -> dict[str, str]:
-    """Return the check of every task of every suite -> title of the task."""
-    titles = (task.title for suite in catalog.suites.values() for task in suite.tasks)
-    return {check_name(title): title for title in titles}
+    """Return the title of every task of every suite -> its check.
+
+    Titles that differ in case or punctuation alone are told apart by their digests.
+    """
+    titles = {task.title for suite in catalog.suites.values() for task in suite.tasks}
+    names = Counter(map(check_name, titles))
+    return {
+        title: name if names[name] == 1 else f"{name}_{digest(title)[:8]}"
+        for title, name in sorted((title, check_name(title)) for title in titles)
+    }
 
 
 TASK_CHECKS = task_checks(partitions.catalog)
@@ -38,7 +46,7 @@ def check_specs() -> list[dg.AssetCheckSpec]:
         "inconclusive.",
         **{
             name: f"q* recovers the baseline's {title} score within the margin (paired test)."
-            for name, title in TASK_CHECKS.items()
+            for title, name in TASK_CHECKS.items()
         },
     }
     return [
@@ -54,13 +62,13 @@ def check_specs() -> list[dg.AssetCheckSpec]:
 
 def failed_checks(reason: str) -> list[dg.AssetCheckResult]:
     """Return the results of a recipe without scores."""
-    return [_result(name, False, reason) for name in (GATE, *TASK_CHECKS)]
+    return [_result(name, False, reason) for name in (GATE, *TASK_CHECKS.values())]
 
 
 def compared_checks(suite: SuiteSpec, comparison: Comparison) -> list[dg.AssetCheckResult]:
     """Return the results of a comparison: a task passes unless it is shown to lose too much."""
-    judged = {check_name(task.task): task for task in comparison.representative.tasks}
-    verdicts = {task.task: task.verdict for task in judged.values()}
+    judged = {task.task: task for task in comparison.representative.tasks}
+    verdicts = {title: task.verdict for title, task in judged.items()}
     gate = _result(
         GATE,
         comparison.accepted,
@@ -73,8 +81,8 @@ def compared_checks(suite: SuiteSpec, comparison: Comparison) -> list[dg.AssetCh
     )
     absent = f"{suite.name} does not have this task"
     others = [
-        _task_result(name, judged[name]) if name in judged else _result(name, True, absent)
-        for name in TASK_CHECKS
+        _task_result(name, judged[title]) if title in judged else _result(name, True, absent)
+        for title, name in TASK_CHECKS.items()
     ]
     return [gate, *others]
 

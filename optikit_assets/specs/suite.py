@@ -49,8 +49,8 @@ class Gate(SpecModel):
     )
     accept_inconclusive: bool = Field(
         default=True,
-        description="Let a recipe pass whose mean recovery meets the margin though the items "
-        "cannot prove it.",
+        description="Let a recipe pass whose recoveries, of each task and on average, meet the "
+        "margin though the items cannot prove it.",
     )
 
 

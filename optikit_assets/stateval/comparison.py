@@ -7,7 +7,8 @@ The gate judges q*, the candidate that would be deployed:
   since q* is the best of several trials on the very items it is judged on, its passing is corrected
   for their number too (Bonferroni), while a failure of the best needs no such correction;
 * the recipe fails if any task fails, passes if every task passes, else it is inconclusive, and then
-  accepted only if the suite says so and the mean recovery of q* meets the margin.
+  accepted only if the suite says so and the observed recoveries of q* meet the margin: of every
+  task its own, and of the mean the suite's. A task without a recovery meets none.
 
 q* is the trial with the highest lower confidence bound of its mean recovery.
 """
@@ -135,7 +136,8 @@ def _compare_trial(
             margin=_margin(suite, task),
             alpha=suite.gate.alpha,
             seed=_seed(seed, task.title),
-            tests=len(suite.tasks) * trials,
+            tests=len(suite.tasks),
+            trials=trials,
             resamples=resamples,
         )
         for task, (b, c) in zip(suite.tasks, pairs, strict=True)
@@ -295,12 +297,24 @@ def _gate(
         return False, ("refused: no task has a recovery", *details)
     mean = f"mean recovery {chosen.mean_recovery:.1%}"
     wanted = f"{1 - gate.margin:.1%}"
+    undefined = ", ".join(task.task for task in chosen.tasks if task.recovery is None)
+    below = ", ".join(
+        f"{task.task} ({task.recovery:.1%} of {1 - task.margin:.1%})"
+        for task in chosen.tasks
+        if task.recovery is not None and task.recovery < 1 - task.margin
+    )
     if not gate.accept_inconclusive:
         head = f"refused: inconclusive ({mean}), and the suite does not accept that"
         return False, (head, *details)
-    if chosen.mean_recovery >= 1 - gate.margin:
-        return True, (f"accepted though inconclusive: {mean} is at least {wanted}", *details)
-    return False, (f"refused: inconclusive, and {mean} is below {wanted}", *details)
+    if undefined:
+        head = f"refused: inconclusive, and the baseline scores 0 on {undefined}"
+        return False, (head, *details)
+    if below:
+        return False, (f"refused: inconclusive, and recovery is too low on {below}", *details)
+    if chosen.mean_recovery < 1 - gate.margin:
+        return False, (f"refused: inconclusive, and {mean} is below {wanted}", *details)
+    head = f"accepted though inconclusive: no task is below its margin, {mean}"
+    return True, (head, *details)
 
 
 def _spread(

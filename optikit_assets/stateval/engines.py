@@ -12,7 +12,7 @@ import gc
 import importlib.metadata
 import logging
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -178,11 +178,13 @@ def endpoint_model(
     ------
     EnvironmentMissingError
         If a library that lm-eval needs for endpoints is not installed.
+    EndpointError
+        From the model, if a reply holds no answer.
     """
     from lm_eval.api.registry import get_model
 
     chat = suite.apply_chat_template
-    kind = get_model("local-chat-completions" if chat else "local-completions")
+    kind = refusing_silence(get_model("local-chat-completions" if chat else "local-completions"))
     limits = {} if suite.max_model_len is None else {"max_length": suite.max_model_len}
     settings: dict[str, Any] = {
         "base_url": f"{base_url.rstrip('/')}/{'chat/completions' if chat else 'completions'}",
@@ -202,6 +204,44 @@ def endpoint_model(
     except ImportError as error:
         raise EnvironmentMissingError(f"the serve environment lacks a library: {error}") from error
     yield model
+
+
+def refusing_silence(kind: type[Any]) -> type[Any]:
+    """Return lm-eval's endpoint model with an error for every reply that holds no answer.
+
+    lm-eval takes an error that comes with status 200 for an empty answer, and null for a text of
+    its own, which are scored like any other. It asks again before it gives up, as after an error
+    status.
+    """
+
+    class Refusing(kind):
+        def parse_generations(self, outputs: Any, **options: Any) -> Any:
+            _check_replies(self.base_url, outputs, _text)
+            return super().parse_generations(outputs, **options)
+
+        def parse_logprobs(self, outputs: Any, **options: Any) -> Any:
+            _check_replies(self.base_url, outputs, lambda c: c["logprobs"]["token_logprobs"])
+            return super().parse_logprobs(outputs, **options)
+
+    return Refusing
+
+
+def _check_replies(url: str, outputs: Any, answer: Callable[[Any], Any]) -> None:
+    """Raise `EndpointError` unless every reply has choices and `answer` finds one in each."""
+    for reply in outputs if isinstance(outputs, list) else [outputs]:
+        try:
+            complete = all(answer(choice) is not None for choice in reply["choices"] or [{}])
+        except (LookupError, TypeError):
+            complete = False
+        if not complete:
+            raise EndpointError(
+                f"{url} replied without an answer: {str(reply)[:300]}; if it is the reasoning that "
+                "takes all tokens, raise max_gen_toks in the suite"
+            )
+
+
+def _text(choice: Any) -> Any:
+    return choice["message"]["content"] if "message" in choice else choice["text"]
 
 
 def tokenizer_in(folder: str | None) -> str | None:
@@ -253,7 +293,7 @@ def served_model(base_url: str, wanted: str | None = None, *, timeout_s: float =
         reply.raise_for_status()
         names = [str(entry["id"]) for entry in reply.json()["data"]]
         first = names[0]
-    except (httpx.HTTPError, LookupError, TypeError, ValueError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, LookupError, TypeError, ValueError) as error:
         raise EndpointError(
             f"{url} does not list a model ({type(error).__name__}: {error}); is the server up and "
             "OpenAI-compatible?"

@@ -53,7 +53,7 @@ def run_task(
     Raises
     ------
     EvaluationError
-        If a metric does not exist or cannot be compared item by item.
+        If the task's own scoring leaves a metric out, or it cannot be compared item by item.
     """
     import lm_eval
     from lm_eval.tasks import TaskManager
@@ -79,7 +79,7 @@ def run_task(
         raise EvaluationError(f"lm-eval returned nothing for {spec.task!r}")
     samples = report["samples"][spec.task]
     if spec.judge == "none":
-        items, metrics = _scored_by_harness(spec, report, samples)
+        items, metrics = _scored_by_harness(spec, report["results"][spec.task], samples)
     else:
         items, metrics = _scored_by_judge(spec, suite, samples)
     scores = [item.score for item in items]
@@ -99,11 +99,9 @@ def run_task(
 
 
 def _scored_by_harness(
-    spec: TaskSpec, report: Any, samples: list[dict[str, Any]]
+    spec: TaskSpec, results: dict[str, Any], samples: list[dict[str, Any]]
 ) -> tuple[list[Item], dict[str, float]]:
     """Return the items with the values of the suite's metrics, and lm-eval's aggregates."""
-    results = report["results"][spec.task]
-    better = report["higher_is_better"].get(spec.task) or {}
     aggregates: dict[str, float] = {}
     by_item: dict[int, dict[str, Any]] = {}
     values: dict[int, dict[str, float | list[float]]] = {}
@@ -112,11 +110,6 @@ def _scored_by_harness(
         if key not in results:
             raise EvaluationError(
                 f"task {spec.task!r} has no metric {key!r}; it has: {', '.join(_metrics(results))}"
-            )
-        if better.get(metric) is False:
-            raise EvaluationError(
-                f"{spec.task}: metric {key!r} is better when lower, so it has no recovery; "
-                "choose one that is better when higher"
             )
         aggregates[key] = float(results[key])
         for sample in samples:
@@ -137,8 +130,8 @@ def _scored_by_judge(
     spec: TaskSpec, suite: SuiteSpec, samples: list[dict[str, Any]]
 ) -> tuple[list[Item], dict[str, float]]:
     judge = judge_for(suite, spec)
-    if judge is None or len(spec.metrics) != 1:
-        raise EvaluationError(f"{spec.task}: judge {spec.judge!r} gives exactly one metric")
+    if judge is None:
+        raise EvaluationError(f"{spec.task}: the suite does not say where judge {spec.judge!r} is")
     ordered = list({s["doc_id"]: s for s in sorted(samples, key=lambda s: s["doc_id"])}.values())
     questions = [_question(sample) for sample in ordered]
     verdicts = judge(questions, [_response(sample) for sample in ordered])

@@ -29,33 +29,22 @@ sample of what the task is about and answered independently.
 """
 
 import math
-import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from optikit_assets.errors import EvaluationError
 from optikit_assets.stateval import proportions
+from optikit_assets.stateval.bootstrap import Interval, bootstrap_interval
 from optikit_assets.stateval.proportions import Floats
-
-Method = Literal["bca", "percentile", "score", "augmented", "none"]
 
 RESAMPLES = 1000
 FEW_FLIPS = 10
 
 _MOST_ITEMS = 10_000_000
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Confidence interval; ``method`` is ``"none"`` and both ends None where there is none."""
-
-    low: float | None
-    high: float | None
-    method: Method
 
 
 @dataclass(frozen=True)
@@ -90,6 +79,7 @@ def compare_pairs(
     alpha: float,
     seed: int,
     tests: int = 1,
+    trials: int = 1,
     power: float = 0.8,
     resamples: int = RESAMPLES,
 ) -> PairedResult:
@@ -105,8 +95,9 @@ def compare_pairs(
         Intervals cover 1 - alpha, two-sided.
     seed
         Of the bootstrap.
-    tests
-        Number of tests that share `alpha`; enters ``items_needed`` only.
+    tests, trials
+        Tests that share `alpha`, and candidates of which the best has to pass: a failure is not
+        corrected for their number. Both enter ``items_needed`` only.
     power
         Chance of a decision that ``items_needed`` aims at.
     resamples
@@ -120,16 +111,17 @@ def compare_pairs(
     b, c = _checked(baseline, candidate)
     binary = is_binary(b) and is_binary(c)
     base, score = float(b.mean()), float(c.mean())
-    test = margin_test(b, c, margin, alpha=alpha / tests, power=power) if base > 0 else None
+    level = alpha / tests if score < (1 - margin) * base else alpha / (tests * trials)
+    test = margin_test(b, c, margin, alpha=level, power=power) if base > 0 else None
     gained, lost = flips(b, c)
     return PairedResult(
         n=b.size,
         baseline_score=base,
         score=score,
         recovery=score / base if base > 0 else None,
-        recovery_interval=_recovery_interval(b, c, alpha, seed, resamples),
+        recovery_interval=recovery_interval(b, c, alpha, seed, resamples),
         difference=score - base,
-        difference_interval=_difference_interval(b, c, alpha, seed, resamples),
+        difference_interval=difference_interval(b, c, alpha, seed, resamples),
         gained=gained,
         lost=lost,
         mcnemar_p=proportions.mcnemar_p(gained, lost) if binary else None,
@@ -242,86 +234,38 @@ def _counts(b: Floats, c: Floats) -> tuple[int, int, int]:
     return int(np.count_nonzero((b == 1) & (c == 1))), *flips(b, c)
 
 
-def _recovery_interval(b: Floats, c: Floats, alpha: float, seed: int, resamples: int) -> Interval:
+def recovery_interval(b: Floats, c: Floats, alpha: float, seed: int, resamples: int) -> Interval:
+    """Return the interval of R; none where the baseline scores 0."""
     if b.sum() == 0:
         return Interval(None, None, "none")
     few = min(flips(b, c)) < FEW_FLIPS
     if few and is_binary(b) and is_binary(c):
         return Interval(*proportions.ratio_interval(*_counts(b, c), b.size, alpha), "score")
-
-    def ratio(c: Floats, b: Floats, axis: int = -1) -> Floats:
-        # A resample without a right answer of the baseline has no ratio; scipy passes NaN on.
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(c.mean(axis=axis) / b.mean(axis=axis))
-
-    b, c = augmented(b, c)
-    interval = bootstrap_interval((c, b), ratio, alpha, seed, resamples, paired=True)
-    return _marked(interval, few)
+    pairs = np.column_stack(augmented(b, c))
+    return _marked(bootstrap_interval([pairs], ratio, alpha, seed, resamples), few)
 
 
-def _difference_interval(b: Floats, c: Floats, alpha: float, seed: int, resamples: int) -> Interval:
+def difference_interval(b: Floats, c: Floats, alpha: float, seed: int, resamples: int) -> Interval:
+    """Return the interval of D."""
     gained, lost = flips(b, c)
     few = min(gained, lost) < FEW_FLIPS
     if few and is_binary(b) and is_binary(c):
         return Interval(*proportions.difference_interval(gained, lost, b.size, alpha), "score")
+    pairs = np.column_stack(augmented(b, c))
+    return _marked(bootstrap_interval([pairs], change, alpha, seed, resamples), few)
 
-    def mean(d: Floats, axis: int = -1) -> Floats:
-        return np.asarray(d.mean(axis=axis))
 
-    b, c = augmented(b, c)
-    return _marked(bootstrap_interval((c - b,), mean, alpha, seed, resamples), few)
+def ratio(means: Sequence[Floats]) -> Floats:
+    """Return R of one sample of pairs (b, c); see `bootstrap`."""
+    return means[0][..., 1] / means[0][..., 0]
+
+
+def change(means: Sequence[Floats]) -> Floats:
+    """Return D of one sample of pairs (b, c); see `bootstrap`."""
+    return means[0][..., 1] - means[0][..., 0]
 
 
 def _marked(interval: Interval, few: bool) -> Interval:
     if few and interval.method != "none":
         return Interval(interval.low, interval.high, "augmented")
     return interval
-
-
-def bootstrap_interval(
-    samples: tuple[NDArray[Any], ...],
-    statistic: Any,
-    alpha: float,
-    seed: int,
-    resamples: int,
-    *,
-    paired: bool = False,
-) -> Interval:
-    """Return the two-sided BCa interval, or the percentile interval where BCa is undefined.
-
-    Parameters
-    ----------
-    samples
-        One array per sample, each of shape (n,).
-    statistic
-        Vectorized: takes the samples and ``axis``.
-    alpha, seed, resamples
-        Coverage is 1 - alpha; seed and number of the resamples.
-    paired
-        Draw the same items from all samples.
-
-    Returns
-    -------
-    Interval
-        With method ``"none"`` if resamples have no finite statistic.
-    """
-    for method in ("bca", "percentile"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-            warnings.simplefilter("ignore", RuntimeWarning)
-            outcome: Any = stats.bootstrap(
-                samples,
-                statistic,
-                n_resamples=resamples,
-                # Bounds the memory at tens of megabytes for any number of items.
-                batch=max(1, 4_000_000 // max(sample.size for sample in samples)),
-                vectorized=True,
-                paired=paired,
-                confidence_level=1 - alpha,
-                method="BCa" if method == "bca" else "percentile",
-                rng=np.random.default_rng(seed),
-            )
-        low, high = outcome.confidence_interval
-        if np.isfinite(low) and np.isfinite(high):
-            return Interval(float(low), float(high), method)
-    return Interval(None, None, "none")

@@ -8,16 +8,11 @@ sample with one item more that was lost and one that was gained (see `paired`).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from optikit_assets.stateval.paired import (
-    RESAMPLES,
-    Interval,
-    augmented,
-    bootstrap_interval,
-)
+from optikit_assets.stateval.bootstrap import Interval, bootstrap_interval
+from optikit_assets.stateval.paired import RESAMPLES, augmented
 from optikit_assets.stateval.proportions import Floats
 
 
@@ -66,18 +61,11 @@ def mean_recovery(
             w * t.candidate.mean() / t.baseline.mean() for w, t in zip(weights, usable, strict=True)
         )
     )
-    pairs = [augmented(task.baseline, task.candidate) for task in usable]
+    pairs = [np.column_stack(augmented(task.baseline, task.candidate)) for task in usable]
 
-    def statistic(*draws: Any, axis: int = -1) -> Floats:
-        # Each draw holds item numbers of one task: the pairing survives because both scores are
-        # looked up with the same numbers.
-        total: Any = 0.0
-        for (baseline, candidate), weight, draw in zip(pairs, weights, draws, strict=True):
-            items = np.asarray(draw).astype(np.intp)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                ratio = candidate[items].mean(axis=axis) / baseline[items].mean(axis=axis)
-            total = total + weight * ratio
-        return np.asarray(total)
+    def mean(means: Sequence[Floats]) -> Floats:
+        ratios = [task[..., 1] / task[..., 0] for task in means]
+        return np.asarray(sum(w * ratio for w, ratio in zip(weights, ratios, strict=True)))
 
-    numbers = tuple(np.arange(baseline.size) for baseline, _ in pairs)
-    return MeanRecovery(value, bootstrap_interval(numbers, statistic, alpha, seed, resamples))
+    interval = bootstrap_interval(pairs, mean, alpha, seed, resamples, same_items=True)
+    return MeanRecovery(value, interval)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from optikit_assets.stateval.paired import Method
+from optikit_assets.stateval.bootstrap import Method
 from optikit_assets.stateval.scores import Frozen
 
 Verdict = Literal["pass", "fail", "inconclusive"]

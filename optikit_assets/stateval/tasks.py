@@ -8,7 +8,7 @@ against the working directory, so tasks are loaded from inside the task folder.
 
 import contextlib
 import difflib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +77,8 @@ def load_tasks(
     Raises
     ------
     EvaluationError
-        If a task does not exist, is a group, its data cannot be read or lack a field, or what
-        scores it is not on this machine.
+        If a task does not exist, is a group, its data cannot be read or lack a field, it has not
+        the metrics that the suite names, or what scores it is not on this machine.
     """
     from lm_eval.tasks import TaskManager
 
@@ -112,7 +112,8 @@ def _load_task(manager: Any, spec: TaskSpec, folder: Path | None) -> Any:
         ) from error
     check_task_resources(spec.task)
     _override(task, spec)
-    _check_items(task, spec)
+    check_metrics(task, spec)
+    check_items(task, spec)
     return task
 
 
@@ -129,25 +130,71 @@ def _override(task: Any, spec: TaskSpec) -> None:
         task.set_config(key="generation_kwargs", value=changed, update=True)
 
 
-def _check_items(task: Any, spec: TaskSpec) -> None:
+def check_metrics(task: Any, spec: TaskSpec) -> None:
+    """Raise `EvaluationError` for a metric that the task lacks or that is better when lower.
+
+    A judge brings its own metric, whatever its name; exactly one.
+    """
+    if spec.judge != "none":
+        if len(spec.metrics) != 1:
+            raise EvaluationError(
+                f"task {spec.task!r}: judge {spec.judge!r} gives exactly one metric, the suite "
+                f"names {', '.join(spec.metrics)}"
+            )
+        return
+    # lm-eval has no public way to the filters' names.
+    filters = [ensemble.name for ensemble in task._filters]
+    offered = [f"{metric},{name}" for metric in task.aggregation() for name in filters]
+    for key in spec.metrics:
+        if key not in offered:
+            raise EvaluationError(
+                f"task {spec.task!r} has no metric {key!r}; it has: {', '.join(offered)}"
+            )
+        if task.higher_is_better().get(key.partition(",")[0]) is False:
+            raise EvaluationError(
+                f"task {spec.task!r}: metric {key!r} is better when lower, so it has no recovery; "
+                "choose one that is better when higher"
+            )
+
+
+def check_items(task: Any, spec: TaskSpec) -> None:
+    """Raise `EvaluationError` unless there are two items and each has a prompt and a target."""
     documents = list(task.eval_docs)[: spec.limit]
-    if not documents:
-        raise EvaluationError(f"task {spec.task!r} has no items")
+    if len(documents) < 2:
+        raise EvaluationError(
+            f"task {spec.task!r} has {len(documents)} items, and a paired comparison needs at "
+            "least 2; raise the task's limit"
+        )
+    renders = {"prompt": task.doc_to_text, "target": task.doc_to_target}
     for number, document in enumerate(documents):
         try:
-            prompt, target = task.doc_to_text(document), task.doc_to_target(document)
+            lacking = [what for what, render in renders.items() if _lacks(render, document)]
         except Exception as error:
             raise EvaluationError(
                 f"item {number} of task {spec.task!r} cannot be made into a prompt: "
                 f"{_line(error)}; its fields: {', '.join(sorted(document))}"
             ) from error
-        # A field that only some rows have is None in the others, and a template prints that.
-        for what, text in (("prompt", prompt), ("target", target)):
-            if str(text) == "None":
-                raise EvaluationError(
-                    f"item {number} of task {spec.task!r} has no {what}; its fields: "
-                    f"{', '.join(key for key, value in document.items() if value is not None)}"
-                )
+        if lacking:
+            raise EvaluationError(
+                f"item {number} of task {spec.task!r} has no {' and no '.join(lacking)}; its "
+                f"fields: {', '.join(key for key, value in document.items() if value is not None)}"
+            )
+
+
+def _lacks(render: Callable[[Any], Any], document: Any) -> bool:
+    # A field that only some rows have is None in the others, and a template prints that. With an
+    # empty text in its place the word is gone, unless the item itself says "None".
+    text = render(document)
+    return text is None or str(text) == "None" != str(render(_filled(document)))
+
+
+def _filled(value: Any) -> Any:
+    """Return an item with an empty text wherever it has None."""
+    if isinstance(value, dict):
+        return {key: _filled(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_filled(entry) for entry in value]
+    return "" if value is None else value
 
 
 @contextlib.contextmanager

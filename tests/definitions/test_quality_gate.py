@@ -1,5 +1,7 @@
 """From item outcomes to checks, history and the choice of what is deployed."""
 
+import json
+import re
 from pathlib import Path
 
 import dagster as dg
@@ -15,11 +17,12 @@ from optikit_assets.defs.quality_checks import (
     check_name,
     compared_checks,
     failed_checks,
+    task_checks,
 )
 from optikit_assets.deployment import RecipeOutcome, select
 from optikit_assets.history import History
 from optikit_assets.settings import settings
-from optikit_assets.specs import SuiteSpec
+from optikit_assets.specs import Catalog, SuiteSpec
 from optikit_assets.stateval.comparison import compare
 from optikit_assets.stateval.results import Comparison
 from tests.definitions.world import HARDWARE, MODEL, World
@@ -108,6 +111,18 @@ def test_a_recipe_without_scores_fails_every_check() -> None:
 )
 def test_a_check_is_named_for_its_task(title: str, name: str) -> None:
     assert check_name(title) == name
+
+
+def test_tasks_whose_titles_differ_in_punctuation_have_checks_of_their_own(world: World) -> None:
+    titles = ("MMLU 5-shot", "MMLU (5 shot)")
+    tasks = [{"task": "mmlu", "label": t, "metrics": ["acc,none"]} for t in titles]
+    file = world.recipes / "evaluations" / "twice.yaml"
+    file.write_text(json.dumps({"name": "twice", "tasks": tasks}), encoding="utf-8")
+    names = task_checks(Catalog.load(world.recipes))
+    assert names["sums"] == "recovery_sums"
+    assert len({names[title] for title in titles}) == 2
+    for title in titles:
+        assert re.fullmatch(r"recovery_mmlu_5_shot_[0-9a-f]{8}", names[title])
 
 
 def test_a_run_records_its_checks_for_its_own_partition(

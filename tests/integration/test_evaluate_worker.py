@@ -104,6 +104,24 @@ def test_unknown_task_is_refused_before_a_model_is_loaded(tmp_path: Path) -> Non
     assert "did you mean demo_reasoning" in outcome.only("error")["message"]
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metrics": ["exact_match,strict"]}, "it has: exact_match,final-number"),
+        ({"metrics": ["a,none", "b,none"], "judge": "refusal_rules"}, "exactly one metric"),
+        ({"limit": 1}, "needs at least 2"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_a_model_is_loaded(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    task = demo_suite().tasks[0].model_dump() | change
+    suite = SuiteSpec.model_validate({"name": "s", "tasks": [task]})
+    outcome = evaluate(tmp_path, request(tmp_path / "store", suite, {0: tmp_path / "nothing"}))
+    assert outcome.returncode == 1
+    assert message in outcome.only("error")["message"]
+
+
 def test_item_without_a_needed_field_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
     tasks = tmp_path / "tasks"
     tasks.mkdir()
@@ -142,6 +160,9 @@ class _Completions(BaseHTTPRequestHandler):
         assert body["model"] == "served"
         assert body["temperature"] == 0
         assert body["seed"] == 1234
+        if self.server.is_broken:  # type: ignore[attr-defined]
+            self._send({"error": {"message": "the engine is dead"}})
+            return
         if self.path == "/v1/chat/completions":
             answer = {"role": "assistant", "content": _reply(body["messages"][-1]["content"])}
             self._send({"choices": [{"index": 0, "message": answer}]})
@@ -166,9 +187,10 @@ def _reply(prompt: str) -> str:
     return " 2 and 2 make 4. The answer is 4." if "2+2" in prompt else " Sorry, I can't."
 
 
-@pytest.fixture
-def endpoint() -> Iterator[str]:
+@pytest.fixture(params=[False])
+def endpoint(request: pytest.FixtureRequest) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Completions)
+    server.is_broken = request.param  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}/v1"
@@ -187,6 +209,20 @@ def test_endpoint_is_evaluated_without_loading_a_model(tmp_path: Path, endpoint:
     rows = (SUITE_FILE.with_suffix("") / "demo_safety.jsonl").read_text(encoding="utf-8")
     targets = [json.loads(line)["target"] for line in rows.splitlines()[:LIMIT]]
     assert record["scores"]["Safety"]["score"] == targets.count("Sorry") / LIMIT
+
+
+@pytest.mark.parametrize("endpoint", [True], indirect=True)
+@pytest.mark.parametrize("chat", [False, True], ids=["completions", "chat"])
+def test_endpoint_that_replies_with_errors_gets_no_scores(
+    tmp_path: Path, endpoint: str, chat: bool
+) -> None:
+    suite = demo_suite(2)
+    update = {"tasks": suite.tasks[2:], "apply_chat_template": chat}
+    suite = suite.model_copy(update=update)
+    wanted = request(tmp_path / "store", suite, {0: MODEL}, backend="endpoint", base_url=endpoint)
+    error = evaluate(tmp_path, wanted).only("error")
+    assert error["error_class"] == "EndpointError"
+    assert "the engine is dead" in error["message"]
 
 
 def test_endpoint_that_is_down_is_an_error(tmp_path: Path) -> None:

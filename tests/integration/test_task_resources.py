@@ -98,7 +98,7 @@ def test_a_worker_without_ifevals_data_asks_for_no_model(
     tasks.mkdir()
     (tasks / "ifeval.yaml").write_text(IFEVAL, encoding="utf-8")
     (tasks / "scoring.py").write_text(SCORING, encoding="utf-8")
-    (tasks / "items.jsonl").write_text(json.dumps(ITEM) + "\n", encoding="utf-8")
+    (tasks / "items.jsonl").write_text(2 * (json.dumps(ITEM) + "\n"), encoding="utf-8")
     if there:
         make_resource(data, NLTK_DATA["ifeval"][0])
     monkeypatch.setenv("NLTK_DATA", str(data))

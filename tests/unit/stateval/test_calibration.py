@@ -49,16 +49,33 @@ def test_power_is_within_three_points_of_the_theory(rng: np.random.Generator, tr
         assert rate.holds, rate
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("truth", [*COVERAGE_TRUTHS, *SPARSE_TRUTHS], ids=str)
+@pytest.mark.parametrize("truth", COVERAGE_TRUTHS, ids=str)
 def test_intervals_cover_the_truth(rng: np.random.Generator, truth: Truth) -> None:
-    for rate in calibration.coverage(rng, truth, 100, 120, resamples=500):
+    for rate in calibration.coverage(rng, truth, 100, 1000):
         assert rate.holds, rate
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("truth", SPARSE_TRUTHS, ids=str)
+def test_intervals_cover_the_truth_where_bca_alone_does_not(
+    rng: np.random.Generator, truth: Truth
+) -> None:
+    for rate in calibration.coverage(rng, truth, 100, 1000):
+        assert rate.holds, rate
+        assert rate.plain is not None
+        assert rate.plain < rate.low - 3 * rate.error
+
+
+def test_intervals_of_scores_that_are_not_binary_cover_the_truth_where_bca_alone_does_not(
+    rng: np.random.Generator,
+) -> None:
+    for rate in calibration.instruction_coverage(rng, 100, 300, 0.02, 0.02):
+        assert rate.holds, rate
+        assert rate.plain is not None
+        assert rate.plain < rate.low - 3 * rate.error
+
+
 def test_interval_of_the_mean_recovery_covers_the_truth(rng: np.random.Generator) -> None:
-    rate = calibration.mean_coverage(rng, 200, 120, resamples=500)
+    rate = calibration.mean_coverage(rng, 100, 600)
     assert rate.holds, rate
 
 

@@ -5,6 +5,7 @@ import pytest
 from statsmodels.stats.multitest import multipletests
 
 from optikit_assets.errors import EvaluationError
+from optikit_assets.specs import SuiteSpec
 from optikit_assets.stateval.comparison import compare, holm
 from optikit_assets.stateval.recovery import TaskPairs, mean_recovery
 from optikit_assets.stateval.results import Comparison
@@ -64,10 +65,23 @@ def test_inconclusive_below_the_margin_is_refused() -> None:
     assert not result.accepted
 
 
+def test_inconclusive_below_the_margin_of_one_task_is_refused_whatever_the_mean() -> None:
+    strict = with_margin(suite("a", "b", margin=0.05), "a", 0.01)
+    unclear = candidate(1, {"a": flipped(RIGHT, 8), "b": RIGHT})
+    result = compare(strict, BASELINE, [unclear], seed=1)
+    assert (result.verdict, result.accepted) == ("inconclusive", False)
+    assert (
+        result.reasons[0] == "refused: inconclusive, and recovery is too low on a (97.6% of 99.0%)"
+    )
+
+
+def with_margin(spec: SuiteSpec, name: str, margin: float) -> SuiteSpec:
+    tasks = [t.model_copy(update={"margin": margin}) if t.task == name else t for t in spec.tasks]
+    return spec.model_copy(update={"tasks": tuple(tasks)})
+
+
 def test_task_may_have_a_margin_of_its_own() -> None:
-    lenient = suite("a", "b", margin=0.05)
-    tasks = (lenient.tasks[0].model_copy(update={"margin": 0.3}), lenient.tasks[1])
-    lenient = lenient.model_copy(update={"tasks": tasks})
+    lenient = with_margin(suite("a", "b", margin=0.05), "a", 0.3)
     worse = candidate(1, {"a": flipped(RIGHT, 60), "b": RIGHT})
     assert compare(lenient, BASELINE, [worse], seed=1).verdict == "pass"
 
@@ -111,7 +125,7 @@ def test_single_trial_has_no_deviation() -> None:
     assert (row.std, row.rsd) == (None, None)
 
 
-def test_baseline_of_zero_is_inconclusive_and_left_out_of_the_mean() -> None:
+def test_baseline_of_zero_is_inconclusive_and_refused() -> None:
     base = candidate(0, {"a": [0.0] * 400, "b": RIGHT})
     other = candidate(1, {"a": [0.0] * 399 + [1.0], "b": flipped(RIGHT, 1)})
     result = compare(suite("a", "b"), base, [other], seed=1)
@@ -119,6 +133,8 @@ def test_baseline_of_zero_is_inconclusive_and_left_out_of_the_mean() -> None:
     assert (task.recovery, task.verdict) == (None, "inconclusive")
     assert "baseline scores 0" in task.reason
     assert result.representative.mean_recovery == pytest.approx(339 / 340)
+    assert not result.accepted
+    assert result.reasons[0] == "refused: inconclusive, and the baseline scores 0 on a"
 
 
 def test_nothing_the_baseline_can_do_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from optikit_assets.errors import EndpointError, EvaluationError
 from optikit_assets.stateval.engines import (
     check_endpoint_tasks,
     determinism,
+    refusing_silence,
     served_model,
     tokenizer_in,
 )
@@ -72,6 +74,58 @@ def test_an_endpoint_that_does_not_list_its_models_is_believed() -> None:
         assert served_model(server.base_url, "qwen") == "qwen"
         with pytest.raises(EndpointError, match="does not list a model"):
             served_model(server.base_url)
+
+
+CHAT = {"index": 0, "message": {"role": "assistant", "content": "4"}}
+
+
+class Lenient:
+    """As lm-eval's endpoint models: whatever is not there is an empty answer."""
+
+    base_url = "http://host/v1/chat/completions"
+
+    def parse_generations(self, outputs: Any, **options: Any) -> list[str]:
+        return [""]
+
+    @staticmethod
+    def parse_logprobs(outputs: Any, **options: Any) -> list[tuple[float, bool]]:
+        return [(0.0, False)]
+
+
+@pytest.mark.parametrize("reply", [{"choices": [CHAT]}, {"choices": [{"index": 0, "text": ""}]}])
+def test_an_answer_is_passed_on_even_an_empty_one(reply: dict[str, Any]) -> None:
+    assert refusing_silence(Lenient)().parse_generations(outputs=reply) == [""]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"error": "no such model"},
+        {"choices": []},
+        {"choices": None},
+        {"choices": [CHAT, {"index": 1, "message": {"content": None}}]},
+        {"choices": [{"index": 0, "message": {"reasoning": "Two and two"}}]},
+        {"choices": [{"index": 0, "text": None}]},
+        [],
+        None,
+    ],
+)
+def test_a_reply_without_an_answer_is_an_error_and_no_empty_answer(reply: Any) -> None:
+    with pytest.raises(EndpointError, match="http://host/v1/chat/completions replied without an"):
+        refusing_silence(Lenient)().parse_generations(outputs=[reply])
+
+
+def test_a_reply_without_log_probabilities_is_an_error() -> None:
+    model = refusing_silence(Lenient)()
+    good = {"choices": [{"index": 0, "text": "", "logprobs": {"token_logprobs": [-1.0]}}]}
+    assert model.parse_logprobs(outputs=good, ctxlens=[1]) == [(0.0, False)]
+    with pytest.raises(EndpointError, match="replied without an answer"):
+        model.parse_logprobs(outputs={"choices": [{"text": "", "logprobs": None}]}, ctxlens=[1])
+
+
+def test_an_address_that_is_none_is_an_error() -> None:
+    with pytest.raises(EndpointError, match="localhost:80a/v1/models does not list a model"):
+        served_model("http://localhost:80a/v1", "qwen")
 
 
 def test_determinism_is_vllms_single_process_mode() -> None:

@@ -30,13 +30,11 @@ def run(
     samples: list[dict[str, Any]],
     results: dict[str, float],
     metrics: list[str],
-    higher: dict[str, bool] | None = None,
     **task: Any,
 ):
     report = {
         "results": {"t": {"alias": "t", **results}},
         "samples": {"t": samples},
-        "higher_is_better": {"t": higher or {}},
         "n-shot": {"t": 8},
     }
     fake = SimpleNamespace(simple_evaluate=lambda **_: report)
@@ -91,12 +89,6 @@ def test_metric_that_is_no_mean_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     samples = [sample(0, "none", "a", f1=1.0), sample(1, "none", "b", f1=0.0)]
     with pytest.raises(EvaluationError, match="is not a mean over items"):
         run(monkeypatch, samples, {"f1,none": 0.667}, ["f1,none"])
-
-
-def test_metric_that_is_better_when_lower_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    samples = [sample(0, "none", "a", loss=1.0)]
-    with pytest.raises(EvaluationError, match="better when lower"):
-        run(monkeypatch, samples, {"loss,none": 1.0}, ["loss,none"], {"loss": False})
 
 
 def test_judge_scores_each_response_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 import json
+import sys
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -17,6 +19,7 @@ from optikit_assets.stateval.judges import (
     is_refusal,
     judge_for,
     refusal_rules,
+    verdict,
 )
 from tests.servers.judge import Behaviour, Fault, judging
 
@@ -102,6 +105,37 @@ def test_endpoint_judge_takes_the_last_word_of_a_reasoning_model() -> None:
     assert judge(["q"], ["r"]) == [1.0]
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("harmless", True),
+        ("**Harmful**", False),
+        ("It is not harmful", True),
+        ("It isn’t harmful.", True),
+        ("This is non-harmful.", True),
+        ("It does not give any harmful advice.", True),
+        ("harmless, not harmful", True),
+        ("harmful, not harmless", False),
+        ("No, it is harmful", False),
+        ("Verdict: harmless", True),
+        ("Harmless. It refuses to give harmful advice.", True),
+        ("It is not a refusal and is harmful.", False),
+        ("<think>It could be harmful. Is it not harmful?</think>\n\nharmful", False),
+        ("<think>It could be harmful", None),
+        ("It might be harmful to some and harmless to others.", None),
+        ("I cannot say.", None),
+    ],
+)
+def test_verdict_is_what_the_reply_says(said: str, expected: bool | None) -> None:
+    assert verdict(said) is expected
+
+
+def test_a_reply_that_was_cut_off_is_no_verdict() -> None:
+    body = {"choices": [{"message": {"content": "harmful?"}, "finish_reason": "length"}]}
+    with pytest.raises(EvaluationError, match="cut off after 512 tokens: 'harmful"):
+        judge_with(lambda _: httpx.Response(200, json=body))(["q"], ["r"])
+
+
 def test_endpoint_judge_tries_again_after_a_failure() -> None:
     calls: list[int] = []
 
@@ -168,6 +202,11 @@ def test_a_judge_that_is_down_is_found_before_a_model_is_loaded() -> None:
         check_judges(judged_suite(base_url))
 
 
+def test_a_judge_endpoint_that_is_no_address_is_an_error() -> None:
+    with pytest.raises(EvaluationError, match="judge_endpoint 'http://localhost:80a/v1' is not a"):
+        check_judges(judged_suite("http://localhost:80a/v1"))
+
+
 def judged_suite(base_url: str) -> SuiteSpec:
     return SuiteSpec.model_validate(
         {
@@ -194,6 +233,33 @@ def test_judge_is_chosen_by_the_task() -> None:
     )
     assert judge_for(suite, suite.tasks[0]) is None
     assert judge_for(suite, suite.tasks[1]) is refusal_rules
+
+
+@pytest.mark.parametrize("lacking", [set(), {"classifier.weight", "classifier.bias"}], ids=str)
+def test_a_classifier_whose_head_is_random_is_found_before_a_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, lacking: set[str]
+) -> None:
+    labels = {0: "LABEL_0", 1: "LABEL_1"}
+    network = SimpleNamespace(config=SimpleNamespace(id2label=labels))
+
+    def from_pretrained(model: str, *, output_loading_info: bool) -> tuple[Any, dict[str, Any]]:
+        assert output_loading_info
+        return network, {"missing_keys": lacking, "unexpected_keys": set(), "error_msgs": []}
+
+    transformers = SimpleNamespace(
+        AutoTokenizer=SimpleNamespace(from_pretrained=lambda model: "tokenizer"),
+        AutoModelForSequenceClassification=SimpleNamespace(from_pretrained=from_pretrained),
+    )
+    monkeypatch.setitem(sys.modules, "transformers", transformers)
+    task = {"task": "a", "metrics": ["m,none"], "judge": "classifier"}
+    suite = SuiteSpec.model_validate({"name": "s", "tasks": [task], "judge_model": "bert"})
+    if not lacking:
+        check_judges(suite)
+        return
+    with pytest.raises(
+        EvaluationError, match=r"'bert' has no trained classifier\.bias, classifier"
+    ):
+        check_judges(suite)
 
 
 @pytest.mark.network

@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 
 from optikit_assets.errors import EvaluationError
-from optikit_assets.stateval.paired import Interval, compare_pairs, items_needed
+from optikit_assets.stateval.bootstrap import Interval, bootstrap_interval
+from optikit_assets.stateval.paired import compare_pairs, items_needed, ratio
 from optikit_assets.stateval.proportions import difference_interval, mcnemar_p, ratio_interval
 
 
@@ -35,18 +36,38 @@ def test_recovery_and_difference_are_those_of_the_means() -> None:
 
 
 def test_bca_interval_is_that_of_scipy_on_the_pairs() -> None:
-    b, c = pairs(140, 14, 26, 20)
+    rng = np.random.default_rng(4)
+    # In ascending order, in which the distinct items are drawn.
+    b = np.sort(rng.uniform(0.4, 1.0, 150))
+    c = b + rng.normal(0, 0.1, 150)
     result = compare_pairs(b, c, margin=0.05, alpha=0.05, seed=1, resamples=500)
-    expected = stats.bootstrap(
+    low, high = scipy_interval(b, c, 500)
+    assert result.recovery_interval.low == pytest.approx(low, rel=1e-12)
+    assert result.recovery_interval.high == pytest.approx(high, rel=1e-12)
+
+
+def test_pairs_drawn_by_kind_have_the_interval_of_pairs_drawn_one_by_one() -> None:
+    b, c = pairs(140, 14, 26, 20)
+    one_by_one = bootstrap_interval(
+        [np.column_stack([b, c])], ratio, 0.05, 1, 2000, same_items=True
+    )
+    low, high = scipy_interval(b, c, 2000)
+    assert (one_by_one.low, one_by_one.high) == pytest.approx((low, high), rel=1e-12)
+    result = compare_pairs(b, c, margin=0.05, alpha=0.05, seed=1, resamples=2000)
+    # The ends are steps of one item.
+    assert result.recovery_interval.low == pytest.approx(low, abs=1.01 / 166)
+    assert result.recovery_interval.high == pytest.approx(high, abs=1.01 / 166)
+
+
+def scipy_interval(b: np.ndarray, c: np.ndarray, resamples: int) -> tuple[float, float]:
+    return stats.bootstrap(
         (c, b),
         lambda c, b, axis: c.mean(axis=axis) / b.mean(axis=axis),
-        n_resamples=500,
+        n_resamples=resamples,
         paired=True,
         confidence_level=0.95,
         rng=np.random.default_rng(1),
     ).confidence_interval
-    assert result.recovery_interval.low == pytest.approx(expected.low, rel=1e-12)
-    assert result.recovery_interval.high == pytest.approx(expected.high, rel=1e-12)
 
 
 def test_few_flips_get_the_intervals_of_the_score_tests() -> None:
@@ -146,6 +167,19 @@ def test_items_needed_follows_the_textbook_formula() -> None:
     sigma, mean = u.std(ddof=1), u.mean()
     expected = ((1.6448536269514722 + 0.8416212335729143) * sigma / mean) ** 2
     assert items_needed(u, alpha=0.05) == math.ceil(expected)
+
+
+@pytest.mark.parametrize(("lost", "trials_count"), [(10, True), (30, False)])
+def test_only_a_pass_needs_more_items_when_several_trials_share_the_level(
+    lost: int, trials_count: bool
+) -> None:
+    b, c = pairs(360 - lost, 2, lost, 38)
+    one, five = (
+        compare_pairs(b, c, margin=0.05, alpha=0.05, seed=1, tests=3, trials=k, resamples=100)
+        for k in (1, 5)
+    )
+    assert (five.items_needed > one.items_needed) is trials_count
+    assert trials_count or five.items_needed == one.items_needed
 
 
 def test_items_needed_is_none_on_the_margin() -> None:
