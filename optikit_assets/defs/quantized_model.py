@@ -127,7 +127,7 @@ def make_candidates(stage: Stage, recipe: RecipeSpec, first: int = 0) -> dict[st
         Number of the first trial, in later rounds of adaptive calibration.
     """
     store = stage.artifacts.store
-    trials = [_trial(stage, recipe, number, first) for number in range(recipe.trials)]
+    trials = [_trial(stage, recipe, first + number) for number in range(recipe.trials)]
 
     def record(message: Record) -> None:
         _remember(stage, recipe, message)
@@ -163,9 +163,10 @@ def make_candidates(stage: Stage, recipe: RecipeSpec, first: int = 0) -> dict[st
     }
 
 
-def _trial(stage: Stage, recipe: RecipeSpec, number: int, first: int) -> CompressTrial:
+def _trial(stage: Stage, recipe: RecipeSpec, number: int) -> CompressTrial:
     # Neither the number of trials nor of attempts enters the key: with more trials asked for, the
     # first ones are still the same. Nor does what decides only where and whether more are made.
+    # Trials of later rounds are numbered on: a round of the same rows and sampler is no repetition.
     what = recipe.model_dump(
         mode="json",
         exclude={
@@ -180,7 +181,7 @@ def _trial(stage: Stage, recipe: RecipeSpec, number: int, first: int) -> Compres
     base = stage.version_of(Node(lineage.BASE_MODEL, stage.model_key))
     runtime = stage.inputs[Node(lineage.SERVING_RUNTIME)]
     return CompressTrial(
-        trial=first + number,
+        trial=number,
         seed=int(digest([base, what, number])[:8], 16),
         artifact_key=digest(["candidate", base, what, recipe.packages, runtime, number]),
     )

@@ -41,6 +41,7 @@ class Workers:
         self.damaged: set[int] = set()
         self.contamination = CLEAN
         self.drawn: list[tuple[int, str]] = []
+        self.seeds: list[int] = []
         self.evaluated: list[str] = []
         self.evaluation_batches: list[list[int]] = []
 
@@ -60,6 +61,7 @@ class Workers:
         calibration = request.recipe.calibration
         for trial in request.trials:
             self.drawn.append((calibration.samples, calibration.sampler))
+            self.seeds.append(trial.seed)
             with store.create(trial.artifact_key, "checkpoint") as draft:
                 draft.write_json("rows.json", calibration.samples)
             payload = {
@@ -166,6 +168,20 @@ def test_rounds_end_with_the_budget(real: World, monkeypatch: pytest.MonkeyPatch
         assert materialize_node(node) == "ok"
     assert [rows for rows, _ in workers.drawn] == [64, 64, 128, 128, 256, 256]
     assert artifact_of(SCORES).read_json("comparison.json")["verdict"] == "fail"
+
+
+def test_rounds_of_equal_rows_and_samplers_draw_anew(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = work(monkeypatch, rows_64=90)
+    adaptive = "{max_rounds: 3, growth: 1, samplers: [random]}"
+    rounds = f"calibration: {{samples: 64, adaptive: {adaptive}}}"
+    real.edit("quantization/int_w8a8.yaml", ONE_ROUND, rounds)
+    for node in (BASE, QUANTIZED, SCORES):
+        assert materialize_node(node) == "ok"
+    assert workers.drawn == [(64, "random")] * 6
+    assert len(set(workers.seeds)) == 6
+    assert len(set(artifact_of(SCORES).read_json("checkpoints.json").values())) == 6
 
 
 def test_without_rounds_one_has_to_do(real: World, monkeypatch: pytest.MonkeyPatch) -> None:
