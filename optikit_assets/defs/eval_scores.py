@@ -22,7 +22,7 @@ from optikit_assets.defs.contamination import (
 from optikit_assets.defs.eval_history import remember_comparison, remember_scores
 from optikit_assets.defs.lineage import FAILED, Node
 from optikit_assets.defs.quality_checks import check_specs, compared_checks, failed_checks
-from optikit_assets.defs.quantized_model import SUMMARY, make_candidates
+from optikit_assets.defs.quantized_model import SUMMARY, UNSUPPORTED, make_candidates
 from optikit_assets.defs.stage import Stage
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.quality_plots import flips, recovery_per_task, trial_spread
@@ -102,9 +102,12 @@ def eval_scores(
 
 
 def _refuse_unsupported(stage: Stage) -> Artifact | None:
-    """Keep the reason as the outcome if the engine cannot execute the recipe on this machine."""
+    """Keep the reason as the outcome if the recipe does not suit the model, engine or machine."""
     recipe = stage.catalog.recipe(stage.dimension)
-    reason = unsupported(recipe, stage.model_spec.engine, stage.runner.accelerators.hardware)
+    hardware = stage.runner.accelerators.hardware
+    quantized = _quantized(stage)
+    refused = None if quantized is None else quantized.read_json(SUMMARY).get(UNSUPPORTED)
+    reason = refused or unsupported(recipe, stage.model_spec.engine, hardware)
     if reason is None:
         return None
     with stage.artifacts.store.create(stage.key, lineage.EVAL_SCORES) as draft:
@@ -112,9 +115,14 @@ def _refuse_unsupported(stage: Stage) -> Artifact | None:
     return stage.artifacts.store.get(stage.key)
 
 
+def _quantized(stage: Stage) -> Artifact | None:
+    """Return the summary of the recipe's trials, None if no candidate was made."""
+    return stage.artifact_of(Node(lineage.QUANTIZED_MODEL, str(stage.node.partition)))
+
+
 def _evaluate(stage: Stage, suite: SuiteSpec) -> Artifact | str:
     """Return the artifact, or why no candidate of the recipe could be evaluated."""
-    quantized = stage.artifact_of(Node(lineage.QUANTIZED_MODEL, str(stage.node.partition)))
+    quantized = _quantized(stage)
     if quantized is None:
         return "no candidate was made: see quantized_model"
     checkpoints = {

@@ -19,7 +19,8 @@ from optikit_assets.settings import settings
 from optikit_assets.stateval.scores import write_candidate
 from optikit_assets.workers.messages import CompressResult, EvaluateResult, Record
 from resources import StageRunnerResource
-from tests.definitions.world import HARDWARE, MODEL, World
+from tests.definitions.world import CHAT, HARDWARE, MODEL, World
+from tests.tiny_model import write_model
 from tests.unit.stateval.builders import candidate
 
 ITEMS = 300
@@ -140,6 +141,27 @@ def test_a_recipe_that_cannot_be_served_here_is_refused_before_any_worker_starts
     reason = "recipe int_w8a8 cannot be served here: it requires compute capability 10.0, Test GPU"
     assert artifact_of(QUANTIZED).read_json("quantization.json")["unsupported"].startswith(reason)
     assert artifact_of(SCORES).read_json("unsupported.json")["reason"].startswith(reason)
+    assert workers.drawn == workers.evaluated == []
+
+
+def test_a_recipe_that_does_not_fit_the_model_ends_alone(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = work(monkeypatch)
+    write_model(real.root / "weights" / "1", columns=576)
+    real.edit("quantization/int_w8a8.yaml", "scheme: W8A8", "scheme: W4A16")
+    avx512 = dataclasses.replace(HARDWARE, features=("avx512f",))
+    monkeypatch.setattr("resources.accelerators.detect", lambda: avx512)
+    assert materialize_node(BASE) == "ok"
+    assert materialize_node(QUANTIZED) == "unsupported"
+    assert materialize_node(SCORES) == "unsupported"
+    reason = "recipe 'int_w8a8' cannot be applied: W4A16's group size 128 does not divide"
+    assert artifact_of(SCORES).read_json("unsupported.json")["reason"].startswith(reason)
+    real.write("slos/demo.yaml", CHAT.replace("name: chat", "name: demo"))
+    for asset in ("benchmark_sweep", "tuned_config"):
+        node = Node(asset, f"{MODEL}|int_w8a8@demo")
+        assert materialize_node(node) == "skipped"
+        assert reason in recorded_metadata(node)["reason"].value
     assert workers.drawn == workers.evaluated == []
 
 
