@@ -208,7 +208,7 @@ def _row(record: Any, where: str, render_chat: RenderChat | None) -> Calibration
     if messages is not None:
         _check_messages(messages, where)
         if messages and render_chat is not None:
-            return CalibrationRow(render_chat(messages), templated=True)
+            return CalibrationRow(_rendered(messages, where, render_chat), templated=True)
     for key in ("text", "prompt"):
         if record.get(key) is not None:
             if not isinstance(record[key], str):
@@ -223,6 +223,17 @@ def _row(record: Any, where: str, render_chat: RenderChat | None) -> Calibration
         f"{where}: has none of text, messages, prompt; its keys: "
         f"{', '.join(map(str, record)) or 'none'}"
     )
+
+
+def _rendered(messages: list[Message], where: str, render_chat: RenderChat) -> str:
+    try:
+        return render_chat(messages)
+    except Exception as error:
+        # Templates refuse roles and orders of turns that their model was not trained on.
+        raise CompressionError(
+            f"{where}: the model's chat template refuses its messages "
+            f"({type(error).__name__}: {error}); change them, or give the row as text instead"
+        ) from error
 
 
 def _check_messages(messages: Any, where: str) -> None:

@@ -6,6 +6,7 @@ import types
 from pathlib import Path
 
 import pytest
+from jinja2 import TemplateError
 
 from optikit_assets.errors import CompressionError
 from optikit_assets.optimizer.calibration import (
@@ -41,6 +42,20 @@ def test_messages_go_through_the_chat_template_when_the_model_has_one(tmp_path: 
     without = load_calibration("c.jsonl", repo_root=tmp_path).rows
     assert with_template == (CalibrationRow("<user>hello<assistant>hi", templated=True),)
     assert without == (CalibrationRow("flat"),)
+
+
+def test_messages_that_the_template_refuses_are_named_by_file_and_line(tmp_path: Path) -> None:
+    write(tmp_path / "c.jsonl", {"text": "good"}, {"messages": CHAT})
+
+    def refuse(messages: list[dict]) -> str:
+        raise TemplateError("System role not supported")
+
+    with pytest.raises(
+        CompressionError,
+        match=r"c.jsonl, line 2: the model's chat template refuses its messages "
+        r"\(TemplateError: System role not supported\); change them, or give the row as text",
+    ):
+        load_calibration("c.jsonl", repo_root=tmp_path, render_chat=refuse)
 
 
 def test_messages_alone_are_joined_for_a_model_without_template(tmp_path: Path) -> None:
