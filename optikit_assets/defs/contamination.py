@@ -6,7 +6,7 @@ from optikit_assets.defs.stage import Stage
 from optikit_assets.optimizer.calibration import (
     HUB_PREFIX,
     PARQUET,
-    load_calibration,
+    load_texts,
     resolve_calibration,
 )
 from optikit_assets.optimizer.contamination import check_contamination, read_items
@@ -59,6 +59,4 @@ def check_present_suite(stage: Stage) -> None:
     folder = stage.catalog.task_folder(stage.model_spec.suite)
     if folder is None or reference.startswith(HUB_PREFIX) or reference.endswith(PARQUET):
         return
-    rows = load_calibration(reference, repo_root=REPOSITORY).rows
-    named = ((f"{reference}, record {row.number}", row.text) for row in rows)
-    check_contamination(named, read_items(folder))
+    check_contamination(load_texts(reference, repo_root=REPOSITORY), read_items(folder))

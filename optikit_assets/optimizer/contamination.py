@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from optikit_assets.errors import CompressionError
-from optikit_assets.optimizer.calibration import load_calibration
+from optikit_assets.optimizer.calibration import load_texts
 
 WORDS = 13
 SHARE = 0.8
@@ -27,10 +27,13 @@ _WORD = re.compile(r"\w+")
 _NAMED_AT_MOST = 3
 
 Text = tuple[str, str]
-"""Where a text stands, and the text."""
+"""Where an item stands, and the text."""
+
+Texts = tuple[str, tuple[str, ...]]
+"""Where a row stands, and its texts: turns of a conversation, or whatever else it has."""
 
 
-def check_contamination(rows: Iterable[Text], items: Iterable[Text]) -> None:
+def check_contamination(rows: Iterable[Texts], items: Iterable[Text]) -> None:
     """Refuse calibration rows that hold an evaluation item.
 
     Raises
@@ -69,7 +72,7 @@ def check_tasks(reference: str, documents: Mapping[str, Iterable[object]]) -> di
         If a row holds an item.
     """
     try:
-        rows = load_calibration(reference).rows
+        rows = list(load_texts(reference))
     except CompressionError as error:
         return dict.fromkeys(documents, f"not checked: {error}")
     found: dict[str, str] = {}
@@ -78,8 +81,7 @@ def check_tasks(reference: str, documents: Mapping[str, Iterable[object]]) -> di
         questions = [question(document) for document in of_task]
         found[task] = CLEAN if any(questions) else "not checked: its items have no text"
         items += [(f"item {number} of {task}", text) for number, text in enumerate(questions)]
-    name = reference.rpartition("/")[2]
-    check_contamination(((f"{name}, record {row.number}", row.text) for row in rows), items)
+    check_contamination(rows, items)
     return found
 
 
@@ -96,7 +98,7 @@ def question(record: object) -> str:
     return named or max(texts.values(), key=len, default="")
 
 
-def find_items(rows: Iterable[Text], items: Iterable[Text]) -> list[tuple[str, str]]:
+def find_items(rows: Iterable[Texts], items: Iterable[Text]) -> list[tuple[str, str]]:
     """Return each row that holds an item with the first item that it holds."""
     places: dict[tuple[str, ...], set[int]] = defaultdict(set)
     names: list[str] = []
@@ -110,8 +112,8 @@ def find_items(rows: Iterable[Text], items: Iterable[Text]) -> list[tuple[str, s
             grams_of.append(len(grams))
     lengths = sorted({len(gram) for gram in places})
     found = []
-    for row, text in rows:
-        words = _words(text)
+    for row, texts in rows:
+        words = _words("\n".join(texts))
         hits: Counter[int] = Counter()
         for length in lengths:
             for gram in _ngrams(words, length):

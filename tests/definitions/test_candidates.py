@@ -266,5 +266,5 @@ def test_an_item_that_was_added_to_the_suite_is_looked_for_in_the_calibration_da
     for node in (BASE, QUANTIZED):
         assert materialize_node(node) == "ok"
     real.write("evaluations/quick/sums.jsonl", '{"prompt": "One and one is two."}\n')
-    with pytest.raises(StageError, match=r"record 1 holds sums\.jsonl, line 1; remove these rows"):
+    with pytest.raises(StageError, match=r"line 1 holds sums\.jsonl, line 1; remove these rows"):
         materialize_node(SCORES)

@@ -13,6 +13,7 @@ from optikit_assets.optimizer.calibration import (
     CalibrationRow,
     calibration_digest,
     load_calibration,
+    load_texts,
     resolve_calibration,
     rows_digest,
 )
@@ -176,6 +177,19 @@ def test_an_unreachable_hub_is_reported_with_the_next_step(
     fake_datasets(monkeypatch, load)
     with pytest.raises(CompressionError, match=r"hf:org/data cannot be fetched.*offline.*network"):
         load_calibration("hf:org/data", repo_root=tmp_path)
+
+
+def test_all_texts_of_a_record_are_given_whatever_a_model_would_use(tmp_path: Path) -> None:
+    file = tmp_path / "c.jsonl"
+    write(file, {"text": "", "messages": CHAT}, {"text": "flat", "prompt": "asked"}, {"prompt": ""})
+    assert list(load_texts("c.jsonl", repo_root=tmp_path)) == [
+        ("c.jsonl, line 1", ("hello", "hi")),
+        ("c.jsonl, line 2", ("flat", "asked")),
+        ("c.jsonl, line 3", ()),
+    ]
+    write(file, {"messages": CHAT}, {"messages": "x"})
+    with pytest.raises(CompressionError, match="line 2: messages must be a list"):
+        list(load_texts("c.jsonl", repo_root=tmp_path))
 
 
 def test_rows_know_their_line_so_that_they_can_be_found_again(tmp_path: Path) -> None:

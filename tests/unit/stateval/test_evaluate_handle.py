@@ -100,7 +100,7 @@ def test_a_row_that_holds_an_item_is_refused_before_a_model_is_opened(
     tmp_path: Path, opened: list[str]
 ) -> None:
     request = with_calibration(tmp_path, f"Q: {QUESTION} A: 35")
-    with pytest.raises(CompressionError, match=r"rows\.jsonl, record 1 holds item 0 of sums"):
+    with pytest.raises(CompressionError, match=r"rows\.jsonl, line 1 holds item 0 of sums"):
         evaluate.handle(request, lambda record: None)
     assert opened == []
 
