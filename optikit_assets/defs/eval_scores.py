@@ -20,6 +20,7 @@ from optikit_assets.defs.contamination import (
     contamination_outcomes,
 )
 from optikit_assets.defs.eval_history import remember_comparison, remember_scores
+from optikit_assets.defs.evaluation import evaluate
 from optikit_assets.defs.lineage import FAILED, Node
 from optikit_assets.defs.quality_checks import check_specs, compared_checks, failed_checks
 from optikit_assets.defs.quantized_model import SUMMARY, UNSUPPORTED, make_candidates
@@ -29,16 +30,15 @@ from optikit_assets.deployment.quality_plots import flips, recovery_per_task, tr
 from optikit_assets.errors import StageError
 from optikit_assets.optimizer.adaptive import goes_on, round_recipe, suite_of_a_round
 from optikit_assets.optimizer.contamination import CLEAN
-from optikit_assets.serving.support import compute_dtype, unsupported
+from optikit_assets.serving.support import unsupported
 from optikit_assets.specs import BASELINE, SuiteSpec, digest
 from optikit_assets.stateval.comparison import compare
 from optikit_assets.stateval.results import Comparison
 from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate
-from optikit_assets.workers.messages import Candidate, EvaluateRequest, EvaluateResult
+from optikit_assets.workers.messages import Candidate, EvaluateRequest
 from resources import (
     ArtifactStoreResource,
     HistoryResource,
-    Lease,
     ModelRegistryResource,
     StageRunnerResource,
 )
@@ -173,33 +173,16 @@ def _evaluated(
 def _run(stage: Stage, suite: SuiteSpec, candidates: Sequence[Candidate]) -> dict[str, str]:
     """Evaluate what has no artifact yet; return the reasons of what kept failing."""
     folder = stage.catalog.task_folder(suite.name)
-    hardware = stage.runner.accelerators.hardware
-    on_gpu = hardware.kind != "cpu"
-    engine = stage.model_spec.engine
-    # Scored as it will be served.
-    engine = engine.model_copy(update={"dtype": compute_dtype(engine, hardware)})
-
-    def evaluate(batch: Sequence[Candidate], lease: Lease) -> dict[str, str]:
-        request = EvaluateRequest(
-            store_root=stage.artifacts.root,
-            suite=suite,
-            task_folder=None if folder is None else str(folder),
-            candidates=tuple(batch),
-            engine=engine,
-            trust_remote_code=stage.model_spec.trust_remote_code,
-            calibration_data=calibration_data(stage),
-        )
-        result = stage.runner.run(stage.context, "evaluate", request, EvaluateResult, lease)
-        return {c.artifact_key: result.failed[c.trial] for c in batch if c.trial in result.failed}
-
-    return stage.runner.settle(
-        candidates,
-        evaluate,
-        is_done=lambda key: stage.artifacts.find(key) is not None,
-        # In deterministic mode GPU memory is not given back within a process (paper section 5.3).
-        per_worker=1 if on_gpu else len(candidates),
-        max_attempts=2,
+    request = EvaluateRequest(
+        store_root=stage.artifacts.root,
+        suite=suite,
+        task_folder=None if folder is None else str(folder),
+        candidates=tuple(candidates),
+        engine=stage.model_spec.engine,
+        trust_remote_code=stage.model_spec.trust_remote_code,
+        calibration_data=calibration_data(stage),
     )
+    return evaluate(stage.context, stage.runner, stage.artifacts, request)
 
 
 def _candidate(stage: Stage, suite: SuiteSpec, trial: int, key: str | None) -> Candidate:

@@ -10,8 +10,9 @@ import dagster as dg
 import pytest
 
 from optikit_assets.artifacts.store import Artifact, ArtifactStore
+from optikit_assets.defs.evaluation_jobs import repeatability
 from optikit_assets.defs.lineage import Node, recorded
-from optikit_assets.defs.materialize import materialize_node, open_instance
+from optikit_assets.defs.materialize import materialize_node, open_instance, run_job
 from optikit_assets.errors import StageError
 from optikit_assets.history import History
 from optikit_assets.optimizer.contamination import CLEAN
@@ -44,6 +45,7 @@ class Workers:
         self.drawn: list[tuple[int, str]] = []
         self.seeds: list[int] = []
         self.evaluated: list[str] = []
+        self.engines: list[tuple[str, tuple[str, ...]]] = []
         self.evaluation_batches: list[list[int]] = []
 
     def run(
@@ -55,6 +57,8 @@ class Workers:
         lease: Any,
         on_record: Any = lambda record: None,
     ) -> Any:
+        if worker == "evaluate":
+            self.engines.append((request.engine.dtype, lease.devices))
         store = ArtifactStore(Path(request.store_root))
         return (self.compress if worker == "compress" else self.evaluate)(request, store, on_record)
 
@@ -237,6 +241,36 @@ def test_candidates_behind_a_damaged_one_are_evaluated_by_a_fresh_worker_at_once
     assert workers.evaluation_batches == [[-1, 0, 1], [1, 0]]
     comparison = artifact_of(SCORES).read_json("comparison.json")
     assert [trial["trial"] for trial in comparison["trials"]] == [1]
+
+
+def evaluate_baseline_thrice() -> None:
+    """Make the scores of the baseline, then two of its repetitions."""
+    for asset in ("base_model", "quantized_model", "eval_scores"):
+        node = BASE if asset == "base_model" else Node(asset, f"{MODEL}|baseline")
+        assert materialize_node(node) == "ok"
+    run_job(repeatability, "evaluate_repeatedly", {"model": MODEL, "times": 2})
+
+
+def test_what_is_evaluated_computes_in_the_type_that_is_served(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = work(monkeypatch)
+    real.write("models/tiny.yaml", real.model_text(tensor_parallel_size=2))
+    real.edit("models/tiny.yaml", "dtype: bfloat16", "dtype: auto")
+    evaluate_baseline_thrice()
+    # A processor without AVX-512 emulates bfloat16.
+    assert workers.engines == [("float32", ())] * 2
+
+
+def test_an_engine_gets_as_many_gpus_as_it_is_told_to_use(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = work(monkeypatch)
+    two = dataclasses.replace(HARDWARE, kind="cuda", count=2, devices=("0", "1"))
+    monkeypatch.setattr("resources.accelerators.detect", lambda: two)
+    real.write("models/tiny.yaml", real.model_text(tensor_parallel_size=2))
+    evaluate_baseline_thrice()
+    assert workers.engines == [("bfloat16", ("0", "1"))] * 3
 
 
 @pytest.mark.parametrize("outcome", [CLEAN, "not checked: hf:org/rows cannot be fetched"])
