@@ -46,7 +46,7 @@ def contamination_outcomes(
 
 
 def check_present_suite(stage: Stage) -> None:
-    """Check local calibration data against the suite as it is now.
+    """Check local calibration data of this stage's recipe against the suite as it is now.
 
     The compress worker checks all kinds of data, but against the suite as it was then.
 
@@ -55,6 +55,8 @@ def check_present_suite(stage: Stage) -> None:
     CompressionError
         If a row holds an item.
     """
+    if calibration_data(stage) is None:
+        return
     reference = stage.model_spec.calibration_data
     folder = stage.catalog.task_folder(stage.model_spec.suite)
     if folder is None or reference.startswith(HUB_PREFIX) or reference.endswith(PARQUET):

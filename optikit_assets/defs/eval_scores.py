@@ -27,7 +27,7 @@ from optikit_assets.defs.quantized_model import SUMMARY, UNSUPPORTED, make_candi
 from optikit_assets.defs.stage import Stage
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.quality_plots import flips, recovery_per_task, trial_spread
-from optikit_assets.errors import StageError
+from optikit_assets.errors import CompressionError, StageError
 from optikit_assets.optimizer.adaptive import goes_on, round_recipe, suite_of_a_round
 from optikit_assets.optimizer.contamination import CLEAN
 from optikit_assets.serving.support import unsupported
@@ -128,8 +128,11 @@ def _evaluate(stage: Stage, suite: SuiteSpec) -> Artifact | str:
     checkpoints = {
         entry["trial"]: entry["artifact_key"] for entry in quantized.read_json(SUMMARY)["finished"]
     }
-    # The suite may have changed since the candidates were made.
-    check_present_suite(stage)
+    try:
+        # The suite may have changed since the candidates were made.
+        check_present_suite(stage)
+    except CompressionError as error:
+        return str(error)
     recipe = stage.catalog.recipe(stage.dimension)
     judged = suite_of_a_round(suite, recipe)
     number = 0
@@ -163,7 +166,11 @@ def _evaluated(
     distinct = {item.artifact_key: item for item in (baseline, *candidates)}
     failed = _run(stage, suite, list(distinct.values()))
     if baseline.artifact_key in failed:
-        raise StageError(f"the baseline could not be evaluated: {failed[baseline.artifact_key]}")
+        reason = f"the baseline could not be evaluated: {failed[baseline.artifact_key]}"
+        # A worker that refuses this recipe's calibration data evaluates no baseline either.
+        if stage.dimension != BASELINE:
+            return reason
+        raise StageError(reason)
     usable = [item for item in candidates if item.artifact_key not in failed]
     if not usable:
         return f"no candidate could be evaluated: {next(iter(failed.values()))}"

@@ -42,6 +42,7 @@ class Workers:
         self.lost_with = lost_with
         self.damaged: set[int] = set()
         self.contamination = CLEAN
+        self.refuses = ""
         self.drawn: list[tuple[int, str]] = []
         self.seeds: list[int] = []
         self.evaluated: list[str] = []
@@ -64,14 +65,15 @@ class Workers:
 
     def compress(self, request: Any, store: ArtifactStore, on_record: Any) -> CompressResult:
         calibration = request.recipe.calibration
+        samples = calibration.samples if calibration else 0
         for trial in request.trials:
-            self.drawn.append((calibration.samples, calibration.sampler))
+            self.drawn.append((samples, calibration.sampler if calibration else "none"))
             self.seeds.append(trial.seed)
             with store.create(trial.artifact_key, "checkpoint") as draft:
-                draft.write_json("rows.json", calibration.samples)
+                draft.write_json("rows.json", samples)
             payload = {
                 **trial.model_dump(),
-                "row_numbers": [trial.trial, calibration.samples],
+                "row_numbers": [trial.trial, samples],
                 "started_at": None,
                 "ended_at": None,
             }
@@ -81,6 +83,8 @@ class Workers:
 
     def evaluate(self, request: Any, store: ArtifactStore, on_record: Any) -> EvaluateResult:
         self.evaluation_batches.append([item.trial for item in request.candidates])
+        if self.refuses and request.calibration_data is not None:
+            raise StageError(self.refuses)
         finished: dict[int, str] = {}
         for item in request.candidates:
             if item.trial in self.damaged:
@@ -296,9 +300,27 @@ def test_a_recipe_without_calibration_is_compared_with_nothing(
 def test_an_item_that_was_added_to_the_suite_is_looked_for_in_the_calibration_data(
     real: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work(monkeypatch, rows_256=0)
+    work(monkeypatch, rows_256=0, rows_0=0)
     for node in (BASE, QUANTIZED):
         assert materialize_node(node) == "ok"
     real.write("evaluations/quick/sums.jsonl", '{"prompt": "One and one is two."}\n')
-    with pytest.raises(StageError, match=r"line 1 holds sums\.jsonl, line 1; remove these rows"):
-        materialize_node(SCORES)
+    # Of the recipe that is calibrated with them; the others go on.
+    assert materialize_node(SCORES) == "failed"
+    reason = recorded_metadata(SCORES)["reason"].value
+    assert "calibration.jsonl, line 1 holds sums.jsonl, line 1; remove these rows" in reason
+    for recipe in ("baseline", "fp8_dynamic"):
+        for asset in ("quantized_model", "eval_scores"):
+            assert materialize_node(Node(asset, f"{MODEL}|{recipe}")) == "ok"
+
+
+def test_calibration_rows_that_the_worker_refuses_end_their_recipe_alone(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work(monkeypatch).refuses = "rows.jsonl, line 1 holds item 0 of sums"
+    for node in (BASE, QUANTIZED):
+        assert materialize_node(node) == "ok"
+    # Evaluated before the baseline recipe is: no scores of the baseline are there yet.
+    assert materialize_node(SCORES) == "failed"
+    assert "line 1 holds item 0 of sums" in recorded_metadata(SCORES)["reason"].value
+    for asset in ("quantized_model", "eval_scores"):
+        assert materialize_node(Node(asset, f"{MODEL}|baseline")) == "ok"
