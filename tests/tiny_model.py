@@ -14,13 +14,22 @@ CONFIG = {
 }
 
 
-def write_model(folder: Path, fill: int = 0) -> Path:
-    """Make the folder; `fill` is the byte that all weights consist of."""
+def write_model(folder: Path, fill: int = 0, columns: int = 0) -> Path:
+    """Make the folder; `fill` is the byte that all weights consist of.
+
+    With `columns` there is a linear layer that has so many.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(CONFIG))
     (folder / "tokenizer.json").write_text("{}")
-    size = 2 * 100 * 64
-    header = {"embed": {"dtype": "BF16", "shape": [100, 64], "data_offsets": [0, size]}}
+    shapes = {"embed": [100, 64]}
+    if columns:
+        shapes["model.layers.0.mlp.up_proj.weight"] = [8, columns]
+    header: dict[str, object] = {}
+    size = 0
+    for name, (rows, width) in shapes.items():
+        begin, size = size, size + 2 * rows * width
+        header[name] = {"dtype": "BF16", "shape": [rows, width], "data_offsets": [begin, size]}
     text = json.dumps(header).encode()
     content = len(text).to_bytes(8, "little") + text + bytes([fill]) * size
     (folder / "model.safetensors").write_bytes(content)

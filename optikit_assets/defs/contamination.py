@@ -6,7 +6,7 @@ from optikit_assets.defs.stage import Stage
 from optikit_assets.optimizer.calibration import (
     HUB_PREFIX,
     PARQUET,
-    load_calibration,
+    load_texts,
     resolve_calibration,
 )
 from optikit_assets.optimizer.contamination import check_contamination, read_items
@@ -46,7 +46,7 @@ def contamination_outcomes(
 
 
 def check_present_suite(stage: Stage) -> None:
-    """Check local calibration data against the suite as it is now.
+    """Check local calibration data of this stage's recipe against the suite as it is now.
 
     The compress worker checks all kinds of data, but against the suite as it was then.
 
@@ -55,10 +55,10 @@ def check_present_suite(stage: Stage) -> None:
     CompressionError
         If a row holds an item.
     """
+    if calibration_data(stage) is None:
+        return
     reference = stage.model_spec.calibration_data
     folder = stage.catalog.task_folder(stage.model_spec.suite)
     if folder is None or reference.startswith(HUB_PREFIX) or reference.endswith(PARQUET):
         return
-    rows = load_calibration(reference, repo_root=REPOSITORY).rows
-    named = ((f"{reference}, record {row.number}", row.text) for row in rows)
-    check_contamination(named, read_items(folder))
+    check_contamination(load_texts(reference, repo_root=REPOSITORY), read_items(folder))

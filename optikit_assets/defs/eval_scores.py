@@ -20,25 +20,25 @@ from optikit_assets.defs.contamination import (
     contamination_outcomes,
 )
 from optikit_assets.defs.eval_history import remember_comparison, remember_scores
+from optikit_assets.defs.evaluation import evaluate
 from optikit_assets.defs.lineage import FAILED, Node
 from optikit_assets.defs.quality_checks import check_specs, compared_checks, failed_checks
-from optikit_assets.defs.quantized_model import SUMMARY, make_candidates
+from optikit_assets.defs.quantized_model import SUMMARY, UNSUPPORTED, make_candidates
 from optikit_assets.defs.stage import Stage
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.quality_plots import flips, recovery_per_task, trial_spread
-from optikit_assets.errors import StageError
+from optikit_assets.errors import CompressionError, StageError
 from optikit_assets.optimizer.adaptive import goes_on, round_recipe, suite_of_a_round
 from optikit_assets.optimizer.contamination import CLEAN
-from optikit_assets.serving.support import compute_dtype, unsupported
+from optikit_assets.serving.support import unsupported
 from optikit_assets.specs import BASELINE, SuiteSpec, digest
 from optikit_assets.stateval.comparison import compare
 from optikit_assets.stateval.results import Comparison
 from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate
-from optikit_assets.workers.messages import Candidate, EvaluateRequest, EvaluateResult
+from optikit_assets.workers.messages import Candidate, EvaluateRequest
 from resources import (
     ArtifactStoreResource,
     HistoryResource,
-    Lease,
     ModelRegistryResource,
     StageRunnerResource,
 )
@@ -102,9 +102,12 @@ def eval_scores(
 
 
 def _refuse_unsupported(stage: Stage) -> Artifact | None:
-    """Keep the reason as the outcome if the engine cannot execute the recipe on this machine."""
+    """Keep the reason as the outcome if the recipe does not suit the model, engine or machine."""
     recipe = stage.catalog.recipe(stage.dimension)
-    reason = unsupported(recipe, stage.model_spec.engine, stage.runner.accelerators.hardware)
+    hardware = stage.runner.accelerators.hardware
+    quantized = _quantized(stage)
+    refused = None if quantized is None else quantized.read_json(SUMMARY).get(UNSUPPORTED)
+    reason = refused or unsupported(recipe, stage.model_spec.engine, hardware)
     if reason is None:
         return None
     with stage.artifacts.store.create(stage.key, lineage.EVAL_SCORES) as draft:
@@ -112,16 +115,24 @@ def _refuse_unsupported(stage: Stage) -> Artifact | None:
     return stage.artifacts.store.get(stage.key)
 
 
+def _quantized(stage: Stage) -> Artifact | None:
+    """Return the summary of the recipe's trials, None if no candidate was made."""
+    return stage.artifact_of(Node(lineage.QUANTIZED_MODEL, str(stage.node.partition)))
+
+
 def _evaluate(stage: Stage, suite: SuiteSpec) -> Artifact | str:
     """Return the artifact, or why no candidate of the recipe could be evaluated."""
-    quantized = stage.artifact_of(Node(lineage.QUANTIZED_MODEL, str(stage.node.partition)))
+    quantized = _quantized(stage)
     if quantized is None:
         return "no candidate was made: see quantized_model"
     checkpoints = {
         entry["trial"]: entry["artifact_key"] for entry in quantized.read_json(SUMMARY)["finished"]
     }
-    # The suite may have changed since the candidates were made.
-    check_present_suite(stage)
+    try:
+        # The suite may have changed since the candidates were made.
+        check_present_suite(stage)
+    except CompressionError as error:
+        return str(error)
     recipe = stage.catalog.recipe(stage.dimension)
     judged = suite_of_a_round(suite, recipe)
     number = 0
@@ -155,7 +166,11 @@ def _evaluated(
     distinct = {item.artifact_key: item for item in (baseline, *candidates)}
     failed = _run(stage, suite, list(distinct.values()))
     if baseline.artifact_key in failed:
-        raise StageError(f"the baseline could not be evaluated: {failed[baseline.artifact_key]}")
+        reason = f"the baseline could not be evaluated: {failed[baseline.artifact_key]}"
+        # A worker that refuses this recipe's calibration data evaluates no baseline either.
+        if stage.dimension != BASELINE:
+            return reason
+        raise StageError(reason)
     usable = [item for item in candidates if item.artifact_key not in failed]
     if not usable:
         return f"no candidate could be evaluated: {next(iter(failed.values()))}"
@@ -165,33 +180,16 @@ def _evaluated(
 def _run(stage: Stage, suite: SuiteSpec, candidates: Sequence[Candidate]) -> dict[str, str]:
     """Evaluate what has no artifact yet; return the reasons of what kept failing."""
     folder = stage.catalog.task_folder(suite.name)
-    hardware = stage.runner.accelerators.hardware
-    on_gpu = hardware.kind != "cpu"
-    engine = stage.model_spec.engine
-    # Scored as it will be served.
-    engine = engine.model_copy(update={"dtype": compute_dtype(engine, hardware)})
-
-    def evaluate(batch: Sequence[Candidate], lease: Lease) -> dict[str, str]:
-        request = EvaluateRequest(
-            store_root=stage.artifacts.root,
-            suite=suite,
-            task_folder=None if folder is None else str(folder),
-            candidates=tuple(batch),
-            engine=engine,
-            trust_remote_code=stage.model_spec.trust_remote_code,
-            calibration_data=calibration_data(stage),
-        )
-        result = stage.runner.run(stage.context, "evaluate", request, EvaluateResult, lease)
-        return {c.artifact_key: result.failed[c.trial] for c in batch if c.trial in result.failed}
-
-    return stage.runner.settle(
-        candidates,
-        evaluate,
-        is_done=lambda key: stage.artifacts.find(key) is not None,
-        # In deterministic mode GPU memory is not given back within a process (paper section 5.3).
-        per_worker=1 if on_gpu else len(candidates),
-        max_attempts=2,
+    request = EvaluateRequest(
+        store_root=stage.artifacts.root,
+        suite=suite,
+        task_folder=None if folder is None else str(folder),
+        candidates=tuple(candidates),
+        engine=stage.model_spec.engine,
+        trust_remote_code=stage.model_spec.trust_remote_code,
+        calibration_data=calibration_data(stage),
     )
+    return evaluate(stage.context, stage.runner, stage.artifacts, request)
 
 
 def _candidate(stage: Stage, suite: SuiteSpec, trial: int, key: str | None) -> Candidate:

@@ -4,7 +4,6 @@ Both run the suite in the evaluate worker, keep the artifact and append to the h
 makes an asset: a server is not a version of anything, and repeating is what assets avoid.
 """
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from pydantic import Field
 
 from optikit_assets.defs import lineage
 from optikit_assets.defs.candidates import CHECKPOINTS_FILE, COMPARISON_FILE
+from optikit_assets.defs.evaluation import evaluate
 from optikit_assets.defs.lineage import Node, recorded
 from optikit_assets.errors import StageError
 from optikit_assets.specs import BASELINE, Catalog, EngineSpec, SuiteSpec, digest, load_spec
@@ -150,28 +150,17 @@ def evaluate_repeatedly(
         for n in range(config.times)
     ]
     started_at = datetime.now(UTC)
-
-    def evaluate(batch: Sequence[Candidate], lease: Lease) -> dict[str, str]:
-        request = EvaluateRequest(
-            store_root=artifacts.root,
-            suite=suite,
-            task_folder=None if folder is None else str(folder.absolute()),
-            candidates=tuple(batch),
-            engine=spec.engine,
-            trust_remote_code=spec.trust_remote_code,
-            seed=config.seed,
-            deterministic=config.deterministic,
-        )
-        result = runner.run(context, "evaluate", request, EvaluateResult, lease)
-        return {c.artifact_key: result.failed[c.trial] for c in batch if c.trial in result.failed}
-
-    failed = runner.settle(
-        candidates,
-        evaluate,
-        is_done=lambda key: artifacts.find(key) is not None,
-        per_worker=1 if runner.accelerators.hardware.kind != "cpu" else len(candidates),
-        max_attempts=2,
+    request = EvaluateRequest(
+        store_root=artifacts.root,
+        suite=suite,
+        task_folder=None if folder is None else str(folder.absolute()),
+        candidates=tuple(candidates),
+        engine=spec.engine,
+        trust_remote_code=spec.trust_remote_code,
+        seed=config.seed,
+        deterministic=config.deterministic,
     )
+    failed = evaluate(context, runner, artifacts, request)
     if failed:
         raise StageError(
             f"{len(failed)} of {config.times} evaluations failed: {next(iter(failed.values()))}"

@@ -11,6 +11,7 @@ from optikit_assets.defs.automation import VERSIONED
 from optikit_assets.defs.contamination import evaluation_data
 from optikit_assets.defs.lineage import Node
 from optikit_assets.defs.stage import Stage
+from optikit_assets.errors import CompressionError
 from optikit_assets.optimizer import check_plan, read_config, read_linear_layers
 from optikit_assets.optimizer.calibration import resolve_calibration
 from optikit_assets.serving.support import fallback, unsupported
@@ -100,18 +101,33 @@ def _find_complete(stage: Stage) -> Artifact | None:
 def _quantize(stage: Stage, recipe: RecipeSpec) -> dict[str, Any]:
     if recipe.is_baseline:
         return {"finished": [{"trial": 0, "seed": 0, "artifact_key": None}], "failed": []}
+    try:
+        notes = _check(stage, recipe)
+    except CompressionError as error:
+        stage.context.log.warning(str(error))
+        return {"finished": [], "failed": [], UNSUPPORTED: str(error)}
+    for note in notes:
+        stage.context.log.info(note)
+    return make_candidates(stage, recipe)
+
+
+def _check(stage: Stage, recipe: RecipeSpec) -> list[str]:
+    """Return what will differ from what the recipe says.
+
+    Raises
+    ------
+    CompressionError
+        If it does not suit this machine or this model, which no trial can change.
+    """
     hardware = stage.runner.accelerators.hardware
     # How the model is served is no input of this stage: what speaks against it comes out later.
     reason = unsupported(recipe, EngineSpec(), hardware)
     if reason is not None:
-        stage.context.log.warning(reason)
-        return {"finished": [], "failed": [], UNSUPPORTED: reason}
+        raise CompressionError(reason)
     note = fallback(recipe, hardware)
     path = stage.base.path
     checked = check_plan(recipe, read_config(path), layers=read_linear_layers(path))
-    for line in [note, *checked] if note else checked:
-        stage.context.log.info(line)
-    return make_candidates(stage, recipe)
+    return [note, *checked] if note else checked
 
 
 def make_candidates(stage: Stage, recipe: RecipeSpec, first: int = 0) -> dict[str, Any]:
@@ -127,7 +143,7 @@ def make_candidates(stage: Stage, recipe: RecipeSpec, first: int = 0) -> dict[st
         Number of the first trial, in later rounds of adaptive calibration.
     """
     store = stage.artifacts.store
-    trials = [_trial(stage, recipe, number, first) for number in range(recipe.trials)]
+    trials = [_trial(stage, recipe, first + number) for number in range(recipe.trials)]
 
     def record(message: Record) -> None:
         _remember(stage, recipe, message)
@@ -163,9 +179,10 @@ def make_candidates(stage: Stage, recipe: RecipeSpec, first: int = 0) -> dict[st
     }
 
 
-def _trial(stage: Stage, recipe: RecipeSpec, number: int, first: int) -> CompressTrial:
+def _trial(stage: Stage, recipe: RecipeSpec, number: int) -> CompressTrial:
     # Neither the number of trials nor of attempts enters the key: with more trials asked for, the
     # first ones are still the same. Nor does what decides only where and whether more are made.
+    # Trials of later rounds are numbered on: a round of the same rows and sampler is no repetition.
     what = recipe.model_dump(
         mode="json",
         exclude={
@@ -180,7 +197,7 @@ def _trial(stage: Stage, recipe: RecipeSpec, number: int, first: int) -> Compres
     base = stage.version_of(Node(lineage.BASE_MODEL, stage.model_key))
     runtime = stage.inputs[Node(lineage.SERVING_RUNTIME)]
     return CompressTrial(
-        trial=first + number,
+        trial=number,
         seed=int(digest([base, what, number])[:8], 16),
         artifact_key=digest(["candidate", base, what, recipe.packages, runtime, number]),
     )

@@ -2,7 +2,8 @@
 
 The paper leaves it to future work (section 6). Round r = 0, 1, … of a recipe with n rows per trial
 and growth g draws ⌈n·g^r⌉ rows; from the second round on the samplers that the recipe lists take
-turns. A round is an ordinary recipe, so that its candidates are memoized like any others.
+turns. A round is an ordinary recipe, so that its candidates are memoized like any others; its
+trials are numbered on from those of the rounds before, and the number seeds what they draw.
 
 Going on until a test passes tests more often than once: with R rounds each is judged at α / R
 (Bonferroni), which keeps the error of the whole at α.

@@ -15,7 +15,7 @@ Rows stay as they are: nothing is concatenated, nothing is padded.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -114,16 +114,9 @@ def load_calibration(
         If the data cannot be read, a record is malformed (file and line are named), or no row
         has any text.
     """
-    resolved = resolve_calibration(reference, repo_root or Path.cwd())
-    if resolved.startswith(HUB_PREFIX):
-        records = _hub_records(resolved)
-    elif resolved.endswith(PARQUET):
-        records = _parquet_records(Path(resolved), reference)
-    else:
-        records = _file_records(Path(resolved), reference)
     rows: list[CalibrationRow] = []
     empty = 0
-    for number, where, record in records:
+    for number, where, record in _records(reference, repo_root):
         row = replace(_row(record, where, render_chat), number=number)
         if row.text.strip():
             rows.append(row)
@@ -137,10 +130,35 @@ def load_calibration(
     return CalibrationData(reference, tuple(rows), empty)
 
 
+def load_texts(
+    reference: str, *, repo_root: Path | None = None
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield where each record stands, and all of its texts: each message, ``text``, ``prompt``.
+
+    Which of them calibrate depends on the model. Raises like `load_calibration`, but for data
+    without text.
+    """
+    for _, where, record in _records(reference, repo_root):
+        _row(record, where, None)
+        messages = record.get("messages") or []
+        texts = [*(m["content"] for m in messages), record.get("text"), record.get("prompt")]
+        yield where, tuple(str(text) for text in texts if text)
+
+
 def rows_digest(rows: Sequence[CalibrationRow]) -> str:
     """Return the sha256 of the rows in their order."""
     content = json.dumps([[row.text, row.templated] for row in rows], ensure_ascii=True)
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _records(reference: str, repo_root: Path | None) -> Iterable[tuple[int, str, Any]]:
+    """Return the number of each record, where it stands, and the record."""
+    resolved = resolve_calibration(reference, repo_root or Path.cwd())
+    if resolved.startswith(HUB_PREFIX):
+        return _hub_records(resolved)
+    if resolved.endswith(PARQUET):
+        return _parquet_records(Path(resolved), reference)
+    return _file_records(Path(resolved), reference)
 
 
 def _file_records(path: Path, shown_as: str) -> Iterable[tuple[int, str, Any]]:
@@ -208,7 +226,7 @@ def _row(record: Any, where: str, render_chat: RenderChat | None) -> Calibration
     if messages is not None:
         _check_messages(messages, where)
         if messages and render_chat is not None:
-            return CalibrationRow(render_chat(messages), templated=True)
+            return CalibrationRow(_rendered(messages, where, render_chat), templated=True)
     for key in ("text", "prompt"):
         if record.get(key) is not None:
             if not isinstance(record[key], str):
@@ -223,6 +241,17 @@ def _row(record: Any, where: str, render_chat: RenderChat | None) -> Calibration
         f"{where}: has none of text, messages, prompt; its keys: "
         f"{', '.join(map(str, record)) or 'none'}"
     )
+
+
+def _rendered(messages: list[Message], where: str, render_chat: RenderChat) -> str:
+    try:
+        return render_chat(messages)
+    except Exception as error:
+        # Templates refuse roles and orders of turns that their model was not trained on.
+        raise CompressionError(
+            f"{where}: the model's chat template refuses its messages "
+            f"({type(error).__name__}: {error}); change them, or give the row as text instead"
+        ) from error
 
 
 def _check_messages(messages: Any, where: str) -> None:

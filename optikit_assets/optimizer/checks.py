@@ -76,15 +76,18 @@ def sequence_length(recipe: RecipeSpec, model_config: Mapping[str, Any]) -> int 
     return asked if context is None else min(asked, context)
 
 
-def group_size(recipe: RecipeSpec) -> int | None:
-    """Return the columns that share a scale, or None for a scheme without groups.
+def group_sizes(recipe: RecipeSpec) -> dict[str, int]:
+    """Return the columns that share a scale, by scheme; schemes without groups are left out.
 
-    With two schemes, the larger number: those of compressed-tensors divide each other.
+    A modifier's own size is that of its scheme alone: sensitive layers get their scheme's preset.
     """
-    own = [m.group_size for m in recipe.modifiers if isinstance(m, GPTQ | AutoRound)]
-    if own and own[0] is not None:
-        return own[0]
-    return max((GROUP_SIZES[name] for name in recipe.schemes if name in GROUP_SIZES), default=None)
+    presets = {name: GROUP_SIZES[name] for name in recipe.schemes if name in GROUP_SIZES}
+    own = {
+        modifier.scheme: modifier.group_size
+        for modifier in recipe.modifiers
+        if isinstance(modifier, GPTQ | AutoRound) and modifier.group_size is not None
+    }
+    return presets | own
 
 
 def _context(model_config: Mapping[str, Any]) -> int | None:
@@ -113,29 +116,39 @@ def _layer_problems(recipe: RecipeSpec, layers: LinearLayers) -> list[str]:
             f"the {len(layers)} linear layers, e.g. {next(iter(layers))}"
         )
         return [problem]
-    size = group_size(recipe)
-    problems = [] if size is None else _indivisible(recipe, selected, size, "group size")
+    problems = []
+    # Which layers are sensitive is known only once the model runs: each has to fit both schemes.
+    for scheme, size in group_sizes(recipe).items():
+        settable = any(
+            isinstance(m, GPTQ | AutoRound) and m.scheme == scheme for m in recipe.modifiers
+        )
+        problems += _indivisible(selected, size, f"{scheme}'s group size", settable=settable)
     if any(isinstance(m, SparseGPT | Wanda) and m.mask == "2:4" for m in recipe.modifiers):
-        problems += _indivisible(recipe, selected, _MASK_SIZE, "the 2:4 mask's width")
+        problems += _indivisible(selected, _MASK_SIZE, "the 2:4 mask's width")
     return problems
 
 
-def _indivisible(recipe: RecipeSpec, selected: LinearLayers, size: int, what: str) -> list[str]:
+def _indivisible(
+    selected: LinearLayers, size: int, what: str, *, settable: bool = False
+) -> list[str]:
+    """Name the layers whose columns `size` does not divide; `settable`: by ``group_size``."""
     bad = {name: columns for name, (_, columns) in selected.items() if columns % size}
     if not bad:
         return []
     shown = ", ".join(f"{n} ({c} columns)" for n, c in list(bad.items())[:_NAMED_AT_MOST])
     more = f" and {len(bad) - _NAMED_AT_MOST} more" if len(bad) > _NAMED_AT_MOST else ""
-    return [f"{what} {size} does not divide {shown}{more}; {_fix(recipe, selected, bad)}"]
+    return [
+        f"{what} {size} does not divide {shown}{more}; {_fix(selected, bad, settable=settable)}"
+    ]
 
 
-def _fix(recipe: RecipeSpec, selected: LinearLayers, bad: Mapping[str, int]) -> str:
+def _fix(selected: LinearLayers, bad: Mapping[str, int], *, settable: bool) -> str:
     suffixes = sorted({name.rsplit(".", 1)[-1] for name in bad})
     ignore = ", ".join(f"'re:.*{suffix}$'" for suffix in suffixes)
     # Kernels exist for these sizes; the largest one costs the fewest scales.
     fitting = [g for g in (128, 64, 32) if all(c % g == 0 for _, c in selected.values())]
     choices = []
-    if fitting and any(isinstance(m, GPTQ | AutoRound) for m in recipe.modifiers):
+    if fitting and settable:
         choices.append(f"set group_size: {fitting[0]}")
     if len(bad) < len(selected):
         choices.append(f"add {ignore} to ignore")

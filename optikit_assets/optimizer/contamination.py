@@ -1,36 +1,52 @@
 """Whether calibration rows hold evaluation items, which would make the scores worthless.
 
 Texts are compared as sequences of words, lower-cased and without punctuation, as in GPT-3's check
-(Brown et al., 2020, appendix C). An item is found in a row if at least 80 % of its 13-grams are in
-it (Touvron et al., 2023, appendix A.6, count tokens by the same measure); an item of fewer words if
-all of them are there in their order. Items of fewer than five words are common phrases and are
-not looked for.
+(Brown et al., 2020, appendix C). An item is its question; one of fewer than 13 words, such as "What
+is the main idea of the passage?", says too little by itself and is looked for together with its
+passage and its choices. These parts may come in any order and with other words between them.
+
+Part i has n_i words. f_i is the share of its 13-grams that a text has; of a part of fewer words, 1
+if all of them are there in their order, else 0. The item is in the text if Σ n_i f_i ≥ 0.8 Σ n_i
+(Touvron et al., 2023, appendix A.6, count tokens by the same measure).
+
+An item of fewer than 13 words in all may also be a phrase within another text: it counts only if it
+makes up most of a turn of the row, which is a message, a line, or a row's whole text. One without
+five words in a row is a common phrase and is not looked for.
 """
 
 import json
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from optikit_assets.errors import CompressionError
-from optikit_assets.optimizer.calibration import load_calibration
+from optikit_assets.optimizer.calibration import load_texts
 
 WORDS = 13
 SHARE = 0.8
+MOST = 0.5
 MIN_WORDS = 5
 CLEAN = "no calibration row holds an item"
 QUESTIONS = ("prompt", "question", "instruction", "problem", "query", "input", "text")
 
+_SURROUNDINGS = re.compile(
+    r"article|choice|context|ctx|document|ending|input|option|passage|premise|story", re.IGNORECASE
+)
+"""Names of fields that belong to a question."""
+
+_LABELS = ("label", "labels")
 _WORD = re.compile(r"\w+")
 _NAMED_AT_MOST = 3
 
-Text = tuple[str, str]
-"""Where a text stands, and the text."""
+Texts = tuple[str, tuple[str, ...]]
+"""Where a row or an item stands, and its texts: the turns of a row, the parts of an item."""
+
+_Words = list[str]
 
 
-def check_contamination(rows: Iterable[Text], items: Iterable[Text]) -> None:
+def check_contamination(rows: Iterable[Texts], items: Iterable[Texts]) -> None:
     """Refuse calibration rows that hold an evaluation item.
 
     Raises
@@ -43,7 +59,8 @@ def check_contamination(rows: Iterable[Text], items: Iterable[Text]) -> None:
     if first:
         more = f" and {len(found) - len(first)} more" if len(found) > len(first) else ""
         raise CompressionError(
-            f"calibration data hold evaluation items: {'; '.join(first)}{more}; remove these rows"
+            f"calibration data hold evaluation items: {'; '.join(first)}{more}; remove these rows, "
+            "or set calibration_data in the model's spec to a file without them"
         )
 
 
@@ -69,61 +86,75 @@ def check_tasks(reference: str, documents: Mapping[str, Iterable[object]]) -> di
         If a row holds an item.
     """
     try:
-        rows = load_calibration(reference).rows
+        rows = list(load_texts(reference))
     except CompressionError as error:
         return dict.fromkeys(documents, f"not checked: {error}")
     found: dict[str, str] = {}
-    items: list[Text] = []
+    items: list[Texts] = []
     for task, of_task in documents.items():
-        questions = [question(document) for document in of_task]
-        found[task] = CLEAN if any(questions) else "not checked: its items have no text"
-        items += [(f"item {number} of {task}", text) for number, text in enumerate(questions)]
-    name = reference.rpartition("/")[2]
-    check_contamination(((f"{name}, record {row.number}", row.text) for row in rows), items)
+        texts = [item_texts(document) for document in of_task]
+        found[task] = CLEAN if any(texts) else "not checked: its items have no text"
+        items += [(f"item {number} of {task}", parts) for number, parts in enumerate(texts)]
+    check_contamination(rows, items)
     return found
 
 
-def question(record: object) -> str:
-    """Return the first of `QUESTIONS` that a record has, else its longest text, "" without any.
+def item_texts(record: object) -> tuple[str, ...]:
+    """Return the parts of an item, the question first; nothing for a record without text.
 
-    An answer such as a refusal is no item's own.
+    The question is the first of `QUESTIONS` that a record has, else its longest text. An answer
+    such as a refusal is no item's own.
     """
     if not isinstance(record, Mapping):
-        return ""
+        return ()
     fields: Mapping[Any, Any] = record
-    texts = {key: value for key, value in fields.items() if isinstance(value, str)}
-    named = next((texts[key] for key in QUESTIONS if key in texts), None)
-    return named or max(texts.values(), key=len, default="")
+    own = {key: value for key, value in fields.items() if isinstance(value, str)}
+    named = next((own[key] for key in QUESTIONS if own.get(key)), None)
+    question = named or max(own.values(), key=len, default="")
+    if len(_words(question)) >= WORDS:
+        return (question,)
+    around = [
+        text
+        for key, value in fields.items()
+        if _SURROUNDINGS.search(str(key))
+        for text in _strings(value)
+    ]
+    return tuple(dict.fromkeys(text for text in (question, *around) if text))
 
 
-def find_items(rows: Iterable[Text], items: Iterable[Text]) -> list[tuple[str, str]]:
+def find_items(rows: Iterable[Texts], items: Iterable[Texts]) -> list[tuple[str, str]]:
     """Return each row that holds an item with the first item that it holds."""
-    places: dict[tuple[str, ...], set[int]] = defaultdict(set)
-    names: list[str] = []
-    grams_of: list[int] = []
-    for name, text in items:
-        grams = _grams(_words(text))
-        if grams:
-            for gram in grams:
-                places[gram].add(len(names))
-            names.append(name)
-            grams_of.append(len(grams))
-    lengths = sorted({len(gram) for gram in places})
+    # An item is looked at closely where a row has one of the grams of its longest part.
+    places: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    lengths: dict[str, set[int]] = defaultdict(set)
+    wanted: list[tuple[str, list[_Words]]] = []
+    for name, texts in items:
+        parts = _parts(texts)
+        longest = max(parts, key=len, default=[])
+        if len(longest) < MIN_WORDS:
+            continue
+        for gram in _grams(longest):
+            places[gram].append(len(wanted))
+            lengths[gram[0]].add(len(gram))
+        wanted.append((name, parts))
     found = []
-    for row, text in rows:
-        words = _words(text)
-        hits: Counter[int] = Counter()
-        for length in lengths:
-            for gram in _ngrams(words, length):
-                hits.update(places.get(gram, ()))
-        held = [index for index, count in hits.items() if count >= SHARE * grams_of[index]]
-        if held:
-            found.append((row, names[min(held)]))
+    for row, texts in rows:
+        words = _words("\n".join(texts))
+        near = {
+            number
+            for start, word in enumerate(words)
+            for length in lengths.get(word, ())
+            for number in places.get(tuple(words[start : start + length]), ())
+        }
+        held = (wanted[n][0] for n in sorted(near) if _holds(words, texts, wanted[n][1]))
+        name = next(held, None)
+        if name is not None:
+            found.append((row, name))
     return found
 
 
-def read_items(folder: Path) -> Iterator[Text]:
-    """Return the `question` of every item in a task folder's JSON Lines files, one per line."""
+def read_items(folder: Path) -> Iterator[Texts]:
+    """Return the parts of every item in a task folder's JSON Lines files, one item per line."""
     for file in sorted(folder.rglob("*.jsonl")):
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
             if not line.strip():
@@ -134,19 +165,56 @@ def read_items(folder: Path) -> Iterator[Text]:
             except ValueError as error:
                 raise CompressionError(f"{where}: is not JSON: {error}") from error
             if isinstance(record, dict):
-                yield where, question(record)
+                yield where, item_texts(record)
 
 
-def _words(text: str) -> list[str]:
+def _strings(value: object) -> Iterator[str]:
+    """Yield all texts in a field: a passage, a list of choices, choices by name."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        fields: Mapping[Any, Any] = value
+        for key, inner in fields.items():
+            if key not in _LABELS:
+                yield from _strings(inner)
+    elif isinstance(value, Sequence):
+        inners: Sequence[Any] = value
+        for inner in inners:
+            yield from _strings(inner)
+
+
+def _words(text: str) -> _Words:
     return _WORD.findall(text.lower())
 
 
-def _grams(words: list[str]) -> set[tuple[str, ...]]:
-    """Return an item's 13-grams, the whole item if it is shorter, nothing if it is too short."""
-    if len(words) < MIN_WORDS:
-        return set()
-    return set(_ngrams(words, min(len(words), WORDS)))
+def _parts(texts: Iterable[str]) -> list[_Words]:
+    """Return the words of an item's texts; of a short item's lines, which may become turns."""
+    parts = [words for text in texts if (words := _words(text))]
+    if sum(map(len, parts)) >= WORDS:
+        return parts
+    return [words for text in texts for line in text.splitlines() if (words := _words(line))]
 
 
-def _ngrams(words: list[str], length: int) -> set[tuple[str, ...]]:
+def _holds(words: _Words, texts: Iterable[str], parts: list[_Words]) -> bool:
+    """Whether a row with these words and turns holds the item with these parts."""
+    total = sum(map(len, parts))
+    if total >= WORDS:
+        return _share(words, parts) >= SHARE
+    turns = (_words(turn) for text in texts for turn in (text, *text.splitlines()))
+    return any(total > MOST * len(turn) and _share(turn, parts) >= SHARE for turn in turns if turn)
+
+
+def _share(words: _Words, parts: list[_Words]) -> float:
+    """Return the share of an item's words that a text has in their order (module's docstring)."""
+    text = f" {' '.join(words)} "
+    held = 0.0
+    for part in parts:
+        grams = _grams(part)
+        held += len(part) * sum(f" {' '.join(gram)} " in text for gram in grams) / len(grams)
+    return held / sum(map(len, parts))
+
+
+def _grams(words: _Words) -> set[tuple[str, ...]]:
+    """Return the 13-grams of a part, or the whole of it if it is shorter."""
+    length = min(len(words), WORDS)
     return {tuple(words[i : i + length]) for i in range(len(words) - length + 1)}

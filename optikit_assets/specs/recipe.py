@@ -301,8 +301,11 @@ class RecipeSpec(Spec):
 
     @property
     def _needs_data(self) -> bool:
-        # Only RTN with activation scales computed while serving works without any.
-        return self.kv_cache == "fp8" or any(
+        # Only RTN with activation scales computed while serving works without any, for all layers
+        # alike: which are sensitive is measured on the rows.
+        if self.kv_cache == "fp8" or self.mixed_precision is not None:
+            return True
+        return any(
             modifier.type != "rtn" or modifier.scheme in STATIC_SCHEMES
             for modifier in self.modifiers
         )

@@ -18,7 +18,12 @@ from optikit_assets.errors import (
     StorageError,
 )
 from optikit_assets.optimizer.backends import CompressionBackend, get_backend
-from optikit_assets.optimizer.calibration import HUB_PREFIX, CalibrationData, load_calibration
+from optikit_assets.optimizer.calibration import (
+    HUB_PREFIX,
+    CalibrationData,
+    load_calibration,
+    load_texts,
+)
 from optikit_assets.optimizer.contamination import check_contamination, read_items
 from optikit_assets.optimizer.plan import CompressionPlan, make_plan
 from optikit_assets.workers.channel import Emit, worker_main
@@ -193,11 +198,8 @@ def _load_rows(request: CompressRequest) -> tuple[CalibrationData | None, Tokens
         render = lambda messages: tokenizer.apply_chat_template(messages, tokenize=False)  # noqa: E731
     calibration = load_calibration(request.calibration_data, render_chat=render)
     if request.evaluation_data is not None:
-        name = request.calibration_data.rpartition("/")[2]
-        check_contamination(
-            ((f"{name}, record {row.number}", row.text) for row in calibration.rows),
-            read_items(Path(request.evaluation_data)),
-        )
+        rows = load_texts(request.calibration_data)
+        check_contamination(rows, read_items(Path(request.evaluation_data)))
     # One token more than is kept shows which rows are cut.
     length = request.recipe.calibration.max_sequence_length + 1
     return calibration, tokenize(tokenizer, calibration.rows, length)

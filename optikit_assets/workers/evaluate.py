@@ -4,6 +4,8 @@
 """
 
 import logging
+import os
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -73,6 +75,14 @@ def handle(request: EvaluateRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
     """
     if request.backend == "endpoint" and not request.base_url:
         raise EvaluationError("backend: endpoint needs base_url")
+    # One for the whole process: vLLM keeps the first path that it reads.
+    with tempfile.TemporaryDirectory(prefix="optikit-vllm-") as sockets:
+        # The sockets between its processes, which it leaves behind.
+        os.environ["VLLM_RPC_BASE_PATH"] = sockets
+        return _evaluate_all(request, emit, clock)
+
+
+def _evaluate_all(request: EvaluateRequest, emit: Emit, clock: Clock) -> EvaluateResult:
     folder = Path(request.task_folder) if request.task_folder else None
     files = task_files(folder)
     online = needs_network(request.suite, files) or _asks_hub_for_judge(request)

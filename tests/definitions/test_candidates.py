@@ -10,8 +10,9 @@ import dagster as dg
 import pytest
 
 from optikit_assets.artifacts.store import Artifact, ArtifactStore
+from optikit_assets.defs.evaluation_jobs import repeatability
 from optikit_assets.defs.lineage import Node, recorded
-from optikit_assets.defs.materialize import materialize_node, open_instance
+from optikit_assets.defs.materialize import materialize_node, open_instance, run_job
 from optikit_assets.errors import StageError
 from optikit_assets.history import History
 from optikit_assets.optimizer.contamination import CLEAN
@@ -19,7 +20,8 @@ from optikit_assets.settings import settings
 from optikit_assets.stateval.scores import write_candidate
 from optikit_assets.workers.messages import CompressResult, EvaluateResult, Record
 from resources import StageRunnerResource
-from tests.definitions.world import HARDWARE, MODEL, World
+from tests.definitions.world import CHAT, HARDWARE, MODEL, World
+from tests.tiny_model import write_model
 from tests.unit.stateval.builders import candidate
 
 ITEMS = 300
@@ -40,8 +42,11 @@ class Workers:
         self.lost_with = lost_with
         self.damaged: set[int] = set()
         self.contamination = CLEAN
+        self.refuses = ""
         self.drawn: list[tuple[int, str]] = []
+        self.seeds: list[int] = []
         self.evaluated: list[str] = []
+        self.engines: list[tuple[str, tuple[str, ...]]] = []
         self.evaluation_batches: list[list[int]] = []
 
     def run(
@@ -53,18 +58,22 @@ class Workers:
         lease: Any,
         on_record: Any = lambda record: None,
     ) -> Any:
+        if worker == "evaluate":
+            self.engines.append((request.engine.dtype, lease.devices))
         store = ArtifactStore(Path(request.store_root))
         return (self.compress if worker == "compress" else self.evaluate)(request, store, on_record)
 
     def compress(self, request: Any, store: ArtifactStore, on_record: Any) -> CompressResult:
         calibration = request.recipe.calibration
+        samples = calibration.samples if calibration else 0
         for trial in request.trials:
-            self.drawn.append((calibration.samples, calibration.sampler))
+            self.drawn.append((samples, calibration.sampler if calibration else "none"))
+            self.seeds.append(trial.seed)
             with store.create(trial.artifact_key, "checkpoint") as draft:
-                draft.write_json("rows.json", calibration.samples)
+                draft.write_json("rows.json", samples)
             payload = {
                 **trial.model_dump(),
-                "row_numbers": [trial.trial, calibration.samples],
+                "row_numbers": [trial.trial, samples],
                 "started_at": None,
                 "ended_at": None,
             }
@@ -74,6 +83,8 @@ class Workers:
 
     def evaluate(self, request: Any, store: ArtifactStore, on_record: Any) -> EvaluateResult:
         self.evaluation_batches.append([item.trial for item in request.candidates])
+        if self.refuses and request.calibration_data is not None:
+            raise StageError(self.refuses)
         finished: dict[int, str] = {}
         for item in request.candidates:
             if item.trial in self.damaged:
@@ -141,6 +152,27 @@ def test_a_recipe_that_cannot_be_served_here_is_refused_before_any_worker_starts
     assert workers.drawn == workers.evaluated == []
 
 
+def test_a_recipe_that_does_not_fit_the_model_ends_alone(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = work(monkeypatch)
+    write_model(real.root / "weights" / "1", columns=576)
+    real.edit("quantization/int_w8a8.yaml", "scheme: W8A8", "scheme: W4A16")
+    avx512 = dataclasses.replace(HARDWARE, features=("avx512f",))
+    monkeypatch.setattr("resources.accelerators.detect", lambda: avx512)
+    assert materialize_node(BASE) == "ok"
+    assert materialize_node(QUANTIZED) == "unsupported"
+    assert materialize_node(SCORES) == "unsupported"
+    reason = "recipe 'int_w8a8' cannot be applied: W4A16's group size 128 does not divide"
+    assert artifact_of(SCORES).read_json("unsupported.json")["reason"].startswith(reason)
+    real.write("slos/demo.yaml", CHAT.replace("name: chat", "name: demo"))
+    for asset in ("benchmark_sweep", "tuned_config"):
+        node = Node(asset, f"{MODEL}|int_w8a8@demo")
+        assert materialize_node(node) == "skipped"
+        assert reason in recorded_metadata(node)["reason"].value
+    assert workers.drawn == workers.evaluated == []
+
+
 def test_trials_go_on_with_more_rows_until_the_gate_is_passed(
     real: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +198,20 @@ def test_rounds_end_with_the_budget(real: World, monkeypatch: pytest.MonkeyPatch
         assert materialize_node(node) == "ok"
     assert [rows for rows, _ in workers.drawn] == [64, 64, 128, 128, 256, 256]
     assert artifact_of(SCORES).read_json("comparison.json")["verdict"] == "fail"
+
+
+def test_rounds_of_equal_rows_and_samplers_draw_anew(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = work(monkeypatch, rows_64=90)
+    adaptive = "{max_rounds: 3, growth: 1, samplers: [random]}"
+    rounds = f"calibration: {{samples: 64, adaptive: {adaptive}}}"
+    real.edit("quantization/int_w8a8.yaml", ONE_ROUND, rounds)
+    for node in (BASE, QUANTIZED, SCORES):
+        assert materialize_node(node) == "ok"
+    assert workers.drawn == [(64, "random")] * 6
+    assert len(set(workers.seeds)) == 6
+    assert len(set(artifact_of(SCORES).read_json("checkpoints.json").values())) == 6
 
 
 def test_without_rounds_one_has_to_do(real: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,6 +247,36 @@ def test_candidates_behind_a_damaged_one_are_evaluated_by_a_fresh_worker_at_once
     assert [trial["trial"] for trial in comparison["trials"]] == [1]
 
 
+def evaluate_baseline_thrice() -> None:
+    """Make the scores of the baseline, then two of its repetitions."""
+    for asset in ("base_model", "quantized_model", "eval_scores"):
+        node = BASE if asset == "base_model" else Node(asset, f"{MODEL}|baseline")
+        assert materialize_node(node) == "ok"
+    run_job(repeatability, "evaluate_repeatedly", {"model": MODEL, "times": 2})
+
+
+def test_what_is_evaluated_computes_in_the_type_that_is_served(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = work(monkeypatch)
+    real.write("models/tiny.yaml", real.model_text(tensor_parallel_size=2))
+    real.edit("models/tiny.yaml", "dtype: bfloat16", "dtype: auto")
+    evaluate_baseline_thrice()
+    # A processor without AVX-512 emulates bfloat16.
+    assert workers.engines == [("float32", ())] * 2
+
+
+def test_an_engine_gets_as_many_gpus_as_it_is_told_to_use(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = work(monkeypatch)
+    two = dataclasses.replace(HARDWARE, kind="cuda", count=2, devices=("0", "1"))
+    monkeypatch.setattr("resources.accelerators.detect", lambda: two)
+    real.write("models/tiny.yaml", real.model_text(tensor_parallel_size=2))
+    evaluate_baseline_thrice()
+    assert workers.engines == [("bfloat16", ("0", "1"))] * 3
+
+
 @pytest.mark.parametrize("outcome", [CLEAN, "not checked: hf:org/rows cannot be fetched"])
 def test_the_scores_say_whether_calibration_rows_hold_their_items(
     real: World, monkeypatch: pytest.MonkeyPatch, outcome: str
@@ -224,9 +300,27 @@ def test_a_recipe_without_calibration_is_compared_with_nothing(
 def test_an_item_that_was_added_to_the_suite_is_looked_for_in_the_calibration_data(
     real: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work(monkeypatch, rows_256=0)
+    work(monkeypatch, rows_256=0, rows_0=0)
     for node in (BASE, QUANTIZED):
         assert materialize_node(node) == "ok"
     real.write("evaluations/quick/sums.jsonl", '{"prompt": "One and one is two."}\n')
-    with pytest.raises(StageError, match=r"record 1 holds sums\.jsonl, line 1; remove these rows"):
-        materialize_node(SCORES)
+    # Of the recipe that is calibrated with them; the others go on.
+    assert materialize_node(SCORES) == "failed"
+    reason = recorded_metadata(SCORES)["reason"].value
+    assert "calibration.jsonl, line 1 holds sums.jsonl, line 1; remove these rows" in reason
+    for recipe in ("baseline", "fp8_dynamic"):
+        for asset in ("quantized_model", "eval_scores"):
+            assert materialize_node(Node(asset, f"{MODEL}|{recipe}")) == "ok"
+
+
+def test_calibration_rows_that_the_worker_refuses_end_their_recipe_alone(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work(monkeypatch).refuses = "rows.jsonl, line 1 holds item 0 of sums"
+    for node in (BASE, QUANTIZED):
+        assert materialize_node(node) == "ok"
+    # Evaluated before the baseline recipe is: no scores of the baseline are there yet.
+    assert materialize_node(SCORES) == "failed"
+    assert "line 1 holds item 0 of sums" in recorded_metadata(SCORES)["reason"].value
+    for asset in ("quantized_model", "eval_scores"):
+        assert materialize_node(Node(asset, f"{MODEL}|baseline")) == "ok"

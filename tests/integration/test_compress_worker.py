@@ -338,7 +338,7 @@ def test_calibration_rows_that_hold_an_evaluation_item_stop_the_request(
     )
     assert done.returncode == 1
     message = custom_messages(tmp_path)[-1]["body"]["message"]
-    assert "calibration.jsonl, record 4 holds items.jsonl, line 1; remove these rows" in message
+    assert "calibration.jsonl, line 4 holds items.jsonl, line 1; remove these rows" in message
 
 
 def test_the_entry_point_speaks_pipes(models: Path, calibration: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A checkpoint that was really damaged: real worker, real engine, refused by the gate."""
+"""A checkpoint that was really damaged: real workers, real gate, refused as a deployable config."""
 
 import json
 import shutil
@@ -6,57 +6,120 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
+from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.defs.candidates import recovery_rows
-from optikit_assets.deployment import select
-from optikit_assets.stateval.comparison import compare
-from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate
-from tests.integration.evaluate_driver import MODEL, artifact_key, demo_suite, evaluate, request
-from tests.unit.deployment.samples import arm, outcome
+from optikit_assets.defs import lineage
+from optikit_assets.defs.benchmarking import nothing_measured
+from optikit_assets.defs.lineage import Node, Versions
+from optikit_assets.defs.materialize import materialize_node, open_instance, register_model
+from optikit_assets.defs.outcome import STUDY_FILE
+from optikit_assets.environments.status import python_of
+from optikit_assets.errors import EnvironmentMissingError
+from optikit_assets.serving.hardware import detect
+from optikit_assets.settings import REPOSITORY, Settings, settings
+from optikit_assets.specs import Catalog
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 
+MODEL = "demo-llama@1"
 LIMIT = 40
+SCALE = "model.layers.1.mlp.down_proj.weight_scale"
+# Read before the test gets an OPTIKIT_HOME of its own.
+ENVIRONMENTS = Settings().envs_home  # pyright: ignore[reportCallIssue]
 
 
-def multiplied(model: Path, folder: Path, tensor: str, factor: int) -> Path:
-    """Copy a checkpoint and multiply one bfloat16 tensor, as a wrong scale would."""
-    shutil.copytree(model, folder)
-    file = folder / "model.safetensors"
-    content = bytearray(file.read_bytes())
-    start = 8 + int.from_bytes(content[:8], "little")
-    entry = json.loads(content[8:start])[tensor]
-    assert entry["dtype"] == "BF16"
-    begin, end = (start + offset for offset in entry["data_offsets"])
-    # The upper half of a float32 is a bfloat16.
-    values = np.frombuffer(bytes(content[begin:end]), dtype="<u2").astype("<u4") << 16
-    scaled = values.view("<f4") * np.float32(factor)
-    content[begin:end] = (scaled.view("<u4") >> 16).astype("<u2").tobytes()
-    file.write_bytes(content)
+@pytest.fixture
+def recipes(with_instance: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a recipes folder in which baseline and int_w8a8 are as cheap as can be."""
+    try:
+        for environment in ("compress", "serve"):
+            python_of(ENVIRONMENTS, environment)
+    except EnvironmentMissingError as error:
+        pytest.skip(str(error))
+    shipped, folder = REPOSITORY / "recipes", with_instance / "recipes"
+    for name in ("quantization/baseline", "models/demo-llama", "search_spaces/demo"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(shipped / f"{name}.yaml", folder / f"{name}.yaml")
+    shutil.copytree(shipped / "evaluations" / "demo", folder / "evaluations" / "demo")
+
+    def write(name: str, **changes: object) -> None:
+        spec = {**yaml.safe_load((shipped / name).read_text()), **changes}
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(yaml.safe_dump(spec))
+
+    rows = {"samples": 64, "max_sequence_length": 128}
+    write("quantization/int_w8a8.yaml", trials=1, calibration=rows)
+    suite = yaml.safe_load((shipped / "evaluations" / "demo.yaml").read_text())
+    write("evaluations/demo.yaml", tasks=[{**task, "limit": LIMIT} for task in suite["tasks"]])
+    # Longer than the model's context: the baseline's sweep ends without a server.
+    write("slos/demo.yaml", workload={"input_tokens": 100_000, "output_tokens": 16})
+    monkeypatch.setenv("OPTIKIT_RECIPES", str(folder))
+    monkeypatch.setenv("OPTIKIT_ENVIRONMENTS_HOME", str(ENVIRONMENTS))
+    settings.cache_clear()
+    with open_instance() as instance:
+        register_model(instance, MODEL)
     return folder
 
 
-def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
-    damaged = multiplied(MODEL, tmp_path / "damaged", "model.layers.1.mlp.down_proj.weight", 16)
-    suite, store = demo_suite(LIMIT), tmp_path / "store"
-    engine = {"dtype": "float32", "flags": {"enforce_eager": True}}
-    done = evaluate(tmp_path, request(store, suite, {0: MODEL, 1: damaged}, engine=engine))
-    assert done.returncode == 0, done.log
+def multiply(file: Path, tensor: str, factor: int) -> None:
+    """Multiply one tensor of a safetensors file."""
+    content = bytearray(file.read_bytes())
+    start = 8 + int.from_bytes(content[:8], "little")
+    entry = json.loads(content[8:start])[tensor]
+    begin, end = (start + offset for offset in entry["data_offsets"])
+    if entry["dtype"] == "F32":
+        scaled = np.frombuffer(bytes(content[begin:end]), dtype="<f4") * np.float32(factor)
+        content[begin:end] = scaled.tobytes()
+    else:
+        assert entry["dtype"] == "BF16"
+        # The upper half of a float32 is a bfloat16.
+        values = np.frombuffer(bytes(content[begin:end]), dtype="<u2").astype("<u4") << 16
+        scaled = values.view("<f4") * np.float32(factor)
+        content[begin:end] = (scaled.view("<u4") >> 16).astype("<u2").tobytes()
+    file.write_bytes(content)
 
-    def scored(trial: int) -> EvaluatedCandidate:
-        return load_candidate(ArtifactStore(store).get(artifact_key(store, trial)).path, trial)
 
-    comparison = compare(suite, scored(0), [scored(1)], seed=1, resamples=500)
-    assert (comparison.verdict, comparison.accepted) == ("fail", False), comparison.reasons
-    offered = outcome(
-        "int_w8a8",
-        quality=comparison.verdict,
-        accepted=comparison.accepted,
-        reasons=comparison.reasons,
-        recovery=recovery_rows(comparison),
-        sweep=arm("int_w8a8", 100.0),
-        tuned=arm("int_w8a8", 100.0, tuned=True),
-    )
-    selection = select([outcome("baseline", 3.0), offered])
-    assert [candidate.recipe for candidate in selection.candidates] == ["baseline"]
+def key_of(node: Node) -> str:
+    """Return the content key that a node has now."""
+    catalog = Catalog.load(settings().recipes)
+    registry = ModelRegistry(settings().home, REPOSITORY, catalog)
+    with open_instance() as instance:
+        return Versions(instance, catalog, registry, detect()).actual(node)[0]
+
+
+def test_a_damaged_checkpoint_is_refused(recipes: Path) -> None:
+    store = ArtifactStore(settings().store)
+    quantized = Node(lineage.QUANTIZED_MODEL, f"{MODEL}|int_w8a8")
+    assert materialize_node(Node(lineage.BASE_MODEL, MODEL)) == "ok"
+    assert materialize_node(quantized) == "ok"
+    assert materialize_node(Node(lineage.QUANTIZED_MODEL, f"{MODEL}|baseline")) == "ok"
+    (trial,) = store.get(key_of(quantized)).read_json("quantization.json")["finished"]
+    checkpoint = store.get(trial["artifact_key"]).path
+    multiply(checkpoint / "model.safetensors", SCALE, 16)
+
+    for recipe in ("int_w8a8", "baseline"):
+        assert materialize_node(Node(lineage.EVAL_SCORES, f"{MODEL}|{recipe}")) == "ok"
+    scores = store.get(key_of(Node(lineage.EVAL_SCORES, f"{MODEL}|int_w8a8")))
+    comparison = scores.read_json("comparison.json")
+    assert (comparison["verdict"], comparison["accepted"]) == ("fail", False)
+
+    for asset in (lineage.BENCHMARK_SWEEP, lineage.TUNED_CONFIG):
+        assert materialize_node(Node(asset, f"{MODEL}|int_w8a8@demo")) == "skipped"
+    assert materialize_node(Node(lineage.BENCHMARK_SWEEP, f"{MODEL}|baseline@demo")) == "infeasible"
+    # Minutes of load tests, which the damaged checkpoint has no part in, are not run.
+    tuned = Node(lineage.TUNED_CONFIG, f"{MODEL}|baseline@demo")
+    with store.create(key_of(tuned), lineage.TUNED_CONFIG) as draft:
+        best = {"flags": {}, "benchmark": nothing_measured("infeasible", "not measured")}
+        draft.write_json(STUDY_FILE, {"trials": [], "best": best})
+    assert materialize_node(tuned) == "infeasible"
+
+    assert materialize_node(Node(lineage.DEPLOYABLE_CONFIG, f"{MODEL}|demo")) == "infeasible"
+    bundle = settings().deployments / MODEL / "demo"
+    deployment = json.loads((bundle / "deployment.json").read_text())
+    refusals = {item["recipe"]: item["reason"] for item in deployment["rejections"]}
+    assert refusals["int_w8a8"].startswith("quality gate: refused: shown to lose more than")
+    assert not (bundle / "vllm.yaml").exists()
+    ledger = (settings().home / "logs" / "workers.jsonl").read_text().splitlines()
+    assert [json.loads(line)["worker"] for line in ledger] == ["compress", "evaluate"]

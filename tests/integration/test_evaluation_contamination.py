@@ -29,7 +29,7 @@ def data_of(shape: str, items: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("row", "error_class", "message"),
     [
-        (f"Q: {QUESTION} A: 35", "CompressionError", "rows.jsonl, record 1 holds item 1 of Trains"),
+        (f"Q: {QUESTION} A: 35", "CompressionError", "rows.jsonl, line 1 holds item 1 of Trains"),
         # The endpoint is the model here: it is asked only once the rows are found to be clean.
         ("Something else altogether.", "EndpointError", "does not list a model"),
     ],

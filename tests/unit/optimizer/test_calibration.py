@@ -6,12 +6,14 @@ import types
 from pathlib import Path
 
 import pytest
+from jinja2 import TemplateError
 
 from optikit_assets.errors import CompressionError
 from optikit_assets.optimizer.calibration import (
     CalibrationRow,
     calibration_digest,
     load_calibration,
+    load_texts,
     resolve_calibration,
     rows_digest,
 )
@@ -41,6 +43,20 @@ def test_messages_go_through_the_chat_template_when_the_model_has_one(tmp_path: 
     without = load_calibration("c.jsonl", repo_root=tmp_path).rows
     assert with_template == (CalibrationRow("<user>hello<assistant>hi", templated=True),)
     assert without == (CalibrationRow("flat"),)
+
+
+def test_messages_that_the_template_refuses_are_named_by_file_and_line(tmp_path: Path) -> None:
+    write(tmp_path / "c.jsonl", {"text": "good"}, {"messages": CHAT})
+
+    def refuse(messages: list[dict]) -> str:
+        raise TemplateError("System role not supported")
+
+    with pytest.raises(
+        CompressionError,
+        match=r"c.jsonl, line 2: the model's chat template refuses its messages "
+        r"\(TemplateError: System role not supported\); change them, or give the row as text",
+    ):
+        load_calibration("c.jsonl", repo_root=tmp_path, render_chat=refuse)
 
 
 def test_messages_alone_are_joined_for_a_model_without_template(tmp_path: Path) -> None:
@@ -161,6 +177,19 @@ def test_an_unreachable_hub_is_reported_with_the_next_step(
     fake_datasets(monkeypatch, load)
     with pytest.raises(CompressionError, match=r"hf:org/data cannot be fetched.*offline.*network"):
         load_calibration("hf:org/data", repo_root=tmp_path)
+
+
+def test_all_texts_of_a_record_are_given_whatever_a_model_would_use(tmp_path: Path) -> None:
+    file = tmp_path / "c.jsonl"
+    write(file, {"text": "", "messages": CHAT}, {"text": "flat", "prompt": "asked"}, {"prompt": ""})
+    assert list(load_texts("c.jsonl", repo_root=tmp_path)) == [
+        ("c.jsonl, line 1", ("hello", "hi")),
+        ("c.jsonl, line 2", ("flat", "asked")),
+        ("c.jsonl, line 3", ()),
+    ]
+    write(file, {"messages": CHAT}, {"messages": "x"})
+    with pytest.raises(CompressionError, match="line 2: messages must be a list"):
+        list(load_texts("c.jsonl", repo_root=tmp_path))
 
 
 def test_rows_know_their_line_so_that_they_can_be_found_again(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from optikit_assets.errors import CompressionError
-from optikit_assets.optimizer.checks import check_plan, group_size, sequence_length
+from optikit_assets.optimizer.checks import check_plan, group_sizes, sequence_length
 from optikit_assets.specs import RecipeSpec
 
 LLAMA_8B = {
@@ -37,6 +37,7 @@ def recipe(*modifiers: dict, **changes) -> RecipeSpec:
     )
 
 
+GPTQ_32 = {"type": "gptq", "scheme": "W4A16", "group_size": 32}
 W4A16 = recipe()
 W8A8 = recipe({"type": "smoothquant"}, {"type": "gptq", "scheme": "W8A8"})
 
@@ -150,17 +151,29 @@ def test_a_length_beyond_the_context_is_clamped_and_noted() -> None:
     assert sequence_length(long, {}) == 2048
 
 
-def test_group_size_is_the_recipes_or_the_schemes_own() -> None:
-    assert group_size(W4A16) == 128
-    assert group_size(W8A8) is None
-    assert group_size(recipe({"type": "gptq", "scheme": "W4A16", "group_size": 32})) == 32
-    assert group_size(recipe({"type": "awq"})) == 128
-    assert group_size(recipe({"type": "rtn", "scheme": "NVFP4"})) == 16
-    assert group_size(recipe({"type": "autoround", "scheme": "W4A16"}, backend="autoround")) == 128
-    mixed = recipe(
+def test_group_sizes_are_the_schemes_own_or_the_modifiers() -> None:
+    assert group_sizes(W4A16) == {"W4A16": 128}
+    assert group_sizes(W8A8) == {}
+    assert group_sizes(recipe(GPTQ_32)) == {"W4A16": 32}
+    assert group_sizes(recipe({"type": "awq"})) == {"W4A16_ASYM": 128}
+    assert group_sizes(recipe({"type": "rtn", "scheme": "NVFP4"})) == {"NVFP4": 16}
+    autoround = recipe({"type": "autoround", "scheme": "W4A16"}, backend="autoround")
+    assert group_sizes(autoround) == {"W4A16": 128}
+
+
+def test_sensitive_layers_have_the_group_size_of_their_own_scheme() -> None:
+    mixed = recipe(GPTQ_32, mixed_precision={"scheme": "W8A16", "share": 0.25})
+    assert group_sizes(mixed) == {"W4A16": 32, "W8A16": 128}
+    with pytest.raises(CompressionError) as caught:
+        check_plan(mixed, TINY)
+    message = str(caught.value)
+    assert "W8A16's group size 128 does not divide model.layers.0.mlp.down_proj" in message
+    assert "set group_size" not in message
+    assert "W4A16" not in message
+    one_preset = recipe(
         {"type": "rtn", "scheme": "W8A8"}, mixed_precision={"scheme": "W4A16", "share": 0.5}
     )
-    assert group_size(mixed) == 128
+    assert group_sizes(one_preset) == {"W4A16": 128}
 
 
 def test_a_mask_of_four_columns_needs_a_multiple_of_four() -> None:

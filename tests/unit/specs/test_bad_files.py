@@ -164,6 +164,15 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
             {"modifiers": [{"type": "rtn", "scheme": "NVFP4"}], "calibration": None, "trials": 1},
             "need calibration",
         ),
+        (
+            {
+                "modifiers": [RTN],
+                "mixed_precision": {"scheme": "FP8_DYNAMIC", "share": 0.2},
+                "calibration": None,
+                "trials": 1,
+            },
+            "need calibration",
+        ),
         ({"modifiers": [SPARSE, SPARSE]}, "or one of each; got ['sparsegpt', 'sparsegpt']"),
         ({"modifiers": [SPARSE, GPTQ]}, "gptq fills the zeros of sparsegpt again: use rtn"),
         ({"modifiers": [RTN, SPARSE]}, "rtn comes last"),

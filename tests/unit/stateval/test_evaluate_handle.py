@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,6 +47,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         request: EvaluateRequest, item: Candidate
     ) -> tuple[contextlib.AbstractContextManager[None], dict[str, Any]]:
         found.append(item.model_path)
+        (Path(os.environ["VLLM_RPC_BASE_PATH"]) / "socket").touch()
         if item.model_path == "damaged":
             raise EvaluationError("vLLM cannot load the checkpoint")
         return contextlib.nullcontext(), {}
@@ -53,6 +55,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def run_task(*arguments: Any, **options: Any):
         return outcome("sums", [1.0, 0.0])
 
+    # The worker's process ends with what it sets; this one goes on.
+    monkeypatch.setenv("VLLM_RPC_BASE_PATH", "")
     monkeypatch.setattr(evaluate.engines, "set_environment", lambda **options: None)
     task = SimpleNamespace(eval_docs=[{"question": QUESTION}, {"question": BEYOND_LIMIT}])
     monkeypatch.setattr(evaluate, "load_tasks", lambda *arguments: [task])
@@ -87,6 +91,12 @@ def test_the_next_worker_goes_on_where_the_failure_was(tmp_path: Path, opened: l
     assert [payload["reused"] for payload in finished] == [True, False, False]
 
 
+@pytest.mark.parametrize("model", ["first", "damaged"])
+def test_the_sockets_between_the_engines_processes_are_removed(tmp_path: Path, model: str) -> None:
+    evaluate.handle(request_for(tmp_path, model), lambda record: None)
+    assert not Path(os.environ["VLLM_RPC_BASE_PATH"]).exists()
+
+
 def with_calibration(tmp_path: Path, text: str) -> EvaluateRequest:
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"text": text}) + "\n", encoding="utf-8")
@@ -100,7 +110,7 @@ def test_a_row_that_holds_an_item_is_refused_before_a_model_is_opened(
     tmp_path: Path, opened: list[str]
 ) -> None:
     request = with_calibration(tmp_path, f"Q: {QUESTION} A: 35")
-    with pytest.raises(CompressionError, match=r"rows\.jsonl, record 1 holds item 0 of sums"):
+    with pytest.raises(CompressionError, match=r"rows\.jsonl, line 1 holds item 0 of sums"):
         evaluate.handle(request, lambda record: None)
     assert opened == []
 

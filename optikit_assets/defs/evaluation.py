@@ -1,0 +1,45 @@
+"""What eval_scores and repeatability share: the evaluate workers of one request."""
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from optikit_assets.serving import gpus_of
+from optikit_assets.serving.support import compute_dtype
+from optikit_assets.workers.messages import Candidate, EvaluateRequest, EvaluateResult
+from resources import ArtifactStoreResource, Lease, StageRunnerResource
+
+
+def evaluate(
+    context: dg.AssetExecutionContext | dg.OpExecutionContext,
+    runner: StageRunnerResource,
+    artifacts: ArtifactStoreResource,
+    request: EvaluateRequest,
+) -> dict[str, str]:
+    """Evaluate the request's candidates that have no artifact yet, each as it will be served.
+
+    Returns
+    -------
+    dict
+        Artifact key of every candidate that kept failing -> reason of its last attempt.
+    """
+    hardware = runner.accelerators.hardware
+    on_gpu = hardware.kind != "cpu"
+    dtype = compute_dtype(request.engine, hardware)
+    engine = request.engine.model_copy(update={"dtype": dtype})
+
+    def run(batch: Sequence[Candidate], lease: Lease) -> dict[str, str]:
+        part = request.model_copy(update={"candidates": tuple(batch), "engine": engine})
+        result = runner.run(context, "evaluate", part, EvaluateResult, lease)
+        return {c.artifact_key: result.failed[c.trial] for c in batch if c.trial in result.failed}
+
+    return runner.settle(
+        request.candidates,
+        run,
+        is_done=lambda key: artifacts.find(key) is not None,
+        # In deterministic mode GPU memory is not given back within a process (paper section 5.3).
+        per_worker=1 if on_gpu else len(request.candidates),
+        max_attempts=2,
+        # A machine without a GPU has one slot, whatever the engine does with its cores.
+        accelerators=gpus_of(engine.flags) if on_gpu else 1,
+    )
