@@ -17,7 +17,13 @@ from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import latency_against_rate, steady_state
 from optikit_assets.errors import OptikitError, StageError
 from optikit_assets.history import benchmark_rows
-from optikit_assets.serving import ModelFacts, engine_flags, estimate, gpus_of, max_model_len
+from optikit_assets.serving import (
+    ModelFacts,
+    accelerators_of,
+    engine_flags,
+    estimate,
+    max_model_len,
+)
 from optikit_assets.serving.flags import Flags
 from optikit_assets.specs import SloSpec
 from optikit_assets.workers.benchmark import BenchmarkWorkerResult, unfinished_requests
@@ -94,15 +100,16 @@ def known_beforehand(
         reason = "; ".join(candidate.reasons) or candidate.verdict
         return nothing_measured(SKIPPED, f"the quality gate refused it: {reason}")
     hardware = stage.runner.accelerators.hardware
+    gpus = accelerators_of(stage.model_spec.engine, flags, hardware)
     facts = ModelFacts.read(candidate.path)
     try:
         length = max_model_len(stage.model_spec.engine, slo, facts)
         complete = engine_flags(stage.model_spec.engine, slo, flags, hardware=hardware, facts=facts)
         memory = estimate(facts, hardware, complete, max_model_len=length)
     except OptikitError as error:
-        return nothing_measured(INFEASIBLE, str(error), gpus_of(flags))
+        return nothing_measured(INFEASIBLE, str(error), gpus)
     if not memory.fits:
-        return nothing_measured(INFEASIBLE, memory.reason, gpus_of(flags))
+        return nothing_measured(INFEASIBLE, memory.reason, gpus)
     return None
 
 
@@ -127,7 +134,7 @@ def benchmark(
         artifact is kept then, and the next run tries again.
     """
     store = stage.artifacts.store
-    gpus = gpus_of(flags)
+    gpus = accelerators_of(stage.model_spec.engine, flags, stage.runner.accelerators.hardware)
     request = BenchmarkRequest(
         store_root=stage.artifacts.root,
         artifact_key=artifact_key,

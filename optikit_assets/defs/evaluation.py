@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from optikit_assets.serving import gpus_of
+from optikit_assets.serving import accelerators_of
 from optikit_assets.serving.support import compute_dtype
 from optikit_assets.workers.messages import Candidate, EvaluateRequest, EvaluateResult
 from resources import ArtifactStoreResource, Lease, StageRunnerResource
@@ -24,7 +24,6 @@ def evaluate(
         Artifact key of every candidate that kept failing -> reason of its last attempt.
     """
     hardware = runner.accelerators.hardware
-    on_gpu = hardware.kind != "cpu"
     dtype = compute_dtype(request.engine, hardware)
     engine = request.engine.model_copy(update={"dtype": dtype})
 
@@ -38,8 +37,7 @@ def evaluate(
         run,
         is_done=lambda key: artifacts.find(key) is not None,
         # In deterministic mode GPU memory is not given back within a process (paper section 5.3).
-        per_worker=1 if on_gpu else len(request.candidates),
+        per_worker=1 if hardware.kind != "cpu" else len(request.candidates),
         max_attempts=2,
-        # A machine without a GPU has one slot, whatever the engine does with its cores.
-        accelerators=gpus_of(engine.flags) if on_gpu else 1,
+        accelerators=accelerators_of(engine, {}, hardware),
     )

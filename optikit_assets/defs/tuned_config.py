@@ -24,6 +24,7 @@ from optikit_assets.defs.stage import Stage
 from optikit_assets.deployment import Trial
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import optimization_history
+from optikit_assets.errors import ModelError
 from optikit_assets.serving import ModelFacts, max_model_len
 from optikit_assets.serving.flags import Flags
 from optikit_assets.settings import settings
@@ -90,9 +91,14 @@ def _tune(stage: Stage, recipe: str, slo: SloSpec) -> Artifact | None:
     default = Benchmarked(swept.read_json(RESULT_FILE), swept) if swept else None
     candidate = served_candidate(stage, recipe)
     certain = known_beforehand(stage, slo, candidate, {})
-    if certain is not None and certain["status"] == SKIPPED:
-        return _keep(stage, {"trials": [], "best": {"flags": {}, "benchmark": certain}})
     facts = ModelFacts.read(candidate.path)
+    try:
+        length = max_model_len(stage.model_spec.engine, slo, facts)
+    except ModelError:
+        length = None
+    # Other flags may fit where the default does not, but make no room for a longer workload.
+    if certain is not None and (certain["status"] == SKIPPED or length is None):
+        return _keep(stage, {"trials": [], "best": {"flags": {}, "benchmark": certain}})
 
     def evaluate(number: int, flags: Flags, initial_rate_rps: float | None) -> TrialOutcome:
         done = _measure(stage, slo, candidate, flags, initial_rate_rps)
@@ -109,7 +115,7 @@ def _tune(stage: Stage, recipe: str, slo: SloSpec) -> Artifact | None:
         hardware=stage.runner.accelerators.hardware,
         engine=stage.model_spec.engine,
         facts=facts,
-        max_model_len=max_model_len(stage.model_spec.engine, slo, facts),
+        max_model_len=length,
         default_outcome=(
             outcome_of_benchmark(default.outcome, slo, artifact_key=default.artifact.key)
             if default and default.artifact

@@ -1,6 +1,7 @@
 """Engine flags, memory estimates, hardware, and the vLLM server process."""
 
 from optikit_assets.serving.flags import (
+    accelerators_of,
     default_batch_limits,
     engine_flags,
     from_yaml,
@@ -20,6 +21,7 @@ __all__ = [
     "MemoryEstimate",
     "ModelFacts",
     "VllmServer",
+    "accelerators_of",
     "default_batch_limits",
     "detect",
     "engine_flags",

@@ -184,6 +184,11 @@ def gpus_of(flags: Mapping[str, Scalar]) -> int:
     return count
 
 
+def accelerators_of(engine: EngineSpec, tuned: Mapping[str, Scalar], hardware: Hardware) -> int:
+    """Return how many accelerators to lease for this model's engine; a CPU is one."""
+    return 1 if hardware.kind == "cpu" else gpus_of({**engine.flags, **tuned})
+
+
 def to_argv(flags: Mapping[str, Scalar]) -> list[str]:
     """Return the flags as command-line arguments."""
     argv: list[str] = []

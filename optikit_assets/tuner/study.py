@@ -308,7 +308,7 @@ class _Session:
     def _measure_record(self, record: dict[str, Any]) -> TrialOutcome:
         flags: Flags = record["flags"]
         best = self._best()
-        hint = None if best is None else best.rate_per_gpu * gpus_of(flags)
+        hint = None if best is None else best.rate_rps * gpus_of(flags) / gpus_of(best.flags)
         return self._measure(record["number"], flags, hint)
 
     def _measure(self, number: int, flags: Flags, hint_rps: float | None) -> TrialOutcome:

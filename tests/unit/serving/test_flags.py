@@ -5,6 +5,7 @@ from optikit_assets.errors import ModelError, SpecError
 from optikit_assets.serving import (
     Hardware,
     ModelFacts,
+    accelerators_of,
     engine_flags,
     from_yaml,
     gpus_of,
@@ -197,6 +198,12 @@ def test_config_file_round_trips_and_leaves_host_and_port_open():
 def test_gpus_multiply_over_kinds_of_parallelism():
     assert gpus_of({}) == 1
     assert gpus_of({"tensor_parallel_size": 4, "data_parallel_size": 2}) == 8
+
+
+def test_flags_of_the_model_count_for_the_lease_and_a_cpu_is_one():
+    engine = EngineSpec(flags={"tensor_parallel_size": 2})
+    assert accelerators_of(engine, {"data_parallel_size": 2}, H100) == 4
+    assert accelerators_of(engine, {}, CPU) == 1
 
 
 def test_catalog_knows_the_flags_of_the_shipped_search_spaces():
