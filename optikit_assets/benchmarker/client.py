@@ -9,6 +9,7 @@ import asyncio
 import copy
 import errno
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -187,6 +188,10 @@ class CompletionClient:
     def now(self) -> float:
         """Return the client's clock in seconds."""
         return self._clock() if self._clock else asyncio.get_running_loop().time()
+
+    def cpu_s(self) -> float:
+        """Return the processor seconds that this thread, the event loop's, has taken so far."""
+        return time.thread_time()
 
     async def get_json(self, url: str, timeout_s: float) -> tuple[int, Any]:
         """GET `url`; return the status and the parsed body (None if it is not JSON).

@@ -70,6 +70,10 @@ class VirtualClient:
         self._engine = Engine(shape, np.random.default_rng(seed))
         self.now = loop.time
 
+    def cpu_s(self) -> float:
+        """Return 0.0: no processor is at work in virtual time."""
+        return 0.0
+
     async def complete(self, flight: Flight, body: RequestBody, timeout_s: float) -> None:
         """Follow one request through the model."""
         flight.expected_output = body.output_tokens
