@@ -19,7 +19,7 @@ import aiohttp
 
 from optikit_assets.benchmarker.prompts import Prompt
 from optikit_assets.errors import EndpointError
-from optikit_assets.specs.workload import Endpoint
+from optikit_assets.specs.workload import MAX_TOKENS, Endpoint
 
 PATHS: dict[Endpoint, str] = {"completions": "/completions", "chat": "/chat/completions"}
 
@@ -351,7 +351,7 @@ class EventParser:
     def _decode(self, payload: bytes) -> bool:
         try:
             content = json.loads(payload)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"invalid JSON: {payload[:60]!r}") from error
         if content.get("error") or content.get("object") == "error":
             reported = content.get("error") or content.get("message")
@@ -359,9 +359,9 @@ class EventParser:
         usage = content.get("usage")
         if usage:
             try:
-                self.usage = (int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
+                self.usage = (_count(usage["prompt_tokens"]), _count(usage["completion_tokens"]))
             except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"usage without token counts: {usage!r}") from error
+                raise ValueError(f"usage without token counts: {str(usage)[:60]}") from error
         if "choices" not in content:
             raise ValueError(f"no choices in {payload[:60]!r}")
         if self._endpoint == "completions":
@@ -371,6 +371,12 @@ class EventParser:
             return any(_is_chat_token(choice["delta"]) for choice in content["choices"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"no delta in {payload[:60]!r}") from error
+
+
+def _count(tokens: Any) -> int:
+    if not (isinstance(tokens, int) and 0 <= tokens <= MAX_TOKENS):
+        raise ValueError(f"not a number of tokens: {tokens!r}")
+    return tokens
 
 
 def _plain_tokens(data: bytes) -> int:
