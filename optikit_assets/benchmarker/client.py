@@ -1,14 +1,13 @@
 """Streaming client of an OpenAI-compatible ``/v1/completions`` or ``/v1/chat/completions``.
 
-It shares the machine with the engine under test, so the work per token is small: events of a
-completion are counted with a few byte operations, not decoded, except the first one and those that
-carry usage or an error. Those of a chat have to be decoded, since not every one is a token.
+It shares the machine with the engine under test, so the work per token is small (`event_stream`).
 """
 
 import asyncio
 import copy
 import errno
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -16,17 +15,13 @@ from typing import Any
 
 import aiohttp
 
+from optikit_assets.benchmarker.event_stream import ERROR_TEXT_CHARS, EventParser
 from optikit_assets.benchmarker.prompts import Prompt
 from optikit_assets.errors import EndpointError
 from optikit_assets.specs.workload import Endpoint
 
 PATHS: dict[Endpoint, str] = {"completions": "/completions", "chat": "/chat/completions"}
 
-# Where a chat's delta holds text; reasoning is generated and waited for like the rest.
-_TEXT_KEYS = ("content", "reasoning", "reasoning_content")
-# An event is a few hundred bytes; more than this without an end is not an event stream.
-_MAX_EVENT_BYTES = 1_000_000
-_ERROR_TEXT_CHARS = 300
 # Shorter than the idle limit of common servers (uvicorn: 5 s), so that the client closes first.
 _KEEP_ALIVE_S = 2.0
 
@@ -188,6 +183,10 @@ class CompletionClient:
         """Return the client's clock in seconds."""
         return self._clock() if self._clock else asyncio.get_running_loop().time()
 
+    def cpu_s(self) -> float:
+        """Return the processor seconds that this thread, the event loop's, has taken so far."""
+        return time.thread_time()
+
     async def get_json(self, url: str, timeout_s: float) -> tuple[int, Any]:
         """GET `url`; return the status and the parsed body (None if it is not JSON).
 
@@ -249,7 +248,7 @@ class CompletionClient:
             ):
                 flight.status = response.status
                 if response.status != 200:
-                    text = (await response.text(errors="replace"))[:_ERROR_TEXT_CHARS]
+                    text = (await response.text(errors="replace"))[:ERROR_TEXT_CHARS]
                     flight.error = f"HTTP {response.status}: {' '.join(text.split())}"
                     return
                 await self._follow(flight, response, EventParser(body.endpoint))
@@ -268,7 +267,7 @@ class CompletionClient:
             flight.error = f"malformed stream: {error}"
 
     async def _follow(
-        self, flight: Flight, response: aiohttp.ClientResponse, parser: "EventParser"
+        self, flight: Flight, response: aiohttp.ClientResponse, parser: EventParser
     ) -> None:
         last = flight.first_token_s
         async for chunk in response.content.iter_any():
@@ -288,107 +287,6 @@ class CompletionClient:
             flight.output_tokens = len(flight.gaps_s) + 1
         else:
             flight.input_tokens, flight.output_tokens = parser.usage
-
-
-class EventParser:
-    """Counts the token events of a server-sent event stream of completion or chat chunks."""
-
-    def __init__(self, endpoint: Endpoint = "completions") -> None:
-        self._endpoint = endpoint
-        self._rest = b""
-        self._checked = False
-        self.done = False
-        self.usage: tuple[int, int] | None = None
-
-    def feed(self, chunk: bytes) -> int:
-        """Take bytes as they came; return how many token events they completed.
-
-        Raises
-        ------
-        ValueError
-            If what came is not a stream of completion chunks, or reports an error.
-        """
-        data = self._rest + (chunk.replace(b"\r\n", b"\n") if b"\r" in chunk else chunk)
-        if self._checked and (tokens := _plain_tokens(data)):
-            self._rest = b""
-            return tokens
-        *events, self._rest = data.split(b"\n\n")
-        if len(self._rest) > _MAX_EVENT_BYTES:
-            raise ValueError(f"an event of more than {_MAX_EVENT_BYTES} bytes")
-        return sum(self._is_token(event) for event in events)
-
-    def close(self) -> None:
-        """Check that the stream ended as it should."""
-        if not self.done:
-            raise ValueError("the stream ended without [DONE]")
-
-    def _is_token(self, event: bytes) -> bool:
-        event = event.strip()
-        if not event or event.startswith((b":", b"event:", b"id:", b"retry:")):
-            return False
-        if not event.startswith(b"data:"):
-            raise ValueError(f"expected 'data:', got {event[:60]!r}")
-        payload = event[5:].lstrip()
-        if payload == b"[DONE]":
-            self.done = True
-            return False
-        if not (payload.startswith(b"{") and payload.endswith(b"}")):
-            raise ValueError(f"expected JSON, got {payload[:60]!r}")
-        if (
-            self._checked
-            and b'"usage":{' not in payload
-            and b'"usage": {' not in payload
-            and b'"error"' not in payload
-        ):
-            return True
-        return self._decode(payload)
-
-    def _decode(self, payload: bytes) -> bool:
-        try:
-            content = json.loads(payload)
-        except ValueError as error:
-            raise ValueError(f"invalid JSON: {payload[:60]!r}") from error
-        if content.get("error") or content.get("object") == "error":
-            reported = content.get("error") or content.get("message")
-            raise ValueError(f"error in the stream: {str(reported)[:_ERROR_TEXT_CHARS]}")
-        usage = content.get("usage")
-        if usage:
-            try:
-                self.usage = (int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"usage without token counts: {usage!r}") from error
-        if "choices" not in content:
-            raise ValueError(f"no choices in {payload[:60]!r}")
-        if self._endpoint == "completions":
-            self._checked = True
-            return bool(content["choices"])
-        try:
-            return any(_is_chat_token(choice["delta"]) for choice in content["choices"])
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"no delta in {payload[:60]!r}") from error
-
-
-def _plain_tokens(data: bytes) -> int:
-    """Return how many events `data` is, or 0 unless they are all whole and tokens only.
-
-    A few passes over the bytes, however many events they hold.
-    """
-    if not (data.startswith(b"data: {") and data.endswith(b"}\n\n")):
-        return 0
-    if b'"usage":{' in data or b'"usage": {' in data or b'"error"' in data:
-        return 0
-    events = data.count(b"\n\n")
-    return events if data.count(b"}\n\ndata: {") == events - 1 else 0
-
-
-def _is_chat_token(delta: dict[str, Any]) -> bool:
-    """Return whether a chat's delta stands for generated tokens.
-
-    The one that opens a message names its role and no text. A later one may be empty: a token that
-    prints nothing, such as an end-of-sequence that is ignored.
-    """
-    parts = [delta[key] for key in _TEXT_KEYS if key in delta]
-    return any(parts) or ("role" not in delta and "" in parts)
 
 
 def _describe(error: BaseException) -> str:

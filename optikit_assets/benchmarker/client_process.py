@@ -33,7 +33,7 @@ class _Outbox:
         self._settled.append((index, self._running.pop(index)))
         self._told.pop(index, None)
 
-    def batch(self, now_s: float, *, last: bool) -> Batch:
+    def batch(self, now_s: float, cpu_s: float, *, last: bool) -> Batch:
         if last:
             # A task cancelled before its first step never got to say so.
             for index, flight in list(self._running.items()):
@@ -48,7 +48,7 @@ class _Outbox:
                 told = Flight(flight.scheduled_s, flight.sent_s, flight.first_token_s)
                 news.append((index, told))
         settled, self._settled = self._settled, []
-        return Batch(now_s, news, settled, last)
+        return Batch(now_s, cpu_s, news, settled, last)
 
 
 async def _serve(socket: str) -> None:
@@ -98,7 +98,7 @@ async def _send(
     try:
         while not (sending.done() and not sender.busy):
             await asyncio.sleep(_BATCH_S)
-            tell(writer, outbox.batch(now(), last=False))
+            tell(writer, outbox.batch(now(), *sender.cpu_s(), last=False))
             if not messages.empty() and isinstance(stop := messages.get_nowait(), Stop):
                 sender.until_s = stop.until_s
                 await asyncio.sleep(max(0.0, stop.until_s - now()))
@@ -108,7 +108,7 @@ async def _send(
                     await sender.finish(cancel=True)
         if not sending.cancelled():
             sending.result()
-        tell(writer, outbox.batch(now(), last=True))
+        tell(writer, outbox.batch(now(), *sender.cpu_s(), last=True))
     finally:
         sending.cancel()
         await sender.finish(cancel=True)

@@ -60,6 +60,16 @@ class Target:
         """Where requests go."""
         return self.client.base_url + PATHS[self.shape.endpoint]
 
+    @property
+    def caveat(self) -> str:
+        """What its results have to be read with, or an empty string."""
+        if self.shape.salt or not isinstance(self.prompts, FilePrompts):
+            return ""
+        return (
+            "the server refuses cache_salt and the prompts of the file recur in every probe: "
+            "unless its prefix caching is off, answers came from its cache and the rate is too high"
+        )
+
     def body(self, probe: int, request: int) -> RequestBody:
         """Return one request of one probe."""
         return self.shape.body(self.model, self.prompts.draw(probe, request))

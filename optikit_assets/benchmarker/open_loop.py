@@ -2,13 +2,18 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optikit_assets.benchmarker.arrivals import FloatArray
+from optikit_assets.benchmarker.client_load import LoadMeter
 from optikit_assets.benchmarker.endpoint import Target
 from optikit_assets.benchmarker.probe_log import ProbeLog
-from optikit_assets.benchmarker.process_pool import ClientProcess, SharedSender
+from optikit_assets.benchmarker.process_pool import (
+    ClientProcess,
+    SharedSender,
+    processes_needed,
+)
 from optikit_assets.benchmarker.records import RequestRecord
 from optikit_assets.benchmarker.results import ProbeResult
 from optikit_assets.benchmarker.sample import Sample
@@ -80,8 +85,9 @@ async def run_open_probe(
     """Run the probe until its verdict is certain or its schedule is used up.
 
     `processes` send its requests; if there are none, this one does. If one is lost, the probe is
-    ``invalid``. After a certain fail, what still runs is cancelled; otherwise it is waited for, at
-    most ``timeout_s``. Nothing is left running when this returns or raises.
+    ``invalid``, and so is one that does not pass with an overloaded client. After a certain fail,
+    what still runs is cancelled; otherwise it is waited for, at most ``timeout_s``. Nothing is left
+    running when this returns or raises.
     """
     probe = _OpenProbe(target, plan, on_progress, processes)
     return await probe.run()
@@ -98,8 +104,12 @@ class _OpenProbe:
         self._client = target.client
         self._plan = plan
         self._on_progress = on_progress
+        self._processes = max(1, len(processes))
+        needed = processes_needed(plan.rate_rps, plan.rules.slo.workload.max_output_tokens)
+        self._needed = needed if needed > self._processes else 0
         epoch_s = self._client.now() + (_SHARED_LEAD_S if processes else _LEAD_S)
         self._log = ProbeLog(plan.schedule_s, epoch_s)
+        self._meter = LoadMeter(self._client.now())
         indices = range(len(plan.schedule_s))
         load = Load(plan.number, epoch_s, indices, plan.schedule_s.tolist(), plan.timeout_s)
         self._sender: Sender = (
@@ -132,6 +142,7 @@ class _OpenProbe:
             errors=log.error_examples(),
             alpha=plan.rules.alpha,
         )
+        result = result.model_copy(update={"client_cores": round(self._meter.cores, 3)})
         records = log.records(plan.number, warmup, len(sample), closed=False)
         return ProbeOutcome(result, records, gone)
 
@@ -144,6 +155,9 @@ class _OpenProbe:
             await asyncio.sleep(_TICK_S)
             if sender.done() and not sender.cancelled() and (broken := sender.exception()):
                 raise broken
+            if not sender.done():
+                # Up to the last request: afterwards the client rests.
+                self._meter.note(now(), self._sender.cpu_s())
             if self._sender.fault:
                 return *await self._conclude("invalid", self._sender.fault), ""
             if log.client_faults:
@@ -174,7 +188,15 @@ class _OpenProbe:
     def _judge_and_report(self, sample: Sample, *, final: bool) -> Judgement:
         judgement = judge(sample, self._plan.rules, final=final)
         self._report(sample)
+        # Its lateness counts against the server, so that a pass is one all the same.
+        if judgement.verdict in ("fail", "unresolved") and (overload := self._meter.overload()):
+            return replace(judgement, verdict="invalid", reason=overload + self._shortage())
         return judgement
+
+    def _shortage(self) -> str:
+        if not self._needed:
+            return ""
+        return f"; such a rate takes about {self._needed} processes, not {self._processes}"
 
     async def _conclude(self, verdict: Any, reason: str) -> tuple[Sample, Judgement]:
         sample, judgement = await self._look(final=True)
@@ -208,6 +230,9 @@ class _OpenProbe:
             "in_flight": len(log.in_flight),
             "errors": log.errors,
         }
+        if self._needed:
+            progress["processes"] = self._processes
+            progress["processes_needed"] = self._needed
         if len(sample):
             for objective in plan.rules.slo.objectives:
                 values = sample.values_s(objective.metric, objective.max_ms / 1000.0)

@@ -55,11 +55,13 @@ class Stop:
 class Batch:
     """What became of the requests of one process up to ``known_s``.
 
+    Its event loop took ``cpu_s`` processor seconds since it was given the load.
     ``running`` were begun, or got their first token, since the last batch; ``settled`` are over.
     After the batch that is ``last`` comes none until the next load.
     """
 
     known_s: float
+    cpu_s: float
     running: list[tuple[int, Flight]]
     settled: list[tuple[int, Flight]]
     last: bool
@@ -85,10 +87,9 @@ async def hear(reader: asyncio.StreamReader) -> Any:
 
 
 def processes_needed(rate_rps: float, output_tokens: int) -> int:
-    """Return how many processes send at this rate on time, at most one per core."""
+    """Return how many processes, each with a core of its own, send at this rate on time."""
     busy = rate_rps * (_REQUEST_S + output_tokens * _TOKEN_S)
-    cores = len(os.sched_getaffinity(0))
-    return max(1, min(math.ceil(busy / _MOST_BUSY), cores))
+    return max(1, math.ceil(busy / _MOST_BUSY))
 
 
 @dataclass
@@ -122,7 +123,7 @@ class ProcessPool:
     output_tokens
         Length of the longest answer.
     processes
-        How many send each probe; None: as many as its rate needs.
+        How many send each probe; None: as many as its rate needs, at most one per core.
     """
 
     def __init__(self, target: Target, output_tokens: int, processes: int | None = None) -> None:
@@ -158,6 +159,11 @@ class ProcessPool:
         if self._folder is not None:
             self._folder.cleanup()
 
+    def count(self, rate_rps: float) -> int:
+        """Return how many processes send a probe at this rate."""
+        needed = processes_needed(rate_rps, self._output_tokens)
+        return self._processes or min(needed, len(os.sched_getaffinity(0)))
+
     async def for_rate(self, rate_rps: float) -> list[ClientProcess]:
         """Return the processes for a probe at this rate, ready; none if this one suffices.
 
@@ -166,7 +172,7 @@ class ProcessPool:
         StageError
             If a process does not come up.
         """
-        count = self._processes or processes_needed(rate_rps, self._output_tokens)
+        count = self.count(rate_rps)
         if count == 1:
             return []
         alive = [process for process in self._started if process.owned.poll() is None]
@@ -236,17 +242,22 @@ class SharedSender:
     ) -> None:
         self.fault = ""
         self._processes = processes
-        self._now = target.client.now
+        self._client = target.client
         self._load = load
         self._log = log
         self._begun = asyncio.Event()
         self._readers: dict[int, asyncio.Task[None]] = {}
         self._known_s = dict.fromkeys(range(len(processes)), load.epoch_s)
+        self._cpu_s = [0.0] * len(processes)
+        self._cpu_at_start_s = target.client.cpu_s()
         # Begun, but not all before them are known to be: the log takes them in order.
         self._early: dict[int, tuple[Flight, bool]] = {}
 
     def known_s(self) -> float:
-        return min(self._known_s.values(), default=self._now())
+        return min(self._known_s.values(), default=self._client.now())
+
+    def cpu_s(self) -> list[float]:
+        return [*self._cpu_s, self._client.cpu_s() - self._cpu_at_start_s]
 
     async def send(self) -> None:
         for number, process in enumerate(self._processes):
@@ -255,7 +266,7 @@ class SharedSender:
         await self._begun.wait()
 
     async def finish(self, *, cancel: bool) -> None:
-        stop = Stop(self._now() + _STOP_LEAD_S, cancel)
+        stop = Stop(self._client.now() + _STOP_LEAD_S, cancel)
         for number, task in self._readers.items():
             if not task.done():
                 tell(self._processes[number].writer, stop)
@@ -276,6 +287,7 @@ class SharedSender:
                     batch: Batch = await hear(process.reader)
                 self._take(batch)
                 self._known_s[number] = batch.known_s
+                self._cpu_s[number] = batch.cpu_s
                 if batch.last:
                     # Nothing is left to know of its requests.
                     del self._known_s[number]

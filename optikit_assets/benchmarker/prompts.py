@@ -132,9 +132,12 @@ class SyntheticPrompts:
         self._seed = seed
         self._lengths = LengthSource(workload, seed)
         self._overhead = text_overhead if self._is_text else 0
-        if self._overhead >= workload.min_input_tokens:
+        shared = workload.prefix_tokens
+        if self._overhead + shared >= workload.min_input_tokens:
+            # Without a token of their own, all prompts of a prefix would be one and the same.
+            prefix = f"prefix_tokens ({shared}) and the " if shared else "the "
             raise ValueError(
-                f"input_tokens ({workload.min_input_tokens}) leaves no room beside the "
+                f"input_tokens ({workload.min_input_tokens}) leaves no room beside {prefix}"
                 f"{text_overhead} tokens that the server adds"
             )
         # Of one probe only: (probe, number) -> tokens.

@@ -40,6 +40,9 @@ class ProbeResult(_Result):
         default=None, description="Growth of the number in the system, requests per second."
     )
     send_lag_p99_ms: float | None = None
+    client_cores: float | None = Field(
+        default=None, description="Mean number of cores that the client's event loops took."
+    )
     latency_ms: dict[str, float | None]
     latency_ci_ms: dict[str, tuple[float, float | None]] = Field(
         description="Interval of every objective's percentile; upper bound None: not bounded."

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from optikit_assets.benchmarker.client import ClientLimits, CompletionClient
 from optikit_assets.benchmarker.conclusion import outcome_of, with_search, without_search
@@ -19,6 +20,8 @@ from optikit_assets.benchmarker.rate_search import (
 from optikit_assets.benchmarker.results import BenchmarkResult, ProbeResult
 from optikit_assets.benchmarker.session import Session
 from optikit_assets.specs.slo import SloSpec
+
+_Result = TypeVar("_Result", BenchmarkResult, ProbeResult)
 
 
 def run_benchmark(
@@ -79,7 +82,7 @@ def run_benchmark(
         target = runner.run(prepare(client, model, slo, seed, vocabulary_size=vocabulary_size))
         pool = ProcessPool(target, slo.workload.max_output_tokens, processes)
         _enter(stack, runner, pool)
-        return benchmark_target(
+        result = benchmark_target(
             target,
             slo,
             runner=runner,
@@ -91,6 +94,7 @@ def run_benchmark(
             on_progress=on_progress,
             pool=pool,
         )
+        return _with_caveat(result, target)
 
 
 def _enter(
@@ -184,4 +188,11 @@ def confirm_rate(
         pool = ProcessPool(target, slo.workload.max_output_tokens, processes)
         _enter(stack, runner, pool)
         session = Session(target, slo, seed, requests_file, None, on_progress, pool)
-        return runner.run(session.open_probe(rate_rps, last=True))
+        result = runner.run(session.open_probe(rate_rps, last=True))
+        return _with_caveat(result, target)
+
+
+def _with_caveat(result: _Result, target: Target) -> _Result:
+    if not target.caveat:
+        return result
+    return result.model_copy(update={"reason": f"{result.reason}; {target.caveat}"})

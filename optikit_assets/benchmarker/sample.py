@@ -72,17 +72,22 @@ class Sample:
         )
 
     def from_sending(self) -> "Sample":
-        """Return the sample with each request scheduled when it was in fact sent."""
+        """Return the sample as a client that is never late might have seen it.
+
+        Each request is scheduled when it was in fact sent, and everything was read earlier by the
+        99th percentile of the lag: an event loop reads as late as it sends.
+        """
+        late_s = float(np.percentile(self.lag_s, 99)) if len(self) else 0.0
         return Sample(
-            self.now_s,
+            self.now_s - late_s,
             self.sent_s,
             self.sent_s,
-            self.first_token_s,
-            self.finished_s,
+            np.maximum(self.first_token_s - late_s, self.sent_s),
+            np.maximum(self.finished_s - late_s, self.sent_s),
             self.failed,
             self.input_tokens,
             self.output_tokens,
-            self.gaps_s,
+            [[gap - late_s for gap in gaps] for gaps in self.gaps_s],
             self.expected_input,
             self.expected_output,
         )

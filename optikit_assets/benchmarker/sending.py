@@ -65,6 +65,10 @@ class Sender(Protocol):
         """Return the time on the client's clock up to which everything was noted."""
         ...
 
+    def cpu_s(self) -> list[float]:
+        """Return the processor seconds that each event loop took since the load was given."""
+        ...
+
 
 class LocalSender:
     """Sends from this process."""
@@ -76,6 +80,7 @@ class LocalSender:
         self._load = load
         self._journal = journal
         self._tasks: set[asyncio.Task[None]] = set()
+        self._cpu_at_start_s = target.client.cpu_s()
         # Requests that are due later than this are left out.
         self.until_s = float("inf")
 
@@ -86,6 +91,9 @@ class LocalSender:
 
     def known_s(self) -> float:
         return self._target.client.now()
+
+    def cpu_s(self) -> list[float]:
+        return [self._target.client.cpu_s() - self._cpu_at_start_s]
 
     async def send(self) -> None:
         load, now = self._load, self._target.client.now

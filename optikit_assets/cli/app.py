@@ -102,7 +102,7 @@ def bench(
     base_url: Annotated[str, typer.Option(help="OpenAI-compatible endpoint, e.g. http://HOST/v1.")],
     model: Annotated[str, typer.Option(help="Model name as the endpoint knows it.")],
     slo: Annotated[str, typer.Option(metavar="SLO|FILE", help="SLO name or SLO file.")],
-    seed: Annotated[int, typer.Option(help="Seed of arrivals and prompts.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of arrivals and prompts.")] = 0,
     client_processes: Annotated[
         int | None,
         typer.Option(min=1, help="Processes that send; default: as many as the rate needs."),
@@ -132,7 +132,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder with tokenizer.json, for tasks that score given answers."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Sent with every request.")] = 1234,
+    seed: Annotated[int, typer.Option(min=0, help="Sent with every request.")] = 1234,
     json_out: JsonOut = None,
 ) -> None:
     """Score a model behind a running endpoint with an evaluation suite."""
@@ -152,7 +152,7 @@ def repeatability(
     ] = "",
     times: Annotated[int, typer.Option(min=2, max=1000, help="Number of evaluations.")] = 10,
     deterministic: Annotated[bool, typer.Option(help="vLLM's deterministic mode.")] = True,
-    seed: Annotated[int, typer.Option(help="The same for every evaluation.")] = 1234,
+    seed: Annotated[int, typer.Option(min=0, help="The same for every evaluation.")] = 1234,
     json_out: JsonOut = None,
 ) -> None:
     """Evaluate one checkpoint several times and show how far its scores vary by themselves."""

@@ -3,9 +3,10 @@ r"""A queueing model of an engine, whose highest rate under an SLO can be comput
 Notation: request i arrives at a_i and takes the first of k slots that is free, first come first
 served, at b_i. With m_i other requests running at b_i it is served for
 
-.. math:: s_i = (prefill + (n - 1)(token + growth · m_i)) · w_i
+.. math:: s_i = (prefill + prompt_token · l_i + (n - 1)(token + growth · m_i)) · w_i
 
-seconds: n output tokens, the first after the prefill, w_i a random factor of mean 1. As earlier
+seconds: l_i prompt tokens, n output tokens, the first after the prefill, w_i a random factor of
+mean 1. The l_i are drawn as the workload says. As earlier
 requests never wait for later ones, the whole timeline of a request is known when it arrives, so
 that the same recursion drives an offline simulation, a virtual clock and a real server.
 
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from optikit_assets.benchmarker.lengths import draw_length
 from optikit_assets.specs.slo import SloSpec
 
 
@@ -36,6 +38,7 @@ class Shape:
     prefill_s: float
     token_s: float
     growth_s: float = 0.0
+    prompt_token_s: float = 0.0
     output_tokens: int = 16
     tail: float = 0.0
     stall_every_s: float = 0.0
@@ -45,17 +48,21 @@ class Shape:
     cold_factor: float = 1.0
     leak: float = 0.0
 
-    def service_s(self, others: int) -> float:
-        """Return the service time beside `others` running requests, random factor aside."""
-        return self.prefill_s + (self.output_tokens - 1) * (self.token_s + self.growth_s * others)
+    def first_s(self, prompt_tokens: float) -> float:
+        """Return the time from a slot to the first token, random factor aside."""
+        return self.prefill_s + self.prompt_token_s * prompt_tokens
 
-    @property
-    def capacity_rps(self) -> float:
+    def service_s(self, others: int, prompt_tokens: float = 0.0) -> float:
+        """Return the service time beside `others` running requests, random factor aside."""
+        steps = self.output_tokens - 1
+        return self.first_s(prompt_tokens) + steps * (self.token_s + self.growth_s * others)
+
+    def capacity_rps(self, mean_prompt_tokens: float = 0.0) -> float:
         """Completions per second with every slot taken, stalls included."""
         moving = 1.0
         if self.stall_every_s:
             moving = self.stall_every_s / (self.stall_every_s + self.stall_s)
-        return moving * self.slots / self.service_s(self.slots - 1)
+        return moving * self.slots / self.service_s(self.slots - 1, mean_prompt_tokens)
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ class Engine:
             failed = self._rng.random(1024) < shape.error_share
             yield from zip(np.exp(logs).tolist(), failed.tolist(), strict=True)
 
-    def admit(self, arrival_s: float) -> Timeline:
+    def admit(self, arrival_s: float, prompt_tokens: int = 0) -> Timeline:
         """Return the timeline of a request that arrives now."""
         shape = self._shape
         factor, failed = next(self._draws)
@@ -99,10 +106,10 @@ class Engine:
         if self._served < shape.cold_requests:
             factor *= shape.cold_factor
         self._served += 1
-        service_s = shape.service_s(others) * factor
+        service_s = shape.service_s(others, prompt_tokens) * factor
         end = begin + service_s
         heapq.heappush(self._free, end)
-        first = begin + service_s * shape.prefill_s / shape.service_s(others)
+        first = begin + shape.first_s(prompt_tokens) * factor
         leaked_s = shape.leak * (arrival_s - self._rested_s)
         return Timeline(self._stalls.wall(first) + leaked_s, self._stalls.wall(end) + leaked_s)
 
@@ -157,13 +164,13 @@ def simulate(
 ) -> dict[str, np.ndarray]:
     """Return the arrivals and each metric of every request, in seconds; a failed one has infinity.
 
-    The unit exponentials behind the arrivals depend on the seed alone, so that neighbouring rates
-    are compared on the same randomness.
+    The unit exponentials behind the arrivals and the prompts' lengths depend on the seed alone, so
+    that neighbouring rates are compared on the same randomness.
     """
     rng = np.random.default_rng((seed, 1))
     arrivals = np.cumsum(rng.exponential(1.0, requests)) / rate_rps
     engine = Engine(shape, np.random.default_rng((seed, 2)))
-    timelines = [engine.admit(a) for a in arrivals.tolist()]
+    timelines = list(map(engine.admit, arrivals.tolist(), _prompt_lengths(slo, requests, seed)))
     first = np.array([t.first_token_s for t in timelines]) - arrivals
     last = np.array([t.finished_s for t in timelines]) - arrivals
     per_token = (last - first) / max(shape.output_tokens - 1, 1)
@@ -187,6 +194,13 @@ def meets(shape: Shape, slo: SloSpec, rate_rps: float, *, requests: int, seed: i
     return float(newest[np.isfinite(newest)].mean()) < 0.01 * float(values["arrival"][-1])
 
 
+def _prompt_lengths(slo: SloSpec, requests: int, seed: int) -> list[int]:
+    length = slo.workload.input_tokens
+    assert length is not None
+    rng = np.random.default_rng((seed, 3))
+    return [draw_length(length, rng) for _ in range(requests)]
+
+
 def true_rate(shape: Shape, slo: SloSpec, *, requests: int = 200_000, seed: int = 0) -> float:
     """Return the highest rate in requests/s that meets the SLO in the long run; 0 if none does.
 
@@ -194,7 +208,7 @@ def true_rate(shape: Shape, slo: SloSpec, *, requests: int = 200_000, seed: int 
     """
     if shape.leak:
         return 0.0
-    low, high = 0.0, shape.capacity_rps
+    low, high = 0.0, shape.capacity_rps(slo.workload.mean_input_tokens or 0)
     if not meets(shape, slo, high * 1e-3, requests=requests // 10, seed=seed):
         return 0.0
     while high - low > 1e-3 * high:

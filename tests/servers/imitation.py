@@ -202,7 +202,7 @@ class _Engine:
         now_s = asyncio.get_running_loop().time()
         if self._model is None:
             return now_s + self._behaviour.prefill_s, self._behaviour.token_s
-        timeline = self._model.admit(now_s)
+        timeline = self._model.admit(now_s, self._prompt_tokens(body))
         steps = max(int(body["max_tokens"]) - 1, 1)
         return timeline.first_token_s, (timeline.finished_s - timeline.first_token_s) / steps
 

@@ -17,11 +17,16 @@ class Case:
     expected: str = "feasible"
 
 
-def _slo(name: str, *objectives: tuple[str, float, float], **budget: Any) -> SloSpec:
+def _slo(
+    name: str,
+    objectives: tuple[tuple[str, float, float], ...],
+    input_tokens: Any,
+    budget: dict[str, Any],
+) -> SloSpec:
     return SloSpec.model_validate(
         {
             "name": name,
-            "workload": {"input_tokens": 8, "output_tokens": 16},
+            "workload": {"input_tokens": input_tokens, "output_tokens": 16},
             "objectives": [
                 {"metric": metric, "percentile": percentile, "max_ms": max_ms}
                 for metric, percentile, max_ms in objectives
@@ -36,9 +41,10 @@ def _case(
     shape: Shape,
     *objectives: tuple[str, float, float],
     expected: str = "feasible",
+    input_tokens: Any = 8,
     **budget: Any,
 ) -> Case:
-    return Case(name, shape, _slo(name, *objectives, **budget), expected)
+    return Case(name, shape, _slo(name, objectives, input_tokens, budget), expected)
 
 
 P95 = "e2e_latency", 95
@@ -88,6 +94,19 @@ CASES: tuple[Case, ...] = (
         Shape(slots=16, prefill_s=0.05, token_s=0.01, growth_s=0.001, tail=0.2),
         ("ttft", 90, 250),
         ("tpot", 50, 22),
+    ),
+    # Long prompts take the slots for several times as long as short ones.
+    _case(
+        "prefill_by_tokens",
+        Shape(slots=8, prefill_s=0.01, prompt_token_s=0.0002, token_s=0.01, tail=0.1),
+        ("ttft", 95, 500),
+        input_tokens={
+            "distribution": "lognormal",
+            "mean": 500,
+            "std": 400,
+            "min": 16,
+            "max": 2000,
+        },
     ),
     _case("throughput", Shape(slots=8, prefill_s=0.03, token_s=0.015, tail=0.2)),
     _case(

@@ -70,6 +70,10 @@ class VirtualClient:
         self._engine = Engine(shape, np.random.default_rng(seed))
         self.now = loop.time
 
+    def cpu_s(self) -> float:
+        """Return 0.0: no processor is at work in virtual time."""
+        return 0.0
+
     async def complete(self, flight: Flight, body: RequestBody, timeout_s: float) -> None:
         """Follow one request through the model."""
         flight.expected_output = body.output_tokens
@@ -77,7 +81,7 @@ class VirtualClient:
         if body.output_tokens == 1:
             # Asked between probes only, whether the server is idle.
             self._engine.rest(flight.sent_s)
-        timeline = self._engine.admit(flight.sent_s)
+        timeline = self._engine.admit(flight.sent_s, body.input_tokens)
         if timeline.failed:
             flight.status, flight.error = 500, "HTTP 500: injected"
             return
@@ -110,6 +114,6 @@ def virtual_benchmark(shape: Shape, slo: SloSpec, seed: int, **options: Any) -> 
             "virtual",
             RequestShape(),
             SyntheticPrompts(slo.workload, seed),
-            shape.service_s(0),
+            shape.service_s(0, slo.workload.max_input_tokens or 0),
         )
         return benchmark_target(target, slo, runner=runner, seed=seed, **options)

@@ -7,10 +7,10 @@ import pytest
 from optikit_assets.benchmarker.client import (
     ClientLimits,
     CompletionClient,
-    EventParser,
     Flight,
     RequestShape,
 )
+from optikit_assets.benchmarker.event_stream import EventParser
 from optikit_assets.benchmarker.prompts import Prompt
 from optikit_assets.specs.workload import Endpoint
 from tests.servers.imitation import Behaviour, running
@@ -61,6 +61,14 @@ def test_events_with_carriage_returns_are_understood():
     assert parser.usage is None
 
 
+@pytest.mark.parametrize("size", [1, 50, 10_000])
+def test_events_need_not_begin_alike(size):
+    stream = b"".join(TOKEN.replace(b"{", b'{"created":%d,' % n, 1) * 2 for n in range(5)) + DONE
+    parser = EventParser()
+    assert sum(parser.feed(stream[i : i + size]) for i in range(0, len(stream), size)) == 10
+    parser.close()
+
+
 @pytest.mark.parametrize(
     ("deltas", "tokens"),
     [
@@ -105,8 +113,16 @@ def test_first_token_of_a_chat_is_not_the_delta_that_opens_it(reasons):
         (b"data: {oops\n\n", "expected JSON"),
         (b"data: {oops}\n\n", "invalid JSON"),
         (TOKEN + b'data: {"error":{"message":"engine died"}}\n\n', "engine died"),
+        (TOKEN + b"data: {garbage}\n\n" + USAGE + DONE, "invalid JSON"),
+        (TOKEN * 2 + b"data: {garbage}\n\n" + TOKEN, "invalid JSON"),
+        (TOKEN + b'data: {"choices":[{"index":0}]}\n\n', "no text"),
+        (TOKEN + b'data: {"choices":7}\n\n', "no text"),
         (b'data: {"object":"x"}\n\n', "no choices"),
         (b'data: {"choices":[],"usage":{"total":3}}\n\n', "usage without token counts"),
+        (TOKEN + USAGE.replace(b"2", b"1e999"), "usage without token counts"),
+        (TOKEN + USAGE.replace(b"2", b"1" + b"0" * 30), "usage without token counts"),
+        (TOKEN + USAGE.replace(b"2", b"-1"), "usage without token counts"),
+        (TOKEN + b'data: {"usage":{"a":' + b"[" * 100_000 + b"}\n\n", "invalid JSON"),
         (TOKEN + TOKEN, r"ended without \[DONE\]"),
         (b"data: " + b"x" * 1_100_000, "more than"),
     ],

@@ -3,6 +3,7 @@
 The tolerances leave room for few seeds; what the whole campaign shows is in docs/benchmarker.md.
 """
 
+import dataclasses
 from functools import cache
 
 import numpy as np
@@ -13,11 +14,13 @@ from optikit_assets.benchmarker.results import BenchmarkResult
 from optikit_assets.specs.slo import SloSpec
 from tests.servers.engine_model import Engine, Shape, true_rate
 from tests.servers.imitation import Behaviour, running
-from tests.servers.shapes import CASES
+from tests.servers.shapes import CASES, Case
 from tests.servers.virtual import virtual_benchmark
 
 BY_NAME = {case.name: case for case in CASES}
 SEEDS = range(6)
+# Real time may move a rate by this share of it.
+REAL_TIME = 0.1
 
 
 @cache
@@ -26,9 +29,22 @@ def searched(name: str, seed: int) -> BenchmarkResult:
     return virtual_benchmark(case.shape, case.slo, seed)
 
 
+def covers(result: BenchmarkResult, truth: float) -> bool:
+    low, high = result.rate_ci_rps
+    return low <= truth <= (np.inf if high is None else high)
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    "name", ["light_tail", "heavy_tail", "bursty_stalls", "ttft_and_tpot", "throughput"]
+    "name",
+    [
+        "light_tail",
+        "heavy_tail",
+        "bursty_stalls",
+        "ttft_and_tpot",
+        "prefill_by_tokens",
+        "throughput",
+    ],
 )
 def test_certified_rates_are_near_the_truth_and_hardly_ever_above_it(name):
     case = BY_NAME[name]
@@ -39,11 +55,7 @@ def test_certified_rates_are_near_the_truth_and_hardly_ever_above_it(name):
     assert np.median(np.abs(errors)) <= 0.06
     assert errors.max() <= 0.06
     assert errors.min() >= -0.15
-    covered = [
-        r.rate_ci_rps[0] <= truth <= (np.inf if r.rate_ci_rps[1] is None else r.rate_ci_rps[1])
-        for r in results
-    ]
-    assert np.mean(covered) >= 0.8
+    assert np.mean([covers(result, truth) for result in results]) >= 0.8
 
 
 @pytest.mark.timeout(300)
@@ -59,7 +71,7 @@ def test_the_ladder_is_recorded_and_obeys_littles_law():
     assert [rung.clients for rung in ladder] == [2, 4, 8]
     assert all(rung.little == pytest.approx(1.0, abs=0.15) for rung in ladder)
     # Eight slots serve eight clients at once, and no more.
-    capacity_rps = BY_NAME["light_tail"].shape.capacity_rps
+    capacity_rps = BY_NAME["light_tail"].shape.capacity_rps()
     assert ladder[2].throughput_rps == pytest.approx(capacity_rps, rel=0.15)
 
 
@@ -78,27 +90,66 @@ def test_the_model_agrees_with_queueing_theory():
     assert np.mean(waits) == pytest.approx(load * service_s / (2 * (1 - load)), rel=0.03)
 
 
+def brief(name: str) -> Case:
+    """Return a case that takes seconds to search: twice the slots at twice the pace.
+
+    Tokens are fewer and take longer, which gives a real client and server little to do for each
+    request.
+    """
+    case, tokens = BY_NAME[name], 4
+    times = {k: v / 2 for k, v in dataclasses.asdict(case.shape).items() if k.endswith("_s")}
+    per_token = (case.shape.output_tokens - 1) / (tokens - 1)
+    times["token_s"] *= per_token
+    shape = dataclasses.replace(
+        case.shape, slots=2 * case.shape.slots, output_tokens=tokens, **times
+    )
+    assert not shape.growth_s
+    slo = case.slo.model_dump()
+    slo["workload"]["output_tokens"] = tokens
+    for objective in slo["objectives"]:
+        objective["max_ms"] /= 2
+    slo["budget"] |= {
+        "tolerance": 0.1,
+        "closed_loop_requests": 5,
+        "min_probe_seconds": 1,
+        "max_probe_seconds": 6,
+        "max_load_seconds": 13,
+    }
+    return Case(name, shape, SloSpec.model_validate(slo))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_real_time_over_loopback_agrees_with_virtual_time():
-    """The same model behind a real server, with probes of seconds."""
-    shape = Shape(slots=4, prefill_s=0.03, token_s=0.01, output_tokens=8, tail=0.2)
-    slo = SloSpec.model_validate(
-        {
-            "name": "loopback",
-            "workload": {"input_tokens": 8, "output_tokens": 8},
-            "objectives": [{"metric": "e2e_latency", "percentile": 95, "max_ms": 250}],
-            "budget": {
-                "tolerance": 0.1,
-                "min_probe_seconds": 4,
-                "max_probe_seconds": 16,
-                "max_probes": 8,
-                "max_load_seconds": 60,
-            },
-        }
-    )
-    truth = true_rate(shape, slo, requests=60_000)
-    with running(Behaviour(shape=shape)) as server:
-        result = run_benchmark(base_url=server.base_url, model="imitation", slo=slo, seed=3)
+@pytest.mark.parametrize("name", ["heavy_tail", "prefill_by_tokens"])
+def test_real_time_over_loopback_agrees_with_virtual_time(name):
+    """The same model behind a real server is found about as precisely as in virtual time.
+
+    Thirteen seconds leave room for chance: where they see the limit, and by how much the certified
+    rate stays below it. Seeds in virtual time show how much; a busy machine adds some milliseconds
+    to bounds of hundreds, which moves the limit by percents.
+    """
+    case = brief(name)
+    truth = true_rate(case.shape, case.slo, requests=60_000)
+    start_rps = 0.6 * truth
+    virtual = [
+        virtual_benchmark(case.shape, case.slo, seed, initial_rate_rps=start_rps)
+        for seed in range(12)
+    ]
+    with running(Behaviour(shape=case.shape, max_model_len=None)) as server:
+        result = run_benchmark(
+            base_url=server.base_url,
+            model="imitation",
+            slo=case.slo,
+            seed=3,
+            initial_rate_rps=start_rps,
+        )
+    if result.status == "unresolved":
+        assert covers(result, truth), result.reason
+        return
     assert result.status == "feasible", result.reason
-    assert result.certified_rate_rps == pytest.approx(truth, rel=0.2)
+    assert result.certified_rate_rps <= (1.0 + REAL_TIME) * truth
+    limits = [r.estimate_rps for r in virtual if r.estimate_rps is not None]
+    assert len(limits) >= 10
+    assert result.estimate_rps is not None
+    assert min(limits) - REAL_TIME * truth <= result.estimate_rps
+    assert result.estimate_rps <= max(limits) + REAL_TIME * truth

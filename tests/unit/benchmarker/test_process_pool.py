@@ -105,6 +105,7 @@ def test_arrivals_stay_poisson_however_many_processes_send(processes):
     assert 0.9 <= dispersion(np.sort(sent), 2.0 / RATE_RPS) <= 1.1
     assert all(record.ok and len(record.itl_s) == 3 for record in records)
     assert outcome.result.sent == len(records)
+    assert 0.0 < outcome.result.client_cores < processes + 1
     # Every prompt once, and nothing that is not in the records.
     outside = len(asked) - len(records)
     assert len(set(asked[outside:])) == len(records)
@@ -190,10 +191,15 @@ def test_confirmation_shared_by_processes_records_every_request(tmp_path):
 
 
 def test_processes_are_added_where_one_would_send_late(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     assert processes_needed(1.0, 128) == 1
     assert processes_needed(500.0, 32) == 1
     assert processes_needed(1000.0, 32) == 2
-    assert processes_needed(1e6, 32) == 8
+    assert processes_needed(1e6, 32) > 1000
+
+
+def test_processes_are_at_most_as_many_as_cores_unless_asked_for(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert ProcessPool(cast("Target", None), 32).count(1e6) == 8
+    assert ProcessPool(cast("Target", None), 32, 9).count(1e6) == 9
     with pytest.raises(ValueError, match="at least 1"):
         ProcessPool(cast("Target", None), 4, 0)

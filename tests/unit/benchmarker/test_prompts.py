@@ -97,6 +97,15 @@ def test_prompt_shorter_than_the_overhead_is_refused():
         SyntheticPrompts(varied, 1, token_ids=None, text_overhead=2)
 
 
+def test_prefix_and_overhead_leave_every_prompt_a_token_of_its_own():
+    workload = make(input_tokens=1200, prefix_tokens=1195, endpoint="chat")
+    message = r"input_tokens \(1200\) leaves no room beside prefix_tokens \(1195\) and the 5 tokens"
+    with pytest.raises(ValueError, match=message):
+        SyntheticPrompts(workload, 1, token_ids=None, text_overhead=5)
+    source = SyntheticPrompts(workload, 1, token_ids=None, text_overhead=4)
+    assert len({source.draw(0, request).content for request in range(20)}) > 1
+
+
 @pytest.mark.parametrize("size", [8, 100, 32_000, 151_936])
 def test_safe_ids_stay_inside_the_vocabulary_and_off_its_ends(size):
     found = safe_token_ids(size)

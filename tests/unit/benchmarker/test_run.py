@@ -377,6 +377,19 @@ def test_trace_is_replayed_with_its_lengths(tmp_path):
     assert np.ptp(gaps[inside] / in_trace[inside]) < 0.01
 
 
+@pytest.mark.parametrize("takes_salt", [True, False])
+def test_prompts_that_may_have_been_cached_are_named(tmp_path, takes_salt):
+    row = json.dumps({"prompt": "tell me about the number nine"})
+    (tmp_path / "prompts.jsonl").write_text(row, encoding="utf-8")
+    workload = load(input_tokens=None, prompts=str(tmp_path / "prompts.jsonl"))
+    behaviour = replace(SERVER, takes_salt=takes_salt)
+    result = bench(behaviour, make_slo(workload=workload, max_probes=1), initial_rate_rps=8.0)
+    with running(behaviour) as server:
+        probe = confirm(server, make_slo(workload=workload))
+    for reason in (result.reason, probe.reason):
+        assert ("refuses cache_salt" in reason) is not takes_salt
+
+
 def test_prompts_from_a_file_are_sent_as_they_are(tmp_path):
     texts = [f"tell me about the number {n}" for n in range(40)]
     rows = [{"messages": [{"role": "user", "content": text}]} for text in texts]

@@ -83,6 +83,18 @@ def test_bad_job_file(optikit: Optikit, tmp_path: Path):
         (("sql",), "Missing argument"),
         (("sql", "SELECT 1", "--format", "xml"), "'xml' is not one of 'table', 'csv', 'json'"),
         (("bench", "--model", "m"), "Missing option"),
+        (
+            ("bench", "--seed", "-1"),
+            "Invalid value for '--seed': Input should be greater than or equal to 0",
+        ),
+        (
+            ("evaluate", "--seed", "-1"),
+            "Invalid value for '--seed': Input should be greater than or equal to 0",
+        ),
+        (
+            ("repeatability", "--seed", "-1"),
+            "Invalid value for '--seed': Input should be greater than or equal to 0",
+        ),
         (("optimise",), "No such command"),
         (("models", "add"), "Missing argument"),
     ],
