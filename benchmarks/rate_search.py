@@ -94,7 +94,7 @@ def _bisect_virtual(case: Case, seed: int, truth: float) -> Run:
         requests = _requests(slo, rate_rps)
         # Another seed for each probe, as a client's is that is called again.
         fresh = 1000 * seed + next(numbers)
-        values = simulate(case.shape, rate_rps, requests=requests, seed=fresh)
+        values = simulate(case.shape, slo, rate_rps, requests=requests, seed=fresh)
         # Its percentiles are of the requests that succeeded.
         ok = np.isfinite(values["e2e_latency"])
         held = all(

@@ -23,6 +23,7 @@ _PROBE_COLUMNS = (
     "backlog_slope_rps",
     "backlog_grows",
     "send_lag_p99_ms",
+    "client_cores",
     "latency_ms",
     "latency_ci_ms",
     "miss_share",

@@ -160,7 +160,7 @@ class _Stalls:
 
 
 def simulate(
-    shape: Shape, rate_rps: float, *, requests: int, seed: int = 0
+    shape: Shape, slo: SloSpec, rate_rps: float, *, requests: int, seed: int = 0
 ) -> dict[str, np.ndarray]:
     """Return the arrivals and each metric of every request, in seconds; a failed one has infinity.
 
@@ -181,7 +181,7 @@ def simulate(
 
 def meets(shape: Shape, slo: SloSpec, rate_rps: float, *, requests: int, seed: int = 0) -> bool:
     """Return whether a long run at this rate meets every objective and keeps pace."""
-    values = simulate(shape, rate_rps, requests=requests, seed=seed)
+    values = simulate(shape, slo, rate_rps, requests=requests, seed=seed)
     latency = values["e2e_latency"]
     if np.isinf(latency).mean() > 0.01:
         return False

@@ -10,6 +10,7 @@ ALTER TABLE probes ADD COLUMN latency_ci_ms JSON;
 ALTER TABLE probes ADD COLUMN miss_share JSON;
 ALTER TABLE probes ADD COLUMN effective_requests JSON;
 ALTER TABLE probes ADD COLUMN error_examples JSON;
+ALTER TABLE probes ADD COLUMN client_cores DOUBLE;
 COMMENT ON COLUMN probes.completion_rate_rps IS 'rate at which measured requests were completed';
 COMMENT ON COLUMN probes.sent IS 'all requests, warm-up and tail included';
 COMMENT ON COLUMN probes.met IS 'whether every objective was met as observed, in steady state and with hardly a failure, whatever the confidence';
@@ -18,6 +19,7 @@ COMMENT ON COLUMN probes.backlog_grows IS 'whether completions fall behind arriv
 COMMENT ON COLUMN probes.latency_ci_ms IS 'confidence interval of the percentile of every objective, by label: [low, high]; high is null if nothing bounds it';
 COMMENT ON COLUMN probes.miss_share IS 'share of requests, or of gaps between tokens, that missed an objective, by label';
 COMMENT ON COLUMN probes.effective_requests IS 'how many independent requests would be as sure of that share, by label';
+COMMENT ON COLUMN probes.client_cores IS 'mean number of cores that the event loops of the load client took';
 COMMENT ON COLUMN probes.error_examples IS 'list of the first different error messages';
 
 ALTER TABLE requests ADD COLUMN phase VARCHAR;
