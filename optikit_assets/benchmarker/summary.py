@@ -124,16 +124,11 @@ def _met(sample: Sample, judgement: Judgement, slo: SloSpec) -> bool:
 
 
 def goodput(sample: Sample, slo: SloSpec) -> float:
-    """Return the share of settled requests that meet every objective.
-
-    A request meets an ``itl`` objective if the percentile of its own gaps does.
-    """
+    """Return the share of settled requests that meet every objective (`Sample.late`)."""
     met = ~sample.failed
     for objective in slo.objectives:
-        missed = sample.missed(objective)
-        allowed = 1.0 - objective.percentile / 100.0 if objective.metric == "itl" else 0.0
-        met = met[: len(missed)]
-        met = met & (missed[: len(met)] <= allowed)
+        late = sample.late(objective)
+        met = met[: len(late)] & ~late[: len(met)]
     return float(np.mean(met)) if len(met) else 0.0
 
 

@@ -142,8 +142,12 @@ def _objective_state(sample: Sample, objective: Objective, alpha: float) -> Obje
     kinds = (missed, near) if near.mean() <= _RARE else (missed,)
     short_run = min(effective_size(values) for values in kinds)
     # Within an episode misses are denser than on the whole, or than the objective allows.
-    episodes = min(episode_size(v, 1.0 / max(allowed, float(v.mean()))) for v in kinds)
-    share = share_of(missed, min(short_run, episodes), alpha, in_short_run=short_run)
+    episodes = [
+        episode_size(v, 1.0 / max(allowed, float(v.mean())))
+        for v in kinds
+        if np.count_nonzero(v) <= _RARE * len(v)
+    ]
+    share = share_of(missed, min([short_run, *episodes]), alpha, in_short_run=short_run)
     return ObjectiveState(objective, share)
 
 
@@ -262,19 +266,19 @@ def _failure(
 
 
 def _still_missing(sample: Sample, objective: Objective) -> bool:
-    missed = sample.missed(objective)
-    latest = max(_EARLY_MISSES, int(_EARLY_SHARE * len(missed)))
-    return len(missed) >= latest and bool(np.all(missed[-latest:] > 0))
+    late = sample.late(objective)
+    latest = max(_EARLY_MISSES, int(_EARLY_SHARE * len(late)))
+    return len(late) >= latest and bool(np.all(late[-latest:]))
 
 
 def _unbroken_misses(sample: Sample, objective: Objective, rules: Rules) -> str:
     """Return how long every request up to the latest has been late, if that is too long."""
-    missed = sample.missed(objective)
-    met = np.flatnonzero(missed <= 0)
+    late = sample.late(objective)
+    met = np.flatnonzero(~late)
     first = int(met[-1]) + 1 if len(met) else 0
-    if len(missed) - first < _EARLY_MISSES:
+    if len(late) - first < _EARLY_MISSES:
         return ""
-    span_s = float(sample.scheduled_s[len(missed) - 1] - sample.scheduled_s[first])
+    span_s = float(sample.scheduled_s[len(late) - 1] - sample.scheduled_s[first])
     limit_s = max(
         _UNBROKEN_SHARE * rules.min_seconds,
         _UNBROKEN_BOUNDS * objective.max_ms / 1000.0,
@@ -284,7 +288,7 @@ def _unbroken_misses(sample: Sample, objective: Objective, rules: Rules) -> str:
         return ""
     return (
         f"{objective.label} ≤ {objective.max_ms:g} ms: every one of the latest "
-        f"{len(missed) - first} requests late, over {span_s:.1f} s"
+        f"{len(late) - first} requests late, over {span_s:.1f} s"
     )
 
 

@@ -241,6 +241,17 @@ def test_inter_token_objective_counts_gaps():
     assert broken.verdict == "fail"
 
 
+def test_one_slow_gap_in_every_request_is_within_an_inter_token_percentile():
+    # One gap of 63 is late, 1.6 % where 5 % may be.
+    spec, probe = rules(slo(("itl", 95, 50))), sample(noisy(300, 0.3))
+    within = replace(probe, gaps_s=[[0.02] * 62 + [0.08]] * 300)
+    assert judge(within, spec, final=False).verdict == "pass"
+    beyond = replace(probe, gaps_s=[[0.02] * 42 + [0.08] * 21] * 300)
+    judged = judge(beyond, spec, final=False)
+    assert judged.verdict == "fail"
+    assert "every one of the latest 300 requests late" in judged.reason
+
+
 def test_time_per_output_token_divides_by_the_steps():
     values = sample(np.full(10, 0.7)).latency_s("tpot")
     assert values == pytest.approx(0.7 * 0.9 / 7)
