@@ -138,7 +138,7 @@ class Session:
         budget = self.slo.budget
         number = len(self.probes)
         # A request time of one latency fills the server to its usual number in flight.
-        service_s = 1.0 / self._sequential_rps if self._sequential_rps else 0.0
+        service_s = self._service_s()
         prefixes = self.slo.workload.shared_prefixes
         warmup_s = max(_WARMUP_LATENCIES * service_s, _WARMUP_SHARE * budget.min_probe_seconds)
         warmup = max(budget.warmup_requests, prefixes, math.ceil(rate_rps * warmup_s))
@@ -192,6 +192,15 @@ class Session:
         if self._on_probe is not None:
             self._on_probe(outcome.result)
         return outcome.result
+
+    def _service_s(self) -> float:
+        """Return the usual latency with no queueing."""
+        if self._sequential_rps:
+            return 1.0 / self._sequential_rps
+        # Without a closed loop: that of the longest request, with an answer of usual length.
+        workload, first_s = self.slo.workload, self.target.quiet_ttft_s
+        share = workload.mean_output_tokens / workload.max_output_tokens
+        return first_s + share * (self.target.quiet_latency_s - first_s)
 
     def _timeout_s(self) -> float:
         """Return the limit of a request: well past its bounds, so that its latency is seen."""
