@@ -27,8 +27,8 @@ _MAX_REQUESTS = 50_000
 # A request this many times over its bound is hung; its exact latency is of no interest.
 _HANG_FACTOR = 5.0
 _MIN_TIMEOUT_S = 10.0
-_UNBOUNDED_TIMEOUT_S = 600.0
-# With no bound to compare with: this many latencies seen with no queueing.
+_MIN_UNBOUNDED_TIMEOUT_S = 30.0
+# What a percentile leaves free may be long: so many of the longest latency seen with no queueing.
 _HANG_LATENCIES = 30.0
 # The 99th percentile of the client's lag may be this share of the tightest bound. Lag counts
 # against the server, so it cannot make a rate look better; 10 ms are never held against the client.
@@ -73,6 +73,7 @@ class Session:
         self._on_progress = on_progress
         self._pool = pool
         self._sequential_rps: float | None = None
+        self._longest_s = target.quiet_latency_s
         self._ladder_s = 0.0
 
     @property
@@ -128,6 +129,7 @@ class Session:
             if r.ok and r.finished_s is not None and r.phase == "closed"
         ]
         self._sequential_rps = sequential_rate_rps(latencies)
+        self._longest_s = max(self._longest_s, *latencies)
         return self._keep(outcome)
 
     async def open_probe(self, rate_rps: float, *, last: bool = False) -> ProbeResult:
@@ -204,12 +206,15 @@ class Session:
 
     def _timeout_s(self) -> float:
         """Return the limit of a request: well past its bounds, so that its latency is seen."""
-        bounds = {o.metric: o.max_ms / 1000.0 for o in self.slo.objectives}
-        if "e2e_latency" in bounds:
-            return max(_MIN_TIMEOUT_S, _HANG_FACTOR * bounds["e2e_latency"])
-        if self._sequential_rps:
-            return max(3 * _MIN_TIMEOUT_S, _HANG_LATENCIES / self._sequential_rps)
-        return _UNBOUNDED_TIMEOUT_S
+        bounds = [
+            o.max_ms / 1000.0 for o in self.slo.objectives if o.metric in ("e2e_latency", "ttft")
+        ]
+        bounded = any(o.metric == "e2e_latency" for o in self.slo.objectives)
+        return max(
+            _MIN_TIMEOUT_S if bounded else _MIN_UNBOUNDED_TIMEOUT_S,
+            _HANG_FACTOR * max(bounds, default=0.0),
+            _HANG_LATENCIES * self._longest_s,
+        )
 
     def _max_lag_s(self, service_s: float) -> float:
         """Return the largest send lag of a valid probe."""

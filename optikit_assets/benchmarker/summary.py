@@ -48,9 +48,9 @@ def summarize(
     """
     latency: dict[str, float | None] = {}
     intervals: dict[str, tuple[float, float | None]] = {}
-    bounds = {o.metric: o.max_ms / 1000.0 for o in slo.objectives}
     for metric in _METRICS:
-        values = sample.values_s(metric, bounds.get(metric, np.inf))
+        bounds = [o.max_ms / 1000.0 for o in slo.objectives if o.metric == metric]
+        values = sample.values_s(metric, max(bounds, default=np.inf))
         wanted = {f"{metric}_p{p:g}": p for p in _PERCENTS}
         wanted |= {o.label: o.percentile for o in slo.objectives if o.metric == metric}
         for label, percent in wanted.items():

@@ -1,10 +1,8 @@
 """What a session makes of the latency of its server, in virtual time."""
 
-import pytest
-
 from optikit_assets.specs.slo import SloSpec
 from tests.servers.engine_model import Shape
-from tests.servers.virtual import virtual_confirmation
+from tests.servers.virtual import virtual_benchmark, virtual_confirmation
 
 SLOW = Shape(slots=8, prefill_s=2.0, token_s=1.2, tail=0.2)
 
@@ -28,3 +26,22 @@ def test_a_confirmation_lets_a_slow_server_fill_before_it_measures():
     probe = virtual_confirmation(SLOW, make_slo(("e2e_latency", 95, 60_000)), rate_rps, seed=1)
     ten_latencies = 10 * SLOW.service_s(0) * rate_rps
     assert probe.sent - probe.requests >= 0.99 * ten_latencies
+
+
+def test_long_answers_are_waited_for_where_several_bounds_hold():
+    # 1.4 % of answers take more than ten seconds, half a per cent more than twenty.
+    shape = Shape(slots=128, prefill_s=0.1, token_s=0.8 / 15, tail=2.0)
+    slo = make_slo(("e2e_latency", 99, 20_000), ("e2e_latency", 50, 500))
+    probe = virtual_confirmation(shape, slo, 20.0, seed=1)
+    assert probe.errors == 0
+    assert probe.latency_ms["e2e_latency_p99"] is not None
+    assert probe.verdict != "fail"
+
+
+def test_answers_that_take_long_with_no_queueing_do_not_time_out():
+    # The median is a fifth of the mean, and what E[1/latency] gives is less still.
+    shape = Shape(slots=64, prefill_s=2.0, token_s=1.2, tail=1.8)
+    result = virtual_benchmark(shape, make_slo(max_probes=1), 1, initial_rate_rps=1.0)
+    probe = result.probes[1]
+    assert probe.requests >= 40
+    assert probe.errors <= 0.01 * probe.requests, probe.error_examples

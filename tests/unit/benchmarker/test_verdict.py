@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from optikit_assets.benchmarker.sample import Sample
-from optikit_assets.benchmarker.summary import goodput
+from optikit_assets.benchmarker.summary import goodput, summarize
 from optikit_assets.benchmarker.verdict import Rules, judge, miscounted
 from optikit_assets.specs.slo import Objective, SearchBudget, SloSpec, Workload
 
@@ -267,3 +267,23 @@ def test_goodput_is_the_share_that_meets_every_objective():
 def test_no_measured_request_is_unresolved():
     assert judge(sample([]), rules(), final=True).verdict == "unresolved"
     assert judge(sample([]), rules(), final=False).verdict is None
+
+
+def test_requests_that_still_run_within_the_loosest_bound_are_not_reported_as_never():
+    latency = noisy(100, 0.3)
+    latency[90:] = np.nan
+    spec = slo(("e2e_latency", 99, 20_000), ("e2e_latency", 50, 500))
+    probe = sample(latency, now_s=12.0)
+    result = summarize(
+        probe,
+        judge(probe, rules(spec), final=True),
+        spec,
+        kind="open",
+        rate_rps=10.0,
+        window_start_s=0.0,
+        duration_s=12.0,
+        sent=100,
+        errors=(),
+        alpha=0.02,
+    )
+    assert result.latency_ms["e2e_latency_p99"] == pytest.approx(340, abs=30)
