@@ -107,11 +107,11 @@ def _why_it_ended(session: Session, search: SearchResult) -> str:
     budget = session.slo.budget
     stops = {
         "tolerance": "the limit is known within the tolerance",
-        "probes": f"the budget of {budget.max_probes} probes is spent",
-        "seconds": f"the budget of {budget.max_load_seconds:g} load seconds is spent",
+        "probes": f"the SLO's max_probes ({budget.max_probes}) are spent",
+        "seconds": f"the SLO's max_load_seconds ({budget.max_load_seconds:g}) are spent",
         "floor": (
-            f"nothing held down to {session.floor_rps:.3g} req/s, the lowest rate that "
-            "max_probe_seconds allows to judge"
+            f"nothing held down to {session.floor_rps:.3g} req/s, the lowest rate that the SLO's "
+            f"max_load_seconds ({budget.max_load_seconds:g}) can judge: raise it to look lower"
         ),
     }
     parts = [stops[search.stop]]

@@ -41,6 +41,8 @@ _LADDER_PROBES = 2.0
 # A probe to locate the limit may take this share of the longest probe: several at different rates
 # tell more than a long one.
 _SEARCH_SHARE = 0.5
+# At a low rate it takes longer, up to so many times the fewest requests of a pass: some will miss.
+_SPARE = 2.0
 # Near the limit short windows look good by luck: where a probe at most a quarter above did not
 # hold, a pass takes twice the time.
 _CLOSE = 1.25
@@ -82,13 +84,18 @@ class Session:
 
     @property
     def floor_rps(self) -> float:
-        """Lowest rate at which the longest probe holds enough requests for a pass."""
+        """Lowest rate at which the load budget holds enough requests for a pass."""
+        return self._needed_requests / self.slo.budget.max_load_seconds
+
+    @property
+    def _needed_requests(self) -> int:
+        """Fewest requests of a pass."""
         strictest = max((o.percentile for o in self.slo.objectives), default=0.0) / 100.0
         needed = self.slo.budget.min_probe_requests
         if strictest > 0:
             # With no miss at all, so many requests are needed to be sure of the percentile.
             needed = max(needed, math.ceil(math.log(_ALPHA) / math.log(strictest)))
-        return needed / self.slo.budget.max_probe_seconds
+        return needed
 
     @property
     def sequential_rps(self) -> float:
@@ -145,8 +152,9 @@ class Session:
         warmup_s = max(_WARMUP_LATENCIES * service_s, _WARMUP_SHARE * budget.min_probe_seconds)
         warmup = max(budget.warmup_requests, prefixes, math.ceil(rate_rps * warmup_s))
         warmup_s = warmup / rate_rps
-        left_s = math.inf if last else budget.max_load_seconds - self.load_seconds
+        left_s = budget.max_load_seconds - self.load_seconds
         longest_s = budget.max_probe_seconds * (1.0 if last else _SEARCH_SHARE)
+        longest_s = max(longest_s, _SPARE * self._needed_requests / rate_rps)
         max_s = max(budget.min_probe_seconds, min(longest_s, left_s - warmup_s))
         schedule = probe_schedule(
             self.slo.workload,

@@ -50,7 +50,11 @@ class SearchBudget(SpecModel):
         default=20.0, gt=0, le=3600, description="Shortest open-loop probe."
     )
     max_probe_seconds: float = Field(
-        default=120.0, gt=0, le=7200, description="Longest a probe is extended while unresolved."
+        default=120.0,
+        gt=0,
+        le=7200,
+        description="Longest a probe is extended while unresolved, except at rates so low that "
+        "enough requests for a verdict take longer.",
     )
     min_probe_requests: int = Field(
         default=50, ge=5, le=100_000, description="Fewest measured requests of an open-loop probe."

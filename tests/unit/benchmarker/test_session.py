@@ -1,5 +1,7 @@
 """What a session makes of the latency of its server, in virtual time."""
 
+import pytest
+
 from optikit_assets.specs.slo import SloSpec
 from tests.servers.engine_model import Shape
 from tests.servers.virtual import virtual_benchmark, virtual_confirmation
@@ -45,3 +47,26 @@ def test_answers_that_take_long_with_no_queueing_do_not_time_out():
     probe = result.probes[1]
     assert probe.requests >= 40
     assert probe.errors <= 0.01 * probe.requests, probe.error_examples
+
+
+def test_low_rates_get_probes_long_enough_to_pass():
+    # Sixty seconds, half of the longest probe, would hold some thirty requests.
+    shape = Shape(slots=8, prefill_s=2.0, token_s=0.6, tail=0.2)
+    result = virtual_benchmark(shape, make_slo(max_load_seconds=6000), seed=1)
+    assert result.status == "feasible", result.reason
+    assert result.certified_rate_rps == pytest.approx(shape.capacity_rps, rel=0.15)
+
+
+def test_a_confirmation_at_a_low_rate_can_pass():
+    slo = make_slo(("e2e_latency", 99, 60_000), max_load_seconds=20_000)
+    probe = virtual_confirmation(SLOW, slo, 0.05, seed=1)
+    assert probe.verdict == "pass", probe.reason
+    assert probe.requests >= 390
+
+
+def test_a_floor_that_binds_says_what_to_raise():
+    # Answers to one in eight requests fail, whatever the rate.
+    shape = Shape(slots=8, prefill_s=0.03, token_s=0.015, error_share=0.12)
+    result = virtual_benchmark(shape, make_slo(max_load_seconds=200), 1, initial_rate_rps=0.1)
+    assert result.status == "unresolved"
+    assert "max_load_seconds (200) can judge: raise it" in result.reason
