@@ -22,8 +22,12 @@ from optikit_assets.errors import EndpointError
 from optikit_assets.specs.slo import SloSpec
 
 _ALPHA = 0.02
-# Memory of the log and the plots, not a limit that a sensible probe reaches.
+# Memory of the log and the plots. At rates that reach it the shortest probe is shorter still, and
+# at most one part in so many is warm-up.
 _MAX_REQUESTS = 50_000
+_WARMUP_PART = 3
+# So many requests of a random schedule may take less than their expected time.
+_ROOM_SHARE = 0.9
 # A request this many times over its bound is hung; its exact latency is of no interest.
 _HANG_FACTOR = 5.0
 _MIN_TIMEOUT_S = 10.0
@@ -151,24 +155,27 @@ class Session:
         prefixes = self.slo.workload.shared_prefixes
         warmup_s = max(_WARMUP_LATENCIES * service_s, _WARMUP_SHARE * budget.min_probe_seconds)
         warmup = max(budget.warmup_requests, prefixes, math.ceil(rate_rps * warmup_s))
+        warmup = min(warmup, _MAX_REQUESTS // _WARMUP_PART)
         warmup_s = warmup / rate_rps
+        room_s = _ROOM_SHARE * (_MAX_REQUESTS - warmup) / rate_rps
+        shortest_s = min(budget.min_probe_seconds, room_s)
         left_s = budget.max_load_seconds - self.load_seconds
         longest_s = budget.max_probe_seconds * (1.0 if last else _SEARCH_SHARE)
         longest_s = max(longest_s, _SPARE * self._needed_requests / rate_rps)
-        max_s = max(budget.min_probe_seconds, min(longest_s, left_s - warmup_s))
+        max_s = max(shortest_s, min(longest_s, left_s - warmup_s, room_s))
         schedule = probe_schedule(
             self.slo.workload,
             rate_rps,
             horizon_s=warmup_s + max_s,
-            first_stop_s=warmup_s + budget.min_probe_seconds,
+            first_stop_s=warmup_s + shortest_s,
             max_requests=_MAX_REQUESTS,
             seed=self.seed,
             probe=number,
         )
         rules = Rules(
             slo=self.slo,
-            min_seconds=budget.min_probe_seconds,
-            pass_seconds=_LONGER * budget.min_probe_seconds if self._is_close(rate_rps) else 0.0,
+            min_seconds=shortest_s,
+            pass_seconds=_LONGER * shortest_s if self._is_close(rate_rps) else 0.0,
             min_requests=budget.min_probe_requests,
             max_seconds=0.9 * max_s,
             max_lag_s=self._max_lag_s(service_s),

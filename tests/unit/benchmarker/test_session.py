@@ -2,6 +2,7 @@
 
 import pytest
 
+from optikit_assets.benchmarker import session
 from optikit_assets.specs.slo import SloSpec
 from tests.servers.engine_model import Shape
 from tests.servers.virtual import virtual_benchmark, virtual_confirmation
@@ -70,3 +71,14 @@ def test_a_floor_that_binds_says_what_to_raise():
     result = virtual_benchmark(shape, make_slo(max_load_seconds=200), 1, initial_rate_rps=0.1)
     assert result.status == "unresolved"
     assert "max_load_seconds (200) can judge: raise it" in result.reason
+
+
+def test_rates_that_reach_the_most_requests_of_a_probe_are_measured(monkeypatch):
+    # As with 50,000 at 5,000 requests per second: the usual warm-up alone would take them all.
+    monkeypatch.setattr(session, "_MAX_REQUESTS", 1000)
+    shape = Shape(slots=64, prefill_s=0.03, token_s=0.01, tail=0.2)
+    slo = make_slo(("e2e_latency", 95, 600))
+    probe = virtual_confirmation(shape, slo, 100.0, seed=1)
+    assert probe.verdict == "pass", probe.reason
+    assert probe.requests >= 500
+    assert virtual_confirmation(shape, slo, 500.0, seed=1).verdict == "fail"
