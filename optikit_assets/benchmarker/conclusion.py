@@ -4,6 +4,7 @@ from optikit_assets.benchmarker.crossing import Evidence
 from optikit_assets.benchmarker.rate_search import Outcome, SearchResult
 from optikit_assets.benchmarker.results import BenchmarkResult, ProbeResult, Status
 from optikit_assets.benchmarker.session import Session
+from optikit_assets.benchmarker.verdict import MAX_FAILED_SHARE
 from optikit_assets.specs.slo import SloSpec
 
 # Over such a range of rates a server that keeps pace at any would have been seen to.
@@ -22,19 +23,26 @@ def outcome_of(result: ProbeResult, slo: SloSpec) -> Outcome:
         # Without a latency bound there is nothing but confidence to go by.
         holds=result.verdict == "pass" or (bool(slo.objectives) and result.met),
         evidence=_evidence(result, slo),
+        final=_failed_by_errors(result),
     )
+
+
+def _failed_by_errors(result: ProbeResult) -> bool:
+    return result.verdict == "fail" and result.errors > MAX_FAILED_SHARE * result.requests
 
 
 def _evidence(result: ProbeResult, slo: SloSpec) -> tuple[Evidence, ...]:
     """Return what a probe says about the share of misses at its rate; nothing if invalid."""
     if result.verdict == "invalid" or len(result.miss_share) < len(slo.objectives):
         return ()
+    # A backlog that grows ends with every request late, however loose the bound; and no share of
+    # late requests makes up for failed ones.
+    refused = result.backlog_grows or _failed_by_errors(result)
     return tuple(
         Evidence(
             # What arrived, not what was meant to: Poisson counts vary, and misses with them.
             result.achieved_rate_rps,
-            # A backlog that grows ends with every request late, however loose the bound.
-            1.0 if result.backlog_grows else result.miss_share[o.label],
+            1.0 if refused else result.miss_share[o.label],
             result.requests,
             result.effective_requests[o.label],
             1.0 - o.percentile / 100.0,
@@ -105,10 +113,12 @@ def _never_steady(session: Session) -> bool:
 
 def _why_it_ended(session: Session, search: SearchResult) -> str:
     budget = session.slo.budget
+    invalid = next((p.reason for p in reversed(session.probes) if p.verdict == "invalid"), "")
     stops = {
         "tolerance": "the limit is known within the tolerance",
         "probes": f"the SLO's max_probes ({budget.max_probes}) are spent",
         "seconds": f"the SLO's max_load_seconds ({budget.max_load_seconds:g}) are spent",
+        "client": f"no rate above could be measured, and the limit may be higher ({invalid})",
         "floor": (
             f"nothing held down to {session.floor_rps:.3g} req/s, the lowest rate that the SLO's "
             f"max_load_seconds ({budget.max_load_seconds:g}) can judge: raise it to look lower"
