@@ -9,6 +9,24 @@ from optikit_assets.specs.slo import SloSpec
 
 # Over such a range of rates a server that keeps pace at any would have been seen to.
 _FAR_APART = 4.0
+# Requests in the system, were there no queueing.
+_LIGHT_LOAD = 0.5
+
+
+def never_steady(session: Session) -> bool:
+    """Whether rates far apart were all refused for a backlog, the lowest a light load.
+
+    A light load leaves a server that answers one client at a time idle for most of the time: only
+    one whose answers take longer and longer falls behind.
+    """
+    probed = [p for p in session.probes if p.kind == "open" and p.verdict != "invalid"]
+    rates = [p.rate_rps for p in probed]
+    return (
+        bool(rates)
+        and max(rates) >= _FAR_APART * min(rates)
+        and min(rates) * session.service_s <= _LIGHT_LOAD
+        and all(p.backlog_grows for p in probed)
+    )
 
 
 def outcome_of(result: ProbeResult, slo: SloSpec) -> Outcome:
@@ -76,7 +94,7 @@ def with_search(session: Session, search: SearchResult, gpus: int) -> BenchmarkR
     certified = 0.0 if best is None else search.visits[best].outcome.certified_rps
     worst = None if best is not None else session.probes[-1]
     status: Status = "unresolved" if best is None else "feasible"
-    if best is None and _never_steady(session):
+    if best is None and search.stop == "hopeless":
         status = "never_steady"
     return BenchmarkResult(
         status=status,
@@ -103,14 +121,6 @@ def _interval(search: SearchResult, certified_rps: float) -> tuple[float, float 
     return low, None if search.high_rps is None else max(search.high_rps, low)
 
 
-def _never_steady(session: Session) -> bool:
-    """Whether rates far apart were all refused for a backlog."""
-    probed = [p for p in session.probes if p.kind == "open" and p.verdict != "invalid"]
-    rates = [p.rate_rps for p in probed]
-    far_apart = bool(rates) and max(rates) >= _FAR_APART * min(rates)
-    return far_apart and all(p.backlog_grows for p in probed)
-
-
 def _why_it_ended(session: Session, search: SearchResult) -> str:
     budget = session.slo.budget
     invalid = next((p.reason for p in reversed(session.probes) if p.verdict == "invalid"), "")
@@ -119,6 +129,7 @@ def _why_it_ended(session: Session, search: SearchResult) -> str:
         "probes": f"the SLO's max_probes ({budget.max_probes}) are spent",
         "seconds": f"the SLO's max_load_seconds ({budget.max_load_seconds:g}) are spent",
         "client": f"no rate above could be measured, and the limit may be higher ({invalid})",
+        "hopeless": "the backlog grew at rates far apart, even at a light load",
         "floor": (
             f"nothing held down to {session.floor_rps:.3g} req/s, the lowest rate that the SLO's "
             f"max_load_seconds ({budget.max_load_seconds:g}) can judge: raise it to look lower"

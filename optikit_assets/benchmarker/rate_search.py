@@ -92,7 +92,7 @@ class SearchResult:
         Lowest rate that failed for certain, or None.
     stop
         Why the search ended: ``tolerance``, ``client`` (no higher rate could be measured),
-        ``probes``, ``seconds`` or ``floor``.
+        ``hopeless``, ``probes``, ``seconds`` or ``floor``.
     """
 
     visits: tuple[Visit, ...]
@@ -186,6 +186,7 @@ def search_rate(
     start_rps: float,
     start_is_near: bool = False,
     floor_rps: float = 0.0,
+    hopeless: Callable[[], bool] = lambda: False,
     tolerance: float,
     max_probes: int,
     seconds_left: Callable[[], float],
@@ -203,6 +204,8 @@ def search_rate(
         The start is expected within a quarter of the answer.
     floor_rps
         No lower rate is probed.
+    hopeless
+        Asked while no rate has held, whether the probes so far say that none will.
     tolerance
         End when the certified rate is within this factor minus one of the estimated limit.
     max_probes
@@ -232,6 +235,8 @@ def search_rate(
 
         low, high = state.low_rps, state.high_rps
         if low is None:
+            if hopeless():
+                return _result(state, "hopeless", tolerance)
             if rate <= floor_rps:
                 return _result(state, "floor", tolerance)
             rate, step = max(rate / step, floor_rps), _grown(step)

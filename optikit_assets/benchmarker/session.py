@@ -79,6 +79,7 @@ class Session:
         self._on_progress = on_progress
         self._pool = pool
         self._sequential_rps: float | None = None
+        self._service_s: float | None = None
         self._longest_s = target.quiet_latency_s
         self._ladder_s = 0.0
 
@@ -107,6 +108,16 @@ class Session:
         if self._sequential_rps is None:
             raise RuntimeError("the closed-loop probe comes first")
         return self._sequential_rps
+
+    @property
+    def service_s(self) -> float:
+        """Mean latency with no queueing."""
+        if self._service_s is not None:
+            return self._service_s
+        # Without a closed loop: that of the longest request, with an answer of mean length.
+        workload, first_s = self.slo.workload, self.target.quiet_ttft_s
+        share = workload.mean_output_tokens / workload.max_output_tokens
+        return first_s + share * (self.target.quiet_latency_s - first_s)
 
     async def start(self) -> tuple[float, bool]:
         """Return the rate to begin with, and whether it is near the answer."""
@@ -140,6 +151,7 @@ class Session:
             if r.ok and r.finished_s is not None and r.phase == "closed"
         ]
         self._sequential_rps = sequential_rate_rps(latencies)
+        self._service_s = math.fsum(latencies) / len(latencies)
         self._longest_s = max(self._longest_s, *latencies)
         return self._keep(outcome)
 
@@ -151,7 +163,7 @@ class Session:
         budget = self.slo.budget
         number = len(self.probes)
         # A request time of one latency fills the server to its usual number in flight.
-        service_s = self._service_s()
+        service_s = self.service_s
         prefixes = self.slo.workload.shared_prefixes
         warmup_s = max(_WARMUP_LATENCIES * service_s, _WARMUP_SHARE * budget.min_probe_seconds)
         warmup = max(budget.warmup_requests, prefixes, math.ceil(rate_rps * warmup_s))
@@ -209,15 +221,6 @@ class Session:
         if self._on_probe is not None:
             self._on_probe(outcome.result)
         return outcome.result
-
-    def _service_s(self) -> float:
-        """Return the usual latency with no queueing."""
-        if self._sequential_rps:
-            return 1.0 / self._sequential_rps
-        # Without a closed loop: that of the longest request, with an answer of usual length.
-        workload, first_s = self.slo.workload, self.target.quiet_ttft_s
-        share = workload.mean_output_tokens / workload.max_output_tokens
-        return first_s + share * (self.target.quiet_latency_s - first_s)
 
     def _timeout_s(self) -> float:
         """Return the limit of a request: well past its bounds, so that its latency is seen."""

@@ -48,7 +48,7 @@ def test_answers_that_take_long_with_no_queueing_do_not_time_out():
     result = virtual_benchmark(shape, make_slo(max_probes=1), 1, initial_rate_rps=1.0)
     probe = result.probes[1]
     assert probe.requests >= 40
-    assert probe.errors <= 0.01 * probe.requests, probe.error_examples
+    assert probe.errors <= 0.03 * probe.requests, probe.error_examples
 
 
 def test_low_rates_get_probes_long_enough_to_pass():
@@ -110,3 +110,13 @@ def test_requests_that_fail_refuse_a_rate_whatever_share_is_late():
     assert outcome.evidence[0].late == 1.0
     late = rejected.model_copy(update={"errors": 3})
     assert not outcome_of(late, make_slo(("e2e_latency", 95, 500))).final
+
+
+def test_a_search_begun_far_too_high_does_not_call_the_server_never_steady():
+    # Five probes get from eight times the capacity to a little above it: an overload at each.
+    shape = Shape(slots=8, prefill_s=0.03, token_s=0.015, tail=0.2)
+    slo = make_slo(max_probes=5, min_probe_seconds=4)
+    result = virtual_benchmark(shape, slo, 1, initial_rate_rps=300.0)
+    assert all(probe.backlog_grows for probe in result.probes[1:])
+    assert result.probes[-1].rate_rps < 75
+    assert result.status == "unresolved"
