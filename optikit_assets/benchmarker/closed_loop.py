@@ -15,7 +15,13 @@ from optikit_assets.benchmarker.probe_log import ProbeLog
 from optikit_assets.benchmarker.sample import Sample
 from optikit_assets.benchmarker.steady_state import Regression
 from optikit_assets.benchmarker.summary import summarize
-from optikit_assets.benchmarker.verdict import Judgement, Verdict, judge_objectives, miscounted
+from optikit_assets.benchmarker.verdict import (
+    Judgement,
+    Verdict,
+    judge_objectives,
+    miscounted,
+    unstreamed,
+)
 from optikit_assets.errors import EndpointError
 from optikit_assets.specs.slo import SloSpec
 
@@ -113,7 +119,7 @@ def sequential_rate_rps(sample_latencies_s: list[float]) -> float:
 
 
 def _closed_verdict(sample: Sample, slo: SloSpec, alpha: float) -> tuple[Verdict, str]:
-    if wrong := miscounted(sample):
+    if wrong := miscounted(sample) or unstreamed(sample, slo):
         return "invalid", wrong
     failed = int(sample.failed.sum())
     if failed > len(sample) // 5:

@@ -56,7 +56,7 @@ def summarize(
         for label, percent in wanted.items():
             latency[label] = _ms(percentile(values, percent)) if len(values) else None
         for objective, state in zip(slo.objectives, judgement.states, strict=True):
-            if objective.metric != metric or state.share is None:
+            if objective.metric != metric or state.share is None or not len(values):
                 continue
             # Gaps of one request are not independent: never more draws than effective requests.
             low, high = percentile_interval(

@@ -47,6 +47,8 @@ _LATENCIES_PER_WINDOW = 3.0
 # A server that miscounts once may have hiccuped; more often it does not do what was asked.
 _MISCOUNTED_SHARE = 0.01
 _RATE_TOLERANCE = 0.02
+# So many answers in one piece are no accident.
+_UNSTREAMED = 3
 # Latencies beyond this share of the bound are near misses.
 _NEAR_BOUND = 0.8
 # What most requests do is not an event that comes in episodes.
@@ -186,7 +188,7 @@ def judge(sample: Sample, rules: Rules, *, final: bool) -> Judgement:
 
     if not len(sample):
         return result("unresolved" if final else None, "no request was measured")
-    if wrong := miscounted(sample):
+    if wrong := miscounted(sample) or unstreamed(sample, rules.slo):
         return result("invalid", wrong)
 
     late_sender = _late_sender(sample, rules)
@@ -373,3 +375,15 @@ def miscounted(sample: Sample) -> str:
                 )
             )
     return ""
+
+
+def unstreamed(sample: Sample, slo: SloSpec) -> str:
+    """Return which objective has nothing to go by as answers come whole, or an empty string."""
+    labels = [o.label for o in slo.objectives if o.metric in ("tpot", "itl")]
+    several = np.flatnonzero(sample.completed & (sample.output_tokens > 1)).tolist()
+    if not labels or len(several) < _UNSTREAMED or any(sample.gaps_s[i] for i in several):
+        return ""
+    return (
+        f"each of {len(several)} answers came in one piece, so there is no time between tokens for "
+        f"{', '.join(labels)}: let the server stream token by token, or bound ttft or e2e_latency"
+    )

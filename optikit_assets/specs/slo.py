@@ -102,6 +102,23 @@ class SloSpec(Spec):
             raise ValueError(f"objectives repeat a metric and percentile: {', '.join(labels)}")
         return self
 
+    @model_validator(mode="after")
+    def _tokens_have_times_between(self) -> "SloSpec":
+        length = self.workload.output_tokens
+        # Prompts may name lengths of their own.
+        if (
+            self.workload.prompts is None
+            and (length if isinstance(length, int) else length.max) < 2
+        ):
+            for objective in self.objectives:
+                if objective.metric in ("tpot", "itl"):
+                    raise ValueError(
+                        f"objective {objective.label} bounds the time between tokens, of which an "
+                        "answer of workload.output_tokens (1) has none: ask for at least 2, or "
+                        "bound ttft or e2e_latency"
+                    )
+        return self
+
     def digest(self) -> str:
         """Return the digest, in which data files count by their content, wherever they lie."""
         paths = {"trace": {"path"}, "prompts": {"path"}}

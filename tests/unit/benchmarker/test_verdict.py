@@ -52,6 +52,21 @@ def sample(
     )
 
 
+def summary(probe, spec):
+    return summarize(
+        probe,
+        judge(probe, rules(spec), final=True),
+        spec,
+        kind="open",
+        rate_rps=10.0,
+        window_start_s=0.0,
+        duration_s=20.0,
+        sent=len(probe),
+        errors=(),
+        alpha=0.02,
+    )
+
+
 def noisy(n, mean_s, seed=0):
     return np.random.default_rng(seed).normal(mean_s, 0.02, n)
 
@@ -269,21 +284,22 @@ def test_no_measured_request_is_unresolved():
     assert judge(sample([]), rules(), final=False).verdict is None
 
 
+@pytest.mark.parametrize("metric", ["itl", "tpot"])
+def test_answers_in_one_piece_say_nothing_about_the_time_between_tokens(metric):
+    whole = replace(sample(noisy(150, 0.3)), gaps_s=[[]] * 150)
+    spec = slo((metric, 95, 50))
+    judged = judge(whole, rules(spec), final=False)
+    assert judged.verdict == "invalid"
+    assert f"no time between tokens for {metric}_p95: let the server stream" in judged.reason
+    assert summary(whole, spec).latency_ms["itl_p95"] is None
+    # Answers of one token have none to begin with.
+    single = replace(whole, output_tokens=np.ones(150), expected_output=np.ones(150))
+    assert summary(single, spec).verdict != "invalid"
+
+
 def test_requests_that_still_run_within_the_loosest_bound_are_not_reported_as_never():
     latency = noisy(100, 0.3)
     latency[90:] = np.nan
     spec = slo(("e2e_latency", 99, 20_000), ("e2e_latency", 50, 500))
-    probe = sample(latency, now_s=12.0)
-    result = summarize(
-        probe,
-        judge(probe, rules(spec), final=True),
-        spec,
-        kind="open",
-        rate_rps=10.0,
-        window_start_s=0.0,
-        duration_s=12.0,
-        sent=100,
-        errors=(),
-        alpha=0.02,
-    )
+    result = summary(sample(latency, now_s=12.0), spec)
     assert result.latency_ms["e2e_latency_p99"] == pytest.approx(340, abs=30)
