@@ -27,6 +27,8 @@ from optikit_assets.specs.slo import SloSpec
 
 # The first answers of an engine are slower (caches, lazily built kernels).
 _WARMUP = 2
+# Where many prefixes are shared, warming them all may take this share of the time.
+_WARMUP_SHARE = 0.5
 # So many times the planned requests are sent before the outcome is called uncertain.
 _EXTENSION = 4
 # Where so many failed and none succeeded, waiting for more time-outs tells nothing.
@@ -48,7 +50,8 @@ async def run_closed_probe(
 
     Verdict ``fail``: an objective is broken with confidence, or requests fail, twice in a row,
     since an engine may be cold at first. ``pass``: none is broken after ``closed_loop_requests``,
-    and the observed shares hold. Between the two it is extended, then ``unresolved``.
+    and the observed shares hold. Between the two it is extended, then ``unresolved``; so is a
+    ``fail`` if shared prefixes were too many to warm them all in half of `max_seconds`.
 
     Raises
     ------
@@ -58,14 +61,17 @@ async def run_closed_probe(
     client = target.client
     planned = slo.budget.closed_loop_requests
     warmup = max(min(_WARMUP, slo.budget.warmup_requests), slo.workload.shared_prefixes)
-    most = warmup + planned * _EXTENSION
-    log = ProbeLog(np.zeros(most), client.now())
+    most = planned * _EXTENSION
+    # Either chance may take its most.
+    capacity = warmup + 2 * most
+    log = ProbeLog(np.zeros(capacity), client.now())
     verdict: Verdict | None = None
     second_chance = False
+    cold = ""
     reason = ""
     sample = log.sample(client.now(), warmup)
     states = judge_objectives(sample, slo, alpha)
-    for index in range(most):
+    for index in range(capacity):
         flight = Flight(client.now(), sent_s=client.now())
         log.begin(index, flight)
         try:
@@ -82,6 +88,9 @@ async def run_closed_probe(
             break
         if on_progress is not None:
             on_progress(_progress(log, number, elapsed_s))
+        if log.begun < warmup and elapsed_s > _WARMUP_SHARE * max_seconds:
+            cold = f"; only {log.begun} of {slo.workload.shared_prefixes} shared prefixes were warm"
+            warmup = log.begun
         out_of_time = elapsed_s > max_seconds and len(sample) > 0
         if len(sample) < planned and not out_of_time:
             continue
@@ -91,7 +100,9 @@ async def run_closed_probe(
             # The engine may have been cold: what was asked so far was warm-up then.
             second_chance, warmup = True, log.begun
             continue
-        if verdict != "unresolved" or out_of_time:
+        if verdict == "fail" and cold:
+            verdict, reason = "unresolved", reason + cold
+        if verdict != "unresolved" or out_of_time or len(sample) >= most:
             break
     if not sample.completed.any():
         raise EndpointError(
