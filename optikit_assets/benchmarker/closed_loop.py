@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from optikit_assets.benchmarker.answers import miscounted, unstreamed
 from optikit_assets.benchmarker.client import Flight
 from optikit_assets.benchmarker.endpoint import Target
 from optikit_assets.benchmarker.open_loop import ProbeOutcome, Progress
@@ -15,13 +16,7 @@ from optikit_assets.benchmarker.probe_log import ProbeLog
 from optikit_assets.benchmarker.sample import Sample
 from optikit_assets.benchmarker.steady_state import Regression
 from optikit_assets.benchmarker.summary import summarize
-from optikit_assets.benchmarker.verdict import (
-    Judgement,
-    Verdict,
-    judge_objectives,
-    miscounted,
-    unstreamed,
-)
+from optikit_assets.benchmarker.verdict import Judgement, Verdict, judge_objectives
 from optikit_assets.errors import EndpointError
 from optikit_assets.specs.slo import SloSpec
 

@@ -5,8 +5,7 @@ import numpy as np
 from optikit_assets.benchmarker.results import ProbeKind, ProbeResult
 from optikit_assets.benchmarker.sample import Sample
 from optikit_assets.benchmarker.shares import percentile, percentile_interval
-from optikit_assets.benchmarker.steady_state import backlog_slope
-from optikit_assets.benchmarker.verdict import MAX_FAILED_SHARE, Judgement
+from optikit_assets.benchmarker.verdict import MAX_FAILED_SHARE, Judgement, backlog
 from optikit_assets.specs.slo import Metric, SloSpec
 
 _METRICS: tuple[Metric, ...] = ("e2e_latency", "ttft", "tpot", "itl")
@@ -67,6 +66,7 @@ def summarize(
     arrived_s = sample.sent_s[-1] - window_start_s if len(sample) else 0.0
     achieved = len(sample) / arrived_s if arrived_s > 0 else 0.0
     fit = judgement.regression
+    growth = backlog(sample, alpha) if kind == "open" else None
     keep = _thin(int(done.sum()))
     return ProbeResult(
         kind=kind,
@@ -87,11 +87,7 @@ def summarize(
         ),
         intercept_s=None if fit is None else fit.intercept_s,
         correlation=None if fit is None else fit.correlation,
-        backlog_slope_rps=(
-            backlog_slope(sample.scheduled_s, np.where(done, sample.finished_s, np.inf))
-            if kind == "open" and len(sample) >= 3
-            else None
-        ),
+        backlog_slope_rps=None if growth is None else growth.slope_rps,
         send_lag_p99_ms=_ms(percentile(sample.lag_s, 99)) if len(sample) else None,
         latency_ms=latency,
         latency_ci_ms=intervals,

@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from optikit_assets.benchmarker.answers import miscounted, unstreamed
 from optikit_assets.benchmarker.sample import Sample
 from optikit_assets.benchmarker.shares import (
     Share,
@@ -23,7 +24,12 @@ from optikit_assets.benchmarker.shares import (
     percentile,
     share_of,
 )
-from optikit_assets.benchmarker.steady_state import Regression, regress_completions
+from optikit_assets.benchmarker.steady_state import (
+    Growth,
+    Regression,
+    backlog_growth,
+    regress_completions,
+)
 from optikit_assets.specs.slo import Objective, SloSpec
 
 Verdict = Literal["pass", "fail", "unresolved", "invalid"]
@@ -44,11 +50,7 @@ _UNBROKEN_BOUNDS = 3.0
 _GROSS_OVERLOAD = 4.0
 # Steady state cannot be seen in a window that holds fewer than this many typical latencies.
 _LATENCIES_PER_WINDOW = 3.0
-# A server that miscounts once may have hiccuped; more often it does not do what was asked.
-_MISCOUNTED_SHARE = 0.01
 _RATE_TOLERANCE = 0.02
-# So many answers in one piece are no accident.
-_UNSTREAMED = 3
 # Latencies beyond this share of the bound are near misses.
 _NEAR_BOUND = 0.8
 # What most requests do is not an event that comes in episodes.
@@ -163,6 +165,13 @@ def steady_state(sample: Sample, alpha: float) -> Regression | None:
     )
 
 
+def backlog(sample: Sample, alpha: float) -> Growth | None:
+    """Return how the number of requests in the system grows; failed ones have left it."""
+    stayed = ~sample.failed
+    finished_s = np.where(sample.pending, np.inf, sample.finished_s)[stayed]
+    return backlog_growth(sample.scheduled_s[stayed], finished_s, confidence=1.0 - 2.0 * alpha)
+
+
 def judge(sample: Sample, rules: Rules, *, final: bool) -> Judgement:
     """Judge an open-loop probe.
 
@@ -177,14 +186,10 @@ def judge(sample: Sample, rules: Rules, *, final: bool) -> Judgement:
     """
     states = judge_objectives(sample, rules.slo, rules.alpha)
     regression = steady_state(sample, rules.alpha)
-
-    grows = (
-        regression is not None
-        and regression.beta_low > 1.0 + rules.slo.budget.steady_state_tolerance
-    )
+    behind = _falls_behind(sample, regression, rules)
 
     def result(verdict: Verdict | None, reason: str) -> Judgement:
-        return Judgement(verdict, reason, states, regression, grows)
+        return Judgement(verdict, reason, states, regression, bool(behind))
 
     if not len(sample):
         return result("unresolved" if final else None, "no request was measured")
@@ -193,9 +198,9 @@ def judge(sample: Sample, rules: Rules, *, final: bool) -> Judgement:
 
     late_sender = _late_sender(sample, rules)
     window_s = float(sample.now_s - sample.scheduled_s[0])
-    if failure := _failure(sample, states, regression, rules, window_s):
+    if failure := _failure(sample, states, regression, behind, rules, window_s):
         # A client that fell behind may have caused the misses, unless they remain without its lag.
-        if late_sender and not _fails_without_lag(sample, regression, rules, window_s):
+        if late_sender and not _fails_without_lag(sample, regression, behind, rules, window_s):
             return result("invalid", late_sender)
         return result("fail", failure)
 
@@ -224,18 +229,39 @@ def _evidence(states: tuple[ObjectiveState, ...], regression: Regression | None)
     return "; ".join(parts)
 
 
+def _falls_behind(sample: Sample, regression: Regression | None, rules: Rules) -> str:
+    """Return the evidence that completions fall behind arrivals for certain, if they do."""
+    tau = rules.slo.budget.steady_state_tolerance
+    if regression is not None and regression.beta_low > 1.0 + tau:
+        return (
+            f"backlog grows: beta {regression.beta:.3f} "
+            f"({regression.beta_low:.3f}–{regression.beta_high:.3f}) > 1 + {tau:g}"
+        )
+    growth = backlog(sample, rules.alpha)
+    if growth is None:
+        return ""
+    allowed_rps = tau * len(sample) / float(sample.scheduled_s[-1] - sample.scheduled_s[0])
+    if growth.low_rps <= allowed_rps:
+        return ""
+    return (
+        f"backlog grows: by {growth.slope_rps:.3g} requests/s "
+        f"({growth.low_rps:.3g}–{growth.high_rps:.3g}) > {allowed_rps:.3g}, {tau:g} of the arrivals"
+    )
+
+
 def _fails_without_lag(
-    sample: Sample, regression: Regression | None, rules: Rules, window_s: float
+    sample: Sample, regression: Regression | None, behind: str, rules: Rules, window_s: float
 ) -> bool:
     sent = sample.from_sending()
     states = judge_objectives(sent, rules.slo, rules.alpha)
-    return bool(_failure(sent, states, regression, rules, window_s))
+    return bool(_failure(sent, states, regression, behind, rules, window_s))
 
 
 def _failure(
     sample: Sample,
     states: tuple[ObjectiveState, ...],
     regression: Regression | None,
+    behind: str,
     rules: Rules,
     window_s: float,
 ) -> str:
@@ -256,15 +282,8 @@ def _failure(
         overwhelmed = gross and window_s >= _EARLY_SECONDS
         if not early or (overwhelmed and _still_missing(sample, state.objective)):
             return state.text()
-    if regression is None:
-        return ""
     believed_s = rules.min_seconds / 2.0 if gross else rules.min_seconds
-    if regression.beta_low > 1.0 + tau and window_s >= believed_s:
-        return (
-            f"backlog grows: beta {regression.beta:.3f} "
-            f"({regression.beta_low:.3f}–{regression.beta_high:.3f}) > 1 + {tau:g}"
-        )
-    return ""
+    return behind if window_s >= believed_s else ""
 
 
 def _still_missing(sample: Sample, objective: Objective) -> bool:
@@ -351,39 +370,3 @@ def _late_sender(sample: Sample, rules: Rules) -> str:
             ratio = planned_s / taken_s if taken_s > 0 else np.inf
             return f"the client achieved {ratio:.3f} of the scheduled rate"
     return ""
-
-
-def miscounted(sample: Sample) -> str:
-    """Return how the server's token counts differ from those asked for, or an empty string."""
-    done = sample.completed
-    total = int(done.sum())
-    for what, counts, asked in (
-        ("output", sample.output_tokens[done], sample.expected_output[done]),
-        ("input", sample.input_tokens[done], sample.expected_input[done]),
-    ):
-        # -1: the server reports no usage, or the prompt's length is only known to it.
-        wrong = (counts != asked) & (counts >= 0) & (asked >= 0)
-        if int(wrong.sum()) > max(2.0, _MISCOUNTED_SHARE * total):
-            return (
-                f"{int(wrong.sum())} of {total} requests had another number of {what} tokens than "
-                f"asked for (mean {float(np.mean(counts[wrong])):.1f} instead of "
-                f"{float(np.mean(asked[wrong])):.1f}): "
-                + (
-                    "the server ignores ignore_eos or max_tokens"
-                    if what == "output"
-                    else "the server counts the prompt otherwise"
-                )
-            )
-    return ""
-
-
-def unstreamed(sample: Sample, slo: SloSpec) -> str:
-    """Return which objective has nothing to go by as answers come whole, or an empty string."""
-    labels = [o.label for o in slo.objectives if o.metric in ("tpot", "itl")]
-    several = np.flatnonzero(sample.completed & (sample.output_tokens > 1)).tolist()
-    if not labels or len(several) < _UNSTREAMED or any(sample.gaps_s[i] for i in several):
-        return ""
-    return (
-        f"each of {len(several)} answers came in one piece, so there is no time between tokens for "
-        f"{', '.join(labels)}: let the server stream token by token, or bound ttft or e2e_latency"
-    )

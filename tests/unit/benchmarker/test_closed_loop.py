@@ -2,10 +2,11 @@
 
 import asyncio
 from itertools import chain, cycle, islice, repeat
+from typing import cast
 
 import pytest
 
-from optikit_assets.benchmarker.client import RequestShape
+from optikit_assets.benchmarker.client import CompletionClient, RequestShape
 from optikit_assets.benchmarker.closed_loop import run_closed_probe
 from optikit_assets.benchmarker.endpoint import Target
 from optikit_assets.benchmarker.prompts import SyntheticPrompts
@@ -41,7 +42,7 @@ def closed_probe(latencies_s, **workload):
         }
     )
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        client = Scripted(latencies_s, runner.get_loop())
+        client = cast("CompletionClient", Scripted(latencies_s, runner.get_loop()))
         target = Target(client, "scripted", RequestShape(), SyntheticPrompts(slo.workload, 1))
         probe = run_closed_probe(
             target, slo, number=0, timeout_s=60.0, max_seconds=120.0, alpha=0.02

@@ -3,9 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from optikit_assets.benchmarker.answers import miscounted
 from optikit_assets.benchmarker.sample import Sample
 from optikit_assets.benchmarker.summary import goodput, summarize
-from optikit_assets.benchmarker.verdict import Rules, judge, miscounted
+from optikit_assets.benchmarker.verdict import Rules, judge
 from optikit_assets.specs.slo import Objective, SearchBudget, SloSpec, Workload
 
 
@@ -159,6 +160,16 @@ def test_growing_backlog_fails_a_throughput_oriented_probe():
     judged = judge(sample(latency, rate=15.0, now_s=30.0), rules(slo()), final=False)
     assert judged.verdict == "fail"
     assert "backlog grows: beta 1.500" in judged.reason
+
+
+def test_requests_that_hang_are_a_backlog_that_grows():
+    # One in six never ends; what completes before the first of them, or beside them, keeps pace.
+    latency = noisy(300, 0.3)
+    latency[5::6] = np.nan
+    judged = judge(sample(latency), rules(slo()), final=False)
+    assert judged.verdict == "fail"
+    assert judged.backlog_grows
+    assert "backlog grows: by 1.66 requests/s" in judged.reason
 
 
 def test_steady_throughput_oriented_probe_passes_whatever_its_latency():
