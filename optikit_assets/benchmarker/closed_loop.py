@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from optikit_assets.benchmarker.answers import miscounted, unstreamed
 from optikit_assets.benchmarker.client import Flight
 from optikit_assets.benchmarker.endpoint import Target
 from optikit_assets.benchmarker.open_loop import ProbeOutcome, Progress
@@ -15,12 +16,14 @@ from optikit_assets.benchmarker.probe_log import ProbeLog
 from optikit_assets.benchmarker.sample import Sample
 from optikit_assets.benchmarker.steady_state import Regression
 from optikit_assets.benchmarker.summary import summarize
-from optikit_assets.benchmarker.verdict import Judgement, Verdict, judge_objectives, miscounted
+from optikit_assets.benchmarker.verdict import Judgement, Verdict, judge_objectives
 from optikit_assets.errors import EndpointError
 from optikit_assets.specs.slo import SloSpec
 
 # The first answers of an engine are slower (caches, lazily built kernels).
 _WARMUP = 2
+# Where many prefixes are shared, warming them all may take this share of the time.
+_WARMUP_SHARE = 0.5
 # So many times the planned requests are sent before the outcome is called uncertain.
 _EXTENSION = 4
 # Where so many failed and none succeeded, waiting for more time-outs tells nothing.
@@ -42,7 +45,8 @@ async def run_closed_probe(
 
     Verdict ``fail``: an objective is broken with confidence, or requests fail, twice in a row,
     since an engine may be cold at first. ``pass``: none is broken after ``closed_loop_requests``,
-    and the observed shares hold. Between the two it is extended, then ``unresolved``.
+    and the observed shares hold. Between the two it is extended, then ``unresolved``; so is a
+    ``fail`` if shared prefixes were too many to warm them all in half of `max_seconds`.
 
     Raises
     ------
@@ -52,14 +56,17 @@ async def run_closed_probe(
     client = target.client
     planned = slo.budget.closed_loop_requests
     warmup = max(min(_WARMUP, slo.budget.warmup_requests), slo.workload.shared_prefixes)
-    most = warmup + planned * _EXTENSION
-    log = ProbeLog(np.zeros(most), client.now())
+    most = planned * _EXTENSION
+    # Either chance may take its most.
+    capacity = warmup + 2 * most
+    log = ProbeLog(np.zeros(capacity), client.now())
     verdict: Verdict | None = None
     second_chance = False
+    cold = ""
     reason = ""
     sample = log.sample(client.now(), warmup)
     states = judge_objectives(sample, slo, alpha)
-    for index in range(most):
+    for index in range(capacity):
         flight = Flight(client.now(), sent_s=client.now())
         log.begin(index, flight)
         try:
@@ -76,6 +83,9 @@ async def run_closed_probe(
             break
         if on_progress is not None:
             on_progress(_progress(log, number, elapsed_s))
+        if log.begun < warmup and elapsed_s > _WARMUP_SHARE * max_seconds:
+            cold = f"; only {log.begun} of {slo.workload.shared_prefixes} shared prefixes were warm"
+            warmup = log.begun
         out_of_time = elapsed_s > max_seconds and len(sample) > 0
         if len(sample) < planned and not out_of_time:
             continue
@@ -85,7 +95,9 @@ async def run_closed_probe(
             # The engine may have been cold: what was asked so far was warm-up then.
             second_chance, warmup = True, log.begun
             continue
-        if verdict != "unresolved" or out_of_time:
+        if verdict == "fail" and cold:
+            verdict, reason = "unresolved", reason + cold
+        if verdict != "unresolved" or out_of_time or len(sample) >= most:
             break
     if not sample.completed.any():
         raise EndpointError(
@@ -113,7 +125,7 @@ def sequential_rate_rps(sample_latencies_s: list[float]) -> float:
 
 
 def _closed_verdict(sample: Sample, slo: SloSpec, alpha: float) -> tuple[Verdict, str]:
-    if wrong := miscounted(sample):
+    if wrong := miscounted(sample) or unstreamed(sample, slo):
         return "invalid", wrong
     failed = int(sample.failed.sum())
     if failed > len(sample) // 5:

@@ -4,10 +4,29 @@ from optikit_assets.benchmarker.crossing import Evidence
 from optikit_assets.benchmarker.rate_search import Outcome, SearchResult
 from optikit_assets.benchmarker.results import BenchmarkResult, ProbeResult, Status
 from optikit_assets.benchmarker.session import Session
+from optikit_assets.benchmarker.verdict import MAX_FAILED_SHARE
 from optikit_assets.specs.slo import SloSpec
 
 # Over such a range of rates a server that keeps pace at any would have been seen to.
 _FAR_APART = 4.0
+# Requests in the system, were there no queueing.
+_LIGHT_LOAD = 0.5
+
+
+def never_steady(session: Session) -> bool:
+    """Whether rates far apart were all refused for a backlog, the lowest a light load.
+
+    A light load leaves a server that answers one client at a time idle for most of the time: only
+    one whose answers take longer and longer falls behind.
+    """
+    probed = [p for p in session.probes if p.kind == "open" and p.verdict != "invalid"]
+    rates = [p.rate_rps for p in probed]
+    return (
+        bool(rates)
+        and max(rates) >= _FAR_APART * min(rates)
+        and min(rates) * session.service_s <= _LIGHT_LOAD
+        and all(p.backlog_grows for p in probed)
+    )
 
 
 def outcome_of(result: ProbeResult, slo: SloSpec) -> Outcome:
@@ -22,19 +41,26 @@ def outcome_of(result: ProbeResult, slo: SloSpec) -> Outcome:
         # Without a latency bound there is nothing but confidence to go by.
         holds=result.verdict == "pass" or (bool(slo.objectives) and result.met),
         evidence=_evidence(result, slo),
+        final=_failed_by_errors(result),
     )
+
+
+def _failed_by_errors(result: ProbeResult) -> bool:
+    return result.verdict == "fail" and result.errors > MAX_FAILED_SHARE * result.requests
 
 
 def _evidence(result: ProbeResult, slo: SloSpec) -> tuple[Evidence, ...]:
     """Return what a probe says about the share of misses at its rate; nothing if invalid."""
     if result.verdict == "invalid" or len(result.miss_share) < len(slo.objectives):
         return ()
+    # A backlog that grows ends with every request late, however loose the bound; and no share of
+    # late requests makes up for failed ones.
+    refused = result.backlog_grows or _failed_by_errors(result)
     return tuple(
         Evidence(
             # What arrived, not what was meant to: Poisson counts vary, and misses with them.
             result.achieved_rate_rps,
-            # A backlog that grows ends with every request late, however loose the bound.
-            1.0 if result.backlog_grows else result.miss_share[o.label],
+            1.0 if refused else result.miss_share[o.label],
             result.requests,
             result.effective_requests[o.label],
             1.0 - o.percentile / 100.0,
@@ -68,7 +94,7 @@ def with_search(session: Session, search: SearchResult, gpus: int) -> BenchmarkR
     certified = 0.0 if best is None else search.visits[best].outcome.certified_rps
     worst = None if best is not None else session.probes[-1]
     status: Status = "unresolved" if best is None else "feasible"
-    if best is None and _never_steady(session):
+    if best is None and search.stop == "hopeless":
         status = "never_steady"
     return BenchmarkResult(
         status=status,
@@ -95,23 +121,18 @@ def _interval(search: SearchResult, certified_rps: float) -> tuple[float, float 
     return low, None if search.high_rps is None else max(search.high_rps, low)
 
 
-def _never_steady(session: Session) -> bool:
-    """Whether rates far apart were all refused for a backlog."""
-    probed = [p for p in session.probes if p.kind == "open" and p.verdict != "invalid"]
-    rates = [p.rate_rps for p in probed]
-    far_apart = bool(rates) and max(rates) >= _FAR_APART * min(rates)
-    return far_apart and all(p.backlog_grows for p in probed)
-
-
 def _why_it_ended(session: Session, search: SearchResult) -> str:
     budget = session.slo.budget
+    invalid = next((p.reason for p in reversed(session.probes) if p.verdict == "invalid"), "")
     stops = {
         "tolerance": "the limit is known within the tolerance",
-        "probes": f"the budget of {budget.max_probes} probes is spent",
-        "seconds": f"the budget of {budget.max_load_seconds:g} load seconds is spent",
+        "probes": f"the SLO's max_probes ({budget.max_probes}) are spent",
+        "seconds": f"the SLO's max_load_seconds ({budget.max_load_seconds:g}) are spent",
+        "client": f"no rate above could be measured, and the limit may be higher ({invalid})",
+        "hopeless": "the backlog grew at rates far apart, even at a light load",
         "floor": (
-            f"nothing held down to {session.floor_rps:.3g} req/s, the lowest rate that "
-            "max_probe_seconds allows to judge"
+            f"nothing held down to {session.floor_rps:.3g} req/s, the lowest rate that the SLO's "
+            f"max_load_seconds ({budget.max_load_seconds:g}) can judge: raise it to look lower"
         ),
     }
     parts = [stops[search.stop]]

@@ -46,7 +46,8 @@ _MIN_SAMPLE_IDS = 8
 class Target:
     """An endpoint that answered, and how it wants to be asked.
 
-    ``quiet_ttft_s`` is the time to first token of a single longest request on the idle server.
+    ``quiet_ttft_s`` and ``quiet_latency_s`` are the times to first and last token of a single
+    longest request on the idle server.
     """
 
     client: CompletionClient
@@ -54,6 +55,7 @@ class Target:
     shape: RequestShape
     prompts: PromptSource
     quiet_ttft_s: float = 0.0
+    quiet_latency_s: float = 0.0
 
     @property
     def url(self) -> str:
@@ -144,7 +146,11 @@ async def prepare(
                 target = await _calibrate(target, workload, seed, first)
             second = await _ask(target, 100)
             _raise_if_failed(target, second)
-            return replace(target, quiet_ttft_s=second.first_token_s - second.sent_s)
+            return replace(
+                target,
+                quiet_ttft_s=second.first_token_s - second.sent_s,
+                quiet_latency_s=second.last_token_s - second.sent_s,
+            )
     raise EndpointError(
         f"{client.base_url} refuses every request: {'; '.join(dict.fromkeys(refusals))}"
     )

@@ -56,12 +56,15 @@ class Outcome:
         against the rate.
     evidence
         What it says about each objective, in the order of the SLO.
+    final
+        A fail for another reason than late requests, which no other probe can clear.
     """
 
     verdict: Verdict
     certified_rps: float
     holds: bool = False
     evidence: tuple[Evidence, ...] = ()
+    final: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,8 @@ class SearchResult:
     lowest_fail_rps
         Lowest rate that failed for certain, or None.
     stop
-        Why the search ended: ``tolerance``, ``probes``, ``seconds`` or ``floor``.
+        Why the search ended: ``tolerance``, ``client`` (no higher rate could be measured),
+        ``hopeless``, ``probes``, ``seconds`` or ``floor``.
     """
 
     visits: tuple[Visit, ...]
@@ -120,8 +124,8 @@ class _State:
     @property
     def fail_rps(self) -> float | None:
         """Lowest rate that failed for certain and is not cleared by the other probes."""
-        fails = [v.rate_rps for v in self.visits if v.outcome.verdict == "fail"]
-        return min((rate for rate in fails if not self._cleared(rate)), default=None)
+        fails = [v for v in self.visits if v.outcome.verdict == "fail"]
+        return min((v.rate_rps for v in fails if not self._cleared(v)), default=None)
 
     @property
     def ceiling_rps(self) -> float | None:
@@ -162,11 +166,12 @@ class _State:
                 best = i
         return best
 
-    def _cleared(self, rate_rps: float) -> bool:
+    def _cleared(self, visit: Visit) -> bool:
         # A sure verdict is wrong once in a while, most often close to the limit.
         return (
             self.crossing is not None
-            and self.crossing.probability_above(rate_rps) > 1.0 - _CONFIDENCE
+            and not visit.outcome.final
+            and self.crossing.probability_above(visit.rate_rps) > 1.0 - _CONFIDENCE
         )
 
     def _vouched(self, visit: Visit) -> bool:
@@ -181,6 +186,7 @@ def search_rate(
     start_rps: float,
     start_is_near: bool = False,
     floor_rps: float = 0.0,
+    hopeless: Callable[[], bool] = lambda: False,
     tolerance: float,
     max_probes: int,
     seconds_left: Callable[[], float],
@@ -198,6 +204,8 @@ def search_rate(
         The start is expected within a quarter of the answer.
     floor_rps
         No lower rate is probed.
+    hopeless
+        Asked while no rate has held, whether the probes so far say that none will.
     tolerance
         End when the certified rate is within this factor minus one of the estimated limit.
     max_probes
@@ -227,14 +235,16 @@ def search_rate(
 
         low, high = state.low_rps, state.high_rps
         if low is None:
+            if hopeless():
+                return _result(state, "hopeless", tolerance)
             if rate <= floor_rps:
                 return _result(state, "floor", tolerance)
             rate, step = max(rate / step, floor_rps), _grown(step)
         elif high is None:
             rate, step = rate * step, _grown(step)
         else:
-            if _is_done(state, high, tolerance):
-                return _result(state, "tolerance", tolerance)
+            if stop := _ending(state, high, tolerance):
+                return _result(state, stop, tolerance)
             rate = _next_rate(state, low, high, tolerance)
             few = max_probes - len(state.visits) <= max(2, max_probes // _LAST_SHARE)
             if state.certified() is None and (few or seconds_left() < 4 * seconds_needed):
@@ -307,15 +317,19 @@ def _next_rate(state: _State, low: float, high: float, tolerance: float) -> floa
     return rate if ceiling is None or rate < ceiling * (1.0 - _SAME) else (low * ceiling) ** 0.5
 
 
-def _is_done(state: _State, high: float, tolerance: float) -> bool:
+def _ending(state: _State, high: float, tolerance: float) -> str:
+    """Return why no probe can tell more, or an empty string."""
     best = state.certified()
     if best is None:
-        return False
+        return ""
     limit = state.visits[best].rate_rps * (1.0 + tolerance)
-    if state.crossing is None:
-        return high <= limit
-    ceiling = state.ceiling_rps
-    return state.crossing.quantile(0.5) <= limit or (ceiling is not None and ceiling <= limit)
+    if state.crossing is not None and state.crossing.quantile(0.5) <= limit:
+        return "tolerance"
+    bound = high if state.crossing is None else state.ceiling_rps
+    if bound is None or bound > limit:
+        return ""
+    at_bound = (v.outcome.verdict for v in state.visits if v.rate_rps == bound)
+    return "client" if all(verdict == "invalid" for verdict in at_bound) else "tolerance"
 
 
 def _tightest(outcomes: list[tuple[Evidence, ...]]) -> Crossing | None:

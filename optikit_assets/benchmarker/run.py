@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from optikit_assets.benchmarker.client import ClientLimits, CompletionClient
-from optikit_assets.benchmarker.conclusion import outcome_of, with_search, without_search
+from optikit_assets.benchmarker.conclusion import (
+    never_steady,
+    outcome_of,
+    with_search,
+    without_search,
+)
 from optikit_assets.benchmarker.endpoint import Target, prepare
 from optikit_assets.benchmarker.open_loop import Progress
 from optikit_assets.benchmarker.priority import prompt_thread
@@ -137,6 +142,7 @@ def benchmark_target(
         start_rps=start_rps,
         start_is_near=near,
         floor_rps=session.floor_rps,
+        hopeless=lambda: never_steady(session),
         tolerance=slo.budget.tolerance,
         max_probes=slo.budget.max_probes,
         seconds_left=lambda: slo.budget.max_load_seconds - session.load_seconds,

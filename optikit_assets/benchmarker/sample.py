@@ -117,6 +117,14 @@ class Sample:
         """Return the missed share of every settled request, shape (m,), values in [0, 1]."""
         return self.beyond(objective.metric, objective.max_ms / 1000.0)
 
+    def late(self, objective: Objective) -> NDArray[np.bool_]:
+        """Return which settled requests miss the objective by themselves, shape (m,).
+
+        A request misses an ``itl`` objective if the percentile of its own gaps does.
+        """
+        allowed = 1.0 - objective.percentile / 100.0 if objective.metric == "itl" else 0.0
+        return self.missed(objective) > allowed
+
     def beyond(self, metric: Metric, bound_s: float) -> FloatArray:
         """Return the share of each settled request that is later than `bound_s`, shape (m,)."""
         values = self.latency_s(metric, bound_s)

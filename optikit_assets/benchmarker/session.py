@@ -22,13 +22,17 @@ from optikit_assets.errors import EndpointError
 from optikit_assets.specs.slo import SloSpec
 
 _ALPHA = 0.02
-# Memory of the log and the plots, not a limit that a sensible probe reaches.
+# Memory of the log and the plots. At rates that reach it the shortest probe is shorter still, and
+# at most one part in so many is warm-up.
 _MAX_REQUESTS = 50_000
+_WARMUP_PART = 3
+# So many requests of a random schedule may take less than their expected time.
+_ROOM_SHARE = 0.9
 # A request this many times over its bound is hung; its exact latency is of no interest.
 _HANG_FACTOR = 5.0
 _MIN_TIMEOUT_S = 10.0
-_UNBOUNDED_TIMEOUT_S = 600.0
-# With no bound to compare with: this many latencies seen with no queueing.
+_MIN_UNBOUNDED_TIMEOUT_S = 30.0
+# What a percentile leaves free may be long: so many of the longest latency seen with no queueing.
 _HANG_LATENCIES = 30.0
 # The 99th percentile of the client's lag may be this share of the tightest bound. Lag counts
 # against the server, so it cannot make a rate look better; 10 ms are never held against the client.
@@ -41,6 +45,8 @@ _LADDER_PROBES = 2.0
 # A probe to locate the limit may take this share of the longest probe: several at different rates
 # tell more than a long one.
 _SEARCH_SHARE = 0.5
+# At a low rate it takes longer, up to so many times the fewest requests of a pass: some will miss.
+_SPARE = 2.0
 # Near the limit short windows look good by luck: where a probe at most a quarter above did not
 # hold, a pass takes twice the time.
 _CLOSE = 1.25
@@ -73,6 +79,8 @@ class Session:
         self._on_progress = on_progress
         self._pool = pool
         self._sequential_rps: float | None = None
+        self._service_s: float | None = None
+        self._longest_s = target.quiet_latency_s
         self._ladder_s = 0.0
 
     @property
@@ -81,13 +89,18 @@ class Session:
 
     @property
     def floor_rps(self) -> float:
-        """Lowest rate at which the longest probe holds enough requests for a pass."""
+        """Lowest rate at which the load budget holds enough requests for a pass."""
+        return self._needed_requests / self.slo.budget.max_load_seconds
+
+    @property
+    def _needed_requests(self) -> int:
+        """Fewest requests of a pass."""
         strictest = max((o.percentile for o in self.slo.objectives), default=0.0) / 100.0
         needed = self.slo.budget.min_probe_requests
         if strictest > 0:
             # With no miss at all, so many requests are needed to be sure of the percentile.
             needed = max(needed, math.ceil(math.log(_ALPHA) / math.log(strictest)))
-        return needed / self.slo.budget.max_probe_seconds
+        return needed
 
     @property
     def sequential_rps(self) -> float:
@@ -95,6 +108,16 @@ class Session:
         if self._sequential_rps is None:
             raise RuntimeError("the closed-loop probe comes first")
         return self._sequential_rps
+
+    @property
+    def service_s(self) -> float:
+        """Mean latency with no queueing."""
+        if self._service_s is not None:
+            return self._service_s
+        # Without a closed loop: that of the longest request, with an answer of mean length.
+        workload, first_s = self.slo.workload, self.target.quiet_ttft_s
+        share = workload.mean_output_tokens / workload.max_output_tokens
+        return first_s + share * (self.target.quiet_latency_s - first_s)
 
     async def start(self) -> tuple[float, bool]:
         """Return the rate to begin with, and whether it is near the answer."""
@@ -129,6 +152,8 @@ class Session:
             if r.ok and r.finished_s is not None and r.phase == "closed"
         ]
         self._sequential_rps = sequential_rate_rps(latencies)
+        self._service_s = math.fsum(latencies) / len(latencies)
+        self._longest_s = max(self._longest_s, *latencies)
         return self._keep(outcome)
 
     async def open_probe(self, rate_rps: float, *, last: bool = False) -> ProbeResult:
@@ -139,27 +164,31 @@ class Session:
         budget = self.slo.budget
         number = len(self.probes)
         # A request time of one latency fills the server to its usual number in flight.
-        service_s = 1.0 / self._sequential_rps if self._sequential_rps else 0.0
+        service_s = self.service_s
         prefixes = self.slo.workload.shared_prefixes
         warmup_s = max(_WARMUP_LATENCIES * service_s, _WARMUP_SHARE * budget.min_probe_seconds)
         warmup = max(budget.warmup_requests, prefixes, math.ceil(rate_rps * warmup_s))
+        warmup = min(warmup, _MAX_REQUESTS // _WARMUP_PART)
         warmup_s = warmup / rate_rps
-        left_s = math.inf if last else budget.max_load_seconds - self.load_seconds
+        room_s = _ROOM_SHARE * (_MAX_REQUESTS - warmup) / rate_rps
+        shortest_s = min(budget.min_probe_seconds, room_s)
+        left_s = budget.max_load_seconds - self.load_seconds
         longest_s = budget.max_probe_seconds * (1.0 if last else _SEARCH_SHARE)
-        max_s = max(budget.min_probe_seconds, min(longest_s, left_s - warmup_s))
+        longest_s = max(longest_s, _SPARE * self._needed_requests / rate_rps)
+        max_s = max(shortest_s, min(longest_s, left_s - warmup_s, room_s))
         schedule = probe_schedule(
             self.slo.workload,
             rate_rps,
             horizon_s=warmup_s + max_s,
-            first_stop_s=warmup_s + budget.min_probe_seconds,
+            first_stop_s=warmup_s + shortest_s,
             max_requests=_MAX_REQUESTS,
             seed=self.seed,
             probe=number,
         )
         rules = Rules(
             slo=self.slo,
-            min_seconds=budget.min_probe_seconds,
-            pass_seconds=_LONGER * budget.min_probe_seconds if self._is_close(rate_rps) else 0.0,
+            min_seconds=shortest_s,
+            pass_seconds=_LONGER * shortest_s if self._is_close(rate_rps) else 0.0,
             min_requests=budget.min_probe_requests,
             max_seconds=0.9 * max_s,
             max_lag_s=self._max_lag_s(service_s),
@@ -199,12 +228,15 @@ class Session:
 
     def _timeout_s(self) -> float:
         """Return the limit of a request: well past its bounds, so that its latency is seen."""
-        bounds = {o.metric: o.max_ms / 1000.0 for o in self.slo.objectives}
-        if "e2e_latency" in bounds:
-            return max(_MIN_TIMEOUT_S, _HANG_FACTOR * bounds["e2e_latency"])
-        if self._sequential_rps:
-            return max(3 * _MIN_TIMEOUT_S, _HANG_LATENCIES / self._sequential_rps)
-        return _UNBOUNDED_TIMEOUT_S
+        bounds = [
+            o.max_ms / 1000.0 for o in self.slo.objectives if o.metric in ("e2e_latency", "ttft")
+        ]
+        bounded = any(o.metric == "e2e_latency" for o in self.slo.objectives)
+        return max(
+            _MIN_TIMEOUT_S if bounded else _MIN_UNBOUNDED_TIMEOUT_S,
+            _HANG_FACTOR * max(bounds, default=0.0),
+            _HANG_LATENCIES * self._longest_s,
+        )
 
     def _max_lag_s(self, service_s: float) -> float:
         """Return the largest send lag of a valid probe."""

@@ -53,7 +53,7 @@ def effective_size(values: FloatArray) -> float:
     """
     n = len(values)
     mean = float(values.mean()) if n else 0.0
-    if n < _MIN_FOR_BATCHES or not 0.0 < mean < 1.0:
+    if n < _MIN_FOR_BATCHES or np.ptp(values) == 0:
         return float(n)
     b = int(np.ceil(n ** (2 / 3)))
     sums = np.concatenate(([0.0], np.cumsum(values)))

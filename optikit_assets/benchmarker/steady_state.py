@@ -13,7 +13,8 @@ remembers), so the error of β comes from contiguous blocks: with B blocks and r
 .. math:: Var(β) = \frac{B}{B-1} \frac{Σ_b (Σ_{i∈b} r̃_i ε_i)^2}{(Σ_i r̃_i^2)^2}
 
 the cluster-robust variance with blocks as clusters (Liang and Zeger 1986), with Student's t on
-B − 1 degrees of freedom.
+B − 1 degrees of freedom. The number in the system, regressed on time with errors of the same
+kind, says so too and counts the requests that still run: its slope is λ − μ, the backlog's growth.
 """
 
 from dataclasses import dataclass
@@ -25,6 +26,11 @@ from optikit_assets.benchmarker.arrivals import FloatArray
 
 _MIN_BLOCKS = 6
 _MAX_BLOCKS = 20
+# The backlog is looked at once the first tenth of the requests has completed. Its usual size is
+# what the first quarter of the rest sees, and a block is long enough to exchange it twice.
+_FILL_PART = 10
+_START_PART = 4
+_SIZES_PER_BLOCK = 2.0
 
 
 @dataclass(frozen=True)
@@ -64,41 +70,93 @@ def regress_completions(
         raise ValueError(f"{n} arrivals but {len(completions_s)} completions")
     if n < 3:
         return None
-    centred = arrivals_s - arrivals_s.mean()
-    spread = float(centred @ centred)
-    if spread <= 0:
+    fit = _fit_line(arrivals_s, completions_s, _blocks(n), confidence)
+    if fit is None:
         return None
-    beta = float(centred @ completions_s) / spread
-    intercept = float(completions_s.mean() - beta * arrivals_s.mean())
-    residuals = completions_s - intercept - beta * arrivals_s
+    slope, margin = fit
     total = float(np.sum((completions_s - completions_s.mean()) ** 2))
-    correlation = beta * np.sqrt(spread / total) if total > 0 else 0.0
-    blocks = int(np.clip(np.sqrt(n), _MIN_BLOCKS, _MAX_BLOCKS))
-    margin = np.inf
-    if n >= 3 * blocks:
-        scores = np.add.reduceat(centred * residuals, np.arange(blocks) * n // blocks)
-        variance = blocks / (blocks - 1) * float(scores @ scores) / spread**2
-        margin = float(special.stdtrit(blocks - 1, 0.5 + confidence / 2)) * np.sqrt(variance)
+    spread = float(np.sum((arrivals_s - arrivals_s.mean()) ** 2))
     return Regression(
-        beta=beta,
-        beta_low=float(beta - margin),
-        beta_high=float(beta + margin),
-        intercept_s=intercept,
-        correlation=float(correlation),
+        beta=slope,
+        beta_low=slope - margin,
+        beta_high=slope + margin,
+        intercept_s=float(completions_s.mean() - slope * arrivals_s.mean()),
+        correlation=float(slope * np.sqrt(spread / total)) if total > 0 else 0.0,
         requests=n,
     )
 
 
-def backlog_slope(arrivals_s: FloatArray, completions_s: FloatArray) -> float:
-    """Return the growth of the number in the system, in requests per second.
+@dataclass(frozen=True)
+class Growth:
+    """Growth of the number in the system in requests/s, with the bounds of its interval."""
 
-    The number in the system is taken just after each arrival and regressed on time. Completions
-    need not be ordered; a request that never completed has ``inf``.
+    slope_rps: float
+    low_rps: float
+    high_rps: float
+
+
+def backlog_growth(
+    arrivals_s: FloatArray, completions_s: FloatArray, *, confidence: float = 0.95
+) -> Growth | None:
+    """Regress the number in the system, taken just after each arrival, on time.
+
+    Until the first tenth of the requests has completed, earlier requests, of which nothing is known
+    here, share the system: the regression begins then.
+
+    Parameters
+    ----------
+    arrivals_s, completions_s
+        Times in seconds, arrivals in order, shape (n,). A request that still runs completes at
+        infinity.
+    confidence
+        Two-sided confidence of the interval.
+
+    Returns
+    -------
+    None if less than half of the arrivals, or fewer than three, are left.
     """
-    if len(arrivals_s) < 3:
-        return 0.0
+    n = len(arrivals_s)
+    first = completions_s[: max(1, n // _FILL_PART)]
+    filled_s = max((t for t in first.tolist() if np.isfinite(t)), default=-np.inf)
+    begin = int(np.searchsorted(arrivals_s, filled_s))
+    if not n or n - begin < max(3, n / 2):
+        return None
     done = np.searchsorted(np.sort(completions_s), arrivals_s, side="right")
-    in_system = np.arange(1, len(arrivals_s) + 1) - done
-    centred = arrivals_s - arrivals_s.mean()
+    in_system = np.arange(1.0, n + 1.0) - done
+    times_s, in_system = arrivals_s[begin:], in_system[begin:]
+    # As many requests as are in the system at once vary together; later ones may be the backlog.
+    together = max(1.0, float(in_system[: len(in_system) // _START_PART + 1].mean()))
+    independent = len(times_s) / (_SIZES_PER_BLOCK * together)
+    blocks = min(_blocks(len(times_s)), int(independent))
+    fit = _fit_line(times_s, in_system, blocks, confidence)
+    if fit is None:
+        return None
+    slope, margin = fit
+    return Growth(slope, slope - margin, slope + margin)
+
+
+def _blocks(n: int) -> int:
+    return int(np.clip(np.sqrt(n), _MIN_BLOCKS, _MAX_BLOCKS))
+
+
+def _fit_line(
+    times_s: FloatArray, values: FloatArray, blocks: int, confidence: float
+) -> tuple[float, float] | None:
+    """Return the slope and its margin from blocks, None without a spread of times.
+
+    The margin is infinite when there are too few blocks, or values in them, for it.
+    """
+    n = len(times_s)
+    centred = times_s - times_s.mean()
     spread = float(centred @ centred)
-    return float(centred @ in_system) / spread if spread > 0 else 0.0
+    if spread <= 0:
+        return None
+    slope = float(centred @ values) / spread
+    if blocks < _MIN_BLOCKS or n < 3 * blocks:
+        return slope, float("inf")
+    residuals = values - values.mean() - slope * centred
+    scores = np.add.reduceat(centred * residuals, np.arange(blocks) * n // blocks)
+    variance = blocks / (blocks - 1) * float(scores @ scores) / spread**2
+    return slope, float(special.stdtrit(blocks - 1, 0.5 + confidence / 2)) * float(
+        np.sqrt(variance)
+    )

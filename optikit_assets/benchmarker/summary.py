@@ -5,8 +5,7 @@ import numpy as np
 from optikit_assets.benchmarker.results import ProbeKind, ProbeResult
 from optikit_assets.benchmarker.sample import Sample
 from optikit_assets.benchmarker.shares import percentile, percentile_interval
-from optikit_assets.benchmarker.steady_state import backlog_slope
-from optikit_assets.benchmarker.verdict import MAX_FAILED_SHARE, Judgement
+from optikit_assets.benchmarker.verdict import MAX_FAILED_SHARE, Judgement, backlog
 from optikit_assets.specs.slo import Metric, SloSpec
 
 _METRICS: tuple[Metric, ...] = ("e2e_latency", "ttft", "tpot", "itl")
@@ -48,15 +47,15 @@ def summarize(
     """
     latency: dict[str, float | None] = {}
     intervals: dict[str, tuple[float, float | None]] = {}
-    bounds = {o.metric: o.max_ms / 1000.0 for o in slo.objectives}
     for metric in _METRICS:
-        values = sample.values_s(metric, bounds.get(metric, np.inf))
+        bounds = [o.max_ms / 1000.0 for o in slo.objectives if o.metric == metric]
+        values = sample.values_s(metric, max(bounds, default=np.inf))
         wanted = {f"{metric}_p{p:g}": p for p in _PERCENTS}
         wanted |= {o.label: o.percentile for o in slo.objectives if o.metric == metric}
         for label, percent in wanted.items():
             latency[label] = _ms(percentile(values, percent)) if len(values) else None
         for objective, state in zip(slo.objectives, judgement.states, strict=True):
-            if objective.metric != metric or state.share is None:
+            if objective.metric != metric or state.share is None or not len(values):
                 continue
             # Gaps of one request are not independent: never more draws than effective requests.
             low, high = percentile_interval(
@@ -67,6 +66,7 @@ def summarize(
     arrived_s = sample.sent_s[-1] - window_start_s if len(sample) else 0.0
     achieved = len(sample) / arrived_s if arrived_s > 0 else 0.0
     fit = judgement.regression
+    growth = backlog(sample, alpha) if kind == "open" else None
     keep = _thin(int(done.sum()))
     return ProbeResult(
         kind=kind,
@@ -87,11 +87,7 @@ def summarize(
         ),
         intercept_s=None if fit is None else fit.intercept_s,
         correlation=None if fit is None else fit.correlation,
-        backlog_slope_rps=(
-            backlog_slope(sample.scheduled_s, np.where(done, sample.finished_s, np.inf))
-            if kind == "open" and len(sample) >= 3
-            else None
-        ),
+        backlog_slope_rps=None if growth is None else growth.slope_rps,
         send_lag_p99_ms=_ms(percentile(sample.lag_s, 99)) if len(sample) else None,
         latency_ms=latency,
         latency_ci_ms=intervals,
@@ -124,16 +120,11 @@ def _met(sample: Sample, judgement: Judgement, slo: SloSpec) -> bool:
 
 
 def goodput(sample: Sample, slo: SloSpec) -> float:
-    """Return the share of settled requests that meet every objective.
-
-    A request meets an ``itl`` objective if the percentile of its own gaps does.
-    """
+    """Return the share of settled requests that meet every objective (`Sample.late`)."""
     met = ~sample.failed
     for objective in slo.objectives:
-        missed = sample.missed(objective)
-        allowed = 1.0 - objective.percentile / 100.0 if objective.metric == "itl" else 0.0
-        met = met[: len(missed)]
-        met = met & (missed[: len(met)] <= allowed)
+        late = sample.late(objective)
+        met = met[: len(late)] & ~late[: len(met)]
     return float(np.mean(met)) if len(met) else 0.0
 
 

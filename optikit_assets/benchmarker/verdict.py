@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from optikit_assets.benchmarker.answers import miscounted, unstreamed
 from optikit_assets.benchmarker.sample import Sample
 from optikit_assets.benchmarker.shares import (
     Share,
@@ -23,7 +24,12 @@ from optikit_assets.benchmarker.shares import (
     percentile,
     share_of,
 )
-from optikit_assets.benchmarker.steady_state import Regression, regress_completions
+from optikit_assets.benchmarker.steady_state import (
+    Growth,
+    Regression,
+    backlog_growth,
+    regress_completions,
+)
 from optikit_assets.specs.slo import Objective, SloSpec
 
 Verdict = Literal["pass", "fail", "unresolved", "invalid"]
@@ -44,8 +50,6 @@ _UNBROKEN_BOUNDS = 3.0
 _GROSS_OVERLOAD = 4.0
 # Steady state cannot be seen in a window that holds fewer than this many typical latencies.
 _LATENCIES_PER_WINDOW = 3.0
-# A server that miscounts once may have hiccuped; more often it does not do what was asked.
-_MISCOUNTED_SHARE = 0.01
 _RATE_TOLERANCE = 0.02
 # Latencies beyond this share of the bound are near misses.
 _NEAR_BOUND = 0.8
@@ -142,8 +146,12 @@ def _objective_state(sample: Sample, objective: Objective, alpha: float) -> Obje
     kinds = (missed, near) if near.mean() <= _RARE else (missed,)
     short_run = min(effective_size(values) for values in kinds)
     # Within an episode misses are denser than on the whole, or than the objective allows.
-    episodes = min(episode_size(v, 1.0 / max(allowed, float(v.mean()))) for v in kinds)
-    share = share_of(missed, min(short_run, episodes), alpha, in_short_run=short_run)
+    episodes = [
+        episode_size(v, 1.0 / max(allowed, float(v.mean())))
+        for v in kinds
+        if np.count_nonzero(v) <= _RARE * len(v)
+    ]
+    share = share_of(missed, min([short_run, *episodes]), alpha, in_short_run=short_run)
     return ObjectiveState(objective, share)
 
 
@@ -155,6 +163,13 @@ def steady_state(sample: Sample, alpha: float) -> Regression | None:
     return regress_completions(
         head.scheduled_s[done], head.finished_s[done], confidence=1.0 - 2.0 * alpha
     )
+
+
+def backlog(sample: Sample, alpha: float) -> Growth | None:
+    """Return how the number of requests in the system grows; failed ones have left it."""
+    stayed = ~sample.failed
+    finished_s = np.where(sample.pending, np.inf, sample.finished_s)[stayed]
+    return backlog_growth(sample.scheduled_s[stayed], finished_s, confidence=1.0 - 2.0 * alpha)
 
 
 def judge(sample: Sample, rules: Rules, *, final: bool) -> Judgement:
@@ -171,25 +186,21 @@ def judge(sample: Sample, rules: Rules, *, final: bool) -> Judgement:
     """
     states = judge_objectives(sample, rules.slo, rules.alpha)
     regression = steady_state(sample, rules.alpha)
-
-    grows = (
-        regression is not None
-        and regression.beta_low > 1.0 + rules.slo.budget.steady_state_tolerance
-    )
+    behind = _falls_behind(sample, regression, rules)
 
     def result(verdict: Verdict | None, reason: str) -> Judgement:
-        return Judgement(verdict, reason, states, regression, grows)
+        return Judgement(verdict, reason, states, regression, bool(behind))
 
     if not len(sample):
         return result("unresolved" if final else None, "no request was measured")
-    if wrong := miscounted(sample):
+    if wrong := miscounted(sample) or unstreamed(sample, rules.slo):
         return result("invalid", wrong)
 
     late_sender = _late_sender(sample, rules)
     window_s = float(sample.now_s - sample.scheduled_s[0])
-    if failure := _failure(sample, states, regression, rules, window_s):
+    if failure := _failure(sample, states, regression, behind, rules, window_s):
         # A client that fell behind may have caused the misses, unless they remain without its lag.
-        if late_sender and not _fails_without_lag(sample, regression, rules, window_s):
+        if late_sender and not _fails_without_lag(sample, regression, behind, rules, window_s):
             return result("invalid", late_sender)
         return result("fail", failure)
 
@@ -218,18 +229,39 @@ def _evidence(states: tuple[ObjectiveState, ...], regression: Regression | None)
     return "; ".join(parts)
 
 
+def _falls_behind(sample: Sample, regression: Regression | None, rules: Rules) -> str:
+    """Return the evidence that completions fall behind arrivals for certain, if they do."""
+    tau = rules.slo.budget.steady_state_tolerance
+    if regression is not None and regression.beta_low > 1.0 + tau:
+        return (
+            f"backlog grows: beta {regression.beta:.3f} "
+            f"({regression.beta_low:.3f}–{regression.beta_high:.3f}) > 1 + {tau:g}"
+        )
+    growth = backlog(sample, rules.alpha)
+    if growth is None:
+        return ""
+    allowed_rps = tau * len(sample) / float(sample.scheduled_s[-1] - sample.scheduled_s[0])
+    if growth.low_rps <= allowed_rps:
+        return ""
+    return (
+        f"backlog grows: by {growth.slope_rps:.3g} requests/s "
+        f"({growth.low_rps:.3g}–{growth.high_rps:.3g}) > {allowed_rps:.3g}, {tau:g} of the arrivals"
+    )
+
+
 def _fails_without_lag(
-    sample: Sample, regression: Regression | None, rules: Rules, window_s: float
+    sample: Sample, regression: Regression | None, behind: str, rules: Rules, window_s: float
 ) -> bool:
     sent = sample.from_sending()
     states = judge_objectives(sent, rules.slo, rules.alpha)
-    return bool(_failure(sent, states, regression, rules, window_s))
+    return bool(_failure(sent, states, regression, behind, rules, window_s))
 
 
 def _failure(
     sample: Sample,
     states: tuple[ObjectiveState, ...],
     regression: Regression | None,
+    behind: str,
     rules: Rules,
     window_s: float,
 ) -> str:
@@ -250,31 +282,24 @@ def _failure(
         overwhelmed = gross and window_s >= _EARLY_SECONDS
         if not early or (overwhelmed and _still_missing(sample, state.objective)):
             return state.text()
-    if regression is None:
-        return ""
     believed_s = rules.min_seconds / 2.0 if gross else rules.min_seconds
-    if regression.beta_low > 1.0 + tau and window_s >= believed_s:
-        return (
-            f"backlog grows: beta {regression.beta:.3f} "
-            f"({regression.beta_low:.3f}–{regression.beta_high:.3f}) > 1 + {tau:g}"
-        )
-    return ""
+    return behind if window_s >= believed_s else ""
 
 
 def _still_missing(sample: Sample, objective: Objective) -> bool:
-    missed = sample.missed(objective)
-    latest = max(_EARLY_MISSES, int(_EARLY_SHARE * len(missed)))
-    return len(missed) >= latest and bool(np.all(missed[-latest:] > 0))
+    late = sample.late(objective)
+    latest = max(_EARLY_MISSES, int(_EARLY_SHARE * len(late)))
+    return len(late) >= latest and bool(np.all(late[-latest:]))
 
 
 def _unbroken_misses(sample: Sample, objective: Objective, rules: Rules) -> str:
     """Return how long every request up to the latest has been late, if that is too long."""
-    missed = sample.missed(objective)
-    met = np.flatnonzero(missed <= 0)
+    late = sample.late(objective)
+    met = np.flatnonzero(~late)
     first = int(met[-1]) + 1 if len(met) else 0
-    if len(missed) - first < _EARLY_MISSES:
+    if len(late) - first < _EARLY_MISSES:
         return ""
-    span_s = float(sample.scheduled_s[len(missed) - 1] - sample.scheduled_s[first])
+    span_s = float(sample.scheduled_s[len(late) - 1] - sample.scheduled_s[first])
     limit_s = max(
         _UNBROKEN_SHARE * rules.min_seconds,
         _UNBROKEN_BOUNDS * objective.max_ms / 1000.0,
@@ -284,7 +309,7 @@ def _unbroken_misses(sample: Sample, objective: Objective, rules: Rules) -> str:
         return ""
     return (
         f"{objective.label} ≤ {objective.max_ms:g} ms: every one of the latest "
-        f"{len(missed) - first} requests late, over {span_s:.1f} s"
+        f"{len(late) - first} requests late, over {span_s:.1f} s"
     )
 
 
@@ -344,28 +369,4 @@ def _late_sender(sample: Sample, rules: Rules) -> str:
         if abs(taken_s - planned_s) > _RATE_TOLERANCE * planned_s + rules.max_lag_s:
             ratio = planned_s / taken_s if taken_s > 0 else np.inf
             return f"the client achieved {ratio:.3f} of the scheduled rate"
-    return ""
-
-
-def miscounted(sample: Sample) -> str:
-    """Return how the server's token counts differ from those asked for, or an empty string."""
-    done = sample.completed
-    total = int(done.sum())
-    for what, counts, asked in (
-        ("output", sample.output_tokens[done], sample.expected_output[done]),
-        ("input", sample.input_tokens[done], sample.expected_input[done]),
-    ):
-        # -1: the server reports no usage, or the prompt's length is only known to it.
-        wrong = (counts != asked) & (counts >= 0) & (asked >= 0)
-        if int(wrong.sum()) > max(2.0, _MISCOUNTED_SHARE * total):
-            return (
-                f"{int(wrong.sum())} of {total} requests had another number of {what} tokens than "
-                f"asked for (mean {float(np.mean(counts[wrong])):.1f} instead of "
-                f"{float(np.mean(asked[wrong])):.1f}): "
-                + (
-                    "the server ignores ignore_eos or max_tokens"
-                    if what == "output"
-                    else "the server counts the prompt otherwise"
-                )
-            )
     return ""

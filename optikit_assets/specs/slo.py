@@ -50,7 +50,11 @@ class SearchBudget(SpecModel):
         default=20.0, gt=0, le=3600, description="Shortest open-loop probe."
     )
     max_probe_seconds: float = Field(
-        default=120.0, gt=0, le=7200, description="Longest a probe is extended while unresolved."
+        default=120.0,
+        gt=0,
+        le=7200,
+        description="Longest a probe is extended while unresolved, except at rates so low that "
+        "enough requests for a verdict take longer.",
     )
     min_probe_requests: int = Field(
         default=50, ge=5, le=100_000, description="Fewest measured requests of an open-loop probe."
@@ -96,6 +100,23 @@ class SloSpec(Spec):
         labels = [objective.label for objective in self.objectives]
         if len(set(labels)) != len(labels):
             raise ValueError(f"objectives repeat a metric and percentile: {', '.join(labels)}")
+        return self
+
+    @model_validator(mode="after")
+    def _tokens_have_times_between(self) -> "SloSpec":
+        length = self.workload.output_tokens
+        # Prompts may name lengths of their own.
+        if (
+            self.workload.prompts is None
+            and (length if isinstance(length, int) else length.max) < 2
+        ):
+            for objective in self.objectives:
+                if objective.metric in ("tpot", "itl"):
+                    raise ValueError(
+                        f"objective {objective.label} bounds the time between tokens, of which an "
+                        "answer of workload.output_tokens (1) has none: ask for at least 2, or "
+                        "bound ttft or e2e_latency"
+                    )
         return self
 
     def digest(self) -> str:

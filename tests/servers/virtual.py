@@ -16,8 +16,9 @@ from optikit_assets.benchmarker.client import (
 )
 from optikit_assets.benchmarker.endpoint import Target
 from optikit_assets.benchmarker.prompts import SyntheticPrompts
-from optikit_assets.benchmarker.results import BenchmarkResult
+from optikit_assets.benchmarker.results import BenchmarkResult, ProbeResult
 from optikit_assets.benchmarker.run import benchmark_target
+from optikit_assets.benchmarker.session import Session
 from optikit_assets.specs.slo import SloSpec
 from tests.servers.engine_model import Engine, Shape
 
@@ -107,13 +108,25 @@ class VirtualClient:
 def virtual_benchmark(shape: Shape, slo: SloSpec, seed: int, **options: Any) -> BenchmarkResult:
     """Search the highest rate of the model in virtual time; options as in `benchmark_target`."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        loop = runner.get_loop()
-        client = VirtualClient(shape, seed, loop)
-        target = Target(
-            cast("CompletionClient", client),
-            "virtual",
-            RequestShape(),
-            SyntheticPrompts(slo.workload, seed),
-            shape.service_s(0, slo.workload.max_input_tokens or 0),
-        )
+        target = _target(shape, slo, seed, runner.get_loop())
         return benchmark_target(target, slo, runner=runner, seed=seed, **options)
+
+
+def virtual_confirmation(shape: Shape, slo: SloSpec, rate_rps: float, seed: int) -> ProbeResult:
+    """Probe one rate of the model in virtual time, as `confirm_rate` does."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        target = _target(shape, slo, seed, runner.get_loop())
+        session = Session(target, slo, seed, None, None, None, None)
+        return runner.run(session.open_probe(rate_rps, last=True))
+
+
+def _target(shape: Shape, slo: SloSpec, seed: int, loop: asyncio.AbstractEventLoop) -> Target:
+    longest = slo.workload.max_input_tokens or 0
+    return Target(
+        cast("CompletionClient", VirtualClient(shape, seed, loop)),
+        "virtual",
+        RequestShape(),
+        SyntheticPrompts(slo.workload, seed),
+        shape.first_s(longest),
+        shape.service_s(0, longest),
+    )

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -138,6 +139,13 @@ def test_client_that_cannot_send_faster_leaves_no_certain_fail():
     assert best_rate(result) <= 50.0
     assert best_rate(result) > 45.0
     assert result.lowest_fail_rps is None
+    assert result.high_rps is None
+    assert result.stop == "client"
+
+
+def test_a_fail_beside_a_rate_that_the_client_cannot_send_is_within_the_tolerance():
+    result, _ = run(50.0, verdicts=lambda rate, n, v: "invalid" if rate > 200 else v)
+    assert result.stop == "tolerance"
 
 
 def test_certified_rate_is_what_the_pass_vouches_for():
@@ -193,6 +201,20 @@ def test_probes_that_prove_nothing_by_themselves_certify_together():
     assert np.mean(covered) >= 0.9
     alone = [r.visits[r.best or 0].outcome.verdict == "pass" for r in results]
     assert np.mean(alone) < 0.9
+
+
+def test_a_fail_for_another_reason_than_late_requests_is_never_cleared():
+    # Shares say that 10 req/s hold; from 8 on, requests fail.
+    shares = Noisy(10.0, 0)
+
+    def probe(rate):
+        outcome = shares(rate)
+        return outcome if rate < 8.0 else replace(outcome, verdict="fail", holds=False, final=True)
+
+    options = {"start_rps": 6.0, "tolerance": 0.05, "max_probes": 30, "seconds_needed": 1.0}
+    result = search_rate(probe, seconds_left=lambda: 1e9, **options)
+    assert 7.0 < best_rate(result) < 8.0
+    assert 8.0 <= result.lowest_fail_rps < 8.5
 
 
 def test_what_is_certified_was_probed_and_held():

@@ -3,7 +3,7 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from optikit_assets.benchmarker.steady_state import backlog_slope, regress_completions
+from optikit_assets.benchmarker.steady_state import backlog_growth, regress_completions
 
 
 def test_constant_latency_gives_slope_one_and_the_latency_as_intercept():
@@ -24,7 +24,32 @@ def test_overload_gives_the_ratio_of_rate_to_capacity():
     assert fit is not None
     assert fit.beta == pytest.approx(rate / capacity)
     # In 1/15 s one request arrives and 2/3 leave.
-    assert backlog_slope(arrivals, completions) == pytest.approx(rate - capacity, rel=0.02)
+    growth = backlog_growth(arrivals, completions)
+    assert growth is not None
+    assert growth.slope_rps == pytest.approx(rate - capacity, rel=0.02)
+
+
+def test_backlog_of_a_steady_server_does_not_grow_although_it_starts_unseen():
+    # What runs at the start of the window is not among its arrivals.
+    arrivals = np.arange(2000) / 20.0
+    growth = backlog_growth(arrivals, np.where(arrivals > 96, np.inf, arrivals + 4.0))
+    assert growth is not None
+    assert growth.slope_rps == pytest.approx(0.0, abs=1e-9)
+    # Within a few latencies nothing can be told from its ebb and flow.
+    short = backlog_growth(arrivals[:240], arrivals[:240] + 4.0)
+    assert short is not None
+    assert short.low_rps == -np.inf
+
+
+def test_requests_that_hang_grow_the_backlog_although_the_others_keep_pace():
+    arrivals = np.arange(400) / 20.0
+    completions = arrivals + 0.3
+    completions[5::6] = np.inf
+    growth = backlog_growth(arrivals, completions)
+    assert growth is not None
+    assert growth.slope_rps == pytest.approx(20.0 / 6.0, rel=0.02)
+    assert growth.low_rps > 0.05 * 20.0
+    assert backlog_growth(arrivals[:4], arrivals[:4] + 50.0) is None
 
 
 def test_fit_and_block_errors_agree_with_statsmodels_cluster_robust():

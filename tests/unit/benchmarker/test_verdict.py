@@ -3,9 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from optikit_assets.benchmarker.answers import miscounted
 from optikit_assets.benchmarker.sample import Sample
-from optikit_assets.benchmarker.summary import goodput
-from optikit_assets.benchmarker.verdict import Rules, judge, miscounted
+from optikit_assets.benchmarker.summary import goodput, summarize
+from optikit_assets.benchmarker.verdict import Rules, judge
 from optikit_assets.specs.slo import Objective, SearchBudget, SloSpec, Workload
 
 
@@ -49,6 +50,21 @@ def sample(
         gaps_s=[[step] * 7 for step in steps.tolist()],
         expected_input=np.full(n, 32),
         expected_output=np.full(n, 8),
+    )
+
+
+def summary(probe, spec):
+    return summarize(
+        probe,
+        judge(probe, rules(spec), final=True),
+        spec,
+        kind="open",
+        rate_rps=10.0,
+        window_start_s=0.0,
+        duration_s=20.0,
+        sent=len(probe),
+        errors=(),
+        alpha=0.02,
     )
 
 
@@ -146,6 +162,16 @@ def test_growing_backlog_fails_a_throughput_oriented_probe():
     assert "backlog grows: beta 1.500" in judged.reason
 
 
+def test_requests_that_hang_are_a_backlog_that_grows():
+    # One in six never ends; what completes before the first of them, or beside them, keeps pace.
+    latency = noisy(300, 0.3)
+    latency[5::6] = np.nan
+    judged = judge(sample(latency), rules(slo()), final=False)
+    assert judged.verdict == "fail"
+    assert judged.backlog_grows
+    assert "backlog grows: by 1.66 requests/s" in judged.reason
+
+
 def test_steady_throughput_oriented_probe_passes_whatever_its_latency():
     judged = judge(sample(noisy(600, 3.0), now_s=70.0), rules(slo()), final=False)
     assert judged.verdict == "pass"
@@ -241,6 +267,17 @@ def test_inter_token_objective_counts_gaps():
     assert broken.verdict == "fail"
 
 
+def test_one_slow_gap_in_every_request_is_within_an_inter_token_percentile():
+    # One gap of 63 is late, 1.6 % where 5 % may be.
+    spec, probe = rules(slo(("itl", 95, 50))), sample(noisy(300, 0.3))
+    within = replace(probe, gaps_s=[[0.02] * 62 + [0.08]] * 300)
+    assert judge(within, spec, final=False).verdict == "pass"
+    beyond = replace(probe, gaps_s=[[0.02] * 42 + [0.08] * 21] * 300)
+    judged = judge(beyond, spec, final=False)
+    assert judged.verdict == "fail"
+    assert "every one of the latest 300 requests late" in judged.reason
+
+
 def test_time_per_output_token_divides_by_the_steps():
     values = sample(np.full(10, 0.7)).latency_s("tpot")
     assert values == pytest.approx(0.7 * 0.9 / 7)
@@ -256,3 +293,24 @@ def test_goodput_is_the_share_that_meets_every_objective():
 def test_no_measured_request_is_unresolved():
     assert judge(sample([]), rules(), final=True).verdict == "unresolved"
     assert judge(sample([]), rules(), final=False).verdict is None
+
+
+@pytest.mark.parametrize("metric", ["itl", "tpot"])
+def test_answers_in_one_piece_say_nothing_about_the_time_between_tokens(metric):
+    whole = replace(sample(noisy(150, 0.3)), gaps_s=[[]] * 150)
+    spec = slo((metric, 95, 50))
+    judged = judge(whole, rules(spec), final=False)
+    assert judged.verdict == "invalid"
+    assert f"no time between tokens for {metric}_p95: let the server stream" in judged.reason
+    assert summary(whole, spec).latency_ms["itl_p95"] is None
+    # Answers of one token have none to begin with.
+    single = replace(whole, output_tokens=np.ones(150), expected_output=np.ones(150))
+    assert summary(single, spec).verdict != "invalid"
+
+
+def test_requests_that_still_run_within_the_loosest_bound_are_not_reported_as_never():
+    latency = noisy(100, 0.3)
+    latency[90:] = np.nan
+    spec = slo(("e2e_latency", 99, 20_000), ("e2e_latency", 50, 500))
+    result = summary(sample(latency, now_s=12.0), spec)
+    assert result.latency_ms["e2e_latency_p99"] == pytest.approx(340, abs=30)

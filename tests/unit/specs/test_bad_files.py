@@ -222,6 +222,7 @@ SLO = "name: int_w8a8\nworkload: {input_tokens: 100, output_tokens: 10, prefix_t
         (SLO + "objectives: [{metric: ttft, percentile: 100, max_ms: 5}]\n", SloSpec, "objectives.0.percentile: input should be less than 100 (got 100)"),
         (SLO + "objectives: [{metric: speed, percentile: 50, max_ms: 5}]\n", SloSpec, "objectives.0.metric: input should be 'e2e_latency', 'ttft', 'tpot' or 'itl' (got 'speed')"),
         (SLO + "objectives: [{metric: ttft, percentile: 50, max_ms: 5}, {metric: ttft, percentile: 50, max_ms: 6}]\n", SloSpec, "objectives repeat a metric and percentile: ttft_p50, ttft_p50"),
+        (SLO.replace("output_tokens: 10", "output_tokens: 1") + "objectives: [{metric: itl, percentile: 95, max_ms: 50}]\n", SloSpec, "objective itl_p95 bounds the time between tokens, of which an answer of workload.output_tokens (1) has none: ask for at least 2, or bound ttft or e2e_latency"),
         (SLO + "budget: {min_probe_seconds: 30, max_probe_seconds: 20}\n", SloSpec, "max_probe_seconds (20.0) must be at least min_probe_seconds (30.0)"),
         ("name: int_w8a8\nparameters: {Max-Seqs: {choices: [1]}}\n", SearchSpaceSpec, "flags are written with lower-case letters and _: Max-Seqs"),
         ("name: int_w8a8\nparameters: {a: {low: 9, high: 3}}\n", SearchSpaceSpec, "low (9) must not exceed high (3)"),
