@@ -294,7 +294,7 @@ def test_every_shared_prefix_is_warm_before_requests_are_measured(tmp_path):
         sent = [tuple(body["prompt"][:4]) for body in server.bodies]
     records = list(read_requests(file))
     warmup = [record for record in records if record.phase == "warmup"]
-    assert len(warmup) == 12
+    assert len(warmup) >= 12
     outside = len(sent) - len(records)
     assert len(set(sent[outside : outside + 12])) == 12
     assert len(set(sent[outside:])) == 12

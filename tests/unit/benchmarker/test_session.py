@@ -26,7 +26,7 @@ def make_slo(*objectives, output_tokens=16, **budget):
 
 
 def test_a_confirmation_lets_a_slow_server_fill_before_it_measures():
-    rate_rps = 0.8 * SLOW.capacity_rps
+    rate_rps = 0.8 * SLOW.capacity_rps()
     probe = virtual_confirmation(SLOW, make_slo(("e2e_latency", 95, 60_000)), rate_rps, seed=1)
     ten_latencies = 10 * SLOW.service_s(0) * rate_rps
     assert probe.sent - probe.requests >= 0.99 * ten_latencies
@@ -56,7 +56,7 @@ def test_low_rates_get_probes_long_enough_to_pass():
     shape = Shape(slots=8, prefill_s=2.0, token_s=0.6, tail=0.2)
     result = virtual_benchmark(shape, make_slo(max_load_seconds=6000), seed=1)
     assert result.status == "feasible", result.reason
-    assert result.certified_rate_rps == pytest.approx(shape.capacity_rps, rel=0.15)
+    assert result.certified_rate_rps == pytest.approx(shape.capacity_rps(), rel=0.15)
 
 
 def test_a_confirmation_at_a_low_rate_can_pass():
