@@ -287,17 +287,17 @@ def test_probes_and_runs_share_no_prefix_and_no_cache():
 
 
 def test_every_shared_prefix_is_warm_before_requests_are_measured(tmp_path):
-    workload = load(prefix_tokens=4, prefixes=12)
+    workload = load(prefix_tokens=4, prefixes=16)
     file = tmp_path / "requests.jsonl"
     with running(SERVER) as server:
         confirm(server, make_slo(workload=workload), requests_file=file)
         sent = [tuple(body["prompt"][:4]) for body in server.bodies]
     records = list(read_requests(file))
     warmup = [record for record in records if record.phase == "warmup"]
-    assert len(warmup) >= 12
+    assert len(warmup) == 16
     outside = len(sent) - len(records)
-    assert len(set(sent[outside : outside + 12])) == 12
-    assert len(set(sent[outside:])) == 12
+    assert len(set(sent[outside : outside + 16])) == 16
+    assert len(set(sent[outside:])) == 16
 
 
 VARIED = {
