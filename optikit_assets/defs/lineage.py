@@ -46,10 +46,10 @@ STAGES = (
 CODE_VERSIONS = {
     BASE_MODEL: "1",
     QUANTIZED_MODEL: "1",
-    EVAL_SCORES: "2",
-    BENCHMARK_SWEEP: "1",
-    TUNED_CONFIG: "1",
-    DEPLOYABLE_CONFIG: "1",
+    EVAL_SCORES: "3",
+    BENCHMARK_SWEEP: "2",
+    TUNED_CONFIG: "2",
+    DEPLOYABLE_CONFIG: "2",
 }
 
 DATA_VERSION_TAG = "dagster/data_version"
