@@ -203,7 +203,7 @@ def test_an_added_recipe_is_missing_and_concerns_the_decision(fresh: World):
 def test_another_code_version_makes_the_stage_and_what_is_below_stale(
     fresh: World, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setitem(lineage.CODE_VERSIONS, "tuned_config", "2")
+    monkeypatch.setitem(lineage.CODE_VERSIONS, "tuned_config", "another")
     stale = fresh.not_fresh(slos=("chat",))
     assert set(stale) == {
         *(f"tuned_config[{MODEL}|{recipe}@chat]" for recipe in RECIPES),
