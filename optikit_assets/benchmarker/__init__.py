@@ -2,7 +2,11 @@
 
 from optikit_assets.benchmarker.client import ClientLimits
 from optikit_assets.benchmarker.records import RequestRecord, append_requests, read_requests
-from optikit_assets.benchmarker.results import BenchmarkResult, ProbeResult
+from optikit_assets.benchmarker.results import (
+    BenchmarkResult,
+    ProbeResult,
+    unfinished_benchmark,
+)
 from optikit_assets.benchmarker.run import confirm_rate, run_benchmark
 
 __all__ = [
@@ -14,4 +18,5 @@ __all__ = [
     "confirm_rate",
     "read_requests",
     "run_benchmark",
+    "unfinished_benchmark",
 ]

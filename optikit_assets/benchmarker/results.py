@@ -1,6 +1,7 @@
 """Results of probes and of the whole benchmark; their JSON is a contract (see the README)."""
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -112,3 +113,33 @@ class BenchmarkResult(_Result):
     def certified_rate_per_gpu_rps(self) -> float:
         """Certified rate divided by the number of GPUs."""
         return self.certified_rate_rps / self.gpus
+
+
+def unfinished_benchmark(
+    status: str,
+    reason: str,
+    *,
+    probes: Sequence[dict[str, Any]] = (),
+    seed: int | None = None,
+    gpus: int = 1,
+) -> dict[str, Any]:
+    """Return the ``benchmark.json`` of what was not put under load, or broke off after `probes`.
+
+    Parameters
+    ----------
+    status
+        ``failed``, ``skipped`` or ``infeasible``.
+    probes
+        `ProbeResult` as JSON, of the probes that were finished.
+    """
+    return {
+        "status": status,
+        "reason": reason,
+        "closest": reason if status == "infeasible" else "",
+        "certified_rate_rps": 0.0,
+        "rate_ci_rps": None,
+        "load_seconds": sum(probe["duration_s"] for probe in probes),
+        "probes": list(probes),
+        "gpus": gpus,
+        "seed": seed,
+    }

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from optikit_assets.benchmarker import ProbeResult, read_requests
+from optikit_assets.benchmarker import ProbeResult, read_requests, unfinished_benchmark
 from optikit_assets.cli.app import write_json
 from optikit_assets.deployment import Series
 from optikit_assets.deployment.canvas import encode
@@ -54,18 +54,9 @@ class BenchRecord:
 
     def broken_off(self, reason: str) -> dict[str, Any]:
         """Return the outcome of a bench that ended before its search did."""
-        return {
-            "status": "failed",
-            "reason": reason,
-            "closest": "",
-            "certified_rate_rps": 0.0,
-            "rate_ci_rps": None,
-            "load_seconds": sum(probe.duration_s for probe in self.probes),
-            "model": self.model,
-            "slo": self.slo.name,
-            "seed": self.seed,
-            "probes": [probe.model_dump(mode="json") for probe in self.probes],
-        }
+        probes = [probe.model_dump(mode="json") for probe in self.probes]
+        outcome = unfinished_benchmark("failed", reason, probes=probes, seed=self.seed)
+        return outcome | {"model": self.model, "slo": self.slo.name}
 
     def discard(self) -> None:
         """Remove the folder of a bench that measured nothing."""

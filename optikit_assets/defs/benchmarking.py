@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from optikit_assets.artifacts.store import Artifact
-from optikit_assets.benchmarker import read_requests
+from optikit_assets.benchmarker import read_requests, unfinished_benchmark
 from optikit_assets.defs.candidates import ServedCandidate
 from optikit_assets.defs.lineage import FAILED, outcome_version
 from optikit_assets.defs.stage import Stage
@@ -73,21 +73,6 @@ class Benchmarked:
         return self.artifact.manifest if self.artifact else {}
 
 
-def nothing_measured(status: str, reason: str, gpus: int = 1) -> dict[str, Any]:
-    """Return the ``benchmark.json`` of a configuration that was not put under load."""
-    return {
-        "status": status,
-        "reason": reason,
-        "closest": reason if status == INFEASIBLE else "",
-        "certified_rate_rps": 0.0,
-        "rate_ci_rps": None,
-        "load_seconds": 0.0,
-        "probes": [],
-        "gpus": gpus,
-        "seed": None,
-    }
-
-
 def known_beforehand(
     stage: Stage, slo: SloSpec, candidate: ServedCandidate, flags: Flags
 ) -> dict[str, Any] | None:
@@ -98,7 +83,7 @@ def known_beforehand(
     """
     if not candidate.accepted:
         reason = "; ".join(candidate.reasons) or candidate.verdict
-        return nothing_measured(SKIPPED, f"the quality gate refused it: {reason}")
+        return unfinished_benchmark(SKIPPED, f"the quality gate refused it: {reason}")
     hardware = stage.runner.accelerators.hardware
     gpus = accelerators_of(stage.model_spec.engine, flags, hardware)
     facts = ModelFacts.read(candidate.path)
@@ -107,9 +92,9 @@ def known_beforehand(
         complete = engine_flags(stage.model_spec.engine, slo, flags, hardware=hardware, facts=facts)
         memory = estimate(facts, hardware, complete, max_model_len=length)
     except OptikitError as error:
-        return nothing_measured(INFEASIBLE, str(error), gpus)
+        return unfinished_benchmark(INFEASIBLE, str(error), gpus=gpus)
     if not memory.fits:
-        return nothing_measured(INFEASIBLE, memory.reason, gpus)
+        return unfinished_benchmark(INFEASIBLE, memory.reason, gpus=gpus)
     return None
 
 
@@ -172,14 +157,9 @@ def benchmark(
 def _broken_off(
     request: BenchmarkRequest, reason: str, gpus: int, probes: list[dict[str, Any]]
 ) -> Benchmarked:
-    outcome = nothing_measured(FAILED, reason, gpus)
-    if not probes:
-        return Benchmarked(outcome)
-    seconds = sum(probe["duration_s"] for probe in probes)
-    return Benchmarked(
-        {**outcome, "probes": probes, "load_seconds": seconds, "seed": request.seed},
-        left_requests=unfinished_requests(request.store_root, request.artifact_key),
-    )
+    outcome = unfinished_benchmark(FAILED, reason, probes=probes, seed=request.seed, gpus=gpus)
+    left = unfinished_requests(request.store_root, request.artifact_key) if probes else None
+    return Benchmarked(outcome, left_requests=left)
 
 
 def _keeper(stage: Stage, probes: list[dict[str, Any]]) -> Callable[[Record], object]:

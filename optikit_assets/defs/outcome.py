@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from optikit_assets.benchmarker import unfinished_benchmark
 from optikit_assets.defs import lineage
-from optikit_assets.defs.benchmarking import RESULT_FILE, Benchmarked, nothing_measured
+from optikit_assets.defs.benchmarking import RESULT_FILE, Benchmarked
 from optikit_assets.defs.candidates import comparison_of, recovery_rows, served_candidate
 from optikit_assets.defs.lineage import Node
 from optikit_assets.defs.partitions import scenario_key
@@ -95,7 +96,7 @@ def _sweep(stage: Stage, node: Node) -> Benchmarked:
     artifact = stage.artifact_of(node)
     if artifact is None:
         return Benchmarked(
-            nothing_measured(lineage.FAILED, "its sweep failed: see benchmark_sweep")
+            unfinished_benchmark(lineage.FAILED, "its sweep failed: see benchmark_sweep")
         )
     return Benchmarked(artifact.read_json(RESULT_FILE), artifact)
 
@@ -103,7 +104,7 @@ def _sweep(stage: Stage, node: Node) -> Benchmarked:
 def _tuned(stage: Stage, recipe: str, node: Node) -> tuple[ArmMeasurement, dict[str, Any] | None]:
     artifact = stage.artifact_of(node)
     if artifact is None:
-        failed = nothing_measured(lineage.FAILED, "its study failed: see tuned_config")
+        failed = unfinished_benchmark(lineage.FAILED, "its study failed: see tuned_config")
         return measurement(recipe, Benchmarked(failed), tuned=True, flags={}), None
     study = artifact.read_json(STUDY_FILE)
     best = Benchmarked(study["best"]["benchmark"], artifact)

@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from optikit_assets.artifacts.store import Artifact
+from optikit_assets.benchmarker import unfinished_benchmark
 from optikit_assets.defs import lineage, partitions
 from optikit_assets.defs.automation import VERSIONED
 from optikit_assets.defs.benchmarking import (
@@ -14,7 +15,6 @@ from optikit_assets.defs.benchmarking import (
     Benchmarked,
     benchmark,
     known_beforehand,
-    nothing_measured,
     remember_probes,
 )
 from optikit_assets.defs.candidates import ServedCandidate, served_candidate
@@ -161,7 +161,7 @@ def _summary(stage: Stage, result: StudyResult, default: Benchmarked | None) -> 
         found = stage.artifacts.store.get(key)
         done = Benchmarked(found.read_json(RESULT_FILE), found)
     else:
-        done = default or Benchmarked(nothing_measured(FAILED, "every trial failed"))
+        done = default or Benchmarked(unfinished_benchmark(FAILED, "every trial failed"))
     return {
         **dataclasses.asdict(result),
         "best": {
