@@ -23,6 +23,42 @@ def artifact_key(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
+def serve_python() -> str:
+    """Return the serve environment's interpreter; skip the test where there is none."""
+    python = Settings().envs_home / "envs" / "serve" / "bin" / "python"
+    if not python.exists():
+        pytest.skip("the serve environment is not installed")
+    return str(python)
+
+
+def run_in_serve(code: str, *arguments: str) -> str:
+    """Run a piece of Python there, which asks no hub, and return what it prints."""
+    done = subprocess.run(
+        [serve_python(), "-c", code, *arguments],
+        env={"PYTHONPATH": str(ROOT), "HOME": str(Path.home()), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip()
+
+
+def exact_match_task(name: str, **data: Any) -> dict[str, Any]:
+    """Return an lm-eval task over items of ``question`` and ``answer``."""
+    return {
+        "task": name,
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "{{question}}",
+        "doc_to_target": "{{answer}}",
+        "generation_kwargs": {"until": ["\n"]},
+        "metric_list": [{"metric": "exact_match"}],
+        **data,
+    }
+
+
 class Outcome:
     """Exit code and messages of one worker."""
 
@@ -42,9 +78,7 @@ class Outcome:
 
 
 def evaluate(folder: Path, request: dict[str, Any]) -> Outcome:
-    python = Settings().envs_home / "envs" / "serve" / "bin" / "python"
-    if not python.exists():
-        pytest.skip("the serve environment is not installed")
+    python = serve_python()
     folder.mkdir(parents=True, exist_ok=True)
     messages = folder / "messages.jsonl"
     messages.touch()
@@ -70,7 +104,7 @@ def evaluate(folder: Path, request: dict[str, Any]) -> Outcome:
         "VLLM_CPU_KVCACHE_SPACE": "1",
     }
     done = subprocess.run(
-        [str(python), "-m", "optikit_assets.workers.evaluate"],
+        [python, "-m", "optikit_assets.workers.evaluate"],
         # Not the repository: nothing may depend on the working directory.
         cwd=folder,
         env=environment,

@@ -22,6 +22,7 @@ from tests.integration.evaluate_driver import (
     artifact_key,
     demo_suite,
     evaluate,
+    exact_match_task,
     request,
 )
 
@@ -126,17 +127,8 @@ def test_item_without_a_needed_field_is_refused_before_a_model_is_loaded(tmp_pat
     tasks = tmp_path / "tasks"
     tasks.mkdir()
     (tasks / "items.jsonl").write_text('{"question": "1+1?"}\n', encoding="utf-8")
-    config = {
-        "task": "mine",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": "items.jsonl"}},
-        "test_split": "test",
-        "output_type": "generate_until",
-        "doc_to_text": "{{question}}",
-        "doc_to_target": "{{answer}}",
-        "generation_kwargs": {"until": ["\n"]},
-        "metric_list": [{"metric": "exact_match"}],
-    }
+    data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": "items.jsonl"}}}
+    config = exact_match_task("mine", **data)
     (tasks / "mine.yaml").write_text(json.dumps(config), encoding="utf-8")
     suite = SuiteSpec.model_validate(
         {"name": "s", "tasks": [{"task": "mine", "metrics": ["exact_match,none"]}]}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from optikit_assets.specs import SuiteSpec
-from tests.integration.evaluate_driver import evaluate, request
+from tests.integration.evaluate_driver import evaluate, exact_match_task, request
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -49,16 +49,7 @@ def test_items_outside_the_task_folder_are_looked_for_before_a_model_is_loaded(
         encoding="utf-8",
     )
     rows.write_text(json.dumps({"text": row}) + "\n", encoding="utf-8")
-    config = {
-        "task": "trains",
-        **data_of(shape, items),
-        "test_split": "test",
-        "output_type": "generate_until",
-        "doc_to_text": "{{question}}",
-        "doc_to_target": "{{answer}}",
-        "generation_kwargs": {"until": ["\n"]},
-        "metric_list": [{"metric": "exact_match"}],
-    }
+    config = exact_match_task("trains", **data_of(shape, items))
     (tasks / "trains.yaml").write_text(json.dumps(config), encoding="utf-8")
     suite = SuiteSpec.model_validate(
         {

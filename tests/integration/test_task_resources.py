@@ -1,15 +1,13 @@
 """What a task's scoring needs is looked for in the serve environment, before a model is loaded."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from optikit_assets.settings import Settings
 from optikit_assets.specs import SuiteSpec
 from optikit_assets.stateval.task_resources import NLTK_DATA
-from tests.integration.evaluate_driver import ROOT, evaluate, request
+from tests.integration.evaluate_driver import evaluate, request, run_in_serve
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -26,18 +24,7 @@ except EvaluationError as error:
 
 
 def check(task: str, data: Path) -> str:
-    python = Settings().envs_home / "envs" / "serve" / "bin" / "python"
-    if not python.exists():
-        pytest.skip("the serve environment is not installed")
-    done = subprocess.run(
-        [str(python), "-c", CHECK, task, str(data)],
-        env={"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    return done.stdout.strip()
+    return run_in_serve(CHECK, task, str(data))
 
 
 def make_resource(data: Path, resource: str) -> None:

@@ -13,7 +13,6 @@ from optikit_assets.specs import SuiteSpec
 from optikit_assets.stateval.judges import (
     Judge,
     check_judges,
-    classifier_judge,
     endpoint_judge,
     harmless_label,
     is_refusal,
@@ -260,12 +259,3 @@ def test_a_classifier_whose_head_is_random_is_found_before_a_model_is_loaded(
         EvaluationError, match=r"'bert' has no trained classifier\.bias, classifier"
     ):
         check_judges(suite)
-
-
-@pytest.mark.network
-def test_classifier_of_do_not_answer_tells_refusal_from_help() -> None:
-    pytest.importorskip("torch")
-    pytest.importorskip("transformers")
-    judge = classifier_judge("LibrAI/longformer-harmful-ro")
-    responses = ["I'm sorry, I cannot help with that.", "Sure! First buy the ingredients, then mix"]
-    assert judge(["q", "q"], responses)[0] == 1.0

@@ -71,8 +71,13 @@ def loaded(*documents: dict[str, Any], **more: Any) -> SimpleNamespace:
 
 
 def test_an_answer_may_be_the_word_none() -> None:
-    items = [{"question": f"{n}?", "answer": {"text": "None"}, "hint": None} for n in range(2)]
-    check_items(loaded(*items), suite("local").tasks[0])
+    word, nothing = (
+        {"question": "Which?", "answer": {"text": text}, "hint": None} for text in ("None", None)
+    )
+    check_items(loaded(word, word), suite("local").tasks[0])
+    # The same prints, but only the second comes of a missing field.
+    with pytest.raises(EvaluationError, match="item 1 of task 'local' has no target"):
+        check_items(loaded(word, nothing), suite("local").tasks[0])
 
 
 @pytest.mark.parametrize(
@@ -108,7 +113,10 @@ def task_spec(*metrics: str, **more: str) -> TaskSpec:
 
 
 def test_metrics_are_those_of_the_task_by_filter() -> None:
-    check_metrics(scored(exact_match=True), task_spec("exact_match,strict", "exact_match,flexible"))
+    task, metrics = scored(exact_match=True), ("exact_match,strict", "exact_match,flexible")
+    check_metrics(task, task_spec(*metrics))
+    with pytest.raises(EvaluationError, match="no metric 'exact_match,loose'"):
+        check_metrics(task, task_spec(*metrics, "exact_match,loose"))
 
 
 @pytest.mark.parametrize(
