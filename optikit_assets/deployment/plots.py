@@ -291,8 +291,8 @@ def _rate_legend(shown: Sequence[tuple[Series, list[Probe]]]) -> list[Line2D]:
 
 def _edge_note(panel: Axes, y: float, text: str, colour: str) -> None:
     panel.annotate(
-        text, (1.0, y), xycoords=("axes fraction", "data"), xytext=(-2, 4),
-        textcoords="offset points", ha="right", color=colour, fontsize=8.5,
+        text, (0.0, y), xycoords=("axes fraction", "data"), xytext=(4, 4),
+        textcoords="offset points", ha="left", color=colour, fontsize=8.5,
     )  # fmt: skip
 
 
