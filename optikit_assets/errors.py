@@ -6,9 +6,11 @@
     ├── SpecError                 a file in recipes/ is wrong (all of its problems at once)
     ├── UnknownNameError          a model, recipe, SLO, suite or search space that does not exist
     ├── ModelError                a model folder that cannot be used (truncated, pickle only, …)
-    ├── EnvironmentMissingError   a stage environment is not installed
-    ├── AcceleratorError          no accelerator could be leased
-    ├── StorageError              the artifact store or the disk refused a write
+    ├── MachineError              a fault of the machine or of inputs that change: never a result
+    │   ├── EnvironmentMissingError   a stage environment is not installed
+    │   ├── AcceleratorError          no accelerator could be leased
+    │   ├── StorageError              the artifact store or the disk refused a write
+    │   └── ChangedInputError         an input changed while it was used
     ├── HistoryError              the trial history cannot be read or written
     ├── StageError                a worker failed
     │   └── StageTimeoutError     … by running past its limit
@@ -24,11 +26,13 @@ imported here: the set-up program uses these errors before any dependency exists
 
 __all__ = [
     "AcceleratorError",
+    "ChangedInputError",
     "CompressionError",
     "EndpointError",
     "EnvironmentMissingError",
     "EvaluationError",
     "HistoryError",
+    "MachineError",
     "ModelError",
     "OptikitError",
     "ServerStartError",
@@ -91,16 +95,24 @@ class ModelError(OptikitError):
     """A model folder that cannot be used."""
 
 
-class EnvironmentMissingError(OptikitError):
+class MachineError(OptikitError):
+    """A fault of the machine, or of inputs that change: it ends a stage and is never stored."""
+
+
+class EnvironmentMissingError(MachineError):
     """A stage environment is not installed or not complete."""
 
 
-class AcceleratorError(OptikitError):
+class AcceleratorError(MachineError):
     """No accelerator could be leased within the limit, or more were asked for than exist."""
 
 
-class StorageError(OptikitError):
+class StorageError(MachineError):
     """The artifact store could not keep what it was given (disk full, not writable)."""
+
+
+class ChangedInputError(MachineError):
+    """An input changed while it was used, so what was made of it says nothing."""
 
 
 class HistoryError(OptikitError):

@@ -7,11 +7,11 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from optikit_assets.errors import ModelError
+from optikit_assets.errors import ChangedInputError
 
 # A file changed twice within one tick of the file system's clock would keep its stamp, so young
 # files are not remembered (git calls such entries racy).
@@ -24,10 +24,11 @@ class FileDigests:
     Parameters
     ----------
     cache
-        JSON file, path -> [size, mtime_ns, inode, sha256]; losing it costs time only.
+        JSON file, path -> [size, mtime_ns, ctime_ns, inode, sha256]; losing it costs time only.
+        None: nothing is remembered.
     """
 
-    def __init__(self, cache: Path) -> None:
+    def __init__(self, cache: Path | None = None) -> None:
         self.cache = cache
 
     def of(self, files: Sequence[Path]) -> list[str]:
@@ -35,7 +36,7 @@ class FileDigests:
 
         Raises
         ------
-        ModelError
+        ChangedInputError
             If a file changes while it is read.
         """
         known = self._load()
@@ -47,13 +48,29 @@ class FileDigests:
         fresh = {
             key: [*stamp, digest]
             for key, stamp, digest in zip(keys, stamps, digests, strict=True)
-            if now_ns - stamp[1] > _SETTLED_S * 1e9 and known.get(key) != [*stamp, digest]
+            if now_ns - max(stamp[1:3]) > _SETTLED_S * 1e9 and known.get(key) != [*stamp, digest]
         }
         if fresh:
             self._save(fresh)
         return digests
 
+    def over(self, folder: Path, names: Iterable[str]) -> str:
+        """Return one sha256 over the names and contents of files below a folder, in any order.
+
+        Raises
+        ------
+        ChangedInputError
+            If a file changes while it is read.
+        """
+        ordered = sorted(set(names))
+        total = hashlib.sha256()
+        for name, digest in zip(ordered, self.of([folder / n for n in ordered]), strict=True):
+            total.update(f"{name}\0{digest}\n".encode(errors="surrogateescape"))
+        return total.hexdigest()
+
     def _load(self) -> dict[str, list]:
+        if self.cache is None:
+            return {}
         try:
             entries = json.loads(self.cache.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -61,6 +78,8 @@ class FileDigests:
         return entries if isinstance(entries, dict) else {}
 
     def _save(self, fresh: dict[str, list]) -> None:
+        if self.cache is None:
+            return
         # Two processes may each lose what the other remembered; then it is hashed once more.
         temporary = self.cache.with_name(f"{self.cache.name}.{os.getpid()}")
         try:
@@ -72,15 +91,16 @@ class FileDigests:
 
 
 def _stamp(file: Path) -> list[int]:
+    # A tool that restores size and mtime after an edit cannot restore ctime.
     status = file.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ino]
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _digest_unless_known(file: Path, stamp: list[int], known: list | None) -> str:
-    if known is not None and known[:3] == stamp:
-        return known[3]
+    if known is not None and known[:-1] == stamp:
+        return known[-1]
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if _stamp(file) != stamp:
-        raise ModelError(f"{file} changed while it was read; wait until it is complete")
+        raise ChangedInputError(f"{file} changed while it was read; wait until it is complete")
     return digest

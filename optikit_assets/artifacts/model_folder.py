@@ -76,6 +76,11 @@ class ModelFolder:
     weight_bytes: int
     config: dict[str, Any]
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Weight files and other files, each once, in order."""
+        return tuple(sorted({*self.weight_files, *self.other_files}))
+
     def text_config(self, *keys: str) -> Any:
         """Return the first of `keys` in the config, or in its language part if it is nested."""
         nested = self.config.get("text_config")

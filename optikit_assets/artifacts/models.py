@@ -5,7 +5,6 @@ A version comes from a sub-folder of the ``source`` in ``recipes/models/NAME.yam
 folder elsewhere or to a hub repository.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -181,12 +180,7 @@ class ModelRegistry:
     def describe(self, path: Path, trust_remote_code: bool = False) -> FetchedModel:
         """Check any model folder, a quantized checkpoint for example, and read its facts."""
         folder = check_model_folder(path, trust_remote_code)
-        names = sorted({*folder.weight_files, *folder.other_files})
-        digests = self._digests.of([path / name for name in names])
-        total = hashlib.sha256()
-        for name, digest in zip(names, digests, strict=True):
-            total.update(f"{name}\0{digest}\n".encode())
-        return _facts(folder, total.hexdigest(), names)
+        return _facts(folder, self._digests.over(folder.path, folder.files))
 
     def _trusts(self, name: str) -> bool:
         return self.catalog.model(name).trust_remote_code
@@ -230,7 +224,7 @@ class ModelRegistry:
             raise StorageError(f"cannot write {folder / SOURCE_FILE}: {error}") from error
 
 
-def _facts(folder: ModelFolder, digest: str, names: list[str]) -> FetchedModel:
+def _facts(folder: ModelFolder, digest: str) -> FetchedModel:
     config = folder.text_config
     heads, hidden = config("num_attention_heads", "n_head"), config("hidden_size", "n_embd")
     quantization = folder.config.get("quantization_config") or {}
@@ -238,8 +232,8 @@ def _facts(folder: ModelFolder, digest: str, names: list[str]) -> FetchedModel:
     return FetchedModel(
         path=folder.path,
         digest=digest,
-        files=len(names),
-        total_bytes=sum((folder.path / name).stat().st_size for name in names),
+        files=len(folder.files),
+        total_bytes=sum((folder.path / name).stat().st_size for name in folder.files),
         weight_bytes=folder.weight_bytes,
         architecture=architectures[0] if architectures else config("model_type") or "unknown",
         parameters=folder.parameters,

@@ -212,8 +212,7 @@ def test_digest_follows_contents_not_location_or_notes(tmp_path, folder):
 
 
 def test_unchanged_old_files_are_not_read_again(tmp_path, folder, monkeypatch):
-    for file in folder.iterdir():
-        os.utime(file, (1_000_000_000, 1_000_000_000))
+    monkeypatch.setattr(file_digests, "_SETTLED_S", 0.0)
     first = registry(tmp_path).describe(folder)
 
     def no_reading(*_):
@@ -233,6 +232,18 @@ def test_young_or_changed_files_are_read_again(tmp_path):
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     (two,) = digests.of([file])
     assert one != two
+
+
+def test_an_edit_that_restores_size_and_mtime_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr(file_digests, "_SETTLED_S", 0.0)
+    file = tmp_path / "w"
+    file.write_text("one")
+    os.utime(file, (1_000_000_000, 1_000_000_000))
+    digests = FileDigests(tmp_path / "cache.json")
+    (one,) = digests.of([file])
+    file.write_text("two")
+    os.utime(file, (1_000_000_000, 1_000_000_000))
+    assert digests.of([file]) != [one]
 
 
 def test_damaged_digest_cache_costs_time_only(tmp_path, folder):
