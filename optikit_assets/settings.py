@@ -26,11 +26,6 @@ class Settings(BaseSettings):
         return self.environments_home or self.home
 
     @property
-    def dagster_home(self) -> Path:
-        """Folder of the Dagster instance."""
-        return self.home / "dagster"
-
-    @property
     def store(self) -> Path:
         """Artifact store."""
         return self.home / "artifacts"
@@ -54,6 +49,11 @@ class Settings(BaseSettings):
     def leases(self) -> Path:
         """Lock files, one per accelerator."""
         return self.home / "leases"
+
+    @property
+    def digests(self) -> Path:
+        """What is remembered of the digests of files."""
+        return self.home / "cache" / "file-digests.json"
 
     @property
     def logs(self) -> Path:

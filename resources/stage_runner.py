@@ -16,6 +16,7 @@ import dagster as dg
 from pydantic import Field
 
 from optikit_assets.environments.status import python_of
+from optikit_assets.environments.variables import worker_variables
 from optikit_assets.errors import StageError, StageTimeoutError
 from optikit_assets.processes import OwnedProcess
 from optikit_assets.settings import REPOSITORY
@@ -99,8 +100,7 @@ class StageRunnerResource(dg.ConfigurableResource):
         ):
             inbox.session = session
             env = {
-                # Without bytecode every start of vLLM would compile it anew.
-                **{k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"},
+                **worker_variables(os.environ),
                 **lease.env(),
                 **session.get_bootstrap_env_vars(),
                 "PYTHONPATH": str(REPOSITORY),

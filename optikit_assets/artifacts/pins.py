@@ -13,9 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from optikit_assets.artifacts.file_digests import FileDigests
 from optikit_assets.artifacts.model_folder import check_model_folder
+from optikit_assets.environments.installed import installed
 from optikit_assets.errors import ChangedInputError, ModelError
+from optikit_assets.specs import digest
 
-PinKind = Literal["model", "tree", "file"]
+PinKind = Literal["model", "tree", "file", "environment"]
 
 
 class Pin(BaseModel):
@@ -37,7 +39,7 @@ def digest_of(kind: PinKind, path: Path | str, digests: FileDigests | None = Non
     kind
         ``"model"``: the digest that a model version has, over weights, config and tokenizer;
         ``"tree"``: names and contents of all files below, linked ones too, without
-        ``__pycache__``; ``"file"``: the bytes.
+        ``__pycache__``; ``"file"``: the bytes; ``"environment"``: what `installed` says.
     digests
         Remembers the files' digests between calls; None reads every byte.
 
@@ -51,6 +53,8 @@ def digest_of(kind: PinKind, path: Path | str, digests: FileDigests | None = Non
         If the path cannot be read.
     """
     path = Path(path)
+    if kind == "environment":
+        return digest(installed(path))
     digests = digests or FileDigests()
     if kind == "file":
         return digests.of([path])[0]

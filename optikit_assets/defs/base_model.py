@@ -21,8 +21,8 @@ from resources import (
     owners=["team:ml-platform"],
     code_version=lineage.CODE_VERSIONS[lineage.BASE_MODEL],
     automation_condition=VERSIONED,
-    description="A model version on local disk; its data version is the digest of its weights, "
-    "tokenizer and calibration data.",
+    description="A model version on local disk; its data version is the digest of its weights "
+    "and tokenizer.",
 )
 def base_model(
     context: dg.AssetExecutionContext,
@@ -33,7 +33,6 @@ def base_model(
 ) -> dg.MaterializeResult:
     """Fetch and check the model; safetensors only."""
     stage = Stage(context, models, artifacts, history, runner)
-    stage.key = stage.versions.of_source(stage.node)
     model = stage.base
     return stage.result(
         metadata={

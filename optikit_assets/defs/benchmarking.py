@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from optikit_assets.artifacts.pins import Pin
 from optikit_assets.artifacts.store import Artifact
 from optikit_assets.benchmarker import read_requests, unfinished_benchmark
 from optikit_assets.defs.candidates import ServedCandidate
@@ -134,6 +135,7 @@ def benchmark(
         mode="confirm" if rates_rps else "search",
         rates_rps=rates_rps,
         initial_rate_rps=initial_rate_rps,
+        pins=_pins(stage, candidate),
     )
     with stage.runner.accelerators.lease(gpus) as lease:
         artifact = store.find(artifact_key)
@@ -152,6 +154,13 @@ def benchmark(
                 return _broken_off(request, str(error), gpus, probes)
             artifact = store.get(artifact_key)
     return Benchmarked(artifact.read_json(RESULT_FILE), artifact)
+
+
+def _pins(stage: Stage, candidate: ServedCandidate) -> tuple[Pin, ...]:
+    sources = stage.versions.sources
+    model = sources.model_pin(stage.model_key)
+    served = (model,) if str(candidate.path) == model.path else ()
+    return (sources.environment_pin("serve"), *served)
 
 
 def _broken_off(

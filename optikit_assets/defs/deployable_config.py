@@ -16,9 +16,8 @@ from optikit_assets.defs.benchmarking import (
     remember_probes,
 )
 from optikit_assets.defs.candidates import ServedCandidate, served_candidate
-from optikit_assets.defs.lineage import MISSING, Node
 from optikit_assets.defs.outcome import Evaluated, collect, evidence
-from optikit_assets.defs.partitions import scenario_key, split_model
+from optikit_assets.defs.partitions import split_model
 from optikit_assets.defs.stage import Stage
 from optikit_assets.deployment import (
     ArmMeasurement,
@@ -57,7 +56,7 @@ from resources import (
     group_name="optimization",
     kinds={"vllm", "gpu"},
     owners=["team:ml-platform"],
-    code_version=lineage.code_version(lineage.DEPLOYABLE_CONFIG, partitions.catalog),
+    code_version=lineage.CODE_VERSIONS[lineage.DEPLOYABLE_CONFIG],
     automation_condition=SETTLED,
     description="The certified configuration to deploy: bundle with vllm.yaml, deployment.json and "
     "report.html; status infeasible if nothing meets the SLO.",
@@ -120,19 +119,12 @@ def _decide(stage: Stage) -> Artifact:
 
 
 def _recipes(stage: Stage) -> list[str]:
-    """Return the recipes that have results; the baseline is one of them or nothing compares."""
-    slo = stage.dimension
-
-    def has_results(recipe: str) -> bool:
-        key = f"{stage.model_key}|{scenario_key(recipe, slo)}"
-        return all(
-            stage.inputs[Node(asset, key)] != MISSING
-            for asset in (lineage.BENCHMARK_SWEEP, lineage.TUNED_CONFIG)
-        )
-
-    found = [recipe for recipe in sorted(stage.catalog.recipes) if has_results(recipe)]
+    """Return the recipes to choose from; the baseline is one of them or nothing compares."""
+    found = stage.versions.participants(stage.node)
     if BASELINE not in found:
-        raise StageError(f"{stage.node} needs the sweep and the tuned config of {BASELINE} first")
+        nodes = lineage.results_of(stage.model_key, BASELINE, stage.dimension)
+        why = next(why for node in nodes if (why := stage.versions.outdated(node)))
+        raise StageError(f"{stage.node} needs the results of {BASELINE} first: {why}")
     return found
 
 

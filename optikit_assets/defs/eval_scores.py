@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from optikit_assets.artifacts.pins import Pin
 from optikit_assets.artifacts.store import Artifact
 from optikit_assets.defs import lineage, partitions
 from optikit_assets.defs.automation import VERSIONED
@@ -188,8 +189,15 @@ def _run(stage: Stage, suite: SuiteSpec, candidates: Sequence[Candidate]) -> dic
         engine=stage.model_spec.engine,
         trust_remote_code=stage.model_spec.trust_remote_code,
         calibration_data=calibration_data(stage),
+        pins=_pins(stage, suite),
     )
     return evaluate(stage.context, stage.runner, stage.artifacts, request)
+
+
+def _pins(stage: Stage, suite: SuiteSpec) -> tuple[Pin, ...]:
+    sources = stage.versions.sources
+    pins = (sources.model_pin(stage.model_key), sources.environment_pin("serve"))
+    return (*pins, *sources.suite_pins(suite.name))
 
 
 def _candidate(stage: Stage, suite: SuiteSpec, trial: int, key: str | None) -> Candidate:

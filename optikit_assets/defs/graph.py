@@ -6,6 +6,8 @@ from optikit_assets.defs.deployable_config import deployable_config
 from optikit_assets.defs.eval_scores import eval_scores
 from optikit_assets.defs.quantized_model import quantized_model
 from optikit_assets.defs.sources import (
+    calibration_data,
+    compress_runtime,
     engine_spec,
     evaluation_spec,
     recipe_spec,
@@ -28,6 +30,8 @@ ASSETS = [
     scenario_spec,
     evaluation_spec,
     engine_spec,
+    calibration_data,
+    compress_runtime,
     serving_runtime,
     quantized_model,
     eval_scores,

@@ -5,19 +5,14 @@ partition). It is the node's Dagster data version and the key of its artifact, s
 thing everywhere: the recorded version equals the key that the present inputs give.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import NamedTuple
 
 import dagster as dg
 
-from optikit_assets.artifacts.models import ModelRegistry
-from optikit_assets.defs.partitions import scenario_key, split_model, split_scenario
-from optikit_assets.environments.status import inspect_environment
-from optikit_assets.optimizer.calibration import calibration_digest
-from optikit_assets.serving.hardware import Hardware
-from optikit_assets.settings import REPOSITORY, settings
+from optikit_assets.defs.partitions import scenario_key, split_scenario
+from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.specs import Catalog, digest
 
 BASE_MODEL = "base_model"
@@ -25,6 +20,8 @@ RECIPE_SPEC = "recipe_spec"
 SCENARIO_SPEC = "scenario_spec"
 EVALUATION_SPEC = "evaluation_spec"
 ENGINE_SPEC = "engine_spec"
+CALIBRATION_DATA = "calibration_data"
+COMPRESS_RUNTIME = "compress_runtime"
 SERVING_RUNTIME = "serving_runtime"
 QUANTIZED_MODEL = "quantized_model"
 EVAL_SCORES = "eval_scores"
@@ -32,7 +29,15 @@ BENCHMARK_SWEEP = "benchmark_sweep"
 TUNED_CONFIG = "tuned_config"
 DEPLOYABLE_CONFIG = "deployable_config"
 
-OBSERVED = (RECIPE_SPEC, SCENARIO_SPEC, EVALUATION_SPEC, ENGINE_SPEC, SERVING_RUNTIME)
+OBSERVED = (
+    RECIPE_SPEC,
+    SCENARIO_SPEC,
+    EVALUATION_SPEC,
+    ENGINE_SPEC,
+    CALIBRATION_DATA,
+    COMPRESS_RUNTIME,
+    SERVING_RUNTIME,
+)
 STAGES = (
     BASE_MODEL,
     QUANTIZED_MODEL,
@@ -70,52 +75,46 @@ class Node(NamedTuple):
         return self.asset if self.partition is None else f"{self.asset}[{self.partition}]"
 
 
-def code_version(asset: str, catalog: Catalog) -> str:
-    """Return an asset's code version; the final asset's contains the list of recipes.
+def upstream(node: Node, recipes: Collection[str] = ()) -> tuple[Node, ...]:
+    """Return the nodes that `node` depends on directly.
 
-    Neither Dagster's staleness nor its automation notices a recipe that was removed.
+    Parameters
+    ----------
+    recipes
+        What a deployable config chooses from; of no meaning for other nodes.
     """
-    own = CODE_VERSIONS[asset]
-    return f"{own}.{digest(sorted(catalog.recipes))[:8]}" if asset == DEPLOYABLE_CONFIG else own
-
-
-def upstream(node: Node, catalog: Catalog) -> tuple[Node, ...]:
-    """Return the nodes that `node` depends on directly."""
     if node.asset in (BASE_MODEL, *OBSERVED):
         return ()
     model, _, other = str(node.partition).partition("|")
     base = Node(BASE_MODEL, model)
-    runtime = Node(SERVING_RUNTIME)
     engine = Node(ENGINE_SPEC, model)
+    runtime = Node(SERVING_RUNTIME)
     if node.asset == QUANTIZED_MODEL:
-        return (base, Node(RECIPE_SPEC, other), runtime)
+        calibration = Node(CALIBRATION_DATA, str(node.partition))
+        return (base, Node(RECIPE_SPEC, other), calibration, Node(COMPRESS_RUNTIME))
     if node.asset == EVAL_SCORES:
-        quantized = Node(QUANTIZED_MODEL, f"{model}|{other}")
+        quantized = Node(QUANTIZED_MODEL, str(node.partition))
         return (base, quantized, Node(EVALUATION_SPEC, model), engine, runtime)
     if node.asset in (BENCHMARK_SWEEP, TUNED_CONFIG):
         recipe, _ = split_scenario(other)
-        scenario = Node(SCENARIO_SPEC, other)
-        evaluation = Node(EVAL_SCORES, f"{model}|{recipe}")
+        shared = (Node(EVAL_SCORES, f"{model}|{recipe}"), Node(SCENARIO_SPEC, other), engine)
         if node.asset == TUNED_CONFIG:
-            sweep = Node(BENCHMARK_SWEEP, str(node.partition))
-            return (sweep, evaluation, scenario, engine, runtime)
-        return (
-            Node(QUANTIZED_MODEL, f"{model}|{recipe}"),
-            evaluation,
-            scenario,
-            engine,
-            runtime,
-        )
+            return (Node(BENCHMARK_SWEEP, str(node.partition)), *shared, runtime)
+        return (Node(QUANTIZED_MODEL, f"{model}|{recipe}"), *shared, runtime)
     if node.asset == DEPLOYABLE_CONFIG:
-        names = sorted(catalog.recipes)
-        scenarios = [f"{model}|{scenario_key(recipe, other)}" for recipe in names]
-        return (
-            base,
-            *(Node(EVAL_SCORES, f"{model}|{recipe}") for recipe in names),
-            *(Node(BENCHMARK_SWEEP, key) for key in scenarios),
-            *(Node(TUNED_CONFIG, key) for key in scenarios),
-        )
+        names = sorted(recipes)
+        return (base, *(arm for name in names for arm in results_of(model, name, other)))
     raise ValueError(f"{node.asset!r} is not an asset of this graph")
+
+
+def results_of(model: str, recipe: str, slo: str) -> tuple[Node, Node, Node]:
+    """Return evaluation, sweep and study of one recipe: what a decision knows of it."""
+    scenario = f"{model}|{scenario_key(recipe, slo)}"
+    return (
+        Node(EVAL_SCORES, f"{model}|{recipe}"),
+        Node(BENCHMARK_SWEEP, scenario),
+        Node(TUNED_CONFIG, scenario),
+    )
 
 
 def content_key(asset: str, version: str, inputs: dict[Node, str]) -> str:
@@ -189,53 +188,33 @@ class Versions:
     """Versions of nodes: as the present inputs give them, and as the instance recorded them.
 
     One object answers for one moment; make a new one after files or materializations changed.
+
+    Parameters
+    ----------
+    asked
+        Nodes that are about to be brought up to date: a deployable config among them will choose
+        from their recipes as well.
     """
 
     instance: dg.DagsterInstance
-    catalog: Catalog
-    registry: ModelRegistry
-    hardware: Hardware
-    _current: dict[Node, str] = field(default_factory=dict)
+    sources: SourceVersions
+    asked: frozenset[Node] = frozenset()
+    _expected: dict[Node, str] = field(default_factory=dict)
     _recorded: dict[Node, Recorded | None] = field(default_factory=dict)
+    _outdated: dict[Node, str] = field(default_factory=dict)
+
+    @property
+    def catalog(self) -> Catalog:
+        """The specs that all of it follows from."""
+        return self.sources.catalog
+
+    def about_to_run(self, nodes: Iterable[Node]) -> "Versions":
+        """Return the versions of the same moment for another set of `asked` nodes."""
+        return Versions(self.instance, self.sources, frozenset(nodes), _recorded=self._recorded)
 
     def of_source(self, node: Node) -> str:
-        """Return the version of a spec, of the runtime or of a model from what is on disk now."""
-        if node not in self._current:
-            self._current[node] = self._of_source(node)
-        return self._current[node]
-
-    def _of_source(self, node: Node) -> str:
-        if node.asset == SERVING_RUNTIME:
-            return self._runtime
-        key = str(node.partition)
-        if node.asset == RECIPE_SPEC:
-            return self.catalog.recipe(key).digest()
-        if node.asset == SCENARIO_SPEC:
-            return self.catalog.scenario_digest(split_scenario(key)[1])
-        name, _ = split_model(key)
-        spec = self.catalog.model(name)
-        if node.asset == EVALUATION_SPEC:
-            return self.catalog.suite_digest(spec.suite)
-        if node.asset == ENGINE_SPEC:
-            return digest([spec.engine.model_dump(mode="json"), spec.trust_remote_code])
-        if node.asset == BASE_MODEL:
-            fetched = self.registry.fetch(self.registry.resolve(key))
-            data = calibration_digest(spec.calibration_data, REPOSITORY)
-            return content_key(
-                BASE_MODEL,
-                code_version(BASE_MODEL, self.catalog),
-                {Node("weights"): fetched.digest, Node("calibration"): data},
-            )
-        raise ValueError(f"{node} has upstream partitions")
-
-    @cached_property
-    def _runtime(self) -> str:
-        home = settings().envs_home
-        prints = [inspect_environment(home, name).fingerprint for name in ("compress", "serve")]
-        hardware = self.hardware
-        return digest(
-            [prints, hardware.kind, hardware.name, hardware.capability, *hardware.features]
-        )
+        """Return the version of a spec, of a runtime or of a model from what is on disk now."""
+        return self.sources.version(node.asset, node.partition)
 
     def recorded(self, node: Node) -> Recorded | None:
         """Return what the instance recorded, read once per object."""
@@ -243,22 +222,78 @@ class Versions:
             self._recorded[node] = recorded(self.instance, node)
         return self._recorded[node]
 
-    def expected(self, node: Node, scope: frozenset[Node]) -> str:
-        """Return the key that `node` will have once everything in `scope` is up to date.
+    def upstream(self, node: Node) -> tuple[Node, ...]:
+        """Return the nodes that `node` depends on, a decision's recipes as they are now."""
+        return upstream(node, self.participants(node) if node.asset == DEPLOYABLE_CONFIG else ())
 
-        Unlike Dagster's staleness this is transitive. Nodes outside `scope` keep what is recorded.
+    def participants(self, node: Node) -> list[str]:
+        """Return the recipes that a deployable config chooses from.
+
+        Those are the ones asked for now, and those whose results are all current; what nobody
+        asked for and what is outdated takes no part.
+        """
+        model, _, slo = str(node.partition).partition("|")
+        return [name for name in sorted(self.catalog.recipes) if self._takes_part(model, name, slo)]
+
+    def _takes_part(self, model: str, recipe: str, slo: str) -> bool:
+        nodes = results_of(model, recipe, slo)
+        return self.asked.issuperset(nodes) or not any(self.outdated(node) for node in nodes)
+
+    def left_out(self, node: Node) -> dict[str, str]:
+        """Return recipe -> why its results take no part in a deployable config.
+
+        Recipes without any result under the SLO were not asked for and are not named.
+        """
+        model, _, slo = str(node.partition).partition("|")
+        reasons: dict[str, str] = {}
+        for name in sorted(set(self.catalog.recipes) - set(self.participants(node))):
+            nodes = results_of(model, name, slo)
+            if any(self.recorded(result) for result in nodes[1:]):
+                reasons[name] = next(why for result in nodes if (why := self.outdated(result)))
+        return reasons
+
+    def outdated(self, node: Node) -> str:
+        """Say why what is recorded of a stage is not what the present sources give, or return "".
+
+        Transitive: built on something outdated is outdated. A failure is current if nothing that it
+        followed from has changed; unlike `expected` this does not hope for a success.
+        """
+        if node not in self._outdated:
+            self._outdated[node] = self._why_outdated(node)
+        return self._outdated[node]
+
+    def _why_outdated(self, node: Node) -> str:
+        known = self.recorded(node)
+        if known is None:
+            return f"{node} was never materialized"
+        if node.asset == BASE_MODEL:
+            return "" if known.version == self.of_source(node) else f"{node}: its content changed"
+        for up in self.upstream(node):
+            if up.asset not in OBSERVED and (why := self.outdated(up)):
+                return why
+        key, inputs = self.actual(node)
+        if known.version in (key, outcome_version(key, FAILED)):
+            return ""
+        newer = [str(up) for up, now in inputs.items() if known.inputs.get(str(up)) != now]
+        return f"{node} is older than {', '.join(newer) or 'its code version'}"
+
+    def expected(self, node: Node) -> str:
+        """Return the key that `node` will have once everything above it is up to date.
+
+        Unlike Dagster's staleness this is transitive.
         """
         if node.asset in (BASE_MODEL, *OBSERVED):
             return self.of_source(node)
-        if node not in scope:
-            known = self.recorded(node)
-            return known.version if known else MISSING
-        if node not in self._current:
-            inputs = {up: self.expected(up, scope) for up in upstream(node, self.catalog)}
-            self._current[node] = content_key(
-                node.asset, code_version(node.asset, self.catalog), inputs
-            )
-        return self._current[node]
+        if node not in self._expected:
+            inputs = {up: self._hoped_for(node, up) for up in self.upstream(node)}
+            self._expected[node] = content_key(node.asset, CODE_VERSIONS[node.asset], inputs)
+        return self._expected[node]
+
+    def _hoped_for(self, node: Node, up: Node) -> str:
+        # Nobody is about to try again what failed among the recipes that were not asked for.
+        if node.asset == DEPLOYABLE_CONFIG and up not in self.asked and (r := self.recorded(up)):
+            return r.version
+        return self.expected(up)
 
     def actual(self, node: Node) -> tuple[str, dict[Node, str]]:
         """Return the key of `node` from sources as they are and stages as recorded, with inputs."""
@@ -266,6 +301,6 @@ class Versions:
             up: self.of_source(up)
             if up.asset in OBSERVED
             else (known.version if (known := self.recorded(up)) else MISSING)
-            for up in upstream(node, self.catalog)
+            for up in self.upstream(node)
         }
-        return content_key(node.asset, code_version(node.asset, self.catalog), inputs), inputs
+        return content_key(node.asset, CODE_VERSIONS[node.asset], inputs), inputs

@@ -1,6 +1,6 @@
 """One submission end to end: observe, plan, run, read the outcome. CLI and sensor job use it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from optikit_assets.defs.lineage import Node, Versions, chain, recorded
 from optikit_assets.defs.materialize import cancel_orphaned_runs, open_instance, register_model
 from optikit_assets.defs.partitions import scenario_key
 from optikit_assets.defs.plan import NodePlan, make_plan
+from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.defs.sources import changed_observations, source_nodes
 from optikit_assets.environments.status import python_of
 from optikit_assets.history import History
@@ -69,13 +70,14 @@ def plan_submission(
     cancel_orphaned_runs(instance)
     register_model(instance, submission.model_key)
     observe(catalog, instance, hardware)
-    return make_plan(_versions(catalog, instance, hardware), submission.nodes(), _has_artifact)
+    nodes = submission.nodes()
+    return make_plan(_versions(catalog, instance, hardware, nodes), nodes, _has_artifact)
 
 
 def observe(catalog: Catalog, instance: dg.DagsterInstance, hardware: Hardware) -> None:
     """Record the present version of every source that changed since it was last observed."""
     versions = _versions(catalog, instance, hardware)
-    known = {version.key for version in versions.registry.versions()}
+    known = {version.key for version in versions.sources.registry.versions()}
     keys = [key for key in instance.get_dynamic_partitions("models") if key in known]
     for observation in changed_observations(versions, source_nodes(keys)):
         instance.report_runless_asset_event(observation)
@@ -149,6 +151,7 @@ def status(
             if decided or measured:
                 nodes += Submission(key, (slo,), every).nodes()
                 asked += Submission(key, (slo,), measured if decided else every).nodes()
+    versions = versions.about_to_run(asked)
     judged = {item.node: item for item in make_plan(versions, asked, _has_artifact)}
     beyond = [node for node in nodes if node not in judged]
     for item in make_plan(versions, beyond, _has_artifact):
@@ -165,9 +168,15 @@ def _has_results(versions: Versions, model_key: str, slo: str, recipe: str) -> b
     )
 
 
-def _versions(catalog: Catalog, instance: dg.DagsterInstance, hardware: Hardware) -> Versions:
+def _versions(
+    catalog: Catalog,
+    instance: dg.DagsterInstance,
+    hardware: Hardware,
+    asked: Iterable[Node] = (),
+) -> Versions:
     registry = ModelRegistry(settings().home, REPOSITORY, catalog)
-    return Versions(instance, catalog, registry, hardware)
+    sources = SourceVersions(catalog, registry, hardware)
+    return Versions(instance, sources, frozenset(asked))
 
 
 def _has_artifact(key: str) -> bool:

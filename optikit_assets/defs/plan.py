@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from optikit_assets.defs.lineage import BASE_MODEL, FAILED, OBSERVED, Node, Versions, upstream
+from optikit_assets.defs.lineage import BASE_MODEL, FAILED, OBSERVED, Node, Versions
 
 # The last one is for a status alone: what a plan is made for was asked for.
 State = Literal["fresh", "stale", "missing", "failed", "not asked for"]
@@ -34,7 +34,7 @@ def make_plan(
     Parameters
     ----------
     versions
-        Made just now: it answers for one moment.
+        Made just now for these nodes: it answers for one moment.
     nodes
         The scope, in topological order; what they need beyond it has to exist.
     has_artifact
@@ -49,7 +49,7 @@ def make_plan(
 def _judge(
     versions: Versions, node: Node, scope: frozenset[Node], has_artifact: Callable[[str], bool]
 ) -> NodePlan:
-    ups = upstream(node, versions.catalog)
+    ups = versions.upstream(node)
     waits_for = tuple(up for up in ups if up in scope)
     known = versions.recorded(node)
     if known is None:
@@ -58,26 +58,23 @@ def _judge(
     reason = ""
     if known.status == FAILED:
         state, reason = "failed", "its last attempt failed"
-    elif known.version != versions.expected(node, scope):
+    elif known.version != versions.expected(node):
         state = "stale"
-        reason = _cause(versions, node, ups, known.inputs, scope)
+        reason = _cause(versions, ups, known.inputs)
     elif node.asset != BASE_MODEL and not has_artifact(known.version):
         state, reason = "missing", "its artifact is not in the store"
     return NodePlan(node, state, reason, waits_for, known.status, known.timestamp)
 
 
-def _cause(
-    versions: Versions,
-    node: Node,
-    ups: tuple[Node, ...],
-    inputs: dict[str, str],
-    scope: frozenset[Node],
-) -> str:
-    changed = [up for up in ups if inputs.get(str(up)) != versions.expected(up, scope)]
+def _cause(versions: Versions, ups: tuple[Node, ...], inputs: dict[str, str]) -> str:
+    changed = [up for up in ups if inputs.get(str(up)) != versions.expected(up)]
     if not ups:
         return "its content changed"
+    gone = sorted(set(inputs) - {str(up) for up in ups})
+    if not changed and gone:
+        return ", ".join(gone[:3]) + " takes no part any more"
     if not changed:
         return "its code version changed"
     # A spec or a model that changed explains more than the stages below it, which changed with it.
-    roots = [up for up in changed if up.asset in OBSERVED or not upstream(up, versions.catalog)]
+    roots = [up for up in changed if up.asset in OBSERVED or not versions.upstream(up)]
     return ", ".join(str(up) for up in (roots or changed)[:3]) + " changed"

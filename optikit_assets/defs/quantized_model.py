@@ -5,13 +5,14 @@ from typing import Any
 
 import dagster as dg
 
+from optikit_assets.artifacts.pins import Pin
 from optikit_assets.artifacts.store import Artifact
 from optikit_assets.defs import lineage, partitions
 from optikit_assets.defs.automation import VERSIONED
 from optikit_assets.defs.contamination import evaluation_data
 from optikit_assets.defs.lineage import Node
 from optikit_assets.defs.stage import Stage
-from optikit_assets.errors import CompressionError
+from optikit_assets.errors import ChangedInputError, CompressionError
 from optikit_assets.optimizer import check_plan, read_config, read_linear_layers
 from optikit_assets.optimizer.calibration import resolve_calibration
 from optikit_assets.serving.support import fallback, unsupported
@@ -36,7 +37,8 @@ UNSUPPORTED = "unsupported"
     deps=[
         dg.AssetDep(lineage.BASE_MODEL, partition_mapping=partitions.by_model),
         dg.AssetDep(lineage.RECIPE_SPEC, partition_mapping=partitions.by_recipe),
-        lineage.SERVING_RUNTIME,
+        dg.AssetDep(lineage.CALIBRATION_DATA),
+        lineage.COMPRESS_RUNTIME,
     ],
     group_name="optimization",
     kinds={"llmcompressor", "gpu"},
@@ -141,7 +143,15 @@ def make_candidates(stage: Stage, recipe: RecipeSpec, first: int = 0) -> dict[st
         Anything but the baseline.
     first
         Number of the first trial, in later rounds of adaptive calibration.
+
+    Raises
+    ------
+    ChangedInputError
+        If the candidates that there are came from other sources than the present ones.
     """
+    own = Node(lineage.QUANTIZED_MODEL, str(stage.node.partition))
+    if stage.node != own and (why := stage.versions.outdated(own)):
+        raise ChangedInputError(f"{why}: materialize {own} again first")
     store = stage.artifacts.store
     trials = [_trial(stage, recipe, first + number) for number in range(recipe.trials)]
 
@@ -158,6 +168,7 @@ def make_candidates(stage: Stage, recipe: RecipeSpec, first: int = 0) -> dict[st
             evaluation_data=evaluation_data(stage),
             packages=recipe.packages,
             trials=tuple(batch),
+            pins=_pins(stage, recipe),
         )
         result = stage.runner.run(stage.context, "compress", request, CompressResult, lease, record)
         return {t.artifact_key: result.failed[t.trial] for t in batch if t.trial in result.failed}
@@ -194,13 +205,28 @@ def _trial(stage: Stage, recipe: RecipeSpec, number: int) -> CompressTrial:
             "calibration": {"adaptive"},
         },
     )
-    base = stage.version_of(Node(lineage.BASE_MODEL, stage.model_key))
-    runtime = stage.inputs[Node(lineage.SERVING_RUNTIME)]
+    base, *other = (stage.versions.of_source(node) for node in _sources(stage))
     return CompressTrial(
         trial=number,
         seed=int(digest([base, what, number])[:8], 16),
-        artifact_key=digest(["candidate", base, what, recipe.packages, runtime, number]),
+        artifact_key=digest(["candidate", base, what, recipe.packages, other, number]),
     )
+
+
+def _sources(stage: Stage) -> tuple[Node, Node, Node]:
+    """Return the sources that a candidate is made from, beside its recipe."""
+    return (
+        Node(lineage.BASE_MODEL, stage.model_key),
+        Node(lineage.CALIBRATION_DATA, str(stage.node.partition)),
+        Node(lineage.COMPRESS_RUNTIME),
+    )
+
+
+def _pins(stage: Stage, recipe: RecipeSpec) -> tuple[Pin, ...]:
+    sources = stage.versions.sources
+    pins = [sources.model_pin(stage.model_key), sources.environment_pin("compress")]
+    rows = sources.calibration_pin(stage.model_key) if recipe.calibration else None
+    return tuple(pins if rows is None else [*pins, rows])
 
 
 def _remember(stage: Stage, recipe: RecipeSpec, message: Record) -> None:

@@ -5,7 +5,7 @@ import dagster as dg
 from optikit_assets.defs import partitions
 from optikit_assets.defs.jobs import optimize_model
 from optikit_assets.defs.lineage import Versions
-from optikit_assets.defs.sources import changed_observations, source_nodes
+from optikit_assets.defs.sources import changed_observations, source_nodes, source_versions
 from resources import ModelRegistryResource, StageRunnerResource
 
 
@@ -53,10 +53,8 @@ def spec_changes(
     runner: StageRunnerResource,
 ) -> dg.SensorResult | dg.SkipReason:
     """Report an observation for every source whose digest changed."""
-    catalog = models.catalog()
-    registry = models.registry(catalog)
-    versions = Versions(context.instance, catalog, registry, runner.accelerators.hardware)
-    existing = {version.key for version in registry.versions()}
+    versions = Versions(context.instance, source_versions(models, runner))
+    existing = {version.key for version in versions.sources.registry.versions()}
     keys = context.instance.get_dynamic_partitions(partitions.MODEL_DIMENSION)
     nodes = source_nodes([key for key in keys if key in existing])
     changed = changed_observations(versions, nodes)

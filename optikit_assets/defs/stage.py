@@ -1,29 +1,34 @@
 """What the body of every stage does around its one subsystem call: keys, memoization, rows."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from optikit_assets.artifacts.models import FetchedModel, ModelRegistry
+from optikit_assets.artifacts.models import FetchedModel
 from optikit_assets.artifacts.store import Artifact
+from optikit_assets.artifacts.turns import turn
 from optikit_assets.defs import partitions
 from optikit_assets.defs.lineage import (
+    BASE_MODEL,
+    CODE_VERSIONS,
     DEPLOYABLE_CONFIG,
     INPUTS_METADATA,
     MISSING,
     STATUS_TAG,
     Node,
     Versions,
-    code_version,
     content_key,
     is_failed,
     outcome_version,
 )
 from optikit_assets.defs.partitions import split_model
+from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.errors import StageError
 from optikit_assets.specs import Catalog, ModelSpec, digest
 from resources import (
@@ -62,15 +67,12 @@ class Stage:
         return self.models.catalog()
 
     @cached_property
-    def registry(self) -> ModelRegistry:
-        """Model versions."""
-        return self.models.registry(self.catalog)
-
-    @cached_property
     def versions(self) -> Versions:
         """Versions of sources and of what is materialized."""
+        registry = self.models.registry(self.catalog)
         hardware = self.runner.accelerators.hardware
-        return Versions(self.context.instance, self.catalog, self.registry, hardware)
+        sources = SourceVersions(self.catalog, registry, hardware)
+        return Versions(self.context.instance, sources)
 
     @cached_property
     def inputs(self) -> dict[Node, str]:
@@ -79,16 +81,34 @@ class Stage:
         Raises
         ------
         StageError
-            If an upstream partition that this one cannot do without was never materialized.
+            If the model is not the one that ``base_model`` recorded: what is made from its files
+            now would be filed under other weights.
         """
-        return self.versions.actual(self.node)[1]
+        inputs = self.versions.actual(self.node)[1]
+        base = Node(BASE_MODEL, self.model_key)
+        recorded = inputs.get(base, MISSING)
+        if recorded != MISSING and recorded != self.versions.of_source(base):
+            raise StageError(
+                f"the files of {self.model_key} changed since {base} was materialized: "
+                "materialize it again first"
+            )
+        return inputs
 
     @cached_property
     def key(self) -> str:
         """Content key of this partition."""
-        return content_key(
-            self.node.asset, code_version(self.node.asset, self.catalog), self.inputs
-        )
+        if self.node.asset == BASE_MODEL:
+            return self.versions.of_source(self.node)
+        return content_key(self.node.asset, CODE_VERSIONS[self.node.asset], self.inputs)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Make this partition's artifact alone: who comes second waits here, and then finds it."""
+        with turn(Path(self.artifacts.root), self.key, on_wait=self._say_that_it_waits):
+            yield
+
+    def _say_that_it_waits(self) -> None:
+        self.context.log.info(f"another run is making {self.node}: waiting for its result")
 
     @property
     def model_key(self) -> str:
@@ -105,10 +125,10 @@ class Stage:
         """Spec of the model family."""
         return self.catalog.model(split_model(self.model_key)[0])
 
-    @cached_property
+    @property
     def base(self) -> FetchedModel:
         """The unquantized model's files and facts."""
-        return self.registry.fetch(self.registry.resolve(self.model_key))
+        return self.versions.sources.model(self.model_key)
 
     def seed(self, *parts: object) -> int:
         """Return a seed that depends on this partition's content key and `parts` alone."""
@@ -124,9 +144,20 @@ class Stage:
         return version
 
     def artifact_of(self, node: Node) -> Artifact | None:
-        """Return the artifact of an upstream partition, or None if its last attempt failed."""
+        """Return the artifact of an upstream partition, or None if its last attempt failed.
+
+        Raises
+        ------
+        StageError
+            If it was never materialized, or what it made is gone.
+        """
         version = self.version_of(node)
-        return None if is_failed(version) else self.artifacts.find(version)
+        if is_failed(version):
+            return None
+        artifact = self.artifacts.find(version)
+        if artifact is None:
+            raise StageError(f"the artifact of {node} is gone: materialize it again first")
+        return artifact
 
     def row(self, **columns: Any) -> dict[str, Any]:
         """Return a history row: the columns all tables share, and `columns`."""

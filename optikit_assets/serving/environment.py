@@ -4,21 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# Nothing that changes how fast the server is may come from outside: what is deployed with the same
-# flags has to behave as it was measured.
-_REMOVED = (
-    "VLLM_CPU_KVCACHE_SPACE",
-    "VLLM_CPU_OMP_THREADS_BIND",
-    "VLLM_CPU_NUM_OF_RESERVED_CPU",
-    "OMP_NUM_THREADS",
-    "VLLM_API_KEY",
-    "VLLM_PORT",
-    # Without compiled modules every start compiles thousands of files again: 37 s instead of 14 s
-    # of processor time for each of the server's three processes.
-    "PYTHONDONTWRITEBYTECODE",
-    "DAGSTER_PIPES_CONTEXT",
-    "DAGSTER_PIPES_MESSAGES",
-)
+from optikit_assets.environments.variables import server_variables
 
 
 def server_environment(
@@ -27,7 +13,9 @@ def server_environment(
     gpus: Sequence[str] = (),
     base: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Return the complete environment of a vLLM server.
+    """Return the complete environment of a vLLM server: what `server_variables` lets through.
+
+    A worker's ``PYTHONPATH`` was set by OptiKIT, and so goes on.
 
     Parameters
     ----------
@@ -39,7 +27,10 @@ def server_environment(
     base
         What to start from; the process's own environment by default.
     """
-    environ = {k: v for k, v in (os.environ if base is None else base).items() if k not in _REMOVED}
+    base = os.environ if base is None else base
+    environ = server_variables(base)
+    if "PYTHONPATH" in base:
+        environ["PYTHONPATH"] = base["PYTHONPATH"]
     environ |= {
         # The model is a local folder: a server never has to ask a hub, nor wait for one.
         "HF_HUB_OFFLINE": "1",

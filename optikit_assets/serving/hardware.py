@@ -66,6 +66,14 @@ class Hardware:
     features: tuple[str, ...] = ()
     capability: float | None = None
 
+    def measured(self) -> list[object]:
+        """Return what measurements depend on; memory in GiB, for a kernel's own share varies."""
+        memory_gib = round(self.memory_bytes / 1024**3)
+        return [
+            self.kind, self.name, self.count, memory_gib, self.driver, self.cores,
+            self.capability, *self.features,
+        ]  # fmt: skip
+
     @property
     def label(self) -> str:
         """One line for people and for the history, e.g. ``8 x NVIDIA H100 80GB HBM3``."""

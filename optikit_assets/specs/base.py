@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -50,6 +50,13 @@ class Spec(SpecModel):
         default="", description="One sentence for people; not part of the digest."
     )
 
+    operational: ClassVar[frozenset[str]] = frozenset()
+    """Fields that decide how patiently something is made, not what comes out."""
+
     def digest(self) -> str:
-        """Return the sha256 of the parsed, normalized content, without the description."""
-        return digest(self.model_dump(mode="json", exclude={"description"}))
+        """Return the sha256 of the parsed, normalized content.
+
+        Neither the description nor what is `operational` counts.
+        """
+        left_out = {"description", *self.operational}
+        return digest(self.model_dump(mode="json", exclude=left_out))

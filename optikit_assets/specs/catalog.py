@@ -106,18 +106,6 @@ class Catalog:
         slo = self.slo(slo_name)
         return digest([slo.digest(), self.search_space(slo.search_space).digest()])
 
-    def suite_digest(self, name: str) -> str:
-        """Return the digest of a suite with the content of every file in its task folder."""
-        suite = self.suite(name)
-        folder = self.task_folder(name)
-        files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder else []
-        contents = [
-            [p.relative_to(folder).as_posix(), digest(p.read_bytes().hex())]
-            for p in files
-            if folder and "__pycache__" not in p.parts
-        ]
-        return digest([suite.digest(), contents])
-
     def task_folder(self, suite_name: str) -> Path | None:
         """Return the folder with the suite's own lm-eval task files, if it has one."""
         folder = self.suite(suite_name).task_folder

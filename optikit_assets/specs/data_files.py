@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from pydantic import Field, ValidationInfo, model_validator
 
-from optikit_assets.errors import SpecError
+from optikit_assets.errors import ChangedInputError, SpecError
 from optikit_assets.specs.base import SpecModel
 
 
@@ -55,19 +55,23 @@ class DataFile(SpecModel):
         Raises
         ------
         SpecError
-            If the file is gone or is not the one that the spec was loaded with.
+            If the file is gone.
+        ChangedInputError
+            If it is not the one that the spec was loaded with.
         """
         return pinned_content(self.path, self.sha256)
 
 
 def pinned_content(path: str, sha256: str) -> bytes:
-    """Return the content of `path`, or raise `SpecError` if its digest is not `sha256`."""
+    """Return the content of `path`, which has to have the digest `sha256`."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         raise SpecError(path, [f"cannot be read: {error.strerror}"]) from error
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise SpecError(path, ["was edited after the SLO that names it was read: start again"])
+        raise ChangedInputError(
+            f"{path} was edited after the SLO that names it was read: run again"
+        )
     return content
 
 

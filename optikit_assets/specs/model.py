@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from optikit_assets.specs.base import Name, Spec, SpecModel
+from optikit_assets.specs.base import Name, Spec, SpecModel, digest
 from optikit_assets.specs.search_space import Scalar
 
 DEFAULT_CALIBRATION = "hf:neuralmagic/LLM_compression_calibration"
@@ -22,6 +22,10 @@ class EngineSpec(SpecModel):
     start_timeout_s: float = Field(
         default=900, gt=0, le=7200, description="Longest wait for the server to answer /health."
     )
+
+    def digest(self) -> str:
+        """Return the sha256 of what changes how the model is served; patience does not."""
+        return digest(self.model_dump(mode="json", exclude={"start_timeout_s"}))
 
 
 class ModelSpec(Spec):

@@ -199,6 +199,8 @@ class Requirements(SpecModel):
 class RecipeSpec(Spec):
     """One complete compression strategy; ``backend: none`` is the uncompressed baseline."""
 
+    operational = frozenset({"max_attempts"})
+
     backend: Name = Field(description="Compression backend; none for the baseline.")
     modifiers: tuple[Modifier, ...] = Field(default=(), description="Applied in this order.")
     options: dict[str, JsonValue] = Field(

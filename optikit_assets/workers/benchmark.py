@@ -5,6 +5,7 @@
 
 import dataclasses
 import importlib.metadata
+import os
 import platform
 import shutil
 import sys
@@ -22,12 +23,14 @@ from optikit_assets.benchmarker import (
     read_requests,
     run_benchmark,
 )
+from optikit_assets.environments.variables import effective_variables
 from optikit_assets.errors import EndpointError, ServerStartError
 from optikit_assets.serving.flags import Flags, engine_flags, from_yaml, gpus_of, to_yaml
 from optikit_assets.serving.hardware import Hardware, detect
 from optikit_assets.serving.model_facts import ModelFacts
 from optikit_assets.serving.server import VllmServer
 from optikit_assets.workers.channel import Emit, worker_main
+from optikit_assets.workers.inputs import check_inputs
 from optikit_assets.workers.messages import BenchmarkRequest, Message, Record
 
 BENCHMARK = "benchmark"
@@ -70,7 +73,8 @@ def handle(
 ) -> BenchmarkWorkerResult:
     """Serve the checkpoint and measure it; the result becomes an artifact.
 
-    Its manifest holds ``versions``, ``server_start_s``, ``flags`` and ``accelerator``. A finished
+    Its manifest holds ``versions``, ``server_start_s``, ``flags``, ``environment`` (variables that
+    reached the engine and may change it) and ``accelerator``. A finished
     artifact is returned as it is.
 
     Parameters
@@ -94,6 +98,7 @@ def handle(
     finished = store.find(request.artifact_key)
     if finished is not None:
         return _result(finished)
+    check_inputs(request.pins)
     hardware = detect()
     flags = _flags(request, hardware)
     with store.create(request.artifact_key, BENCHMARK) as draft:
@@ -122,6 +127,7 @@ def handle(
             timeout_s=request.engine.start_timeout_s,
         )
         benchmark = _serve_and_measure(request, server, flags, draft, emit)
+        check_inputs(request.pins)
         shutil.move(log_file, draft.file(LOG_FILE))
         if requests_file.exists():
             shutil.move(requests_file, draft.file(REQUESTS_FILE))
@@ -130,6 +136,7 @@ def handle(
             versions=_versions(),
             server_start_s=round(server.start_s, 2),
             flags=flags,
+            environment=effective_variables(os.environ),
             accelerator=hardware.label,
             mode=request.mode,
         )

@@ -14,8 +14,8 @@ from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.errors import (
     CompressionError,
     EnvironmentMissingError,
+    MachineError,
     OptikitError,
-    StorageError,
 )
 from optikit_assets.optimizer.backends import CompressionBackend, get_backend
 from optikit_assets.optimizer.calibration import (
@@ -27,6 +27,7 @@ from optikit_assets.optimizer.calibration import (
 from optikit_assets.optimizer.contamination import check_contamination, read_items
 from optikit_assets.optimizer.plan import CompressionPlan, make_plan
 from optikit_assets.workers.channel import Emit, worker_main
+from optikit_assets.workers.inputs import check_inputs
 from optikit_assets.workers.messages import (
     CompressRequest,
     CompressResult,
@@ -84,6 +85,8 @@ def handle(request: CompressRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
         one it was planned with.
     StorageError
         If the disk is full or not writable: no later trial could do better.
+    ChangedInputError
+        If the model, the data or the environment are not those of the plan, or no longer.
     """
     if request.recipe.is_baseline:
         raise CompressionError(
@@ -99,6 +102,7 @@ def handle(request: CompressRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
     _set_environment(online=request.calibration_data.startswith(HUB_PREFIX))
     backend = get_backend(request.recipe.backend)
     versions = backend.versions()
+    check_inputs(request.pins)
     store = ArtifactStore(Path(request.store_root))
     calibration, tokens = _load_rows(request)
     finished: dict[int, str] = {}
@@ -110,7 +114,7 @@ def handle(request: CompressRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
         started_at = clock()
         try:
             payload = _run_trial(request, trial, backend, store, calibration, tokens, versions)
-        except StorageError:
+        except MachineError:
             raise
         except Exception as error:
             # The log gets the whole story, the record one line of it.
@@ -180,6 +184,7 @@ def _run_trial(
             ended_at=_utc_now().isoformat(),
             **made,
         )
+        check_inputs(request.pins)
     log.info(
         "trial %d: %.1f s, %d bytes", trial.trial, compressed.elapsed_s, compressed.total_bytes
     )

@@ -17,10 +17,9 @@ from typing import Any
 from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.errors import (
     EndpointError,
-    EnvironmentMissingError,
     EvaluationError,
+    MachineError,
     OptikitError,
-    StorageError,
 )
 from optikit_assets.optimizer.contamination import check_tasks
 from optikit_assets.stateval import engines
@@ -29,6 +28,7 @@ from optikit_assets.stateval.judges import check_judges
 from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate, write_candidate
 from optikit_assets.stateval.tasks import load_tasks, needs_network, task_files
 from optikit_assets.workers.channel import Emit, worker_main
+from optikit_assets.workers.inputs import check_inputs
 from optikit_assets.workers.messages import Candidate, EvaluateRequest, EvaluateResult, Record
 
 log = logging.getLogger("optikit.evaluate")
@@ -102,6 +102,7 @@ def _evaluate_all(request: EvaluateRequest, emit: Emit, clock: Clock) -> Evaluat
         reused = found is not None
         if not reused and not suite_tasks:
             # Outside the guard: when this fails the suite is at fault, not the candidate.
+            check_inputs(request.pins)
             suite_tasks = load_tasks(request.suite, folder, files)
             _check_before_loading(request, suite_tasks)
             contamination = _check_calibration(request, suite_tasks)
@@ -110,7 +111,7 @@ def _evaluate_all(request: EvaluateRequest, emit: Emit, clock: Clock) -> Evaluat
                 _evaluate(request, candidate, suite_tasks, contamination, store, started_at, clock)
                 found = store.get(candidate.artifact_key)
             payload = _payload(load_candidate(found.path, candidate.trial), found.manifest)
-        except (StorageError, EndpointError, EnvironmentMissingError):
+        except (MachineError, EndpointError):
             raise
         except Exception as error:
             traceback.print_exc()
@@ -167,6 +168,7 @@ def _evaluate(
             started_at=started_at.isoformat(),
             ended_at=clock().isoformat(),
         )
+        check_inputs(request.pins)
     log.info("trial %d: %.1f s", candidate.trial, evaluated.seconds)
 
 

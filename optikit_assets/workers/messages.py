@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from optikit_assets.artifacts.pins import Pin
 from optikit_assets.specs import EngineSpec, RecipeSpec, SloSpec, SuiteSpec
 from optikit_assets.specs.search_space import Scalar
 
@@ -16,6 +17,14 @@ class Message(BaseModel):
     """Immutable, closed to unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Request(Message):
+    """What every request has."""
+
+    pins: tuple[Pin, ...] = Field(
+        default=(), description="What is read by its path, with the digest that it has to have."
+    )
 
 
 class Record(Message):
@@ -39,7 +48,7 @@ class CompressTrial(Message):
     artifact_key: str
 
 
-class CompressRequest(Message):
+class CompressRequest(Request):
     """Make the given candidate checkpoints, one after the other, each its own artifact."""
 
     store_root: str
@@ -72,7 +81,7 @@ class Candidate(Message):
     artifact_key: str
 
 
-class EvaluateRequest(Message):
+class EvaluateRequest(Request):
     """Run a suite on each candidate, one after the other, until one fails.
 
     ``backend: vllm`` evaluates offline in this process; ``backend: endpoint`` asks a server that
@@ -111,7 +120,7 @@ class EvaluateResult(Message):
     versions: dict[str, str]
 
 
-class BenchmarkRequest(Message):
+class BenchmarkRequest(Request):
     """Serve a checkpoint with the given flags and measure it.
 
     ``mode: search`` looks for the highest SLO-compliant rate; ``mode: confirm`` runs one open-loop

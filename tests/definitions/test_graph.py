@@ -16,7 +16,6 @@ from optikit_assets.defs.lineage import Node, chain, upstream
 from optikit_assets.defs.sensors import new_model_versions, spec_changes
 from optikit_assets.serving.hardware import Hardware
 from optikit_assets.settings import REPOSITORY
-from optikit_assets.specs import Catalog
 from resources import AcceleratorsResource, ModelRegistryResource, StageRunnerResource
 from tests.definitions.world import HARDWARE
 from tests.tiny_model import write_model
@@ -35,6 +34,8 @@ PARTITIONS = {
     "scenario_spec": partitions.scenarios,
     "evaluation_spec": partitions.models,
     "engine_spec": partitions.models,
+    "calibration_data": partitions.model_x_recipe,
+    "compress_runtime": None,
     "serving_runtime": None,
 }
 
@@ -71,7 +72,7 @@ def test_every_stage_has_kinds_an_owner_a_code_version_and_automation(name):
     spec = SPECS[name]
     assert spec.kinds
     assert spec.owners == ["team:ml-platform"]
-    assert spec.code_version == lineage.code_version(name, partitions.catalog)
+    assert spec.code_version == lineage.CODE_VERSIONS[name]
     assert spec.automation_condition is not None
     assert ("gpu" in spec.kinds) == (name != "base_model")
 
@@ -94,18 +95,6 @@ def test_the_quality_gate_and_every_task_are_partitioned_checks_of_the_scores():
     }
     for key in graph.asset_check_keys:
         assert graph.get(key).partitions_def == partitions.model_x_recipe
-
-
-def test_the_decision_has_another_code_version_when_the_list_of_recipes_changes():
-    recipes = dict(partitions.catalog.recipes)
-    same = Catalog(Path("recipes"), recipes=dict(reversed(recipes.items())))
-    recipes.pop("int_w8a8")
-    fewer = Catalog(Path("recipes"), recipes=recipes)
-    for name in lineage.STAGES:
-        now = lineage.code_version(name, partitions.catalog)
-        assert lineage.code_version(name, same) == now
-        changed = lineage.code_version(name, fewer) != now
-        assert changed == (name == "deployable_config")
 
 
 def test_sensors_are_off_until_they_are_switched_on():
@@ -162,7 +151,7 @@ def test_a_sweep_depends_on_its_recipe_and_on_its_scenario(registered):
 
 def test_dagster_and_the_driver_see_the_same_lineage(registered):
     for node in chain(MODEL, SLO, partitions.RECIPES):
-        assert parents(node, registered) == set(upstream(node, partitions.catalog)), str(node)
+        assert parents(node, registered) == set(upstream(node, partitions.RECIPES)), str(node)
 
 
 def test_no_edge_has_so_many_partitions_that_dagster_stops_looking(registered):
@@ -312,7 +301,7 @@ def test_every_source_is_observed_once(site: Site):
     assert ("evaluation_spec", "demo-llama@1") in everything
     assert ("engine_spec", "demo-llama@1") in everything
     scenarios = len(partitions.RECIPES) * len(partitions.SLOS)
-    assert len(everything) == 1 + len(partitions.RECIPES) + scenarios + 2
+    assert len(everything) == 2 + 2 * len(partitions.RECIPES) + scenarios + 2
     assert site.look_for_edits() == set()
 
 
@@ -329,6 +318,8 @@ def test_an_edited_value_is_observed_where_it_counts_and_a_comment_is_not(site: 
         ("scenario_spec", f"{recipe}@demo") for recipe in partitions.RECIPES
     }
     site.edit(model, lambda spec: spec["engine"].update(start_timeout_s=77), "more patience")
+    assert site.look_for_edits() == set()
+    site.edit(model, lambda spec: spec["engine"].update(dtype="float32"), "another type")
     assert site.look_for_edits() == {("engine_spec", "demo-llama@1")}
     assert site.look_for_edits() == set()
 

@@ -1,5 +1,6 @@
 """What is stale, and why, after each kind of change."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,10 @@ from optikit_assets.defs.materialize import (
     materialize_node,
     open_instance,
 )
+from optikit_assets.defs.optimize import Submission
 from optikit_assets.errors import StageError
 from optikit_assets.settings import settings
-from tests.definitions.world import FINE, MODEL, RECIPES, SLOS, SUITE, World
+from tests.definitions.world import FINE, HARDWARE, MODEL, RECIPES, SLOS, SUITE, World
 from tests.tiny_model import write_model
 
 
@@ -168,12 +170,8 @@ def test_edited_engine_flags_keep_the_quantized_models(fresh: World):
     assert stale[f"benchmark_sweep[{MODEL}|baseline@chat]"] == because
 
 
-@pytest.mark.parametrize("what", ["weights", "calibration data"])
-def test_other_weights_or_calibration_data_make_everything_stale(fresh: World, what: str):
-    if what == "weights":
-        write_model(fresh.root / "weights" / "1", fill=2)
-    else:
-        fresh.write("calibration.jsonl", '{"text": "two and two is four"}\n')
+def test_other_weights_make_everything_stale(fresh: World):
+    write_model(fresh.root / "weights" / "1", fill=2)
     stale = fresh.not_fresh()
     assert set(stale) == {str(item.node) for item in fresh.plan()}
     assert stale[f"base_model[{MODEL}]"] == "stale: its content changed"
@@ -182,15 +180,32 @@ def test_other_weights_or_calibration_data_make_everything_stale(fresh: World, w
     assert stale[f"deployable_config[{MODEL}|chat]"] == because
 
 
+def test_other_calibration_data_concern_the_recipes_that_calibrate(fresh: World):
+    fresh.write("calibration.jsonl", '{"text": "two and two is four"}\n')
+    stale = fresh.not_fresh()
+    assert set(stale) == {
+        f"quantized_model[{MODEL}|int_w8a8]",
+        f"eval_scores[{MODEL}|int_w8a8]",
+        *measured("int_w8a8"),
+        *deployable(),
+    }
+    because = f"stale: calibration_data[{MODEL}|int_w8a8] changed"
+    assert stale[f"quantized_model[{MODEL}|int_w8a8]"] == because
+
+
 def test_a_removed_recipe_concerns_the_decision_alone(fresh: World):
     (fresh.recipes / "quantization" / "fp8_dynamic.yaml").unlink()
-    because = "stale: its code version changed"
-    assert fresh.not_fresh() == dict.fromkeys(deployable(), because)
+    stale = fresh.not_fresh()
+    assert set(stale) == deployable()
+    assert "fp8_dynamic" in stale[f"deployable_config[{MODEL}|chat]"]
+    assert stale[f"deployable_config[{MODEL}|chat]"].endswith("takes no part any more")
 
 
-def test_an_added_recipe_is_missing_and_concerns_the_decision(fresh: World):
+def test_an_added_recipe_is_missing_and_concerns_only_a_decision_that_asks_for_it(fresh: World):
+    asked = fresh.nodes()
     text = RECIPES["fp8_dynamic"].replace("fp8_dynamic", "fp8_static", 1)
     fresh.write("quantization/fp8_static.yaml", text)
+    assert {item.state for item in fresh.judge(asked)} == {"fresh"}
     states = {node: reason.partition(":")[0] for node, reason in fresh.not_fresh().items()}
     assert {node for node, state in states.items() if state == "missing"} == {
         f"quantized_model[{MODEL}|fp8_static]",
@@ -198,6 +213,146 @@ def test_an_added_recipe_is_missing_and_concerns_the_decision(fresh: World):
         *measured("fp8_static"),
     }
     assert {node for node, state in states.items() if state == "stale"} == deployable()
+
+
+# --- what makes, and what measures --------------------------------------------------------------
+
+
+def checkpoints() -> set[str]:
+    return {f"quantized_model[{MODEL}|{recipe}]" for recipe in RECIPES}
+
+
+def measurements() -> set[str]:
+    """Return every partition that an engine measured."""
+    scores = {f"eval_scores[{MODEL}|{recipe}]" for recipe in RECIPES}
+    return {*scores, *(name for recipe in RECIPES for name in measured(recipe)), *deployable()}
+
+
+def install(home: Path, environment: str, **versions: str) -> None:
+    """Put distributions into a stage environment, each in the version given."""
+    folder = home / "envs" / environment
+    packages = folder / "lib" / "python3.11" / "site-packages"
+    packages.mkdir(parents=True, exist_ok=True)
+    (folder / "pyvenv.cfg").write_text("home = /usr\nversion_info = 3.11.9\n")
+    for name, version in versions.items():
+        for old in packages.glob(f"{name}-*.dist-info"):
+            old.rmdir()
+        (packages / f"{name}-{version}.dist-info").mkdir()
+
+
+def test_a_newer_engine_makes_measurements_stale_and_no_checkpoint(world: World, home: Path):
+    install(home, "compress", llmcompressor="0.14.0", torch="2.13.0")
+    install(home, "serve", vllm="0.32.0", torch="2.13.0")
+    world.materialize(world.nodes())
+    assert world.not_fresh() == {}
+    install(home, "serve", vllm="0.33.0")
+    stale = world.not_fresh()
+    assert set(stale) == measurements()
+    assert stale[f"eval_scores[{MODEL}|baseline]"] == "stale: serving_runtime changed"
+    install(home, "serve", vllm="0.32.0")
+    assert world.not_fresh() == {}
+
+
+def test_a_newer_compressor_makes_checkpoints_stale_and_what_is_measured_of_them(
+    world: World, home: Path
+):
+    install(home, "compress", llmcompressor="0.14.0")
+    world.materialize(world.nodes())
+    install(home, "compress", llmcompressor="0.15.0")
+    stale = world.not_fresh()
+    assert set(stale) == checkpoints() | measurements()
+    assert stale[f"quantized_model[{MODEL}|int_w8a8]"] == "stale: compress_runtime changed"
+
+
+def test_requirements_that_nobody_installed_change_nothing(own: World, home: Path):
+    stamp = home / "envs" / "serve" / "optikit-stamp.json"
+    stamp.parent.mkdir(parents=True)
+    stamp.write_text('{"digest": "of other requirements"}')
+    assert own.not_fresh() == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"count": 2}, {"memory_bytes": 32 * 2**30}, {"driver": "580.2"}, {"cores": 8}, {"name": "X"}],
+    ids=lambda change: next(iter(change)),
+)
+def test_another_machine_makes_measurements_stale_and_no_checkpoint(own: World, change: dict):
+    own.hardware = dataclasses.replace(HARDWARE, **change)
+    assert set(own.not_fresh()) == measurements()
+
+
+def test_a_variable_that_reaches_the_engine_is_part_of_what_it_measured(
+    own: World, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("VLLM_CPU_SGL_KERNEL", "1")
+    assert set(own.not_fresh()) == measurements()
+    monkeypatch.delenv("VLLM_CPU_SGL_KERNEL")
+    monkeypatch.setenv("SOME_OTHER_PROGRAM", "1")
+    assert own.not_fresh() == {}
+
+
+def test_patience_is_in_no_key(own: World):
+    own.edit("models/tiny.yaml", "engine:\n", "engine:\n  start_timeout_s: 1234\n")
+    own.write("quantization/int_w8a8.yaml", own.recipe_text("int_w8a8") + "max_attempts: 5\n")
+    assert own.not_fresh() == {}
+
+
+def test_a_local_judge_is_part_of_the_suite(world: World):
+    judge = world.root / "judge"
+    judge.mkdir()
+    (judge / "model.safetensors").write_text("weights")
+    task = f"[{{task: sums, metrics: [acc], judge: classifier}}]\njudge_model: {judge}\n"
+    world.write("evaluations/quick.yaml", f"name: quick\ntask_folder: quick\ntasks: {task}")
+    world.materialize(world.nodes())
+    assert world.not_fresh() == {}
+    (judge / "model.safetensors").write_text("other weights")
+    stale = world.not_fresh()
+    assert set(stale) == measurements()
+    assert stale[f"eval_scores[{MODEL}|baseline]"] == f"stale: evaluation_spec[{MODEL}] changed"
+
+
+def test_a_recipe_that_the_machine_cannot_serve_is_made_where_it_can_be(world: World):
+    needs = "requires: {cpu_features: [avx2]}\n"
+    world.write("quantization/fp8_dynamic.yaml", RECIPES["fp8_dynamic"] + needs)
+    world.materialize(world.nodes())
+    world.hardware = dataclasses.replace(HARDWARE, features=("avx2",))
+    quantized = {name for name in world.not_fresh() if name.startswith("quantized_model")}
+    assert quantized == {f"quantized_model[{MODEL}|fp8_dynamic]"}
+
+
+# --- a decision and what it chose from ----------------------------------------------------------
+
+
+def test_a_stale_verdict_takes_no_part_and_is_named(own: World):
+    decision = Node("deployable_config", f"{MODEL}|chat")
+    own.edit("evaluations/quick.yaml", "limit: 20", "limit: 40")
+    only = Submission(MODEL, ("chat",), ("baseline",)).nodes()
+    plan = {item.node: item for item in own.judge(only)}
+    assert plan[decision].state == "stale"
+    own.materialize(only)
+    assert {item.state for item in own.judge(only)} == {"fresh"}
+    versions = own.versions()
+    assert versions.participants(decision) == ["baseline"]
+    left_out = versions.left_out(decision)
+    assert set(left_out) == {"int_w8a8", "fp8_dynamic"}
+    for recipe, why in left_out.items():
+        assert why == f"eval_scores[{MODEL}|{recipe}] is older than evaluation_spec[{MODEL}]"
+    # Brought up to date, they are a reason to decide again.
+    own.materialize(node for node in own.nodes(slos=("chat",)) if node != decision)
+    assert own.versions().left_out(decision) == {}
+    assert own.not_fresh(slos=("chat",)).keys() == {str(decision)}
+
+
+def test_a_failure_that_is_current_takes_part_as_one(own: World):
+    decision = Node("deployable_config", f"{MODEL}|chat")
+    sweep = Node("benchmark_sweep", f"{MODEL}|int_w8a8@chat")
+    study = Node("tuned_config", f"{MODEL}|int_w8a8@chat")
+    own.materialize([sweep], status="failed")
+    assert "int_w8a8" in own.versions().left_out(decision)
+    own.materialize([study])
+    versions = own.versions()
+    assert versions.left_out(decision) == {}
+    assert "int_w8a8" in versions.participants(decision)
 
 
 def test_another_code_version_makes_the_stage_and_what_is_below_stale(

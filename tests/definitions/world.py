@@ -10,6 +10,7 @@ from optikit_assets.defs import lineage
 from optikit_assets.defs.lineage import Node, Versions, outcome_version
 from optikit_assets.defs.optimize import Submission
 from optikit_assets.defs.plan import NodePlan, make_plan
+from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.serving.hardware import Hardware
 from optikit_assets.settings import REPOSITORY
 from optikit_assets.specs import Catalog
@@ -61,6 +62,7 @@ class World:
         self.recipes = root / "recipes"
         self.instance = instance
         self.deleted: set[str] = set()
+        self.hardware = HARDWARE
         for name, text in RECIPES.items():
             self.write(f"quantization/{name}.yaml", text)
         self.write("slos/chat.yaml", CHAT)
@@ -100,14 +102,15 @@ class World:
     def versions(self) -> Versions:
         catalog = self.catalog()
         registry = ModelRegistry(self.root / "home", REPOSITORY, catalog)
-        return Versions(self.instance, catalog, registry, HARDWARE)
+        return Versions(self.instance, SourceVersions(catalog, registry, self.hardware))
 
     def nodes(self, model: str = MODEL, slos: tuple[str, ...] = SLOS) -> list[Node]:
         return Submission(model, slos, tuple(sorted(self.catalog().recipes))).nodes()
 
     def materialize(self, nodes: Iterable[Node], status: str = "ok") -> None:
         """Record what a run of each node would record, upstream first."""
-        versions = self.versions()
+        nodes = list(nodes)
+        versions = self.versions().about_to_run(nodes)
         for node in nodes:
             if node.asset == lineage.BASE_MODEL:
                 key, inputs = versions.of_source(node), {}
@@ -134,7 +137,9 @@ class World:
 
     def judge(self, nodes: Iterable[Node]) -> list[NodePlan]:
         """Plan any nodes; the store holds every artifact but those in ``deleted``."""
-        return make_plan(self.versions(), nodes, lambda key: key not in self.deleted)
+        nodes = list(nodes)
+        versions = self.versions().about_to_run(nodes)
+        return make_plan(versions, nodes, lambda key: key not in self.deleted)
 
     def not_fresh(self, model: str = MODEL, slos: tuple[str, ...] = SLOS) -> dict[str, str]:
         """Return ``state: reason`` of every partition that would run."""

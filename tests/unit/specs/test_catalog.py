@@ -68,15 +68,6 @@ def test_a_scenario_changes_with_its_search_space(catalog_root: Path, write: Wri
     assert Catalog.load(catalog_root).scenario_digest("chat") != before
 
 
-def test_a_suite_changes_with_its_task_files_only(catalog_root: Path, write: Write) -> None:
-    before = Catalog.load(catalog_root).suite_digest("paper")
-    write("unrelated", "evaluations/other/b.txt")
-    write("compiled", "evaluations/tasks/__pycache__/a.pyc")
-    assert Catalog.load(catalog_root).suite_digest("paper") == before
-    write("task: a # edited\n", "evaluations/tasks/a.yaml.txt")
-    assert Catalog.load(catalog_root).suite_digest("paper") != before
-
-
 class TestShippedRecipes:
     @pytest.fixture
     def shipped(self) -> dict[str, RecipeSpec]:

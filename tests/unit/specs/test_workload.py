@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from optikit_assets.errors import SpecError
+from optikit_assets.errors import ChangedInputError, SpecError
 from optikit_assets.specs import Catalog, SloSpec, load_spec
 from tests.unit.specs.conftest import Write
 
@@ -209,5 +209,5 @@ def test_a_resolved_slo_travels_as_json_and_notices_that_its_file_was_edited(
     assert copy.workload.trace is not None
     assert copy.workload.trace.content() == GENERIC.encode()
     write(GENERIC + "\n", "slos/t.jsonl")
-    with pytest.raises(SpecError, match="was edited after the SLO that names it was read"):
+    with pytest.raises(ChangedInputError, match="was edited after the SLO that names it was read"):
         copy.workload.trace.content()

@@ -1,0 +1,150 @@
+"""Versions of what is not made here: specs, calibration data, runtimes and model folders.
+
+Each is a digest of what is on disk now. What a stage will read from a path again is a pin: the
+version is derived from the very digest that the worker then holds the path to.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from optikit_assets.artifacts.file_digests import FileDigests
+from optikit_assets.artifacts.models import FetchedModel, ModelRegistry
+from optikit_assets.artifacts.pins import Pin, PinKind, digest_of
+from optikit_assets.defs.partitions import split_model, split_scenario
+from optikit_assets.environments.layout import environment_path
+from optikit_assets.environments.variables import effective_variables
+from optikit_assets.optimizer.calibration import HUB_PREFIX, resolve_calibration
+from optikit_assets.serving.hardware import Hardware
+from optikit_assets.serving.support import unsupported
+from optikit_assets.settings import REPOSITORY, settings
+from optikit_assets.specs import Catalog, EngineSpec, ModelSpec, digest
+
+NO_DATA = "none"
+
+
+@dataclass
+class SourceVersions:
+    """Versions and pins of sources at one moment: everything is read once per object."""
+
+    catalog: Catalog
+    registry: ModelRegistry
+    hardware: Hardware
+    _versions: dict[tuple[str, str | None], str] = field(default_factory=dict)
+    _pins: dict[tuple[str, str], Pin] = field(default_factory=dict)
+    _models: dict[str, FetchedModel] = field(default_factory=dict)
+
+    def version(self, asset: str, key: str | None) -> str:
+        """Return the version of one partition of a source or of ``base_model``."""
+        if (asset, key) not in self._versions:
+            if asset not in _READERS:
+                raise ValueError(f"{asset} is made from other assets")
+            self._versions[asset, key] = _READERS[asset](self, str(key))
+        return self._versions[asset, key]
+
+    # --- what a worker is held to -----------------------------------------------------------------
+
+    def model(self, key: str) -> FetchedModel:
+        """Return a model version's files and facts, as they were when first asked for."""
+        if key not in self._models:
+            self._models[key] = self.registry.fetch(self.registry.resolve(key))
+        return self._models[key]
+
+    def model_pin(self, key: str) -> Pin:
+        """Return the pin of a model version's folder."""
+        model = self.model(key)
+        return Pin(path=str(model.path), sha256=model.digest, what=f"model {key}", kind="model")
+
+    def calibration_pin(self, model_key: str) -> Pin | None:
+        """Return the pin of a model's calibration file; None for data on a hub."""
+        reference = self._spec(model_key).calibration_data
+        path = resolve_calibration(reference, REPOSITORY)
+        if path.startswith(HUB_PREFIX):
+            return None
+        return self._pin("calibration data", path, "file")
+
+    def suite_pins(self, suite: str) -> tuple[Pin, ...]:
+        """Return the pins of a suite's own task files and of a classifier that judges for it."""
+        folder = self.catalog.task_folder(suite)
+        spec = self.catalog.suite(suite)
+        found = [] if folder is None else [self._pin(f"task files of {suite}", folder, "tree")]
+        judges = any(task.judge == "classifier" for task in spec.tasks)
+        if judges and spec.judge_model and Path(spec.judge_model).is_dir():
+            found.append(self._pin(f"judge of {suite}", spec.judge_model, "tree"))
+        return tuple(found)
+
+    def environment_pin(self, name: str) -> Pin:
+        """Return the pin of what is installed in a stage environment."""
+        folder = environment_path(settings().envs_home, name)
+        return self._pin(f"the {name} environment", folder, "environment")
+
+    def _pin(self, what: str, path: Path | str, kind: PinKind) -> Pin:
+        where = str(Path(path).absolute())
+        if (kind, where) not in self._pins:
+            sha256 = digest_of(kind, where, FileDigests(settings().digests))
+            self._pins[kind, where] = Pin(path=where, sha256=sha256, what=what, kind=kind)
+        return self._pins[kind, where]
+
+    def _spec(self, model_key: str) -> ModelSpec:
+        return self.catalog.model(split_model(model_key)[0])
+
+    # --- how each version is read -----------------------------------------------------------------
+
+    def _recipe(self, name: str) -> str:
+        """Return the digest of a recipe, and of why no machine like this could serve it.
+
+        A recipe is refused before it is made where it cannot be served; elsewhere, or after an
+        upgrade that can, that refusal says nothing.
+        """
+        recipe = self.catalog.recipe(name)
+        refused = unsupported(recipe, EngineSpec(), self.hardware)
+        return recipe.digest() if refused is None else digest([recipe.digest(), refused])
+
+    def _scenario(self, key: str) -> str:
+        return self.catalog.scenario_digest(split_scenario(key)[1])
+
+    def _evaluation(self, model_key: str) -> str:
+        suite = self._spec(model_key).suite
+        pinned = [pin.sha256 for pin in self.suite_pins(suite)]
+        return digest([self.catalog.suite(suite).digest(), pinned])
+
+    def _engine(self, model_key: str) -> str:
+        spec = self._spec(model_key)
+        return digest([spec.engine.digest(), spec.trust_remote_code])
+
+    def _calibration(self, key: str) -> str:
+        model_key, _, recipe = key.partition("|")
+        if self.catalog.recipe(recipe).calibration is None:
+            return NO_DATA
+        pin = self.calibration_pin(model_key)
+        return digest([self._spec(model_key).calibration_data]) if pin is None else pin.sha256
+
+    def _base_model(self, model_key: str) -> str:
+        return digest(["base_model", self.model(model_key).digest])
+
+    def _compress_runtime(self, _: str) -> str:
+        # Neither the card nor its driver: a checkpoint is worth the same wherever it was made.
+        variables = {k: v for k, v in self._variables.items() if not k.startswith("VLLM_")}
+        return digest([self.environment_pin("compress").sha256, self.hardware.kind, variables])
+
+    def _serving_runtime(self, _: str) -> str:
+        environment = self.environment_pin("serve").sha256
+        return digest([environment, self.hardware.measured(), self._variables])
+
+    @cached_property
+    def _variables(self) -> dict[str, str]:
+        return effective_variables(os.environ)
+
+
+_READERS: dict[str, Callable[[SourceVersions, str], str]] = {
+    "base_model": SourceVersions._base_model,
+    "recipe_spec": SourceVersions._recipe,
+    "scenario_spec": SourceVersions._scenario,
+    "evaluation_spec": SourceVersions._evaluation,
+    "engine_spec": SourceVersions._engine,
+    "calibration_data": SourceVersions._calibration,
+    "compress_runtime": SourceVersions._compress_runtime,
+    "serving_runtime": SourceVersions._serving_runtime,
+}

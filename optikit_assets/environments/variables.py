@@ -1,0 +1,83 @@
+"""Which environment variables reach a worker or a server, and which of them a result depends on.
+
+Only what is named here reaches a process that makes or measures something, so that two machines
+with the same recorded variables run the same thing. Three kinds:
+
+plumbing     where files lie, how the network is reached: passed on, part of no version
+credentials  tokens of hubs and endpoints: passed to workers, never to a server, recorded nowhere
+effective    what may change the outcome (``VLLM_*``, ``LD_PRELOAD``, ``NCCL_*`` …): passed on, part
+             of the runtime's version and of the deployed bundle
+
+``OPTIKIT_PASS_ENVIRONMENT=NAME,PREFIX_*`` adds variables of one's own to the effective ones.
+"""
+
+import re
+from collections.abc import Mapping
+
+PASS_VARIABLE = "OPTIKIT_PASS_ENVIRONMENT"
+
+_PLUMBING = (
+    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "LC_*", "TZ", "TERM", "TMPDIR", "TMP",
+    "TEMP", "XDG_*", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
+    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy",
+    "all_proxy", "HF_*", "NLTK_DATA", "OPTIKIT_*", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
+)  # fmt: skip
+_CREDENTIALS = (
+    "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY", "OPTIKIT_JUDGE_API_KEY",
+)  # fmt: skip
+_EFFECTIVE = (
+    "ATEN_*", "BLIS_*", "CUBLAS_*", "CUDA_*", "CUDNN_*", "DNNL_*", "FLASHINFER_*",
+    "GLIBC_TUNABLES", "GLOO_*", "GOMP_*", "KMP_*", "LD_LIBRARY_PATH", "LD_PRELOAD", "MALLOC_*",
+    "MKL_*", "NCCL_*", "NVIDIA_*", "OMP_*", "ONEDNN_*", "OPENBLAS_*", "PYTORCH_*",
+    "TOKENIZERS_PARALLELISM", "TORCHINDUCTOR_*", "TORCH_*", "TRITON_*", "UCX_*", "VLLM_*",
+)  # fmt: skip
+# Set by OptiKIT itself from the flags, the lease and the state folder, or without a meaning for the
+# outcome: what is deployed with the same flags has to behave as it was measured.
+_OWNED = (
+    "OMP_NUM_THREADS", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "VLLM_API_KEY",
+    "VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT", "VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_NUM_OF_RESERVED_CPU",
+    "VLLM_CPU_OMP_THREADS_BIND", "VLLM_HOST_IP", "VLLM_NO_USAGE_STATS", "VLLM_PORT",
+    "VLLM_RPC_BASE_PATH",
+)  # fmt: skip
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL")
+
+
+def effective_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that may change what a worker or a server does, sorted by name."""
+    own = tuple(part.strip() for part in environ.get(PASS_VARIABLE, "").split(",") if part.strip())
+    return {
+        name: value
+        for name, value in sorted(environ.items())
+        if _named(name, (*_EFFECTIVE, *own))
+        and not _named(name, (*_OWNED, *_PLUMBING))
+        and not (_SECRET.search(name) and name != "TOKENIZERS_PARALLELISM")
+    }
+
+
+def worker_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what reaches a worker: plumbing, credentials and the effective variables."""
+    return {
+        **_plumbing(environ),
+        **{name: environ[name] for name in _CREDENTIALS if name in environ},
+        **effective_variables(environ),
+    }
+
+
+def server_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what reaches an inference server: plumbing and the effective variables."""
+    return {**_plumbing(environ), **effective_variables(environ)}
+
+
+def _plumbing(environ: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in environ.items()
+        if _named(name, _PLUMBING) and name not in _CREDENTIALS
+    }
+
+
+def _named(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(
+        name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
+        for pattern in patterns
+    )
