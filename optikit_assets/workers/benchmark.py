@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import Field
 
 from optikit_assets.artifacts.store import Artifact, ArtifactDraft, ArtifactStore
+from optikit_assets.artifacts.turns import turn
 from optikit_assets.benchmarker import (
     BenchmarkResult,
     ProbeResult,
@@ -95,9 +96,13 @@ def handle(
         ``logs/servers`` beside the store; finished probes went to `emit`.
     """
     store = ArtifactStore(Path(request.store_root))
-    finished = store.find(request.artifact_key)
-    if finished is not None:
-        return _result(finished)
+    with turn(store.root, request.artifact_key):
+        if store.find(request.artifact_key) is None:
+            _make(request, emit, store, python)
+    return _result(store.get(request.artifact_key))
+
+
+def _make(request: BenchmarkRequest, emit: Emit, store: ArtifactStore, python: Path | str) -> None:
     check_inputs(request.pins)
     hardware = detect()
     flags = _flags(request, hardware)
@@ -140,7 +145,6 @@ def handle(
             accelerator=hardware.label,
             mode=request.mode,
         )
-    return _result(store.get(request.artifact_key))
 
 
 def _serve_and_measure(

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.artifacts.turns import turn
 from optikit_assets.errors import (
     CompressionError,
     EnvironmentMissingError,
@@ -113,7 +114,8 @@ def handle(request: CompressRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
         emit(Record(kind="progress", payload=progress))
         started_at = clock()
         try:
-            payload = _run_trial(request, trial, backend, store, calibration, tokens, versions)
+            with turn(store.root, trial.artifact_key):
+                payload = _run_trial(request, trial, backend, store, calibration, tokens, versions)
         except MachineError:
             raise
         except Exception as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.artifacts.turns import turn
 from optikit_assets.errors import (
     EndpointError,
     EvaluationError,
@@ -107,9 +108,14 @@ def _evaluate_all(request: EvaluateRequest, emit: Emit, clock: Clock) -> Evaluat
             _check_before_loading(request, suite_tasks)
             contamination = _check_calibration(request, suite_tasks)
         try:
-            if found is None:
-                _evaluate(request, candidate, suite_tasks, contamination, store, started_at, clock)
-                found = store.get(candidate.artifact_key)
+            with turn(store.root, candidate.artifact_key):
+                # The baseline belongs to every recipe: another run may have made it meanwhile.
+                found = store.find(candidate.artifact_key)
+                if found is None:
+                    _evaluate(
+                        request, candidate, suite_tasks, contamination, store, started_at, clock
+                    )
+                    found = store.get(candidate.artifact_key)
             payload = _payload(load_candidate(found.path, candidate.trial), found.manifest)
         except (MachineError, EndpointError):
             raise
