@@ -16,6 +16,7 @@ import yaml
 
 from optikit_assets.errors import EvaluationError
 from optikit_assets.specs.suite import SuiteSpec, TaskSpec
+from optikit_assets.stateval.rehearsal import rehearse
 from optikit_assets.stateval.task_resources import check_task_resources
 
 # Builders of the datasets library that read files; any other dataset_path is a hub name.
@@ -78,7 +79,8 @@ def load_tasks(
     ------
     EvaluationError
         If a task does not exist, is a group, its data cannot be read or lack a field, it has not
-        the metrics that the suite names, or what scores it is not on this machine.
+        the metrics that the suite names, what scores it is not on this machine, or its scoring
+        fails (`rehearse`).
     """
     from lm_eval.tasks import TaskManager
 
@@ -110,10 +112,11 @@ def _load_task(manager: Any, spec: TaskSpec, folder: Path | None) -> Any:
         raise EvaluationError(
             f"task {spec.task!r}: {what}: {type(error).__name__}: {_line(error)}"
         ) from error
-    check_task_resources(spec.task)
+    check_task_resources(spec.task, task.config.process_results)
     _override(task, spec)
     check_metrics(task, spec)
     check_items(task, spec)
+    rehearse(task, spec)
     return task
 
 
