@@ -12,10 +12,9 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from optikit_assets.errors import EvaluationError
 from optikit_assets.specs.suite import SuiteSpec, TaskSpec
+from optikit_assets.specs.yaml_text import BoundedLoader, read_yaml
 from optikit_assets.stateval.rehearsal import rehearse
 from optikit_assets.stateval.task_resources import check_task_resources
 
@@ -23,7 +22,7 @@ from optikit_assets.stateval.task_resources import check_task_resources
 _FILE_BUILDERS = {"arrow", "csv", "json", "pandas", "parquet", "text"}
 
 
-class _TaskFileLoader(yaml.SafeLoader):
+class _TaskFileLoader(BoundedLoader):
     """Reads a task file for its names only; ``!function`` stays text and imports nothing."""
 
 
@@ -39,15 +38,17 @@ def task_files(folder: Path | None) -> dict[str, dict[str, Any]]:
     Raises
     ------
     EvaluationError
-        If a file is not YAML.
+        If a file cannot be read, is not YAML or goes beyond the limits of `yaml_text`.
     """
     found: dict[str, dict[str, Any]] = {}
     for file in sorted(folder.rglob("*.yaml")) if folder else []:
         try:
-            config = yaml.load(file.read_text(encoding="utf-8"), Loader=_TaskFileLoader)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())
-            raise EvaluationError(f"task file {file.name} is not valid YAML: {reason}") from error
+            config = read_yaml(file, _TaskFileLoader)
+        except OSError as error:
+            reason = f"cannot be read: {error.strerror}"
+            raise EvaluationError(f"task file {file.name} {reason}") from error
+        except ValueError as error:
+            raise EvaluationError(f"task file {file.name}: {error}") from error
         if isinstance(config, dict) and isinstance(config.get("task"), str):
             found[config["task"]] = config
     return found

@@ -12,6 +12,7 @@ from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.specs import SuiteSpec
 from optikit_assets.stateval.comparison import compare
 from optikit_assets.stateval.scores import load_candidate
+from optikit_assets.stateval.task_resources import NLTK_DATA
 from tests.integration.evaluate_driver import (
     LIMIT,
     MODEL,
@@ -23,6 +24,7 @@ from tests.integration.evaluate_driver import (
     exact_match_task,
     request,
 )
+from tests.integration.test_task_resources import make_resource
 from tests.servers.replies import replying
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -306,9 +308,12 @@ metric_list: [{metric: bypass}]
 
 @pytest.mark.parametrize("chat", [False, True], ids=["completions", "chat"])
 def test_data_of_the_papers_three_shapes_are_scored_through_an_endpoint(
-    tmp_path: Path, endpoint: str, chat: bool
+    tmp_path: Path, endpoint: str, chat: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """GSM8K, IFEval with its own scoring, and Do-Not-Answer, on items beside the suite."""
+    # None of these instructions counts sentences: it is enough that the folder is there.
+    make_resource(tmp_path, NLTK_DATA["ifeval"][0])
+    monkeypatch.setenv("NLTK_DATA", str(tmp_path))
     tasks = tmp_path / "tasks"
     tasks.mkdir()
     for name, text in PAPER_TASKS.items():

@@ -176,7 +176,8 @@ def test_credentials_of_the_server_reach_the_worker_and_are_kept_nowhere(
 
 
 def test_credentials_in_a_run_config_are_refused(worker: Path):
-    config = {"base_url": f"http://ada:{SECRET}@127.0.0.1:9/v1", "model": "m", "suite": "demo"}
+    url = f"http://ada:{SECRET}@127.0.0.1:9/v1"
+    config: dict[str, object] = {"base_url": url, "model": "m", "suite": "demo"}
     with pytest.raises(StageError, match="base_url may not hold a user or password") as caught:
         run_job(evaluate_endpoint, "evaluate_server", config)
     assert "set OPTIKIT_ENDPOINT_CREDENTIALS to USER:PASSWORD" in str(caught.value)
