@@ -157,7 +157,7 @@ def read_safetensors_header(file: Path) -> dict[str, tuple[int, ...]]:
         tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
         shapes = {name: _checked_shape(file, name, entry) for name, entry in tensors.items()}
         spans = sorted(tuple(entry["data_offsets"]) for entry in tensors.values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{file} has a damaged safetensors header ({error!r})") from error
     position = 0
     for begin, end in spans:
@@ -245,7 +245,7 @@ def _read_object(file: Path, next_step: str) -> dict[str, Any]:
         raise ModelError(f"{file} has {size} bytes, more than {MAX_JSON_BYTES}; not a JSON file")
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{file} is not valid JSON ({error}); {next_step}") from error
     if not isinstance(value, dict):
         raise ModelError(f"{file} holds a JSON {type(value).__name__}, not an object; {next_step}")

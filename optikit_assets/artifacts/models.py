@@ -18,6 +18,7 @@ from optikit_assets.artifacts.hub import HUB_PREFIX, HubReference, download
 from optikit_assets.artifacts.model_folder import ModelFolder, check_model_folder
 from optikit_assets.errors import ModelError, SpecError, StorageError, UnknownNameError
 from optikit_assets.specs import Catalog, check_name
+from optikit_assets.specs.json_text import parse_json
 
 SEPARATOR = "@"
 SOURCE_FILE = "source.json"
@@ -254,7 +255,7 @@ def _read_source(folder: Path) -> str:
     file = folder / SOURCE_FILE
     if not file.exists():
         return str(folder.resolve())
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = parse_json(file.read_text(encoding="utf-8"))
     if isinstance(content, dict) and isinstance(content.get("path"), str):
         return content["path"]
     if isinstance(content, dict) and isinstance(content.get("hf"), str):

@@ -18,6 +18,7 @@ import aiohttp
 from optikit_assets.benchmarker.event_stream import ERROR_TEXT_CHARS, EventParser
 from optikit_assets.benchmarker.prompts import Prompt
 from optikit_assets.errors import EndpointError
+from optikit_assets.specs.endpoint_address import EndpointAddress, authorization
 from optikit_assets.specs.workload import Endpoint
 
 PATHS: dict[Endpoint, str] = {"completions": "/completions", "chat": "/chat/completions"}
@@ -122,13 +123,18 @@ class CompletionClient:
     Parameters
     ----------
     base_url
-        Up to and including ``/v1``.
+        Up to and including ``/v1``. User and password in it are sent, and shown nowhere.
     limits
         Limits of the waits.
     api_key
-        Sent as a bearer token.
+        Sent as a bearer token, unless the URL has a user.
     clock
         Monotonic seconds; the event loop's by default.
+
+    Raises
+    ------
+    EndpointError
+        If `base_url` is not the URL of an endpoint.
     """
 
     def __init__(
@@ -139,11 +145,13 @@ class CompletionClient:
         api_key: str | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self.base_url = base_url.rstrip("/")
+        address = EndpointAddress.parse(base_url)
+        self.base_url = address.url
         self.limits = limits or ClientLimits()
-        self._headers = {"Content-Type": "application/json"}
-        if api_key:
-            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._headers = {
+            "Content-Type": "application/json",
+            **authorization(address.credentials, api_key),
+        }
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
 

@@ -1,6 +1,5 @@
 """Commands and their options. Heavy imports wait until a command needs them."""
 
-import json
 import signal
 import sys
 from pathlib import Path
@@ -215,11 +214,3 @@ def models_list(
 
     for line in list_models(as_json):
         print(line)
-
-
-def write_json(file: Path, value: object) -> None:
-    """Write a result for programs; a path that cannot be written is an error, not a traceback."""
-    try:
-        file.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OptikitError(f"{file} cannot be written: {error.strerror}") from error

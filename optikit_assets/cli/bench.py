@@ -10,11 +10,12 @@ from rich.live import Live
 from rich.table import Table
 
 from optikit_assets.benchmarker import BenchmarkResult, ProbeResult, run_benchmark
-from optikit_assets.cli.app import write_json
 from optikit_assets.cli.bench_record import BenchRecord
+from optikit_assets.cli.output_file import check_output, write_json
 from optikit_assets.errors import OptikitError
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, SloSpec, load_spec
+from optikit_assets.specs.endpoint_address import EndpointAddress
 
 
 def run_bench(
@@ -27,13 +28,15 @@ def run_bench(
 ) -> int:
     """Benchmark an endpoint and keep the record; 0 only if a rate was certified.
 
-    A bench that breaks off keeps the probes finished by then, with the reason.
+    A bench that breaks off keeps the probes finished by then, with the reason. Neither record nor
+    message holds the credentials of `base_url`.
     """
     slo = _slo(slo_or_file)
-    base_url = base_url.rstrip("/")
+    address = EndpointAddress.parse(base_url, called="--base-url")
+    check_output(json_out)
     console = Console()
     table = LiveTable(slo)
-    record = BenchRecord(base_url, model, slo, seed)
+    record = BenchRecord(address.url, model, slo, seed)
 
     def on_probe(probe: ProbeResult) -> None:
         record.probes.append(probe)
@@ -55,10 +58,13 @@ def run_bench(
         )
 
     def keep(outcome: Mapping[str, Any]) -> None:
-        if json_out is not None:
-            write_json(json_out, outcome)
-        record.keep(outcome)
-        _print(console, f"record: {record.folder}")
+        try:
+            record.keep(outcome)
+            _print(console, f"record: {record.folder}")
+        finally:
+            if json_out is not None:
+                kept = record.result_file if record.result_file.exists() else ""
+                write_json(json_out, outcome, kept_in=kept)
 
     try:
         if console.is_terminal:

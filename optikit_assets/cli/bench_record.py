@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from optikit_assets.benchmarker import ProbeResult, read_requests, unfinished_benchmark
-from optikit_assets.cli.app import write_json
+from optikit_assets.cli.output_file import write_json
 from optikit_assets.deployment import Series
 from optikit_assets.deployment.canvas import encode
 from optikit_assets.deployment.plots import latency_against_rate, steady_state
@@ -44,6 +44,7 @@ class BenchRecord:
         self.run_id = f"{self.started_at:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         self.folder = settings().benches / self.run_id
         self.requests_file = self.folder / "requests.jsonl.gz"
+        self.result_file = self.folder / "result.json"
         try:
             self.folder.mkdir(parents=True)
         except OSError as error:
@@ -65,16 +66,23 @@ class BenchRecord:
 
     def keep(self, outcome: Mapping[str, Any]) -> None:
         """Write result and figures, and append to the history."""
-        write_json(self.folder / "result.json", outcome)
+        write_json(self.result_file, outcome)
         series = Series.from_benchmark(self.model, dict(outcome))
         tolerance = self.slo.budget.steady_state_tolerance
         figures = {
             "latency_against_rate": latency_against_rate([series], self.slo.objectives),
             "steady_state": steady_state(series.steady_state_probe, tolerance),
         }
-        for name, figure in figures.items():
-            (self.folder / f"{name}.svg").write_bytes(encode(figure))
-        self._remember(outcome)
+        try:
+            for name, figure in figures.items():
+                (self.folder / f"{name}.svg").write_bytes(encode(figure))
+        except OSError as error:
+            raise StorageError(
+                f"{self.folder}: the figures cannot be written: {error.strerror}; the result is "
+                f"kept in {self.result_file}"
+            ) from error
+        finally:
+            self._remember(outcome)
 
     def _remember(self, outcome: Mapping[str, Any]) -> None:
         history = History(settings().history)

@@ -1,6 +1,7 @@
 """`optikit evaluate` and `optikit repeatability`: a suite in the evaluate worker, and a table."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,14 +11,16 @@ from rich.console import Console
 from rich.table import Table
 
 from optikit_assets.artifacts.models import ModelRegistry
-from optikit_assets.cli.app import write_json
+from optikit_assets.cli.output_file import check_output, write_json
 from optikit_assets.defs.evaluation_jobs import evaluate_endpoint, find_suite, repeatability
 from optikit_assets.defs.materialize import run_job
 from optikit_assets.environments.status import python_of
+from optikit_assets.errors import OptikitError
 from optikit_assets.history import History
 from optikit_assets.settings import REPOSITORY, settings
 from optikit_assets.specs import Catalog
-from optikit_assets.stateval.engines import served_model
+from optikit_assets.specs.endpoint_address import CREDENTIALS_VARIABLE, EndpointAddress
+from optikit_assets.stateval.engines import served_model, tokenizer_in
 from optikit_assets.workers.messages import Record
 from resources.stage_runner import progress_listeners
 
@@ -35,14 +38,23 @@ def run_evaluate(
 ) -> None:
     """Evaluate a server and print its scores; they are in the history too."""
     find_suite(Catalog.load(settings().recipes), suite)
-    served_model(base_url, model)
-    python_of(settings().envs_home, "serve")
-    config: dict[str, object] = {"base_url": base_url, "model": model, "suite": suite, "seed": seed}
+    address = EndpointAddress.parse(base_url, called="--base-url")
+    if tokenizer is not None and tokenizer_in(str(tokenizer)) is None:
+        raise OptikitError(f"--tokenizer {tokenizer} is not a folder that holds tokenizer.json")
+    check_output(json_out)
+    config: dict[str, object] = {
+        "base_url": address.url,
+        "model": model,
+        "suite": suite,
+        "seed": seed,
+    }
     if chat is not None:
         config["chat"] = chat
     if tokenizer is not None:
         config["tokenizer"] = str(tokenizer.absolute())
-    with _progress() as console:
+    with _in_environment(address), _progress() as console:
+        served_model(address.url, model)
+        python_of(settings().envs_home, "serve")
         found = run_job(evaluate_endpoint, "evaluate_server", config)
     table = Table("task", "score", "standard error", "items", "metrics", "judge", box=None)
     for task in found["tasks"]:
@@ -58,7 +70,7 @@ def run_evaluate(
     console.print(table)
     console.print(f"every answer: {found['artifact']}", highlight=False, soft_wrap=True)
     if json_out is not None:
-        write_json(json_out, found)
+        write_json(json_out, found, kept_in=found["artifact"])
 
 
 def run_repeatability(
@@ -75,6 +87,7 @@ def run_repeatability(
     version = ModelRegistry(settings().home, REPOSITORY, catalog).resolve(model)
     catalog.recipe(recipe)
     find_suite(catalog, suite or catalog.model(version.name).suite)
+    check_output(json_out)
     python_of(settings().envs_home, "serve")
     config: dict[str, object] = {
         "model": version.key,
@@ -92,7 +105,7 @@ def run_repeatability(
         table.add_row(row["task"], *(_number(row[column]) for column in _COLUMNS))
     console.print(table)
     if json_out is not None:
-        write_json(json_out, rows)
+        write_json(json_out, rows, kept_in="the history: optikit sql 'FROM table4'")
 
 
 def table4(history: History, series: str) -> list[dict[str, Any]]:
@@ -109,6 +122,21 @@ def _number(value: float | None) -> str:
     if value is None:
         return "–"
     return str(int(value)) if value == int(value) and value > 1 else f"{value:.4g}"
+
+
+@contextmanager
+def _in_environment(address: EndpointAddress) -> Iterator[None]:
+    """Hand credentials to the worker in the one way that Dagster does not store."""
+    before = os.environ.get(CREDENTIALS_VARIABLE)
+    if address.credentials:
+        os.environ[CREDENTIALS_VARIABLE] = address.credentials
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(CREDENTIALS_VARIABLE, None)
+        else:
+            os.environ[CREDENTIALS_VARIABLE] = before
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from optikit_assets.cli.app import write_json
+from optikit_assets.cli.output_file import check_output, write_json
 from optikit_assets.defs.driver import DriverReport, Event
 from optikit_assets.defs.lineage import Node
 from optikit_assets.defs.optimize import (
@@ -31,6 +31,7 @@ def run_optimize(
     """Run a submission and print its outcome; 0 only if every SLO has a deployable config."""
     catalog = Catalog.load(settings().recipes)
     submission = resolve_submission(_job(catalog, model, slos, recipes, job), catalog)
+    check_output(json_out)
     console = Console()
     errors = Console(stderr=True)
     started = time.monotonic()
@@ -52,7 +53,8 @@ def run_optimize(
         highlight=False,
     )
     if json_out is not None:
-        write_json(json_out, [d.model_dump(mode="json") for d in found.values()])
+        kept = ", ".join(str(bundle_link(submission.model_key, slo)) for slo in found)
+        write_json(json_out, [d.model_dump(mode="json") for d in found.values()], kept_in=kept)
     complete = len(found) == len(submission.slos)
     infeasible = [slo for slo, deployment in found.items() if deployment.status == "infeasible"]
     for slo in infeasible:

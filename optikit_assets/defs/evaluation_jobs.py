@@ -17,6 +17,7 @@ from optikit_assets.defs.evaluation import evaluate
 from optikit_assets.defs.lineage import Node, recorded
 from optikit_assets.errors import StageError
 from optikit_assets.specs import BASELINE, Catalog, EngineSpec, SuiteSpec, digest, load_spec
+from optikit_assets.specs.endpoint_address import CREDENTIALS_VARIABLE, url_to_keep
 from optikit_assets.stateval.engines import served_model
 from optikit_assets.stateval.results import Comparison
 from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate
@@ -33,7 +34,10 @@ from resources import (
 class EndpointConfig(dg.Config):
     """Which server to evaluate."""
 
-    base_url: str = Field(description="OpenAI-compatible endpoint, up to and including /v1.")
+    base_url: str = Field(
+        description="OpenAI-compatible endpoint, up to and including /v1, without credentials: "
+        f"they come from {CREDENTIALS_VARIABLE} (USER:PASSWORD), else a key from OPENAI_API_KEY."
+    )
     model: str = Field(description="Model name as the endpoint knows it.")
     suite: str = Field(description="Suite name or suite file.")
     chat: bool | None = Field(default=None, description="Chat endpoint; unset: as the suite says.")
@@ -74,7 +78,13 @@ def evaluate_server(
     suite, folder = find_suite(models.catalog(), config.suite)
     if config.chat is not None:
         suite = suite.model_copy(update={"apply_chat_template": config.chat})
-    served_model(config.base_url, config.model)
+    base_url = url_to_keep(
+        config.base_url,
+        called="base_url",
+        kept="in the run config (delete this run)",
+        variable=CREDENTIALS_VARIABLE,
+    )
+    served_model(base_url, config.model)
     key = digest(["endpoint", context.run_id])
     started_at = datetime.now(UTC)
     request = EvaluateRequest(
@@ -85,14 +95,14 @@ def evaluate_server(
         engine=EngineSpec(),
         seed=config.seed,
         backend="endpoint",
-        base_url=config.base_url,
+        base_url=base_url,
         endpoint_model=config.model,
     )
     # The server has its own accelerators; the worker needs none.
     lease = Lease(runner.accelerators.hardware, ())
     result = runner.run(context, "evaluate", request, EvaluateResult, lease)
     if result.failed:
-        raise StageError(f"{config.base_url}: {result.failed[0]}")
+        raise StageError(f"{base_url}: {result.failed[0]}")
     found = load_candidate(artifacts.store.get(key).path, 0, key)
     rows = [
         {

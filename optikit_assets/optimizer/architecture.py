@@ -35,7 +35,7 @@ def read_config(model_path: Path) -> dict[str, Any]:
         config = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(f"{file} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{file} is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise ModelError(f"{file} must hold an object, not {type(config).__name__}")
@@ -129,7 +129,7 @@ def _header(file: Path) -> dict[str, Any]:
             if length > _MAX_HEADER_BYTES:
                 raise ValueError(f"header length {length} is impossible")
             header = json.loads(stream.read(length))
-    except (OSError, ValueError, struct.error) as error:
+    except (OSError, ValueError, RecursionError, struct.error) as error:
         raise ModelError(f"{file} is not a readable safetensors file: {error}") from error
     if not isinstance(header, dict):
         raise ModelError(f"{file} is not a readable safetensors file: header is not an object")

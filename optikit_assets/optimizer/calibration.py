@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from optikit_assets.errors import CompressionError
+from optikit_assets.specs.json_text import parse_json
 
 HUB_PREFIX = "hf:"
 PARQUET = ".parquet"
@@ -169,7 +170,7 @@ def _file_records(path: Path, shown_as: str) -> Iterable[tuple[int, str, Any]]:
                     continue
                 where = f"{shown_as}, line {number}"
                 try:
-                    record = json.loads(line)
+                    record = parse_json(line)
                 except ValueError as error:
                     raise CompressionError(f"{where}: is not JSON: {error}") from error
                 yield number, where, record

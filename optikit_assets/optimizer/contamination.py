@@ -14,7 +14,6 @@ makes up most of a turn of the row, which is a message, a line, or a row's whole
 five words in a row is a common phrase and is not looked for.
 """
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from typing import Any
 
 from optikit_assets.errors import CompressionError
 from optikit_assets.optimizer.calibration import load_texts
+from optikit_assets.specs.json_text import parse_json
 
 WORDS = 13
 SHARE = 0.8
@@ -156,12 +156,16 @@ def find_items(rows: Iterable[Texts], items: Iterable[Texts]) -> list[tuple[str,
 def read_items(folder: Path) -> Iterator[Texts]:
     """Return the parts of every item in a task folder's JSON Lines files, one item per line."""
     for file in sorted(folder.rglob("*.jsonl")):
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise CompressionError(f"{file} cannot be read: {error.strerror}") from error
+        for number, line in enumerate(content.splitlines(), start=1):
             if not line.strip():
                 continue
             where = f"{file.name}, line {number}"
             try:
-                record = json.loads(line)
+                record = parse_json(line)
             except ValueError as error:
                 raise CompressionError(f"{where}: is not JSON: {error}") from error
             if isinstance(record, dict):

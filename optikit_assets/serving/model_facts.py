@@ -51,7 +51,7 @@ class ModelFacts:
         file = folder / "config.json"
         try:
             config = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ModelError(f"{file}: cannot be read as JSON ({error})") from error
         # Multimodal models nest the language model.
         text: dict[str, Any] = {**config, **config.get("text_config", {})}

@@ -1,7 +1,6 @@
 """Data files that a spec names: found relative to the spec's own file, pinned by their content."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,6 +8,7 @@ from pydantic import Field, ValidationInfo, model_validator
 
 from optikit_assets.errors import ChangedInputError, SpecError
 from optikit_assets.specs.base import SpecModel
+from optikit_assets.specs.json_text import parse_json
 
 
 class DataFile(SpecModel):
@@ -88,7 +88,7 @@ def json_rows(path: str, content: bytes) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
             raise SpecError(path, [f"line {number}: is not valid JSON: {error}"]) from error
         if not isinstance(row, dict):

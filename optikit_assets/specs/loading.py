@@ -9,11 +9,13 @@ from pydantic import ValidationError
 
 from optikit_assets.errors import SpecError
 from optikit_assets.specs.base import Spec
+from optikit_assets.specs.endpoint_address import without_credentials
+from optikit_assets.specs.yaml_text import BoundedLoader, read_yaml
 
 S = TypeVar("S", bound=Spec)
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
+class _UniqueKeyLoader(BoundedLoader):
     """Refuses a mapping that names a key twice; plain YAML keeps the last one silently."""
 
 
@@ -21,7 +23,7 @@ def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[An
     seen: set[Any] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
-        if isinstance(key, list | dict | set):
+        if not isinstance(key, str | int | float | None):
             raise yaml.constructor.ConstructorError(
                 None, None, "a key must be a plain value", key_node.start_mark
             )
@@ -51,18 +53,16 @@ def load_spec(file: Path, kind: type[S], *, shown_as: str | None = None) -> S:
     Raises
     ------
     SpecError
-        With every problem of the file: unreadable, not a mapping, unknown keys, wrong types,
-        values out of range, a name that differs from the file name.
+        With every problem of the file: unreadable, beyond the limits of `yaml_text`, not a mapping,
+        unknown keys, wrong types, values out of range, a name that differs from the file name.
     """
     shown = shown_as or str(file)
     try:
-        raw = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+        raw = read_yaml(file, _UniqueKeyLoader)
     except OSError as error:
         raise SpecError(shown, [f"cannot be read: {error.strerror}"]) from error
-    except UnicodeDecodeError as error:
-        raise SpecError(shown, [f"is not UTF-8 text: {error}"]) from error
-    except yaml.YAMLError as error:
-        raise SpecError(shown, [f"is not valid YAML: {' '.join(str(error).split())}"]) from error
+    except ValueError as error:
+        raise SpecError(shown, [str(error)]) from error
     if not isinstance(raw, dict):
         raise SpecError(shown, [f"must be a mapping of keys, not {type(raw).__name__}"])
     problems: list[str] = []
@@ -103,5 +103,5 @@ def _not_plain(value: Any) -> Any:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = without_credentials(repr(value))
     return text if len(text) <= 80 else text[:77] + "..."

@@ -4,7 +4,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from optikit_assets.errors import EndpointError
 from optikit_assets.specs.base import Spec, SpecModel
+from optikit_assets.specs.endpoint_address import JUDGE_CREDENTIALS_VARIABLE, url_to_keep
 
 
 class TaskSpec(SpecModel):
@@ -87,4 +89,18 @@ class SuiteSpec(Spec):
             raise ValueError("judge: endpoint needs judge_endpoint and judge_model")
         if "classifier" in judges and not self.judge_model:
             raise ValueError("judge: classifier needs judge_model")
+        self._check_judge_endpoint()
         return self
+
+    def _check_judge_endpoint(self) -> None:
+        if self.judge_endpoint is None:
+            return
+        try:
+            url_to_keep(
+                self.judge_endpoint,
+                called="judge_endpoint",
+                kept="with every result",
+                variable=JUDGE_CREDENTIALS_VARIABLE,
+            )
+        except EndpointError as error:
+            raise ValueError(str(error)) from error

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from optikit_assets.errors import SpecError
 from optikit_assets.specs.data_files import DataFile, json_rows, pinned_content
 
+MAX_TOKENS = 10_000_000
+
 # Timestamp, input tokens, output tokens.
 _FORMATS = (
     ("timestamp", "input_tokens", "output_tokens"),
@@ -85,11 +87,16 @@ def read_trace(path: str, sha256: str) -> Trace:
     def check(column: str, good: "pd.Series[bool]", what: str) -> None:
         if not good.all():
             row = int(np.argmin(good.to_numpy()))
-            problems.append(f"row {row + 1}: {column} {what} (got {frame[column].iloc[row]!r})")
+            problems.append(
+                f"row {row + 1}: {column} {what} (got {frame[column].iloc[row][:60]!r})"
+            )
 
     def counts(column: str) -> "pd.Series[float]":
         values = pd.to_numeric(frame[column], errors="coerce")
-        check(column, (values >= 0) & (values % 1 == 0), "must be a whole number of at least 0")
+        whole = (values >= 0) & (values % 1 == 0)
+        check(column, whole, "must be a whole number of at least 0")
+        if whole.all():
+            check(column, values <= MAX_TOKENS, f"must be at most {MAX_TOKENS}")
         return values
 
     def seconds(column: str) -> "pd.Series[float]":

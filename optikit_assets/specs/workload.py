@@ -9,12 +9,10 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from optikit_assets.specs.base import SpecModel
 from optikit_assets.specs.prompt_file import PromptFile
-from optikit_assets.specs.traces import TraceFile
+from optikit_assets.specs.traces import MAX_TOKENS, TraceFile
 
 ArrivalProcess = Literal["poisson", "constant", "gamma", "trace"]
 Endpoint = Literal["completions", "chat"]
-
-MAX_TOKENS = 10_000_000
 
 
 class UniformLength(SpecModel):

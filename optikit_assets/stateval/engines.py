@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from optikit_assets.errors import EndpointError, EnvironmentMissingError, EvaluationError
+from optikit_assets.specs.endpoint_address import CREDENTIALS_VARIABLE, authorization
 from optikit_assets.specs.model import EngineSpec
 from optikit_assets.specs.suite import SuiteSpec
 
@@ -162,7 +163,8 @@ def endpoint_model(
     Parameters
     ----------
     base_url
-        Up to and including ``/v1``. A key comes from OPENAI_API_KEY.
+        Up to and including ``/v1``, without credentials: user and password come from
+        OPTIKIT_ENDPOINT_CREDENTIALS, else a key from OPENAI_API_KEY.
     name
         Model name there.
     suite
@@ -189,6 +191,7 @@ def endpoint_model(
     settings: dict[str, Any] = {
         "base_url": f"{base_url.rstrip('/')}/{'chat/completions' if chat else 'completions'}",
         "model": name,
+        "header": _authorization() or None,
         "tokenizer": None if chat else tokenizer,
         "tokenizer_backend": "huggingface" if tokenizer and not chat else None,
         # Text works with every server; token ids need one that shares the tokenizer.
@@ -272,8 +275,15 @@ def check_endpoint_tasks(tasks: list[Any], *, chat: bool, tokenizer: str | None)
             )
 
 
+def _authorization() -> dict[str, str]:
+    """Return the header that the endpoint asks for, from the environment: it is stored nowhere."""
+    return authorization(os.environ.get(CREDENTIALS_VARIABLE), os.environ.get("OPENAI_API_KEY"))
+
+
 def served_model(base_url: str, wanted: str | None = None, *, timeout_s: float = 10.0) -> str:
     """Return the model that an endpoint serves: `wanted`, or the first one.
+
+    It is asked with the key or the credentials of `endpoint_model`.
 
     Raises
     ------
@@ -284,10 +294,8 @@ def served_model(base_url: str, wanted: str | None = None, *, timeout_s: float =
     import httpx
 
     url = f"{base_url.rstrip('/')}/models"
-    key = os.environ.get("OPENAI_API_KEY")
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        reply = httpx.get(url, timeout=timeout_s, headers=headers)
+        reply = httpx.get(url, timeout=timeout_s, headers=_authorization())
         if reply.status_code == httpx.codes.NOT_FOUND and wanted is not None:
             return wanted
         reply.raise_for_status()

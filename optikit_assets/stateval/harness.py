@@ -4,6 +4,7 @@
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,9 @@ log = logging.getLogger("optikit.evaluate")
 
 # lm-eval's aggregate and ours are sums of the same numbers in a different order.
 _ROUNDING = 1e-9
+
+Values = dict[str, float | list[float]]
+"""An item's value of each metric; a list where it has several (IFEval's instructions)."""
 
 
 def run_task(
@@ -102,9 +106,41 @@ def _scored_by_harness(
     spec: TaskSpec, results: dict[str, Any], samples: list[dict[str, Any]]
 ) -> tuple[list[Item], dict[str, float]]:
     """Return the items with the values of the suite's metrics, and lm-eval's aggregates."""
+    by_item = {sample["doc_id"]: sample for sample in reversed(samples)}
+    values = [{**sample, "metrics": sample} for sample in samples]
+    scored, aggregates = fold(spec, results, values)
+    items = [
+        _item(by_item[number], score, {key: mean_value(v) for key, v in metrics.items()})
+        for number, (score, metrics) in scored.items()
+    ]
+    return items, aggregates
+
+
+def fold(
+    spec: TaskSpec, results: dict[str, Any], samples: list[dict[str, Any]]
+) -> tuple[dict[int, tuple[float, Values]], dict[str, float]]:
+    """Fold the values of the suite's metrics into one score per item.
+
+    Parameters
+    ----------
+    results
+        Aggregates by ``metric,filter``.
+    samples
+        For each item and filter its ``doc_id``, ``filter`` and ``metrics``.
+
+    Returns
+    -------
+    tuple
+        Score and values of each item by its number, in order; the aggregates of the suite's
+        metrics.
+
+    Raises
+    ------
+    EvaluationError
+        If a metric is missing, for all items or for one, is no number, or is no mean over items.
+    """
     aggregates: dict[str, float] = {}
-    by_item: dict[int, dict[str, Any]] = {}
-    values: dict[int, dict[str, float | list[float]]] = {}
+    values: dict[int, Values] = {}
     for key in spec.metrics:
         metric, _, filter_name = key.partition(",")
         if key not in results:
@@ -113,17 +149,19 @@ def _scored_by_harness(
             )
         aggregates[key] = float(results[key])
         for sample in samples:
-            if sample["filter"] == filter_name:
-                by_item.setdefault(sample["doc_id"], sample)
-                values.setdefault(sample["doc_id"], {})[key] = _numbers(spec, key, sample[metric])
+            if sample["filter"] != filter_name:
+                continue
+            if metric not in sample["metrics"]:
+                raise EvaluationError(
+                    f"task {spec.task!r} gives no {metric} for item {sample['doc_id']}, only for "
+                    "others, so it cannot be compared item by item; choose another metric"
+                )
+            value = _numbers(spec, key, sample["metrics"][metric])
+            values.setdefault(sample["doc_id"], {})[key] = value
     order = sorted(values)
     scores = item_scores([values[number] for number in order])
     _check_aggregate(spec, scores, aggregates)
-    items = [
-        _item(by_item[number], score, {key: mean_value(v) for key, v in values[number].items()})
-        for number, score in zip(order, scores, strict=True)
-    ]
-    return items, aggregates
+    return {n: (s, values[n]) for n, s in zip(order, scores, strict=True)}, aggregates
 
 
 def _scored_by_judge(
@@ -186,14 +224,16 @@ def _text(value: Any) -> str:
 
 def _numbers(spec: TaskSpec, key: str, value: Any) -> float | list[float]:
     try:
-        if isinstance(value, list):
-            return [float(entry) for entry in value]
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise EvaluationError(
-            f"{spec.task}: metric {key!r} is {value!r} for an item, not a number; it cannot be "
-            "compared item by item"
-        ) from error
+        numbers = [float(entry) for entry in (value if isinstance(value, list) else [value])]
+        if all(map(math.isfinite, numbers)):
+            return numbers if isinstance(value, list) else numbers[0]
+        error = None
+    except (TypeError, ValueError) as caught:
+        error = caught
+    raise EvaluationError(
+        f"{spec.task}: metric {key!r} is {value!r} for an item, not a number; it cannot be "
+        "compared item by item"
+    ) from error
 
 
 def _metrics(results: dict[str, Any]) -> list[str]:

@@ -21,7 +21,12 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from optikit_assets.errors import EvaluationError
+from optikit_assets.errors import EndpointError, EvaluationError
+from optikit_assets.specs.endpoint_address import (
+    JUDGE_CREDENTIALS_VARIABLE,
+    EndpointAddress,
+    authorization,
+)
 from optikit_assets.specs.suite import SuiteSpec, TaskSpec
 
 Judge = Callable[[Sequence[str], Sequence[str]], list[float]]
@@ -192,7 +197,8 @@ def endpoint_judge(
     Parameters
     ----------
     base_url
-        Up to and including ``/v1``. The key, if one is needed, comes from the environment variable
+        Up to and including ``/v1``. What it may ask for comes from environment variables: user and
+        password from OPTIKIT_JUDGE_CREDENTIALS (USER:PASSWORD), else a key from
         OPTIKIT_JUDGE_API_KEY.
     model
         Name of the model there.
@@ -213,16 +219,16 @@ def endpoint_judge(
     import httpx
 
     try:
-        httpx.URL(base_url)
-    except httpx.InvalidURL as error:
-        raise EvaluationError(f"judge_endpoint {base_url!r} is not a URL: {error}") from error
+        address = EndpointAddress.parse(base_url, called="judge_endpoint")
+    except EndpointError as error:
+        raise EvaluationError(str(error)) from error
 
     async def ask_all(pairs: list[tuple[str, str]]) -> list[float]:
-        key = os.environ.get(API_KEY_VARIABLE)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        credentials = address.credentials or os.environ.get(JUDGE_CREDENTIALS_VARIABLE)
+        headers = authorization(credentials, os.environ.get(API_KEY_VARIABLE))
         free = asyncio.Semaphore(concurrency)
         async with httpx.AsyncClient(
-            base_url=base_url.rstrip("/"), timeout=timeout_s, headers=headers, transport=transport
+            base_url=address.url, timeout=timeout_s, headers=headers, transport=transport
         ) as http:
 
             async def ask(pair: tuple[str, str]) -> float:

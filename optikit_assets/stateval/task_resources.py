@@ -17,13 +17,25 @@ NLTK_DATA: Mapping[str, tuple[str, ...]] = {
 }
 """Task -> resources of nltk, as ``nltk.data.find`` names them (CATEGORY/PACKAGE/…)."""
 
+_PACKAGE = "lm_eval.tasks."
 
-def check_task_resources(task: str) -> None:
+
+def check_task_resources(task: str, scoring: object = None) -> None:
     """Raise `EvaluationError` if something that scores the task is not on this machine.
 
     Call it after the task is loaded: on a machine with a network lm-eval has fetched it by then.
+
+    Parameters
+    ----------
+    task
+        Its name.
+    scoring
+        Its ``process_results``: a task of another name may borrow that of one of lm-eval's own.
     """
-    for resource in NLTK_DATA.get(task, ()):
+    module = getattr(scoring, "__module__", None) or ""
+    lenders = module.removeprefix(_PACKAGE).split(".") if module.startswith(_PACKAGE) else []
+    wanted = (resource for name in (task, *lenders) for resource in NLTK_DATA.get(name, ()))
+    for resource in dict.fromkeys(wanted):
         import nltk
 
         try:

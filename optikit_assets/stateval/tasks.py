@@ -12,17 +12,17 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from optikit_assets.errors import EvaluationError
 from optikit_assets.specs.suite import SuiteSpec, TaskSpec
+from optikit_assets.specs.yaml_text import BoundedLoader, read_yaml
+from optikit_assets.stateval.rehearsal import rehearse
 from optikit_assets.stateval.task_resources import check_task_resources
 
 # Builders of the datasets library that read files; any other dataset_path is a hub name.
 _FILE_BUILDERS = {"arrow", "csv", "json", "pandas", "parquet", "text"}
 
 
-class _TaskFileLoader(yaml.SafeLoader):
+class _TaskFileLoader(BoundedLoader):
     """Reads a task file for its names only; ``!function`` stays text and imports nothing."""
 
 
@@ -38,15 +38,17 @@ def task_files(folder: Path | None) -> dict[str, dict[str, Any]]:
     Raises
     ------
     EvaluationError
-        If a file is not YAML.
+        If a file cannot be read, is not YAML or goes beyond the limits of `yaml_text`.
     """
     found: dict[str, dict[str, Any]] = {}
     for file in sorted(folder.rglob("*.yaml")) if folder else []:
         try:
-            config = yaml.load(file.read_text(encoding="utf-8"), Loader=_TaskFileLoader)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())
-            raise EvaluationError(f"task file {file.name} is not valid YAML: {reason}") from error
+            config = read_yaml(file, _TaskFileLoader)
+        except OSError as error:
+            reason = f"cannot be read: {error.strerror}"
+            raise EvaluationError(f"task file {file.name} {reason}") from error
+        except ValueError as error:
+            raise EvaluationError(f"task file {file.name}: {error}") from error
         if isinstance(config, dict) and isinstance(config.get("task"), str):
             found[config["task"]] = config
     return found
@@ -78,7 +80,8 @@ def load_tasks(
     ------
     EvaluationError
         If a task does not exist, is a group, its data cannot be read or lack a field, it has not
-        the metrics that the suite names, or what scores it is not on this machine.
+        the metrics that the suite names, what scores it is not on this machine, or its scoring
+        fails (`rehearse`).
     """
     from lm_eval.tasks import TaskManager
 
@@ -110,10 +113,11 @@ def _load_task(manager: Any, spec: TaskSpec, folder: Path | None) -> Any:
         raise EvaluationError(
             f"task {spec.task!r}: {what}: {type(error).__name__}: {_line(error)}"
         ) from error
-    check_task_resources(spec.task)
+    check_task_resources(spec.task, task.config.process_results)
     _override(task, spec)
     check_metrics(task, spec)
     check_items(task, spec)
+    rehearse(task, spec)
     return task
 
 

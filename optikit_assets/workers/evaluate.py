@@ -23,6 +23,7 @@ from optikit_assets.errors import (
     OptikitError,
 )
 from optikit_assets.optimizer.contamination import check_tasks
+from optikit_assets.specs.endpoint_address import CREDENTIALS_VARIABLE, url_to_keep
 from optikit_assets.stateval import engines
 from optikit_assets.stateval.harness import run_task
 from optikit_assets.stateval.judges import check_judges
@@ -74,8 +75,12 @@ def handle(request: EvaluateRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
     StorageError
         If the disk is full or not writable: no later candidate could do better.
     """
-    if request.backend == "endpoint" and not request.base_url:
-        raise EvaluationError("backend: endpoint needs base_url")
+    if request.backend == "endpoint":
+        if not request.base_url:
+            raise EvaluationError("backend: endpoint needs base_url")
+        where = {"called": "base_url", "kept": "with the scores", "variable": CREDENTIALS_VARIABLE}
+        base_url = url_to_keep(request.base_url, **where)
+        request = request.model_copy(update={"base_url": base_url})
     # One for the whole process: vLLM keeps the first path that it reads.
     with tempfile.TemporaryDirectory(prefix="optikit-vllm-") as sockets:
         # The sockets between its processes, which it leaves behind.

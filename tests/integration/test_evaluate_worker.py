@@ -2,9 +2,7 @@
 
 import json
 import shutil
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.specs import SuiteSpec
 from optikit_assets.stateval.comparison import compare
 from optikit_assets.stateval.scores import load_candidate
+from optikit_assets.stateval.task_resources import NLTK_DATA
 from tests.integration.evaluate_driver import (
     LIMIT,
     MODEL,
@@ -25,6 +24,8 @@ from tests.integration.evaluate_driver import (
     exact_match_task,
     request,
 )
+from tests.integration.test_task_resources import make_resource
+from tests.servers.replies import replying
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -141,54 +142,10 @@ def test_item_without_a_needed_field_is_refused_before_a_model_is_loaded(tmp_pat
     assert "'answer' is undefined" in message
 
 
-class _Completions(BaseHTTPRequestHandler):
-    """Answers sums with a number and everything else with a refusal, text or chat."""
-
-    def do_GET(self) -> None:
-        self._send({"data": [{"id": "served"}]})
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        assert body["model"] == "served"
-        assert body["temperature"] == 0
-        assert body["seed"] == 1234
-        if self.server.is_broken:  # type: ignore[attr-defined]
-            self._send({"error": {"message": "the engine is dead"}})
-            return
-        if self.path == "/v1/chat/completions":
-            answer = {"role": "assistant", "content": _reply(body["messages"][-1]["content"])}
-            self._send({"choices": [{"index": 0, "message": answer}]})
-            return
-        prompts = body["prompt"] if isinstance(body["prompt"], list) else [body["prompt"]]
-        choices = [{"index": i, "text": _reply(prompt)} for i, prompt in enumerate(prompts)]
-        self._send({"choices": choices})
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        pass
-
-    def _send(self, content: dict[str, Any]) -> None:
-        data = json.dumps(content).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-
-def _reply(prompt: str) -> str:
-    return " 2 and 2 make 4. The answer is 4." if "2+2" in prompt else " Sorry, I can't."
-
-
 @pytest.fixture(params=[False])
 def endpoint(request: pytest.FixtureRequest) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Completions)
-    server.is_broken = request.param  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/v1"
-    server.shutdown()
-    thread.join(10)
-    server.server_close()
+    with replying(is_broken=request.param) as base_url:
+        yield base_url
 
 
 def test_endpoint_is_evaluated_without_loading_a_model(tmp_path: Path, endpoint: str) -> None:
@@ -215,6 +172,30 @@ def test_endpoint_that_replies_with_errors_gets_no_scores(
     error = evaluate(tmp_path, wanted).only("error")
     assert error["error_class"] == "EndpointError"
     assert "the engine is dead" in error["message"]
+
+
+def test_credentials_reach_the_endpoint_and_are_in_no_artifact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = demo_suite(2)
+    suite = suite.model_copy(update={"tasks": suite.tasks[2:]})
+    monkeypatch.setenv("OPENAI_API_KEY", "other")
+    with replying(authorization="Basic YWRhOmNvcnJlY3QtaG9yc2U=") as base_url:
+        options = {"backend": "endpoint", "base_url": base_url}
+        wanted = request(tmp_path / "store", suite, {0: MODEL}, **options)
+        refused = evaluate(tmp_path / "refused", wanted).only("error")
+        assert "401" in refused["message"]
+        monkeypatch.setenv("OPTIKIT_ENDPOINT_CREDENTIALS", "ada:correct-horse")
+        outcome = evaluate(tmp_path / "sent", wanted)
+        assert outcome.only("result")["failed"] == {}, outcome.log
+        # A request is passed through a file; its URL goes into artifact and history.
+        url = base_url.replace("://", "://ada:correct-horse@")
+        kept = evaluate(tmp_path / "kept", wanted | {"base_url": url})
+    assert "base_url may not hold a user or password" in kept.only("error")["message"]
+    files = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
+    for secret in ("correct-horse", "YWRhOmNvcnJlY3QtaG9yc2U="):
+        assert secret not in outcome.log + kept.log
+        assert not any(secret.encode() in content for content in files)
 
 
 def test_endpoint_that_is_down_is_an_error(tmp_path: Path) -> None:
@@ -327,9 +308,12 @@ metric_list: [{metric: bypass}]
 
 @pytest.mark.parametrize("chat", [False, True], ids=["completions", "chat"])
 def test_data_of_the_papers_three_shapes_are_scored_through_an_endpoint(
-    tmp_path: Path, endpoint: str, chat: bool
+    tmp_path: Path, endpoint: str, chat: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """GSM8K, IFEval with its own scoring, and Do-Not-Answer, on items beside the suite."""
+    # None of these instructions counts sentences: it is enough that the folder is there.
+    make_resource(tmp_path, NLTK_DATA["ifeval"][0])
+    monkeypatch.setenv("NLTK_DATA", str(tmp_path))
     tasks = tmp_path / "tasks"
     tasks.mkdir()
     for name, text in PAPER_TASKS.items():

@@ -65,25 +65,35 @@ doc_to_text: prompt
 doc_to_target: 0
 generation_kwargs: {until: [], do_sample: false, temperature: 0.0, max_gen_toks: 64}
 process_results: !function scoring.process_results
-metric_list: [{metric: prompt_level_strict_acc, aggregation: mean, higher_is_better: true}]
+metric_list:
+  - {metric: prompt_level_strict_acc, aggregation: mean, higher_is_better: true}
+  - {metric: prompt_level_loose_acc, aggregation: mean, higher_is_better: true}
+  - metric: inst_level_strict_acc
+    aggregation: !function scoring.agg_inst_level_acc
+    higher_is_better: true
+  - metric: inst_level_loose_acc
+    aggregation: !function scoring.agg_inst_level_acc
+    higher_is_better: true
 """
-SCORING = "from lm_eval.tasks.ifeval.utils import process_results\n"
+SCORING = "from lm_eval.tasks.ifeval.utils import agg_inst_level_acc, process_results\n"
 ITEM = {
     "key": 1,
-    "prompt": "Answer in two sentences.",
-    "instruction_id_list": ["length_constraints:number_sentences"],
-    "kwargs": [{"num_sentences": 2, "relation": "at least"}],
+    "prompt": "Answer without a comma.",
+    "instruction_id_list": ["punctuation:no_comma"],
+    "kwargs": [{}],
 }
 
 
+@pytest.mark.parametrize("task", ["ifeval", "of_another_name"])
 @pytest.mark.parametrize("there", [False, True], ids=["missing", "there"])
 def test_a_worker_without_ifevals_data_asks_for_no_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool, task: str
 ) -> None:
     data, tasks = tmp_path / "nltk_data", tmp_path / "tasks"
     data.mkdir(mode=0o700)
     tasks.mkdir()
-    (tasks / "ifeval.yaml").write_text(IFEVAL, encoding="utf-8")
+    text = IFEVAL.replace("task: ifeval", f"task: {task}")
+    (tasks / "ifeval.yaml").write_text(text, encoding="utf-8")
     (tasks / "scoring.py").write_text(SCORING, encoding="utf-8")
     (tasks / "items.jsonl").write_text(2 * (json.dumps(ITEM) + "\n"), encoding="utf-8")
     if there:
@@ -94,7 +104,7 @@ def test_a_worker_without_ifevals_data_asks_for_no_model(
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     suite = SuiteSpec.model_validate(
-        {"name": "s", "tasks": [{"task": "ifeval", "metrics": ["prompt_level_strict_acc,none"]}]}
+        {"name": "s", "tasks": [{"task": task, "metrics": ["prompt_level_strict_acc,none"]}]}
     )
     wanted = request(
         tmp_path / "store", suite, {0: tmp_path / "nothing"}, backend="endpoint",
@@ -103,4 +113,4 @@ def test_a_worker_without_ifevals_data_asks_for_no_model(
     error = evaluate(tmp_path, wanted).only("error")
     # The endpoint is the model here: it is asked only once the task is found to be complete.
     assert error["error_class"] == ("EndpointError" if there else "EvaluationError")
-    assert ("task 'ifeval' cannot be scored" in error["message"]) is not there
+    assert (f"task {task!r} cannot be scored" in error["message"]) is not there

@@ -6,6 +6,7 @@ second. The faults are those that load tests meet in the wild.
 """
 
 import asyncio
+import base64
 import contextlib
 import json
 import threading
@@ -31,9 +32,9 @@ class Behaviour:
     ignore_eos), ``"slow"`` (stalls ten times as long per token).
 
     A chat begins with a delta that names the role at once, before the prompt is processed. With
-    ``reasons``, the first half of its tokens is reasoning. With an ``api_key``, HTTP 401 is the
-    answer to whoever does not send it. A text counts one token per word and
-    ``text_overhead``; a chat ``template_tokens`` besides its words.
+    ``reasons``, the first half of its tokens is reasoning. With an ``api_key``, or ``credentials``
+    (USER:PASSWORD), HTTP 401 is the answer to whoever does not send them. A text counts one token
+    per word and ``text_overhead``; a chat ``template_tokens`` besides its words.
     """
 
     slots: int = 4
@@ -50,6 +51,7 @@ class Behaviour:
     template_tokens: int = 5
     reasons: bool = False
     api_key: str = ""
+    credentials: str = ""
     fault: str = ""
     after: int = 0
     shape: Shape | None = None
@@ -159,8 +161,11 @@ class _Engine:
         request: web.Request,
         handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
     ) -> web.StreamResponse:
-        key = self._behaviour.api_key
-        if key and request.headers.get("Authorization") != f"Bearer {key}":
+        key, credentials = self._behaviour.api_key, self._behaviour.credentials
+        wanted = f"Bearer {key}" if key else ""
+        if credentials:
+            wanted = f"Basic {base64.b64encode(credentials.encode()).decode()}"
+        if wanted and request.headers.get("Authorization") != wanted:
             return web.json_response({"error": {"message": "unauthorized"}}, status=401)
         return await handler(request)
 

@@ -6,6 +6,7 @@ Run n gets item n wrong, so that runs differ in a known way. A candidate at a da
 from pathlib import Path
 
 from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.stateval.engines import served_model
 from optikit_assets.stateval.scores import write_candidate
 from optikit_assets.workers.channel import Emit, worker_main
 from optikit_assets.workers.evaluate import EVALUATION
@@ -16,6 +17,8 @@ ITEMS = 20
 
 
 def handle(request: EvaluateRequest, emit: Emit) -> EvaluateResult:
+    if request.base_url:
+        served_model(request.base_url, request.endpoint_model)
     store = ArtifactStore(Path(request.store_root))
     finished: dict[int, str] = {}
     for done, wanted in enumerate(request.candidates):
@@ -25,6 +28,7 @@ def handle(request: EvaluateRequest, emit: Emit) -> EvaluateResult:
         settings = {
             "backend": request.backend,
             "deterministic": request.deterministic,
+            "base_url": request.base_url,
             "model": request.endpoint_model,
             "chat": request.suite.apply_chat_template,
         }

@@ -1,7 +1,10 @@
 """`optikit bench` against imitation servers, in real time over loopback."""
 
+import base64
+import gzip
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +146,104 @@ def test_the_key_of_the_endpoint_comes_from_the_environment(
     assert ended.code == 1
     assert "infeasible" in ended.out
     assert "secret" not in "".join(f.read_text() for f in folder_of(ended).glob("*.json"))
+
+
+SECRET = "correct-horse"
+ENCODED = base64.b64encode(f"ada:{SECRET}".encode()).decode()
+
+
+def holding(folder: Path, text: str) -> list[Path]:
+    """Return the files below `folder` that hold a text, also compressed."""
+    found: list[Path] = []
+    for file in (file for file in folder.rglob("*") if file.is_file()):
+        content = file.read_bytes()
+        if file.suffix == ".gz":
+            content = gzip.decompress(content)
+        if text.encode() in content:
+            found.append(file)
+    return found
+
+
+@pytest.mark.parametrize("fault", ["", "die"])
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_user_and_password_of_the_url_are_sent_and_kept_nowhere(
+    optikit: Optikit, home: Path, tmp_path: Path, fault: str, processes: str
+):
+    behaviour = Behaviour(**SERVER, credentials=f"ada:{SECRET}", fault=fault, after=20)
+    with running(behaviour) as server:
+        url = server.base_url.replace("://", f"://ada:{SECRET}@")
+        out = tmp_path / "out" / "result.json"
+        options = ("--json", out, "--client-processes", processes)
+        ended = bench(optikit, url, slo_file(tmp_path), *options)
+        assert ("the server died" in ended.err) is bool(fault), ended.err
+        assert len(server.bodies) > 10
+    (row,) = ask(optikit, "SELECT base_url FROM benches")
+    assert row["base_url"] == server.base_url
+    assert SECRET not in ended.out + ended.err
+    assert holding(tmp_path, server.base_url) != []
+    assert holding(tmp_path, SECRET) == holding(tmp_path, ENCODED) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        (f"http://127.0.0.1:9/v1?api_key={SECRET}", "--base-url may have nothing behind its path"),
+        (f"http://ada:{SECRET}@127.0.0.1:9/v1", "http://127.0.0.1:9/v1/models cannot be reached"),
+        (f"ada:{SECRET}@127.0.0.1:9/v1", "--base-url is not of the form http://HOST"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused_without_its_secret(
+    optikit: Optikit, home: Path, tmp_path: Path, url: str, message: str
+):
+    error = bench(optikit, url, slo_file(tmp_path)).error
+    assert error.startswith(message)
+    assert SECRET not in error
+    assert holding(home, SECRET) == []
+
+
+# --- --json -------------------------------------------------------------------------------------
+
+
+def in_a_file(folder: Path) -> Path:
+    (folder / "file").touch()
+    return folder / "file" / "result.json"
+
+
+def a_folder(folder: Path) -> Path:
+    (folder / "result.json").mkdir()
+    return folder / "result.json"
+
+
+def where_nothing_can_be_made(folder: Path) -> Path:
+    return Path("/proc/nowhere/result.json")
+
+
+@pytest.mark.parametrize("place", [in_a_file, a_folder, where_nothing_can_be_made])
+def test_a_result_file_that_cannot_be_written_costs_no_load(
+    optikit: Optikit, home: Path, tmp_path: Path, place: Callable[[Path], Path]
+):
+    out = place(tmp_path)
+    with running(Behaviour(**SERVER)) as server:
+        error = bench(optikit, server.base_url, slo_file(tmp_path), "--json", out).error
+        assert server.bodies == []
+    assert error.startswith(f"--json {out} cannot be written: ")
+    assert not (home / "bench").exists()
+
+
+def test_a_result_that_cannot_be_written_at_the_end_is_kept_and_found(
+    optikit: Optikit, tmp_path: Path
+):
+    slo = slo_file(tmp_path, max_ms=1.0)
+    with running(Behaviour(**SERVER)) as server:
+        # A disk that is full, but only when something is written.
+        ended = bench(optikit, server.base_url, slo, "--json", "/dev/full")
+    folder = folder_of(ended)
+    assert ended.error == (
+        f"/dev/full cannot be written: No space left on device; the result is kept in "
+        f"{folder}/result.json"
+    )
+    assert json.loads((folder / "result.json").read_text())["status"] == "infeasible"
+    assert len(ask(optikit, "FROM benches")) == 1
 
 
 def test_progress_reported_while_the_table_is_drawn_is_drawn_the_next_time(tmp_path: Path):

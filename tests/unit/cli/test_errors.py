@@ -169,6 +169,13 @@ def test_a_model_that_broke_later_is_refused_by_optimize(optikit: Optikit, home:
     assert word in error
 
 
+def test_a_result_file_that_cannot_be_written_is_refused_before_anything_runs(
+    optikit: Optikit, with_instance: Path, tmp_path: Path
+):
+    error = optikit("optimize", *DEMO, "--json", tmp_path).error
+    assert error == f"--json {tmp_path} cannot be written: it is a folder; name another file"
+
+
 # --- the machine --------------------------------------------------------------------------------
 
 

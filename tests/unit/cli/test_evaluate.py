@@ -1,12 +1,15 @@
 """`optikit evaluate` and `optikit repeatability`, with a worker that answers by rule."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from optikit_assets.defs.evaluation_jobs import evaluate_endpoint
+from optikit_assets.defs.materialize import run_job
 from optikit_assets.environments.layout import (
     REPOSITORY_ROOT,
     Stamp,
@@ -14,8 +17,10 @@ from optikit_assets.environments.layout import (
     python_path,
     write_stamp,
 )
+from optikit_assets.errors import StageError
 from tests.servers.imitation import Behaviour, running
 from tests.unit.cli.conftest import Optikit
+from tests.unit.cli.test_bench import ENCODED, SECRET, holding
 from tests.unit.resources.devices import CPU
 
 
@@ -148,3 +153,68 @@ def test_evaluate_of_a_server_that_is_down(optikit: Optikit):
 def test_evaluate_refuses_an_unknown_suite_before_asking_the_server(optikit: Optikit):
     error = optikit("evaluate", "--base-url", "x", "--model", "m", "--suite", "fast").error
     assert error.startswith("unknown evaluation suite 'fast'; known: demo, paper")
+
+
+def test_credentials_of_the_server_reach_the_worker_and_are_kept_nowhere(
+    optikit: Optikit, worker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with running(Behaviour(model="llama", credentials=f"ada:{SECRET}")) as server:
+        url = server.base_url.replace("://", f"://ada:{SECRET}@")
+        options = ("--model", "llama", "--suite", "demo", "--json", tmp_path / "scores.json")
+        ended = optikit("evaluate", "--base-url", url, *options)
+        assert (ended.code, ended.err) == (0, "")
+        monkeypatch.setenv("OPTIKIT_ENDPOINT_CREDENTIALS", "ada:wrong")
+        assert "401" in optikit("evaluate", "--base-url", server.base_url, *options).error
+    assert os.environ["OPTIKIT_ENDPOINT_CREDENTIALS"] == "ada:wrong"
+    assert SECRET not in ended.out
+    # Both in the Dagster instance, with its events and run config, and in the artifact.
+    files = holding(tmp_path, server.base_url)
+    assert any("dagster" in file.parts for file in files)
+    assert any("artifacts" in file.parts for file in files)
+    assert holding(tmp_path, SECRET) == holding(tmp_path, ENCODED) == []
+
+
+def test_credentials_in_a_run_config_are_refused(worker: Path):
+    url = f"http://ada:{SECRET}@127.0.0.1:9/v1"
+    config: dict[str, object] = {"base_url": url, "model": "m", "suite": "demo"}
+    with pytest.raises(StageError, match="base_url may not hold a user or password") as caught:
+        run_job(evaluate_endpoint, "evaluate_server", config)
+    assert "set OPTIKIT_ENDPOINT_CREDENTIALS to USER:PASSWORD" in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+# --- --json -------------------------------------------------------------------------------------
+
+EVALUATE = ("evaluate", "--model", "llama", "--suite", "demo")
+REPEAT = ("repeatability", "--model", "demo-llama", "--times", "2", "--suite", "demo")
+
+
+@pytest.mark.parametrize("command", [EVALUATE, REPEAT])
+def test_a_result_file_that_cannot_be_written_starts_no_worker(
+    optikit: Optikit, worker: Path, tmp_path: Path, command: tuple[str, ...]
+):
+    with running(Behaviour(model="llama")) as server:
+        where = ("--base-url", server.base_url) if command is EVALUATE else ()
+        error = optikit(*command, *where, "--json", tmp_path).error
+    assert error == f"--json {tmp_path} cannot be written: it is a folder; name another file"
+    assert not (worker / "logs" / "workers.jsonl").exists()
+
+
+@pytest.mark.parametrize("command", [EVALUATE, REPEAT])
+def test_scores_that_cannot_be_written_at_the_end_are_kept_and_found(
+    optikit: Optikit, worker: Path, command: tuple[str, ...]
+):
+    with running(Behaviour(model="llama")) as server:
+        where = ("--base-url", server.base_url) if command is EVALUATE else ()
+        ended = optikit(*command, *where, "--json", "/dev/full")
+    assert ended.error.startswith("/dev/full cannot be written: No space left on device; the resu")
+    assert "Instructions" in ended.out
+    kept = ended.error.partition(" is kept in ")[2]
+    assert kept == "the history: optikit sql 'FROM table4'" or Path(kept).is_dir()
+
+
+def test_a_tokenizer_that_is_not_there_is_not_overlooked(optikit: Optikit, tmp_path: Path):
+    options = ("--base-url", "http://127.0.0.1:9/v1", *EVALUATE[1:], "--tokenizer", tmp_path)
+    error = optikit("evaluate", *options).error
+    assert error == f"--tokenizer {tmp_path} is not a folder that holds tokenizer.json"

@@ -2,14 +2,15 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
-from optikit_assets.errors import EvaluationError
-from optikit_assets.specs import SuiteSpec
+from optikit_assets.errors import EvaluationError, SpecError
+from optikit_assets.specs import SuiteSpec, load_spec
 from optikit_assets.stateval.judges import (
     Judge,
     check_judges,
@@ -201,9 +202,42 @@ def test_a_judge_that_is_down_is_found_before_a_model_is_loaded() -> None:
         check_judges(judged_suite(base_url))
 
 
-def test_a_judge_endpoint_that_is_no_address_is_an_error() -> None:
-    with pytest.raises(EvaluationError, match="judge_endpoint 'http://localhost:80a/v1' is not a"):
-        check_judges(judged_suite("http://localhost:80a/v1"))
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://localhost:80a/v1", "is not of the form http://HOST"),
+        ("http://judge/v1?api_key=hunter2", "nothing behind its path"),
+        ("http://ada:hunter2@judge/v1", "set OPTIKIT_JUDGE_CREDENTIALS to USER:PASSWORD"),
+    ],
+)
+def test_a_suite_with_a_bad_judge_endpoint_is_refused_and_repeats_no_secret(
+    tmp_path: Path, url: str, message: str
+) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(f"name: s\njudge_endpoint: {url}\ntasks: [{{task: a, metrics: [m]}}]\n")
+    with pytest.raises(SpecError, match=f"judge_endpoint .*{message}") as caught:
+        load_spec(file, SuiteSpec)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["url", "variable"])
+def test_user_and_password_reach_the_judge(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setenv("OPTIKIT_JUDGE_API_KEY", "other")
+    where = "http://ada:hunter2@judge/v1" if kind == "url" else "http://judge/v1"
+    if kind == "variable":
+        monkeypatch.setenv("OPTIKIT_JUDGE_CREDENTIALS", "ada:hunter2")
+    seen: list[httpx.Request] = []
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(500)
+
+    transport = httpx.MockTransport(refuse)
+    judge = endpoint_judge(where, "judge", attempts=1, transport=transport)
+    with pytest.raises(EvaluationError, match="at http://judge/v1/ gave no verdict") as caught:
+        judge(["q"], ["r"])
+    assert seen[0].headers["Authorization"] == "Basic YWRhOmh1bnRlcjI="
+    assert "hunter2" not in str(caught.value)
 
 
 def judged_suite(base_url: str) -> SuiteSpec:
