@@ -6,14 +6,16 @@
     ├── SpecError                 a file in recipes/ is wrong (all of its problems at once)
     ├── UnknownNameError          a model, recipe, SLO, suite or search space that does not exist
     ├── ModelError                a model folder that cannot be used (truncated, pickle only, …)
-    ├── MachineError              a fault of the machine or of inputs that change: never a result
+    ├── MachineError              the machine failed, not what ran on it
     │   ├── EnvironmentMissingError   a stage environment is not installed
-    │   ├── AcceleratorError          no accelerator could be leased
+    │   ├── AcceleratorError          no accelerator could be leased or used
     │   ├── StorageError              the artifact store or the disk refused a write
-    │   └── ChangedInputError         an input changed while it was used
+    │   ├── ChangedInputError         an input changed while it was used
+    │   └── WorkerKilledError         somebody else ended a worker
     ├── HistoryError              the trial history cannot be read or written
     ├── StageError                a worker failed
-    │   └── StageTimeoutError     … by running past its limit
+    │   ├── StageTimeoutError     … by running past its limit
+    │   └── ResultMissingError    … to say what it did, although it ended well
     ├── ServerStartError          the inference server did not come up
     ├── EndpointError             an endpoint under test cannot be used at all
     ├── CompressionError          a recipe cannot be applied to this model
@@ -22,6 +24,12 @@
 
 A message says what happened, the observed values and the next step. Only the standard library is
 imported here: the set-up program uses these errors before any dependency exists.
+
+A `MachineError` is never a result: it keeps its class on the way from a worker, ends the stage, and
+the next run tries again. Every other error of a worker says something about the trial, the
+candidate or the configuration, and is recorded as its outcome. Accelerator memory that runs out is
+of the second kind, and so is memory of the host as long as it goes to the process that holds the
+model: more of it is what that trial asks for. So is a time limit: an engine that hangs hangs again.
 """
 
 __all__ = [
@@ -35,6 +43,7 @@ __all__ = [
     "MachineError",
     "ModelError",
     "OptikitError",
+    "ResultMissingError",
     "ServerStartError",
     "SpecError",
     "StageError",
@@ -42,6 +51,7 @@ __all__ = [
     "StorageError",
     "TuningError",
     "UnknownNameError",
+    "WorkerKilledError",
 ]
 
 
@@ -96,7 +106,10 @@ class ModelError(OptikitError):
 
 
 class MachineError(OptikitError):
-    """A fault of the machine, or of inputs that change: it ends a stage and is never stored."""
+    """The machine or what a stage reads failed, not what ran on it: it is never a result.
+
+    Made of a message alone, to travel by it.
+    """
 
 
 class EnvironmentMissingError(MachineError):
@@ -104,7 +117,7 @@ class EnvironmentMissingError(MachineError):
 
 
 class AcceleratorError(MachineError):
-    """No accelerator could be leased within the limit, or more were asked for than exist."""
+    """No accelerator could be leased within the limit, too many were asked for, or one broke."""
 
 
 class StorageError(MachineError):
@@ -112,7 +125,11 @@ class StorageError(MachineError):
 
 
 class ChangedInputError(MachineError):
-    """An input changed while it was used, so what was made of it says nothing."""
+    """An input changed while it was used, so that nobody can say what the result is of."""
+
+
+class WorkerKilledError(MachineError):
+    """A worker was ended by a signal that neither it nor its owner sent."""
 
 
 class HistoryError(OptikitError):
@@ -129,6 +146,10 @@ class StageError(OptikitError):
 
 class StageTimeoutError(StageError):
     """A worker ran past its limit and was killed."""
+
+
+class ResultMissingError(StageError):
+    """A worker ended well and no result arrived; what it finished is in the artifact store."""
 
 
 class ServerStartError(OptikitError):

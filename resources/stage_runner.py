@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import threading
 import time
 import uuid
@@ -15,14 +16,25 @@ from typing import Protocol, TypeVar
 import dagster as dg
 from pydantic import Field
 
+from optikit_assets import errors
 from optikit_assets.environments.status import python_of
 from optikit_assets.environments.variables import worker_variables
-from optikit_assets.errors import StageError, StageTimeoutError
-from optikit_assets.processes import OwnedProcess
+from optikit_assets.errors import (
+    EnvironmentMissingError,
+    MachineError,
+    ResultMissingError,
+    StageError,
+    StageTimeoutError,
+    StorageError,
+    WorkerKilledError,
+)
+from optikit_assets.faults import fault_in
+from optikit_assets.processes import OwnedProcess, log_tail
 from optikit_assets.settings import REPOSITORY
-from optikit_assets.workers.channel import ERROR, RECORD, REQUEST_KEY, RESULT
+from optikit_assets.workers.channel import ERROR, RECORD, REQUEST_KEY, RESULT, STORAGE_EXIT
 from optikit_assets.workers.messages import Message, Record
 from resources.accelerators import AcceleratorsResource, Lease
+from resources.message_file import MessageFile
 
 ResultT = TypeVar("ResultT", bound=Message)
 Item = TypeVar("Item", bound="WorkItem")
@@ -32,6 +44,10 @@ OnRecord = Callable[[Record], object]
 
 ENVIRONMENT_OF = {"compress": "compress", "evaluate": "serve", "benchmark": "serve"}
 _POLL_S = 0.1
+# Workers in whose own process the model is: what the kernel's out-of-memory killer ends there asked
+# for too much memory, which is the trial's failure. Beside a server it is the server that goes.
+_HOLDS_MODEL = {"compress", "evaluate"}
+_ENDED_BY_OTHERS = {-signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP}
 
 # Listeners of what workers report, beside the caller's own `on_record`: the driver's progress line.
 progress_listeners: list[Callable[[str, Record], object]] = []
@@ -79,15 +95,19 @@ class StageRunnerResource(dg.ConfigurableResource):
 
         Raises
         ------
-        EnvironmentMissingError
-            If the worker's stage environment is not installed.
+        MachineError
+            If the machine failed, with the class of the worker's own error where it has one:
+            `EnvironmentMissingError` also if the worker's stage environment is not installed or
+            does not bring the worker up.
         StageError
-            If the worker fails; names its log. `StageTimeoutError` past ``timeout_s``.
+            If the worker fails; names its log. `StageTimeoutError` past ``timeout_s``;
+            `ResultMissingError` if it ended well, and what it finished is to be looked up.
         """
         python = python_of(Path(self.environments_home), ENVIRONMENT_OF[worker])
         log_file = self._log_file(worker)
         self._note_start(context, worker, log_file)
         inbox = _Inbox(worker, on_record)
+        messages = MessageFile(worker, context.log)
         with (
             # Entered first: the reader has seen everything only once the session is closed.
             inbox.emptied_at_the_end(),
@@ -95,7 +115,7 @@ class StageRunnerResource(dg.ConfigurableResource):
                 context=context,
                 extras={REQUEST_KEY: request.model_dump(mode="json")},
                 context_injector=dg.PipesTempFileContextInjector(),
-                message_reader=dg.PipesTempFileMessageReader(),
+                message_reader=messages,
             ) as session,
         ):
             inbox.session = session
@@ -116,6 +136,7 @@ class StageRunnerResource(dg.ConfigurableResource):
             deadline = time.monotonic() + self.timeout_s
             with process, _tracked(process):
                 while (code := process.wait(_POLL_S)) is None:
+                    messages.read()
                     inbox.take()
                     if time.monotonic() > deadline:
                         raise StageTimeoutError(
@@ -125,10 +146,8 @@ class StageRunnerResource(dg.ConfigurableResource):
                         )
         if code == 0 and inbox.result is not None:
             return result_model.model_validate(inbox.result)
-        reason = inbox.error or f"exit code {code}: {_last_line(process.log_tail())}"
-        raise StageError(
-            f"the {worker} worker failed: {reason} (log: {log_file})", process.log_tail()
-        )
+        opened = session.message_handler.received_opened_message
+        raise _failure(worker, code, inbox, messages, opened=opened, log_file=log_file)
 
     def settle(
         self,
@@ -152,7 +171,8 @@ class StageRunnerResource(dg.ConfigurableResource):
             are not started again.
         do
             Runs one worker on a batch under a lease and returns the reasons of items that failed,
-            by artifact key. A `StageError` is a failed attempt of every item of the batch.
+            by artifact key. A `StageError` is a failed attempt of every item of the batch that is
+            not done; a `MachineError` is nobody's attempt and ends the whole.
         is_done
             Whether the artifact with this key is complete. Asked anew under the lease, since
             another process may have finished the item while this one waited.
@@ -264,6 +284,7 @@ class _Inbox:
         self.session: dg.PipesSession | None = None
         self.result: dict | None = None
         self.error: str | None = None
+        self.error_class = ""
         self._seen = 0
 
     @contextlib.contextmanager
@@ -283,12 +304,44 @@ class _Inbox:
             if kind == RESULT:
                 self.result = body
             elif kind == ERROR:
-                self.error = body["message"]
+                self.error, self.error_class = body["message"], body["error_class"]
             elif kind == RECORD:
                 record = Record.model_validate(body)
                 for listener in progress_listeners:
                     listener(self.worker, record)
                 self.on_record(record)
+
+
+def _failure(
+    worker: str, code: int, inbox: _Inbox, messages: MessageFile, *, opened: bool, log_file: Path
+) -> StageError | MachineError:
+    """Return why a worker that ended has no result; ``opened``: it came as far as our code."""
+    tail = log_tail(log_file)
+    unread = f"; {messages.unreadable[-1]}" if messages.unreadable else ""
+    if code == 0:
+        return ResultMissingError(
+            f"the {worker} worker ended well, but no result of it arrived{unread} "
+            f"(log: {log_file})",
+            tail,
+        )
+    reason = inbox.error or f"exit code {code}: {_last_line(tail)}{unread}"
+    message = f"the {worker} worker failed: {reason} (log: {log_file})"
+    fault = _fault(worker, code, inbox, tail)
+    if fault is None and not opened:
+        fault = EnvironmentMissingError
+    return StageError(message, tail) if fault is None else fault(message)
+
+
+def _fault(worker: str, code: int, inbox: _Inbox, tail: str) -> type[MachineError] | None:
+    """Return the class of the machine's fault that ended a worker; None if it was its own."""
+    if inbox.error is not None:
+        kind = getattr(errors, inbox.error_class, None)
+        return kind if isinstance(kind, type) and issubclass(kind, MachineError) else None
+    if code == STORAGE_EXIT:
+        return StorageError
+    if code in _ENDED_BY_OTHERS or (code == -signal.SIGKILL and worker not in _HOLDS_MODEL):
+        return WorkerKilledError
+    return fault_in(tail)
 
 
 def _last_line(text: str) -> str:

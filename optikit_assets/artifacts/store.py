@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from optikit_assets.errors import StorageError
+from optikit_assets.faults import FULL, chain
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -36,7 +37,6 @@ FORMAT = 1
 _KEY = re.compile(r"^[0-9a-f]{64}$")
 _KIND = re.compile(r"^[a-z][a-z0-9_]*$")
 _STAGING = "staging"
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 _NEXT_STEP = "free some space or set OPTIKIT_HOME to a folder on a larger disk"
 
@@ -271,7 +271,7 @@ class ArtifactStore:
             return None
         number = _disk_errno(error)
         what = f"{kind} artifact {destination.name[:12]}…"
-        if number in _FULL:
+        if number in FULL:
             free = shutil.disk_usage(_existing(self.root)).free
             reason = "file size limit reached" if number == errno.EFBIG else "disk full"
             return StorageError(
@@ -371,13 +371,9 @@ def _existing(path: Path) -> Path:
 
 def _disk_errno(error: BaseException) -> int | None:
     """Return the errno of a disk error, also when a library wrapped it or only quotes its text."""
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        if isinstance(current, OSError) and current.errno in _FULL | _DENIED:
-            return current.errno
-        if os.strerror(errno.ENOSPC) in str(current):
+    for link in chain(error):
+        if isinstance(link, OSError) and link.errno in FULL | _DENIED:
+            return link.errno
+        if os.strerror(errno.ENOSPC) in str(link):
             return errno.ENOSPC
-        current = current.__cause__ or current.__context__
     return None

@@ -16,7 +16,7 @@ from optikit_assets.defs.stage import Stage
 from optikit_assets.deployment import Series
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import latency_against_rate, steady_state
-from optikit_assets.errors import OptikitError, StageError
+from optikit_assets.errors import OptikitError, ResultMissingError, StageError
 from optikit_assets.history import benchmark_rows
 from optikit_assets.serving import (
     ModelFacts,
@@ -27,11 +27,9 @@ from optikit_assets.serving import (
 )
 from optikit_assets.serving.flags import Flags
 from optikit_assets.specs import SloSpec
-from optikit_assets.workers.benchmark import BenchmarkWorkerResult, unfinished_requests
-from optikit_assets.workers.messages import BenchmarkRequest, Record
+from optikit_assets.workers.benchmark import REQUESTS_FILE, RESULT_FILE, unfinished_requests
+from optikit_assets.workers.messages import BenchmarkRequest, BenchmarkWorkerResult, Record
 
-RESULT_FILE = "benchmark.json"
-REQUESTS_FILE = "requests.jsonl.gz"
 SKIPPED = "skipped"
 INFEASIBLE = "infeasible"
 
@@ -118,6 +116,11 @@ def benchmark(
     Benchmarked
         With ``status: failed``, a reason and the probes finished by then if the worker failed; no
         artifact is kept then, and the next run tries again.
+
+    Raises
+    ------
+    MachineError
+        If the machine failed: that is no result of this candidate or these flags.
     """
     store = stage.artifacts.store
     gpus = accelerators_of(stage.model_spec.engine, flags, stage.runner.accelerators.hardware)
@@ -151,7 +154,10 @@ def benchmark(
                     _keeper(stage, probes),
                 )
             except StageError as error:
-                return _broken_off(request, str(error), gpus, probes)
+                # What ended well is finished, whatever became of its last message.
+                finished = isinstance(error, ResultMissingError) and store.find(artifact_key)
+                if not finished:
+                    return _broken_off(request, str(error), gpus, probes)
             artifact = store.get(artifact_key)
     return Benchmarked(artifact.read_json(RESULT_FILE), artifact)
 

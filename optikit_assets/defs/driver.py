@@ -28,6 +28,7 @@ from optikit_assets.defs.lineage import Node
 from optikit_assets.defs.plan import NodePlan
 from optikit_assets.errors import OptikitError
 from optikit_assets.processes import die_with_parent
+from optikit_assets.workers.messages import trial_title
 
 _POLL_S = 0.2
 _STOP_LIMIT_S = 45.0
@@ -263,7 +264,7 @@ def describe_record(record: Any) -> str:
     if record.kind == "server_started":
         return f"vLLM up after {payload.get('server_start_s', 0):.0f} s"
     if record.kind.endswith("_failed"):
-        return f"trial {payload.get('trial')} failed: {payload.get('reason')}"
+        return f"{trial_title(payload['trial'])} failed: {payload.get('reason')}"
     if record.kind.endswith("_finished"):
-        return f"trial {payload.get('trial')} finished"
+        return f"{trial_title(payload['trial'])} finished"
     return str(payload.get("text", ""))

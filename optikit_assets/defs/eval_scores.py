@@ -36,7 +36,7 @@ from optikit_assets.specs import BASELINE, SuiteSpec, digest
 from optikit_assets.stateval.comparison import compare
 from optikit_assets.stateval.results import Comparison
 from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate
-from optikit_assets.workers.messages import Candidate, EvaluateRequest
+from optikit_assets.workers.messages import BASELINE_TRIAL, Candidate, EvaluateRequest
 from resources import (
     ArtifactStoreResource,
     HistoryResource,
@@ -44,7 +44,6 @@ from resources import (
     StageRunnerResource,
 )
 
-_BASELINE_TRIAL = -1
 _CONTAMINATION_FILE = "contamination.json"
 
 
@@ -162,7 +161,7 @@ def _evaluated(
 ) -> list[EvaluatedCandidate] | str:
     """Return the baseline and the candidates with their scores, or why there is no candidate."""
     candidates = [_candidate(stage, suite, trial, key) for trial, key in checkpoints.items()]
-    baseline = _candidate(stage, suite, _BASELINE_TRIAL, None)
+    baseline = _candidate(stage, suite, BASELINE_TRIAL, None)
     # The baseline recipe's only candidate is the baseline itself.
     distinct = {item.artifact_key: item for item in (baseline, *candidates)}
     failed = _run(stage, suite, list(distinct.values()))

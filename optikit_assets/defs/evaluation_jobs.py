@@ -15,7 +15,7 @@ from optikit_assets.defs import lineage
 from optikit_assets.defs.candidates import CHECKPOINTS_FILE, COMPARISON_FILE
 from optikit_assets.defs.evaluation import evaluate
 from optikit_assets.defs.lineage import Node, recorded
-from optikit_assets.errors import StageError
+from optikit_assets.errors import ResultMissingError, StageError
 from optikit_assets.specs import BASELINE, Catalog, EngineSpec, SuiteSpec, digest, load_spec
 from optikit_assets.specs.endpoint_address import CREDENTIALS_VARIABLE, url_to_keep
 from optikit_assets.stateval.engines import served_model
@@ -100,9 +100,14 @@ def evaluate_server(
     )
     # The server has its own accelerators; the worker needs none.
     lease = Lease(runner.accelerators.hardware, ())
-    result = runner.run(context, "evaluate", request, EvaluateResult, lease)
-    if result.failed:
-        raise StageError(f"{base_url}: {result.failed[0]}")
+    try:
+        result = runner.run(context, "evaluate", request, EvaluateResult, lease)
+    except ResultMissingError:
+        if artifacts.find(key) is None:
+            raise
+    else:
+        if result.failed:
+            raise StageError(f"{base_url}: {result.failed[0]}")
     found = load_candidate(artifacts.store.get(key).path, 0, key)
     rows = [
         {

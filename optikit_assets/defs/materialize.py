@@ -110,11 +110,11 @@ def _partition_key(node: Node) -> str | None:
 
 
 def _reason(result: dg.ExecuteInProcessResult) -> str:
-    """Return the innermost message of what made the run fail."""
+    """Return what made the run fail: the message of our own error, else the innermost one."""
     for event in result.all_events:
         if event.is_step_failure:
             error = event.step_failure_data.error
-            while error is not None and error.cause is not None:
+            while error is not None and error.cls_name not in errors.__all__ and error.cause:
                 error = error.cause
             if error is not None:
                 text = " ".join(error.message.split())

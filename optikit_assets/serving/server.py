@@ -10,11 +10,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from optikit_assets.errors import EndpointError, ServerStartError
+from optikit_assets.errors import EndpointError, MachineError, ServerStartError
 from optikit_assets.processes import OwnedProcess
 from optikit_assets.serving.environment import server_environment
 from optikit_assets.serving.flags import to_argv
-from optikit_assets.serving.start_failures import classify, root_cause
+from optikit_assets.serving.start_failures import classify, machine_fault_in, root_cause
 from optikit_assets.specs.search_space import Scalar
 
 # The `vllm` command asks for a distribution named vllm, which the CPU build does not have.
@@ -143,14 +143,18 @@ class VllmServer:
         self._process = None
 
     def check_alive(self) -> None:
-        """Raise `EndpointError` with the cause from the log if the server has ended."""
+        """Raise `EndpointError` with the cause from the log if the server has ended.
+
+        What the machine did to it is raised as that `MachineError`.
+        """
         code = self._running.poll()
         if code is None:
             return
         log = self._log()
         cause = root_cause(log) or "no error in its log"
         memory = ", out of memory" if classify(log, code) == "out_of_memory" else ""
-        raise EndpointError(
+        kind = machine_fault_in(log) or EndpointError
+        raise kind(
             f"the vLLM server died while in use (exit code {code}{memory}): {cause}; "
             f"log: {self.log_file}"
         )
@@ -206,14 +210,19 @@ class VllmServer:
         finally:
             connection.close()
 
-    def _failure(self, exit_code: int | None) -> ServerStartError:
+    def _failure(self, exit_code: int | None) -> ServerStartError | MachineError:
         log = self._log()
+        fault = machine_fault_in(log)
         reason = classify(log, exit_code)
         if exit_code is None:
             happened = f"did not answer /health within {self._timeout_s:g} s"
         else:
             happened = f"ended with exit code {exit_code} before it was ready"
         cause = root_cause(log)
+        if fault is not None:
+            return fault(
+                f"the vLLM server {happened}: {cause or _ADVICE['exited']}; log: {self.log_file}"
+            )
         return ServerStartError(
             f"the vLLM server {happened} ({reason})"
             + (f": {cause}" if cause else "")

@@ -1,8 +1,11 @@
-"""Why a server did not come up, read from its log."""
+"""Why a server did not come up or died, read from its log."""
 
 import re
 import signal
 from typing import Literal
+
+from optikit_assets.errors import MachineError, StorageError
+from optikit_assets.faults import fault_in
 
 Reason = Literal["exited", "timeout", "port_in_use", "out_of_memory"]
 
@@ -31,6 +34,19 @@ def classify(log: str, exit_code: int | None) -> Reason:
     if _OUT_OF_MEMORY.search(log) or exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL):
         return "out_of_memory"
     return "timeout" if exit_code is None else "exited"
+
+
+def machine_fault_in(log: str) -> type[MachineError] | None:
+    """Return the class of the machine's fault that ended a server, None if it was its own.
+
+    A full disk may be told of by any program that it started; of an accelerator only what was
+    raised counts, since engines without one say so in passing.
+    """
+    kind = fault_in(log)
+    if kind is None or kind is StorageError:
+        return kind
+    raised = "\n".join(line for line in log.splitlines() if _ERROR_LINE.search(line))
+    return fault_in(raised)
 
 
 def root_cause(log: str) -> str:

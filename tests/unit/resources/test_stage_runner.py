@@ -28,6 +28,7 @@ from optikit_assets.errors import (
     EnvironmentMissingError,
     StageError,
     StageTimeoutError,
+    StorageError,
 )
 from optikit_assets.serving.hardware import Hardware
 from optikit_assets.workers.messages import Record
@@ -38,14 +39,14 @@ from tests.unit.resources.devices import CPU, TWO_GPUS, accelerators
 from tests.unit.resources.worker import Behaviour, Done, Work
 
 
-def install_environment(home: Path) -> None:
-    """Make a compress environment that starts the tests' worker, whatever module is asked for."""
-    python = python_path(home, "compress")
+def install_environment(home: Path, name: str = "compress") -> None:
+    """Make an environment that starts the tests' worker, whatever module is asked for."""
+    python = python_path(home, name)
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tests.unit.resources.worker\n')
     python.chmod(0o755)
-    location = str(environment_path(home, "compress"))
-    write_stamp(home, "compress", Stamp("0" * 64, location, str(REPOSITORY_ROOT), "cpu"))
+    location = str(environment_path(home, name))
+    write_stamp(home, name, Stamp("0" * 64, location, str(REPOSITORY_ROOT), "cpu"))
 
 
 def runner_on(home: Path, hardware: Hardware = CPU) -> StageRunnerResource:
@@ -87,11 +88,12 @@ def run(
     behaviour: Behaviour,
     on_record: Callable[[Record], object] = lambda record: None,
     flag: str = "",
+    worker: str = "compress",
 ) -> Done:
     def body(context: dg.AssetExecutionContext) -> Done:
         with runner.accelerators.lease() as lease:
             request = Work(behaviour=behaviour, flag=flag)
-            return runner.run(context, "compress", request, Done, lease, on_record)
+            return runner.run(context, worker, request, Done, lease, on_record)
 
     return in_asset(body)
 
@@ -311,6 +313,23 @@ def test_a_worker_that_dies_fails_the_unfinished_items_of_its_batch_only(tmp_pat
     failed = runner.settle(ITEMS, die, is_done=place.is_done, per_worker=3, max_attempts=2)
     assert failed == {"b": "exit code -9", "c": "exit code -9"}
     assert place.batches == ["abc", "bc"]
+
+
+def test_a_fault_of_the_machine_is_no_attempt_and_ends_the_whole(tmp_path):
+    place = Workplace()
+
+    def fill_the_disk(batch: Sequence[Item], lease: Lease) -> dict[str, str]:
+        place(batch, lease)
+        if len(place.batches) == 2:
+            raise StorageError("disk full")
+        return {}
+
+    place.failing["b"] = ""
+    with pytest.raises(StorageError, match="disk full"):
+        runner_on(tmp_path).settle(
+            ITEMS, fill_the_disk, is_done=place.is_done, per_worker=1, max_attempts=3
+        )
+    assert place.batches == ["a", "b"]
 
 
 class StopsAtFailure(Workplace):

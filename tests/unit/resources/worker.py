@@ -1,24 +1,49 @@
 """A worker that behaves as its request says; stands in a stage environment of the tests."""
 
+import atexit
+import errno
+import json
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Literal
 
-from optikit_assets.errors import CompressionError
+from dagster_pipes import decode_param
+
+from optikit_assets import errors
+from optikit_assets.errors import CompressionError, ModelError
 from optikit_assets.workers.channel import Emit, worker_main
 from optikit_assets.workers.messages import Message, Record
 
 Behaviour = Literal[
-    "finish", "wait_for_reader", "refuse", "break", "crash", "hang", "abandon", "abandon_and_crash"
+    "finish",
+    "wait_for_reader",
+    "refuse",
+    "break",
+    "crash",
+    "hang",
+    "abandon",
+    "abandon_and_crash",
+    "tear",
+    "scribble",
+    "crash_in_a_message",
+    "keep_silent",
+    "exit_badly",
+    "raise",
+    "wrap_full_disk",
+    "quote_full_disk",
+    "fill_disk",
+    "end_by_signal",
 ]
 
 
 class Work(Message):
-    """What the worker is to do; ``flag`` is a file that the test makes."""
+    """What the worker is to do; ``flag`` is a file that the test makes, or a name for it."""
 
     behaviour: Behaviour
     flag: str = ""
@@ -29,6 +54,48 @@ class Done(Message):
 
     devices: str
     home: str
+
+
+def fail(request: Work) -> None:
+    """Fail as the machine makes workers fail."""
+    match request.behaviour:
+        case "raise":
+            raise getattr(errors, request.flag)("said the worker")
+        case "wrap_full_disk":
+            try:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                raise ModelError("the model cannot be read") from error
+        case "quote_full_disk":
+            raise RuntimeError("I/O error: No space left on device (os error 28)")
+        case "fill_disk":
+            # From here on no file takes a byte more, neither the log nor the messages.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        case "keep_silent":
+            os._exit(0)
+
+
+def message_of(record: Record) -> bytes:
+    payload = {"type": "record", "body": record.model_dump(mode="json")}
+    message = {"method": "report_custom_message", "params": {"payload": payload}}
+    return json.dumps({"__dagster_pipes_version": "0.1", **message}).encode() + b"\n"
+
+
+def in_three(line: bytes) -> list[bytes]:
+    third = len(line) // 3
+    return [line[:third], line[third : 2 * third], line[2 * third :]]
+
+
+def write_raw(text: bytes) -> None:
+    """Append to the file of messages what Pipes would not."""
+    where = decode_param(os.environ["DAGSTER_PIPES_MESSAGES"])
+    with Path(where["path"]).open("ab") as file:
+        file.write(text)
+
+
+def leave_badly() -> None:
+    """End with a code although the result was sent."""
+    os._exit(7)
 
 
 def handle(request: Work, emit: Emit) -> Done:
@@ -58,7 +125,23 @@ def handle(request: Work, emit: Emit) -> Done:
         case "crash" | "abandon_and_crash":
             logging.info("about to crash")
             os.kill(os.getpid(), signal.SIGKILL)
+        case "tear":
+            for part in in_three(message_of(Record(kind="progress", payload={"text": "x" * 5000}))):
+                write_raw(part)
+                time.sleep(0.3)
+        case "scribble":
+            write_raw(b"this is no message\n" + b'{"method": "unheard_of", "params": {}}\n')
+        case "crash_in_a_message":
+            write_raw(in_three(message_of(Record(kind="progress")))[0])
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "end_by_signal":
+            os.kill(os.getpid(), signal.Signals[request.flag])
+            time.sleep(60)
+        case _:
+            fail(request)
     emit(Record(kind="trial_finished", payload={"trial": 2}))
+    if request.behaviour == "exit_badly":
+        atexit.register(leave_badly)
     return Done(
         devices=os.environ["CUDA_VISIBLE_DEVICES"],
         home=os.environ["OPTIKIT_HOME"],

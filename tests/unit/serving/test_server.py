@@ -10,7 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from optikit_assets.errors import EndpointError, ServerStartError
+from optikit_assets.errors import (
+    AcceleratorError,
+    EndpointError,
+    ServerStartError,
+    StorageError,
+)
 from optikit_assets.serving import VllmServer
 from optikit_assets.serving.server import HOST, free_port
 from optikit_assets.serving.start_failures import classify, root_cause
@@ -125,6 +130,46 @@ def test_out_of_memory_is_recognized_and_its_cause_named(server_of, tmp_path):
     # It did not wait for the limit.
     assert time.monotonic() - started < 50
     assert processes_below(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("OSError: [Errno 28] No space left on device: '/root/.cache/vllm'", StorageError),
+        ("fatal error: error writing to /tmp/cc.s: No space left on device", StorageError),
+        ("RuntimeError: No CUDA GPUs are available", AcceleratorError),
+    ],
+)
+def test_what_the_machine_did_to_a_start_is_not_its_flags_fault(server_of, line, fault):
+    with (
+        pytest.raises(fault, match="ended with exit code 1 before it was ready") as caught,
+        server_of(f"print({line!r}, flush=True)\nsys.exit(1)"),
+    ):
+        pass
+    assert str(caught.value.args[0]).endswith("server.log")
+
+
+def test_a_full_disk_under_load_is_not_the_flags_fault(server_of):
+    body = """
+    print("OSError: [Errno 28] No space left on device", flush=True)
+    signal.alarm(1)
+    serve()
+    """
+    with server_of(body) as server:
+        while server._running.poll() is None:
+            time.sleep(0.05)
+        with pytest.raises(StorageError, match="died while in use"):
+            server.check_alive()
+
+
+def test_an_engine_that_says_in_passing_that_it_has_no_accelerator_has_not_failed_for_it(server_of):
+    body = """
+    print("WARNING Found no NVIDIA driver on your system, running on the CPU", flush=True)
+    print("ValueError: max_num_seqs must be positive", flush=True)
+    sys.exit(1)
+    """
+    with pytest.raises(ServerStartError, match="max_num_seqs"), server_of(body):
+        pass
 
 
 def test_an_exit_before_health_carries_code_and_log(server_of):

@@ -11,11 +11,17 @@ from typing import Any
 import pytest
 
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.errors import CompressionError, EvaluationError
+from optikit_assets.defs.driver import describe_record
+from optikit_assets.errors import AcceleratorError, CompressionError, EvaluationError
 from optikit_assets.optimizer.contamination import CLEAN
 from optikit_assets.specs import EngineSpec
 from optikit_assets.workers import evaluate
-from optikit_assets.workers.messages import Candidate, EvaluateRequest, Record
+from optikit_assets.workers.messages import (
+    BASELINE_TRIAL,
+    Candidate,
+    EvaluateRequest,
+    Record,
+)
 from tests.unit.stateval.builders import outcome, suite
 
 QUESTION = "How many people are on the train to the mountains?"
@@ -95,6 +101,33 @@ def test_the_next_worker_goes_on_where_the_failure_was(tmp_path: Path, opened: l
 def test_the_sockets_between_the_engines_processes_are_removed(tmp_path: Path, model: str) -> None:
     evaluate.handle(request_for(tmp_path, model), lambda record: None)
     assert not Path(os.environ["VLLM_RPC_BASE_PATH"]).exists()
+
+
+def test_a_fault_of_the_machine_is_no_failed_candidate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_device(*arguments: Any, **options: Any) -> None:
+        try:
+            raise RuntimeError("CUDA error: no CUDA-capable device is detected")
+        except RuntimeError as error:
+            raise EvaluationError("vLLM cannot load the checkpoint") from error
+
+    monkeypatch.setattr(evaluate, "run_task", no_device)
+    records: list[Record] = []
+    with pytest.raises(AcceleratorError, match="no CUDA-capable device"):
+        evaluate.handle(request_for(tmp_path, "first", "second"), records.append)
+    assert [record.kind for record in records] == ["progress"]
+
+
+def test_the_baseline_of_a_comparison_is_called_so(tmp_path: Path) -> None:
+    request = request_for(tmp_path, "first")
+    baseline = request.candidates[0].model_copy(update={"trial": BASELINE_TRIAL})
+    records: list[Record] = []
+    evaluate.handle(request.model_copy(update={"candidates": (baseline,)}), records.append)
+    assert [describe_record(record) for record in records] == [
+        f"evaluating baseline with suite {request.suite.name}",
+        "baseline finished",
+    ]
 
 
 def with_calibration(tmp_path: Path, text: str) -> EvaluateRequest:

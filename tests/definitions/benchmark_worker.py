@@ -1,0 +1,31 @@
+"""A benchmark worker without a server, on a machine that fails as ``TEST_MACHINE`` says."""
+
+import errno
+import os
+from pathlib import Path
+
+from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.benchmarker import unfinished_benchmark
+from optikit_assets.workers.benchmark import BENCHMARK, RESULT_FILE
+from optikit_assets.workers.channel import Emit, worker_main
+from optikit_assets.workers.messages import BenchmarkRequest, BenchmarkWorkerResult, Record
+
+
+def handle(request: BenchmarkRequest, emit: Emit) -> BenchmarkWorkerResult:
+    machine = os.environ["TEST_MACHINE"]
+    probe = {"kind": "closed", "rate_rps": 1.0, "verdict": "pass", "reason": "", "duration_s": 1.0}
+    emit(Record(kind="probe_finished", payload=probe))
+    if machine == "full disk":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    rate = 5.0 - abs(float(request.flags.get("max_num_seqs", 128)) - 32) / 100
+    found = {**unfinished_benchmark("feasible", "made up"), "certified_rate_rps": rate}
+    with ArtifactStore(Path(request.store_root)).create(request.artifact_key, BENCHMARK) as draft:
+        draft.write_json(RESULT_FILE, found)
+        draft.manifest.update(versions={}, server_start_s=1.0, flags={})
+    if machine == "loses the result":
+        os._exit(0)
+    return BenchmarkWorkerResult(artifact_key=request.artifact_key)
+
+
+if __name__ == "__main__":
+    worker_main(BenchmarkRequest, handle)

@@ -1,0 +1,101 @@
+"""A machine that fails under a benchmark: the partition fails, and nothing is kept of it."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optikit_assets.defs.lineage import Node, recorded
+from optikit_assets.defs.materialize import materialize_node, open_instance
+from optikit_assets.defs.outcome import STUDY_FILE
+from optikit_assets.environments.layout import (
+    REPOSITORY_ROOT,
+    Stamp,
+    environment_path,
+    python_path,
+    write_stamp,
+)
+from optikit_assets.errors import StageError
+from optikit_assets.history import History
+from optikit_assets.settings import settings
+from resources import StageRunnerResource
+from tests.definitions.test_broken_off import SLO
+from tests.definitions.test_candidates import BASE, Workers, artifact_of
+from tests.definitions.world import MODEL, World
+
+SWEEP = Node("benchmark_sweep", f"{MODEL}|baseline@demo")
+TUNED = Node("tuned_config", f"{MODEL}|baseline@demo")
+
+
+def install(home: Path) -> None:
+    """Make a serve environment that starts the worker beside this file."""
+    python = python_path(home, "serve")
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tests.definitions.benchmark_worker\n')
+    python.chmod(0o755)
+    location = str(environment_path(home, "serve"))
+    write_stamp(home, "serve", Stamp("0" * 64, location, str(REPOSITORY_ROOT), "cpu"))
+
+
+@pytest.fixture
+def evaluated(real: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A world whose next stage is the sweep, run by a real runner with the worker above."""
+    workers = Workers({})
+    real_run = StageRunnerResource.run
+
+    def run(runner: Any, context: Any, worker: str, *rest: Any) -> Any:
+        if worker == "benchmark":
+            return real_run(runner, context, worker, *rest)
+        return workers.run(context, worker, *rest)
+
+    monkeypatch.setattr(StageRunnerResource, "run", run)
+    real.write("slos/demo.yaml", SLO)
+    real.edit("search_spaces/fine.yaml", "trials: 4\nstartup_trials: 2", "trials: 2")
+    for node in (
+        BASE,
+        Node("quantized_model", f"{MODEL}|baseline"),
+        Node("eval_scores", f"{MODEL}|baseline"),
+    ):
+        assert materialize_node(node) == "ok"
+    install(settings().home)
+    return real
+
+
+def is_recorded(node: Node) -> bool:
+    with open_instance() as instance:
+        return recorded(instance, node) is not None
+
+
+@pytest.mark.usefixtures("evaluated")
+def test_a_full_disk_fails_the_sweep_and_leaves_no_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_MACHINE", "full disk")
+    with pytest.raises(StageError, match=r"the benchmark worker failed: OSError: .*No space left"):
+        materialize_node(SWEEP)
+    assert not is_recorded(SWEEP)
+    monkeypatch.setenv("TEST_MACHINE", "sound")
+    assert materialize_node(SWEEP) == "feasible"
+    assert len(History(settings().history).query("SELECT * FROM sweeps")) == 1
+
+
+@pytest.mark.usefixtures("evaluated")
+def test_a_full_disk_is_no_trial_of_a_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_MACHINE", "sound")
+    assert materialize_node(SWEEP) == "feasible"
+    monkeypatch.setenv("TEST_MACHINE", "full disk")
+    with pytest.raises(StageError, match="No space left"):
+        materialize_node(TUNED)
+    assert not is_recorded(TUNED)
+    monkeypatch.setenv("TEST_MACHINE", "sound")
+    assert materialize_node(TUNED) == "feasible"
+    study = json.loads(artifact_of(TUNED).file(STUDY_FILE).read_text())
+    assert [trial["status"] for trial in study["trials"]] == ["feasible"] * 2
+
+
+@pytest.mark.usefixtures("evaluated")
+def test_a_finished_artifact_counts_although_its_result_was_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TEST_MACHINE", "loses the result")
+    assert materialize_node(SWEEP) == "feasible"
