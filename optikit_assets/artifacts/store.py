@@ -14,7 +14,6 @@ key the first wins; the second's draft is dropped. Only the standard library is 
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import re
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from optikit_assets.errors import StorageError
+from optikit_assets.locks import locked
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -214,7 +214,7 @@ class ArtifactStore:
                     continue
                 lock = staging / "owner.lock"
                 lock.touch()
-                with _locked(lock):
+                with locked(lock):
                     shutil.rmtree(staging, ignore_errors=True)
                 swept.append(staging.name)
         return swept
@@ -227,7 +227,7 @@ class ArtifactStore:
         lock = staging / "owner.lock"
         lock.touch()
         try:
-            with _locked(lock):
+            with locked(lock):
                 yield staging
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -346,17 +346,6 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    """Hold an exclusive lock on an existing file, or raise ``BlockingIOError`` at once."""
-    descriptor = os.open(file, os.O_RDWR)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
     finally:
         os.close(descriptor)
 
