@@ -10,6 +10,7 @@
     │   ├── EnvironmentMissingError   a stage environment is not installed
     │   ├── AcceleratorError          no accelerator could be leased
     │   ├── StorageError              the artifact store or the disk refused a write
+    │   │   └── DamagedArtifactError      … holds something that is not what was put there
     │   └── ChangedInputError         an input changed while it was used
     ├── HistoryError              the trial history cannot be read or written
     ├── StageError                a worker failed
@@ -28,6 +29,7 @@ __all__ = [
     "AcceleratorError",
     "ChangedInputError",
     "CompressionError",
+    "DamagedArtifactError",
     "EndpointError",
     "EnvironmentMissingError",
     "EvaluationError",
@@ -109,6 +111,10 @@ class AcceleratorError(MachineError):
 
 class StorageError(MachineError):
     """The artifact store could not keep what it was given (disk full, not writable)."""
+
+
+class DamagedArtifactError(StorageError):
+    """An artifact is not what was put into the store; it was moved to the quarantine."""
 
 
 class ChangedInputError(MachineError):

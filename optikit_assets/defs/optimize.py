@@ -172,7 +172,7 @@ def _versions(catalog: Catalog, instance: dg.DagsterInstance, hardware: Hardware
 
 
 def _has_artifact(key: str) -> bool:
-    return ArtifactStore(settings().store).find(key) is not None
+    return ArtifactStore(settings().store).find_complete(key) is not None
 
 
 def bundle_link(model_key: str, slo: str) -> Path:
