@@ -13,17 +13,17 @@ from pathlib import Path
 
 
 @contextmanager
-def locked(file: Path) -> Iterator[None]:
+def locked(file: Path, wait: bool = False) -> Iterator[None]:
     """Hold an exclusive lock on an existing file.
 
     Raises
     ------
     BlockingIOError
-        At once, if somebody holds it.
+        At once, if somebody holds it and `wait` is not set.
     """
     descriptor = os.open(file, os.O_RDWR)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         os.close(descriptor)

@@ -198,7 +198,7 @@ class ArtifactStore:
         """Return the damaged artifacts that were put aside and not deleted yet."""
         return quarantined(self.root)
 
-    def keys(self) -> list[str]:
+    def all_keys(self) -> list[str]:
         """Return the keys of all artifacts, complete or not, in order."""
         folders = sorted(self.root.glob("[0-9a-f][0-9a-f]/*"))
         return [folder.name for folder in folders if _KEY.match(folder.name)]
@@ -223,7 +223,7 @@ class ArtifactStore:
 
     def all(self, kind: str | None = None) -> Iterator[Artifact]:
         """Yield every complete artifact, of one kind if given, in order of key."""
-        for key in self.keys():
+        for key in self.all_keys():
             artifact = self.find(key)
             if artifact is not None and kind in (None, artifact.kind):
                 yield artifact
