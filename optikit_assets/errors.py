@@ -10,6 +10,7 @@
     │   ├── EnvironmentMissingError   a stage environment is not installed
     │   ├── AcceleratorError          no accelerator could be leased or used
     │   ├── StorageError              the artifact store or the disk refused a write
+    │   │   └── DamagedArtifactError      … holds something that is not what was put there
     │   ├── ChangedInputError         an input changed while it was used
     │   └── WorkerKilledError         somebody else ended a worker
     ├── HistoryError              the trial history cannot be read or written
@@ -36,6 +37,7 @@ __all__ = [
     "AcceleratorError",
     "ChangedInputError",
     "CompressionError",
+    "DamagedArtifactError",
     "EndpointError",
     "EnvironmentMissingError",
     "EvaluationError",
@@ -122,6 +124,10 @@ class AcceleratorError(MachineError):
 
 class StorageError(MachineError):
     """The artifact store could not keep what it was given (disk full, not writable)."""
+
+
+class DamagedArtifactError(StorageError):
+    """An artifact is not what was put into the store; it was moved to the quarantine."""
 
 
 class ChangedInputError(MachineError):

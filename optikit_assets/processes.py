@@ -4,6 +4,11 @@ A process that is started here leads its own session, dies with the thread that 
 (``PR_SET_PDEATHSIG``), and takes its descendants along when its owner leaves the context: those
 that moved to a session of their own, and those whose parent is long gone, which are known by a
 mark in their environment.
+
+A process id says who is meant only within one process namespace and only while the process is
+there. So a mark carries more than the id, a leader is not waited for before its group got the last
+signal (the kernel keeps its id until then), and where /proc shows another namespace than ours
+nobody is looked up in it.
 """
 
 import contextlib
@@ -12,9 +17,11 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -28,10 +35,10 @@ _KILL_WAIT_S = 5.0
 _ORPHAN_GRACE_S = 0.5
 # Marks of all owners of a process, its owner's owners included; inherited by what it starts.
 _MARKS = "OPTIKIT_OWNERS"
-# Process id and start of the owner, and a word of its own; earlier marks have no start.
-_MARK = re.compile(r"(\d+)\.(?:(\d+)\.)?[0-9a-f]{32}")
-# By how much two readings of one process's start may differ: the kernel rounds the boot time.
-_START_TOLERANCE_S = 2
+# Process id and start of the owner, its namespace and boot, and a word of its own. Marks of earlier
+# releases lack the namespace: nobody can tell whom they name.
+_MARK = re.compile(r"(\d+)\.(\d+)\.(\d+)\.([0-9a-f-]+)\.[0-9a-f]{32}")
+_POLL_S = 0.02
 
 
 class OwnedProcess:
@@ -70,7 +77,9 @@ class OwnedProcess:
         self._env = None if env is None else dict(env)
         self._cwd = cwd
         self._process: subprocess.Popen[bytes] | None = None
-        self._mark = f"{os.getpid()}.{_start_s(os.getpid())}.{uuid.uuid4().hex}"
+        self._mark = _new_mark()
+        self._ending = threading.Lock()
+        self._ended = False
 
     def __enter__(self) -> "OwnedProcess":
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -104,14 +113,21 @@ class OwnedProcess:
 
     def poll(self) -> int | None:
         """Return the exit code, or None while it runs."""
-        return self._started.poll()
+        leader = self._started
+        if leader.returncode is None:
+            # Seen but not waited for, or its id could be given to a stranger before `terminate`.
+            with contextlib.suppress(ChildProcessError):
+                return _exit_code(
+                    os.waitid(os.P_PID, leader.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                )
+        return leader.poll()
 
     def wait(self, timeout_s: float) -> int | None:
         """Return the exit code, or None if it still runs after `timeout_s` seconds."""
-        try:
-            return self._started.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            return None
+        deadline = time.monotonic() + timeout_s
+        while (code := self.poll()) is None and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(_POLL_S, left))
+        return code
 
     def log_tail(self, lines: int = 20) -> str:
         """Return the last lines of the log."""
@@ -121,27 +137,43 @@ class OwnedProcess:
         """End the process and everything it started: SIGINT, SIGTERM, then SIGKILL."""
         if self._process is None:
             return
+        with self._ending:
+            if not self._ended:
+                self._end(self._process)
+                self._ended = True
+
+    def _end(self, leader: subprocess.Popen[bytes]) -> None:
         family = self._family()
         for number, share in _ESCALATION:
-            if self._process.poll() is not None:
+            if self.poll() is not None:
                 break
             # Only the leader is asked: it knows in which order its children have to go.
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(number)
+                os.kill(leader.pid, number)
             self.wait(self.grace_s * share)
             family = _merge(family, self._family())
-        _wait_gone(family, _ORPHAN_GRACE_S, self._process)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        _wait_gone(family, _ORPHAN_GRACE_S)
+        if self._holds_its_id():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(leader.pid, signal.SIGKILL)
         for member in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()
-        _wait_gone(family, _KILL_WAIT_S, self._process)
+        _wait_gone(family, _KILL_WAIT_S)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_KILL_WAIT_S)
+            leader.wait(_KILL_WAIT_S)
+
+    def _holds_its_id(self) -> bool:
+        """Return whether the leader's id still means the leader, running or ended."""
+        try:
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False
+        return self._started.returncode is None
 
     def _family(self) -> list[psutil.Process]:
-        return _merge(_descendants(self._started.pid), _marked(self._mark))
+        descendants = _descendants(self.pid) if self._holds_its_id() else []
+        return _merge(descendants, _marked(self._mark))
 
     @property
     def _started(self) -> subprocess.Popen[bytes]:
@@ -171,53 +203,113 @@ def log_tail(file: Path, lines: int = 20) -> str:
     return "\n".join(text.splitlines()[-lines:])
 
 
+@dataclass(frozen=True)
+class Orphan:
+    """A process that was killed because its owner had ended."""
+
+    pid: int
+    command: str
+    mark: str
+
+    def __str__(self) -> str:
+        owner, start, *_ = self.mark.split(".")
+        return (
+            f"killed process {self.pid} ({self.command}): "
+            f"its owner, process {owner} started at tick {start}, has ended"
+        )
+
+
+def kill_orphans() -> list[Orphan]:
+    """Kill what owners that were killed outright have left behind, and say what it was.
+
+    ``PR_SET_PDEATHSIG`` reaches the processes that we start, not those that they start in turn: an
+    inference engine's own processes outlive a server that had no time to end them. Owners in
+    another process namespace or of another boot are not judged.
+    """
+    killed = []
+    for process in _visible():
+        # Other people's processes, and those that end while they are looked at.
+        with contextlib.suppress(psutil.Error, OSError):
+            marks = process.environ().get(_MARKS, "").split(":")
+            mark = next((mark for mark in marks if _owner_gone(mark)), None)
+            if mark is not None and process.pid != os.getpid():
+                command = " ".join(process.cmdline())[:200]
+                process.kill()
+                killed.append(Orphan(process.pid, command, mark))
+    return killed
+
+
 def _marked(mark: str) -> list[psutil.Process]:
     """Return the processes that inherited a mark, whoever is their parent by now."""
     found = []
-    for process in psutil.process_iter():
-        # Other people's processes, and those that end while they are looked at.
+    for process in _visible():
         with contextlib.suppress(psutil.Error, OSError):
             if mark in process.environ().get(_MARKS, ""):
                 found.append(process)
     return found
 
 
-def kill_orphans() -> list[int]:
-    """Kill what owners that were killed outright have left behind; return the process ids.
+def _visible() -> Iterator[psutil.Process]:
+    # Not psutil's iterator: it remembers processes by their ids.
+    for pid in psutil.pids() if _proc_is_ours() else []:
+        with contextlib.suppress(psutil.Error):
+            yield psutil.Process(pid)
 
-    ``PR_SET_PDEATHSIG`` reaches the processes that we start, not those that they start in turn: an
-    inference engine's own processes outlive a server that had no time to end them.
-    """
-    killed = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if any(_owner_gone(mark) for mark in process.environ().get(_MARKS, "").split(":")):
-                process.kill()
-                killed.append(process.pid)
-    return killed
+
+def _new_mark() -> str:
+    start = _start_ticks("self")
+    return f"{os.getpid()}.{start}.{_namespace()}.{_boot()}.{uuid.uuid4().hex}"
 
 
 def _owner_gone(mark: str) -> bool:
     """Return whether the owner in a mark has ended, even if its process id was given out again."""
     match = _MARK.fullmatch(mark)
-    if match is None:
+    if match is None or (match[3], match[4]) != (_namespace(), _boot()):
         return False
-    pid, start_s = int(match[1]), match[2]
+    pid = int(match[1])
     if not psutil.pid_exists(pid):
         return True
-    return start_s is not None and abs(_start_s(pid) - int(start_s)) > _START_TOLERANCE_S
+    # A process that is there but cannot be looked up is somebody's, maybe the owner.
+    with contextlib.suppress(OSError):
+        return _start_ticks(pid) != int(match[2])
+    return False
 
 
-def _start_s(pid: int) -> int:
-    """Return the seconds from boot to the start of a process.
+def _start_ticks(pid: int | str) -> int:
+    """Return when a process started, in clock ticks since boot: exact, whatever the clock says."""
+    # man 5 proc_pid_stat: field 22; the second, the name, may hold anything but ends the last ")".
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    return int(fields.rpartition(")")[2].split()[19])
 
-    The time of day at which it started changes whenever the system's clock is set.
-    """
-    return int(psutil.Process(pid).create_time() - psutil.boot_time())
+
+def _namespace() -> str:
+    """Return the number of this process's id namespace; empty if the system hides it."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/self/ns/pid").readlink().name.strip("pid:[]")
+    return ""
+
+
+def _boot() -> str:
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return ""
+
+
+def _proc_is_ours() -> bool:
+    """Return whether /proc shows our own namespace; else its ids mean other processes than ours."""
+    return Path("/proc/self").readlink().name == str(os.getpid())
+
+
+def _exit_code(seen: os.waitid_result | None) -> int | None:
+    if seen is None:
+        return None
+    return seen.si_status if seen.si_code == os.CLD_EXITED else -seen.si_status
 
 
 def _descendants(pid: int) -> list[psutil.Process]:
     """Return the process and all of its descendants, those in other groups too."""
+    if not _proc_is_ours():
+        return []
     try:
         leader = psutil.Process(pid)
         return [leader, *leader.children(recursive=True)]
@@ -244,12 +336,7 @@ def _status(process: psutil.Process) -> str:
         return psutil.STATUS_DEAD
 
 
-def _wait_gone(
-    family: list[psutil.Process], limit_s: float, leader: subprocess.Popen[bytes]
-) -> None:
+def _wait_gone(family: list[psutil.Process], limit_s: float) -> None:
     deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        leader.poll()
-        if not _alive(family):
-            return
+    while _alive(family) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -78,7 +78,8 @@ class AcceleratorsResource(dg.ConfigurableResource):
         held = self._acquire(count, stop)
         try:
             # A device is free for us only without the engine that a killed holder left on it.
-            kill_orphans()
+            for orphan in kill_orphans():
+                dg.get_dagster_logger().warning(str(orphan))
             devices = self.hardware.devices
             yield Lease(self.hardware, tuple(devices[slot] for slot in sorted(held) if devices))
         finally:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -63,10 +63,8 @@ class FileDigests:
             If a file changes while it is read.
         """
         ordered = sorted(set(names))
-        total = hashlib.sha256()
-        for name, digest in zip(ordered, self.of([folder / n for n in ordered]), strict=True):
-            total.update(f"{name}\0{digest}\n".encode(errors="surrogateescape"))
-        return total.hexdigest()
+        digests = self.of([folder / name for name in ordered])
+        return digest_over(dict(zip(ordered, digests, strict=True)))
 
     def _load(self) -> dict[str, list]:
         if self.cache is None:
@@ -88,6 +86,14 @@ class FileDigests:
             temporary.replace(self.cache)
         except OSError:
             temporary.unlink(missing_ok=True)
+
+
+def digest_over(digests: Mapping[str, str]) -> str:
+    """Return one sha256 over the digests of named files, in any order."""
+    total = hashlib.sha256()
+    for name, digest in sorted(digests.items()):
+        total.update(f"{name}\0{digest}\n".encode(errors="surrogateescape"))
+    return total.hexdigest()
 
 
 def _stamp(file: Path) -> list[int]:

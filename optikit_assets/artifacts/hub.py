@@ -14,6 +14,7 @@ HUB_PREFIX = "hf:"
 # Never pickles, never a second copy of the weights in another layout.
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py"]
 _UNWANTED = ["*/*", "consolidated*"]
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _REPOSITORY = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
@@ -37,14 +38,37 @@ class HubReference:
         """Last part of the repository's name."""
         return self.repository.rsplit("/", 1)[-1]
 
+    def at(self, commit: str) -> "HubReference":
+        """Return the repository as it was at a commit."""
+        return HubReference(self.repository, commit)
+
     def __str__(self) -> str:
         return f"{HUB_PREFIX}{self.repository}@{self.revision}"
+
+
+def resolve(reference: HubReference, cache: Path, timeout_s: float = 30) -> str | None:
+    """Return the commit that a branch or tag names now; None if the hub cannot be reached.
+
+    Without a network it is the commit that an earlier release downloaded last, if there is one.
+
+    Raises
+    ------
+    ModelError
+        If the hub does not hand the model out or has no such revision.
+    """
+    if _COMMIT.fullmatch(reference.revision):
+        return reference.revision
+    try:
+        return _model_info(reference, timeout_s).sha
+    except _UnreachableError:
+        known = _folder(cache, reference) / "refs" / reference.revision
+        return known.read_text(encoding="utf-8").strip() if known.is_file() else None
 
 
 def download(reference: HubReference, cache: Path) -> Path:
     """Download a repository's safetensors model and return its folder.
 
-    A branch is looked up each time; without a network the last downloaded state is used.
+    A commit that was downloaded before is used without a network.
 
     Raises
     ------
@@ -54,29 +78,10 @@ def download(reference: HubReference, cache: Path) -> Path:
         If the download would not fit.
     """
     try:
-        import huggingface_hub
-        from huggingface_hub import errors as hub_errors
-    except ImportError as error:
-        raise ModelError(
-            f"{reference} needs the library huggingface_hub in the control environment; install it "
-            "or add a local folder instead"
-        ) from error
-    try:
-        info = huggingface_hub.HfApi().model_info(
-            reference.repository, revision=reference.revision, files_metadata=True, timeout=30
-        )
-    except hub_errors.GatedRepoError as error:
-        raise ModelError(
-            f"{reference} is gated: accept its terms on the hub and set HF_TOKEN"
-        ) from error
-    except hub_errors.RepositoryNotFoundError as error:
-        raise ModelError(
-            f"{reference} does not exist or is private: check the name, set HF_TOKEN"
-        ) from error
-    except hub_errors.RevisionNotFoundError as error:
-        raise ModelError(f"{reference}: the repository has no such revision") from error
-    except Exception as error:  # the hub client lets errors of its HTTP library through
-        return _last_copy(huggingface_hub, reference, cache, error)
+        info = _model_info(reference)
+    except _UnreachableError as error:
+        return _last_copy(_library(reference), reference, cache, error)
+    huggingface_hub = _library(reference)
     if not _snapshot(cache, reference, info.sha).is_dir():
         check_free_space(cache, _wanted_bytes(huggingface_hub, info))
     try:
@@ -99,6 +104,46 @@ def download(reference: HubReference, cache: Path) -> Path:
         raise ModelError(f"download of {reference} failed: {reason}; try again") from error
 
 
+class _UnreachableError(Exception):
+    """The hub did not answer."""
+
+
+def _library(reference: HubReference) -> Any:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise ModelError(
+            f"{reference} needs the library huggingface_hub in the control environment; install it "
+            "or add a local folder instead"
+        ) from error
+    return huggingface_hub
+
+
+def _model_info(reference: HubReference, timeout_s: float = 30) -> Any:
+    api = _library(reference).HfApi()
+    from huggingface_hub import errors as hub_errors
+
+    try:
+        return api.model_info(
+            reference.repository,
+            revision=reference.revision,
+            files_metadata=True,
+            timeout=timeout_s,
+        )
+    except hub_errors.GatedRepoError as error:
+        raise ModelError(
+            f"{reference} is gated: accept its terms on the hub and set HF_TOKEN"
+        ) from error
+    except hub_errors.RepositoryNotFoundError as error:
+        raise ModelError(
+            f"{reference} does not exist or is private: check the name, set HF_TOKEN"
+        ) from error
+    except hub_errors.RevisionNotFoundError as error:
+        raise ModelError(f"{reference}: the repository has no such revision") from error
+    except Exception as error:  # the hub client lets errors of its HTTP library through
+        raise _UnreachableError(_one_line(error)) from error
+
+
 def _last_copy(hub: Any, reference: HubReference, cache: Path, reason: Exception) -> Path:
     try:
         return Path(
@@ -119,8 +164,11 @@ def _last_copy(hub: Any, reference: HubReference, cache: Path, reason: Exception
 
 
 def _snapshot(cache: Path, reference: HubReference, commit: str | None) -> Path:
-    folder = "models--" + reference.repository.replace("/", "--")
-    return cache / folder / "snapshots" / (commit or "unknown")
+    return _folder(cache, reference) / "snapshots" / (commit or "unknown")
+
+
+def _folder(cache: Path, reference: HubReference) -> Path:
+    return cache / ("models--" + reference.repository.replace("/", "--"))
 
 
 def _wanted_bytes(hub: Any, info: Any) -> int:

@@ -2,26 +2,32 @@
 
 A version comes from a sub-folder of the ``source`` in ``recipes/models/NAME.yaml``, or from
 ``HOME/models/NAME/VERSION/``: a folder with weights, or one file ``source.json`` that points to a
-folder elsewhere or to a hub repository.
+folder elsewhere or to a hub repository, at the commit that the version stands for.
 """
 
 import json
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from optikit_assets.artifacts.file_digests import FileDigests
-from optikit_assets.artifacts.hub import HUB_PREFIX, HubReference, download
+from optikit_assets.artifacts.hub import HUB_PREFIX, HubReference, download, resolve
 from optikit_assets.artifacts.model_folder import ModelFolder, check_model_folder
 from optikit_assets.errors import ModelError, SpecError, StorageError, UnknownNameError
+from optikit_assets.locks import locked
 from optikit_assets.specs import Catalog, check_name
 from optikit_assets.specs.json_text import parse_json
 
 SEPARATOR = "@"
 SOURCE_FILE = "source.json"
+
+# Adding goes on without a hub that does not answer soon: it is asked again before the first use.
+_ADD_LIMIT_S = 10
 
 _VERSION_LIKE = re.compile(r"^v?\d+([._-][0-9a-zA-Z]+)*$")
 _ADD_HINT = "Add one with `optikit models add PATH|hf:ORG/NAME[@REV]`"
@@ -29,11 +35,21 @@ _ADD_HINT = "Add one with `optikit models add PATH|hf:ORG/NAME[@REV]`"
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One version of a model; ``source`` is an absolute folder or ``hf:ORG/NAME@REVISION``."""
+    """One version of a model.
+
+    Attributes
+    ----------
+    source
+        An absolute folder or ``hf:ORG/NAME@REVISION``.
+    commit
+        What the revision named when the version was added or first used; it stays that, however
+        far a branch moves. None for a folder, or if nobody could ask the hub yet.
+    """
 
     name: str
     version: str
     source: str
+    commit: str | None = None
 
     @property
     def key(self) -> str:
@@ -124,7 +140,8 @@ class ModelRegistry:
 
         A folder is checked now, a hub repository when it is fetched. Without `name` and `version`,
         a folder ``…/NAME/VERSION`` gives both, any other folder its name and version ``1``, and a
-        repository its name and revision. Adding the same source again changes nothing.
+        repository its name and revision. Adding the same source again changes nothing, but for a
+        repository's branch, which is looked up anew: the version is what it names now.
 
         Raises
         ------
@@ -134,16 +151,15 @@ class ModelRegistry:
             If the folder is not a usable model or the version exists with another source.
         """
         hub = reference.startswith(HUB_PREFIX)
+        parsed = None
         if hub:
             parsed = HubReference.parse(reference)
             source = str(parsed)
             default_name, default_version = parsed.name, parsed.revision
-            content = {"hf": parsed.repository, "revision": parsed.revision}
         else:
             path = Path(reference).expanduser().resolve()
             source = str(path)
             default_name, default_version = _named_after(path)
-            content = {"path": source}
         entry = ModelVersion(
             _checked("name", name or default_name),
             _checked("version", version or default_version),
@@ -154,12 +170,14 @@ class ModelRegistry:
         for existing in self.versions(entry.name):
             if existing.version == entry.version:
                 if existing.source == entry.source:
-                    return existing
+                    return existing if parsed is None else self._resolved(existing, anew=True)
                 raise ModelError(
                     f"{entry.key} exists already with source {existing.source}; choose another "
                     "--version for a changed model"
                 )
-        self._write_source(self.home / "models" / entry.name / entry.version, content)
+        if parsed is not None:
+            return self._resolved(entry, anew=True)
+        self._write_source(entry, {"path": source})
         return entry
 
     def fetch(self, version: ModelVersion) -> FetchedModel:
@@ -172,16 +190,68 @@ class ModelRegistry:
         StorageError
             If the download does not fit on the disk.
         """
+        path = Path(version.source)
         if version.source.startswith(HUB_PREFIX):
-            path = download(HubReference.parse(version.source), self.home / "hub")
-        else:
-            path = Path(version.source)
+            reference = HubReference.parse(version.source)
+            commit = version.commit or self._resolved(version).commit
+            if commit is None:
+                raise ModelError(
+                    f"{reference} is not on this machine and the hub cannot be reached; add a "
+                    "local folder with `optikit models add PATH`"
+                )
+            path = download(reference.at(commit), self._hub)
         return self.describe(path, self._trusts(version.name))
 
     def describe(self, path: Path, trust_remote_code: bool = False) -> FetchedModel:
         """Check any model folder, a quantized checkpoint for example, and read its facts."""
         folder = check_model_folder(path, trust_remote_code)
         return _facts(folder, self._digests.over(folder.path, folder.files))
+
+    @property
+    def _hub(self) -> Path:
+        return self.home / "hub"
+
+    def _resolved(self, version: ModelVersion, anew: bool = False) -> ModelVersion:
+        """Return a hub version with its commit, which is written down for all who come later.
+
+        Parameters
+        ----------
+        version
+            With a hub reference as source.
+        anew
+            Ask the hub also if the commit is known; one that does not answer changes nothing.
+        """
+        reference = HubReference.parse(version.source)
+        # Two that use a version for the first time have to agree.
+        with self._lock():
+            known = self._written_commit(version)
+            commit = known
+            if anew or known is None:
+                commit = resolve(reference, self._hub, _ADD_LIMIT_S if anew else 30) or known
+            content = {"hf": reference.repository, "revision": reference.revision}
+            if commit is not None:
+                content["commit"] = commit
+            if anew or commit != known:
+                self._write_source(version, content)
+        return replace(version, commit=commit)
+
+    def _written_commit(self, version: ModelVersion) -> str | None:
+        try:
+            source, commit = _read_source(self.home / "models" / version.name / version.version)
+        except (OSError, ValueError):
+            return None
+        return commit if source == version.source else None
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        file = self.home / "models" / ".lock"
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        except OSError as error:
+            raise StorageError(f"cannot write {file}: {error}") from error
+        with locked(file, wait=True):
+            yield
 
     def _trusts(self, name: str) -> bool:
         return self.catalog.model(name).trust_remote_code
@@ -197,7 +267,8 @@ class ModelRegistry:
                 continue
             if spec.source.startswith(HUB_PREFIX):
                 reference = HubReference.parse(spec.source)
-                found.append(ModelVersion(name, reference.revision, str(reference)))
+                version = ModelVersion(name, reference.revision, str(reference))
+                found.append(replace(version, commit=self._written_commit(version)))
                 continue
             for child in _folders((self.repo_root / spec.source).resolve()):
                 self._collect(name, child, found, problems)
@@ -209,13 +280,14 @@ class ModelRegistry:
         try:
             check_name(name)
             check_name(folder.name)
-            source = _read_source(folder)
+            source, commit = _read_source(folder)
         except ValueError as error:
             problems.append(f"{folder}: {error}")
             return
-        found.append(ModelVersion(name, folder.name, source))
+        found.append(ModelVersion(name, folder.name, source, commit))
 
-    def _write_source(self, folder: Path, content: dict[str, str]) -> None:
+    def _write_source(self, version: ModelVersion, content: dict[str, str]) -> None:
+        folder = self.home / "models" / version.name / version.version
         temporary = folder / f"{SOURCE_FILE}.{os.getpid()}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -250,16 +322,20 @@ def _facts(folder: ModelFolder, digest: str) -> FetchedModel:
     )
 
 
-def _read_source(folder: Path) -> str:
-    """Return what a version folder stands for: itself, or what its ``source.json`` points to."""
+def _read_source(folder: Path) -> tuple[str, str | None]:
+    """Return what a version folder stands for: itself, or what its ``source.json`` points to.
+
+    The second is the commit of a hub repository, if it is known.
+    """
     file = folder / SOURCE_FILE
     if not file.exists():
-        return str(folder.resolve())
+        return str(folder.resolve()), None
     content = parse_json(file.read_text(encoding="utf-8"))
     if isinstance(content, dict) and isinstance(content.get("path"), str):
-        return content["path"]
+        return content["path"], None
     if isinstance(content, dict) and isinstance(content.get("hf"), str):
-        return f"{HUB_PREFIX}{content['hf']}@{content.get('revision') or 'main'}"
+        source = f"{HUB_PREFIX}{content['hf']}@{content.get('revision') or 'main'}"
+        return source, content.get("commit")
     raise ValueError(f'{SOURCE_FILE} must hold {{"path": …}} or {{"hf": …, "revision": …}}')
 
 

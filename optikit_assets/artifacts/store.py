@@ -4,9 +4,10 @@
 
     root/
       ab/abcdef…/            one folder per key (sha256), found by key alone
-        manifest.json        key, kind, time, sizes of all files, and what the maker noted down
+        manifest.json        key, kind, time, digests of all files, and what the maker noted down
         …                    the files
       staging/KEY.PID.TOKEN/ a draft: `owner.lock` (held by its maker) and `content/`
+      quarantine/KEY.TIME/   an artifact that was found damaged, with a note
 
 A draft becomes an artifact by one rename after everything is synced to disk. Of two makers of one
 key the first wins; the second's draft is dropped. Only the standard library is used.
@@ -14,31 +15,31 @@ key the first wins; the second's draft is dropped. Only the standard library is 
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from optikit_assets.errors import StorageError
-from optikit_assets.faults import FULL, chain
+from optikit_assets.artifacts.disk import check_free_space, human_bytes, storage_error
+from optikit_assets.artifacts.file_digests import FileDigests
+from optikit_assets.artifacts.manifest import Manifest, read_manifest, write_manifest
+from optikit_assets.artifacts.verification import Quarantined, damage_of, put_aside, quarantined
+from optikit_assets.errors import DamagedArtifactError, StorageError
+from optikit_assets.locks import locked
 
-MANIFEST = "manifest.json"
-FORMAT = 1
+__all__ = ["Artifact", "ArtifactDraft", "ArtifactStore", "check_free_space", "human_bytes"]
 
 _KEY = re.compile(r"^[0-9a-f]{64}$")
 _KIND = re.compile(r"^[a-z][a-z0-9_]*$")
 _STAGING = "staging"
-_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
-_NEXT_STEP = "free some space or set OPTIKIT_HOME to a folder on a larger disk"
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,9 @@ class Artifact:
     """A complete artifact.
 
     ``manifest`` is what its maker noted down; ``path`` holds the files and must not be changed.
+    ``references`` are the artifacts that it is worth nothing without, with the digest that each
+    had. ``digest`` is over names and contents of all files, None for one of an earlier release;
+    ``verified`` says that the files were read and have it.
     """
 
     key: str
@@ -54,6 +58,9 @@ class Artifact:
     manifest: dict[str, Any]
     created_at: datetime
     total_bytes: int
+    references: Mapping[str, str | None] = field(default_factory=dict)
+    digest: str | None = None
+    verified: bool = False
 
     def file(self, name: str) -> Path:
         """Return the path of a file of this artifact.
@@ -80,12 +87,16 @@ class Artifact:
 
 @dataclass
 class ArtifactDraft:
-    """An artifact in the making: write files below ``path``, note facts in ``manifest``."""
+    """An artifact in the making: write files below ``path``, note facts in ``manifest``.
+
+    ``references`` are the keys of what it is worth nothing without, with their digests.
+    """
 
     key: str
     kind: str
     path: Path
     manifest: dict[str, Any] = field(default_factory=dict)
+    references: dict[str, str | None] = field(default_factory=dict)
 
     def file(self, name: str) -> Path:
         """Return the path for a file to be written, with its parent folder made."""
@@ -125,7 +136,72 @@ class ArtifactStore:
         A folder without a readable manifest, or whose files do not have the sizes it lists, does
         not count: it is replaced by the next `create`.
         """
-        return _read(self.folder(key), key)
+        folder = self.folder(key)
+        manifest = read_manifest(folder, key)
+        if manifest is None:
+            return None
+        if not all(entry.is_there(folder / name) for name, entry in manifest.entries.items()):
+            return None
+        return _artifact(folder, manifest)
+
+    def find_complete(self, key: str) -> Artifact | None:
+        """Return the artifact called `key` if all that it refers to is there too, and unchanged."""
+        artifact = self.find(key)
+        if artifact is None:
+            return None
+        for other, digest in artifact.references.items():
+            found = self.find_complete(other)
+            if found is None or digest not in (None, found.digest):
+                return None
+        return artifact
+
+    def verify(self, key: str, *, remembered: bool = True) -> Artifact:
+        """Return the artifact called `key` after a look at the content of every file.
+
+        A damaged one is moved to ``quarantine/``, so that the next run makes it anew. One of an
+        earlier release has no digests: its sizes are compared, and ``verified`` stays False.
+
+        Parameters
+        ----------
+        key
+            sha256 in hex.
+        remembered
+            Do not read files again that were read before and look unchanged. Without it, what a
+            disk has silently lost is found too.
+
+        Raises
+        ------
+        DamagedArtifactError
+            If it differs from what was put into the store.
+        StorageError
+            If it is missing or cannot be read.
+        """
+        folder = self.folder(key)
+        try:
+            inode = folder.stat().st_ino
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise self._missing(key) from error
+        manifest = read_manifest(folder, key)
+        digests = FileDigests(self.root / "file-digests.json" if remembered else None)
+        damage = damage_of(folder, manifest, digests)
+        if manifest is not None and not damage:
+            return replace(_artifact(folder, manifest), verified=manifest.has_digests)
+        place = put_aside(self.root, folder, inode, manifest, damage)
+        what = f"{manifest.kind if manifest else 'an'} artifact {key[:12]}…"
+        more = f" and {len(damage) - 1} more" if len(damage) > 1 else ""
+        raise DamagedArtifactError(
+            f"{what} was damaged ({damage[0]}{more}) and was put aside"
+            f"{f' to {place}' if place else ' by another process'}; run again, it is made anew"
+        )
+
+    def quarantined(self) -> list[Quarantined]:
+        """Return the damaged artifacts that were put aside and not deleted yet."""
+        return quarantined(self.root)
+
+    def all_keys(self) -> list[str]:
+        """Return the keys of all artifacts, complete or not, in order."""
+        folders = sorted(self.root.glob("[0-9a-f][0-9a-f]/*"))
+        return [folder.name for folder in folders if _KEY.match(folder.name)]
 
     def get(self, key: str) -> Artifact:
         """Return the artifact called `key`.
@@ -137,15 +213,18 @@ class ArtifactStore:
         """
         artifact = self.find(key)
         if artifact is None:
-            raise StorageError(
-                f"artifact {key[:12]}… is not in {self.root} or is damaged; materialize it again"
-            )
+            raise self._missing(key)
         return artifact
+
+    def _missing(self, key: str) -> StorageError:
+        return StorageError(
+            f"artifact {key[:12]}… is not in {self.root} or is damaged; materialize it again"
+        )
 
     def all(self, kind: str | None = None) -> Iterator[Artifact]:
         """Yield every complete artifact, of one kind if given, in order of key."""
-        for folder in sorted(self.root.glob("[0-9a-f][0-9a-f]/*")):
-            artifact = self.find(folder.name) if _KEY.match(folder.name) else None
+        for key in self.all_keys():
+            artifact = self.find(key)
             if artifact is not None and kind in (None, artifact.kind):
                 yield artifact
 
@@ -191,7 +270,8 @@ class ArtifactStore:
                 yield draft
                 self._commit(draft, destination, staging)
         except Exception as error:
-            translated = self._storage_error(error, destination, kind)
+            what = f"{kind} artifact {destination.name[:12]}…"
+            translated = storage_error(error, self.root, what)
             if translated is None:
                 raise
             raise translated from error
@@ -214,7 +294,7 @@ class ArtifactStore:
                     continue
                 lock = staging / "owner.lock"
                 lock.touch()
-                with _locked(lock):
+                with locked(lock):
                     shutil.rmtree(staging, ignore_errors=True)
                 swept.append(staging.name)
         return swept
@@ -227,30 +307,21 @@ class ArtifactStore:
         lock = staging / "owner.lock"
         lock.touch()
         try:
-            with _locked(lock):
+            with locked(lock):
                 yield staging
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
     def _commit(self, draft: ArtifactDraft, destination: Path, staging: Path) -> None:
-        sizes = _sizes(draft.path)
-        sizes.pop(MANIFEST, None)
-        manifest = {
-            "format": FORMAT,
-            "key": draft.key,
-            "kind": draft.kind,
-            "created_at": datetime.now(UTC).isoformat(),
-            "files": sizes,
-            "manifest": draft.manifest,
-        }
-        draft.write_json(MANIFEST, manifest)
+        write_manifest(draft.path, draft.key, draft.kind, draft.manifest, draft.references)
         _sync_tree(draft.path)
         destination.parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(3):
-            if self.find(draft.key) is not None:
+            if self.find_complete(draft.key) is not None:
                 return
             if destination.exists():
-                # Left by a crash or damaged later: out of the way, deleted with the staging folder.
+                # Left by a crash, damaged later, or without what it refers to: out of the way,
+                # deleted with the staging folder.
                 with contextlib.suppress(FileNotFoundError):
                     destination.rename(staging / f"damaged{attempt}")
             try:
@@ -263,76 +334,18 @@ class ArtifactStore:
             return
         raise StorageError(f"{destination} keeps changing while an artifact is written to it")
 
-    def _storage_error(
-        self, error: BaseException, destination: Path, kind: str
-    ) -> StorageError | None:
-        """Translate a full or read-only disk; None for every other error."""
-        if isinstance(error, StorageError):
-            return None
-        number = _disk_errno(error)
-        what = f"{kind} artifact {destination.name[:12]}…"
-        if number in FULL:
-            free = shutil.disk_usage(_existing(self.root)).free
-            reason = "file size limit reached" if number == errno.EFBIG else "disk full"
-            return StorageError(
-                f"{reason} while writing {what} to {self.root} ({human_bytes(free)} free); "
-                f"{_NEXT_STEP}"
-            )
-        inside = isinstance(error, OSError) and str(self.root) in str(error.filename or "")
-        if number in _DENIED and inside:
-            return StorageError(
-                f"cannot write {what}: {self.root} is not writable "
-                f"({os.strerror(number or 0)}); fix its permissions or set OPTIKIT_HOME"
-            )
-        return None
 
-
-def check_free_space(path: Path, needed_bytes: int) -> None:
-    """Raise `StorageError` unless the file system of `path` has `needed_bytes` free.
-
-    `path` need not exist yet.
-    """
-    free = shutil.disk_usage(_existing(path)).free
-    if free < needed_bytes:
-        raise StorageError(
-            f"not enough space in {path}: {human_bytes(needed_bytes)} needed, "
-            f"{human_bytes(free)} free; {_NEXT_STEP}"
-        )
-
-
-def human_bytes(count: float) -> str:
-    """Return a size for people, e.g. ``1.5 GiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
-def _read(folder: Path, key: str) -> Artifact | None:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT or manifest["key"] != key:
-            return None
-        sizes: dict[str, int] = manifest["files"]
-        if any((folder / name).lstat().st_size != size for name, size in sizes.items()):
-            return None
-        return Artifact(
-            key=key,
-            kind=manifest["kind"],
-            path=folder,
-            manifest=manifest["manifest"],
-            created_at=datetime.fromisoformat(manifest["created_at"]),
-            total_bytes=sum(sizes.values()),
-        )
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    """Return the size of every file below `folder` by relative name; links are not followed."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or path.is_file())
-    return {path.relative_to(folder).as_posix(): path.lstat().st_size for path in files}
+def _artifact(folder: Path, manifest: Manifest) -> Artifact:
+    return Artifact(
+        key=manifest.key,
+        kind=manifest.kind,
+        path=folder,
+        manifest=manifest.notes,
+        created_at=manifest.created_at,
+        total_bytes=sum(entry.bytes for entry in manifest.entries.values()),
+        references=manifest.references,
+        digest=manifest.digest,
+    )
 
 
 def _sync_tree(folder: Path) -> None:
@@ -348,32 +361,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    """Hold an exclusive lock on an existing file, or raise ``BlockingIOError`` at once."""
-    descriptor = os.open(file, os.O_RDWR)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _existing(path: Path) -> Path:
-    """Return the nearest parent of `path` that exists."""
-    path = Path(path).absolute()
-    while not path.exists():
-        path = path.parent
-    return path
-
-
-def _disk_errno(error: BaseException) -> int | None:
-    """Return the errno of a disk error, also when a library wrapped it or only quotes its text."""
-    for link in chain(error):
-        if isinstance(link, OSError) and link.errno in FULL | _DENIED:
-            return link.errno
-        if os.strerror(errno.ENOSPC) in str(link):
-            return errno.ENOSPC
-    return None

@@ -186,11 +186,15 @@ def status(
 
 
 @app.command()
-def doctor() -> None:
-    """Check environments, accelerators and disk; say what to do."""
+def doctor(
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every artifact and compare it with its digests.")
+    ] = False,
+) -> None:
+    """Check environments, accelerators, disk and artifacts; say what to do."""
     from optikit_assets.cli.inspect import run_doctor
 
-    sys.exit(run_doctor())
+    sys.exit(run_doctor(verify))
 
 
 @models_app.command("add")

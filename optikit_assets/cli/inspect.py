@@ -10,9 +10,11 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.table import Table
 
-from optikit_assets.artifacts.models import ModelRegistry
+from optikit_assets.artifacts.hub import HUB_PREFIX
+from optikit_assets.artifacts.models import ModelRegistry, ModelVersion
+from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.environments.status import environment_status
-from optikit_assets.errors import HistoryError, StorageError
+from optikit_assets.errors import DamagedArtifactError, HistoryError, StorageError
 from optikit_assets.history import History
 from optikit_assets.settings import REPOSITORY, settings
 from optikit_assets.specs import Catalog
@@ -86,8 +88,8 @@ def run_status(model: str | None) -> None:
     (Console() if sys.stdout.isatty() else Console(width=200)).print(table)
 
 
-def run_doctor() -> int:
-    """Print what is ready and what to do; 1 if something is missing."""
+def run_doctor(verify: bool = False) -> int:
+    """Print what is ready and what to do; 1 if something is missing or found damaged."""
     from optikit_assets.serving.hardware import detect
 
     table = Table("what", "state", "details", "what to do")
@@ -118,14 +120,39 @@ def run_doctor() -> int:
     )
     for problem in _registry().problems():
         table.add_row("models", "[yellow]problem[/]", problem, "")
+    store = ArtifactStore(settings().store)
+    if verify:
+        ready &= _verify_all(store, table)
+    for aside in store.quarantined():
+        table.add_row(
+            f"{aside.kind} {aside.key[:12]}…",
+            "[yellow]quarantined[/]",
+            "; ".join(aside.damage[:3]),
+            f"run again, it is made anew; delete {aside.path}",
+        )
     (Console() if sys.stdout.isatty() else Console(width=200)).print(table)
     return 0 if ready else 1
+
+
+def _verify_all(store: ArtifactStore, table: Table) -> bool:
+    """Read every artifact, put damaged ones aside, and add a row of how many are whole."""
+    counts = {"verified": 0, "without digests (of an earlier release)": 0, "damaged": 0}
+    for key in store.all_keys():
+        try:
+            whole = store.verify(key, remembered=False).verified
+            counts["verified" if whole else "without digests (of an earlier release)"] += 1
+        except DamagedArtifactError:
+            counts["damaged"] += 1
+    found = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    state = "[red]damaged[/]" if counts["damaged"] else "[green]ok[/]"
+    table.add_row("artifacts", state, found or "none", "")
+    return not counts["damaged"]
 
 
 def add_model(reference: str, name: str | None, version: str | None) -> None:
     """Register a model version and say how to optimize it."""
     added = _registry().add(reference, name, version)
-    print(f"added {added.key} ({added.source})")
+    print(f"added {added.key} ({_source(added)})")
 
 
 def list_models(as_json: bool) -> Iterator[str]:
@@ -133,8 +160,17 @@ def list_models(as_json: bool) -> Iterator[str]:
     versions = _registry().versions()
     if as_json:
         yield json.dumps(
-            [{"name": v.name, "version": v.version, "source": v.source} for v in versions]
+            [
+                {"name": v.name, "version": v.version, "source": v.source, "commit": v.commit}
+                for v in versions
+            ]
         )
         return
     for version in versions:
-        yield f"{version.key}\t{version.source}"
+        yield f"{version.key}\t{_source(version)}"
+
+
+def _source(version: ModelVersion) -> str:
+    if not version.source.startswith(HUB_PREFIX):
+        return version.source
+    return f"{version.source}, {f'commit {version.commit}' if version.commit else 'not resolved'}"

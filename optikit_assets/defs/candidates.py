@@ -1,6 +1,7 @@
 """q* of a recipe, as later stages see it, read from the recorded evaluation."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from optikit_assets.artifacts.store import Artifact
@@ -8,6 +9,7 @@ from optikit_assets.defs import lineage
 from optikit_assets.defs.lineage import FAILED, Node
 from optikit_assets.defs.stage import Stage
 from optikit_assets.deployment import RecoveryRow
+from optikit_assets.errors import ChangedInputError
 from optikit_assets.stateval.results import Comparison
 
 COMPARISON_FILE = "comparison.json"
@@ -17,7 +19,10 @@ UNSUPPORTED_FILE = "unsupported.json"
 
 @dataclass(frozen=True)
 class ServedCandidate:
-    """The checkpoint that is served, and what the quality gate said of it."""
+    """The checkpoint that is served, and what the quality gate said of it.
+
+    ``references`` is its key with its digest, empty for the base model.
+    """
 
     recipe: str
     trial: int
@@ -27,6 +32,7 @@ class ServedCandidate:
     verdict: str
     accepted: bool
     reasons: tuple[str, ...]
+    references: Mapping[str, str | None] = field(default_factory=dict)
 
 
 def comparison_of(stage: Stage, recipe: str) -> Comparison | None:
@@ -50,23 +56,51 @@ def served_candidate(stage: Stage, recipe: str) -> ServedCandidate:
     ------
     StageError
         If the recipe was never evaluated.
+    DamagedArtifactError
+        If the checkpoint is not what was made.
+    ChangedInputError
+        If it is not the one that was evaluated.
     """
     evaluation, comparison = _evaluation(stage, recipe), comparison_of(stage, recipe)
     if evaluation is None or comparison is None:
         reason = _why_not_evaluated(evaluation)
         return ServedCandidate(recipe, 0, stage.base.path, "", 0, FAILED, False, (reason,))
     key = evaluation.read_json(CHECKPOINTS_FILE)[str(comparison.q_star)]
-    checkpoint = None if key is None else stage.artifacts.store.get(key)
+    checkpoint = None if key is None else verified(stage, key)
+    references = {} if checkpoint is None else {checkpoint.key: checkpoint.digest}
+    if any(evaluation.references.get(k) not in (None, now) for k, now in references.items()):
+        raise ChangedInputError(
+            f"the checkpoint of trial {comparison.q_star} of {recipe} was made anew after it was "
+            "evaluated, with another content; run again, it is evaluated first"
+        )
     return ServedCandidate(
         recipe=recipe,
         trial=comparison.q_star,
         path=stage.base.path if checkpoint is None else checkpoint.path,
-        digest=stage.base.digest if key is None else key,
+        digest=stage.base.digest if checkpoint is None else checkpoint.digest or checkpoint.key,
         total_bytes=stage.base.total_bytes if checkpoint is None else checkpoint.total_bytes,
         verdict=comparison.verdict,
         accepted=comparison.accepted,
         reasons=comparison.reasons,
+        references=references,
     )
+
+
+def verified(stage: Stage, key: str) -> Artifact:
+    """Return an artifact of this stage's store after a look at the content of its files.
+
+    Raises
+    ------
+    DamagedArtifactError
+        If it is not what was put into the store.
+    """
+    artifact = stage.artifacts.store.verify(key)
+    if not artifact.verified:
+        stage.context.log.warning(
+            f"{artifact.path} was made by an earlier release, without digests: only the sizes of "
+            "its files were compared"
+        )
+    return artifact
 
 
 def _evaluation(stage: Stage, recipe: str) -> Artifact | None:

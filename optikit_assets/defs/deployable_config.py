@@ -1,6 +1,7 @@
 """Stage 6: choose the recipe, certify its rate, write the deploy bundle."""
 
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from optikit_assets.defs.benchmarking import (
     benchmark,
     remember_probes,
 )
-from optikit_assets.defs.candidates import ServedCandidate, served_candidate
+from optikit_assets.defs.candidates import ServedCandidate, served_candidate, verified
 from optikit_assets.defs.outcome import Evaluated, collect, evidence
 from optikit_assets.defs.partitions import split_model
 from optikit_assets.defs.stage import Stage
@@ -70,7 +71,7 @@ def deployable_config(
 ) -> dg.MaterializeResult:
     """Choose among the recipes that passed the gate, certify, write the bundle."""
     stage = Stage(context, models, artifacts, history, runner)
-    artifact = artifacts.find(stage.key)
+    artifact = artifacts.store.find_complete(stage.key)
     cached = artifact is not None
     artifact = artifact or _decide(stage)
     deployment = Deployment.model_validate(artifact.read_json(RECORD_FILE))
@@ -113,6 +114,7 @@ def _decide(stage: Stage) -> Artifact:
     chosen = by_recipe.get(deployment.recipe or BASELINE)
     with stage.artifacts.store.create(stage.key, lineage.DEPLOYABLE_CONFIG) as draft:
         write_bundle(draft.path, deployment, config, evidence(evaluated, chosen, deployment))
+        draft.references.update(_served_checkpoint(stage, deployment))
     artifact = stage.artifacts.store.get(stage.key)
     _remember(stage, deployment, artifact)
     return artifact
@@ -213,8 +215,23 @@ def _record(
     return deployment, config
 
 
+def _served_checkpoint(stage: Stage, deployment: Deployment) -> Mapping[str, str | None]:
+    """Return the checkpoint that the bundle points to; none for the base model."""
+    if deployment.status != "feasible" or deployment.recipe in (None, BASELINE):
+        return {}
+    return served_candidate(stage, deployment.recipe).references
+
+
 def _publish(stage: Stage, artifact: Artifact) -> Path:
-    """Point the stable link ``deployments/MODEL/SLO`` at this bundle, atomically."""
+    """Point the stable link ``deployments/MODEL/SLO`` at this bundle, atomically.
+
+    Raises
+    ------
+    DamagedArtifactError
+        If the bundle or the checkpoint that it serves is not what was certified.
+    """
+    for key in (artifact.key, *artifact.references):
+        verified(stage, key)
     link = settings().deployments / stage.model_key / stage.dimension
     link.parent.mkdir(parents=True, exist_ok=True)
     fresh = link.with_name(f".{link.name}.{os.getpid()}")

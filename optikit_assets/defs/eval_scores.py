@@ -14,6 +14,7 @@ from optikit_assets.defs.candidates import (
     COMPARISON_FILE,
     UNSUPPORTED_FILE,
     recovery_rows,
+    verified,
 )
 from optikit_assets.defs.contamination import (
     calibration_data,
@@ -76,7 +77,7 @@ def eval_scores(
     """Evaluate what has no scores yet and compare."""
     stage = Stage(context, models, artifacts, history, runner)
     suite = stage.catalog.suite(stage.model_spec.suite)
-    found = artifacts.find(stage.key)
+    found = artifacts.store.find_complete(stage.key)
     artifact = found or _refuse_unsupported(stage) or _evaluate(stage, suite)
     # Both are outcomes like any other: the remaining recipes go on without this one.
     if isinstance(artifact, str):
@@ -150,6 +151,9 @@ def _evaluate(stage: Stage, suite: SuiteSpec) -> Artifact | str:
     with stage.artifacts.store.create(stage.key, lineage.EVAL_SCORES) as draft:
         draft.write_json(COMPARISON_FILE, comparison.model_dump(mode="json"))
         draft.write_json(CHECKPOINTS_FILE, checkpoints)
+        draft.references.update(
+            {key: stage.artifacts.store.get(key).digest for key in checkpoints.values() if key}
+        )
         draft.write_json(_CONTAMINATION_FILE, contamination_outcomes(stage, loaded))
     remember_scores(stage, loaded[1:])
     remember_comparison(stage, comparison, checkpoints)
@@ -200,22 +204,24 @@ def _pins(stage: Stage, suite: SuiteSpec) -> tuple[Pin, ...]:
 
 
 def _candidate(stage: Stage, suite: SuiteSpec, trial: int, key: str | None) -> Candidate:
-    path = stage.base.path if key is None else stage.artifacts.store.get(key).path
+    checkpoint = None if key is None else verified(stage, key)
     base = stage.version_of(Node(lineage.BASE_MODEL, stage.model_key))
     settings = [
         stage.inputs[Node(lineage.EVALUATION_SPEC, stage.model_key)],
         stage.inputs[Node(lineage.ENGINE_SPEC, stage.model_key)],
         stage.inputs[Node(lineage.SERVING_RUNTIME)],
     ]
+    # Made anew, a checkpoint may have another content under its key.
+    content = [checkpoint.digest] if checkpoint and checkpoint.digest else []
     return Candidate(
         trial=trial,
-        model_path=str(path),
-        artifact_key=digest(["evaluation", key or base, suite.name, settings]),
+        model_path=str(checkpoint.path if checkpoint else stage.base.path),
+        artifact_key=digest(["evaluation", key or base, suite.name, settings, *content]),
     )
 
 
 def _load(stage: Stage, candidate: Candidate) -> EvaluatedCandidate:
-    artifact = stage.artifacts.store.get(candidate.artifact_key)
+    artifact = verified(stage, candidate.artifact_key)
     return load_candidate(artifact.path, max(candidate.trial, 0))
 
 

@@ -1,22 +1,19 @@
 """Materializes one partition in this process; what the driver's processes call."""
 
 import os
-import socket
 from typing import Any
 
 import dagster as dg
-import psutil
 
 from optikit_assets import errors
 from optikit_assets.defs import lineage, partitions
 from optikit_assets.defs.graph import ASSETS, resources
 from optikit_assets.defs.lineage import Node, recorded
+from optikit_assets.defs.run_owners import run_tags
 from optikit_assets.environments.layout import prepare_dagster_home
 from optikit_assets.errors import StageError
 from optikit_assets.settings import settings
 
-# Names the process that runs a headless run, so that a later one can tell whether it still lives.
-OWNER_TAG = "optikit/owner"
 _DIMENSION = {
     lineage.QUANTIZED_MODEL: "recipe",
     lineage.EVAL_SCORES: "recipe",
@@ -40,14 +37,14 @@ def materialize_node(node: Node) -> str:
     OptikitError
         With the message of the error in the asset's body.
     """
-    with open_instance() as instance:
+    with open_instance() as instance, run_tags() as tags:
         result = dg.materialize(
             ASSETS,
             selection=[node.asset],
             partition_key=_partition_key(node),
             instance=instance,
             resources=resources(),
-            tags={OWNER_TAG: f"{socket.gethostname()}:{os.getpid()}"},
+            tags=tags,
             raise_on_error=False,
         )
         if not result.success:
@@ -64,7 +61,7 @@ def run_job(job: dg.JobDefinition, op: str, config: dict[str, object]) -> Any:
     StageError
         With the message of the error in the op.
     """
-    with open_instance() as instance:
+    with open_instance() as instance, run_tags() as tags:
         result = job.execute_in_process(
             run_config={
                 "ops": {op: {"config": config}},
@@ -73,27 +70,12 @@ def run_job(job: dg.JobDefinition, op: str, config: dict[str, object]) -> Any:
             },
             instance=instance,
             resources=resources(),
-            tags={OWNER_TAG: f"{socket.gethostname()}:{os.getpid()}"},
+            tags=tags,
             raise_on_error=False,
         )
         if not result.success:
             raise StageError(f"{_reason(result)} (Dagster run {result.run_id})")
         return result.output_for_node(op)
-
-
-def cancel_orphaned_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Mark headless runs of dead processes as canceled; return their ids.
-
-    A killed process cannot report its own end, and Dagster shows its run as started for ever.
-    """
-    started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
-    canceled = []
-    for run in instance.get_runs(started):
-        host, _, pid = run.tags.get(OWNER_TAG, "").rpartition(":")
-        if host == socket.gethostname() and not psutil.pid_exists(int(pid)):
-            instance.report_run_canceled(run, message="The process that ran it was killed.")
-            canceled.append(run.run_id)
-    return canceled
 
 
 def register_model(instance: dg.DagsterInstance, key: str) -> None:

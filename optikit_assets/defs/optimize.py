@@ -13,9 +13,10 @@ from optikit_assets.artifacts.store import Artifact, ArtifactStore
 from optikit_assets.defs import lineage
 from optikit_assets.defs.driver import DriverReport, Event, run_plan
 from optikit_assets.defs.lineage import Node, Versions, chain, recorded
-from optikit_assets.defs.materialize import cancel_orphaned_runs, open_instance, register_model
+from optikit_assets.defs.materialize import open_instance, register_model
 from optikit_assets.defs.partitions import scenario_key
 from optikit_assets.defs.plan import NodePlan, make_plan
+from optikit_assets.defs.run_owners import cancel_orphaned_runs
 from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.defs.sources import changed_observations, source_nodes
 from optikit_assets.environments.status import python_of
@@ -180,7 +181,7 @@ def _versions(
 
 
 def _has_artifact(key: str) -> bool:
-    return ArtifactStore(settings().store).find(key) is not None
+    return ArtifactStore(settings().store).find_complete(key) is not None
 
 
 def bundle_link(model_key: str, slo: str) -> Path:

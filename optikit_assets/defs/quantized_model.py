@@ -66,6 +66,7 @@ def quantized_model(
     if artifact is None and (summary["finished"] or UNSUPPORTED in summary):
         with artifacts.store.create(stage.key, lineage.QUANTIZED_MODEL) as draft:
             draft.write_json(SUMMARY, summary)
+            draft.references.update(_checkpoint_digests(stage, summary))
         artifact = artifacts.store.get(stage.key)
     return stage.result(
         status=_status(summary),
@@ -90,14 +91,20 @@ def candidate_artifact(stage: Stage, entry: dict[str, Any]) -> Artifact | None:
 def _find_complete(stage: Stage) -> Artifact | None:
     """Return the artifact of this partition if every candidate that it names is there too."""
     store = stage.artifacts.store
-    artifact = store.find(stage.key)
+    artifact = store.find_complete(stage.key)
     if artifact is None:
         return None
+    # One of an earlier release has no references.
     keys = [entry["artifact_key"] for entry in artifact.read_json(SUMMARY)["finished"]]
     if all(key is None or store.find(key) for key in keys):
         return artifact
     store.remove(stage.key)
     return None
+
+
+def _checkpoint_digests(stage: Stage, summary: dict[str, Any]) -> dict[str, str | None]:
+    keys = [entry["artifact_key"] for entry in summary["finished"]]
+    return {key: stage.artifacts.store.get(key).digest for key in keys if key is not None}
 
 
 def _quantize(stage: Stage, recipe: RecipeSpec) -> dict[str, Any]:

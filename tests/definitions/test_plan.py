@@ -10,12 +10,7 @@ import pytest
 
 from optikit_assets.defs import lineage
 from optikit_assets.defs.lineage import Node, chain
-from optikit_assets.defs.materialize import (
-    OWNER_TAG,
-    cancel_orphaned_runs,
-    materialize_node,
-    open_instance,
-)
+from optikit_assets.defs.materialize import materialize_node, open_instance
 from optikit_assets.defs.optimize import Submission
 from optikit_assets.errors import StageError
 from optikit_assets.settings import settings
@@ -484,18 +479,3 @@ def test_a_run_records_what_the_plan_calls_fresh(real: World):
         plan = real.plan(slos=("chat",))
         states = {str(item.node): item.state for item in plan}
         assert states[str(base)] == states[str(quantized)] == "fresh"
-
-        # A run of a process that is gone is not running.
-        assert cancel_orphaned_runs(instance) == []
-        host = next(iter(instance.get_runs())).tags[OWNER_TAG].partition(":")[0]
-        run = instance.add_run(
-            dg.DagsterRun(
-                "dead",
-                status=dg.DagsterRunStatus.STARTED,
-                tags={OWNER_TAG: f"{host}:{2**22 + 1}"},
-            )
-        )
-        assert cancel_orphaned_runs(instance) == [run.run_id]
-        stored = instance.get_run_by_id(run.run_id)
-        assert stored is not None
-        assert stored.status == dg.DagsterRunStatus.CANCELED

@@ -352,7 +352,8 @@ def test_malformed_hub_reference_is_refused(tmp_path, text):
         registry(tmp_path).add(text)
 
 
-def test_hub_reference_is_added_without_a_download(tmp_path):
+def test_hub_reference_is_added_without_a_download(tmp_path, monkeypatch):
+    FakeHub(monkeypatch, tmp_path / "nothing", failure=ConnectionError("no route to host"))
     models = registry(tmp_path)
     assert models.add("hf:org/name") == ModelVersion("name", "main", "hf:org/name@main")
     assert models.add("hf:org/name@r2", version="2").key == "name@2"
@@ -392,7 +393,7 @@ def test_hub_download_takes_safetensors_only_into_home(tmp_path, folder, monkeyp
     assert fetched.path == folder
     (call,) = hub.calls
     assert call["cache_dir"] == tmp_path / "home" / "hub"
-    assert call["revision"] == "r2"
+    assert call["revision"] == "c0ffee"
     assert "*.bin" not in call["allow_patterns"]
 
 
@@ -407,9 +408,10 @@ def test_hub_download_that_does_not_fit_is_refused_before_it_starts(tmp_path, fo
 def test_unreachable_hub_falls_back_to_the_last_copy_or_says_what_to_do(
     tmp_path, folder, monkeypatch
 ):
-    FakeHub(monkeypatch, folder, failure=ConnectionError("no route\nto host"))
+    FakeHub(monkeypatch, folder)
     models = registry(tmp_path)
     version = models.add("hf:org/name")
+    FakeHub(monkeypatch, folder, failure=ConnectionError("no route\nto host"))
     assert models.fetch(version).path == folder
 
     FakeHub(monkeypatch, tmp_path / "nothing", failure=ConnectionError("no route\nto host"))

@@ -1,10 +1,12 @@
 """Ownership of processes, with real ones."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -215,7 +217,7 @@ def test_what_a_killed_owner_left_behind_is_found_by_its_mark(tmp_path: Path) ->
     owner.kill()
     owner.wait(10)
     assert grandchild.is_running()
-    assert grandchild.pid in kill_orphans()
+    assert grandchild.pid in [orphan.pid for orphan in kill_orphans()]
     grandchild.wait(10)
 
 
@@ -235,53 +237,190 @@ def sleepers() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         process.wait(LIMIT_S)
 
 
-def mark_of(pid: int, later_s: int | None = 0) -> str:
-    """Return a mark that names a process as owner, started `later_s` later than it was."""
-    word = uuid.uuid4().hex
-    if later_s is None:
-        return f"{pid}.{word}"
-    start_s = int(psutil.Process(pid).create_time() - psutil.boot_time())
-    return f"{pid}.{start_s + later_s}.{word}"
+def start_ticks(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+
+
+def mark_of(pid: int, later: int = 0, namespace: str = "", boot: str = "") -> str:
+    """Return a mark that names a process as owner, started `later` ticks later than it was."""
+    namespace = namespace or str(Path("/proc/self/ns/pid").stat().st_ino)
+    boot = boot or Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{pid}.{start_ticks(pid) + later}.{namespace}.{boot}.{uuid.uuid4().hex}"
+
+
+def killed_pids() -> list[int]:
+    return [orphan.pid for orphan in kill_orphans()]
 
 
 def test_a_stranger_with_the_process_id_of_an_owner_survives_and_the_orphan_does_not(sleepers):
     stranger = sleepers()
-    orphan = sleepers(mark_of(stranger.pid, later_s=3600))
-    killed = kill_orphans()
+    orphan = sleepers(mark_of(stranger.pid, later=1))
+    killed = killed_pids()
     assert orphan.pid in killed
     assert orphan.wait(LIMIT_S) == -signal.SIGKILL
     assert stranger.pid not in killed
     assert stranger.poll() is None
 
 
-@pytest.mark.parametrize("later_s", [0, 1, None], ids=["exact", "rounded", "earlier release"])
-def test_what_a_living_owner_started_survives(sleepers, later_s):
-    owned = sleepers(mark_of(os.getpid(), later_s))
-    assert owned.pid not in kill_orphans()
+def test_what_was_killed_is_named_with_its_command_and_its_owner(sleepers):
+    stranger = sleepers()
+    orphan = sleepers(mark_of(stranger.pid, later=1))
+    (line,) = [str(killed) for killed in kill_orphans() if killed.pid == orphan.pid]
+    assert line == (
+        f"killed process {orphan.pid} (sleep 600): its owner, process {stranger.pid} started at "
+        f"tick {start_ticks(stranger.pid) + 1}, has ended"
+    )
+
+
+def test_what_a_living_owner_started_survives(sleepers):
+    owned = sleepers(mark_of(os.getpid()))
+    assert owned.pid not in killed_pids()
     assert owned.poll() is None
 
 
-def test_a_mark_of_an_earlier_release_tells_an_owner_whose_process_id_is_free(sleepers):
+@pytest.mark.parametrize(
+    "elsewhere",
+    [{"namespace": "1"}, {"boot": str(uuid.uuid4())}],
+    ids=["another namespace", "another boot"],
+)
+def test_an_owner_who_cannot_be_seen_from_here_is_not_judged(sleepers, elsewhere):
     ended = sleepers()
-    mark = mark_of(ended.pid, later_s=None)
+    there, here = mark_of(ended.pid, **elsewhere), mark_of(ended.pid)
     ended.kill()
     ended.wait(LIMIT_S)
-    orphan = sleepers(mark)
-    assert orphan.pid in kill_orphans()
+    owned, orphan = sleepers(there), sleepers(here)
+    killed = killed_pids()
+    assert orphan.pid in killed
+    assert owned.pid not in killed
+    assert owned.poll() is None
+
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from optikit_assets.processes import OwnedProcess
+with OwnedProcess(["sleep", "600"], log_file=Path(sys.argv[1], "log")):
+    Path(sys.argv[1], "up").touch()
+    time.sleep(600)
+"""
+JUDGE = """
+import sys
+from optikit_assets.processes import kill_orphans
+print(*kill_orphans())
+"""
+
+
+def in_a_namespace(*argv: str, own_proc: bool = True) -> list[str]:
+    command = ["unshare", "--pid", "--fork", "--kill-child"]
+    return [*command, *(["--mount-proc"] if own_proc else []), *argv]
+
+
+namespaces = pytest.mark.skipif(
+    not shutil.which("unshare")
+    or subprocess.run(in_a_namespace("true"), check=False, capture_output=True).returncode != 0,
+    reason="this machine does not allow new process namespaces",
+)
+
+
+@namespaces
+def test_what_lives_in_a_container_is_neither_killed_from_outside_nor_from_beside(tmp_path):
+    # The owner is process 1 of its namespace, and process 1 of ours started at another time.
+    argv = [sys.executable, "-c", OWNER, str(tmp_path)]
+    container = subprocess.Popen(in_a_namespace(*argv), cwd=REPOSITORY)
+    try:
+        wait_for((tmp_path / "up").exists, "the start of the container")
+        (sleeping,) = (
+            process
+            for process in psutil.Process(container.pid).children(recursive=True)
+            if process.name() == "sleep"
+        )
+        assert sleeping.pid not in killed_pids()
+        for own_proc in (True, False):
+            beside = in_a_namespace(sys.executable, "-c", JUDGE, own_proc=own_proc)
+            seen = subprocess.run(
+                beside, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True
+            )
+            assert str(sleeping.pid) not in seen.stdout
+        assert sleeping.is_running()
+    finally:
+        container.kill()
+        container.wait(LIMIT_S)
+
+
+@namespaces
+def test_in_a_container_that_shows_the_ids_of_its_host_the_own_child_is_ended(tmp_path):
+    # In that /proc the id of the own child names one of the host's processes.
+    body = f"""
+    import os, sys
+    from pathlib import Path
+    from optikit_assets.processes import OwnedProcess
+    with OwnedProcess(["sleep", "600"], log_file=Path({str(tmp_path)!r}, "log")) as child:
+        print(os.getpid(), child.pid)
+    print(child.poll())
+    """
+    found = subprocess.run(
+        in_a_namespace(*python(body), own_proc=False),
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert found.stdout.split() == ["1", "2", "-2"]
 
 
 def test_a_process_without_a_readable_mark_survives(sleepers):
     free = max(psutil.pids()) + 100_000
-    sleeping = sleepers(str(free), f"{free}.soon.{uuid.uuid4().hex}", "no mark")
-    assert sleeping.pid not in kill_orphans()
+    word = uuid.uuid4().hex
+    sleeping = sleepers(str(free), f"{free}.soon.{word}", f"{free}.1.{word}", "no mark")
+    assert sleeping.pid not in killed_pids()
     assert sleeping.poll() is None
 
 
 def test_the_mark_of_an_owned_process_names_this_process(tmp_path):
     with OwnedProcess(["sleep", "600"], log_file=tmp_path / "log") as child:
         *_, mark = psutil.Process(child.pid).environ()["OPTIKIT_OWNERS"].split(":")
-        assert child.pid not in kill_orphans()
+        assert child.pid not in killed_pids()
         assert child.poll() is None
-    pid, start_s, _ = mark.split(".")
-    assert int(pid) == os.getpid()
-    assert int(start_s) == pytest.approx(int(mark_of(os.getpid()).split(".")[1]), abs=1)
+    assert mark.split(".")[:-1] == mark_of(os.getpid()).split(".")[:-1]
+
+
+def test_the_id_of_an_ended_process_is_kept_until_its_group_is_ended(tmp_path):
+    # The leader ends at once and leaves a member of its group behind.
+    body = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid, flush=True)"
+    with OwnedProcess(python(body), log_file=tmp_path / "log") as child:
+        assert child.wait(LIMIT_S) == 0
+        assert child.poll() == 0
+        (member,) = read_pids(tmp_path / "log", 1)
+        # A zombie keeps its id: nobody else can become leader of a group of this number.
+        assert psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE
+        assert not gone(member)
+    assert gone(member)
+    assert not psutil.pid_exists(child.pid)
+    assert child.poll() == 0
+
+
+@namespaces
+def test_a_stranger_that_is_given_the_id_of_an_ended_process_lives(tmp_path):
+    # In a namespace of its own the next id can be chosen, as chance does where ids are few.
+    body = f"""
+    import subprocess
+    from pathlib import Path
+    from optikit_assets.processes import OwnedProcess
+    with OwnedProcess(["true"], log_file=Path({str(tmp_path)!r}, "log")) as child:
+        child.wait(30)
+        Path("/proc/sys/kernel/ns_last_pid").write_text(str(child.pid - 1))
+        stranger = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    print(stranger.poll())
+    """
+    found = subprocess.run(
+        in_a_namespace(*python(body)),
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert found.stdout.split() == ["None"]
+
+
+def test_two_threads_may_end_one_process(tmp_path):
+    with OwnedProcess(["sleep", "600"], log_file=tmp_path / "log") as child:
+        threads = [threading.Thread(target=child.terminate) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(LIMIT_S)
+        assert child.poll() == -signal.SIGINT

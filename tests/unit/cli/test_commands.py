@@ -3,9 +3,12 @@
 import json
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from optikit_assets import __version__
+from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.settings import settings
 from tests.tiny_model import write_model
 from tests.unit.cli.conftest import Optikit
 
@@ -64,10 +67,15 @@ def test_an_added_model_is_listed(optikit: Optikit, tmp_path: Path):
     assert f"Qwen2.5-7B@2024.11\t{folder}" in listed.out.splitlines()
     assert any(line.startswith("demo-llama@1\t") for line in listed.out.splitlines())
     entries = json.loads(optikit("models", "list", "--json").out)
-    assert {"name": "Qwen2.5-7B", "version": "2024.11", "source": str(folder)} in entries
+    added = {"name": "Qwen2.5-7B", "version": "2024.11", "source": str(folder), "commit": None}
+    assert added in entries
 
 
-def test_a_hub_model_is_added_without_network(optikit: Optikit):
+def test_a_hub_model_is_added_without_network(optikit: Optikit, monkeypatch: pytest.MonkeyPatch):
+    def unreachable(*_: object, **__: object) -> None:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
     added = optikit("models", "add", "hf:Qwen/Qwen2.5-7B-Instruct@main", "--version", "1")
     assert (added.code, added.err) == (0, "")
     assert "Qwen2.5-7B-Instruct@1" in optikit("models", "list").out
@@ -85,6 +93,24 @@ def test_doctor_fails_and_says_what_to_do_while_environments_are_missing(optikit
 def test_doctor_names_folders_that_cannot_be_models(optikit: Optikit, home: Path):
     write_model(home / "models" / "a b" / "1")
     assert "'a b' may not contain" in " ".join(optikit("doctor").out.split())
+
+
+def test_doctor_verifies_when_asked_and_lists_what_was_put_aside(optikit: Optikit):
+    store = ArtifactStore(settings().store)
+    for key in ("a" * 64, "b" * 64):
+        with store.create(key, "checkpoint") as draft:
+            draft.file("weights").write_text("first")
+    (store.folder("a" * 64) / "weights").write_text("other")
+    assert "quarantined" not in optikit("doctor").out
+    out = optikit("doctor", "--verify").out
+    assert "1 verified, 1 damaged" in out
+    assert store.find("a" * 64) is None
+    assert store.find("b" * 64) is not None
+    # Until somebody deletes it.
+    shown = " ".join(optikit("doctor").out.split())
+    assert "checkpoint aaaaaaaaaaaa…" in shown
+    assert "quarantined" in shown
+    assert "weights: its digest was" in shown
 
 
 def test_status_of_an_empty_instance_lists_the_models(optikit: Optikit, with_instance: Path):

@@ -1,0 +1,65 @@
+"""Which headless runs still have a process: each process holds a lock for the time of its run."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+
+from optikit_assets.locks import locked
+from optikit_assets.settings import settings
+
+# Names the lock of the process that runs a headless run.
+OWNER_TAG = "optikit/owner"
+
+_UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING]
+
+
+@contextmanager
+def run_tags() -> Iterator[dict[str, str]]:
+    """Yield the tags for a run that this process carries out within the context."""
+    name = uuid.uuid4().hex
+    lock = _lock_file(name)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.touch()
+    try:
+        with locked(lock):
+            yield {OWNER_TAG: name}
+    finally:
+        lock.unlink(missing_ok=True)
+
+
+def cancel_orphaned_runs(instance: dg.DagsterInstance) -> list[str]:
+    """Mark headless runs whose processes have died as canceled; return their ids.
+
+    A killed process cannot report its own end, and Dagster shows its run as started for ever.
+    """
+    canceled = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
+        owner = run.tags.get(OWNER_TAG, "")
+        # Earlier releases wrote host:pid, which may mean anybody by now.
+        if not owner.isalnum() or not _has_ended(owner):
+            continue
+        # One that ended by itself let go of its lock after it had reported so.
+        present = instance.get_run_by_id(run.run_id)
+        if present is not None and present.status in _UNFINISHED:
+            instance.report_run_canceled(present, message="The process that ran it was killed.")
+            canceled.append(run.run_id)
+        _lock_file(owner).unlink(missing_ok=True)
+    return canceled
+
+
+def _lock_file(owner: str) -> Path:
+    return settings().home / "dagster" / "owners" / owner
+
+
+def _has_ended(owner: str) -> bool:
+    try:
+        with locked(_lock_file(owner)):
+            return True
+    except FileNotFoundError:
+        return True
+    except OSError:
+        # Held, or on a file system that cannot say so.
+        return False

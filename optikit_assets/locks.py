@@ -1,0 +1,29 @@
+"""Locks that end with their holder, whatever ends it.
+
+The kernel releases a ``flock`` with the process that holds it. So a lock tells whether its holder
+lives even where process ids mean nothing: in another container, after a restart, on ids that were
+given out again.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def locked(file: Path, wait: bool = False) -> Iterator[None]:
+    """Hold an exclusive lock on an existing file.
+
+    Raises
+    ------
+    BlockingIOError
+        At once, if somebody holds it and `wait` is not set.
+    """
+    descriptor = os.open(file, os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(descriptor)

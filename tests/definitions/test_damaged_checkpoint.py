@@ -1,0 +1,171 @@
+"""A checkpoint that is not what was made: it is neither measured nor shipped, and is made anew."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.defs import lineage
+from optikit_assets.defs.lineage import Node
+from optikit_assets.defs.materialize import materialize_node, open_instance
+from optikit_assets.defs.optimize import status
+from optikit_assets.deployment.bundle import RECORD_FILE
+from optikit_assets.errors import StageError
+from optikit_assets.settings import settings
+from optikit_assets.workers.messages import CompressResult, Record
+from resources import StageRunnerResource
+from tests.definitions.test_candidates import BASE, QUANTIZED, SCORES, Workers, artifact_of
+from tests.definitions.world import CHAT, HARDWARE, MODEL, World
+from tests.unit.deployment import samples
+
+SLO = "demo"
+SWEEP = Node("benchmark_sweep", f"{MODEL}|int_w8a8@{SLO}")
+DEPLOYABLE = Node("deployable_config", f"{MODEL}|{SLO}")
+
+
+class NoisyWorkers(Workers):
+    """Stand-ins whose checkpoints can be made to differ from those made before."""
+
+    noise = "first"
+
+    def compress(self, request: Any, store: ArtifactStore, on_record: Any) -> CompressResult:
+        for trial in request.trials:
+            self.drawn.append((256, "random"))
+            with store.create(trial.artifact_key, "checkpoint") as draft:
+                draft.write_json("rows.json", 256)
+                draft.write_json("weights", self.noise)
+            payload = {**trial.model_dump(), "started_at": None, "ended_at": None}
+            on_record(Record(kind="trial_finished", payload=payload))
+        finished = {trial.trial: trial.artifact_key for trial in request.trials}
+        return CompressResult(finished=finished, failed={}, versions={})
+
+
+@pytest.fixture
+def workers(real: World, monkeypatch: pytest.MonkeyPatch) -> NoisyWorkers:
+    """Workers of a world in which one recipe was quantized and evaluated."""
+    found = NoisyWorkers({256: 0})
+    monkeypatch.setattr(StageRunnerResource, "run", lambda runner, *a: found.run(*a))
+    real.write(f"slos/{SLO}.yaml", CHAT.replace("name: chat", f"name: {SLO}"))
+    for node in (BASE, QUANTIZED, SCORES):
+        assert materialize_node(node) == "ok"
+    with open_instance() as instance:
+        # Asked for, so that a status judges what it needs.
+        real.instance = instance
+        real.materialize([SWEEP])
+    return found
+
+
+def damage_q_star() -> str:
+    """Change a byte of the representative checkpoint, size and times stay; return its key."""
+    scores = artifact_of(SCORES)
+    q_star = scores.read_json("comparison.json")["q_star"]
+    key = scores.read_json("checkpoints.json")[str(q_star)]
+    file = ArtifactStore(settings().store).get(key).file("weights")
+    before = file.stat()
+    file.write_text(file.read_text().replace("st", "ts"))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size
+    return key
+
+
+def not_fresh(real: World) -> dict[str, str]:
+    """Return why a run would make the recipe's checkpoints and scores."""
+    with open_instance() as instance:
+        plan = status(real.catalog(), [MODEL], instance, HARDWARE)
+    mine = (QUANTIZED, SCORES)
+    return {i.node.asset: i.reason for i in plan if i.node in mine and i.state != "fresh"}
+
+
+GONE = "its artifact is not in the store"
+
+
+def test_a_damaged_checkpoint_is_not_measured_and_the_next_run_makes_it_anew(
+    real: World, workers: NoisyWorkers
+) -> None:
+    assert not_fresh(real) == {}
+    key = damage_q_star()
+    with pytest.raises(StageError, match=r"was damaged \(weights: .* run again, it is made anew"):
+        materialize_node(SWEEP)
+    (aside,) = ArtifactStore(settings().store).quarantined()
+    assert aside.key == key
+    assert not_fresh(real) == {"quantized_model": GONE, "eval_scores": GONE}
+
+    made, evaluated = len(workers.drawn), len(workers.evaluated)
+    assert materialize_node(QUANTIZED) == "ok"
+    assert len(workers.drawn) == made + 1
+    # Made with the same content, its scores are still its scores.
+    assert materialize_node(SCORES) == "ok"
+    assert len(workers.evaluated) == evaluated
+    assert not_fresh(real) == {}
+
+
+def test_a_checkpoint_that_was_made_anew_with_another_content_is_evaluated_anew(
+    real: World, workers: NoisyWorkers
+) -> None:
+    key = damage_q_star()
+    with pytest.raises(StageError, match="was damaged"):
+        materialize_node(SWEEP)
+    workers.noise = "other"
+    assert materialize_node(QUANTIZED) == "ok"
+    with pytest.raises(StageError, match=r"made anew after it was evaluated.*run again"):
+        materialize_node(SWEEP)
+    assert not_fresh(real) == {"eval_scores": GONE}
+    evaluated = len(workers.evaluated)
+    assert materialize_node(SCORES) == "ok"
+    assert len(workers.evaluated) == evaluated + 1
+    assert artifact_of(SCORES).references[key] == ArtifactStore(settings().store).get(key).digest
+    assert not_fresh(real) == {}
+
+
+def test_a_damaged_checkpoint_is_not_evaluated(real: World, workers: NoisyWorkers) -> None:
+    ArtifactStore(settings().store).remove(artifact_of(SCORES).key)
+    key = artifact_of(QUANTIZED).read_json("quantization.json")["finished"][0]["artifact_key"]
+    (ArtifactStore(settings().store).folder(key) / "weights").write_text('"wrong"\n')
+    with pytest.raises(StageError, match="was damaged"):
+        materialize_node(SCORES)
+    assert len(workers.evaluated) == 3
+
+
+@pytest.fixture
+def bundle(real: World, workers: NoisyWorkers) -> Path:
+    """The folder of a bundle that serves q*, decided and not published yet."""
+    with open_instance() as instance:
+        real.instance = instance
+        done = {BASE, QUANTIZED, SCORES}
+        real.materialize(n for n in real.nodes(slos=(SLO,)) if n not in {*done, DEPLOYABLE})
+        key = real.versions().actual(DEPLOYABLE)[0]
+    scores = artifact_of(SCORES)
+    q_star = scores.read_json("checkpoints.json")[
+        str(scores.read_json("comparison.json")["q_star"])
+    ]
+    store = ArtifactStore(settings().store)
+    with store.create(key, lineage.DEPLOYABLE_CONFIG) as draft:
+        draft.write_json(RECORD_FILE, samples.deployment().model_dump(mode="json"))
+        draft.file("vllm.yaml").write_text("model: here\n")
+        draft.references[q_star] = store.get(q_star).digest
+    return store.folder(key)
+
+
+def link() -> Path:
+    return settings().deployments / MODEL / SLO
+
+
+def test_a_whole_bundle_is_published(bundle: Path) -> None:
+    assert materialize_node(DEPLOYABLE) == "feasible"
+    assert link().resolve() == bundle.resolve()
+
+
+def test_a_bundle_is_not_published_when_its_checkpoint_is_damaged(bundle: Path) -> None:
+    damage_q_star()
+    with pytest.raises(StageError, match=r"checkpoint artifact .* was damaged"):
+        materialize_node(DEPLOYABLE)
+    assert not link().exists()
+
+
+def test_a_damaged_bundle_is_not_published(bundle: Path) -> None:
+    (bundle / "vllm.yaml").write_text("model: hers\n")
+    with pytest.raises(StageError, match=r"deployable_config artifact .* was damaged"):
+        materialize_node(DEPLOYABLE)
+    assert not link().exists()

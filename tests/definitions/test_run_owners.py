@@ -1,0 +1,96 @@
+"""Which runs are taken for dead: those whose process is, whatever its id means by now."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import dagster as dg
+import psutil
+import pytest
+
+from optikit_assets.defs.lineage import Node
+from optikit_assets.defs.materialize import materialize_node, open_instance
+from optikit_assets.defs.run_owners import OWNER_TAG, cancel_orphaned_runs, run_tags
+from optikit_assets.settings import REPOSITORY
+from tests.definitions.world import MODEL, World
+
+HOLDER = """
+import sys, time
+from optikit_assets.defs.run_owners import OWNER_TAG, run_tags
+with run_tags() as tags:
+    print(tags[OWNER_TAG], flush=True)
+    time.sleep(600)
+"""
+# The holder is process 1 there: it cannot be killed from inside, nor told by its id from outside.
+IN_A_CONTAINER = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+
+Start = Callable[..., tuple[subprocess.Popen[str], str]]
+
+
+@pytest.fixture
+def holders(with_instance) -> Iterator[Start]:
+    """Return a function that starts a process with a run and says its tag."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*prefix: str) -> tuple[subprocess.Popen[str], str]:
+        argv = [*prefix, sys.executable, "-c", HOLDER]
+        process = subprocess.Popen(argv, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        return process, process.stdout.readline().strip()
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate(timeout=30)
+
+
+def started_run(instance: dg.DagsterInstance, owner: str) -> str:
+    run = dg.DagsterRun("a", status=dg.DagsterRunStatus.STARTED, tags={OWNER_TAG: owner})
+    return instance.add_run(run).run_id
+
+
+@pytest.mark.parametrize("prefix", [(), IN_A_CONTAINER], ids=["here", "in a container"])
+def test_a_run_is_canceled_when_its_process_was_killed_and_not_before(holders, prefix):
+    if prefix and subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this machine does not allow new process namespaces")
+    process, owner = holders(*prefix)
+    with open_instance() as instance:
+        run = started_run(instance, owner)
+        assert cancel_orphaned_runs(instance) == []
+
+        children = psutil.Process(process.pid).children(recursive=True)
+        for holder in [*children, process]:
+            holder.kill()
+        psutil.wait_procs(children, 30)
+        process.wait(30)
+        assert cancel_orphaned_runs(instance) == [run]
+        stored = instance.get_run_by_id(run)
+        assert stored is not None
+        assert stored.status == dg.DagsterRunStatus.CANCELED
+        assert cancel_orphaned_runs(instance) == []
+
+
+def test_a_run_of_an_earlier_release_and_one_from_elsewhere_are_left_alone(with_instance):
+    with open_instance() as instance:
+        started_run(instance, f"{socket.gethostname()}:{2**22 + 1}")
+        instance.add_run(dg.DagsterRun("ui", status=dg.DagsterRunStatus.STARTED))
+        assert cancel_orphaned_runs(instance) == []
+
+
+def test_a_run_that_ends_by_itself_leaves_no_lock(real: World):
+    assert materialize_node(Node("base_model", MODEL)) == "ok"
+    with open_instance() as instance:
+        (run,) = instance.get_runs()
+        assert run.status == dg.DagsterRunStatus.SUCCESS
+        assert run.tags[OWNER_TAG].isalnum()
+    assert list((real.root / "home" / "dagster" / "owners").iterdir()) == []
+
+
+def test_a_lock_ends_with_its_run(with_instance):
+    with open_instance() as instance:
+        with run_tags() as tags:
+            run = started_run(instance, tags[OWNER_TAG])
+            assert cancel_orphaned_runs(instance) == []
+        assert cancel_orphaned_runs(instance) == [run]
