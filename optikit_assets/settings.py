@@ -16,6 +16,11 @@ class Settings(BaseSettings):
 
     home: Path = Field(default=REPOSITORY / ".optikit", description="All state lives here.")
     recipes: Path = Field(default=REPOSITORY / "recipes", description="Spec files.")
+    model_quiet_s: float = Field(
+        default=60,
+        ge=0,
+        description="Seconds without a change after which a new model folder counts as complete.",
+    )
     environments_home: Path | None = Field(
         default=None, description="Use the stage environments of another OPTIKIT_HOME."
     )

@@ -1,44 +1,95 @@
 """Sensors: new model versions, and edits of spec files (both off until switched on)."""
 
+import json
+import time
+from pathlib import Path
+
 import dagster as dg
 
+from optikit_assets.artifacts.arrivals import revision_of, why_not_arrived
+from optikit_assets.artifacts.hub import HUB_PREFIX
+from optikit_assets.artifacts.models import ModelVersion
 from optikit_assets.defs import partitions
 from optikit_assets.defs.jobs import optimize_model
 from optikit_assets.defs.lineage import Versions
 from optikit_assets.defs.sources import changed_observations, source_nodes, source_versions
+from optikit_assets.settings import settings
+from optikit_assets.specs import Catalog, digest
 from resources import ModelRegistryResource, StageRunnerResource
+
+_MODEL_TAG = "optikit/model"
 
 
 @dg.sensor(
     job=optimize_model,
     minimum_interval_seconds=30,
-    description="A new folder NAME/VERSION/ in a models folder becomes a partition, and its graph "
-    "is requested for the SLOs that the model's spec names (none: all).",
+    description="A new folder NAME/VERSION/ in a models folder becomes a partition once it holds a "
+    "whole model and nothing in it changes any more; its graph is requested for the SLOs that the "
+    "model's spec names (none: all). A request that failed is made again when the folder changed.",
 )
 def new_model_versions(
     context: dg.SensorEvaluationContext, models: ModelRegistryResource
 ) -> dg.SensorResult | dg.SkipReason:
-    """Request the graph for every model version that is not a partition yet."""
+    """Request the graph for every model version that has arrived and was not requested as it is."""
     catalog = models.catalog()
-    registry = models.registry(catalog)
     known = set(context.instance.get_dynamic_partitions(partitions.MODEL_DIMENSION))
-    new = sorted({version.key for version in registry.versions()} - known)
-    if not new:
-        return dg.SkipReason("no new model version")
-    requests = []
-    for key in new:
-        spec = catalog.model(partitions.split_model(key)[0])
-        config = {"model": key, "slos": list(spec.slos or partitions.SLOS)}
-        requests.append(
-            dg.RunRequest(
-                run_key=f"new-model-{key}",
-                run_config={"ops": {"optimize": {"config": config}}},
-                tags={"optikit/model": key},
-            )
-        )
+    # By partition key: the state of the folder that was requested last.
+    requested: dict[str, str] = json.loads(context.cursor or "{}")
+    wanted: dict[str, str] = {}
+    waiting: list[str] = []
+    for version in models.registry(catalog).versions():
+        if version.key in known and version.key not in requested:
+            # Somebody asked for it by hand.
+            continue
+        revision = _revision(version)
+        if version.key in known and (
+            requested[version.key] == revision or not _has_failed(context.instance, version.key)
+        ):
+            continue
+        trusted = catalog.model(version.name).trust_remote_code
+        reason = _why_not(version, trusted)
+        if reason is None:
+            wanted[version.key] = revision
+        else:
+            waiting.append(f"{version.key}: {reason}")
+    if not wanted:
+        return dg.SkipReason("; ".join(["no new model version", *waiting]))
+    new = sorted(wanted.keys() - known)
     return dg.SensorResult(
-        run_requests=requests,
-        dynamic_partitions_requests=[partitions.models.build_add_request(new)],
+        run_requests=[_request(catalog, key, wanted[key]) for key in sorted(wanted)],
+        dynamic_partitions_requests=[partitions.models.build_add_request(new)] if new else [],
+        cursor=json.dumps(requested | wanted, sort_keys=True),
+    )
+
+
+def _request(catalog: Catalog, key: str, revision: str) -> dg.RunRequest:
+    spec = catalog.model(partitions.split_model(key)[0])
+    config = {"model": key, "slos": list(spec.slos or partitions.SLOS)}
+    return dg.RunRequest(
+        run_key=f"new-model-{key}-{revision[:12]}",
+        run_config={"ops": {"optimize": {"config": config}}},
+        tags={_MODEL_TAG: key},
+    )
+
+
+def _revision(version: ModelVersion) -> str:
+    if version.source.startswith(HUB_PREFIX):
+        return digest([version.source, version.commit])
+    return revision_of(Path(version.source))
+
+
+def _why_not(version: ModelVersion, trusted: bool) -> str | None:
+    if version.source.startswith(HUB_PREFIX):
+        return None
+    return why_not_arrived(Path(version.source), settings().model_quiet_s, time.time(), trusted)
+
+
+def _has_failed(instance: dg.DagsterInstance, key: str) -> bool:
+    """Return whether the last run that was requested for a model version ended without success."""
+    wanted = dg.RunsFilter(job_name=optimize_model.name, tags={_MODEL_TAG: key})
+    runs = instance.get_runs(wanted, limit=1)
+    return any(
+        r.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED) for r in runs
     )
 
 

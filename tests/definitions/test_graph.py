@@ -1,5 +1,6 @@
 """The graph as Dagster sees it: assets, partitions, lineage, sensors."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,11 @@ import yaml
 from optikit_assets.definitions import defs
 from optikit_assets.defs import lineage, partitions
 from optikit_assets.defs.graph import ASSETS
+from optikit_assets.defs.jobs import optimize_model
 from optikit_assets.defs.lineage import Node, chain, upstream
 from optikit_assets.defs.sensors import new_model_versions, spec_changes
 from optikit_assets.serving.hardware import Hardware
-from optikit_assets.settings import REPOSITORY
+from optikit_assets.settings import REPOSITORY, settings
 from resources import AcceleratorsResource, ModelRegistryResource, StageRunnerResource
 from tests.definitions.world import HARDWARE
 from tests.tiny_model import write_model
@@ -186,6 +188,8 @@ class Site:
         self.home = home
         self.recipes = root / "recipes"
         self.instance = instance
+        self.cursor: str | None = None
+        self.requests: dict[str, dg.RunRequest] = {}
         shutil.copytree(REPOSITORY / "recipes", self.recipes)
         # The demo model is a file of the repository, and no new version.
         self.models = ModelRegistryResource(home=str(home), recipes=str(self.recipes))
@@ -203,10 +207,38 @@ class Site:
         )
         wanted = {"models": self.models, "runner": runner}
         resources = {k: v for k, v in wanted.items() if k in sensor.required_resource_keys}
-        with dg.build_sensor_context(instance=self.instance, resources=resources) as context:
+        with dg.build_sensor_context(
+            instance=self.instance, resources=resources, cursor=self.cursor
+        ) as context:
             result = sensor(context)
         assert isinstance(result, dg.SensorResult | dg.SkipReason)
+        if isinstance(result, dg.SensorResult):
+            self.cursor = result.cursor
         return result
+
+    def requested(self) -> list[str]:
+        """Tick, and return the model versions whose graphs were requested."""
+        result = self.look_for_models()
+        if isinstance(result, dg.SkipReason):
+            return []
+        self.requests |= {r.tags["optikit/model"]: r for r in result.run_requests or ()}
+        return [request.tags["optikit/model"] for request in result.run_requests or ()]
+
+    def reason(self) -> str:
+        """Tick, and return why nothing was requested."""
+        result = self.look_for_models()
+        assert isinstance(result, dg.SkipReason)
+        return str(result.skip_message)
+
+    def execute(self, key: str) -> bool:
+        """Run what was requested last for a model version; return whether it succeeded."""
+        request = self.requests[key]
+        return optimize_model.execute_in_process(
+            run_config=request.run_config,
+            tags=request.tags,
+            instance=self.instance,
+            raise_on_error=False,
+        ).success
 
     def look_for_models(self) -> dg.SensorResult | dg.SkipReason:
         """Tick, and add the partitions that were asked for, as the daemon does."""
@@ -244,6 +276,8 @@ def site(
         return HARDWARE
 
     monkeypatch.setattr("resources.accelerators.detect", machine)
+    monkeypatch.setenv("OPTIKIT_MODEL_QUIET_S", "0")
+    settings.cache_clear()
     return Site(tmp_path, home, instance)
 
 
@@ -254,7 +288,7 @@ def test_a_new_model_version_becomes_a_partition_and_a_request(site: Site):
     assert isinstance(result, dg.SensorResult)
     assert "demo-llama@2" in site.instance.get_dynamic_partitions(partitions.MODEL_DIMENSION)
     (request,) = list(result.run_requests or [])
-    assert request.run_key == "new-model-demo-llama@2"
+    assert str(request.run_key).startswith("new-model-demo-llama@2-")
     # The SLOs that recipes/models/demo-llama.yaml names.
     assert request.run_config == {
         "ops": {"optimize": {"config": {"model": "demo-llama@2", "slos": ["demo"]}}}
@@ -286,6 +320,65 @@ def test_a_name_that_cannot_be_a_partition_key_never_becomes_one(site: Site, nam
     before = site.instance.get_dynamic_partitions(partitions.MODEL_DIMENSION)
     assert isinstance(site.look_for_models(), dg.SkipReason)
     assert site.instance.get_dynamic_partitions(partitions.MODEL_DIMENSION) == before
+
+
+def test_a_folder_that_is_still_copied_is_no_version_until_it_is_whole_and_quiet(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+):
+    folder = site.home / "models" / "slow-copy" / "1"
+    whole = write_model(site.home / "source", columns=64)
+    folder.mkdir(parents=True)
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy2(whole / name, folder / name)
+    assert "slow-copy@1" in site.reason(), "no weights yet"
+    # Half of the weights under their name, then all of them under another.
+    weights = (whole / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    assert "model.safetensors is truncated" in site.reason()
+    (folder / "model.safetensors").unlink()
+    for partial in ("model.safetensors.part", ".model.safetensors.Xy12Za", "x.incomplete"):
+        (folder / "model.safetensors").write_bytes(weights)
+        (folder / partial).write_bytes(weights[:100])
+        assert f"{partial} is a file that somebody is still writing" in site.reason()
+        (folder / partial).unlink()
+
+    # A copy that keeps the times of its source is young all the same.
+    os.utime(folder / "model.safetensors", (1_000_000_000, 1_000_000_000))
+    monkeypatch.setenv("OPTIKIT_MODEL_QUIET_S", "3600")
+    settings.cache_clear()
+    assert "it changed a moment ago" in site.reason()
+    monkeypatch.setenv("OPTIKIT_MODEL_QUIET_S", "0")
+    settings.cache_clear()
+    assert site.requested() == ["slow-copy@1"]
+    assert site.requested() == []
+
+
+def test_a_failed_request_is_made_again_when_its_folder_changed(site: Site):
+    site.drop("broken", "1")
+    assert site.requested() == ["broken@1"]
+    tokenizer = site.home / "models" / "broken" / "1" / "tokenizer.json"
+    tokenizer.unlink()
+    # Nothing is known of the run yet.
+    assert site.requested() == []
+    assert site.execute("broken@1") is False
+    assert "broken@1" in site.reason(), "it has no tokenizer"
+
+    tokenizer.write_text("{ }")
+    assert site.requested() == ["broken@1"]
+    # That request failed too, and nothing changed since.
+    tokenizer.rename(tokenizer.with_name("aside"))
+    assert site.execute("broken@1") is False
+    tokenizer.with_name("aside").rename(tokenizer)
+    assert site.requested() == []
+    assert site.requested() == []
+    tokenizer.write_text("{  }")
+    assert site.requested() == ["broken@1"]
+
+
+def test_a_version_that_somebody_asked_for_by_hand_is_not_requested(site: Site):
+    site.drop("by-hand", "1")
+    site.instance.add_dynamic_partitions(partitions.MODEL_DIMENSION, ["by-hand@1"])
+    assert site.requested() == []
 
 
 def test_an_empty_folder_is_not_a_model_version_yet(site: Site):
