@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import AwareDatetime, Field
 
-from optikit_assets.deployment.arms import FourArms, arms
 from optikit_assets.deployment.certificate import Certification, Gain
+from optikit_assets.deployment.four_arms import FourArms, arms
 from optikit_assets.deployment.outcomes import (
     Frozen,
     QualityVerdict,

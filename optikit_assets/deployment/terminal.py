@@ -27,12 +27,13 @@ def arms_table(deployment: Deployment, bundle: Path | str | None = None) -> Tabl
         caption_style="",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        collapse_padding=True,
     )
     table.add_column("Arm", no_wrap=True)
     table.add_column("Recipe", overflow="fold")
-    table.add_column("Requests/s per GPU", justify="right")
+    table.add_column("Rate per GPU", justify="right")
     table.add_column("Gain", justify="right", no_wrap=True)
-    table.add_column("Evidence")
+    table.add_column("Evidence", no_wrap=True)
     for arm in deployment.arms.rows():
         table.add_row(
             Text(f"{'→' if arm.deployed else ' '} {arm.title}"),
