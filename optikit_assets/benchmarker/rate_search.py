@@ -18,7 +18,8 @@ lower bound never rises. Here:
    spent.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from optikit_assets.benchmarker.crossing import Crossing, Evidence, locate
@@ -29,6 +30,8 @@ _STEP = 2.0
 # An invalid probe says nothing about the rate, so it is repeated; twice is no accident.
 _ATTEMPTS_IF_INVALID = 2
 _CONFIDENCE = 0.95
+# Of a normal distribution so much lies more than one standard deviation below the middle.
+_SIGMA_LOW = 0.1587
 # Where to certify: so likely is the crossing to lie below.
 _SAFE = 0.04
 # A certified rate may lie above the crossing by this part of the tolerance: without it a third of
@@ -119,6 +122,9 @@ class _State:
 
     def add(self, visit: Visit) -> None:
         self.visits.append(visit)
+        self.read()
+
+    def read(self) -> None:
         self.crossing = _tightest([v.outcome.evidence for v in self.visits])
 
     @property
@@ -178,6 +184,46 @@ class _State:
         if self.crossing is None:
             return visit.outcome.verdict == "pass"
         return self.crossing.probability_above(visit.rate_rps / self.slack) >= _CONFIDENCE
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What probes say together, whoever chose their rates.
+
+    Attributes
+    ----------
+    held
+        Index of the highest rate that all of them vouch for, or None.
+    limit_rps
+        Median of the rate at which the SLO is missed; without objectives the middle of the bracket.
+        None where nothing was seen on one side of it.
+    log_sd
+        Standard deviation of its logarithm, as the probes by themselves tell it.
+    """
+
+    held: int | None
+    limit_rps: float | None
+    log_sd: float | None
+
+
+def read_visits(visits: Sequence[Visit], tolerance: float) -> Reading:
+    """Read probes together as the search does that chose theirs.
+
+    Parameters
+    ----------
+    tolerance
+        The SLO's: how far a rate may lie above what is certain.
+    """
+    state = _State(tolerance, list(visits))
+    state.read()
+    held, crossing = state.certified(), state.crossing
+    if crossing is not None:
+        low, high = crossing.quantile(_SIGMA_LOW), crossing.quantile(1.0 - _SIGMA_LOW)
+        return Reading(held, crossing.quantile(0.5), math.log(high / low) / 2.0)
+    low, high = state.low_rps, state.high_rps
+    if low is None or high is None:
+        return Reading(held, None, None)
+    return Reading(held, math.sqrt(low * high), math.log(high / low) / math.sqrt(12.0))
 
 
 def search_rate(

@@ -11,32 +11,27 @@ import dagster as dg
 from optikit_assets.artifacts.store import Artifact
 from optikit_assets.defs import lineage, partitions
 from optikit_assets.defs.automation import SETTLED
-from optikit_assets.defs.benchmarking import (
-    Benchmarked,
-    benchmark,
-    remember_probes,
-)
-from optikit_assets.defs.candidates import ServedCandidate, served_candidate, verified
+from optikit_assets.defs.candidates import served_candidate, verified
+from optikit_assets.defs.fresh_servers import StageServers, all_flags, config_text
 from optikit_assets.defs.outcome import Evaluated, collect, evidence
 from optikit_assets.defs.partitions import split_model
 from optikit_assets.defs.stage import Stage
 from optikit_assets.deployment import (
-    ArmMeasurement,
     Certification,
     Deployment,
+    Limits,
     build_deployment,
     certify,
     select,
     write_bundle,
 )
+from optikit_assets.deployment.arm_plots import four_arms, gain_text
 from optikit_assets.deployment.bundle import CONFIG_FILE, RECORD_FILE, REPORT_FILE
 from optikit_assets.deployment.canvas import markdown_image
-from optikit_assets.deployment.plots import four_arms
 from optikit_assets.errors import StageError
-from optikit_assets.serving import ModelFacts, engine_flags, to_yaml
 from optikit_assets.serving.flags import Flags
 from optikit_assets.settings import settings
-from optikit_assets.specs import BASELINE, SloSpec, digest
+from optikit_assets.specs import BASELINE, SloSpec
 from resources import (
     ArtifactStoreResource,
     HistoryResource,
@@ -90,27 +85,18 @@ def _decide(stage: Stage) -> Artifact:
     outcomes = [item.outcome for item in evaluated]
     selection = select(outcomes, slo.objectives)
     by_recipe = {item.outcome.recipe: item for item in evaluated}
-    proofs: list[tuple[ArmMeasurement, Benchmarked]] = []
-
-    def confirm(arm: ArmMeasurement, rates: tuple[float, ...], seed: int) -> list[dict[str, Any]]:
-        candidate = served_candidate(stage, arm.recipe)
-        config = _config_text(stage, slo, candidate, arm.flags)
-        done = _confirm(stage, slo, candidate, arm, config, rates, seed)
-        name = f"{arm.recipe}{'+tuned' if arm.tuned else ''}"
-        trial = len(proofs)
-        remember_probes(stage, arm.recipe, slo, done, part="certification", arm=name, trial=trial)
-        if done.artifact is None:
-            raise StageError(f"certification of {arm.label} failed: {done.outcome['reason']}")
-        proofs.append((arm, done))
-        return done.outcome["probes"]
-
+    servers = StageServers(stage, slo)
+    budget = slo.budget
     certification = certify(
         selection.candidates,
-        confirm,
+        servers,
         seed=stage.seed("certification"),
-        tolerance=slo.budget.tolerance,
+        limits=Limits(
+            budget.tolerance, budget.certification.max_rounds, budget.certification_load_seconds
+        ),
+        max_candidates=budget.certification.candidates,
     )
-    deployment, config = _record(stage, slo, evaluated, certification, proofs)
+    deployment, config = _record(stage, slo, evaluated, certification, servers)
     chosen = by_recipe.get(deployment.recipe or BASELINE)
     with stage.artifacts.store.create(stage.key, lineage.DEPLOYABLE_CONFIG) as draft:
         write_bundle(draft.path, deployment, config, evidence(evaluated, chosen, deployment))
@@ -130,58 +116,12 @@ def _recipes(stage: Stage) -> list[str]:
     return found
 
 
-def _config_text(stage: Stage, slo: SloSpec, candidate: ServedCandidate, tuned: Flags) -> str:
-    """Return the vllm.yaml of a configuration: what is certified is what is shipped."""
-    flags = _all_flags(stage, slo, candidate, tuned)
-    return to_yaml(flags, model=str(candidate.path), served_model_name=stage.model_key)
-
-
-def _all_flags(stage: Stage, slo: SloSpec, candidate: ServedCandidate, tuned: Flags) -> Flags:
-    return engine_flags(
-        stage.model_spec.engine,
-        slo,
-        tuned,
-        hardware=stage.runner.accelerators.hardware,
-        facts=ModelFacts.read(candidate.path),
-        trust_remote_code=stage.model_spec.trust_remote_code,
-    )
-
-
-def _confirm(
-    stage: Stage,
-    slo: SloSpec,
-    candidate: ServedCandidate,
-    arm: ArmMeasurement,
-    config: str,
-    rates: tuple[float, ...],
-    seed: int,
-) -> Benchmarked:
-    key = digest(["certification", stage.key, candidate.digest, config, list(rates), seed])
-    folder = Path(stage.runner.home) / "tmp"
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{key[:16]}.yaml"
-    file.write_text(config, encoding="utf-8")
-    try:
-        return benchmark(
-            stage,
-            slo,
-            candidate,
-            artifact_key=key,
-            flags=arm.flags,
-            seed=seed,
-            rates_rps=rates,
-            config_file=file,
-        )
-    finally:
-        file.unlink(missing_ok=True)
-
-
 def _record(
     stage: Stage,
     slo: SloSpec,
     evaluated: list[Evaluated],
     certification: Certification,
-    proofs: list[tuple[ArmMeasurement, Benchmarked]],
+    servers: StageServers,
 ) -> tuple[Deployment, str | None]:
     outcomes = [item.outcome for item in evaluated]
     chosen = certification.candidate
@@ -190,9 +130,10 @@ def _record(
     versions: dict[str, str] = {}
     if chosen is not None:
         candidate = served_candidate(stage, chosen.recipe)
-        flags = _all_flags(stage, slo, candidate, chosen.flags)
-        config = _config_text(stage, slo, candidate, chosen.flags)
-        versions = proofs[-1][1].made_by.get("versions", {})
+        flags = all_flags(stage, slo, candidate, chosen.flags)
+        config = config_text(stage, slo, candidate, chosen.flags)
+        # What ships was served last.
+        versions = servers.latest.made_by.get("versions", {}) if servers.latest else {}
     name, version = split_model(stage.model_key)
     recorded = {node: stage.versions.recorded(node) for node in stage.inputs}
     deployment = build_deployment(
@@ -256,7 +197,7 @@ def _remember(stage: Stage, deployment: Deployment, artifact: Artifact) -> None:
                 rate_per_gpu=deployment.certified_rate_per_gpu,
                 gpus=deployment.gpus,
                 baseline_rate_rps=deployment.arms.baseline.rate_rps,
-                gain=deployment.gain_over_baseline,
+                **_gain_columns(deployment),
                 confirmations=[
                     a.model_dump(mode="json") for a in deployment.certification.attempts
                 ],
@@ -271,6 +212,18 @@ def _remember(stage: Stage, deployment: Deployment, artifact: Artifact) -> None:
     )
 
 
+def _gain_columns(deployment: Deployment) -> dict[str, Any]:
+    gain = deployment.gain
+    return {
+        "tuned": deployment.tuned,
+        "gain": gain and gain.estimate,
+        "gain_low": gain and gain.low,
+        "gain_high": gain and gain.high,
+        "gain_probes": gain and gain.probes,
+        "arms": [arm.model_dump(mode="json") for arm in deployment.arms.rows()],
+    }
+
+
 def _metadata(deployment: Deployment, link: Path) -> dict[str, Any]:
     records = [
         dg.TableRecord(
@@ -279,7 +232,8 @@ def _metadata(deployment: Deployment, link: Path) -> dict[str, Any]:
                 "recipe": arm.recipe or "–",
                 "status": arm.status,
                 "rate_per_gpu": "–" if arm.rate_per_gpu is None else f"{arm.rate_per_gpu:.3f}",
-                "gain": "–" if arm.gain is None else f"{arm.gain:.2f}×",
+                "gain": gain_text(arm) or "–",
+                "evidence": arm.evidence,
             }
         )
         for arm in deployment.arms.rows()
@@ -297,8 +251,9 @@ def _metadata(deployment: Deployment, link: Path) -> dict[str, Any]:
     }
     if deployment.status == "feasible":
         metadata["vllm_config"] = dg.MetadataValue.path(str(link / CONFIG_FILE))
-    if deployment.gain_over_baseline is not None:
-        metadata["gain_over_baseline"] = round(deployment.gain_over_baseline, 3)
+    if deployment.gain is not None:
+        metadata["gain_over_baseline"] = round(deployment.gain.estimate, 3)
+        metadata["gain_at_least"] = round(deployment.gain.low, 3)
     if deployment.closest:
         metadata["closest"] = deployment.closest
     return metadata

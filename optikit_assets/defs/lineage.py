@@ -54,7 +54,7 @@ CODE_VERSIONS = {
     EVAL_SCORES: "3",
     BENCHMARK_SWEEP: "2",
     TUNED_CONFIG: "2",
-    DEPLOYABLE_CONFIG: "2",
+    DEPLOYABLE_CONFIG: "3",
 }
 
 DATA_VERSION_TAG = "dagster/data_version"

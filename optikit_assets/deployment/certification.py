@@ -1,226 +1,331 @@
-"""Finds out whether the chosen configuration holds its rate against arrivals it has not seen.
+"""Finds out what is better than the plain baseline, and whether it holds its rate once more.
 
-A search picks the best of many noisy probes, so its winner is biased upwards. Certification serves
-the candidate anew and probes the claimed rate with a fresh seed; on a miss the claim steps down by
-the SLO's tolerance. The candidate with the highest *remaining* claim goes next, so a winner that
-had to step down below the runner-up loses its place to it. Each round also probes
-``overload_factor`` times the claim: that this misses shows that the rate is near the true limit
-and not an artefact of an easy test.
+A search picks the best of many noisy probes, so its winner is biased upwards, and two searches an
+hour apart compare the machine as much as the configurations. So the best arms and the plain
+baseline race on fresh servers (`race`), and what ships is the arm with the best lower bound of its
+gain over the baseline. Where no lower bound is above one, the plain baseline ships.
+
+What is about to ship is then served once more and probed at the highest rate that all its fresh
+probes vouch for, and at ``overload_factor`` times that rate: that this misses shows that the rate
+is near the true limit and not an artefact of an easy test. On a miss the rate steps down by the
+SLO's tolerance; an arm that misses too often, or falls to the baseline's rate, makes way for the
+next.
 """
 
-import heapq
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, Field
+from optikit_assets.deployment.certificate import (
+    ArmCertificate,
+    Attempt,
+    Certification,
+    Gain,
+    RoundReading,
+    Verdict,
+)
+from optikit_assets.deployment.outcomes import ArmMeasurement
+from optikit_assets.deployment.race import Entrant, FreshServers, Held, Limits, Race, run_race
+from optikit_assets.specs import BASELINE, digest
 
-from optikit_assets.deployment.outcomes import ArmMeasurement, Frozen
-from optikit_assets.specs import digest
-
-Verdict = Literal["pass", "fail", "unresolved", "invalid"]
-
-# Serve the candidate once and probe these rates (requests/s) in this order with this seed; returns
-# one probe per rate: any object or mapping with the fields of `_Observed`.
-ConfirmRates = Callable[[ArmMeasurement, tuple[float, ...], int], Sequence[object]]
-
-
-class _Observed(BaseModel):
-    """The part of a probe that certification looks at."""
-
-    model_config = ConfigDict(extra="ignore", from_attributes=True)
-
-    verdict: Verdict
-    met: bool = False
-    reason: str = ""
-    requests: int = 0
-    duration_s: float = 0.0
-    beta: float | None = None
-    latency_ms: dict[str, float | None] = Field(default_factory=dict)
+_ATTEMPTS = 3
 
 
-class Attempt(Frozen):
-    """One fresh probe."""
+@dataclass
+class _Standing:
+    """An arm after the race."""
 
-    recipe: str
-    tuned: bool
-    purpose: Literal["confirm", "overload"]
+    entrant: Entrant
+    held: Held | None
+    gain: Gain | None
+    latency_ms: dict[str, float | None]
+    rate_rps: float | None
+    refused: str = ""
+
+    @property
+    def arm(self) -> ArmMeasurement:
+        return self.entrant.arm
+
+    @property
+    def rate_per_gpu(self) -> float:
+        """Rate that held; 0 if none did."""
+        return (self.rate_rps or 0.0) / self.arm.gpus
+
+
+@dataclass(frozen=True)
+class _Confirmed:
     rate_rps: float
-    seed: int
-    verdict: Verdict
-    met: bool = Field(
-        default=False, description="Every objective was met as observed, whatever the confidence."
-    )
-    reason: str = ""
-    requests: int = 0
-    duration_s: float = 0.0
-    beta: float | None = None
-    latency_ms: dict[str, float | None] = Field(default_factory=dict)
-
-    @property
-    def confirms(self) -> bool:
-        """Whether it bears out a claim that has its confidence from a whole search."""
-        return self.verdict == "pass" or (self.verdict == "unresolved" and self.met)
-
-
-class Certification(Frozen):
-    """Outcome of all attempts, over all candidates."""
-
-    status: Literal["certified", "refused", "not_attempted"]
-    candidate: ArmMeasurement | None = None
-    rate_rps: float | None = None
-    rate_per_gpu: float | None = None
-    latency_ms: dict[str, float | None] = Field(default_factory=dict)
-    attempts: tuple[Attempt, ...] = ()
-    overload_factor: float = 1.5
-    overload_verdict: Verdict | None = Field(
-        default=None,
-        description="Of the probe at overload_factor x rate_rps; `fail` is what is expected.",
-    )
-    summary: str = ""
-
-    @property
-    def limit_shown(self) -> bool:
-        """Whether the overload probe missed the SLO, as it should."""
-        return self.overload_verdict == "fail"
-
-    def refusals(self) -> dict[tuple[str, bool], str]:
-        """``(recipe, tuned)`` of every candidate that was tried in vain -> its last miss."""
-        winner = self.candidate and (self.candidate.recipe, self.candidate.tuned)
-        last = {(a.recipe, a.tuned): a for a in self.attempts if a.purpose == "confirm"}
-        return {
-            key: f"at {attempt.rate_rps:.3g} requests/s: {attempt.reason or attempt.verdict}"
-            for key, attempt in last.items()
-            if key != winner
-        }
+    probe: Attempt
+    overload: Verdict
 
 
 def certify(
     candidates: Sequence[ArmMeasurement],
-    confirm: ConfirmRates,
+    servers: FreshServers,
     *,
     seed: int,
-    tolerance: float,
+    limits: Limits,
     max_candidates: int = 3,
-    max_attempts: int = 3,
     overload_factor: float = 1.5,
 ) -> Certification:
-    """Certify the highest claim that holds.
+    """Certify the arm with the best proven gain, or the plain baseline.
 
     Parameters
     ----------
     candidates
-        Feasible measurements, best first (`Selection.candidates`).
-    confirm
-        Serves one candidate and probes the given rates; see `ConfirmRates`.
+        Feasible measurements, best first (`Selection.candidates`); the plain baseline among them
+        takes part whatever its place.
+    servers
+        See `FreshServers`; what it raises ends the certification.
     seed
-        Of this certification; every attempt derives its own from it.
-    tolerance
-        The SLO's; a missed claim is divided by ``1 + tolerance``.
+        Of this certification; every round and attempt derives its own from it.
+    limits
+        Tolerance and budget of the race.
     max_candidates
-        Only so many of the best candidates take part.
-    max_attempts
-        Confirmations per candidate. An ``invalid`` probe (the load client's fault) counts but does
-        not lower the claim. ``unresolved`` confirms if every objective was met as observed: the
-        claim's confidence comes from all probes of its search, more than one probe can give.
+        So many of the best others take part.
     overload_factor
-        Multiple of the claim that is expected to miss.
+        Multiple of the certified rate that is expected to miss.
 
     Returns
     -------
     Certification
-        ``refused`` if every claim missed; ``not_attempted`` without candidates.
-
-    Raises
-    ------
-    ValueError
-        For a tolerance or factor that cannot work, or if `confirm` returns a wrong number of
-        probes.
+        ``refused`` if no arm held a rate; ``not_attempted`` without candidates.
     """
-    if tolerance <= 0 or overload_factor <= 1 or min(max_candidates, max_attempts) < 1:
+    if limits.tolerance <= 0 or overload_factor <= 1 or min(max_candidates, limits.max_rounds) < 1:
         raise ValueError(
-            f"need tolerance > 0 ({tolerance}), overload_factor > 1 ({overload_factor}) and at "
-            f"least one candidate ({max_candidates}) and attempt ({max_attempts})"
+            f"need tolerance > 0 ({limits.tolerance}), overload_factor > 1 ({overload_factor}) and "
+            f"at least one candidate ({max_candidates}) and round ({limits.max_rounds})"
         )
     if not candidates:
         return Certification(status="not_attempted", summary="There is nothing to certify.")
-    # (-claim per GPU, place in the ranking, claim, tries so far)
-    queue = [
-        (-arm.rate_per_gpu, place, arm.rate_rps, 0)
-        for place, arm in enumerate(candidates[:max_candidates])
-    ]
-    heapq.heapify(queue)
-    attempts: list[Attempt] = []
-    while queue:
-        _, place, claim, tries = heapq.heappop(queue)
-        arm = candidates[place]
-        rates = (claim, claim * overload_factor)
-        attempt_seed = int(digest([seed, arm.recipe, arm.tuned, tries])[:8], 16)
-        probes = confirm(arm, rates, attempt_seed)
-        if len(probes) != len(rates):
-            raise ValueError(f"confirm returned {len(probes)} probes for {len(rates)} rates")
-        confirmed, overload = (
-            _attempt(arm, purpose, rate, attempt_seed, probe)
-            for purpose, rate, probe in zip(("confirm", "overload"), rates, probes, strict=True)
-        )
-        attempts += [confirmed, overload]
-        if confirmed.confirms:
-            return _certified(arm, confirmed, overload, attempts, overload_factor)
-        if tries + 1 < max_attempts:
-            lower = claim if confirmed.verdict == "invalid" else claim / (1 + tolerance)
-            heapq.heappush(queue, (-lower / arm.gpus, place, lower, tries + 1))
-    tried = min(len(candidates), max_candidates)
-    return Certification(
-        status="refused",
-        attempts=tuple(attempts),
-        overload_factor=overload_factor,
-        summary=f"None of the {tried} best candidates held a rate within {max_attempts} attempts.",
-    )
+    plain = [arm for arm in candidates if arm.recipe == BASELINE and not arm.tuned]
+    others = [arm for arm in candidates if arm not in plain][:max_candidates]
+    race = run_race([*plain, *others], servers, limits, seed)
+    standings = _standings(race, servers)
+    final = _Final(servers, seed, limits.tolerance, overload_factor)
+    winner, confirmed = None, None
+    for standing, least_per_gpu in _in_turn(standings):
+        confirmed = final.confirm(standing, least_per_gpu)
+        if confirmed is not None:
+            winner = standing
+            break
+    return _conclusion(race, standings, final, winner, confirmed)
 
 
-def _attempt(
-    arm: ArmMeasurement,
-    purpose: Literal["confirm", "overload"] | str,
-    rate_rps: float,
-    seed: int,
-    probe: object,
-) -> Attempt:
-    seen = _Observed.model_validate(probe)
-    return Attempt(
-        recipe=arm.recipe,
-        tuned=arm.tuned,
-        purpose="confirm" if purpose == "confirm" else "overload",
-        rate_rps=rate_rps,
-        seed=seed,
-        **seen.model_dump(),
-    )
+def _standings(race: Race, servers: FreshServers) -> list[_Standing]:
+    """Read all fresh probes of every arm together."""
+    found: list[_Standing] = []
+    for entrant in race.entrants:
+        probes = [probe for served in entrant.served.values() for probe in served.probes]
+        held = servers.pool(probes) if probes and not entrant.failed else None
+        latency = {}
+        if held is not None:
+            seen = Attempt.of_probe(entrant.arm, probes[held.probe], purpose="round", seed=0)
+            latency = seen.latency_ms
+        rate = None if held is None else held.rate_rps
+        found.append(_Standing(entrant, held, None, latency, rate))
+    plain = next((s for s in found if s.entrant.is_baseline), None)
+    if plain is not None and plain.held is not None:
+        for standing in found:
+            standing.gain = _gain(race, standing.entrant, plain.entrant)
+    return found
 
 
-def _certified(
-    arm: ArmMeasurement,
-    confirmed: Attempt,
-    overload: Attempt,
-    attempts: list[Attempt],
-    factor: float,
+def _gain(race: Race, entrant: Entrant, baseline: Entrant) -> Gain | None:
+    rounds = entrant.limits.keys() & baseline.limits.keys()
+    members = {id(member): member for member in (entrant, baseline)}.values()
+    probes = sum(len(member.served[k].probes) for member in members for k in rounds)
+    if entrant is baseline:
+        return Gain(estimate=1.0, low=1.0, high=1.0, probes=probes)
+    ratio = race.ratio(entrant, baseline)
+    if ratio is None:
+        return None
+    return Gain(estimate=ratio.estimate, low=ratio.low, high=ratio.high, probes=probes)
+
+
+def _in_turn(standings: list[_Standing]) -> Iterator[tuple[_Standing, float]]:
+    """Yield who may ship, and the rate per accelerator that it has to exceed, in this order.
+
+    Proven gains, the best lower bound first; the plain baseline; if that holds no rate, whoever
+    held one.
+    """
+    able = [standing for standing in standings if not standing.entrant.failed]
+    plain = next((s for s in able if s.entrant.is_baseline), None)
+    bar = plain.rate_per_gpu if plain else 0.0
+    proven = [s for s in able if s is not plain and s.gain is not None and s.gain.is_proven]
+    for standing in sorted(proven, key=lambda s: -(s.gain.low if s.gain else 0.0)):
+        if standing.held is None or standing.rate_per_gpu > bar:
+            yield standing, bar
+        else:
+            standing.refused = (
+                f"its gain is not borne out by the rates that held: {standing.rate_per_gpu:.3g} "
+                f"requests/s per GPU against the baseline's {bar:.3g}"
+            )
+    if plain is not None:
+        yield plain, 0.0
+        for standing in standings:
+            standing.gain = None
+    rest = [s for s in able if s is not plain and s.held is not None and not s.refused]
+    for standing in sorted(rest, key=lambda s: -s.rate_per_gpu):
+        yield standing, 0.0
+
+
+class _Final:
+    """Serves what is about to ship once more."""
+
+    def __init__(
+        self, servers: FreshServers, seed: int, tolerance: float, overload_factor: float
+    ) -> None:
+        self.overload_factor = overload_factor
+        self.attempts: list[Attempt] = []
+        self.server_starts = 0
+        self.load_seconds = 0.0
+        self._servers = servers
+        self._seed = seed
+        self._step = 1.0 + tolerance
+
+    def confirm(self, standing: _Standing, least_per_gpu: float) -> _Confirmed | None:
+        """Return the rate that holds once more; what was tried in vain goes into `standing`."""
+        entrant, arm = standing.entrant, standing.arm
+        claim = standing.rate_rps or entrant.start_rps / self._step
+        misses: list[str] = []
+        for number in range(_ATTEMPTS):
+            if claim / arm.gpus <= least_per_gpu:
+                misses.append(f"the baseline holds {least_per_gpu:.3g} requests/s per GPU")
+                break
+            seed = int(digest([self._seed, arm.recipe, arm.tuned, number])[:8], 16)
+            rates = (claim, claim * self.overload_factor)
+            served = self._servers.confirm(arm, rates, seed)
+            self.server_starts += 1
+            self.load_seconds += served.load_seconds
+            if served.failure:
+                misses.append(served.failure)
+                break
+            if len(served.probes) != len(rates):
+                raise ValueError(f"confirm gave {len(served.probes)} probes for {len(rates)} rates")
+            probe, overload = (
+                Attempt.of_probe(arm, found, purpose=purpose, seed=seed)
+                for purpose, found in zip(("confirm", "overload"), served.probes, strict=True)
+            )
+            self.attempts += [probe, overload]
+            # Without a rate that all probes vouch for, one probe has to be certain by itself.
+            if probe.verdict == "pass" or (standing.held is not None and probe.confirms):
+                standing.rate_rps, standing.latency_ms = claim, probe.latency_ms
+                return _Confirmed(claim, probe, overload.verdict)
+            misses.append(f"{probe.reason or probe.verdict} at {claim:.3g} requests/s")
+            if probe.verdict != "invalid":
+                claim /= self._step
+        standing.rate_rps = None
+        standing.refused = f"not confirmed once more: {'; '.join(misses)}"
+        return None
+
+
+def _conclusion(
+    race: Race,
+    standings: list[_Standing],
+    final: _Final,
+    winner: _Standing | None,
+    confirmed: _Confirmed | None,
 ) -> Certification:
-    rate = confirmed.rate_rps
-    stepped = "" if rate >= arm.rate_rps * 0.9999 else f", down from {arm.rate_rps:.3g}"
-    # One probe is rarely certain by itself; the claim has its confidence from the whole search.
-    how = "hold" if confirmed.verdict == "pass" else "met the SLO as observed"
-    text = f"{rate:.3g} requests/s {how} with fresh arrivals{stepped}"
-    if overload.verdict == "fail":
-        text += f"; {factor:g} times that rate misses the SLO"
-    elif overload.verdict == "pass":
-        text += f"; {factor:g} times that rate passes as well, so the rate is conservative"
-    else:
-        text += f"; the probe at {factor:g} times that rate is {overload.verdict}"
+    rounds = [attempt for standing in standings for attempt in _attempts(standing.entrant)]
+    arms = tuple(_certificate(standing, race.limits.tolerance) for standing in standings)
+    common = {
+        "arms": arms,
+        "attempts": (*rounds, *final.attempts),
+        "confidence": race.limits.confidence,
+        "rounds": race.rounds,
+        "server_starts": race.server_starts + final.server_starts,
+        "load_seconds": race.load_seconds + final.load_seconds,
+        "stopped_by": race.stop,
+        "overload_factor": final.overload_factor,
+    }
+    if winner is None or confirmed is None:
+        seen = "; ".join(f"{arm.label} {arm.text}" for arm in arms)
+        return Certification(
+            status="refused", summary=f"No arm held a rate on fresh servers: {seen}.", **common
+        )
     return Certification(
         status="certified",
-        candidate=arm,
-        rate_rps=rate,
-        rate_per_gpu=rate / arm.gpus,
-        latency_ms=confirmed.latency_ms,
-        attempts=tuple(attempts),
-        overload_factor=factor,
-        overload_verdict=overload.verdict,
-        summary=text + ".",
+        candidate=winner.arm,
+        rate_rps=confirmed.rate_rps,
+        rate_per_gpu=confirmed.rate_rps / winner.arm.gpus,
+        latency_ms=confirmed.probe.latency_ms,
+        gain=winner.gain,
+        overload_verdict=confirmed.overload,
+        summary=f"{_why(standings, winner)} {_rate_text(winner, confirmed, final)}".strip(),
+        **common,
     )
+
+
+def _attempts(entrant: Entrant) -> list[Attempt]:
+    return [
+        Attempt.of_probe(
+            entrant.arm, probe, purpose="round", number=number, seed=entrant.seeds[number]
+        )
+        for number, served in entrant.served.items()
+        for probe in served.probes
+    ]
+
+
+def _certificate(standing: _Standing, tolerance: float) -> ArmCertificate:
+    arm, entrant, rate = standing.arm, standing.entrant, standing.rate_rps
+    borne_out = rate is not None and rate * (1.0 + tolerance) >= arm.rate_rps
+    return ArmCertificate(
+        recipe=arm.recipe,
+        tuned=arm.tuned,
+        gpus=arm.gpus,
+        evidence="refuted" if rate is None else "confirmed",
+        claimed_rps=arm.rate_rps,
+        rate_rps=rate,
+        refuted_rps=None if borne_out else arm.rate_rps,
+        gain=None if rate is None else standing.gain,
+        latency_ms=standing.latency_ms if rate is not None else {},
+        rounds=tuple(
+            RoundReading(
+                round=number,
+                limit_rps=served.limit_rps,
+                log_sd=served.log_sd,
+                load_seconds=served.load_seconds,
+            )
+            for number, served in entrant.served.items()
+        ),
+        reason=standing.refused or entrant.left,
+    )
+
+
+def _why(standings: list[_Standing], winner: _Standing) -> str:
+    """Say what was proven."""
+    plain = next((s for s in standings if s.entrant.is_baseline), None)
+    if winner is not plain:
+        gain = winner.gain
+        if gain is not None:
+            return (
+                f"{gain.estimate:.2f} times the rate of the plain baseline "
+                f"({gain.low:.2f} to {gain.high:.2f}), measured side by side."
+            )
+        why = plain.refused or plain.entrant.left if plain is not None else ""
+        where = f"held no rate on fresh servers ({why})" if why else "meets the SLO at no rate"
+        return f"The plain baseline {where}, so no gain can be given."
+    rivals = [s for s in standings if s is not plain and s.gain is not None]
+    best = max(rivals, key=lambda s: s.gain.low if s.gain else 0.0, default=None)
+    if best is None or best.gain is None:
+        others = len(standings) > 1
+        return "No gain over the plain baseline was proven, so it ships." if others else ""
+    return (
+        f"No gain over the plain baseline was proven, so it ships: {best.arm.label} came to "
+        f"{best.gain.estimate:.2f} times its rate ({best.gain.low:.2f} to {best.gain.high:.2f})"
+        f"{f', but {best.refused}' if best.gain.is_proven and best.refused else ''}."
+    )
+
+
+def _rate_text(winner: _Standing, confirmed: _Confirmed, final: _Final) -> str:
+    rate, claimed = confirmed.rate_rps, winner.arm.rate_rps
+    stepped = "" if rate >= claimed * 0.9999 else f", down from {claimed:.3g} in its search"
+    # One probe is rarely certain by itself; the rate has its confidence from all fresh ones.
+    how = "hold" if confirmed.probe.verdict == "pass" else "met the SLO as observed"
+    text = f"{rate:.3g} requests/s {how} with fresh arrivals{stepped}"
+    factor = final.overload_factor
+    if confirmed.overload == "fail":
+        return f"{text}; {factor:g} times that rate misses the SLO."
+    if confirmed.overload == "pass":
+        return f"{text}; {factor:g} times that rate passes as well, so the rate is conservative."
+    return f"{text}; the probe at {factor:g} times that rate is {confirmed.overload}."

@@ -20,7 +20,6 @@ from matplotlib.ticker import (
 
 from optikit_assets.deployment import canvas
 from optikit_assets.deployment.evidence import Probe, Series, Trial, running_best
-from optikit_assets.deployment.selection import FourArms
 from optikit_assets.specs import Objective
 
 _METRIC_NAMES = {
@@ -196,39 +195,6 @@ def optimization_history(trials: Sequence[Trial]) -> Figure:
         )  # fmt: skip
         main.set_yticks([])
     canvas.legend(figure, handles)
-    return figure
-
-
-def four_arms(found: FourArms) -> Figure:
-    """Draw rate per GPU of the four arms with their gain over the baseline (paper Table 5).
-
-    The deployed arm is drawn darker.
-    """
-    rows = found.rows()
-    figure = canvas.new_figure(canvas.WIDTH_IN, 2.3)
-    axes = figure.subplots()
-    canvas.style(axes, x="Requests/s per GPU that meet the SLO", grid="x")
-    values = [arm.rate_per_gpu or 0.0 for arm in rows]
-    best = max(values)
-    colours = [canvas.BLUE if arm.deployed else canvas.PALE_BLUE for arm in rows]
-    axes.barh(range(4), values, height=0.62, color=colours)
-    axes.set_yticks(range(4), [arm.title for arm in rows])
-    axes.invert_yaxis()
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    axes.set_xlim(0, 1.3 * best if best > 0 else 1.0)
-    if best == 0:
-        axes.set_xticks([])
-    for y, arm in enumerate(rows):
-        if arm.rate_per_gpu is None:
-            text = "* SLO not met" if arm.status == "infeasible" else f"* {arm.status}"
-        else:
-            gain = "" if arm.gain is None or arm.name == "baseline" else f"   {arm.gain:.2f}×"
-            text = f"{arm.rate_per_gpu:.3g}{gain}"
-        axes.annotate(
-            text, (values[y], y), xytext=(5, 0), textcoords="offset points", va="center",
-            color=canvas.INK if arm.rate_per_gpu else canvas.MUTED, fontsize=9.5,
-        )  # fmt: skip
     return figure
 
 

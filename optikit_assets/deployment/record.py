@@ -6,21 +6,15 @@ from typing import Literal
 
 from pydantic import AwareDatetime, Field
 
-from optikit_assets.deployment.certification import Certification
+from optikit_assets.deployment.certificate import Certification, Gain
+from optikit_assets.deployment.four_arms import FourArms, arms
 from optikit_assets.deployment.outcomes import (
     Frozen,
     QualityVerdict,
     RecipeOutcome,
     RecoveryRow,
 )
-from optikit_assets.deployment.selection import (
-    FourArms,
-    Rejection,
-    Selection,
-    arms,
-    rejections,
-    summary,
-)
+from optikit_assets.deployment.selection import Rejection, Selection, rejections
 from optikit_assets.specs import SloSpec
 from optikit_assets.specs.search_space import Scalar
 
@@ -45,7 +39,7 @@ class Deployment(Frozen):
     when ``status`` is ``infeasible``; ``summary`` and ``closest`` then say why.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     status: Literal["feasible", "infeasible"]
     summary: str
     model: str
@@ -72,9 +66,13 @@ class Deployment(Frozen):
     latency_ms: dict[str, float | None] = Field(
         default_factory=dict, description="Percentiles of the certifying probe."
     )
-    gain_over_baseline: float | None = Field(
+    gain: Gain | None = Field(
         default=None,
-        description="Certified rate per GPU over the baseline's; null if it misses the SLO.",
+        description="Rate per GPU over the plain baseline's, both on fresh servers side by side; 1 "
+        "if the baseline is deployed, null if it meets the SLO at no rate.",
+    )
+    gain_over_baseline: float | None = Field(
+        default=None, description="`gain.estimate`, where readers of schema 1 look for it."
     )
     certification: Certification
     arms: FourArms
@@ -118,19 +116,17 @@ def build_deployment(
     created_at
         With a time zone.
     """
-    refused = certification.refusals()
+    raced = certification.passed_over()
     chosen = certification.candidate
-    held = chosen and chosen.model_copy(update={"rate_rps": certification.rate_rps})
-    four = arms(outcomes, held)
     common = {
         "model": model,
         "model_version": model_version,
         "model_digest": model_digest,
         "slo": slo,
         "certification": certification,
-        "arms": four,
+        "arms": arms(outcomes, certification),
         "quality": tuple(_quality(outcome) for outcome in outcomes),
-        "rejections": rejections(outcomes, chosen, refused),
+        "rejections": rejections(outcomes, chosen, raced),
         "accelerator": accelerator,
         "versions": dict(versions),
         "run_ids": dict(run_ids),
@@ -139,10 +135,7 @@ def build_deployment(
     }
     if chosen is None:
         measured = selection.status == "feasible"
-        tried = "; ".join(
-            f"{recipe}, {'tuned' if tuned else 'engine defaults'} {reason}"
-            for (recipe, tuned), reason in refused.items()
-        )
+        tried = "; ".join(f"{arm.label}: {arm.text}" for arm in certification.arms)
         return Deployment(
             status="infeasible",
             summary=certification.summary if measured else selection.summary,
@@ -150,12 +143,10 @@ def build_deployment(
             **common,
         )
     outcome = next(o for o in outcomes if o.recipe == chosen.recipe)
-    baseline = four.baseline.rate_per_gpu
-    per_gpu = certification.rate_per_gpu
-    choice = summary(outcomes, chosen, after_refusals=bool(refused))
+    gain = certification.gain
     return Deployment(
         status="feasible",
-        summary=f"{choice} {certification.summary}",
+        summary=f"{chosen.label}: {certification.summary}",
         recipe=chosen.recipe,
         tuned=chosen.tuned,
         checkpoint_path=outcome.model_path,
@@ -164,11 +155,12 @@ def build_deployment(
         flags=dict(flags),
         tuned_flags=chosen.flags if chosen.tuned else {},
         certified_rate_rps=certification.rate_rps,
-        certified_rate_per_gpu=per_gpu,
+        certified_rate_per_gpu=certification.rate_per_gpu,
         rate_ci_rps=chosen.rate_ci_rps,
         gpus=chosen.gpus,
         latency_ms=certification.latency_ms,
-        gain_over_baseline=per_gpu / baseline if per_gpu and baseline else None,
+        gain=gain,
+        gain_over_baseline=gain and gain.estimate,
         **common,
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from optikit_assets.deployment import canvas, plots, quality_plots
+from optikit_assets.deployment import arm_plots, canvas, plots, quality_plots
 from optikit_assets.deployment.evidence import Evidence
 from optikit_assets.deployment.outcomes import RecoveryRow
 from optikit_assets.deployment.record import Deployment
@@ -39,6 +39,8 @@ def render_report(deployment: Deployment, evidence: Evidence, vllm_yaml: str | N
             full_precision=_full_precision(deployment),
             workload=_workload(deployment),
             metric_title=plots.metric_title,
+            gain_text=arm_plots.gain_text,
+            rate_text=arm_plots.rate_text,
         )
     )
 
@@ -72,7 +74,9 @@ def _figures(deployment: Deployment, evidence: Evidence) -> dict[str, str]:
     probe = evidence.steady_state_probe
     drawn: dict[str, Figure] = {}
     if any(arm.rate_per_gpu for arm in deployment.arms.rows()):
-        drawn["arms"] = plots.four_arms(deployment.arms)
+        drawn["arms"] = arm_plots.four_arms(deployment.arms)
+    if any(len(arm.rounds) > 1 for arm in deployment.certification.arms):
+        drawn["race"] = arm_plots.race(deployment.certification.arms)
     if any(p.kind == "open" for series in evidence.series for p in series.probes):
         drawn["latency"] = plots.latency_against_rate(evidence.series, slo.objectives)
     if probe is not None and probe.arrivals_s:

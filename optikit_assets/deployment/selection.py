@@ -1,8 +1,8 @@
-"""Which configuration to deploy, and the four arms of the paper's Table 5.
+"""Which configurations are worth certifying, best first, and why the others are not.
 
 The rule: among recipes that the quality gate accepts, the highest rate per GPU that met the SLO;
 ties go to the higher mean recovery, then to the smaller checkpoint, then to engine defaults, then
-to the name. The baseline takes part and may win.
+to the name. The baseline takes part. What ships is for certification to say (`certification`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,19 +10,10 @@ from typing import Literal
 
 from optikit_assets.deployment.outcomes import (
     ArmMeasurement,
-    ArmStatus,
     Frozen,
     RecipeOutcome,
 )
 from optikit_assets.specs import BASELINE, Objective
-
-ArmName = Literal["baseline", "quantization_only", "tuning_only", "quantization_and_tuning"]
-TITLES: dict[str, str] = {
-    "baseline": "Baseline",
-    "quantization_only": "Quantization only",
-    "tuning_only": "Tuning only",
-    "quantization_and_tuning": "Quantization + tuning",
-}
 
 
 class Rejection(Frozen):
@@ -42,48 +33,6 @@ class Selection(Frozen):
     closest: str = ""
 
 
-class Arm(Frozen):
-    """One arm: a recipe, its rate per GPU and its gain over the baseline."""
-
-    name: ArmName
-    recipe: str | None
-    status: ArmStatus
-    rate_rps: float | None = None
-    gpus: int | None = None
-    rate_per_gpu: float | None = None
-    gain: float | None = None
-    reason: str = ""
-    deployed: bool = False
-
-    @property
-    def title(self) -> str:
-        """Name in tables."""
-        return TITLES[self.name]
-
-
-class FourArms(Frozen):
-    """The paper's Table 5 for one model and SLO.
-
-    The two quantized arms each name the accepted recipe that is best *in that arm*, so the highest
-    of the four is what the selection ranks first. Where the baseline misses the SLO (``*`` in the
-    paper) no gain can be computed and all are ``None``.
-    """
-
-    baseline: Arm
-    quantization_only: Arm
-    tuning_only: Arm
-    quantization_and_tuning: Arm
-
-    def rows(self) -> tuple[Arm, Arm, Arm, Arm]:
-        """In the paper's order."""
-        return (
-            self.baseline,
-            self.quantization_only,
-            self.tuning_only,
-            self.quantization_and_tuning,
-        )
-
-
 def select(outcomes: Iterable[RecipeOutcome], objectives: Sequence[Objective] = ()) -> Selection:
     """Rank what may be deployed.
 
@@ -99,10 +48,10 @@ def select(outcomes: Iterable[RecipeOutcome], objectives: Sequence[Objective] = 
     Selection
         ``infeasible`` without candidates if no accepted recipe met the SLO.
     """
-    outcomes = _sorted(outcomes)
+    outcomes = in_order(outcomes)
     by_recipe = {outcome.recipe: outcome for outcome in outcomes}
     pool = [arm for outcome in outcomes if outcome.accepted for arm in _distinct(outcome)]
-    ranked = sorted(pool, key=lambda arm: _rank(arm, by_recipe[arm.recipe]))
+    ranked = sorted(pool, key=lambda arm: rank(arm, by_recipe[arm.recipe]))
     if not ranked:
         return Selection(
             status="infeasible",
@@ -120,26 +69,23 @@ def select(outcomes: Iterable[RecipeOutcome], objectives: Sequence[Objective] = 
     )
 
 
-def summary(
-    outcomes: Iterable[RecipeOutcome], chosen: ArmMeasurement, *, after_refusals: bool = False
-) -> str:
-    """Say in one or two sentences what was chosen and how it compares."""
-    rest = ", after certification refused others" if after_refusals else ""
+def summary(outcomes: Iterable[RecipeOutcome], chosen: ArmMeasurement) -> str:
+    """Say in one or two sentences which search came highest and how it compares."""
     text = (
         f"{chosen.label}: {chosen.rate_per_gpu:.3g} requests/s per GPU, the highest of the recipes "
-        f"that passed the quality gate{rest}."
+        "that passed the quality gate."
     )
     if chosen.recipe == BASELINE:
         quantized = [outcome for outcome in outcomes if not outcome.is_baseline]
         what = "no quantized model beat it" if quantized else "no other recipe was tried"
-        return f"The uncompressed baseline wins; {what}. {text}"
+        return f"The uncompressed baseline is fastest; {what}. {text}"
     return text
 
 
 def rejections(
     outcomes: Iterable[RecipeOutcome],
     chosen: ArmMeasurement | None,
-    refused: Mapping[tuple[str, bool], str] | None = None,
+    raced: Mapping[tuple[str, bool], str] | None = None,
 ) -> tuple[Rejection, ...]:
     """Say for every recipe but the chosen one why it is not deployed.
 
@@ -147,52 +93,21 @@ def rejections(
     ----------
     chosen
         What is deployed; ``None`` if nothing is.
-    refused
-        ``(recipe, tuned)`` -> why certification refused it.
+    raced
+        ``(recipe, tuned)`` -> why certification did not choose it.
     """
-    outcomes = _sorted(outcomes)
+    outcomes = in_order(outcomes)
     winner = next((o for o in outcomes if chosen is not None and o.recipe == chosen.recipe), None)
     return tuple(
-        Rejection(recipe=outcome.recipe, reason=_reason(outcome, chosen, winner, refused or {}))
+        Rejection(recipe=outcome.recipe, reason=_reason(outcome, chosen, winner, raced or {}))
         for outcome in outcomes
         if outcome is not winner
     )
 
 
-def arms(outcomes: Iterable[RecipeOutcome], certified: ArmMeasurement | None = None) -> FourArms:
-    """Return rate per GPU and gain of the four arms (paper Table 5).
-
-    Parameters
-    ----------
-    outcomes
-        One per recipe, the baseline among them.
-    certified
-        What is deployed, with its certified rate; it stands for the arm it belongs to, so that the
-        table and the bundle tell one number. Other arms show the rate of their search.
-    """
-    outcomes = _sorted(outcomes)
-    plain = [outcome for outcome in outcomes if outcome.is_baseline]
-    quantized = [outcome for outcome in outcomes if not outcome.is_baseline]
-    found: dict[ArmName, Arm] = {
-        "baseline": _arm("baseline", plain, tuned=False),
-        "quantization_only": _arm("quantization_only", quantized, tuned=False),
-        "tuning_only": _arm("tuning_only", plain, tuned=True),
-        "quantization_and_tuning": _arm("quantization_and_tuning", quantized, tuned=True),
-    }
-    if certified is not None:
-        name = _arm_name(certified)
-        found[name] = _filled(name, certified, deployed=True)
-    reference = found["baseline"].rate_per_gpu
-    if reference:
-        for name, arm in found.items():
-            if arm.rate_per_gpu is not None:
-                found[name] = arm.model_copy(update={"gain": arm.rate_per_gpu / reference})
-    return FourArms(**found)
-
-
 def closest(outcomes: Iterable[RecipeOutcome], objectives: Sequence[Objective]) -> str:
     """Say what came closest to the SLO, and what the quality gate kept out though it meets it."""
-    outcomes = _sorted(outcomes)
+    outcomes = in_order(outcomes)
     near: list[tuple[float, str]] = []
     for outcome in outcomes:
         if not outcome.accepted:
@@ -212,12 +127,13 @@ def closest(outcomes: Iterable[RecipeOutcome], objectives: Sequence[Objective]) 
     return "; ".join(parts) or "nothing could be measured"
 
 
-def _sorted(outcomes: Iterable[RecipeOutcome]) -> list[RecipeOutcome]:
-    """Baseline first, then by name: the result must not depend on the order of the input."""
+def in_order(outcomes: Iterable[RecipeOutcome]) -> list[RecipeOutcome]:
+    """Return the baseline, then the others by name, whatever the order of the input."""
     return sorted(outcomes, key=lambda outcome: (not outcome.is_baseline, outcome.recipe))
 
 
-def _rank(arm: ArmMeasurement, outcome: RecipeOutcome) -> tuple[float, float, float, bool, str]:
+def rank(arm: ArmMeasurement, outcome: RecipeOutcome) -> tuple[float, float, float, bool, str]:
+    """Return the key that sorts measurements best first."""
     size = outcome.checkpoint_bytes
     # Six digits: rates that differ by float noise only are a tie.
     return (
@@ -259,7 +175,7 @@ def _reason(
     outcome: RecipeOutcome,
     chosen: ArmMeasurement | None,
     winner: RecipeOutcome | None,
-    refused: Mapping[tuple[str, bool], str],
+    raced: Mapping[tuple[str, bool], str],
 ) -> str:
     if outcome.quality in ("failed", "skipped"):
         return f"not evaluated: {_gate_reason(outcome)}"
@@ -270,8 +186,8 @@ def _reason(
         why = next((arm.reason for arm in outcome.measurements if arm.reason), "")
         statuses = sorted({arm.status for arm in outcome.measurements})
         return f"does not meet the SLO: {why or ' and '.join(statuses)}"
-    if (best.recipe, best.tuned) in refused:
-        return f"not certified: {refused[best.recipe, best.tuned]}"
+    if (best.recipe, best.tuned) in raced:
+        return f"certification: {raced[best.recipe, best.tuned]}"
     if chosen is None or winner is None:
         return "not certified: no attempt was left for it"
     mine, theirs = best.rate_per_gpu, chosen.rate_per_gpu
@@ -286,38 +202,3 @@ def _reason(
         f"slower: {mine:.3g} requests/s per GPU ({best.label}) against {theirs:.3g}, "
         f"{loss:.0%} less"
     )
-
-
-def _arm_name(arm: ArmMeasurement) -> ArmName:
-    if arm.recipe == BASELINE:
-        return "tuning_only" if arm.tuned else "baseline"
-    return "quantization_and_tuning" if arm.tuned else "quantization_only"
-
-
-def _filled(name: ArmName, arm: ArmMeasurement, *, deployed: bool = False) -> Arm:
-    return Arm(
-        name=name,
-        recipe=arm.recipe,
-        status="feasible",
-        rate_rps=arm.rate_rps,
-        gpus=arm.gpus,
-        rate_per_gpu=arm.rate_per_gpu,
-        deployed=deployed,
-    )
-
-
-def _arm(name: ArmName, outcomes: Sequence[RecipeOutcome], *, tuned: bool) -> Arm:
-    accepted = [outcome for outcome in outcomes if outcome.accepted]
-    pairs = [(o.tuned if tuned else o.sweep, o) for o in accepted]
-    feasible = sorted(
-        ((arm, o) for arm, o in pairs if arm.status == "feasible"), key=lambda pair: _rank(*pair)
-    )
-    if feasible:
-        return _filled(name, feasible[0][0])
-    if pairs:
-        # From nearly an answer to none at all.
-        order = ("unresolved", "never_steady", "infeasible", "failed", "skipped")
-        arm = min((arm for arm, _ in pairs), key=lambda arm: order.index(arm.status))
-        return Arm(name=name, recipe=arm.recipe, status=arm.status, reason=arm.reason)
-    reason = "no recipe passed the quality gate" if outcomes else "not part of this run"
-    return Arm(name=name, recipe=None, status="skipped", reason=reason)

@@ -6,8 +6,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from optikit_assets.deployment.arm_plots import gain_text, rate_text
 from optikit_assets.deployment.record import Deployment
-from optikit_assets.deployment.selection import Arm
 
 
 def arms_table(deployment: Deployment, bundle: Path | str | None = None) -> Table:
@@ -27,33 +27,40 @@ def arms_table(deployment: Deployment, bundle: Path | str | None = None) -> Tabl
         caption_style="",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        collapse_padding=True,
     )
     table.add_column("Arm", no_wrap=True)
     table.add_column("Recipe", overflow="fold")
-    table.add_column("Requests/s per GPU", justify="right")
-    table.add_column("Gain", justify="right")
+    table.add_column("Rate per GPU", justify="right")
+    table.add_column("Gain", justify="right", no_wrap=True)
+    table.add_column("Evidence", no_wrap=True)
     for arm in deployment.arms.rows():
         table.add_row(
             Text(f"{'→' if arm.deployed else ' '} {arm.title}"),
             Text(arm.recipe or "–"),
-            Text(_rate(arm)),
-            Text("–" if arm.gain is None else f"{arm.gain:.2f}×"),
+            Text(rate_text(arm, ".3f")),
+            Text(gain_text(arm) or "–"),
+            Text(arm.evidence.replace("_", " ")),
             style="bold green" if arm.deployed else None,
         )
     return table
 
 
-def _rate(arm: Arm) -> str:
-    if arm.rate_per_gpu is not None:
-        return f"{arm.rate_per_gpu:.3f}"
-    return "* SLO not met" if arm.status == "infeasible" else f"* {arm.status}"
-
-
 def _caption(deployment: Deployment, bundle: Path | str | None) -> Text:
     if deployment.status == "feasible":
-        lines = [f"Certified: {deployment.certified_rate_rps:.3g} requests/s."]
+        lines = [f"Certified: {deployment.certified_rate_rps:.3g} requests/s{_gain(deployment)}."]
     else:
         lines = [f"Infeasible: {deployment.summary}", f"Closest: {deployment.closest}"]
+    lines += [f"{arm.note}." for arm in deployment.arms.rows() if arm.note]
     if bundle is not None:
         lines.append(f"Bundle: {bundle}")
     return Text("\n".join(lines), overflow="fold")
+
+
+def _gain(deployment: Deployment) -> str:
+    gain = deployment.gain
+    if gain is None:
+        return ", the plain baseline holds none"
+    if gain.is_proven:
+        return f", at least {gain.low:.2f} times the plain baseline's"
+    return "; no gain over the plain baseline was proven, so it ships"

@@ -11,6 +11,7 @@ Metric = Literal["e2e_latency", "ttft", "tpot", "itl"]
 
 # Keys that came later: an SLO that leaves them at their defaults keeps the digest it had before.
 _LATER_KEYS = ("prefixes", "burstiness", "trace", "prompts", "endpoint")
+_CERTIFICATION_SHARE = 3.0
 
 
 class Objective(SpecModel):
@@ -24,6 +25,26 @@ class Objective(SpecModel):
     def label(self) -> str:
         """Key of this percentile in reports, e.g. ``e2e_latency_p95``."""
         return f"{self.metric}_p{self.percentile:g}"
+
+
+class CertificationBudget(SpecModel):
+    """How far certification may go to prove a gain over the plain baseline."""
+
+    candidates: int = Field(
+        default=3, ge=1, le=20, description="Most configurations beside the plain baseline."
+    )
+    max_rounds: int = Field(
+        default=6,
+        ge=1,
+        le=50,
+        description="Most rounds; each serves every configuration once more.",
+    )
+    max_load_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        description="No round is begun that is expected to take the seconds under load, of all "
+        "configurations together, beyond this; unset: three times the search's max_load_seconds.",
+    )
 
 
 class SearchBudget(SpecModel):
@@ -69,6 +90,15 @@ class SearchBudget(SpecModel):
     max_load_seconds: float = Field(
         default=1800.0, gt=0, description="Most seconds under load, all probes together."
     )
+    certification: CertificationBudget = Field(
+        default_factory=CertificationBudget, description="Limits of certification."
+    )
+
+    @property
+    def certification_load_seconds(self) -> float:
+        """Most seconds under load of the rounds of certification."""
+        own = self.certification.max_load_seconds
+        return _CERTIFICATION_SHARE * self.max_load_seconds if own is None else own
 
     @model_validator(mode="after")
     def _ordered(self) -> "SearchBudget":
@@ -126,4 +156,6 @@ class SloSpec(Spec):
         for key in _LATER_KEYS:
             if getattr(self.workload, key) == Workload.model_fields[key].default:
                 del content["workload"][key]
+        if self.budget.certification == CertificationBudget():
+            del content["budget"]["certification"]
         return digest(content)

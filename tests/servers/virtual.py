@@ -22,6 +22,8 @@ from optikit_assets.benchmarker.session import Session
 from optikit_assets.specs.slo import SloSpec
 from tests.servers.engine_model import Engine, Shape
 
+MakeEngine = Callable[[Shape, int], Engine]
+
 
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop that skips waiting: when nothing is ready, its clock jumps to what is next.
@@ -64,11 +66,17 @@ class _JumpingSelector(selectors.DefaultSelector):
 class VirtualClient:
     """Answers like `CompletionClient` talking to an engine of the given shape."""
 
-    def __init__(self, shape: Shape, seed: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        seed: int,
+        loop: asyncio.AbstractEventLoop,
+        make_engine: MakeEngine,
+    ) -> None:
         self.base_url = "virtual"
         self.limits = ClientLimits()
         self._shape = shape
-        self._engine = Engine(shape, np.random.default_rng(seed))
+        self._engine = make_engine(shape, seed)
         self.now = loop.time
 
     def cpu_s(self) -> float:
@@ -108,22 +116,33 @@ class VirtualClient:
 def virtual_benchmark(shape: Shape, slo: SloSpec, seed: int, **options: Any) -> BenchmarkResult:
     """Search the highest rate of the model in virtual time; options as in `benchmark_target`."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        target = _target(shape, slo, seed, runner.get_loop())
+        target = virtual_target(shape, slo, seed, runner.get_loop())
         return benchmark_target(target, slo, runner=runner, seed=seed, **options)
 
 
 def virtual_confirmation(shape: Shape, slo: SloSpec, rate_rps: float, seed: int) -> ProbeResult:
     """Probe one rate of the model in virtual time, as `confirm_rate` does."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        target = _target(shape, slo, seed, runner.get_loop())
+        target = virtual_target(shape, slo, seed, runner.get_loop())
         session = Session(target, slo, seed, None, None, None, None)
         return runner.run(session.open_probe(rate_rps, last=True))
 
 
-def _target(shape: Shape, slo: SloSpec, seed: int, loop: asyncio.AbstractEventLoop) -> Target:
+def _engine(shape: Shape, seed: int) -> Engine:
+    return Engine(shape, np.random.default_rng(seed))
+
+
+def virtual_target(
+    shape: Shape,
+    slo: SloSpec,
+    seed: int,
+    loop: asyncio.AbstractEventLoop,
+    make_engine: MakeEngine = _engine,
+) -> Target:
+    """Return what `prepare` would say of the model, served by an engine made for it."""
     longest = slo.workload.max_input_tokens or 0
     return Target(
-        cast("CompletionClient", VirtualClient(shape, seed, loop)),
+        cast("CompletionClient", VirtualClient(shape, seed, loop, make_engine)),
         "virtual",
         RequestShape(),
         SyntheticPrompts(slo.workload, seed),

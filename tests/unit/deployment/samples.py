@@ -8,9 +8,12 @@ from optikit_assets.deployment import (
     ArmMeasurement,
     Deployment,
     Evidence,
+    Held,
+    Limits,
     RecipeOutcome,
     RecoveryRow,
     Series,
+    Served,
     Trial,
     build_deployment,
     certify,
@@ -152,26 +155,65 @@ def _w8a8():
     )
 
 
-def confirm_up_to(capacity):
-    """Serve every candidate with the same capacity: rates above it miss the SLO."""
+class Servers:
+    """Fresh servers of known capacity: rates up to it hold, rates above miss the SLO.
 
-    def confirm(candidate, rates, seed):
-        return [
-            {
-                "verdict": "pass" if rate <= capacity else "fail",
-                "reason": ""
-                if rate <= capacity
-                else f"e2e_latency_p95 {rate * 70:.0f} ms > 500 ms",
-                "requests": 240,
-                "duration_s": 31.5,
-                "beta": 1.004 if rate <= capacity else 1.31,
-                "latency_ms": {"e2e_latency_p95": min(60 * rate, 9000.0), "ttft_p50": 30.0},
-                "arrivals_s": [0.1],
-            }
-            for rate in rates
-        ]
+    ``limits`` is what `search` reads in each round, by label, in multiples of the capacity; the
+    last one goes on. ``broken`` is why the server of an arm does not start.
+    """
 
-    return confirm
+    def __init__(self, capacity, *, limits=None, broken=None, sd=0.01):
+        self.capacity = capacity if isinstance(capacity, dict) else None
+        self.default = None if isinstance(capacity, dict) else capacity
+        self.limits = limits or {}
+        self.broken = broken or {}
+        self.sd = sd
+        self.searches: list[tuple[str, float, int]] = []
+        self.confirmations: list[tuple[str, tuple[float, ...], int]] = []
+
+    def of(self, candidate):
+        if self.capacity is None:
+            return self.default
+        return self.capacity[candidate.label]
+
+    def probe(self, candidate, rate):
+        met = rate <= self.of(candidate)
+        return {
+            "rate_rps": rate,
+            "verdict": "pass" if met else "fail",
+            "reason": "" if met else f"e2e_latency_p95 {rate * 70:.0f} ms > 500 ms",
+            "requests": 240,
+            "duration_s": 31.5,
+            "beta": 1.004 if met else 1.31,
+            "latency_ms": {"e2e_latency_p95": min(60 * rate, 9000.0), "ttft_p50": 30.0},
+            "arrivals_s": [0.1],
+        }
+
+    def search(self, candidate, start_rps, seed):
+        number = sum(label == candidate.label for label, _, _ in self.searches)
+        self.searches.append((candidate.label, start_rps, seed))
+        if candidate.label in self.broken:
+            return Served(failure=self.broken[candidate.label])
+        capacity = self.of(candidate)
+        seen = self.limits.get(candidate.label, [1.0])
+        limit = capacity * seen[min(number, len(seen) - 1)]
+        rates = (min(start_rps, capacity), 1.02 * capacity, 0.9 * capacity, capacity)
+        found = tuple(self.probe(candidate, rate) for rate in rates)
+        return Served(found, limit, self.sd, 120.0)
+
+    def confirm(self, candidate, rates, seed):
+        self.confirmations.append((candidate.label, rates, seed))
+        return Served(tuple(self.probe(candidate, rate) for rate in rates), load_seconds=60.0)
+
+    def pool(self, probes):
+        held = [i for i, probe in enumerate(probes) if probe["verdict"] == "pass"]
+        if not held:
+            return None
+        best = max(held, key=lambda i: probes[i]["rate_rps"])
+        return Held(probes[best]["rate_rps"], best)
+
+
+LIMITS = Limits(tolerance=0.05, max_rounds=6, max_load_seconds=1e9)
 
 
 def probes(capacity, *, seed=0, labels=("e2e_latency_p95",), scale=1.0):
@@ -262,11 +304,17 @@ def evidence(labels=("e2e_latency_p95",)):
     )
 
 
-def deployment(found=None, *, capacity=8.0, slo=CHAT) -> Deployment:
+def claims(found):
+    """Return what every configuration can do if its search was right."""
+    measured = [arm for item in found for arm in item.measurements]
+    return {arm.label: arm.rate_rps for arm in measured if arm.status == "feasible"}
+
+
+def deployment(found=None, *, servers=None, slo=CHAT) -> Deployment:
     found = outcomes() if found is None else found
     selection = select(found, slo.objectives)
     certification = certify(
-        selection.candidates, confirm_up_to(capacity), seed=7, tolerance=slo.budget.tolerance
+        selection.candidates, servers or Servers(claims(found)), seed=7, limits=LIMITS
     )
     return build_deployment(
         model="Qwen2.5-7B-Instruct",

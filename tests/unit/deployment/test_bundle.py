@@ -8,7 +8,7 @@ from rich.console import Console
 from optikit_assets.deployment import Deployment, Evidence, Series, arms_table, write_bundle
 from optikit_assets.specs import Workload
 from tests.unit.deployment import samples
-from tests.unit.deployment.samples import outcome
+from tests.unit.deployment.samples import Servers, outcome
 
 
 class Page(HTMLParser):
@@ -68,19 +68,38 @@ def test_record_tells_rate_gain_and_proof():
     assert (deployment.recipe, deployment.tuned) == ("int_w8a8", True)
     assert deployment.certified_rate_rps == 7.5
     assert deployment.rate_ci_rps == (7.3, 7.7)
-    assert deployment.gain_over_baseline == pytest.approx(7.5 / 3.52)
+    assert deployment.gain.estimate == pytest.approx(7.5 / 3.52)
+    assert 1.0 < deployment.gain.low < deployment.gain.estimate < deployment.gain.high
+    assert deployment.gain.probes == 2 * 3 * 4
+    assert deployment.gain_over_baseline == deployment.gain.estimate
     assert deployment.checkpoint_digest == "sha256:int_w8a8"
     assert deployment.certification.limit_shown
     assert [arm.deployed for arm in deployment.arms.rows()] == [False, False, False, True]
 
 
-def test_record_ships_the_rate_that_was_certified_not_the_one_that_was_searched():
-    deployment = samples.deployment(capacity=7.0)
+def test_record_ships_what_is_proven_and_not_what_was_searched():
+    capacity = samples.claims(samples.outcomes()) | {"int_w8a8, tuned": 6.0}
+    deployment = samples.deployment(servers=Servers(capacity))
     assert deployment.recipe == "fp8_dynamic"
     assert deployment.certified_rate_rps == 6.95
     reasons = {r.recipe: r.reason for r in deployment.rejections}
-    assert reasons["int_w8a8"].startswith("not certified: at 7.14 requests/s")
+    assert reasons["int_w8a8"].startswith(
+        "certification: refuted at 7.5 requests/s, confirmed at 6"
+    )
     assert deployment.arms.quantization_and_tuning.recipe == "fp8_dynamic"
+
+
+def test_where_no_gain_is_proven_the_plain_baseline_ships_and_it_is_said(tmp_path):
+    capacity = dict.fromkeys(samples.claims(samples.outcomes()), 4.0)
+    deployment = samples.deployment(servers=Servers(capacity))
+    assert (deployment.recipe, deployment.tuned) == ("baseline", False)
+    assert deployment.gain.model_dump() == {"estimate": 1.0, "low": 1.0, "high": 1.0, "probes": 12}
+    assert deployment.tuned_flags == {}
+    assert "No gain over the plain baseline was proven" in deployment.summary
+    assert "No gain over the plain baseline was proven" in page(tmp_path, deployment).text
+    assert "no gain over the plain baseline was proven, so it ships" in " ".join(
+        shown(deployment).split()
+    )
 
 
 def test_gain_is_undefined_when_the_baseline_misses_the_slo():
@@ -109,16 +128,25 @@ def test_infeasible_bundle_has_no_configuration_but_says_what_came_closest(tmp_p
 
 
 def test_measured_but_uncertified_is_infeasible_with_the_misses():
-    deployment = samples.deployment(capacity=0.1)
+    claims = samples.claims(samples.outcomes())
+    servers = Servers(claims, broken=dict.fromkeys(claims, "the server exited"))
+    deployment = samples.deployment(servers=servers)
     assert deployment.status == "infeasible"
-    assert deployment.summary == "None of the 3 best candidates held a rate within 3 attempts."
-    assert deployment.closest.startswith("int_w8a8, tuned at 6.8 requests/s: e2e_latency_p95")
+    assert deployment.summary.startswith("No arm held a rate on fresh servers: baseline")
+    assert "int_w8a8, tuned: refuted at 7.5 requests/s: the server exited" in deployment.closest
+
+
+def test_report_shows_every_arms_evidence_and_the_probes_behind_it(tmp_path):
+    capacity = samples.claims(samples.outcomes()) | {"baseline, engine defaults": 3.2}
+    text = page(tmp_path, samples.deployment(servers=Servers(capacity)), samples.evidence()).text
+    for expected in ("confirmed", "measured", "3.52 req/s, refuted", "fresh probes", "round 3"):
+        assert expected in text
 
 
 def test_report_is_self_contained(tmp_path):
     html = written(tmp_path, samples.deployment(), samples.evidence()).report.read_text("utf-8")
     references = Page(html).references
-    assert len(references) == 7
+    assert len(references) == 8
     assert all(reference.startswith("data:image/svg+xml;base64,") for reference in references)
     assert not re.search(r"https?://|@import|url\(", html)
 
@@ -182,7 +210,7 @@ def test_report_words_a_workload_of_distributions(tmp_path):
 def test_report_of_a_run_without_evidence_says_what_is_missing(tmp_path):
     found = [outcome("baseline", 3.0, 4.0)]
     text = page(tmp_path, samples.deployment(found)).text
-    assert "The uncompressed baseline wins; no other recipe was tried" in text
+    assert "Deploy Qwen2.5-7B-Instruct@1 as baseline with tuned flags" in text
     assert "No tuning trial was run." in text
     assert "No quantized model was evaluated." in text
 

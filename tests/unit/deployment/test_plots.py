@@ -8,6 +8,7 @@ from optikit_assets.deployment import (
     RecoveryRow,
     Series,
     Trial,
+    arm_plots,
     arms,
     canvas,
     plots,
@@ -86,8 +87,11 @@ FIGURES = {
     "trials of one": lambda: quality_plots.trial_spread(
         one(0.98, trial_scores={3: 0.8}, baseline_score=0.82, mean=0.8)
     ),
-    "arms": lambda: plots.four_arms(arms(samples.outcomes())),
-    "arms without rates": lambda: plots.four_arms(arms(samples.infeasible_outcomes())),
+    "arms": lambda: arm_plots.four_arms(arms(samples.outcomes())),
+    "arms certified": lambda: arm_plots.four_arms(samples.deployment().arms),
+    "race": lambda: arm_plots.race(samples.deployment().certification.arms),
+    "race of nothing": lambda: arm_plots.race([]),
+    "arms without rates": lambda: arm_plots.four_arms(arms(samples.infeasible_outcomes())),
 }
 
 
@@ -99,7 +103,7 @@ def test_plot_is_drawn_for_full_and_for_degenerate_input(name):
 
 
 def test_png_is_embedded_in_markdown():
-    figure = plots.four_arms(arms(samples.outcomes()))
+    figure = arm_plots.four_arms(arms(samples.outcomes()))
     assert canvas.encode(figure, "png").startswith(PNG)
     text = canvas.markdown_image(figure, "arms [of] x")
     assert text.startswith("![arms (of) x](data:image/png;base64,")

@@ -174,6 +174,46 @@ def test_table5_does_not_mix_a_deployment_with_a_later_measurement(history, rows
     assert not frame["deployed"].any()
 
 
+def judged(name, recipe, evidence, rate, gain=None, **more):
+    return {
+        "name": name,
+        "recipe": recipe,
+        "evidence": evidence,
+        "rate_rps": rate,
+        "rate_per_gpu": rate,
+        "gain": gain,
+        **more,
+    }
+
+
+def test_table5_tells_what_stands_behind_every_arm(history, rows):
+    arms = [
+        judged("baseline", "baseline", "confirmed", 1.8, 1.0, refuted_rps=2.0),
+        judged("quantization_only", "fp8", "measured", 4.1, 2.05),
+        judged("tuning_only", "baseline", "refuted", None, refuted_rps=3.0),
+        judged("quantization_and_tuning", "w8a8", "confirmed", 5.5, 2.9, gain_low=2.7,
+               gain_high=3.1),
+    ]  # fmt: skip
+    more = {"arms": arms, "gain": 2.9, "gain_low": 2.7, "gain_high": 3.1}
+    four_arms_and_deployment(rows, "w8a8", tuned=True, rate=5.5, **more)
+    frame = ask(history, "SELECT * FROM table5")
+    assert values(frame, "evidence") == ["confirmed", "measured", "refuted", "confirmed"]
+    assert values(frame, "rate_per_gpu") == [1.8, 4.1, None, 5.5]
+    assert values(frame, "gain") == [1.0, 2.05, None, 2.9]
+    assert values(frame, "gain_low") == [None, None, None, 2.7]
+    assert values(frame, "claimed_rps") == [2.0, 4.1, 3.0, 6.0]
+    assert values(frame, "refuted_rps") == [2.0, None, 3.0, None]
+    assert values(frame, "deployed") == [False, False, False, True]
+
+
+def test_table5_says_measured_where_nothing_was_certified(history, rows):
+    rows.gate("w8a8", accepted=True)
+    rows.sweep("baseline", 2.0)
+    rows.sweep("w8a8", 4.0)
+    frame = ask(history, "SELECT * FROM table5")
+    assert values(frame, "evidence") == ["measured", "measured", "not_asked", "not_asked"]
+
+
 def test_table5_describes_its_rates_in_the_data_dictionary(history):
     history.drain()
     frame = history.query(

@@ -1,0 +1,218 @@
+"""The four arms of the paper's Table 5, each with what stands behind its rate."""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from optikit_assets.deployment.certificate import ArmCertificate, Certification
+from optikit_assets.deployment.outcomes import (
+    ArmMeasurement,
+    ArmStatus,
+    Frozen,
+    RecipeOutcome,
+)
+from optikit_assets.deployment.selection import in_order, rank
+from optikit_assets.specs import BASELINE
+
+ArmName = Literal["baseline", "quantization_only", "tuning_only", "quantization_and_tuning"]
+ArmEvidence = Literal["confirmed", "measured", "refuted", "skipped", "not_asked"]
+TITLES: dict[str, str] = {
+    "baseline": "Baseline",
+    "quantization_only": "Quantization only",
+    "tuning_only": "Tuning only",
+    "quantization_and_tuning": "Quantization + tuning",
+}
+# From nearly an answer to none at all.
+_NEARNESS = ("unresolved", "never_steady", "infeasible", "failed", "skipped")
+
+
+class Arm(Frozen):
+    """One arm: a recipe, its rate per GPU and its gain over the baseline.
+
+    ``evidence`` says where these come from: ``confirmed``, fresh servers side by side with the
+    baseline; ``measured``, the arm's own search alone; ``refuted``, no rate held on fresh servers;
+    ``skipped``, there is no measurement; ``not_asked``, the arm is no part of the run.
+    """
+
+    name: ArmName
+    recipe: str | None
+    status: ArmStatus
+    evidence: ArmEvidence
+    rate_rps: float | None = None
+    gpus: int | None = None
+    rate_per_gpu: float | None = None
+    claimed_rps: float | None = Field(default=None, description="Rate that its search found.")
+    refuted_rps: float | None = Field(
+        default=None, description="The claim, where fresh servers did not bear it out."
+    )
+    gain: float | None = None
+    gain_low: float | None = Field(default=None, description="Unset where it is only measured.")
+    gain_high: float | None = None
+    reason: str = ""
+    deployed: bool = False
+
+    @property
+    def title(self) -> str:
+        """Name in tables."""
+        return TITLES[self.name]
+
+    @property
+    def note(self) -> str:
+        """What is to be said of its evidence, or an empty string."""
+        if self.refuted_rps is None:
+            return ""
+        text = f"{self.title}: refuted at {self.refuted_rps:.3g} requests/s"
+        if self.rate_rps is not None:
+            return f"{text}, confirmed at {self.rate_rps:.3g}"
+        return text
+
+
+class FourArms(Frozen):
+    """The paper's Table 5 for one model and SLO.
+
+    The two quantized arms each name the accepted recipe of which most is known in that arm: the
+    deployed one, else the best that was confirmed, else the best that was measured. Where the
+    baseline misses the SLO (``*`` in the paper) no gain can be computed and all are ``None``.
+    """
+
+    baseline: Arm
+    quantization_only: Arm
+    tuning_only: Arm
+    quantization_and_tuning: Arm
+
+    def rows(self) -> tuple[Arm, Arm, Arm, Arm]:
+        """In the paper's order."""
+        return (
+            self.baseline,
+            self.quantization_only,
+            self.tuning_only,
+            self.quantization_and_tuning,
+        )
+
+
+def arms(outcomes: Iterable[RecipeOutcome], certification: Certification | None = None) -> FourArms:
+    """Return rate per GPU and gain of the four arms (paper Table 5).
+
+    Parameters
+    ----------
+    outcomes
+        One per recipe, the baseline among them.
+    certification
+        What it confirmed or refuted replaces what the searches measured. Other arms show the rate
+        of their search, and as gain its ratio to that of the baseline's search.
+    """
+    outcomes = in_order(outcomes)
+    certification = certification or Certification(status="not_attempted")
+    plain = [outcome for outcome in outcomes if outcome.is_baseline]
+    quantized = [outcome for outcome in outcomes if not outcome.is_baseline]
+    rows: list[tuple[ArmName, list[RecipeOutcome], bool]] = [
+        ("baseline", plain, False),
+        ("quantization_only", quantized, False),
+        ("tuning_only", plain, True),
+        ("quantization_and_tuning", quantized, True),
+    ]
+    reference = _reference(plain, certification)
+    return FourArms(
+        **{
+            name: _arm(name, members, tuned, certification, reference)
+            for name, members, tuned in rows
+        }
+    )
+
+
+def _reference(plain: Sequence[RecipeOutcome], certification: Certification) -> float | None:
+    """Return the rate per GPU of the baseline's search, unless no rate of it held since."""
+    seen = certification.of(BASELINE, False)
+    if not plain or plain[0].sweep.status != "feasible":
+        return None
+    return None if seen is not None and seen.rate_rps is None else plain[0].sweep.rate_per_gpu
+
+
+def _certificate(
+    outcome: RecipeOutcome, arm: ArmMeasurement, certification: Certification
+) -> ArmCertificate | None:
+    found = certification.of(arm.recipe, arm.tuned)
+    if found is None and arm.tuned and arm.flags == outcome.sweep.flags:
+        # Tuning came back to the defaults: one configuration, certified once.
+        return certification.of(arm.recipe, False)
+    return found
+
+
+def _arm(
+    name: ArmName,
+    outcomes: Sequence[RecipeOutcome],
+    tuned: bool,
+    certification: Certification,
+    reference: float | None,
+) -> Arm:
+    accepted = [(o.tuned if tuned else o.sweep, o) for o in outcomes if o.accepted]
+    if not accepted:
+        asked = bool(outcomes)
+        return Arm(
+            name=name,
+            recipe=None,
+            status="skipped",
+            evidence="skipped" if asked else "not_asked",
+            reason="no recipe passed the quality gate" if asked else "not part of this run",
+        )
+    feasible = [
+        (arm, _certificate(outcome, arm, certification), rank(arm, outcome))
+        for arm, outcome in accepted
+        if arm.status == "feasible"
+    ]
+    if not feasible:
+        arm = min((arm for arm, _ in accepted), key=lambda arm: _NEARNESS.index(arm.status))
+        known = arm.status not in ("failed", "skipped")
+        return Arm(
+            name=name,
+            recipe=arm.recipe,
+            status=arm.status,
+            evidence="measured" if known else "skipped",
+            reason=arm.reason,
+        )
+    chosen = certification.candidate
+    arm, seen, _ = min(
+        feasible,
+        key=lambda item: (
+            chosen is None or (item[0].recipe, item[0].tuned) != (chosen.recipe, chosen.tuned),
+            _doubt(item[1]),
+            item[2],
+        ),
+    )
+    deployed = chosen is not None and (arm.recipe, arm.tuned) == (chosen.recipe, chosen.tuned)
+    common = {"name": name, "recipe": arm.recipe, "status": "feasible", "gpus": arm.gpus}
+    if seen is None:
+        gain = arm.rate_per_gpu / reference if reference else None
+        return Arm(
+            evidence="measured",
+            rate_rps=arm.rate_rps,
+            rate_per_gpu=arm.rate_per_gpu,
+            claimed_rps=arm.rate_rps,
+            gain=gain,
+            **common,
+        )
+    return _certified(seen, deployed, common)
+
+
+def _certified(seen: ArmCertificate, deployed: bool, common: dict) -> Arm:
+    gain = seen.gain
+    return Arm(
+        evidence=seen.evidence,
+        rate_rps=seen.rate_rps,
+        rate_per_gpu=seen.rate_per_gpu,
+        claimed_rps=seen.claimed_rps,
+        refuted_rps=seen.refuted_rps,
+        gain=gain and gain.estimate,
+        gain_low=gain and gain.low,
+        gain_high=gain and gain.high,
+        reason=seen.reason,
+        deployed=deployed,
+        **common,
+    )
+
+
+def _doubt(seen: ArmCertificate | None) -> int:
+    if seen is None:
+        return 1
+    return 0 if seen.evidence == "confirmed" else 2

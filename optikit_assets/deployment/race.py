@@ -1,0 +1,229 @@
+"""The race of certification: rounds in which every arm is served anew and its limit is read.
+
+All arms of a round are served one soon after the other, with the same arrivals, and every other
+round in the opposite order: what drifts slowly cancels, and what disturbs the machine for a while
+shows as scatter between rounds, which widens the interval of every ratio (`gain`).
+
+The race ends when every ratio to the plain baseline is known within the SLO's tolerance, or when
+the budget is spent. An arm that is certain to be slower than another leaves early; the baseline
+stays to the end, for every gain is relative to it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from optikit_assets.deployment.gain import LogLimit, Ratio, paired_ratio
+from optikit_assets.deployment.outcomes import ArmMeasurement
+from optikit_assets.specs import BASELINE, digest
+
+Stop = Literal["tolerance", "rounds", "seconds", "alone"]
+
+# Two rounds may agree by luck on a machine that is disturbed.
+_FEWEST_ROUNDS = 3
+# An arm leaves no earlier.
+_ROUNDS_TO_LEAVE = 2
+
+
+@dataclass(frozen=True)
+class Served:
+    """What one fresh server showed.
+
+    Attributes
+    ----------
+    probes
+        Objects or mappings with the fields of a probe, open loop only.
+    limit_rps, log_sd
+        Where the SLO is missed, and the standard deviation of its logarithm; None if unknown.
+    failure
+        Why there was no server, or none to the end.
+    """
+
+    probes: tuple[object, ...] = ()
+    limit_rps: float | None = None
+    log_sd: float | None = None
+    load_seconds: float = 0.0
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Held:
+    """The highest rate that probes vouch for together, and which of them was at it."""
+
+    rate_rps: float
+    probe: int
+
+
+class FreshServers(Protocol):
+    """Starts a server for every call and stops it; a fault of the machine is an exception."""
+
+    def search(self, arm: ArmMeasurement, start_rps: float, seed: int) -> Served:
+        """Look for the arm's limit near `start_rps`, with few probes."""
+        ...
+
+    def confirm(self, arm: ArmMeasurement, rates_rps: tuple[float, ...], seed: int) -> Served:
+        """Probe these rates, in this order."""
+        ...
+
+    def pool(self, probes: Sequence[object]) -> Held | None:
+        """Read probes of one arm together, whichever server they come from."""
+        ...
+
+
+@dataclass
+class Entrant:
+    """One arm in the race; ``left`` says why it is not in it any more."""
+
+    arm: ArmMeasurement
+    served: dict[int, Served] = field(default_factory=dict)
+    seeds: dict[int, int] = field(default_factory=dict)
+    left: str = ""
+    failed: bool = False
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is the uncompressed model with the engine's defaults."""
+        return self.arm.recipe == BASELINE and not self.arm.tuned
+
+    @property
+    def limits(self) -> dict[int, LogLimit]:
+        """Round -> reading per accelerator, where there is one."""
+        return {
+            number: LogLimit(math.log(found.limit_rps / self.arm.gpus), found.log_sd)
+            for number, found in self.served.items()
+            if found.limit_rps is not None and found.log_sd is not None
+        }
+
+    @property
+    def level(self) -> float:
+        """Mean logarithm of the limits; before the first one, of the claim."""
+        known = [limit.value for limit in self.limits.values()]
+        return math.fsum(known) / len(known) if known else math.log(self.arm.rate_per_gpu)
+
+    @property
+    def start_rps(self) -> float:
+        """Where its next search begins."""
+        return math.exp(self.level) * self.arm.gpus
+
+    @property
+    def load_seconds(self) -> float:
+        """Of all its rounds."""
+        return math.fsum(found.load_seconds for found in self.served.values())
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a race may cost, and how sure it has to be."""
+
+    tolerance: float
+    max_rounds: int
+    max_load_seconds: float
+    confidence: float = 0.95
+
+
+@dataclass
+class Race:
+    """The arms and what is known of them so far."""
+
+    entrants: list[Entrant]
+    limits: Limits
+    rounds: int = 0
+    stop: Stop = "rounds"
+
+    @property
+    def baseline(self) -> Entrant | None:
+        """The plain baseline, if it takes part."""
+        return next((e for e in self.entrants if e.is_baseline), None)
+
+    @property
+    def running(self) -> list[Entrant]:
+        """Who is still in it."""
+        return [entrant for entrant in self.entrants if not entrant.left]
+
+    @property
+    def load_seconds(self) -> float:
+        """Of all arms."""
+        return math.fsum(entrant.load_seconds for entrant in self.entrants)
+
+    @property
+    def server_starts(self) -> int:
+        """Of all arms."""
+        return sum(len(entrant.served) for entrant in self.entrants)
+
+    @property
+    def confidence(self) -> float:
+        """Of one ratio, so that all hold together (Bonferroni)."""
+        others = max(1, len(self.entrants) - 1)
+        return 1.0 - (1.0 - self.limits.confidence) / others
+
+    def ratio(self, first: Entrant, second: Entrant) -> Ratio | None:
+        """Return the ratio of two limits per accelerator over the rounds that read both."""
+        mine, theirs = first.limits, second.limits
+        pairs = [(mine[k], theirs[k]) for k in sorted(mine.keys() & theirs.keys())]
+        return paired_ratio(pairs, confidence=self.confidence)
+
+
+def run_race(
+    arms: Sequence[ArmMeasurement], servers: FreshServers, limits: Limits, seed: int
+) -> Race:
+    """Serve all arms round by round until their ratios are known, or the budget is spent.
+
+    Parameters
+    ----------
+    arms
+        Feasible; best claim first.
+    seed
+        With the number of a round it fixes arrivals and prompts, alike for all arms.
+    """
+    race = Race([Entrant(arm) for arm in arms], limits)
+    while True:
+        race.rounds += 1
+        round_seed = int(digest([seed, "round", race.rounds])[:8], 16)
+        order = race.running if race.rounds % 2 else race.running[::-1]
+        for entrant in order:
+            found = servers.search(entrant.arm, entrant.start_rps, round_seed)
+            entrant.served[race.rounds] = found
+            entrant.seeds[race.rounds] = round_seed
+            if found.failure:
+                entrant.left, entrant.failed = found.failure, True
+        _let_leave(race)
+        if stop := _ended(race):
+            race.stop = stop
+            return race
+
+
+def _let_leave(race: Race) -> None:
+    """Take out who is certain to be slower than the fastest."""
+    if race.rounds < _ROUNDS_TO_LEAVE or not race.running:
+        return
+    leader = max(race.running, key=lambda entrant: entrant.level)
+    for entrant in race.running:
+        if entrant is leader or entrant.is_baseline:
+            continue
+        ratio = race.ratio(entrant, leader)
+        if ratio is not None and ratio.high < 1.0:
+            entrant.left = (
+                f"{ratio.estimate:.2f} times the rate of {leader.arm.label} "
+                f"({ratio.low:.2f} to {ratio.high:.2f}) after {race.rounds} rounds"
+            )
+
+
+def _ended(race: Race) -> Stop | None:
+    running = race.running
+    if len(running) < 2:
+        return "alone"
+    if race.rounds >= race.limits.max_rounds:
+        return "rounds"
+    next_s = math.fsum(entrant.load_seconds / len(entrant.served) for entrant in running)
+    if race.load_seconds + next_s > race.limits.max_load_seconds:
+        return "seconds"
+    baseline = race.baseline
+    if baseline is not None and not baseline.left:
+        reference = baseline
+    else:
+        reference = max(running, key=lambda entrant: entrant.level)
+    ratios = [race.ratio(entrant, reference) for entrant in running if entrant is not reference]
+    narrow = math.log1p(race.limits.tolerance)
+    known = [r for r in ratios if r and r.rounds >= _FEWEST_ROUNDS and r.half_width <= narrow]
+    return "tolerance" if len(known) == len(ratios) else None
