@@ -13,6 +13,7 @@ from optikit_assets.defs.automation import SETTLED
 from optikit_assets.defs.benchmarking import (
     Benchmarked,
     benchmark,
+    remember_benchmarks,
     remember_probes,
 )
 from optikit_assets.defs.candidates import ServedCandidate, served_candidate
@@ -33,6 +34,7 @@ from optikit_assets.deployment.bundle import CONFIG_FILE, RECORD_FILE, REPORT_FI
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import four_arms
 from optikit_assets.errors import StageError
+from optikit_assets.history import RowsByTable
 from optikit_assets.serving import ModelFacts, engine_flags, to_yaml
 from optikit_assets.serving.flags import Flags
 from optikit_assets.settings import settings
@@ -75,6 +77,7 @@ def deployable_config(
     cached = artifact is not None
     artifact = artifact or _decide(stage)
     deployment = Deployment.model_validate(artifact.read_json(RECORD_FILE))
+    _remember(stage, deployment, artifact)
     link = _publish(stage, artifact)
     return stage.result(
         status=deployment.status,
@@ -112,11 +115,9 @@ def _decide(stage: Stage) -> Artifact:
     )
     deployment, config = _record(stage, slo, evaluated, certification, proofs)
     chosen = by_recipe.get(deployment.recipe or BASELINE)
-    with stage.artifacts.store.create(stage.key, lineage.DEPLOYABLE_CONFIG) as draft:
+    with stage.keep() as draft:
         write_bundle(draft.path, deployment, config, evidence(evaluated, chosen, deployment))
-    artifact = stage.artifacts.store.get(stage.key)
-    _remember(stage, deployment, artifact)
-    return artifact
+    return stage.artifacts.store.get(stage.key)
 
 
 def _recipes(stage: Stage) -> list[str]:
@@ -233,11 +234,17 @@ def _publish(stage: Stage, artifact: Artifact) -> Path:
 
 
 def _remember(stage: Stage, deployment: Deployment, artifact: Artifact) -> None:
+    stage.remember(artifact, lambda: _rows(stage, deployment, artifact))
+
+
+def _rows(stage: Stage, deployment: Deployment, artifact: Artifact) -> RowsByTable:
+    remember_benchmarks(stage, stage.catalog.slo(stage.dimension), artifact)
     chosen = next((q for q in deployment.quality if q.recipe == deployment.recipe), None)
-    stage.history.append(
+    yield (
         "deployments",
         [
             stage.row(
+                artifact,
                 slo=stage.dimension,
                 seed=stage.seed("certification"),
                 versions=deployment.versions,

@@ -70,8 +70,8 @@ def handle(
 ) -> BenchmarkWorkerResult:
     """Serve the checkpoint and measure it; the result becomes an artifact.
 
-    Its manifest holds ``versions``, ``server_start_s``, ``flags`` and ``accelerator``. A finished
-    artifact is returned as it is.
+    Its manifest holds ``versions``, ``server_start_s``, ``flags``, ``accelerator`` and the
+    request's ``provenance``. A finished artifact is returned as it is.
 
     Parameters
     ----------
@@ -132,6 +132,7 @@ def handle(
             flags=flags,
             accelerator=hardware.label,
             mode=request.mode,
+            provenance=request.provenance,
         )
     return _result(store.get(request.artifact_key))
 
