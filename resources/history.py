@@ -1,5 +1,6 @@
 """The DuckDB trial history as a Dagster resource."""
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import dagster as dg
 from pydantic import Field
 
 from optikit_assets.errors import HistoryError, StorageError
-from optikit_assets.history import History
+from optikit_assets.history import History, RowsByTable
 
 
 class HistoryResource(dg.ConfigurableResource):
@@ -24,10 +25,14 @@ class HistoryResource(dg.ConfigurableResource):
         """The history itself."""
         return History(Path(self.root))
 
-    def append(self, table: str, rows: list[dict[str, Any]]) -> None:
+    def append(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Spool rows of one table."""
         if rows:
             self.history.append(table, rows)
+
+    def append_once(self, key: str, make_rows: Callable[[], RowsByTable]) -> bool:
+        """Spool the rows of a lasting result unless all of them were before."""
+        return self.history.append_once(key, make_rows)
 
     def drain(self) -> None:
         """Load what is spooled and publish the read-only copy.

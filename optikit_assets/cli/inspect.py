@@ -6,9 +6,11 @@ import shutil
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from optikit_assets.artifacts.hub import HUB_PREFIX
 from optikit_assets.artifacts.models import ModelRegistry, ModelVersion
@@ -36,7 +38,7 @@ def _registry() -> ModelRegistry:
 def run_sql(query: str, output_format: str) -> None:
     """Print the answer to a query."""
     history = History(settings().history)
-    if history.waiting_files:
+    if history.is_behind:
         # What a killed run left in the spool belongs to the answer, but is not worth an error.
         with contextlib.suppress(HistoryError, StorageError):
             history.drain(timeout_s=5)
@@ -47,9 +49,9 @@ def run_sql(query: str, output_format: str) -> None:
         print(frame.to_json(orient="records", date_format="iso"))
     else:
         table = Table()
-        for column in frame.columns:
-            numeric = frame[column].dtype.kind in "iuf"
-            table.add_column(str(column), justify="right" if numeric else "left")
+        for column, dtype in frame.dtypes.items():
+            numeric = getattr(dtype, "kind", "O") in "iuf"
+            table.add_column(Text(str(column)), justify="right" if numeric else "left")
         for row in frame.itertuples(index=False):
             table.add_row(*(_cell(value) for value in row))
         # A pipe has no width: cells may not be cut there.
@@ -57,10 +59,15 @@ def run_sql(query: str, output_format: str) -> None:
         console.print(table)
 
 
-def _cell(value: object) -> str:
-    if value is None or value != value:
-        return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _cell(value: Any) -> Text:
+    """Return a cell that shows what is there: its square brackets are no markup."""
+    import pandas as pd
+
+    if hasattr(value, "tolist"):  # a list is an array here
+        value = value.tolist()
+    if pd.api.types.is_scalar(value) and pd.isna(value):
+        return Text("–")
+    return Text(f"{value:.4g}" if isinstance(value, float) else str(value))
 
 
 def run_status(model: str | None) -> None:
@@ -83,7 +90,7 @@ def run_status(model: str | None) -> None:
             f"[{_STYLES[item.state]}]{item.state}[/]",
             item.outcome,
             f"{when:%Y-%m-%d %H:%M}" if when else "",
-            item.reason,
+            Text(item.reason),
         )
     (Console() if sys.stdout.isatty() else Console(width=200)).print(table)
 

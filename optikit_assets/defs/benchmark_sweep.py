@@ -55,6 +55,7 @@ def benchmark_sweep(
     done = (
         Benchmarked(found.read_json(RESULT_FILE), found) if found else _measure(stage, recipe, slo)
     )
+    remember_sweep(stage, recipe, slo, done)
     return stage.result(
         status=done.status,
         cached=found is not None,
@@ -67,10 +68,7 @@ def _measure(stage: Stage, recipe: str, slo: SloSpec) -> Benchmarked:
     candidate = served_candidate(stage, recipe)
     certain = known_beforehand(stage, slo, candidate, {})
     if certain is not None:
-        with stage.artifacts.store.create(stage.key, lineage.BENCHMARK_SWEEP) as draft:
+        with stage.keep() as draft:
             draft.write_json(RESULT_FILE, certain)
-        done = Benchmarked(certain, stage.artifacts.store.get(stage.key))
-    else:
-        done = benchmark(stage, slo, candidate, artifact_key=stage.key, flags={}, seed=stage.seed())
-    remember_sweep(stage, recipe, slo, done)
-    return done
+        return Benchmarked(certain, stage.artifacts.store.get(stage.key))
+    return benchmark(stage, slo, candidate, artifact_key=stage.key, flags={}, seed=stage.seed())

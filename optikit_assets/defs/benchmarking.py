@@ -12,12 +12,12 @@ from optikit_assets.artifacts.store import Artifact
 from optikit_assets.benchmarker import read_requests, unfinished_benchmark
 from optikit_assets.defs.candidates import ServedCandidate
 from optikit_assets.defs.lineage import FAILED, outcome_version
-from optikit_assets.defs.stage import Stage
+from optikit_assets.defs.stage import BENCHMARKS, Stage
 from optikit_assets.deployment import Series
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import latency_against_rate, steady_state
 from optikit_assets.errors import OptikitError, ResultMissingError, StageError
-from optikit_assets.history import benchmark_rows
+from optikit_assets.history import RowsByTable, benchmark_rows
 from optikit_assets.serving import (
     ModelFacts,
     accelerators_of,
@@ -138,6 +138,7 @@ def benchmark(
         mode="confirm" if rates_rps else "search",
         rates_rps=rates_rps,
         initial_rate_rps=initial_rate_rps,
+        provenance=stage.provenance,
         pins=_pins(stage, candidate),
     )
     with stage.runner.accelerators.lease(gpus) as lease:
@@ -192,35 +193,36 @@ def _keeper(stage: Stage, probes: list[dict[str, Any]]) -> Callable[[Record], ob
 
 def remember_sweep(stage: Stage, recipe: str, slo: SloSpec, done: Benchmarked) -> None:
     """Append a sweep with its probes and requests to the history."""
+    stage.remember(done.artifact, lambda: _sweep_rows(stage, recipe, slo, done))
+
+
+def _sweep_rows(stage: Stage, recipe: str, slo: SloSpec, done: Benchmarked) -> RowsByTable:
     outcome = done.outcome
     low, high = outcome.get("rate_ci_rps") or (None, None)
-    stage.history.append(
-        "sweeps",
-        [
-            stage.row(
-                recipe=recipe,
-                slo=slo.name,
-                seed=outcome.get("seed"),
-                versions=done.made_by.get("versions", {}),
-                status=done.status,
-                certified_rate_rps=done.rate_rps,
-                rate_low_rps=low,
-                rate_high_rps=high,
-                gpus=done.gpus,
-                rate_per_gpu=done.rate_rps / done.gpus,
-                input_tokens=slo.workload.mean_input_tokens,
-                output_tokens=slo.workload.mean_output_tokens,
-                load_seconds=outcome["load_seconds"],
-                server_start_s=done.made_by.get("server_start_s"),
-                probes=len(outcome["probes"]),
-                flags=done.made_by.get("flags", {}),
-                reason=outcome["reason"],
-                closest=outcome.get("closest", ""),
-                artifact_key=done.artifact.key if done.artifact else None,
-            )
-        ],
+    row = stage.row(
+        done.artifact,
+        recipe=recipe,
+        slo=slo.name,
+        seed=outcome.get("seed"),
+        versions=done.made_by.get("versions", {}),
+        status=done.status,
+        certified_rate_rps=done.rate_rps,
+        rate_low_rps=low,
+        rate_high_rps=high,
+        gpus=done.gpus,
+        rate_per_gpu=done.rate_rps / done.gpus,
+        input_tokens=slo.workload.mean_input_tokens,
+        output_tokens=slo.workload.mean_output_tokens,
+        load_seconds=outcome["load_seconds"],
+        server_start_s=done.made_by.get("server_start_s"),
+        probes=len(outcome["probes"]),
+        flags=done.made_by.get("flags", {}),
+        reason=outcome["reason"],
+        closest=outcome.get("closest", ""),
+        artifact_key=done.artifact.key if done.artifact else None,
     )
-    remember_probes(stage, recipe, slo, done, part="sweep")
+    yield "sweeps", [row]
+    yield from _probe_rows(stage, recipe, slo, done, part="sweep")
 
 
 def remember_probes(
@@ -234,6 +236,54 @@ def remember_probes(
     trial: int = 0,
 ) -> None:
     """Append every rung, probe and request of one benchmark; `part` is the table's ``stage``.
+
+    The artifact that the stage makes of its benchmarks names them all: see `remember_benchmarks`.
+    """
+    if done.artifact is not None:
+        note = {
+            "recipe": recipe,
+            "part": part,
+            "arm": arm,
+            "trial": trial,
+            "artifact_key": done.artifact.key,
+        }
+        if note not in stage.benchmarks:
+            stage.benchmarks.append(note)
+    stage.remember(
+        done.artifact,
+        lambda: _probe_rows(stage, recipe, slo, done, part=part, arm=arm, trial=trial),
+        part,
+        arm,
+        trial,
+    )
+
+
+def remember_benchmarks(stage: Stage, slo: SloSpec, made: Artifact) -> None:
+    """Append what is missing of the benchmarks that an artifact was made of."""
+    for note in made.manifest[BENCHMARKS]:
+        found = stage.artifacts.find(note["artifact_key"])
+        if found is None:
+            stage.context.log.warning(
+                f"the history lacks the probes of {note['part']} {note['trial']} of "
+                f"{note['recipe']}: artifact {note['artifact_key'][:12]}… is gone"
+            )
+            continue
+        done = Benchmarked(found.read_json(RESULT_FILE), found)
+        where = {name: note[name] for name in ("part", "arm", "trial")}
+        remember_probes(stage, note["recipe"], slo, done, **where)
+
+
+def _probe_rows(
+    stage: Stage,
+    recipe: str,
+    slo: SloSpec,
+    done: Benchmarked,
+    *,
+    part: str,
+    arm: str = "",
+    trial: int = 0,
+) -> RowsByTable:
+    """Yield the rows of one benchmark.
 
     What broke off has a content key of its own: the next attempt does not replace it, or mix with
     it.
@@ -251,7 +301,7 @@ def remember_probes(
     }
     requests = read_requests(done.requests_file) if done.requests_file else ()
     for table, rows in benchmark_rows(done.outcome, requests).items():
-        stage.history.append(table, [stage.row(**common, **row) for row in rows])
+        yield table, [stage.row(done.artifact, **common, **row) for row in rows]
 
 
 def benchmark_metadata(done: Benchmarked, slo: SloSpec, label: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import dagster as dg
 from optikit_assets.artifacts.store import Artifact
 from optikit_assets.defs import lineage, partitions
 from optikit_assets.defs.automation import SETTLED
+from optikit_assets.defs.benchmarking import remember_benchmarks
 from optikit_assets.defs.candidates import served_candidate, verified
 from optikit_assets.defs.fresh_servers import StageServers, all_flags, config_text
 from optikit_assets.defs.outcome import Evaluated, collect, evidence
@@ -29,6 +30,7 @@ from optikit_assets.deployment.arm_plots import four_arms, gain_text
 from optikit_assets.deployment.bundle import CONFIG_FILE, RECORD_FILE, REPORT_FILE
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.errors import StageError
+from optikit_assets.history import RowsByTable
 from optikit_assets.serving.flags import Flags
 from optikit_assets.settings import settings
 from optikit_assets.specs import BASELINE, SloSpec
@@ -70,6 +72,7 @@ def deployable_config(
     cached = artifact is not None
     artifact = artifact or _decide(stage)
     deployment = Deployment.model_validate(artifact.read_json(RECORD_FILE))
+    _remember(stage, deployment, artifact)
     link = _publish(stage, artifact)
     return stage.result(
         status=deployment.status,
@@ -98,12 +101,10 @@ def _decide(stage: Stage) -> Artifact:
     )
     deployment, config = _record(stage, slo, evaluated, certification, servers)
     chosen = by_recipe.get(deployment.recipe or BASELINE)
-    with stage.artifacts.store.create(stage.key, lineage.DEPLOYABLE_CONFIG) as draft:
+    with stage.keep() as draft:
         write_bundle(draft.path, deployment, config, evidence(evaluated, chosen, deployment))
         draft.references.update(_served_checkpoint(stage, deployment))
-    artifact = stage.artifacts.store.get(stage.key)
-    _remember(stage, deployment, artifact)
-    return artifact
+    return stage.artifacts.store.get(stage.key)
 
 
 def _recipes(stage: Stage) -> list[str]:
@@ -183,11 +184,17 @@ def _publish(stage: Stage, artifact: Artifact) -> Path:
 
 
 def _remember(stage: Stage, deployment: Deployment, artifact: Artifact) -> None:
+    stage.remember(artifact, lambda: _rows(stage, deployment, artifact))
+
+
+def _rows(stage: Stage, deployment: Deployment, artifact: Artifact) -> RowsByTable:
+    remember_benchmarks(stage, stage.catalog.slo(stage.dimension), artifact)
     chosen = next((q for q in deployment.quality if q.recipe == deployment.recipe), None)
-    stage.history.append(
+    yield (
         "deployments",
         [
             stage.row(
+                artifact,
                 slo=stage.dimension,
                 seed=stage.seed("certification"),
                 versions=deployment.versions,

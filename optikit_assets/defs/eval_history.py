@@ -1,26 +1,60 @@
-"""Rows that an evaluation leaves in the history."""
+"""Rows that an evaluation leaves in the history, read from its artifacts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+from optikit_assets.artifacts.store import Artifact
+from optikit_assets.defs.candidates import CHECKPOINTS_FILE
+from optikit_assets.defs.quantized_model import trial_rows
 from optikit_assets.defs.stage import Stage
+from optikit_assets.errors import EvaluationError, StorageError
+from optikit_assets.history import RowsByTable
 from optikit_assets.stateval.results import Comparison
-from optikit_assets.stateval.scores import EvaluatedCandidate
+from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate
+
+SOURCES_FILE = "sources.json"
+"""What was compared: artifact of each trial's scores, and the trials that further rounds made."""
 
 
-def remember_scores(stage: Stage, candidates: Sequence[EvaluatedCandidate]) -> None:
-    """Append the scores and every item's outcome of the evaluated candidates."""
-    for candidate in candidates:
-        common = {
-            "recipe": stage.dimension,
-            "seed": candidate.seed,
-            "versions": candidate.versions,
-            "trial": candidate.trial,
-        }
-        scores = [
+def remember_evaluation(stage: Stage, comparison: Comparison, made: Artifact) -> None:
+    """Append scores and items of every candidate, their comparison and the gate's verdict."""
+
+    def rows() -> RowsByTable:
+        sources = made.read_json(SOURCES_FILE)
+        for candidate in _candidates(stage, sources["evaluations"]):
+            yield from _score_rows(stage, candidate, made)
+        for summary in sources["rounds"]:
+            yield "quantization_trials", trial_rows(stage, stage.dimension, summary, made)
+        yield from _comparison_rows(stage, comparison, made)
+
+    stage.remember(made, rows)
+
+
+def _candidates(stage: Stage, evaluations: Mapping[str, str]) -> Iterator[EvaluatedCandidate]:
+    for trial, key in evaluations.items():
+        try:
+            yield load_candidate(stage.artifacts.store.get(key).path, int(trial))
+        except (StorageError, EvaluationError) as error:
+            # The comparison, which is what counts, is there all the same.
+            stage.context.log.warning(f"the history lacks the scores of trial {trial}: {error}")
+
+
+def _score_rows(stage: Stage, candidate: EvaluatedCandidate, made: Artifact) -> RowsByTable:
+    """Yield the scores and every item's outcome of an evaluated candidate."""
+    common = {
+        "recipe": stage.dimension,
+        "seed": candidate.seed,
+        "versions": candidate.versions,
+        "trial": candidate.trial,
+    }
+    yield (
+        "evaluation_scores",
+        [
             stage.row(
+                made,
                 **common,
                 task=task.title,
-                metric=metric,
+                metric="+".join(sorted(task.summary.metrics)),
                 score=task.summary.score,
                 stderr=task.summary.stderr,
                 items=task.summary.n,
@@ -31,10 +65,13 @@ def remember_scores(stage: Stage, candidates: Sequence[EvaluatedCandidate]) -> N
                 artifact_key=candidate.artifact_key,
             )
             for task in candidate.tasks
-            for metric in ["+".join(sorted(task.summary.metrics))]
-        ]
-        samples = [
+        ],
+    )
+    yield (
+        "sample_outcomes",
+        [
             stage.row(
+                made,
                 **common,
                 task=task.title,
                 item_id=str(item.doc_id),
@@ -44,20 +81,18 @@ def remember_scores(stage: Stage, candidates: Sequence[EvaluatedCandidate]) -> N
             )
             for task in candidate.tasks
             for item in task.items
-        ]
-        stage.history.append("evaluation_scores", scores)
-        stage.history.append("sample_outcomes", samples)
+        ],
+    )
 
 
-def remember_comparison(
-    stage: Stage, comparison: Comparison, checkpoints: Mapping[int, str | None]
-) -> None:
-    """Append the comparison of every trial, the spread over trials and the gate's verdict."""
-    common = {"recipe": stage.dimension, "seed": comparison.seed}
-    stage.history.append(
+def _comparison_rows(stage: Stage, comparison: Comparison, made: Artifact) -> RowsByTable:
+    """Yield the comparison of every trial, the spread over trials and the gate's verdict."""
+    common: dict[str, Any] = {"recipe": stage.dimension, "seed": comparison.seed}
+    yield (
         "comparisons",
         [
             stage.row(
+                made,
                 **common,
                 trial=trial.trial,
                 task=task.task,
@@ -90,10 +125,11 @@ def remember_comparison(
             for task in trial.tasks
         ],
     )
-    stage.history.append(
+    yield (
         "trial_spreads",
         [
             stage.row(
+                made,
                 **common,
                 task=spread.task,
                 trials=spread.trials,
@@ -107,16 +143,17 @@ def remember_comparison(
         ],
     )
     star = comparison.representative
-    stage.history.append(
+    yield (
         "quality_gates",
         [
             stage.row(
+                made,
                 **common,
                 verdict=comparison.verdict,
                 accepted=comparison.accepted,
                 q_star_trial=comparison.q_star,
                 q_star_reason=comparison.q_star_reason,
-                artifact_key=checkpoints[comparison.q_star],
+                artifact_key=made.read_json(CHECKPOINTS_FILE)[str(comparison.q_star)],
                 mean_recovery=star.mean_recovery,
                 mean_recovery_low=star.mean_recovery_low,
                 mean_recovery_high=star.mean_recovery_high,

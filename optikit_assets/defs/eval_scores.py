@@ -21,7 +21,7 @@ from optikit_assets.defs.contamination import (
     check_present_suite,
     contamination_outcomes,
 )
-from optikit_assets.defs.eval_history import remember_comparison, remember_scores
+from optikit_assets.defs.eval_history import SOURCES_FILE, remember_evaluation
 from optikit_assets.defs.evaluation import evaluate
 from optikit_assets.defs.lineage import FAILED, Node
 from optikit_assets.defs.quality_checks import check_specs, compared_checks, failed_checks
@@ -94,6 +94,7 @@ def eval_scores(
             checks=failed_checks(reason),
         )
     comparison = Comparison.model_validate(artifact.read_json(COMPARISON_FILE))
+    remember_evaluation(stage, comparison, artifact)
     return stage.result(
         cached=found is not None,
         artifact=artifact,
@@ -111,7 +112,7 @@ def _refuse_unsupported(stage: Stage) -> Artifact | None:
     reason = refused or unsupported(recipe, stage.model_spec.engine, hardware)
     if reason is None:
         return None
-    with stage.artifacts.store.create(stage.key, lineage.EVAL_SCORES) as draft:
+    with stage.keep() as draft:
         draft.write_json(UNSUPPORTED_FILE, {"reason": reason})
     return stage.artifacts.store.get(stage.key)
 
@@ -136,27 +137,28 @@ def _evaluate(stage: Stage, suite: SuiteSpec) -> Artifact | str:
         return str(error)
     recipe = stage.catalog.recipe(stage.dimension)
     judged = suite_of_a_round(suite, recipe)
-    number = 0
+    rounds: list[dict[str, Any]] = []
     while True:
         loaded = _evaluated(stage, suite, checkpoints)
         if isinstance(loaded, str):
             return loaded
         comparison = compare(judged, loaded[0], loaded[1:], seed=stage.seed("comparison"))
-        if not goes_on(recipe, number, comparison.verdict):
+        if not goes_on(recipe, len(rounds), comparison.verdict):
             break
-        number += 1
+        number = len(rounds) + 1
         stage.context.log.info(f"the gate says {comparison.verdict}: calibration round {number}")
         made = make_candidates(stage, round_recipe(recipe, number), number * recipe.trials)
         checkpoints |= {entry["trial"]: entry["artifact_key"] for entry in made["finished"]}
-    with stage.artifacts.store.create(stage.key, lineage.EVAL_SCORES) as draft:
+        rounds.append(made)
+    with stage.keep() as draft:
         draft.write_json(COMPARISON_FILE, comparison.model_dump(mode="json"))
         draft.write_json(CHECKPOINTS_FILE, checkpoints)
         draft.references.update(
             {key: stage.artifacts.store.get(key).digest for key in checkpoints.values() if key}
         )
         draft.write_json(_CONTAMINATION_FILE, contamination_outcomes(stage, loaded))
-    remember_scores(stage, loaded[1:])
-    remember_comparison(stage, comparison, checkpoints)
+        evaluations = {item.trial: item.artifact_key for item in loaded[1:]}
+        draft.write_json(SOURCES_FILE, {"evaluations": evaluations, "rounds": rounds})
     return stage.artifacts.store.get(stage.key)
 
 

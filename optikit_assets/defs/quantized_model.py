@@ -1,6 +1,7 @@
 """Stage 2: N calibration trials of a recipe, each a candidate checkpoint."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -29,6 +30,8 @@ from resources import (
 
 SUMMARY = "quantization.json"
 UNSUPPORTED = "unsupported"
+_TIMES = ("started_at", "ended_at")
+_MADE = ("rows_digest", "row_numbers", "seconds", "bytes", "versions", *_TIMES)
 
 
 @dg.asset(
@@ -64,10 +67,13 @@ def quantized_model(
     cached = artifact is not None
     summary = artifact.read_json(SUMMARY) if artifact else _quantize(stage, recipe)
     if artifact is None and (summary["finished"] or UNSUPPORTED in summary):
-        with artifacts.store.create(stage.key, lineage.QUANTIZED_MODEL) as draft:
+        with stage.keep() as draft:
             draft.write_json(SUMMARY, summary)
             draft.references.update(_checkpoint_digests(stage, summary))
         artifact = artifacts.store.get(stage.key)
+    if artifact is not None:
+        rows = functools.partial(trial_rows, stage, recipe.name, summary, artifact)
+        stage.remember(artifact, lambda: [("quantization_trials", rows())])
     return stage.result(
         status=_status(summary),
         cached=cached,
@@ -162,8 +168,12 @@ def make_candidates(stage: Stage, recipe: RecipeSpec, first: int = 0) -> dict[st
     store = stage.artifacts.store
     trials = [_trial(stage, recipe, first + number) for number in range(recipe.trials)]
 
+    told: dict[str, dict[str, Any]] = {}
+
     def record(message: Record) -> None:
-        _remember(stage, recipe, message)
+        if message.kind in ("trial_finished", "trial_failed"):
+            told[message.payload["artifact_key"]] = message.payload
+            _remember(stage, recipe, message)
 
     def compress(batch: Sequence[CompressTrial], lease: Lease) -> dict[str, str]:
         request = CompressRequest(
@@ -174,6 +184,7 @@ def make_candidates(stage: Stage, recipe: RecipeSpec, first: int = 0) -> dict[st
             calibration_data=resolve_calibration(stage.model_spec.calibration_data, REPOSITORY),
             evaluation_data=evaluation_data(stage),
             packages=recipe.packages,
+            provenance=stage.provenance,
             trials=tuple(batch),
             pins=_pins(stage, recipe),
         )
@@ -190,7 +201,12 @@ def make_candidates(stage: Stage, recipe: RecipeSpec, first: int = 0) -> dict[st
     return {
         "finished": [t.model_dump() for t in trials if t.artifact_key not in failed],
         "failed": [
-            {**t.model_dump(), "reason": failed[t.artifact_key]}
+            {
+                **t.model_dump(),
+                # Of the last attempt that came so far as to tell.
+                **{name: told.get(t.artifact_key, {}).get(name) for name in _TIMES},
+                "reason": failed[t.artifact_key],
+            }
             for t in trials
             if t.artifact_key in failed
         ],
@@ -237,34 +253,54 @@ def _pins(stage: Stage, recipe: RecipeSpec) -> tuple[Pin, ...]:
 
 
 def _remember(stage: Stage, recipe: RecipeSpec, message: Record) -> None:
-    if message.kind not in ("trial_finished", "trial_failed"):
-        return
-    payload = message.payload
-    # Later rounds of adaptive calibration, made by another stage, belong to this one's trials.
+    """Append a trial as soon as it ends, whatever becomes of the others."""
+    trial = message.payload
+    ended = "finished" if message.kind == "trial_finished" else "failed"
+    rows = trial_rows(stage, recipe.name, {"finished": [], "failed": [], ended: [trial]})
+    stage.history.append("quantization_trials", rows)
+    stage.context.log.info(f"trial {trial['trial']}: {ended}")
+
+
+def trial_rows(
+    stage: Stage, recipe: str, summary: Mapping[str, Any], made: Artifact | None = None
+) -> list[dict[str, Any]]:
+    """Return the rows of trials: of finished ones as their checkpoints tell, whoever made them.
+
+    Parameters
+    ----------
+    stage
+        Which may be another one than the recipe's own: later rounds of adaptive calibration belong
+        to its trials too.
+    recipe
+        Its name.
+    summary
+        Of `make_candidates`.
+    made
+        Artifact that tells of the failed trials.
+    """
     own = Node(lineage.QUANTIZED_MODEL, str(stage.node.partition))
-    stage.history.append(
-        "quantization_trials",
-        [
-            stage.row(
-                content_key=stage.key if stage.node == own else stage.version_of(own),
-                recipe=recipe.name,
-                seed=payload["seed"],
-                trial=payload["trial"],
-                status="finished" if message.kind == "trial_finished" else "failed",
-                reason=payload.get("reason"),
-                artifact_key=payload["artifact_key"],
-                rows_digest=payload.get("rows_digest"),
-                row_numbers=payload.get("row_numbers"),
-                seconds=payload.get("seconds"),
-                bytes=payload.get("bytes"),
-                base_bytes=stage.base.weight_bytes,
-                versions=payload.get("versions", {}),
-                started_at=payload["started_at"],
-                ended_at=payload["ended_at"],
-            )
-        ],
-    )
-    stage.context.log.info(f"trial {payload['trial']}: {message.kind.removeprefix('trial_')}")
+    common = {
+        "content_key": stage.key if stage.node == own else stage.version_of(own),
+        "recipe": recipe,
+        "base_bytes": stage.base.weight_bytes,
+    }
+    rows = []
+    for trial in summary["finished"]:
+        key = trial["artifact_key"]
+        checkpoint = None if key is None else stage.artifacts.find(key)
+        if checkpoint is not None:
+            known = {name: checkpoint.manifest.get(name) for name in _MADE}
+            rows.append(stage.row(checkpoint, **common, **known, **_trial_columns(trial)))
+    for trial in summary["failed"]:
+        times = {name: trial.get(name) for name in _TIMES}
+        columns = {**_trial_columns(trial), "status": "failed", "reason": trial["reason"]}
+        rows.append(stage.row(made, **common, **times, **columns))
+    return rows
+
+
+def _trial_columns(trial: Mapping[str, Any]) -> dict[str, Any]:
+    taken = ("trial", "seed", "artifact_key")
+    return {"status": "finished", **{name: trial[name] for name in taken}}
 
 
 def _metadata(stage: Stage, summary: dict[str, Any]) -> dict[str, Any]:

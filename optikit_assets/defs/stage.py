@@ -1,6 +1,6 @@
 """What the body of every stage does around its one subsystem call: keys, memoization, rows."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 
 from optikit_assets.artifacts.models import FetchedModel
-from optikit_assets.artifacts.store import Artifact
+from optikit_assets.artifacts.store import Artifact, ArtifactDraft
 from optikit_assets.artifacts.turns import turn
 from optikit_assets.defs import partitions
 from optikit_assets.defs.lineage import (
@@ -30,6 +30,7 @@ from optikit_assets.defs.lineage import (
 from optikit_assets.defs.partitions import split_model
 from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.errors import StageError
+from optikit_assets.history import RowsByTable
 from optikit_assets.specs import Catalog, ModelSpec, digest
 from resources import (
     ArtifactStoreResource,
@@ -39,6 +40,10 @@ from resources import (
 )
 
 CACHE_TAG = "optikit/cache"
+PROVENANCE = "provenance"
+"""What an artifact's manifest says of the run that made it (`Stage.provenance`)."""
+BENCHMARKS = "benchmarks"
+"""Which benchmarks an artifact was made of: their part, arm, trial and artifact."""
 
 
 @dataclass
@@ -55,6 +60,7 @@ class Stage:
     history: HistoryResource
     runner: StageRunnerResource
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    benchmarks: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def node(self) -> Node:
@@ -159,9 +165,53 @@ class Stage:
             raise StageError(f"the artifact of {node} is gone: materialize it again first")
         return artifact
 
-    def row(self, **columns: Any) -> dict[str, Any]:
-        """Return a history row: the columns all tables share, and `columns`."""
+    @cached_property
+    def provenance(self) -> dict[str, str]:
+        """What an artifact keeps of this run: its rows are the same whichever run appends them."""
         hardware = self.runner.accelerators.hardware
+        return {
+            "run_id": self.context.run.run_id,
+            "started_at": self.started_at.isoformat(),
+            # What a CPU costs is looked up by this word.
+            "accelerator": f"CPU {hardware.name}" if hardware.kind == "cpu" else hardware.name,
+        }
+
+    @contextmanager
+    def keep(self) -> Iterator[ArtifactDraft]:
+        """Open the draft of this partition's artifact, which says what its rows have to tell."""
+        with self.artifacts.store.create(self.key, self.node.asset) as draft:
+            draft.manifest.update({PROVENANCE: self.provenance, BENCHMARKS: self.benchmarks})
+            yield draft
+
+    def remember(
+        self, made: Artifact | None, make_rows: Callable[[], RowsByTable], *part: object
+    ) -> None:
+        """Append the rows of a result, on the first run that has it and wherever they are missing.
+
+        Parameters
+        ----------
+        made
+            What the rows are read from. None: an outcome that leaves no artifact, told as it
+            happens. What was made by a version that kept no provenance has the rows it had.
+        make_rows
+            Not called if all of its rows were appended before.
+        part
+            Of this stage, if the artifact is one of several or serves several.
+        """
+        if made is None:
+            for table, rows in make_rows():
+                self.history.append(table, list(rows))
+        elif PROVENANCE in made.manifest:
+            # An artifact that is made anew under its key has rows of its own.
+            key = digest([self.key, made.key, made.created_at.isoformat(), *map(str, part)])
+            self.history.append_once(key, make_rows)
+
+    def row(self, made: Artifact | None = None, **columns: Any) -> dict[str, Any]:
+        """Return a history row: the columns all tables share, and `columns`.
+
+        Run, times and accelerator are those of the artifact that the row is read from, or of now.
+        """
+        origin = self.provenance if made is None else made.manifest.get(PROVENANCE, {})
         return {
             "model": self.model_key,
             "recipe": None,
@@ -169,11 +219,10 @@ class Stage:
             "content_key": self.key,
             "seed": None,
             "versions": {},
-            # What a CPU costs is looked up by this word.
-            "accelerator": f"CPU {hardware.name}" if hardware.kind == "cpu" else hardware.name,
-            "run_id": self.context.run.run_id,
-            "started_at": self.started_at,
-            "ended_at": datetime.now(UTC),
+            "accelerator": origin.get("accelerator"),
+            "run_id": origin.get("run_id"),
+            "started_at": origin.get("started_at"),
+            "ended_at": datetime.now(UTC) if made is None else made.created_at,
             **columns,
         }
 

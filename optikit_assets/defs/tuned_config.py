@@ -15,6 +15,7 @@ from optikit_assets.defs.benchmarking import (
     Benchmarked,
     benchmark,
     known_beforehand,
+    remember_benchmarks,
     remember_probes,
 )
 from optikit_assets.defs.candidates import ServedCandidate, served_candidate
@@ -25,11 +26,13 @@ from optikit_assets.deployment import Trial
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import optimization_history
 from optikit_assets.errors import ModelError
+from optikit_assets.history import RowsByTable
 from optikit_assets.serving import ModelFacts, max_model_len
 from optikit_assets.serving.flags import Flags
 from optikit_assets.settings import settings
 from optikit_assets.specs import SloSpec, digest
 from optikit_assets.tuner import (
+    DEFAULT_TRIAL,
     StudyResult,
     TrialOutcome,
     outcome_of_benchmark,
@@ -76,6 +79,8 @@ def tuned_config(
     cached = artifact is not None
     artifact = artifact or _tune(stage, recipe, slo)
     study = artifact.read_json(STUDY_FILE) if artifact else None
+    if artifact and study:
+        _remember(stage, recipe, slo, study, artifact)
     return stage.result(
         status=study["best"]["benchmark"]["status"] if study else FAILED,
         cached=cached,
@@ -125,9 +130,10 @@ def _tune(stage: Stage, recipe: str, slo: SloSpec) -> Artifact | None:
             f"trial {trial.number}: {trial.status} {trial.flags}"
         ),
     )
-    _remember(stage, recipe, slo, result)
     if result.best is None and default is None:
+        _remember(stage, recipe, slo, dataclasses.asdict(result), None)
         return None
+    _remember_trials(stage, recipe, slo, result, swept)
     return _keep(stage, _summary(stage, result, default))
 
 
@@ -173,40 +179,64 @@ def _summary(stage: Stage, result: StudyResult, default: Benchmarked | None) -> 
 
 
 def _keep(stage: Stage, study: dict[str, Any]) -> Artifact:
-    with stage.artifacts.store.create(stage.key, lineage.TUNED_CONFIG) as draft:
+    with stage.keep() as draft:
         draft.write_json(STUDY_FILE, study)
     return stage.artifacts.store.get(stage.key)
 
 
-def _remember(stage: Stage, recipe: str, slo: SloSpec, result: StudyResult) -> None:
-    stage.history.append(
-        "tuning_trials",
-        [
-            stage.row(
-                recipe=recipe,
-                slo=slo.name,
-                seed=stage.seed("study"),
-                trial=trial.number,
-                study=stage.key,
-                flags=trial.flags,
-                status=trial.status,
-                fitness=trial.fitness,
-                rate_rps=trial.rate_rps,
-                rate_per_gpu=trial.rate_rps / trial.gpus,
-                gpus=trial.gpus,
-                slo_penalty=trial.slo_penalty,
-                input_tokens=slo.workload.mean_input_tokens,
-                output_tokens=slo.workload.mean_output_tokens,
-                reason=trial.reason,
-                is_default=trial.number == 0,
-                is_best=result.best is not None and trial.number == result.best.number,
-                artifact_key=trial.artifact_key,
-                started_at=trial.started_at,
-                ended_at=trial.ended_at,
-            )
-            for trial in result.trials
-        ],
-    )
+def _remember_trials(
+    stage: Stage, recipe: str, slo: SloSpec, result: StudyResult, swept: Artifact | None
+) -> None:
+    """Append the probes of trials that an attempt measured which ended before it had done that."""
+    # The sweep appended its own.
+    sweep_key = swept.key if swept else None
+    for trial in result.trials:
+        if trial.artifact_key is None or trial.artifact_key == sweep_key:
+            continue
+        found = stage.artifacts.find(trial.artifact_key)
+        if found is not None:
+            done = Benchmarked(found.read_json(RESULT_FILE), found)
+            remember_probes(stage, recipe, slo, done, part="tuning", trial=trial.number)
+
+
+def _remember(
+    stage: Stage, recipe: str, slo: SloSpec, study: dict[str, Any], made: Artifact | None
+) -> None:
+    """Append the trials of a study, and with its artifact their benchmarks."""
+
+    def rows() -> RowsByTable:
+        if made is not None:
+            remember_benchmarks(stage, slo, made)
+        yield "tuning_trials", _trial_rows(stage, recipe, slo, study, made)
+
+    stage.remember(made, rows)
+
+
+def _trial_rows(
+    stage: Stage, recipe: str, slo: SloSpec, study: dict[str, Any], made: Artifact | None
+) -> list[dict[str, Any]]:
+    taken = ("status", "fitness", "rate_rps", "gpus", "slo_penalty", "reason", "flags")
+    return [
+        stage.row(
+            made,
+            recipe=recipe,
+            slo=slo.name,
+            seed=stage.seed("study"),
+            trial=trial["number"],
+            study=stage.key,
+            rate_per_gpu=trial["rate_rps"] / trial["gpus"],
+            input_tokens=slo.workload.mean_input_tokens,
+            output_tokens=slo.workload.mean_output_tokens,
+            is_default=trial["number"] == DEFAULT_TRIAL,
+            # Without a feasible trial the default stands in for the best.
+            is_best=trial["status"] == "feasible" and trial["number"] == study["best"]["number"],
+            artifact_key=trial["artifact_key"],
+            started_at=trial["started_at"],
+            ended_at=trial["ended_at"],
+            **{name: trial[name] for name in taken},
+        )
+        for trial in study["trials"]
+    ]
 
 
 def _metadata(study: dict[str, Any]) -> dict[str, Any]:

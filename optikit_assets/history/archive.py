@@ -14,12 +14,16 @@ import duckdb
 from optikit_assets.errors import HistoryError, StorageError, UnknownNameError
 from optikit_assets.history import reader
 from optikit_assets.history.loading import load
-from optikit_assets.history.publishing import is_current, publish
+from optikit_assets.history.markers import Markers
+from optikit_assets.history.publishing import is_current, publish, sweep_copies
 from optikit_assets.history.schema import Table, latest_version, migrate, tables
 from optikit_assets.history.spool import Spool
 
 if TYPE_CHECKING:
     import pandas as pd
+
+RowsByTable = Iterable[tuple[str, Iterable[Mapping[str, Any]]]]
+"""Name of a table, and rows for it."""
 
 _POLL_S = 0.05
 
@@ -53,11 +57,19 @@ class History:
         self.root = Path(root)
         self._spool = Spool(self.root / "spool", clock_ns)
         self._database = self.root / "private" / "history.duckdb"
+        # Beside the database, so that they go when it goes.
+        self._appended = Markers(self.root / "private" / "appended")
 
     @property
     def published_path(self) -> Path:
         """The copy to open with any DuckDB client; replaced after each drain."""
         return self.root / "history.duckdb"
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a drain would change what readers see."""
+        copied = is_current(self._database, self.published_path)
+        return bool(self.waiting_files) or (self._database.exists() and not copied)
 
     @property
     def waiting_files(self) -> int:
@@ -79,10 +91,36 @@ class History:
         """
         return self._spool.append(_table(table), rows)
 
+    def append_once(self, key: str, make_rows: Callable[[], RowsByTable]) -> bool:
+        """Append the rows of a lasting result, unless that was done completely; say whether it was.
+
+        Parameters
+        ----------
+        key
+            Of the result: a word. Whoever makes it anew gives it another one.
+        make_rows
+            Not called, and so nothing read, if all rows of `key` were appended before. What kept
+            them from it (a full disk, a kill) is made up for by the next call.
+
+        Raises
+        ------
+        HistoryError
+            If a row does not fit its table.
+        StorageError
+            If the disk refuses the rows.
+        """
+        if self._appended.has(key):
+            return False
+        for table, rows in make_rows():
+            self.append(table, rows)
+        self._appended.set(key)
+        return True
+
     def drain(self, timeout_s: float = 60.0) -> DrainResult:
         """Load waiting rows into the database and publish a new copy.
 
-        Drains of several processes take turns. Readers of the published copy never matter.
+        Drains of several processes take turns. Readers of the published copy never matter. What
+        writers and drains that were killed left unfinished is removed.
 
         Raises
         ------
@@ -94,6 +132,11 @@ class History:
         """
         deadline = time.monotonic() + timeout_s
         with self._turn(deadline, timeout_s):
+            self._spool.sweep()
+            sweep_copies(self.published_path)
+            if not self._database.exists():
+                # What was appended to one that is gone has to be appended again.
+                self._appended.clear()
             listed = self._spool.files()
             files = [file for file in listed if file.version <= latest_version()]
             with self._open(deadline) as connection:

@@ -17,10 +17,18 @@ _CONFIG = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
     "allow_community_extensions": "false",
+    "temp_directory": "",
 }
 _LOCK_DOWN = (
     "USE history; SET TimeZone = 'UTC'; SET enable_external_access = false; "
-    "SET lock_configuration = true"
+    # Without external access files of attached databases can still be opened, and COPY writes one;
+    # DuckDB has a common table expression and EXPLAIN ANALYZE run a COPY too.
+    "SET disabled_filesystems = 'LocalFileSystem'; SET lock_configuration = true"
+)
+# SHOW, DESCRIBE, SUMMARIZE, FROM, VALUES and most PIVOTs are SELECTs too, the other PIVOTs several
+# statements in one.
+_QUESTIONS = frozenset(
+    {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI}
 )
 
 
@@ -35,7 +43,8 @@ def query(
     Raises
     ------
     HistoryError
-        One line: no history yet, DuckDB's message about the SQL, or the limit was reached.
+        One line: no history yet, a statement that is no question, DuckDB's message about the SQL,
+        or the limit was reached.
     """
     if not published.exists():
         raise HistoryError(
@@ -61,6 +70,7 @@ def query(
     timer.daemon = True
     timer.start()
     try:
+        _refuse_orders(connection, sql)
         result = connection.execute(sql, params)
         if result is None:  # there was no statement
             return connection.execute("SELECT NULL AS nothing WHERE false").df()
@@ -72,6 +82,15 @@ def query(
     finally:
         timer.cancel()
         connection.close()
+
+
+def _refuse_orders(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    for statement in connection.extract_statements(sql):
+        if statement.type not in _QUESTIONS:
+            raise HistoryError(
+                f"query failed: the history is read-only and this is {statement.type.name}; ask "
+                "with SELECT, FROM, WITH, VALUES, PIVOT, SHOW, DESCRIBE, SUMMARIZE or EXPLAIN"
+            )
 
 
 def one_line(error: Exception) -> str:

@@ -146,7 +146,8 @@ def write_candidate(folder: Path, candidate: EvaluatedCandidate) -> None:
         for task in candidate.tasks:
             for item in task.items:
                 row = {"task": task.summary.title, **item.model_dump(mode="json")}
-                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+                # Escaped, since an answer may hold half a character, which is no UTF-8.
+                lines.write(json.dumps(row) + "\n")
 
 
 def load_candidate(

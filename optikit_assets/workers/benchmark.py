@@ -60,8 +60,8 @@ def handle(
     """Serve the checkpoint and measure it; the result becomes an artifact.
 
     Its manifest holds ``versions``, ``server_start_s``, ``flags``, ``environment`` (variables that
-    reached the engine and may change it) and ``accelerator``. A finished
-    artifact is returned as it is.
+    reached the engine and may change it), ``accelerator`` and the request's ``provenance``. A
+    finished artifact is returned as it is.
 
     Parameters
     ----------
@@ -131,6 +131,7 @@ def _make(request: BenchmarkRequest, emit: Emit, store: ArtifactStore, python: P
             environment=effective_variables(os.environ),
             accelerator=hardware.label,
             mode=request.mode,
+            provenance=request.provenance,
         )
 
 

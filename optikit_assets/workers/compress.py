@@ -179,6 +179,7 @@ def _run_trial(
             versions=versions,
             started_at=begin.isoformat(),
             ended_at=_utc_now().isoformat(),
+            provenance=request.provenance,
             **made,
         )
         check_inputs(request.pins)

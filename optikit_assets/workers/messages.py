@@ -72,6 +72,9 @@ class CompressRequest(Request):
     packages: dict[str, str] = Field(
         default_factory=dict, description="Packages behind the recipe, as control knows them."
     )
+    provenance: dict[str, str] = Field(
+        default_factory=dict, description="Who asks, for the manifests of the checkpoints."
+    )
     trials: tuple[CompressTrial, ...]
 
 
@@ -160,4 +163,7 @@ class BenchmarkRequest(Request):
     rates_rps: tuple[float, ...] = ()
     initial_rate_rps: float | None = Field(
         default=None, description="Where the search begins, e.g. the rate of an earlier trial."
+    )
+    provenance: dict[str, str] = Field(
+        default_factory=dict, description="Who asks, for the manifest of the artifact."
     )

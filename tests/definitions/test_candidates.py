@@ -71,13 +71,12 @@ class Workers:
             self.seeds.append(trial.seed)
             with store.create(trial.artifact_key, "checkpoint") as draft:
                 draft.write_json("rows.json", samples)
-            payload = {
-                **trial.model_dump(),
-                "row_numbers": [trial.trial, samples],
-                "started_at": None,
-                "ended_at": None,
-            }
-            on_record(Record(kind="trial_finished", payload=payload))
+                draft.manifest.update(
+                    row_numbers=[trial.trial, samples],
+                    started_at=f"2026-01-01T00:00:0{trial.trial % 10}Z",
+                    provenance=request.provenance,
+                )
+            on_record(Record(kind="trial_finished", payload=trial.model_dump()))
         finished = {trial.trial: trial.artifact_key for trial in request.trials}
         return CompressResult(finished=finished, failed={}, versions={})
 

@@ -8,6 +8,7 @@ import pytest
 
 from optikit_assets import __version__
 from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.history import History
 from optikit_assets.settings import settings
 from tests.tiny_model import write_model
 from tests.unit.cli.conftest import Optikit
@@ -123,3 +124,36 @@ def test_status_of_an_empty_instance_lists_the_models(optikit: Optikit, with_ins
     only = optikit("status", "--model", "qwen")
     assert "qwen@1" in only.out
     assert "demo-llama" not in only.out
+
+
+def test_a_table_shows_text_in_square_brackets_as_it_is(optikit: Optikit, home: Path):
+    history = History(home / "history")
+    reason = "[bold]fast[/bold] [/red] [link=x]"
+    history.append("sweeps", [{"model": "m", "content_key": "k", "status": "ok", "reason": reason}])
+    ended = optikit("sql", 'SELECT reason AS "[/i] why", reason AS "[b]" FROM sweeps')
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.count(reason) == 2
+    assert "[/i] why" in ended.out
+
+
+def test_a_table_shows_lists_and_what_is_missing(optikit: Optikit, home: Path):
+    History(home / "history").drain()
+    ended = optikit("sql", "SELECT [1, 2] AS a, [1.5, NULL] AS b, NULL::BOOLEAN AS c, 1 AS c")
+    assert (ended.code, ended.err) == (0, "")
+    assert [cell.strip() for cell in ended.out.splitlines()[3].strip("│").split("│")] == [
+        "[1, 2]",
+        "[1.5, None]",
+        "–",
+        "1",
+    ]
+
+
+def test_a_damaged_copy_is_mended_before_the_answer(optikit: Optikit, home: Path):
+    history = History(home / "history")
+    history.append("sweeps", [{"model": "m", "content_key": "k", "status": "ok"}])
+    history.drain()
+    history.published_path.unlink()
+    history.published_path.write_text("no database")
+    assert json.loads(optikit("sql", "SELECT model FROM sweeps", "--format", "json").out) == [
+        {"model": "m"}
+    ]

@@ -232,5 +232,7 @@ def test_sql_that_is_wrong(optikit: Optikit, home: Path):
     assert "SELEC" in syntax
     unknown = optikit("sql", "SELECT * FROM table33").error
     assert "table33" in unknown
+    order = optikit("sql", "COPY sweeps TO 'sweeps.csv'").error
+    assert order.startswith("query failed: the history is read-only and this is COPY; ask with")
     answer = optikit("sql", "SELECT 1 AS one", "--format", "json")
     assert (answer.code, json.loads(answer.out)) == (0, [{"one": 1}])

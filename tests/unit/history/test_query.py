@@ -48,15 +48,19 @@ def test_the_trials_that_saw_a_calibration_row_are_found(history):
         ("SELEC 1", 'syntax error at or near "SELEC"'),
         ("SELECT modle FROM sweeps", 'Candidate bindings: "model"'),
         ("SELECT * FROM sweep", 'Did you mean "sweeps"'),
-        ("DELETE FROM sweeps", "read-only"),
-        ("DROP VIEW table5", "read-only"),
-        ("CREATE TABLE x (y INTEGER)", "read-only"),
-        ("COPY sweeps TO 'out.csv'", "disabled by configuration"),
-        ("SELECT * FROM read_text('/etc/hostname')", "disabled by configuration"),
-        ("ATTACH 'other.duckdb'", "disabled by configuration"),
-        ("LOAD httpfs", "disabled"),
-        ("INSTALL httpfs", "disabled"),
-        ("SET enable_external_access = true", "configuration has been locked"),
+        ("DELETE FROM sweeps", "this is DELETE"),
+        ("DROP VIEW table5", "this is DROP"),
+        ("CREATE TABLE x (y INTEGER)", "this is CREATE"),
+        ("CREATE TEMP TABLE x AS FROM sweeps", "this is CREATE"),
+        ("SELECT 1; DETACH history", "this is DETACH"),
+        ("PRAGMA database_list", "this is PRAGMA"),
+        ("CALL enable_logging(storage = 'file')", "this is CALL"),
+        ("SET enable_external_access = true", "this is SET"),
+        ("USE memory", "this is SET"),
+        ("BEGIN", "this is TRANSACTION"),
+        ("EXPLAIN ANALYZE DELETE FROM sweeps", "read-only"),
+        ("WITH gone AS (DELETE FROM sweeps RETURNING *) FROM gone", "read-only"),
+        ("SELECT * FROM enable_logging(storage = 'file')", "configuration has been locked"),
         ("SELECT * FROM sweeps WHERE model = ?", "parameter"),
     ],
 )
@@ -65,6 +69,60 @@ def test_refused_sql_is_one_line_with_the_reason(filled, sql, message):
         filled.query(sql)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+_ORDERS = [
+    "COPY sweeps TO '{copy}'",
+    "COPY sweeps TO '{copy}' (USE_TMP_FILE false)",
+    "EXPLAIN ANALYZE COPY sweeps TO '{copy}' (USE_TMP_FILE false)",
+    "WITH written AS (COPY sweeps TO '{copy}' (USE_TMP_FILE false)) FROM written",
+    "COPY (PIVOT sweeps ON model USING count(*)) TO '{copy}' (USE_TMP_FILE false)",
+    "COPY sweeps TO '{folder}/out.csv'",
+    "EXPORT DATABASE '{folder}/out'",
+    "IMPORT DATABASE '{folder}'",
+    "ATTACH '{copy}' AS other",
+    "ATTACH '{folder}/other.duckdb'",
+    "INSERT INTO sweeps (model, content_key, status) VALUES ('m', 'k', 's')",
+    "VACUUM",
+    "LOAD httpfs",
+    "INSTALL httpfs",
+    "SELECT * FROM read_text('/etc/passwd')",
+    "SELECT * FROM read_blob('{copy}')",
+    "SELECT * FROM glob('/etc/*')",
+    "SELECT * FROM read_csv('{folder}/*')",
+]
+
+
+@pytest.mark.parametrize("sql", _ORDERS)
+def test_no_statement_reaches_a_file_whoever_asks(filled, sql):
+    copy, folder = filled.published_path, filled.root
+    # As root the mode of the copy keeps nobody from writing it.
+    copy.chmod(0o644)
+    before = copy.read_bytes(), sorted(p.name for p in folder.iterdir())
+    with pytest.raises(HistoryError, match="query failed") as caught:
+        filled.query(sql.format(copy=copy, folder=folder))
+    assert "\n" not in str(caught.value)
+    assert (copy.read_bytes(), sorted(p.name for p in folder.iterdir())) == before
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "FROM sweeps",
+        "WITH s AS (FROM sweeps) SELECT model FROM s",
+        "VALUES (1), (2)",
+        "TABLE sweeps",
+        "SHOW TABLES",
+        "DESCRIBE sweeps",
+        "SUMMARIZE sweeps",
+        "EXPLAIN SELECT * FROM table5",
+        "EXPLAIN ANALYZE SELECT * FROM table5",
+        "PIVOT sweeps ON status USING count(*) GROUP BY model",
+        "SELECT 1; SELECT model FROM sweeps -- the last one counts",
+    ],
+)
+def test_every_kind_of_question_is_answered(filled, sql):
+    assert not filled.query(sql).empty
 
 
 def test_endless_query_is_stopped(filled):

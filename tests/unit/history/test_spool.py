@@ -67,6 +67,10 @@ def test_values_of_libraries_are_accepted(history):
         ({"gpus": "two"}, r"sweeps\[0\]\.gpus must be INTEGER, not str 'two'"),
         ({"gpus": 1.5}, r"must be INTEGER, not float 1\.5"),
         ({"gpus": True}, r"must be INTEGER, not bool"),
+        ({"gpus": 2**31}, r"must be INTEGER, not int 2147483648"),
+        ({"gpus": 1e300}, r"must be INTEGER, not float 1e\+300"),
+        ({"seed": -1}, r"must be UBIGINT, not int -1"),
+        ({"seed": 2**70}, r"must be UBIGINT, not int 1180591620717411303424"),
         ({"reason": 3}, r"must be VARCHAR, not int 3"),
         ({"certified_rate_rps": "fast"}, r"must be DOUBLE"),
         ({"started_at": "yesterday"}, r"must be TIMESTAMP WITH TIME ZONE"),
@@ -80,7 +84,36 @@ def test_row_that_does_not_fit_is_refused_with_all_others(history, row, message)
     assert history.waiting_files == 0
 
 
-@pytest.mark.parametrize("numbers", ["12", 3, [1.5], [True]])
+def test_the_largest_numbers_that_fit_arrive(history):
+    trial = {"model": "m@1", "content_key": "k", "trial": 2**31 - 1, "status": "finished"}
+    history.append(
+        "quantization_trials",
+        [trial | {"seed": 2**64 - 1, "bytes": 2**63 - 1, "row_numbers": [-(2**63)]}],
+    )
+    assert history.drain().rejected == ()
+    with pytest.raises(HistoryError, match=r"\.bytes must be BIGINT, not int 9223372036854775808"):
+        history.append("quantization_trials", [trial | {"bytes": 2**63}])
+    request = {"model": "m@1", "content_key": "k", "stage": "sweep", "probe": 0, "request": 0}
+    with pytest.raises(HistoryError, match=r"\.itl_s must be FLOAT\[\], not list \[3\.5e\+38\]"):
+        history.append("requests", [request | {"itl_s": [3.5e38]}])
+
+
+def test_answers_that_are_no_text_arrive_with_what_can_be_read_of_them(history):
+    sample = {"model": "m@1", "content_key": "k", "trial": 0, "task": "t"}
+    history.append(
+        "sample_outcomes", [sample | {"item_id": "0", "response": "half \ud83d, nul \0"}]
+    )
+    answers = {"list": ["\udc00"], "whole \U0001f600": 2**70}
+    history.append("sweeps", [SWEEP | {"flags": answers, "versions": '{"\\ud800": "\\ud800"}'}])
+    assert history.drain().rejected == ()
+    answer = history.query("SELECT response FROM sample_outcomes")["response"].iloc[0]
+    assert answer == "half \ufffd, nul \0"
+    row = history.query("SELECT flags, versions FROM sweeps").iloc[0]
+    assert json.loads(row["flags"]) == {"list": ["\ufffd"], "whole \U0001f600": 2**70}
+    assert json.loads(row["versions"]) == {"\ufffd": "\ufffd"}
+
+
+@pytest.mark.parametrize("numbers", ["12", 3, [1.5], [True], [2**63]])
 def test_a_list_of_numbers_holds_whole_numbers_only(history, numbers):
     trial = {"model": "m@1", "content_key": "k", "trial": 0, "status": "finished"}
     with pytest.raises(HistoryError, match=r"\.row_numbers must be BIGINT\[\], not "):

@@ -1,0 +1,317 @@
+"""Rows of the history: there whenever their artifact is, and always the same."""
+
+import dataclasses
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.benchmarker import RequestRecord
+from optikit_assets.benchmarker.records import append_requests
+from optikit_assets.defs.lineage import Node
+from optikit_assets.defs.materialize import materialize_node, open_instance
+from optikit_assets.errors import StageError, StorageError
+from optikit_assets.history import History
+from optikit_assets.settings import settings
+from resources import StageRunnerResource
+from tests.definitions.test_broken_off import ask
+from tests.definitions.test_candidates import (
+    BASE,
+    ONE_ROUND,
+    QUANTIZED,
+    ROUNDS,
+    SCORES,
+    Workers,
+    artifact_of,
+)
+from tests.definitions.world import CHAT, MODEL, World
+from tests.unit.deployment.samples import probes
+from tests.unit.history.test_benchmark_rows import PROBE
+
+SCENARIO = f"{MODEL}|baseline@demo"
+SWEEP, TUNED = Node("benchmark_sweep", SCENARIO), Node("tuned_config", SCENARIO)
+DEPLOYED = Node("deployable_config", f"{MODEL}|demo")
+NODES = [
+    BASE,
+    Node("quantized_model", f"{MODEL}|baseline"),
+    Node("eval_scores", f"{MODEL}|baseline"),
+    QUANTIZED,
+    SCORES,
+    SWEEP,
+    TUNED,
+    DEPLOYED,
+]
+SERVED, SCORED = NODES[:3], [BASE, QUANTIZED, SCORES]
+TABLES = (
+    "quantization_trials",
+    "evaluation_scores",
+    "sample_outcomes",
+    "comparisons",
+    "trial_spreads",
+    "quality_gates",
+    "sweeps",
+    "probes",
+    "ladder_rungs",
+    "requests",
+    "tuning_trials",
+    "deployments",
+)
+REQUEST = RequestRecord(0, 0, "measured", 0.0, 0.0, 0.1, 0.2, 8, 2, (0.1,), True, None)
+
+
+class Stages(Workers):
+    """Stand-ins for all workers; a server holds as many requests per second as it has sequences.
+
+    ``dies_in`` names the worker that is killed by its next unit of work, once that is in the store.
+    """
+
+    def __init__(self, lost_with: dict[int, int]) -> None:
+        super().__init__(lost_with)
+        self.dies_in = ""
+        self.fails = 0
+
+    def run(self, context: Any, worker: str, request: Any, *rest: Any) -> Any:
+        if worker != "benchmark":
+            on_record = rest[-1] if callable(rest[-1]) else lambda record: None
+
+            def tell(record: Any) -> None:
+                self.die_in(worker)
+                on_record(record)
+
+            return super().run(context, worker, request, *rest[:2], tell)
+        if self.fails:
+            self.fails -= 1
+            raise StageError("the server did not start")
+        self.benchmark(request, ArtifactStore(Path(request.store_root)))
+        self.die_in(worker)
+        return None
+
+    def die_in(self, worker: str) -> None:
+        if self.dies_in == worker:
+            self.dies_in = ""
+            raise KeyboardInterrupt
+
+    def benchmark(self, request: Any, store: ArtifactStore) -> None:
+        capacity = float(request.flags.get("max_num_seqs", 8))
+        rates = request.rates_rps
+        searched = [PROBE.model_dump(mode="json") | probe for probe in probes(capacity)]
+        found = [
+            searched[3] | {"rate_rps": rate, "verdict": "pass" if rate <= capacity else "fail"}
+            for rate in rates
+        ] or searched
+        outcome = {
+            "status": "feasible",
+            "certified_rate_rps": min(rates, default=capacity),
+            "rate_ci_rps": [capacity, None],
+            "load_seconds": 60.0,
+            "reason": "as told",
+            "closest": "",
+            "certified_probe": 0,
+            "seed": request.seed,
+            "gpus": 1,
+            "ladder": [{"clients": 2, "throughput_rps": 2.0, "latency_s": 1.0, "met": True}],
+            "probes": found,
+        }
+        with store.create(request.artifact_key, "benchmark") as draft:
+            draft.write_json("benchmark.json", outcome)
+            append_requests(
+                draft.file("requests.jsonl.gz"),
+                (
+                    dataclasses.replace(REQUEST, probe=probe, index=number)
+                    for probe in range(len(found))
+                    for number in range(3)
+                ),
+            )
+            draft.manifest.update(
+                versions={"vllm": "stand-in"},
+                server_start_s=1.0,
+                flags=request.flags,
+                provenance=request.provenance,
+            )
+
+
+@pytest.fixture
+def stages(real: World, monkeypatch: pytest.MonkeyPatch) -> Stages:
+    stages = Stages({64: 90, 128: 0, 256: 0})
+    monkeypatch.setattr(StageRunnerResource, "run", lambda runner, *a: stages.run(*a))
+    real.write("slos/demo.yaml", CHAT.replace("name: chat", "name: demo"))
+    return stages
+
+
+def make(nodes: Iterable[Node] = NODES) -> None:
+    for node in nodes:
+        assert materialize_node(node) in ("ok", "feasible")
+
+
+def rows() -> dict[str, list[str]]:
+    """Return every row of every table but the log of materializations."""
+    return {
+        table: [row["row"] for row in ask(f"SELECT t::VARCHAR AS row FROM {table} t ORDER BY 1")]
+        for table in TABLES
+    }
+
+
+def watch(patch: pytest.MonkeyPatch) -> set[str]:
+    """Return the set of tables that rows are appended to, which fills as they are."""
+    appended: set[str] = set()
+    append = History.append
+
+    def watched(history: History, name: str, rows: Any) -> int:
+        appended.add(name)
+        return append(history, name, rows)
+
+    patch.setattr(History, "append", watched)
+    return appended
+
+
+def run_ids() -> list[str]:
+    """Return the runs that there were, in order."""
+    with open_instance() as instance:
+        return [run.run_id for run in reversed(instance.get_runs())]
+
+
+def test_rows_are_read_from_the_artifacts_where_they_are_missing_and_are_always_the_same(
+    real: World, stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real.edit("quantization/int_w8a8.yaml", ONE_ROUND, ROUNDS)
+    make()
+    before = rows()
+    assert all(before.values()), {table for table, found in before.items() if not found}
+    made = list(stages.drawn), list(stages.evaluated)
+
+    # All rows are there: nothing is read.
+    with monkeypatch.context() as patch:
+        for reader in ("eval_history.load_candidate", "benchmarking.read_requests"):
+            patch.setattr(f"optikit_assets.defs.{reader}", lambda *_: 1 / 0)
+        appended = watch(patch)
+        make()
+    assert appended == {"materializations"}
+    assert rows() == before
+
+    shutil.rmtree(settings().history)
+    make()
+    assert (stages.drawn, stages.evaluated) == made
+    after = rows()
+    for table in TABLES:
+        assert after[table] == before[table], table
+    (hits,) = ask("SELECT count(*) AS n FROM materializations WHERE cached")
+    assert hits["n"] == len(NODES) - 1
+
+
+def test_rows_that_a_full_disk_refused_are_appended_by_the_next_run_as_the_first_had_them(
+    stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = {
+        SCORES: "sample_outcomes",
+        SWEEP: "requests",
+        TUNED: "tuning_trials",
+        DEPLOYED: "deployments",
+    }
+    append = History.append
+    for node in NODES:
+        table = refused.get(node)
+        if table is None:
+            assert materialize_node(node) == "ok"
+            continue
+
+        def full(history: History, name: str, rows: Any, table: str = table) -> int:
+            if name == table:
+                raise StorageError(f"disk full: {len(list(rows))} rows")
+            return append(history, name, rows)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(History, "append", full)
+            with pytest.raises(StageError, match="disk full"):
+                materialize_node(node)
+        first = run_ids()[-1]
+        assert materialize_node(node) in ("ok", "feasible")
+        key = f"content_key = '{artifact_of(node).key}'"
+        found = ask(f"SELECT DISTINCT run_id FROM {table} WHERE {key}")
+        assert [row["run_id"] for row in found] == [first], table
+        (event,) = ask(f"SELECT run_id, cached FROM materializations WHERE {key}")
+        assert event == {"run_id": run_ids()[-1], "cached": True}
+
+
+def test_a_result_that_is_made_anew_has_its_own_rows(stages: Stages) -> None:
+    make([*SERVED, SWEEP])
+    store = ArtifactStore(settings().store)
+    assert store.remove(artifact_of(SWEEP).key)
+    assert materialize_node(SWEEP) == "feasible"
+    assert {row["run_id"] for row in ask("SELECT run_id FROM sweeps")} == {run_ids()[-1]}
+    assert {row["run_id"] for row in ask("SELECT run_id FROM requests")} == {run_ids()[-1]}
+
+
+def test_a_trial_of_a_killed_attempt_keeps_its_row_and_its_run(stages: Stages) -> None:
+    assert materialize_node(BASE) == "ok"
+    stages.dies_in = "compress"
+    with pytest.raises(StageError, match="KeyboardInterrupt"):
+        materialize_node(QUANTIZED)
+    killed = run_ids()[-1]
+    assert materialize_node(QUANTIZED) == "ok"
+    assert len(stages.drawn) == 2
+    found = ask("SELECT trial, status, run_id, row_numbers FROM quantization_trials ORDER BY trial")
+    assert [(row["trial"], row["status"]) for row in found] == [(0, "finished"), (1, "finished")]
+    assert [row["run_id"] for row in found] == [killed, run_ids()[-1]]
+    assert [list(row["row_numbers"]) for row in found] == [[0, 256], [1, 256]]
+
+
+def test_trials_of_a_study_that_was_killed_keep_their_probes_and_their_run(
+    stages: Stages,
+) -> None:
+    make([*SERVED, SWEEP])
+    stages.dies_in = "benchmark"
+    with pytest.raises(StageError, match="KeyboardInterrupt"):
+        materialize_node(TUNED)
+    killed = run_ids()[-1]
+    assert materialize_node(TUNED) == "feasible"
+    trials = ask("SELECT trial, artifact_key FROM tuning_trials WHERE trial > 0 ORDER BY trial")
+    assert len(trials) >= 2
+    counted = ask(
+        "SELECT trial, count(*) AS n, any_value(run_id) AS run_id FROM requests "
+        "WHERE stage = 'tuning' GROUP BY trial ORDER BY trial"
+    )
+    assert [(row["trial"], row["n"]) for row in counted] == [(t["trial"], 21) for t in trials]
+    runs = {row["run_id"] for row in counted}
+    assert runs == {killed, run_ids()[-1]}
+    shutil.rmtree(settings().history)
+    assert materialize_node(TUNED) == "feasible"
+    assert counted == ask(
+        "SELECT trial, count(*) AS n, any_value(run_id) AS run_id FROM requests "
+        "WHERE stage = 'tuning' GROUP BY trial ORDER BY trial"
+    )
+
+
+def test_an_attempt_that_failed_is_told_as_it_happens(stages: Stages) -> None:
+    make(SERVED)
+    stages.fails = 1
+    assert materialize_node(SWEEP) == "failed"
+    (failed,) = ask("SELECT status, reason, run_id FROM sweeps")
+    assert (failed["status"], failed["run_id"]) == ("failed", run_ids()[-1])
+    assert materialize_node(SWEEP) == "feasible"
+    (sweep,) = ask("SELECT status, run_id FROM sweeps")
+    assert sweep == {"status": "feasible", "run_id": run_ids()[-1]}
+
+
+def test_what_keeps_no_provenance_has_the_rows_it_had(stages: Stages) -> None:
+    make([*SERVED, SWEEP])
+    before = rows()
+    manifest = artifact_of(SWEEP).path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"provenance"', '"unknown"'))
+    shutil.rmtree(settings().history / "private" / "appended")
+    assert materialize_node(SWEEP) == "feasible"
+    assert rows() == before
+
+
+def test_scores_that_are_gone_keep_no_stage_from_its_end(stages: Stages) -> None:
+    make(SCORED)
+    store = ArtifactStore(settings().store)
+    for key in artifact_of(SCORES).read_json("sources.json")["evaluations"].values():
+        store.remove(key)
+    shutil.rmtree(settings().history)
+    assert materialize_node(SCORES) == "ok"
+    found = rows()
+    assert found["evaluation_scores"] == []
+    assert len(found["quality_gates"]) == 1
