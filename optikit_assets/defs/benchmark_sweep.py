@@ -51,10 +51,12 @@ def benchmark_sweep(
     stage = Stage(context, models, artifacts, history, runner)
     recipe, slo_name = partitions.split_scenario(stage.dimension)
     slo = stage.catalog.slo(slo_name)
-    found = artifacts.find(stage.key)
-    done = (
-        Benchmarked(found.read_json(RESULT_FILE), found) if found else _measure(stage, recipe, slo)
-    )
+    with stage.turn():
+        found = artifacts.find(stage.key)
+        if found is None:
+            done = _measure(stage, recipe, slo)
+        else:
+            done = Benchmarked(found.read_json(RESULT_FILE), found)
     remember_sweep(stage, recipe, slo, done)
     return stage.result(
         status=done.status,

@@ -17,6 +17,7 @@ from optikit_assets.deployment import Series
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import latency_against_rate, steady_state
 from optikit_assets.errors import OptikitError, ResultMissingError, StageError
+from optikit_assets.faults import raise_machine_fault
 from optikit_assets.history import RowsByTable, benchmark_rows
 from optikit_assets.serving import (
     ModelFacts,
@@ -91,6 +92,7 @@ def known_beforehand(
         complete = engine_flags(stage.model_spec.engine, slo, flags, hardware=hardware, facts=facts)
         memory = estimate(facts, hardware, complete, max_model_len=length)
     except OptikitError as error:
+        raise_machine_fault(error)
         return unfinished_benchmark(INFEASIBLE, str(error), gpus=gpus)
     if not memory.fits:
         return unfinished_benchmark(INFEASIBLE, memory.reason, gpus=gpus)

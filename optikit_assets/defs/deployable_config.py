@@ -68,9 +68,10 @@ def deployable_config(
 ) -> dg.MaterializeResult:
     """Choose among the recipes that passed the gate, certify, write the bundle."""
     stage = Stage(context, models, artifacts, history, runner)
-    artifact = artifacts.store.find_complete(stage.key)
-    cached = artifact is not None
-    artifact = artifact or _decide(stage)
+    with stage.turn():
+        artifact = artifacts.store.find_complete(stage.key)
+        cached = artifact is not None
+        artifact = artifact or _decide(stage)
     deployment = Deployment.model_validate(artifact.read_json(RECORD_FILE))
     _remember(stage, deployment, artifact)
     link = _publish(stage, artifact)
@@ -78,7 +79,7 @@ def deployable_config(
         status=deployment.status,
         cached=cached,
         artifact=artifact,
-        metadata=_metadata(deployment, link),
+        metadata={**_metadata(deployment, link), **_left_out(stage)},
     )
 
 
@@ -128,13 +129,13 @@ def _record(
     chosen = certification.candidate
     flags: Flags = {}
     config = None
-    versions: dict[str, str] = {}
+    made_by: dict[str, Any] = {}
     if chosen is not None:
         candidate = served_candidate(stage, chosen.recipe)
         flags = all_flags(stage, slo, candidate, chosen.flags)
         config = config_text(stage, slo, candidate, chosen.flags)
         # What ships was served last.
-        versions = servers.latest.made_by.get("versions", {}) if servers.latest else {}
+        made_by = servers.latest.made_by if servers.latest else {}
     name, version = split_model(stage.model_key)
     recorded = {node: stage.versions.recorded(node) for node in stage.inputs}
     deployment = build_deployment(
@@ -147,7 +148,9 @@ def _record(
         certification=certification,
         flags=flags,
         accelerator=stage.runner.accelerators.hardware.label,
-        versions=versions,
+        versions=made_by.get("versions", {}),
+        environment=made_by.get("environment", {}),
+        left_out=stage.versions.left_out(stage.node),
         run_ids={str(n): r.run_id for n, r in recorded.items() if r and r.run_id}
         | {str(stage.node): stage.context.run.run_id},
         content_keys={str(node): version for node, version in stage.inputs.items()}
@@ -229,6 +232,15 @@ def _gain_columns(deployment: Deployment) -> dict[str, Any]:
         "gain_probes": gain and gain.probes,
         "arms": [arm.model_dump(mode="json") for arm in deployment.arms.rows()],
     }
+
+
+def _left_out(stage: Stage) -> dict[str, Any]:
+    """Name the recipes whose results take no part now, whenever this was decided."""
+    reasons = stage.versions.left_out(stage.node)
+    if not reasons:
+        return {}
+    records = [dg.TableRecord({"recipe": name, "why": why}) for name, why in reasons.items()]
+    return {"left_out": dg.MetadataValue.table(records)}
 
 
 def _metadata(deployment: Deployment, link: Path) -> dict[str, Any]:

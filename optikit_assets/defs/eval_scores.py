@@ -77,8 +77,9 @@ def eval_scores(
     """Evaluate what has no scores yet and compare."""
     stage = Stage(context, models, artifacts, history, runner)
     suite = stage.catalog.suite(stage.model_spec.suite)
-    found = artifacts.store.find_complete(stage.key)
-    artifact = found or _refuse_unsupported(stage) or _evaluate(stage, suite)
+    with stage.turn():
+        found = artifacts.store.find_complete(stage.key)
+        artifact = found or _refuse_unsupported(stage) or _evaluate(stage, suite)
     # Both are outcomes like any other: the remaining recipes go on without this one.
     if isinstance(artifact, str):
         return stage.result(

@@ -63,14 +63,15 @@ def quantized_model(
     # The baseline reads nothing of the model here, but stands for it in all that follows.
     stage.version_of(Node(lineage.BASE_MODEL, stage.model_key))
     recipe = stage.catalog.recipe(stage.dimension)
-    artifact = _find_complete(stage)
-    cached = artifact is not None
-    summary = artifact.read_json(SUMMARY) if artifact else _quantize(stage, recipe)
-    if artifact is None and (summary["finished"] or UNSUPPORTED in summary):
-        with stage.keep() as draft:
-            draft.write_json(SUMMARY, summary)
-            draft.references.update(_checkpoint_digests(stage, summary))
-        artifact = artifacts.store.get(stage.key)
+    with stage.turn():
+        artifact = _find_complete(stage)
+        cached = artifact is not None
+        summary = artifact.read_json(SUMMARY) if artifact else _quantize(stage, recipe)
+        if artifact is None and (summary["finished"] or UNSUPPORTED in summary):
+            with stage.keep() as draft:
+                draft.write_json(SUMMARY, summary)
+                draft.references.update(_checkpoint_digests(stage, summary))
+            artifact = artifacts.store.get(stage.key)
     if artifact is not None:
         rows = functools.partial(trial_rows, stage, recipe.name, summary, artifact)
         stage.remember(artifact, lambda: [("quantization_trials", rows())])

@@ -110,7 +110,9 @@ class Stage:
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Make this partition's artifact alone: who comes second waits here, and then finds it."""
-        with turn(Path(self.artifacts.root), self.key, on_wait=self._say_that_it_waits):
+        # Not the artifact's own turn: that is the worker's.
+        name = digest(["stage", self.key])
+        with turn(Path(self.artifacts.root), name, on_wait=self._say_that_it_waits):
             yield
 
     def _say_that_it_waits(self) -> None:

@@ -75,9 +75,10 @@ def tuned_config(
     stage = Stage(context, models, artifacts, history, runner)
     recipe, slo_name = partitions.split_scenario(stage.dimension)
     slo = stage.catalog.slo(slo_name)
-    artifact = artifacts.find(stage.key)
-    cached = artifact is not None
-    artifact = artifact or _tune(stage, recipe, slo)
+    with stage.turn():
+        artifact = artifacts.find(stage.key)
+        cached = artifact is not None
+        artifact = artifact or _tune(stage, recipe, slo)
     study = artifact.read_json(STUDY_FILE) if artifact else None
     if artifact and study:
         _remember(stage, recipe, slo, study, artifact)

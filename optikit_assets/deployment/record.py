@@ -78,9 +78,17 @@ class Deployment(Frozen):
     arms: FourArms
     quality: tuple[RecipeQuality, ...]
     rejections: tuple[Rejection, ...] = ()
+    left_out: tuple[Rejection, ...] = Field(
+        default=(),
+        description="Recipes with results that are not those of the present inputs, and why.",
+    )
     closest: str = ""
     accelerator: str
     versions: dict[str, str] = Field(default_factory=dict)
+    environment: dict[str, str] = Field(
+        default_factory=dict,
+        description="Variables that reached the engine and may change how it runs.",
+    )
     run_ids: dict[str, str] = Field(default_factory=dict)
     content_keys: dict[str, str] = Field(default_factory=dict)
     created_at: AwareDatetime
@@ -103,6 +111,8 @@ def build_deployment(
     flags: Mapping[str, Scalar],
     accelerator: str,
     versions: Mapping[str, str],
+    environment: Mapping[str, str],
+    left_out: Mapping[str, str],
     run_ids: Mapping[str, str],
     content_keys: Mapping[str, str],
     created_at: datetime,
@@ -113,6 +123,10 @@ def build_deployment(
     ----------
     flags
         All engine flags of the certified configuration; ignored if there is none.
+    environment
+        Variables that reached its engine.
+    left_out
+        Recipe -> why its results took no part.
     created_at
         With a time zone.
     """
@@ -127,8 +141,10 @@ def build_deployment(
         "arms": arms(outcomes, certification),
         "quality": tuple(_quality(outcome) for outcome in outcomes),
         "rejections": rejections(outcomes, chosen, raced),
+        "left_out": tuple(Rejection(recipe=name, reason=why) for name, why in left_out.items()),
         "accelerator": accelerator,
         "versions": dict(versions),
+        "environment": dict(environment),
         "run_ids": dict(run_ids),
         "content_keys": dict(content_keys),
         "created_at": created_at,

@@ -8,13 +8,11 @@ from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.benchmarker import unfinished_benchmark
 from optikit_assets.workers.benchmark import BENCHMARK, RESULT_FILE
 from optikit_assets.workers.channel import Emit, worker_main
-from optikit_assets.workers.messages import BenchmarkRequest, BenchmarkWorkerResult, Record
+from optikit_assets.workers.messages import BenchmarkRequest, BenchmarkWorkerResult
 
 
 def handle(request: BenchmarkRequest, emit: Emit) -> BenchmarkWorkerResult:
     machine = os.environ["TEST_MACHINE"]
-    probe = {"kind": "closed", "rate_rps": 1.0, "verdict": "pass", "reason": "", "duration_s": 1.0}
-    emit(Record(kind="probe_finished", payload=probe))
     if machine == "full disk":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     rate = 5.0 - abs(float(request.flags.get("max_num_seqs", 128)) - 32) / 100

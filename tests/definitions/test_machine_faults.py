@@ -52,7 +52,9 @@ def evaluated(real: World, monkeypatch: pytest.MonkeyPatch) -> World:
 
     monkeypatch.setattr(StageRunnerResource, "run", run)
     real.write("slos/demo.yaml", SLO)
-    real.edit("search_spaces/fine.yaml", "trials: 4\nstartup_trials: 2", "trials: 2")
+    real.edit(
+        "search_spaces/fine.yaml", "trials: 4\nstartup_trials: 2", "trials: 2\nstartup_trials: 1"
+    )
     for node in (
         BASE,
         Node("quantized_model", f"{MODEL}|baseline"),
