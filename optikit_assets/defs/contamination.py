@@ -7,7 +7,6 @@ from optikit_assets.optimizer.calibration import (
     HUB_PREFIX,
     PARQUET,
     load_texts,
-    resolve_calibration,
 )
 from optikit_assets.optimizer.contamination import check_contamination, read_items
 from optikit_assets.settings import REPOSITORY
@@ -24,7 +23,7 @@ def calibration_data(stage: Stage) -> str | None:
     """Return the data that this stage's recipe is calibrated with, None if it needs none."""
     if stage.catalog.recipe(stage.dimension).calibration is None:
         return None
-    return resolve_calibration(stage.model_spec.calibration_data, REPOSITORY)
+    return stage.versions.sources.calibration_data(stage.model_key)
 
 
 def contamination_outcomes(

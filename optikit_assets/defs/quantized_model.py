@@ -15,9 +15,7 @@ from optikit_assets.defs.lineage import Node
 from optikit_assets.defs.stage import Stage
 from optikit_assets.errors import ChangedInputError, CompressionError
 from optikit_assets.optimizer import check_plan, read_config, read_linear_layers
-from optikit_assets.optimizer.calibration import resolve_calibration
 from optikit_assets.serving.support import fallback, unsupported
-from optikit_assets.settings import REPOSITORY
 from optikit_assets.specs import EngineSpec, RecipeSpec, digest
 from optikit_assets.workers.messages import CompressRequest, CompressResult, CompressTrial, Record
 from resources import (
@@ -182,7 +180,7 @@ def make_candidates(stage: Stage, recipe: RecipeSpec, first: int = 0) -> dict[st
             model_path=str(stage.base.path),
             trust_remote_code=stage.model_spec.trust_remote_code,
             recipe=recipe,
-            calibration_data=resolve_calibration(stage.model_spec.calibration_data, REPOSITORY),
+            calibration_data=stage.versions.sources.calibration_data(stage.model_key),
             evaluation_data=evaluation_data(stage),
             packages=recipe.packages,
             provenance=stage.provenance,

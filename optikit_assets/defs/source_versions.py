@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from optikit_assets.artifacts.file_digests import FileDigests
+from optikit_assets.artifacts.hub_datasets import pinned_dataset
 from optikit_assets.artifacts.models import FetchedModel, ModelRegistry
 from optikit_assets.artifacts.pins import Pin, PinKind, digest_of
 from optikit_assets.defs.partitions import split_model, split_scenario
@@ -35,6 +36,7 @@ class SourceVersions:
     _versions: dict[tuple[str, str | None], str] = field(default_factory=dict)
     _pins: dict[tuple[str, str], Pin] = field(default_factory=dict)
     _models: dict[str, FetchedModel] = field(default_factory=dict)
+    _rows: dict[str, str] = field(default_factory=dict)
 
     def version(self, asset: str, key: str | None) -> str:
         """Return the version of one partition of a source or of ``base_model``."""
@@ -57,13 +59,22 @@ class SourceVersions:
         model = self.model(key)
         return Pin(path=str(model.path), sha256=model.digest, what=f"model {key}", kind="model")
 
+    def calibration_data(self, model_key: str) -> str:
+        """Return where a model's calibration rows are: a file, or a data set at a commit."""
+        reference = self._spec(model_key).calibration_data
+        if reference not in self._rows:
+            found = resolve_calibration(reference, REPOSITORY)
+            if found.startswith(HUB_PREFIX):
+                found = pinned_dataset(found, settings().home / "hub" / "datasets.json")
+            self._rows[reference] = found
+        return self._rows[reference]
+
     def calibration_pin(self, model_key: str) -> Pin | None:
         """Return the pin of a model's calibration file; None for data on a hub."""
-        reference = self._spec(model_key).calibration_data
-        path = resolve_calibration(reference, REPOSITORY)
-        if path.startswith(HUB_PREFIX):
+        data = self.calibration_data(model_key)
+        if data.startswith(HUB_PREFIX):
             return None
-        return self._pin("calibration data", path, "file")
+        return self._pin("calibration data", data, "file")
 
     def suite_pins(self, suite: str) -> tuple[Pin, ...]:
         """Return the pins of a suite's own task files and of a classifier that judges for it."""
@@ -119,7 +130,7 @@ class SourceVersions:
         if self.catalog.recipe(recipe).calibration is None:
             return NO_DATA
         pin = self.calibration_pin(model_key)
-        return digest([self._spec(model_key).calibration_data]) if pin is None else pin.sha256
+        return digest([self.calibration_data(model_key)]) if pin is None else pin.sha256
 
     def _base_model(self, model_key: str) -> str:
         return digest(["base_model", self.model(model_key).digest])

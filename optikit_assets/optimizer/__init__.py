@@ -10,7 +10,6 @@ from optikit_assets.optimizer.backends import (
 from optikit_assets.optimizer.calibration import (
     CalibrationData,
     CalibrationRow,
-    calibration_digest,
     load_calibration,
     resolve_calibration,
 )
@@ -24,7 +23,6 @@ __all__ = [
     "CompressedModel",
     "CompressionBackend",
     "CompressionPlan",
-    "calibration_digest",
     "check_plan",
     "draw",
     "get_backend",

@@ -79,19 +79,6 @@ def resolve_calibration(reference: str, repo_root: Path) -> str:
     return str(path.resolve())
 
 
-def calibration_digest(reference: str, repo_root: Path) -> str:
-    """Return what identifies the calibration data.
-
-    The sha256 of a local file's bytes; a hub reference stands for itself (pin it with @REVISION
-    if the data set may change).
-    """
-    resolved = resolve_calibration(reference, repo_root)
-    if resolved.startswith(HUB_PREFIX):
-        return resolved
-    with Path(resolved).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def load_calibration(
     reference: str,
     *,

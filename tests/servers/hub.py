@@ -65,7 +65,8 @@ def serving() -> Iterator[Hub]:
 
 def _answer(hub: Hub, path: str) -> tuple[HTTPStatus, dict[str, str], bytes]:
     api, download = f"/api/models/{REPOSITORY}/", f"/{REPOSITORY}/resolve/"
-    path = path.partition("?")[0]
+    # What it tells of a data set is the same.
+    path = path.partition("?")[0].replace("/api/datasets/", "/api/models/")
     if path.startswith(api):
         kind, _, revision = path.removeprefix(api).partition("/")
         commit = hub.branches.get(revision, revision)

@@ -18,6 +18,7 @@ SOURCE = "hf:org/name@main"
 SCRIPT = """
 import json, sys
 from pathlib import Path
+from optikit_assets.artifacts.hub_datasets import pinned_dataset
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.errors import OptikitError
 from optikit_assets.specs import Catalog, ModelSpec
@@ -31,6 +32,8 @@ for command in commands:
         if verb == "add":
             source, _, version = what.partition(" ")
             answer = registry.add(source, version=version or None).commit
+        elif verb == "dataset":
+            answer = pinned_dataset(what, Path(home, "hub", "datasets.json"))
         elif verb == "commit":
             answer = registry.resolve(what).commit
         else:
@@ -101,6 +104,20 @@ def test_a_branch_that_moves_does_not_change_an_existing_version(tmp_path, hub, 
     # Added again, it is looked up anew.
     again = machine.ask(hub, f"add {SOURCE}", "fetch name@main", "commit name@main")
     assert again == [second, other, second]
+
+
+def test_calibration_data_are_those_of_their_first_use(tmp_path, hub, machine):
+    rows = "hf:org/name"
+    # Nothing is known of them while the hub cannot be reached.
+    out = machine.run("http://127.0.0.1:9", "-c", SCRIPT, str(machine.home), f"dataset {rows}")
+    assert json.loads(out) == rows
+    first = hub.push({"train.jsonl": b'{"text": "one"}'})
+    assert machine.ask(hub, f"dataset {rows}") == [f"{rows}@{first}"]
+    second = hub.push({"train.jsonl": b'{"text": "two"}'})
+    commands = (f"dataset {rows}", f"dataset {rows}@main", f"dataset {rows}@{second}")
+    assert machine.ask(hub, *commands) == [
+        f"{rows}@{first}", f"{rows}@{second}", f"{rows}@{second}",
+    ]  # fmt: skip
 
 
 def test_a_model_that_the_recipes_declare_is_resolved_at_its_first_use(tmp_path, hub, machine):

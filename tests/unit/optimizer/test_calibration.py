@@ -11,7 +11,6 @@ from jinja2 import TemplateError
 from optikit_assets.errors import CompressionError
 from optikit_assets.optimizer.calibration import (
     CalibrationRow,
-    calibration_digest,
     load_calibration,
     load_texts,
     resolve_calibration,
@@ -122,18 +121,6 @@ def test_resolving_makes_paths_absolute_and_leaves_hub_references(tmp_path: Path
     assert resolve_calibration("c.jsonl", tmp_path) == str(file.resolve())
     assert resolve_calibration(str(file), tmp_path / "elsewhere") == str(file.resolve())
     assert resolve_calibration("hf:org/data@v1", tmp_path) == "hf:org/data@v1"
-
-
-def test_digest_follows_the_content_of_a_file_and_the_reference_of_a_hub_data_set(
-    tmp_path: Path,
-) -> None:
-    first = write(tmp_path / "a.jsonl", {"text": "x"})
-    write(tmp_path / "b.jsonl", {"text": "x"})
-    before = calibration_digest("a.jsonl", tmp_path)
-    assert before == calibration_digest("b.jsonl", tmp_path)
-    write(first, {"text": "y"})
-    assert before != calibration_digest("a.jsonl", tmp_path)
-    assert calibration_digest("hf:org/data", tmp_path) == "hf:org/data"
 
 
 def test_rows_digest_depends_on_text_order_and_template() -> None:

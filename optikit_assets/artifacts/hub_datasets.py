@@ -1,0 +1,65 @@
+"""Calibration data on a hub, held to the commit that they were first used at."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+from filelock import FileLock
+
+from optikit_assets.artifacts.hub import HUB_PREFIX
+from optikit_assets.errors import StorageError
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def pinned_dataset(reference: str, record: Path, timeout_s: float = 10.0) -> str:
+    """Return ``hf:ORG/DATASET@COMMIT`` for a data set whose branch may move.
+
+    The commit is looked up once and kept in `record`; to take a newer one, name it in the model's
+    spec, or delete the entry. A reference whose hub cannot be reached yet is returned as it is.
+
+    Parameters
+    ----------
+    reference
+        ``hf:ORG/DATASET[@REVISION]``.
+    record
+        JSON file, reference -> commit.
+    timeout_s
+        Longest wait for the hub.
+
+    Raises
+    ------
+    StorageError
+        If the record cannot be written.
+    """
+    repository, _, revision = reference.removeprefix(HUB_PREFIX).partition("@")
+    if _COMMIT.fullmatch(revision):
+        return reference
+    try:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{record}.lock"):
+            known = json.loads(record.read_text("utf-8")) if record.exists() else {}
+            if reference not in known:
+                commit = _commit(repository, revision or "main", timeout_s)
+                if commit is None:
+                    return reference
+                fresh = record.with_name(f"{record.name}.{os.getpid()}")
+                fresh.write_text(json.dumps({**known, reference: commit}, indent=1), "utf-8")
+                fresh.replace(record)
+                known[reference] = commit
+    except OSError as error:
+        raise StorageError(f"cannot write {record}: {error.strerror}") from error
+    return f"{HUB_PREFIX}{repository}@{known[reference]}"
+
+
+def _commit(repository: str, revision: str, timeout_s: float) -> str | None:
+    import huggingface_hub
+
+    try:
+        info = huggingface_hub.HfApi().dataset_info(
+            repository, revision=revision, timeout=timeout_s
+        )
+    except Exception:  # what is wrong with it, the worker that fetches it says
+        return None
+    return info.sha
