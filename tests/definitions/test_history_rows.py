@@ -73,15 +73,22 @@ class Stages(Workers):
         self.dies_in = ""
         self.fails = 0
 
-    def run(self, context: Any, worker: str, request: Any, *rest: Any) -> Any:
+    def run(
+        self,
+        context: Any,
+        worker: str,
+        request: Any,
+        result_model: Any,
+        lease: Any,
+        on_record: Any = lambda record: None,
+    ) -> Any:
         if worker != "benchmark":
-            on_record = rest[-1] if callable(rest[-1]) else lambda record: None
 
             def tell(record: Any) -> None:
                 self.die_in(worker)
                 on_record(record)
 
-            return super().run(context, worker, request, *rest[:2], tell)
+            return super().run(context, worker, request, result_model, lease, tell)
         if self.fails:
             self.fails -= 1
             raise StageError("the server did not start")
@@ -173,6 +180,8 @@ def run_ids() -> list[str]:
         return [run.run_id for run in reversed(instance.get_runs())]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_rows_are_read_from_the_artifacts_where_they_are_missing_and_are_always_the_same(
     real: World, stages: Stages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +210,8 @@ def test_rows_are_read_from_the_artifacts_where_they_are_missing_and_are_always_
     assert hits["n"] == len(NODES) - 1
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_rows_that_a_full_disk_refused_are_appended_by_the_next_run_as_the_first_had_them(
     stages: Stages, monkeypatch: pytest.MonkeyPatch
 ) -> None:

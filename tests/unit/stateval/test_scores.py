@@ -21,6 +21,15 @@ def test_candidate_survives_its_files(tmp_path: Path) -> None:
     assert read == written.model_copy(update={"artifact_key": tmp_path.name})
 
 
+def test_half_a_character_in_an_answer_survives_its_file(tmp_path: Path) -> None:
+    written = candidate(0, {"a": [1.0]})
+    (task,) = written.tasks
+    item = task.items[0].model_copy(update={"response": "half \ud83d, é"})
+    task = task.model_copy(update={"items": (item,)})
+    write_candidate(tmp_path, written.model_copy(update={"tasks": (task,)}))
+    assert load_candidate(tmp_path, 0).tasks[0].items[0].response == "half \ud83d, é"
+
+
 def test_item_scores_average_to_the_pooled_mean_of_instructions() -> None:
     prompt_level = [1.0, 0.0, 1.0]
     instructions: list[list[float]] = [[1.0], [1.0, 0.0, 0.0], [1.0, 1.0]]
