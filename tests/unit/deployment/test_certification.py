@@ -51,7 +51,7 @@ def test_arms_take_turns_on_fresh_servers_with_the_same_arrivals():
     servers = Servers({PLAIN: 5.0, A: 5.1})
     certify([arm("a", 5.1), arm("baseline", 5.0)], servers, **SETTINGS)
     order = [label for label, _, _ in servers.searches]
-    assert order[:6] == [PLAIN, A, A, PLAIN, PLAIN, A]
+    assert order[:6] == [PLAIN, A, PLAIN, A, PLAIN, A]
     rounds = [{seed for _, _, seed in servers.searches[i : i + 2]} for i in (0, 2, 4)]
     assert [len(seeds) for seeds in rounds] == [1, 1, 1]
     assert len(set().union(*rounds)) == 3
