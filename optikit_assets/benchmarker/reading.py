@@ -8,7 +8,7 @@ from optikit_assets.benchmarker.rate_search import Visit, read_visits
 from optikit_assets.benchmarker.results import ProbeResult
 from optikit_assets.specs.slo import SloSpec
 
-_NEAR_PROBES = 4
+_NEAR_PROBES = 6
 
 
 def near_search(slo: SloSpec) -> SloSpec:

@@ -9,10 +9,11 @@ What is about to ship is then served once more and probed at the highest rate th
 probes vouch for, and at ``overload_factor`` times that rate: that this misses shows that the rate
 is near the true limit and not an artefact of an easy test. On a miss the rate steps down by the
 SLO's tolerance; an arm that misses too often, or falls to the baseline's rate, makes way for the
-next.
+next. The baseline is not given up so soon: it steps down ever further, for without it nothing can
+be compared, and a candidate would ship unproven.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optikit_assets.deployment.certificate import (
@@ -28,6 +29,7 @@ from optikit_assets.deployment.race import Entrant, FreshServers, Held, Limits, 
 from optikit_assets.specs import BASELINE, digest
 
 _ATTEMPTS = 3
+_BASELINE_ATTEMPTS = 6
 
 
 @dataclass
@@ -53,6 +55,7 @@ class _Standing:
 
 @dataclass(frozen=True)
 class _Confirmed:
+    standing: _Standing
     rate_rps: float
     probe: Attempt
     overload: Verdict
@@ -102,13 +105,7 @@ def certify(
     race = run_race([*plain, *others], servers, limits, seed)
     standings = _standings(race, servers)
     final = _Final(servers, seed, limits.tolerance, overload_factor)
-    winner, confirmed = None, None
-    for standing, least_per_gpu in _in_turn(standings):
-        confirmed = final.confirm(standing, least_per_gpu)
-        if confirmed is not None:
-            winner = standing
-            break
-    return _conclusion(race, standings, final, winner, confirmed)
+    return _conclusion(race, standings, final, _choose(standings, final))
 
 
 def _standings(race: Race, servers: FreshServers) -> list[_Standing]:
@@ -124,7 +121,7 @@ def _standings(race: Race, servers: FreshServers) -> list[_Standing]:
         rate = None if held is None else held.rate_rps
         found.append(_Standing(entrant, held, None, latency, rate))
     plain = next((s for s in found if s.entrant.is_baseline), None)
-    if plain is not None and plain.held is not None:
+    if plain is not None and not plain.entrant.failed:
         for standing in found:
             standing.gain = _gain(race, standing.entrant, plain.entrant)
     return found
@@ -142,31 +139,46 @@ def _gain(race: Race, entrant: Entrant, baseline: Entrant) -> Gain | None:
     return Gain(estimate=ratio.estimate, low=ratio.low, high=ratio.high, probes=probes)
 
 
-def _in_turn(standings: list[_Standing]) -> Iterator[tuple[_Standing, float]]:
-    """Yield who may ship, and the rate per accelerator that it has to exceed, in this order.
+def _choose(standings: list[_Standing], final: "_Final") -> "_Confirmed | None":
+    """Return who ships and holds its rate once more.
 
     Proven gains, the best lower bound first; the plain baseline; if that holds no rate, whoever
-    held one.
+    holds one.
     """
     able = [standing for standing in standings if not standing.entrant.failed]
     plain = next((s for s in able if s.entrant.is_baseline), None)
-    bar = plain.rate_per_gpu if plain else 0.0
-    proven = [s for s in able if s is not plain and s.gain is not None and s.gain.is_proven]
-    for standing in sorted(proven, key=lambda s: -(s.gain.low if s.gain else 0.0)):
-        if standing.held is None or standing.rate_per_gpu > bar:
-            yield standing, bar
+    baseline = None
+    if plain is not None and plain.held is None:
+        # Nothing is better than a baseline that has no rate yet.
+        baseline = final.confirm(plain, 0.0)
+    if plain is not None and plain.rate_rps is not None:
+        for standing in _proven(able, plain):
+            if confirmed := final.confirm(standing, plain.rate_per_gpu):
+                return confirmed
+        if baseline := baseline or final.confirm(plain, 0.0):
+            return baseline
+    for standing in standings:
+        standing.gain = None
+    rest = [s for s in able if s is not plain and s.held is not None and not s.refused]
+    for standing in sorted(rest, key=lambda s: -s.rate_per_gpu):
+        if confirmed := final.confirm(standing, 0.0):
+            return confirmed
+    return None
+
+
+def _proven(able: list[_Standing], plain: _Standing) -> list[_Standing]:
+    """Return whose gain is proven and borne out by the rates that held, best bound first."""
+    gains = {id(s): s.gain.low for s in able if s is not plain and s.gain and s.gain.is_proven}
+    found: list[_Standing] = []
+    for standing in sorted((s for s in able if id(s) in gains), key=lambda s: -gains[id(s)]):
+        if standing.held is None or standing.rate_per_gpu > plain.rate_per_gpu:
+            found.append(standing)
         else:
             standing.refused = (
                 f"its gain is not borne out by the rates that held: {standing.rate_per_gpu:.3g} "
-                f"requests/s per GPU against the baseline's {bar:.3g}"
+                f"requests/s per GPU against the baseline's {plain.rate_per_gpu:.3g}"
             )
-    if plain is not None:
-        yield plain, 0.0
-        for standing in standings:
-            standing.gain = None
-    rest = [s for s in able if s is not plain and s.held is not None and not s.refused]
-    for standing in sorted(rest, key=lambda s: -s.rate_per_gpu):
-        yield standing, 0.0
+    return found
 
 
 class _Final:
@@ -186,9 +198,9 @@ class _Final:
     def confirm(self, standing: _Standing, least_per_gpu: float) -> _Confirmed | None:
         """Return the rate that holds once more; what was tried in vain goes into `standing`."""
         entrant, arm = standing.entrant, standing.arm
-        claim = standing.rate_rps or entrant.start_rps / self._step
+        claim = standing.rate_rps or entrant.worst_rps / self._step
         misses: list[str] = []
-        for number in range(_ATTEMPTS):
+        for number in range(_BASELINE_ATTEMPTS if entrant.is_baseline else _ATTEMPTS):
             if claim / arm.gpus <= least_per_gpu:
                 misses.append(f"the baseline holds {least_per_gpu:.3g} requests/s per GPU")
                 break
@@ -210,10 +222,10 @@ class _Final:
             # Without a rate that all probes vouch for, one probe has to be certain by itself.
             if probe.verdict == "pass" or (standing.held is not None and probe.confirms):
                 standing.rate_rps, standing.latency_ms = claim, probe.latency_ms
-                return _Confirmed(claim, probe, overload.verdict)
+                return _Confirmed(standing, claim, probe, overload.verdict)
             misses.append(f"{probe.reason or probe.verdict} at {claim:.3g} requests/s")
             if probe.verdict != "invalid":
-                claim /= self._step
+                claim /= self._step ** (number + 1 if entrant.is_baseline else 1)
         standing.rate_rps = None
         standing.refused = f"not confirmed once more: {'; '.join(misses)}"
         return None
@@ -223,7 +235,6 @@ def _conclusion(
     race: Race,
     standings: list[_Standing],
     final: _Final,
-    winner: _Standing | None,
     confirmed: _Confirmed | None,
 ) -> Certification:
     rounds = [attempt for standing in standings for attempt in _attempts(standing.entrant)]
@@ -238,11 +249,12 @@ def _conclusion(
         "stopped_by": race.stop,
         "overload_factor": final.overload_factor,
     }
-    if winner is None or confirmed is None:
+    if confirmed is None:
         seen = "; ".join(f"{arm.label} {arm.text}" for arm in arms)
         return Certification(
             status="refused", summary=f"No arm held a rate on fresh servers: {seen}.", **common
         )
+    winner = confirmed.standing
     return Certification(
         status="certified",
         candidate=winner.arm,
@@ -251,7 +263,7 @@ def _conclusion(
         latency_ms=confirmed.probe.latency_ms,
         gain=winner.gain,
         overload_verdict=confirmed.overload,
-        summary=f"{_why(standings, winner)} {_rate_text(winner, confirmed, final)}".strip(),
+        summary=f"{_why(standings, winner)} {_rate_text(confirmed, final)}".strip(),
         **common,
     )
 
@@ -317,8 +329,8 @@ def _why(standings: list[_Standing], winner: _Standing) -> str:
     )
 
 
-def _rate_text(winner: _Standing, confirmed: _Confirmed, final: _Final) -> str:
-    rate, claimed = confirmed.rate_rps, winner.arm.rate_rps
+def _rate_text(confirmed: _Confirmed, final: _Final) -> str:
+    rate, claimed = confirmed.rate_rps, confirmed.standing.arm.rate_rps
     stepped = "" if rate >= claimed * 0.9999 else f", down from {claimed:.3g} in its search"
     # One probe is rarely certain by itself; the rate has its confidence from all fresh ones.
     how = "hold" if confirmed.probe.verdict == "pass" else "met the SLO as observed"

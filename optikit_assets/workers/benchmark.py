@@ -197,10 +197,10 @@ def _measure(
             part.unlink()
         probes.append(probe)
         _announce(emit, probe)
-    return _confirmation(request, probes, gpus)
+    return confirmation(request, probes, gpus)
 
 
-def _confirmation(
+def confirmation(
     request: BenchmarkRequest, probes: list[ProbeResult], gpus: int
 ) -> BenchmarkResult:
     """Sum up fresh probes at given rates as a benchmark: certified is the highest that passed."""

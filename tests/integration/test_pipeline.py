@@ -39,6 +39,7 @@ SLO = {
         "closed_loop_requests": 5,
         "max_probes": 6,
         "max_load_seconds": 60,
+        "certification": {"max_rounds": 2},
     },
 }
 SPACE = {

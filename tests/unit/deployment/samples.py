@@ -163,8 +163,7 @@ class Servers:
     """
 
     def __init__(self, capacity, *, limits=None, broken=None, sd=0.01):
-        self.capacity = capacity if isinstance(capacity, dict) else None
-        self.default = None if isinstance(capacity, dict) else capacity
+        self.capacity = capacity
         self.limits = limits or {}
         self.broken = broken or {}
         self.sd = sd
@@ -172,8 +171,6 @@ class Servers:
         self.confirmations: list[tuple[str, tuple[float, ...], int]] = []
 
     def of(self, candidate):
-        if self.capacity is None:
-            return self.default
         return self.capacity[candidate.label]
 
     def probe(self, candidate, rate):
@@ -189,21 +186,21 @@ class Servers:
             "arrivals_s": [0.1],
         }
 
-    def search(self, candidate, start_rps, seed):
-        number = sum(label == candidate.label for label, _, _ in self.searches)
-        self.searches.append((candidate.label, start_rps, seed))
-        if candidate.label in self.broken:
-            return Served(failure=self.broken[candidate.label])
-        capacity = self.of(candidate)
-        seen = self.limits.get(candidate.label, [1.0])
+    def search(self, arm, start_rps, seed):
+        number = sum(label == arm.label for label, _, _ in self.searches)
+        self.searches.append((arm.label, start_rps, seed))
+        if arm.label in self.broken:
+            return Served(failure=self.broken[arm.label])
+        capacity = self.of(arm)
+        seen = self.limits.get(arm.label, [1.0])
         limit = capacity * seen[min(number, len(seen) - 1)]
         rates = (min(start_rps, capacity), 1.02 * capacity, 0.9 * capacity, capacity)
-        found = tuple(self.probe(candidate, rate) for rate in rates)
+        found = tuple(self.probe(arm, rate) for rate in rates)
         return Served(found, limit, self.sd, 120.0)
 
-    def confirm(self, candidate, rates, seed):
-        self.confirmations.append((candidate.label, rates, seed))
-        return Served(tuple(self.probe(candidate, rate) for rate in rates), load_seconds=60.0)
+    def confirm(self, arm, rates_rps, seed):
+        self.confirmations.append((arm.label, rates_rps, seed))
+        return Served(tuple(self.probe(arm, rate) for rate in rates_rps), load_seconds=60.0)
 
     def pool(self, probes):
         held = [i for i, probe in enumerate(probes) if probe["verdict"] == "pass"]

@@ -1,0 +1,199 @@
+"""Certification as the graph runs it: real probes in virtual time, one worker for every server."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.benchmarker import BenchmarkResult
+from optikit_assets.defs.lineage import Node
+from optikit_assets.defs.materialize import materialize_node
+from optikit_assets.errors import StageError, StorageError
+from optikit_assets.history import History
+from optikit_assets.settings import settings
+from optikit_assets.workers.benchmark import RESULT_FILE, BenchmarkWorkerResult, confirmation
+from optikit_assets.workers.messages import CompressResult, Record
+from resources import StageRunnerResource
+from tests.definitions.test_candidates import BASE, Workers, artifact_of
+from tests.definitions.world import MODEL, World
+from tests.servers.engine_model import Shape
+from tests.servers.virtual import virtual_benchmark, virtual_confirmation
+
+DEPLOYABLE = Node("deployable_config", f"{MODEL}|demo")
+SLO = """\
+name: demo
+workload: {input_tokens: 16, output_tokens: 4}
+objectives: [{metric: e2e_latency, percentile: 90, max_ms: 400}]
+budget:
+  min_probe_seconds: 4
+  max_probe_seconds: 12
+  min_probe_requests: 20
+  warmup_requests: 2
+  closed_loop_requests: 3
+  max_probes: 6
+  max_load_seconds: 80
+  tolerance: 0.2
+  certification: {max_rounds: 3}
+search_space: coarse
+"""
+
+
+class Checkpoints(Workers):
+    """Checkpoints with the configuration of the model they are made of, as engines ask for it."""
+
+    def compress(self, request: Any, store: ArtifactStore, on_record: Any) -> CompressResult:
+        finished: dict[int, str] = {}
+        for trial in request.trials:
+            with store.create(trial.artifact_key, "checkpoint") as draft:
+                draft.write_json("rows.json", 256)
+                shutil.copy(Path(request.model_path) / "config.json", draft.path)
+            payload = {**trial.model_dump(), "row_numbers": [trial.trial]}
+            on_record(
+                Record(
+                    kind="trial_finished",
+                    payload={**payload, "started_at": None, "ended_at": None},
+                )
+            )
+            finished[trial.trial] = trial.artifact_key
+        return CompressResult(finished=finished, failed={}, versions={})
+
+
+class Machine:
+    """Engines in virtual time: quantized checkpoints are faster by a factor.
+
+    ``fails`` names what an error is raised for once the certification runs.
+    """
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+        self.candidates = Checkpoints({256: 0})
+        self.asked: list[Any] = []
+        self.configs: dict[str, str] = {}
+        self.fails: dict[str, Exception] = {}
+        self.stop_after: int | None = None
+
+    def run(self, context: Any, worker: str, request: Any, *rest: Any) -> Any:
+        if worker != "benchmark":
+            return self.candidates.run(context, worker, request, *rest)
+        arm = "baseline" if "weights" in request.model_path else "int_w8a8"
+        if request.config_file is not None:
+            if self.stop_after == len(self.certified):
+                raise StorageError("stopped")
+            self.asked.append((arm, request))
+            self.configs[arm] = Path(request.config_file).read_text()
+            if arm in self.fails:
+                raise self.fails[arm]
+        return self.serve(request, self.factor if arm == "int_w8a8" else 1.0)
+
+    @property
+    def certified(self) -> list[str]:
+        return [arm for arm, _ in self.asked]
+
+    def serve(self, request: Any, factor: float) -> BenchmarkWorkerResult:
+        shape = Shape(
+            slots=4, prefill_s=0.04 / factor, token_s=0.02 / factor, output_tokens=4, tail=0.2
+        )
+        outcome: BenchmarkResult
+        if request.mode == "search":
+            outcome = virtual_benchmark(
+                shape, request.slo, request.seed, initial_rate_rps=request.initial_rate_rps
+            )
+        else:
+            probes = [
+                virtual_confirmation(shape, request.slo, rate, request.seed + number)
+                for number, rate in enumerate(request.rates_rps)
+            ]
+            outcome = confirmation(request, probes, 1)
+        made: dict[str, Any] = {"versions": {"vllm": "1"}, "server_start_s": 1.0, "flags": {}}
+        with ArtifactStore(Path(request.store_root)).create(
+            request.artifact_key, "benchmark"
+        ) as draft:
+            draft.write_json(RESULT_FILE, outcome.model_dump(mode="json"))
+            draft.manifest.update(**made)
+        return BenchmarkWorkerResult(
+            artifact_key=request.artifact_key, benchmark=outcome.model_dump(mode="json"), **made
+        )
+
+
+def prepared(real: World, monkeypatch: pytest.MonkeyPatch, factor: float) -> Machine:
+    machine = Machine(factor)
+    monkeypatch.setattr(StageRunnerResource, "run", lambda runner, *a: machine.run(*a))
+    real.write("slos/demo.yaml", SLO)
+    assert materialize_node(BASE) == "ok"
+    for recipe in ("baseline", "int_w8a8"):
+        for asset in ("quantized_model", "eval_scores"):
+            assert materialize_node(Node(asset, f"{MODEL}|{recipe}")) == "ok"
+        for asset in ("benchmark_sweep", "tuned_config"):
+            assert materialize_node(Node(asset, f"{MODEL}|{recipe}@demo")) == "feasible"
+    machine.asked.clear()
+    return machine
+
+
+def record() -> dict[str, Any]:
+    return artifact_of(DEPLOYABLE).read_json("deployment.json")
+
+
+def test_a_faster_recipe_ships_with_its_interval_and_the_text_it_was_measured_with(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = prepared(real, monkeypatch, 1.8)
+    assert materialize_node(DEPLOYABLE) == "feasible"
+    found = record()
+    assert found["recipe"] == "int_w8a8"
+    gain = found["gain"]
+    assert 1.0 < gain["low"] < gain["estimate"] < gain["high"]
+    bundle = artifact_of(DEPLOYABLE).path
+    assert (bundle / "vllm.yaml").read_text() == machine.configs["int_w8a8"]
+    # All arms of a round see the same arrivals.
+    searches = [(arm, r.seed) for arm, r in machine.asked if r.mode == "search"]
+    assert searches[0][0] == "baseline"
+    assert {arm for arm, seed in searches if seed == searches[0][1]} == {"baseline", "int_w8a8"}
+    sql = "SELECT gain, gain_low, gain_high, gain_probes, tuned FROM deployments"
+    (row,) = History(settings().history).query(sql).to_dict("records")
+    assert [row["gain"], row["gain_low"], row["gain_probes"]] == [
+        gain["estimate"],
+        gain["low"],
+        gain["probes"],
+    ]
+    view = History(settings().history).query("SELECT arm, evidence, deployed FROM table5")
+    evidence = dict(zip(view["arm"], view["evidence"], strict=True))
+    assert evidence["baseline"] == "confirmed"
+    assert list(view[view["deployed"]]["arm"]) == [
+        "quantization_and_tuning" if found["tuned"] else "quantization_only"
+    ]
+
+
+def test_a_certification_that_was_killed_goes_on_where_it_was(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = prepared(real, monkeypatch, 1.8)
+    machine.stop_after = 3
+    with pytest.raises(StageError, match="stopped"):
+        materialize_node(DEPLOYABLE)
+    machine.stop_after = None
+    assert materialize_node(DEPLOYABLE) == "feasible"
+    keys = [request.artifact_key for _, request in machine.asked]
+    assert len(keys) == len(set(keys)) == record()["certification"]["server_starts"]
+
+
+def test_a_candidate_whose_server_fails_leaves_the_baseline_to_ship(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = prepared(real, monkeypatch, 1.8)
+    machine.fails["int_w8a8"] = StageError("the server exited: out of memory")
+    assert materialize_node(DEPLOYABLE) == "feasible"
+    found = record()
+    assert (found["recipe"], found["gain"]["low"]) == ("baseline", 1.0)
+    refuted = [arm for arm in found["certification"]["arms"] if arm["evidence"] == "refuted"]
+    assert {arm["recipe"] for arm in refuted} == {"int_w8a8"}
+    assert "out of memory" in refuted[0]["reason"]
+    assert found["arms"]["quantization_only"]["evidence"] == "refuted"
+
+
+def test_a_full_disk_ends_the_certification(real: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = prepared(real, monkeypatch, 1.8)
+    machine.fails["int_w8a8"] = StorageError("no space left on device")
+    with pytest.raises(StageError, match="no space left"):
+        materialize_node(DEPLOYABLE)
