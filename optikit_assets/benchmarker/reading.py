@@ -14,8 +14,8 @@ _NEAR_PROBES = 6
 def near_search(slo: SloSpec) -> SloSpec:
     """Return the SLO with a budget that is enough where the limit is roughly known.
 
-    Fewer probes tell little more than a bracket; more tell what the next round tells better, with
-    another start of the server.
+    With four probes a reading leaned towards where its search began; more than six tell what the
+    next server tells better.
     """
     probes = min(_NEAR_PROBES, slo.budget.max_probes)
     budget = slo.budget.model_copy(update={"max_probes": probes})
@@ -45,8 +45,9 @@ class PooledReading:
 def read_probes(probes: Sequence[ProbeResult], slo: SloSpec) -> PooledReading:
     """Read open-loop probes together, those of several servers too; others are left out.
 
-    Servers that differ, by a disturbance of their machine for instance, scatter about the common
-    curve and make the reading less certain (`crossing`).
+    A server whose limit is far from that of the others, on a machine that was disturbed meanwhile
+    for instance, counts little: probes weigh less the farther they are from the crossing. How much
+    servers differ is to be seen from their readings one by one.
     """
     taken = [i for i, probe in enumerate(probes) if probe.kind == "open"]
     visits = [Visit(probes[i].rate_rps, outcome_of(probes[i], slo)) for i in taken]

@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 
 from optikit_assets.benchmarker import near_search, read_probes
@@ -49,7 +48,7 @@ def test_probes_on_one_side_of_the_limit_do_not_locate_it():
     assert read_probes([], BY_NAME["light_tail"].slo).held is None
 
 
-def test_a_server_that_was_disturbed_makes_the_limit_less_certain():
+def test_one_server_that_was_slowed_counts_little_beside_two_that_agree():
     calm: list[ProbeResult] = [
         p for seed in range(2) for p in searched("light_tail", seed, initial_rate_rps=26.0)
     ]
@@ -60,6 +59,6 @@ def test_a_server_that_was_disturbed_makes_the_limit_less_certain():
         for p in searched("light_tail", 5, initial_rate_rps=26.0)
     ]
     slo = BY_NAME["light_tail"].slo
-    sure, unsure = read_probes(calm, slo), read_probes([*calm, *slowed], slo)
-    assert unsure.log_sd > 2 * sure.log_sd
-    assert np.log(unsure.limit_rps / sure.limit_rps) < 0
+    alone, beside = read_probes(calm, slo), read_probes([*calm, *slowed], slo)
+    assert beside.limit_rps == pytest.approx(alone.limit_rps, rel=0.02)
+    assert beside.log_sd >= alone.log_sd

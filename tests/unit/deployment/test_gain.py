@@ -46,12 +46,12 @@ def test_the_ratio_turned_round_is_its_reciprocal():
     assert back.low == pytest.approx(1 / found.high)
 
 
-@pytest.mark.parametrize("own_share", [0.5, 1.0, 2.0])
-def test_the_interval_keeps_its_coverage_whatever_the_readings_think_of_themselves(own_share):
+@pytest.mark.parametrize(("own_share", "most"), [(0.5, 0.09), (1.0, 0.06), (2.0, 0.05)])
+def test_the_interval_covers_though_readings_take_themselves_for_twice_as_sure(own_share, most):
     rng = np.random.default_rng(5)
     scatter, missed, runs = 0.1, 0, 4000
     for _ in range(runs):
         steps = rng.normal(0.2, scatter, 4)
         found = paired_ratio(pairs(steps, sd=own_share * scatter / math.sqrt(2)))
         missed += not found.low <= math.exp(0.2) <= found.high
-    assert missed / runs < 0.08
+    assert missed / runs < most
