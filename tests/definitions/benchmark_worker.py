@@ -1,4 +1,4 @@
-"""A benchmark worker without a server, on a machine that fails as ``TEST_MACHINE`` says."""
+"""A benchmark worker without a server, on a machine that fails as ``OPTIKIT_TEST_MACHINE`` says."""
 
 import errno
 import os
@@ -12,14 +12,16 @@ from optikit_assets.workers.messages import BenchmarkRequest, BenchmarkWorkerRes
 
 
 def handle(request: BenchmarkRequest, emit: Emit) -> BenchmarkWorkerResult:
-    machine = os.environ["TEST_MACHINE"]
+    machine = os.environ["OPTIKIT_TEST_MACHINE"]
     if machine == "full disk":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     rate = 5.0 - abs(float(request.flags.get("max_num_seqs", 128)) - 32) / 100
     found = {**unfinished_benchmark("feasible", "made up"), "certified_rate_rps": rate}
     with ArtifactStore(Path(request.store_root)).create(request.artifact_key, BENCHMARK) as draft:
         draft.write_json(RESULT_FILE, found)
-        draft.manifest.update(versions={}, server_start_s=1.0, flags={})
+        draft.manifest.update(
+            versions={}, server_start_s=1.0, flags={}, provenance=request.provenance
+        )
     if machine == "loses the result":
         os._exit(0)
     return BenchmarkWorkerResult(artifact_key=request.artifact_key)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from optikit_assets.artifacts.manifest import write_manifest
 from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.benchmarker import RequestRecord
 from optikit_assets.benchmarker.records import append_requests
@@ -62,6 +63,19 @@ TABLES = (
 REQUEST = RequestRecord(0, 0, "measured", 0.0, 0.0, 0.1, 0.2, 8, 2, (0.1,), True, None)
 
 
+def told(rate_rps: float, capacity_rps: float) -> dict[str, Any]:
+    """What a probe says about the objective of the SLO below."""
+    late = 0.01 if rate_rps <= capacity_rps else 0.6
+    return {
+        "achieved_rate_rps": rate_rps,
+        "met": late < 0.05,
+        "latency_ms": {"ttft_p95": 50.0 if late < 0.05 else 900.0},
+        "latency_ci_ms": {},
+        "miss_share": {"ttft_p95": late},
+        "effective_requests": {"ttft_p95": 200.0},
+    }
+
+
 class Stages(Workers):
     """Stand-ins for all workers; a server holds as many requests per second as it has sequences.
 
@@ -104,9 +118,14 @@ class Stages(Workers):
     def benchmark(self, request: Any, store: ArtifactStore) -> None:
         capacity = float(request.flags.get("max_num_seqs", 8))
         rates = request.rates_rps
-        searched = [PROBE.model_dump(mode="json") | probe for probe in probes(capacity)]
+        searched = [
+            PROBE.model_dump(mode="json") | probe | told(probe["rate_rps"], capacity)
+            for probe in probes(capacity)
+        ]
         found = [
-            searched[3] | {"rate_rps": rate, "verdict": "pass" if rate <= capacity else "fail"}
+            searched[3]
+            | told(rate, capacity)
+            | {"rate_rps": rate, "verdict": "pass" if rate <= capacity else "fail"}
             for rate in rates
         ] or searched
         outcome = {
@@ -309,8 +328,9 @@ def test_an_attempt_that_failed_is_told_as_it_happens(stages: Stages) -> None:
 def test_what_keeps_no_provenance_has_the_rows_it_had(stages: Stages) -> None:
     make([*SERVED, SWEEP])
     before = rows()
-    manifest = artifact_of(SWEEP).path / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"provenance"', '"unknown"'))
+    made = artifact_of(SWEEP)
+    notes = {key: note for key, note in made.manifest.items() if key != "provenance"}
+    write_manifest(made.path, made.key, made.kind, notes, made.references)
     shutil.rmtree(settings().history / "private" / "appended")
     assert materialize_node(SWEEP) == "feasible"
     assert rows() == before

@@ -72,24 +72,24 @@ def is_recorded(node: Node) -> bool:
 
 @pytest.mark.usefixtures("evaluated")
 def test_a_full_disk_fails_the_sweep_and_leaves_no_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TEST_MACHINE", "full disk")
+    monkeypatch.setenv("OPTIKIT_TEST_MACHINE", "full disk")
     with pytest.raises(StageError, match=r"the benchmark worker failed: OSError: .*No space left"):
         materialize_node(SWEEP)
     assert not is_recorded(SWEEP)
-    monkeypatch.setenv("TEST_MACHINE", "sound")
+    monkeypatch.setenv("OPTIKIT_TEST_MACHINE", "sound")
     assert materialize_node(SWEEP) == "feasible"
     assert len(History(settings().history).query("SELECT * FROM sweeps")) == 1
 
 
 @pytest.mark.usefixtures("evaluated")
 def test_a_full_disk_is_no_trial_of_a_study(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TEST_MACHINE", "sound")
+    monkeypatch.setenv("OPTIKIT_TEST_MACHINE", "sound")
     assert materialize_node(SWEEP) == "feasible"
-    monkeypatch.setenv("TEST_MACHINE", "full disk")
+    monkeypatch.setenv("OPTIKIT_TEST_MACHINE", "full disk")
     with pytest.raises(StageError, match="No space left"):
         materialize_node(TUNED)
     assert not is_recorded(TUNED)
-    monkeypatch.setenv("TEST_MACHINE", "sound")
+    monkeypatch.setenv("OPTIKIT_TEST_MACHINE", "sound")
     assert materialize_node(TUNED) == "feasible"
     study = json.loads(artifact_of(TUNED).file(STUDY_FILE).read_text())
     assert [trial["status"] for trial in study["trials"]] == ["feasible"] * 2
@@ -99,5 +99,5 @@ def test_a_full_disk_is_no_trial_of_a_study(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_finished_artifact_counts_although_its_result_was_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("TEST_MACHINE", "loses the result")
+    monkeypatch.setenv("OPTIKIT_TEST_MACHINE", "loses the result")
     assert materialize_node(SWEEP) == "feasible"
