@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -201,6 +202,8 @@ def main() -> None:
     parser.add_argument("--home", type=Path, help="kept afterwards; default: a temporary folder")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    # Ended from outside, the contexts below still end what they started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with contextlib.ExitStack() as stack:
         root = options.home
         if root is None:

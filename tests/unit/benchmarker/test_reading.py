@@ -28,6 +28,7 @@ def test_a_search_near_the_limit_takes_few_probes_and_reads_it():
 def test_probes_of_several_servers_are_vouched_for_together():
     probes = [p for seed in range(3) for p in searched("light_tail", seed, initial_rate_rps=26.0)]
     found = read_probes(probes, BY_NAME["light_tail"].slo)
+    assert found.held is not None
     held = probes[found.held]
     assert held.kind == "open"
     assert held.met
