@@ -90,7 +90,7 @@ def handle(
 
 
 def _make(request: BenchmarkRequest, emit: Emit, store: ArtifactStore, python: Path | str) -> None:
-    check_inputs(request.pins)
+    check_inputs(request)
     hardware = detect()
     flags = _flags(request, hardware)
     with store.create(request.artifact_key, BENCHMARK) as draft:
@@ -119,7 +119,7 @@ def _make(request: BenchmarkRequest, emit: Emit, store: ArtifactStore, python: P
             timeout_s=request.engine.start_timeout_s,
         )
         benchmark = _serve_and_measure(request, server, flags, draft, emit)
-        check_inputs(request.pins)
+        check_inputs(request)
         shutil.move(log_file, draft.file(LOG_FILE))
         if requests_file.exists():
             shutil.move(requests_file, draft.file(REQUESTS_FILE))

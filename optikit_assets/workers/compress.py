@@ -99,7 +99,7 @@ def handle(request: CompressRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
     _set_environment(online=request.calibration_data.startswith(HUB_PREFIX))
     backend = get_backend(request.recipe.backend)
     versions = backend.versions()
-    check_inputs(request.pins)
+    check_inputs(request)
     store = ArtifactStore(Path(request.store_root))
     calibration, tokens = _load_rows(request)
     finished: dict[int, str] = {}
@@ -182,7 +182,7 @@ def _run_trial(
             provenance=request.provenance,
             **made,
         )
-        check_inputs(request.pins)
+        check_inputs(request)
     log.info(
         "trial %d: %.1f s, %d bytes", trial.trial, compressed.elapsed_s, compressed.total_bytes
     )

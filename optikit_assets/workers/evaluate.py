@@ -112,7 +112,7 @@ def _evaluate_all(request: EvaluateRequest, emit: Emit, clock: Clock) -> Evaluat
         reused = found is not None
         if not reused and not suite_tasks:
             # Outside the guard: when this fails the suite is at fault, not the candidate.
-            check_inputs(request.pins)
+            check_inputs(request)
             suite_tasks = load_tasks(request.suite, folder, files)
             _check_before_loading(request, suite_tasks)
             contamination = _check_calibration(request, suite_tasks)
@@ -184,7 +184,7 @@ def _evaluate(
             started_at=started_at.isoformat(),
             ended_at=clock().isoformat(),
         )
-        check_inputs(request.pins)
+        check_inputs(request)
     log.info("%s: %.1f s", trial_title(candidate.trial), evaluated.seconds)
 
 

@@ -1,18 +1,20 @@
 """Inputs of a worker, held to what its plan saw."""
 
-from collections.abc import Iterable
+from pathlib import Path
 
 from optikit_assets.artifacts.file_digests import FileDigests
-from optikit_assets.artifacts.pins import Pin, check_pins
-from optikit_assets.settings import settings
+from optikit_assets.artifacts.pins import check_pins
+from optikit_assets.workers.messages import Request
 
 
-def check_inputs(pins: Iterable[Pin]) -> None:
-    """Compare every pin with the disk: before it is read, and before what it gave is kept.
+def check_inputs(request: Request) -> None:
+    """Compare every pin of a request with the disk: before use, and before its result is kept.
 
     Raises
     ------
     ChangedInputError
         If one differs; nothing that was made since may be stored then.
     """
-    check_pins(pins, FileDigests(settings().digests))
+    # What control remembers of digests lies beside its store.
+    remembered = Path(request.store_root).absolute().parent / "cache" / "file-digests.json"
+    check_pins(request.pins, FileDigests(remembered))

@@ -30,8 +30,9 @@ def trial_title(trial: int) -> str:
 
 
 class Request(Message):
-    """What every request has."""
+    """What every request has; ``store_root`` is the folder of the artifact store."""
 
+    store_root: str
     pins: tuple[Pin, ...] = Field(
         default=(), description="What is read by its path, with the digest that it has to have."
     )
@@ -61,7 +62,6 @@ class CompressTrial(Message):
 class CompressRequest(Request):
     """Make the given candidate checkpoints, one after the other, each its own artifact."""
 
-    store_root: str
     model_path: str
     trust_remote_code: bool = False
     recipe: RecipeSpec
@@ -102,7 +102,6 @@ class EvaluateRequest(Request):
     completions endpoint. A candidate's folder is then only read for its tokenizer.
     """
 
-    store_root: str
     suite: SuiteSpec
     task_folder: str | None = None
     candidates: tuple[Candidate, ...]
@@ -147,7 +146,6 @@ class BenchmarkRequest(Request):
     ``benchmark.json`` (`BenchmarkResult`), ``requests.parquet`` or ``.jsonl``, ``server.log``.
     """
 
-    store_root: str
     artifact_key: str
     model_path: str
     served_model_name: str
