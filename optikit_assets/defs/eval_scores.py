@@ -30,6 +30,7 @@ from optikit_assets.defs.stage import Stage
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.quality_plots import flips, recovery_per_task, trial_spread
 from optikit_assets.errors import CompressionError, StageError
+from optikit_assets.optimizer import expert_count, read_config
 from optikit_assets.optimizer.adaptive import goes_on, round_recipe, suite_of_a_round
 from optikit_assets.optimizer.contamination import CLEAN
 from optikit_assets.serving.support import unsupported
@@ -110,7 +111,8 @@ def _refuse_unsupported(stage: Stage) -> Artifact | None:
     hardware = stage.runner.accelerators.hardware
     quantized = _quantized(stage)
     refused = None if quantized is None else quantized.read_json(SUMMARY).get(UNSUPPORTED)
-    reason = refused or unsupported(recipe, stage.model_spec.engine, hardware)
+    experts = expert_count(read_config(stage.base.path)) > 0
+    reason = refused or unsupported(recipe, stage.model_spec.engine, hardware, experts=experts)
     if reason is None:
         return None
     with stage.keep() as draft:

@@ -50,7 +50,7 @@ STAGES = (
 # Raised when a stage's code changes what it computes; part of every content key.
 CODE_VERSIONS = {
     BASE_MODEL: "1",
-    QUANTIZED_MODEL: "1",
+    QUANTIZED_MODEL: "2",
     EVAL_SCORES: "3",
     BENCHMARK_SWEEP: "2",
     TUNED_CONFIG: "2",

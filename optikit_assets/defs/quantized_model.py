@@ -14,7 +14,7 @@ from optikit_assets.defs.contamination import evaluation_data
 from optikit_assets.defs.lineage import Node
 from optikit_assets.defs.stage import Stage
 from optikit_assets.errors import ChangedInputError, CompressionError
-from optikit_assets.optimizer import check_plan, read_config, read_linear_layers
+from optikit_assets.optimizer import check_plan, expert_count, read_config, read_linear_layers
 from optikit_assets.serving.support import fallback, unsupported
 from optikit_assets.specs import EngineSpec, RecipeSpec, digest
 from optikit_assets.workers.messages import CompressRequest, CompressResult, CompressTrial, Record
@@ -134,13 +134,14 @@ def _check(stage: Stage, recipe: RecipeSpec) -> list[str]:
         If it does not suit this machine or this model, which no trial can change.
     """
     hardware = stage.runner.accelerators.hardware
+    path = stage.base.path
+    config = read_config(path)
     # How the model is served is no input of this stage: what speaks against it comes out later.
-    reason = unsupported(recipe, EngineSpec(), hardware)
+    reason = unsupported(recipe, EngineSpec(), hardware, experts=expert_count(config) > 0)
     if reason is not None:
         raise CompressionError(reason)
     note = fallback(recipe, hardware)
-    path = stage.base.path
-    checked = check_plan(recipe, read_config(path), layers=read_linear_layers(path))
+    checked = check_plan(recipe, config, layers=read_linear_layers(path))
     return [note, *checked] if note else checked
 
 
@@ -227,11 +228,12 @@ def _trial(stage: Stage, recipe: RecipeSpec, number: int) -> CompressTrial:
             "calibration": {"adaptive"},
         },
     )
+    code = lineage.CODE_VERSIONS[lineage.QUANTIZED_MODEL]
     base, *other = (stage.versions.of_source(node) for node in _sources(stage))
     return CompressTrial(
         trial=number,
         seed=int(digest([base, what, number])[:8], 16),
-        artifact_key=digest(["candidate", base, what, recipe.packages, other, number]),
+        artifact_key=digest(["candidate", code, base, what, recipe.packages, other, number]),
     )
 
 

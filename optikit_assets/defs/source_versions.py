@@ -106,12 +106,16 @@ class SourceVersions:
     def _recipe(self, name: str) -> str:
         """Return the digest of a recipe, and of why no machine like this could serve it.
 
-        A recipe is refused before it is made where it cannot be served; elsewhere, or after an
-        upgrade that can, that refusal says nothing.
+        A recipe is refused before it is made where it cannot be served, which may depend on whether
+        the model has experts; elsewhere, or after an upgrade that can, that refusal says nothing.
+        What was made is found again by a key without it.
         """
         recipe = self.catalog.recipe(name)
-        refused = unsupported(recipe, EngineSpec(), self.hardware)
-        return recipe.digest() if refused is None else digest([recipe.digest(), refused])
+        refusals = [
+            unsupported(recipe, EngineSpec(), self.hardware, experts=experts)
+            for experts in (False, True)
+        ]
+        return digest([recipe.digest(), refusals])
 
     def _scenario(self, key: str) -> str:
         return self.catalog.scenario_digest(split_scenario(key)[1])

@@ -1,6 +1,10 @@
 """Compression: calibration data and samplers, recipe to plan, backends (paper section 4.1)."""
 
-from optikit_assets.optimizer.architecture import read_config, read_linear_layers
+from optikit_assets.optimizer.architecture import (
+    expert_count,
+    read_config,
+    read_linear_layers,
+)
 from optikit_assets.optimizer.backends import (
     CompressedModel,
     CompressionBackend,
@@ -25,6 +29,7 @@ __all__ = [
     "CompressionPlan",
     "check_plan",
     "draw",
+    "expert_count",
     "get_backend",
     "load_calibration",
     "make_plan",

@@ -14,12 +14,20 @@ LinearLayers = Mapping[str, tuple[int, int]]
 
 _EMBEDDING = re.compile(r"(^|\.)(embed\w*|wte|wpe|word_embeddings|position_embeddings)$")
 _MAX_HEADER_BYTES = 100_000_000
+_EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 def text_config(model_config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the part of a config.json that describes the language model."""
     nested = model_config.get("text_config")
     return nested if isinstance(nested, dict) else model_config
+
+
+def expert_count(model_config: Mapping[str, Any]) -> int:
+    """Return the experts per layer of a mixture-of-experts model, 0 for any other."""
+    config = text_config(model_config)
+    found = (config.get(key) for key in _EXPERT_KEYS)
+    return max((value for value in found if isinstance(value, int) and value > 1), default=0)
 
 
 def read_config(model_path: Path) -> dict[str, Any]:

@@ -6,10 +6,12 @@ from typing import Any
 from optikit_assets.errors import CompressionError
 from optikit_assets.optimizer.architecture import (
     LinearLayers,
+    expert_count,
     layers_from_config,
     select_layers,
     text_config,
 )
+from optikit_assets.optimizer.families import family_problems
 from optikit_assets.specs import RecipeSpec
 from optikit_assets.specs.recipe import GPTQ, GROUPED_SCHEMES, AutoRound, SparseGPT, Wanda
 
@@ -56,6 +58,7 @@ def check_plan(
     known = layers_from_config(model_config) if layers is None else layers
     problems = [
         *_quantized_already(model_config),
+        *family_problems(recipe, model_config),
         *_layer_problems(recipe, known),
         *_row_problems(recipe, available_rows),
     ]
@@ -168,6 +171,8 @@ def _notes(
     if calibration is None:
         return []
     notes = []
+    if experts := expert_count(model_config):
+        notes.append(_how_experts_are_calibrated(recipe, experts))
     length = sequence_length(recipe, model_config)
     if length is not None and length < calibration.max_sequence_length:
         notes.append(
@@ -184,3 +189,15 @@ def _notes(
         trials = ", so trials differ in row order only" if recipe.trials > 1 else ""
         notes.append(what + trials)
     return notes
+
+
+def _how_experts_are_calibrated(recipe: RecipeSpec, experts: int) -> str:
+    if recipe.backend == "autoround":
+        return (
+            f"an expert (of {experts} per layer) learns from the tokens that the router sends to "
+            "it; one without any is rounded to nearest"
+        )
+    return (
+        f"each of the {experts} experts per layer is calibrated with all tokens, not only with "
+        "those that the router sends to it"
+    )

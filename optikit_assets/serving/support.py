@@ -55,6 +55,16 @@ _FP8 = _Needs(native=8.9)
 # NVFP4: CompressedTensorsW4A4Fp4.get_min_capability is 75, by Marlin with 16-bit activations; the
 # kernels that also quantize activations begin with 10.0 (kernels/linear/nvfp4). None for a CPU.
 _NVFP4 = _Needs(native=10.0, cpu=None)
+# Experts have methods of their own (quantization/compressed_tensors/compressed_tensors_moe), which
+# ask for more. On CPUs (fused_moe/experts/cpu_moe.py) those of the pinned build need AMX, and take
+# CHANNEL weights with TOKEN activations as integers, or symmetric 4-bit weights in other groups
+# than 32; 8-bit floats only in blocks of 128, which no scheme here makes.
+_EXPERTS_ON_CPU: dict[str, tuple[CpuFeature, ...]] = {"W8A8": ("amx_tile",), "W4A16": ("amx_tile",)}
+_EXPERTS_NOWHERE = {
+    # CompressedTensorsW8A8Int8MoEMethod.__init__: "Found static input scales".
+    "W8A8_STATIC": "experts need activation scales per token: use W8A8"
+}
+_NO_CPU_KERNEL_GROUP = 32
 _SCHEMES = {
     "W8A8": _INT8,
     "W8A8_STATIC": _INT8,
@@ -80,7 +90,9 @@ def compute_dtype(engine: EngineSpec, hardware: Hardware) -> str:
     return engine.dtype
 
 
-def unsupported(recipe: RecipeSpec, engine: EngineSpec, hardware: Hardware) -> str | None:
+def unsupported(
+    recipe: RecipeSpec, engine: EngineSpec, hardware: Hardware, *, experts: bool = False
+) -> str | None:
     """Return why checkpoints of `recipe` cannot be served on `hardware`, or None if they can.
 
     Parameters
@@ -91,12 +103,15 @@ def unsupported(recipe: RecipeSpec, engine: EngineSpec, hardware: Hardware) -> s
         Its compute type counts too.
     hardware
         Machine; a compute capability that is not known does not speak against a recipe.
+    experts
+        Whether the model is a mixture of experts.
     """
     reasons = [
         reason
         for what, needs in _needs(recipe).items()
         if (reason := _refusal(what, needs, engine, hardware))
     ]
+    reasons += _refused_experts(recipe, hardware) if experts else []
     reasons += _declared(recipe, hardware)
     if not reasons:
         return None
@@ -154,6 +169,27 @@ def _refusal_on_cpu(what: str, needs: _Needs, engine: EngineSpec, hardware: Hard
     if engine.dtype == "float32" and not needs.cpu_float32:
         return f"{kernel} does not compute in float32: set the model's engine dtype to auto"
     return None
+
+
+def _refused_experts(recipe: RecipeSpec, hardware: Hardware) -> list[str]:
+    """Return why vLLM refuses quantized experts although it has kernels for other layers."""
+    reasons = [f"{name}: {why}" for name, why in _EXPERTS_NOWHERE.items() if name in recipe.schemes]
+    if hardware.kind != "cpu":
+        return reasons
+    grouped = any(getattr(m, "group_size", None) == _NO_CPU_KERNEL_GROUP for m in recipe.modifiers)
+    for scheme in recipe.schemes:
+        if scheme in _EXPERTS_NOWHERE or _SCHEMES[scheme].cpu is None:
+            continue
+        wanted = _EXPERTS_ON_CPU.get(scheme)
+        if wanted is None or (scheme == "W4A16" and grouped):
+            in_groups = f" in groups of {_NO_CPU_KERNEL_GROUP}" if wanted else ""
+            reasons.append(f"vLLM has no CPU kernel for experts in {scheme}{in_groups}: use a GPU")
+        elif missing := _missing(wanted, hardware):
+            reasons.append(
+                f"vLLM's CPU kernel for experts in {scheme} needs {missing}, which "
+                f"{hardware.name} does not have: use a GPU"
+            )
+    return reasons
 
 
 def _declared(recipe: RecipeSpec, hardware: Hardware) -> list[str]:

@@ -151,6 +151,36 @@ def test_a_recipe_that_cannot_be_served_here_is_refused_before_any_worker_starts
     assert workers.drawn == workers.evaluated == []
 
 
+EXPERTS = {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "num_experts": 8}
+MIXTRAL = {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_experts": 8}
+
+
+@pytest.mark.parametrize(
+    ("model", "features", "reason"),
+    [
+        (EXPERTS, (), "recipe int_w8a8 cannot be served here: vLLM's CPU kernel for experts in W8"),
+        (MIXTRAL, ("amx_tile",), "recipe 'int_w8a8' cannot be applied: compressing experts is "),
+    ],
+)
+def test_a_mixture_of_experts_is_refused_before_any_worker_starts(
+    real: World,
+    monkeypatch: pytest.MonkeyPatch,
+    model: dict[str, object],
+    features: tuple[str, ...],
+    reason: str,
+) -> None:
+    workers = work(monkeypatch)
+    config = real.root / "weights" / "1" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **model}))
+    machine = dataclasses.replace(HARDWARE, features=features)
+    monkeypatch.setattr("resources.accelerators.detect", lambda: machine)
+    assert materialize_node(BASE) == "ok"
+    assert materialize_node(QUANTIZED) == "unsupported"
+    assert materialize_node(SCORES) == "unsupported"
+    assert artifact_of(QUANTIZED).read_json("quantization.json")["unsupported"].startswith(reason)
+    assert workers.drawn == workers.evaluated == []
+
+
 def test_a_recipe_that_does_not_fit_the_model_ends_alone(
     real: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.dequantized import cosine
+from optikit_assets.optimizer import expert_count, read_config
+
 WORDS = [f"w{number}" for number in range(200)]
 
 
@@ -17,6 +20,8 @@ def build_models(folder: Path) -> None:
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import (
+        Gemma3ForCausalLM,
+        Gemma3TextConfig,
         LlamaConfig,
         LlamaForCausalLM,
         MistralConfig,
@@ -26,6 +31,8 @@ def build_models(folder: Path) -> None:
         Qwen2ForCausalLM,
         Qwen2MoeConfig,
         Qwen2MoeForCausalLM,
+        Qwen3MoeConfig,
+        Qwen3MoeForCausalLM,
     )
 
     core = Tokenizer(
@@ -53,6 +60,7 @@ def build_models(folder: Path) -> None:
         "llama": (LlamaForCausalLM, LlamaConfig(**shape)),
         "qwen2": (Qwen2ForCausalLM, Qwen2Config(**shape, tie_word_embeddings=True)),
         "mistral": (MistralForCausalLM, MistralConfig(**{**shape, "intermediate_size": 192})),
+        "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig(**shape, head_dim=32)),
         "qwen2_moe": (
             Qwen2MoeForCausalLM,
             Qwen2MoeConfig(**shape, **experts, shared_expert_intermediate_size=128),
@@ -62,6 +70,17 @@ def build_models(folder: Path) -> None:
         torch.manual_seed(0)
         family(config).to(torch.float32).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
+    # Of the type that real ones are published in, and with experts that no token ever reaches.
+    torch.manual_seed(0)
+    experts = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 128}
+    model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**shape, **experts, head_dim=32))
+    with torch.no_grad():
+        for layer in model.model.layers:
+            half = layer.mlp.gate.weight[:3]
+            # Of x and -x one is at least 0: the last two never have one of the two best scores.
+            layer.mlp.gate.weight.copy_(torch.cat([half, -half, torch.zeros_like(half[:2])]))
+    model.to(torch.bfloat16).save_pretrained(folder / "qwen3_moe")
+    tokenizer.save_pretrained(folder / "qwen3_moe")
 
 
 def run(job_file: Path) -> None:
@@ -86,7 +105,31 @@ def run(job_file: Path) -> None:
                 for trial, key in result.finished.items()
             },
         }
+    answers["scaled"] = scaled()
     job_file.with_suffix(".answers.json").write_text(json.dumps(answers))
+
+
+def scaled() -> dict[str, list[str]]:
+    """Return the architectures for which llm-compressor knows what to scale, by method."""
+    from llmcompressor.modifiers.transform.awq import dynamic_mappings as awq
+    from llmcompressor.modifiers.transform.awq import mappings
+    from llmcompressor.modifiers.transform.smoothquant import dynamic_mappings, utils
+
+    return {
+        method: sorted(
+            {
+                architecture
+                for module in modules
+                for name, value in vars(module).items()
+                if name.endswith("REGISTRY")
+                for architecture in value
+            }
+        )
+        for method, modules in {
+            "SmoothQuant": (dynamic_mappings, utils),
+            "AWQ": (awq, mappings),
+        }.items()
+    }
 
 
 def checkpoint(request: Any, key: str) -> Path:
@@ -100,6 +143,8 @@ def similarity(original: Path, compressed: Path) -> float:
     import torch
     from transformers import AutoModelForCausalLM
 
+    if expert_count(read_config(original)):
+        return cosine(original, compressed)
     prompt = torch.arange(3, 43).unsqueeze(0)
     with torch.no_grad():
         # In bfloat16, because scales of that type unpack their weights to it.

@@ -1,9 +1,10 @@
-"""The compress worker with the real llm-compressor, on tiny random models of four families."""
+"""The compress worker with the real llm-compressor, on tiny random models of six families."""
 
 import hashlib
 import json
 import os
 import random
+import re
 import struct
 import subprocess
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from dagster_pipes import encode_param
 
 from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.optimizer.families import SMOOTHED
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -22,6 +24,10 @@ W4A16 = [{"type": "gptq", "scheme": "W4A16"}]
 W4A16_64 = [{"type": "gptq", "scheme": "W4A16", "group_size": 64}]
 FP8 = [{"type": "rtn", "scheme": "FP8_DYNAMIC"}]
 AWQ = [{"type": "awq"}]
+AUTOROUND = [{"type": "autoround", "scheme": "W4A16", "iters": 2}]
+MIXED = [{"type": "gptq", "scheme": "W4A16"}]
+UNREACHED = (6, 7)
+"""Experts that the router of qwen3_moe never chooses."""
 SAMPLES = 40
 
 
@@ -77,6 +83,7 @@ class Run:
 
     def __init__(self, store: Path, job: dict[str, Any], answers: dict[str, Any]) -> None:
         self.store, self.job, self.answers = ArtifactStore(store), job, answers
+        self.scaled: dict[str, list[str]] = answers.pop("scaled")
 
     def records(self, scenario: str, kind: str) -> list[dict[str, Any]]:
         records = self.answers[scenario]["records"]
@@ -96,7 +103,7 @@ def request(
 ) -> dict[str, Any]:
     recipe: dict[str, Any] = {
         "name": "r",
-        "backend": "llmcompressor",
+        "backend": "autoround" if modifiers is AUTOROUND else "llmcompressor",
         "modifiers": modifiers,
         "ignore": ["lm_head", "re:.*mlp\\.gate$", "re:.*shared_expert_gate$"],
     }
@@ -105,6 +112,8 @@ def request(
             "calibration": {"samples": SAMPLES, "max_sequence_length": 128},
             "trials": len(seeds),
         }
+    if modifiers is MIXED:
+        recipe["mixed_precision"] = {"scheme": "W8A8", "share": 0.3}
     return {
         "store_root": str(store),
         "model_path": str(model),
@@ -131,6 +140,11 @@ def ran(models: Path, calibration: Path, tmp_path_factory: pytest.TempPathFactor
         "mistral_w4a16": ("mistral", W4A16_64, (1,)),
         "mistral_indivisible": ("mistral", W4A16, (1, 2)),
         "qwen2_moe_fp8": ("qwen2_moe", FP8, (1,)),
+        "qwen2_moe_w8a8": ("qwen2_moe", W8A8, (1,)),
+        "qwen3_moe_w8a8": ("qwen3_moe", W8A8, (1,)),
+        "qwen3_moe_mixed_w4a16": ("qwen3_moe", MIXED, (1,)),
+        "qwen3_moe_autoround_w4a16": ("qwen3_moe", AUTOROUND, (1,)),
+        "gemma3_w8a8": ("gemma3", W8A8, (1,)),
     }
     job: dict[str, Any] = {
         name: {"request": request(name, models / model, modifiers, calibration, store, seeds)}
@@ -165,6 +179,11 @@ ALL = [
     "qwen2_w8a8",
     "mistral_w4a16",
     "qwen2_moe_fp8",
+    "qwen2_moe_w8a8",
+    "qwen3_moe_w8a8",
+    "qwen3_moe_mixed_w4a16",
+    "qwen3_moe_autoround_w4a16",
+    "gemma3_w8a8",
 ]
 
 
@@ -193,8 +212,9 @@ def test_checkpoints_still_compute_what_the_model_computes(ran: Run, scenario: s
 @pytest.mark.parametrize("scenario", ALL)
 def test_routers_and_output_layers_keep_their_weights(ran: Run, scenario: str) -> None:
     tensors = header(ran.checkpoint(scenario))
+    original = header(Path(ran.job[scenario]["request"]["model_path"]))
     kept = [name for name in tensors if name.endswith(("lm_head.weight", "mlp.gate.weight"))]
-    assert all(tensors[name]["dtype"] == "F32" for name in kept)
+    assert all(tensors[name]["dtype"] == original[name]["dtype"] for name in kept)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(ran: Run) -> None:
@@ -221,13 +241,78 @@ def test_batching_rows_of_equal_length_changes_nothing_but_rounding(ran: Run) ->
     assert different / total < 1e-3
 
 
+EXPERT = re.compile(r"\.mlp\.experts\.(\d+)\.\w+_proj\.weight$")
+
+
+def test_every_expert_is_quantized_and_near_its_weights_also_one_without_tokens(
+    ran: Run, models: Path
+) -> None:
+    import numpy as np
+
+    checkpoint = ran.checkpoint("qwen3_moe_w8a8")
+    experts = {n: int(e[1]) for n in header(models / "qwen3_moe") if (e := EXPERT.search(n))}
+    assert sorted(experts.values()) == sorted(list(range(8)) * 2 * 3)
+    for name in experts:
+        weight, scale = (tensor(checkpoint, n) for n in (name, f"{name}_scale"))
+        restored = weight.reshape(len(scale), -1) * scale[:, None]
+        original = tensor(models / "qwen3_moe", name).reshape(restored.shape)
+        # Rounding to nearest is off by half a step at most; GPTQ adds what other columns lost.
+        assert np.abs(restored - original).max() < 3 * scale.max(), name
+    (record,) = ran.records("qwen3_moe_w8a8", "trial_finished")
+    assert any("experts per layer is calibrated with all tokens" in n for n in record["notes"])
+
+
+def test_learnt_rounding_leaves_an_expert_without_tokens_rounded_to_nearest(
+    ran: Run, models: Path
+) -> None:
+    import numpy as np
+
+    checkpoint = ran.checkpoint("qwen3_moe_autoround_w4a16")
+    packed = [n for n in header(checkpoint) if n.endswith(".weight_packed")]
+    unreached = [n for n in packed if f"experts.{UNREACHED[0]}." in n]
+    assert len(unreached) == 2 * 3
+    for name in unreached:
+        layer = name.removesuffix("_packed")
+        scale = tensor(checkpoint, f"{layer}_scale")
+        words = tensor(checkpoint, name).astype(np.int64)
+        values = np.stack([(words >> shift) & 15 for shift in range(0, 32, 4)], axis=-1) - 8
+        original = tensor(models / "qwen3_moe", layer)
+        # One group of 128 columns per row.
+        restored = values.reshape(len(scale), -1) * scale[:, None]
+        step = np.repeat(np.abs(scale), restored.shape[1])
+        inside = np.abs(original) < 7 * step
+        assert (np.abs(restored.ravel() - original) <= 0.51 * step)[inside].all(), name
+
+
+def test_of_mixed_precision_the_experts_of_a_layer_have_one_scheme(ran: Run) -> None:
+    file = ran.checkpoint("qwen3_moe_mixed_w4a16") / "config.json"
+    groups = json.loads(file.read_text())["quantization_config"]["config_groups"].values()
+    by_bits = {group["weights"]["num_bits"]: set(group["targets"]) for group in groups}
+    assert sorted(by_bits) == [4, 8]
+    assert len(by_bits[4] | by_bits[8]) == 2 * (4 + 8 * 3)
+    for layer in range(2):
+        experts = {
+            f"model.layers.{layer}.mlp.experts.{number}.{part}_proj"
+            for number in range(8)
+            for part in ("gate", "up", "down")
+        }
+        assert experts <= by_bits[4] or experts <= by_bits[8]
+
+
 def tensor(checkpoint: Path, name: str) -> Any:
+    """Return a tensor's values in one row; bfloat16 as float32, packed words as unsigned."""
     import numpy as np
 
     content = (checkpoint / "model.safetensors").read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
-    begin, end = header(checkpoint)[name]["data_offsets"]
-    return np.frombuffer(content[8 + length + begin : 8 + length + end], dtype=np.int8)
+    entry = header(checkpoint)[name]
+    begin, end = (8 + length + offset for offset in entry["data_offsets"])
+    kinds = {"I8": np.int8, "I32": np.uint32, "F16": np.float16, "F32": np.float32}
+    if entry["dtype"] == "BF16":
+        return (np.frombuffer(content[begin:end], np.uint16).astype(np.uint32) << 16).view(
+            np.float32
+        )
+    return np.frombuffer(content[begin:end], kinds[entry["dtype"]])
 
 
 def test_records_and_manifest_say_how_the_checkpoint_came_about(ran: Run) -> None:
@@ -273,6 +358,13 @@ def test_fp8_needs_no_calibration_rows(ran: Run) -> None:
     (record,) = ran.records("llama_fp8", "trial_finished")
     assert record["rows"] == 0
     assert record["rows_digest"] is None
+
+
+def test_the_library_scales_each_architecture_that_is_said_to_be_known(ran: Run) -> None:
+    assert {m: sorted(known - set(ran.scaled[m])) for m, known in SMOOTHED.items()} == {
+        "SmoothQuant": [],
+        "AWQ": [],
+    }
 
 
 def test_nothing_is_left_in_staging(ran: Run) -> None:

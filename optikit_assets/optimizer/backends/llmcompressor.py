@@ -44,6 +44,10 @@ _EXTREMA = "static_minmax"
 """Observer of activations: the extrema of all rows."""
 
 
+_KNOWN = ("No accelerator available", "MoE is being linearized after loading")
+"""How warnings begin that nobody can act on."""
+
+
 @register_backend("llmcompressor")
 class LLMCompressorBackend:
     """Runs ``llmcompressor.oneshot`` and saves compressed-tensors checkpoints that vLLM loads."""
@@ -57,6 +61,7 @@ class LLMCompressorBackend:
             oneshot,  # pyright: ignore[reportAttributeAccessIssue]
             reset_session,  # pyright: ignore[reportAttributeAccessIssue]
         )
+        from llmcompressor.modeling.moe.linearize import linearize_moe
 
         begin = time.monotonic()
         _quiet_libraries()
@@ -65,6 +70,9 @@ class LLMCompressorBackend:
         try:
             tokenizer = models.load_tokenizer(plan.model_path, plan.trust_remote_code)
             model = models.load_model(plan)
+            # Before anything looks for linear layers: `oneshot` would do it too late for the
+            # choice of layers, and in the config's type, whatever the model was converted to.
+            linearize_moe(model)
             original_types = models.widen(model) if plan.rows else {}
             loader = _data_loader(plan, tokenizer) if plan.rows else None
             sensitive = _sensitive(plan, model, loader)
@@ -169,8 +177,11 @@ def _translate(
 
     match modifier:
         case SmoothQuant():
-            # Mappings are inferred from the model class (Llama, Mistral, Qwen, Mixtral, …).
-            return [SmoothQuantModifier(smoothing_strength=modifier.smoothing_strength)]
+            return [
+                SmoothQuantModifier(
+                    smoothing_strength=modifier.smoothing_strength, mappings=_smoothed(model)
+                )
+            ]
         case GPTQ():
             return [
                 GPTQModifier(
@@ -204,6 +215,25 @@ def _translate(
             return [SparseGPTModifier(**options)]
         case _:
             raise CompressionError(f"llm-compressor has no modifier {modifier.type!r}")
+
+
+def _smoothed(model: Any) -> list[Any]:
+    """Return which norms SmoothQuant scales, with the layers that undo it.
+
+    The library's own mappings, but for one: Gemma 2 and 3 feed their MLP from a norm of its own,
+    and scaling ``post_attention_layernorm``, whose output goes elsewhere, changes what the model
+    computes.
+    """
+    from llmcompressor.modifiers.transform.smoothquant.dynamic_mappings import (
+        get_layer_mappings_from_model,
+    )
+
+    mappings = get_layer_mappings_from_model(model)
+    names = (name for name, _ in model.named_modules())
+    if not any(name.endswith(".pre_feedforward_layernorm") for name in names):
+        return mappings
+    moved = {"re:.*post_attention_layernorm": "re:.*pre_feedforward_layernorm"}
+    return [(layers, moved.get(norm, norm)) for layers, norm in mappings]
 
 
 def _quantization(
@@ -276,12 +306,11 @@ def _narrow(model: Any, types: "Mapping[str, dtype]") -> None:
 
 
 def _quiet_libraries() -> None:
-    """Log warnings, but no line per layer and none that says on a CPU that there is no GPU."""
+    """Log warnings, but no line per layer and none that is known."""
     from loguru import logger
 
     def telling(record: Any) -> bool:
-        no_gpu = record["message"].startswith("No accelerator available")
-        return record["level"].name != "METRIC" and not no_gpu
+        return record["level"].name != "METRIC" and not record["message"].startswith(_KNOWN)
 
     logger.remove()
     logger.add(sys.stderr, level="WARNING", filter=telling)

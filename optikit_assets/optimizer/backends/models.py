@@ -82,8 +82,8 @@ def load_model(plan: CompressionPlan) -> Any:
     """Return the uncompressed model in its own type."""
     from transformers import AutoModelForCausalLM
 
-    # Fused experts are taken apart by `oneshot`. Its own loader that does so while reading looks
-    # into every transformers module and fails without torchvision, which no stage needs.
+    # Fused experts are taken apart afterwards. llm-compressor's loader that does so while reading
+    # looks into every transformers module and fails without torchvision, which no stage needs.
     return AutoModelForCausalLM.from_pretrained(
         str(plan.model_path),
         dtype="auto",

@@ -157,3 +157,44 @@ def test_weight_only_kernels_of_cpus_compute_in_16_bit_types_alone() -> None:
     assert says in str(unsupported(recipe("W4A16"), cpu("avx512f"), "float32"))
     assert unsupported(recipe("W8A8"), cpu("avx512f"), "float32") is None
     assert unsupported(recipe("W4A16"), gpu(HOPPER), "float32") is None
+
+
+def experts(recipe: RecipeSpec, hardware: Hardware) -> str | None:
+    return support.unsupported(recipe, EngineSpec(), hardware, experts=True)
+
+
+def test_experts_need_amx_on_cpus_and_schemes_that_have_a_kernel_there() -> None:
+    amx = cpu("amx_tile", "avx512f")
+    for scheme in ("W8A8", "W4A16"):
+        assert experts(recipe(scheme), amx) is None
+        assert f"for experts in {scheme} needs amx_tile, which Test CPU does not have" in str(
+            experts(recipe(scheme), cpu("avx512f"))
+        )
+        assert experts(recipe(scheme), gpu(HOPPER)) is None
+    for scheme in ("W4A16_ASYM", "FP8_DYNAMIC"):
+        assert f"no CPU kernel for experts in {scheme}: use a GPU" in str(
+            experts(recipe(scheme), amx)
+        )
+        assert experts(recipe(scheme), gpu(HOPPER)) is None
+    small = recipe("", modifiers=[{"type": "gptq", "scheme": "W4A16", "group_size": 32}])
+    assert "experts in W4A16 in groups of 32" in str(experts(small, amx))
+
+
+def test_experts_with_fixed_activation_scales_run_nowhere() -> None:
+    for machine in (cpu("amx_tile", "avx512f"), gpu(ADA)):
+        assert str(experts(recipe("W8A8_STATIC"), machine)).endswith(
+            "W8A8_STATIC: experts need activation scales per token: use W8A8"
+        )
+
+
+def test_experts_that_were_only_pruned_run_where_the_model_does() -> None:
+    pruned = RecipeSpec.model_validate(
+        {
+            "name": "r",
+            "backend": "llmcompressor",
+            "modifiers": [{"type": "sparsegpt"}],
+            "calibration": {"samples": 8},
+        }
+    )
+    assert experts(pruned, cpu()) is None
+    assert "no CPU kernel for NVFP4" in str(experts(recipe("NVFP4"), cpu("amx_tile")))
