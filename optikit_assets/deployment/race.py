@@ -23,10 +23,10 @@ from optikit_assets.specs import BASELINE, digest
 
 Stop = Literal["tolerance", "rounds", "seconds", "alone"]
 
-# Two rounds may agree by luck on a machine that is disturbed.
-_FEWEST_ROUNDS = 3
+# On a machine that is disturbed few rounds may agree by bad luck, and then look sure.
+_FEWEST_ROUNDS = 4
 # An arm leaves no earlier.
-_ROUNDS_TO_LEAVE = 2
+_ROUNDS_TO_LEAVE = 3
 
 
 @dataclass(frozen=True)
