@@ -17,7 +17,7 @@ from benchmarks.tables import markdown, write_section
 from optikit_assets.deployment.gain import LogLimit, paired_ratio
 
 _ARMS = 4
-_ROUNDS = 6
+_FEWEST_ROUNDS, _ROUNDS = 4, 6
 _TOLERANCE = 0.1
 _STEP_S = 5.0
 # A start of the server, and then its load.
@@ -76,8 +76,8 @@ def race(order: Order, machine: tuple[float, float, float], rng: np.random.Gener
             paired_ratio(list(zip(other, limits[0], strict=True)), confidence=_CONFIDENCE)
             for other in limits[1:]
         ]
-        known = [r for r in ratios if r and r.rounds > 2 and r.half_width <= np.log1p(_TOLERANCE)]
-        if len(known) == len(ratios):
+        known = [r for r in ratios if r and r.half_width <= np.log1p(_TOLERANCE)]
+        if number + 1 >= _FEWEST_ROUNDS and len(known) == len(ratios):
             break
     return any(ratio is not None and ratio.low > 1.0 for ratio in ratios)
 

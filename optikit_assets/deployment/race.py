@@ -23,10 +23,10 @@ from optikit_assets.specs import BASELINE, digest
 
 Stop = Literal["tolerance", "rounds", "seconds", "alone"]
 
-# Two rounds may agree by luck on a machine that is disturbed.
-_FEWEST_ROUNDS = 3
+# On a machine that is disturbed few rounds may agree by bad luck, and then look sure.
+_FEWEST_ROUNDS = 4
 # An arm leaves no earlier.
-_ROUNDS_TO_LEAVE = 2
+_ROUNDS_TO_LEAVE = 3
 
 
 @dataclass(frozen=True)
@@ -160,17 +160,15 @@ class Race:
         """Of all arms."""
         return sum(len(entrant.served) for entrant in self.entrants)
 
-    @property
-    def confidence(self) -> float:
-        """Of one ratio, so that all hold together (Bonferroni)."""
-        others = max(1, len(self.entrants) - 1)
-        return 1.0 - (1.0 - self.limits.confidence) / others
+    def ratio(self, first: Entrant, second: Entrant, looks: int = 1) -> Ratio | None:
+        """Return the ratio of two limits per accelerator over the rounds that read both.
 
-    def ratio(self, first: Entrant, second: Entrant) -> Ratio | None:
-        """Return the ratio of two limits per accelerator over the rounds that read both."""
+        Its interval is so wide that those of all arms hold together, at so many looks (Bonferroni).
+        """
         mine, theirs = first.limits, second.limits
         pairs = [(mine[k], theirs[k]) for k in sorted(mine.keys() & theirs.keys())]
-        return paired_ratio(pairs, confidence=self.confidence)
+        share = (1.0 - self.limits.confidence) / max(1, len(self.entrants) - 1) / looks
+        return paired_ratio(pairs, confidence=1.0 - share)
 
 
 def run_race(
@@ -209,10 +207,12 @@ def _let_leave(race: Race) -> None:
     if race.rounds < _ROUNDS_TO_LEAVE or not race.running:
         return
     leader = max(race.running, key=lambda entrant: entrant.level)
+    # It is asked after every round: an arm that is slower by bad luck once must not leave for it.
+    looks = max(1, race.limits.max_rounds - _ROUNDS_TO_LEAVE)
     for entrant in race.running:
         if entrant is leader or entrant.is_baseline:
             continue
-        ratio = race.ratio(entrant, leader)
+        ratio = race.ratio(entrant, leader, looks)
         if ratio is not None and ratio.high < 1.0:
             entrant.left = (
                 f"{ratio.estimate:.2f} times the rate of {leader.arm.label} "

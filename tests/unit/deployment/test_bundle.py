@@ -70,7 +70,7 @@ def test_record_tells_rate_gain_and_proof():
     assert deployment.rate_ci_rps == (7.3, 7.7)
     assert deployment.gain.estimate == pytest.approx(7.5 / 3.52)
     assert 1.0 < deployment.gain.low < deployment.gain.estimate < deployment.gain.high
-    assert deployment.gain.probes == 2 * 3 * 4
+    assert deployment.gain.probes == 2 * 4 * 4
     assert deployment.gain_over_baseline == deployment.gain.estimate
     assert deployment.checkpoint_digest == "sha256:int_w8a8"
     assert deployment.certification.limit_shown
@@ -93,7 +93,7 @@ def test_where_no_gain_is_proven_the_plain_baseline_ships_and_it_is_said(tmp_pat
     capacity = dict.fromkeys(samples.claims(samples.outcomes()), 4.0)
     deployment = samples.deployment(servers=Servers(capacity))
     assert (deployment.recipe, deployment.tuned) == ("baseline", False)
-    assert deployment.gain.model_dump() == {"estimate": 1.0, "low": 1.0, "high": 1.0, "probes": 12}
+    assert deployment.gain.model_dump() == {"estimate": 1.0, "low": 1.0, "high": 1.0, "probes": 16}
     assert deployment.tuned_flags == {}
     assert "No gain over the plain baseline was proven" in deployment.summary
     assert "No gain over the plain baseline was proven" in page(tmp_path, deployment).text
@@ -233,10 +233,10 @@ Qwen2.5-7B-Instruct@1 under chat
  ────────────────────────────────────────────────────────────────────────────
    Baseline               baseline        3.520              1.00×  confirmed
    Quantization only      int_w8a8        5.960              1.69×  measured
-   Tuning only            baseline        6.790  1.93× (1.85–2.01)  confirmed
- → Quantization + tuning  int_w8a8        7.500  2.13× (2.08–2.18)  confirmed
+   Tuning only            baseline        6.790  1.93× (1.89–1.97)  confirmed
+ → Quantization + tuning  int_w8a8        7.500  2.13× (2.10–2.16)  confirmed
 
-Certified: 7.5 requests/s, at least 2.08 times the plain baseline's.
+Certified: 7.5 requests/s, at least 2.10 times the plain baseline's.
 Bundle: bundles/qwen"""
     )
 

@@ -61,7 +61,7 @@ def test_the_race_ends_when_every_gain_is_known_within_the_tolerance():
     found = certify(
         [arm("a", 5.2), arm("baseline", 5.0)], Servers({PLAIN: 5.0, A: 5.2}), **SETTINGS
     )
-    assert (found.stopped_by, found.rounds) == ("tolerance", 3)
+    assert (found.stopped_by, found.rounds) == ("tolerance", 4)
     scattered = Servers({PLAIN: 5.0, A: 5.2}, limits={A: [0.7, 1.3, 0.8, 1.2, 0.75, 1.25]})
     found = certify([arm("a", 5.2), arm("baseline", 5.0)], scattered, **SETTINGS)
     assert (found.stopped_by, found.rounds) == ("rounds", 6)
@@ -82,7 +82,7 @@ def test_an_arm_that_is_certain_to_be_slower_leaves_early():
     candidates = [arm("a", 8.0), arm("b", 6.0), arm("baseline", 5.0)]
     found = certify(candidates, servers, **SETTINGS)
     rounds = {item.label: len(item.rounds) for item in found.arms}
-    assert rounds == {PLAIN: 3, A: 3, B: 2}
+    assert rounds == {PLAIN: 4, A: 4, B: 3}
     assert "0.75 times the rate of a, engine defaults" in found.of("b", False).reason
 
 
@@ -317,5 +317,5 @@ def test_a_round_that_reads_no_limit_is_left_out_of_the_pairs():
 
     servers = Blind({PLAIN: 5.0, A: 8.0})
     found = certify([arm("a", 8.0), arm("baseline", 5.0)], servers, **SETTINGS)
-    assert found.rounds == 4
-    assert found.of("a", False).gain.probes == 2 * 3 * 4
+    assert found.rounds == 5
+    assert found.of("a", False).gain.probes == 2 * 4 * 4

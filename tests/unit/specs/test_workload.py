@@ -191,6 +191,15 @@ def test_an_edit_of_a_data_file_changes_the_version_of_its_scenarios(
     assert Catalog.load(catalog_root).scenario_digest("chat") != before
 
 
+def test_an_slo_without_a_budget_of_certification_keeps_the_digest_it_had() -> None:
+    """A sweep of hours must not run again for a key that it does not read."""
+    slo = SloSpec.model_validate({"name": "x", "workload": {"input_tokens": 8, "output_tokens": 4}})
+    assert slo.digest() == "506787bc3627d702c58337e5d650c8b5aaf412ee02d35677c3fba5664a69ca24"
+    more = slo.budget.certification.model_copy(update={"max_rounds": 9})
+    budget = slo.budget.model_copy(update={"certification": more})
+    assert slo.model_copy(update={"budget": budget}).digest() != slo.digest()
+
+
 def test_keys_spelled_out_at_their_defaults_do_not_change_the_digest() -> None:
     recipes = Path(__file__).parents[3] / "recipes"
     slo = load_spec(recipes / "slos" / "qwen7b_chat.yaml", SloSpec)
