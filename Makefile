@@ -53,12 +53,12 @@ test-all: setup check ## The same with the end-to-end test: the whole pipeline o
 	@"$(CONTROL_BIN)/python" -m pytest -m "" $(PYTEST_ARGS)
 
 .PHONY: check
-check: setup ## ruff, pyright, import-linter, dagster definitions validate
+check: setup ## ruff, pyright, import-linter, dg check
 	@"$(CONTROL_BIN)/ruff" check .
 	@"$(CONTROL_BIN)/ruff" format --check .
 	@"$(CONTROL_BIN)/pyright" --pythonpath "$(CONTROL_BIN)/python"
 	@"$(CONTROL_BIN)/lint-imports"
-	@"$(CONTROL_BIN)/dagster" definitions validate -w workspace.yaml
+	@"$(CONTROL_BIN)/dg" check defs
 
 .PHONY: format
 format: setup ## Format the code and fix what ruff can fix
@@ -67,7 +67,7 @@ format: setup ## Format the code and fix what ruff can fix
 
 .PHONY: dev
 dev: setup ## Start the Dagster UI and daemon
-	@"$(CONTROL_BIN)/dagster" dev -w workspace.yaml
+	@"$(CONTROL_BIN)/dg" dev
 
 .PHONY: lock
 lock: python ## Compile requirements/*.txt again (LOCK_ARGS=--upgrade for newer versions)

@@ -30,6 +30,10 @@ Accelerator = Literal["cpu", "gpu"]
 ENVIRONMENT_NAMES: tuple[str, ...] = ("control", "compress", "serve")
 REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
 
+# Not in the repository's root: Dagster warns at every start of a dagster.yaml in the working folder
+# that is not the one in DAGSTER_HOME.
+INSTANCE_TEMPLATE = Path(__file__).with_name("dagster.yaml")
+
 _STAMP_NAME = "optikit-stamp.json"
 _NVIDIA_SMI_LIMIT_S = 20.0
 
@@ -242,8 +246,8 @@ def remove_stamp(home: Path, name: str) -> None:
     (environment_path(home, name) / _STAMP_NAME).unlink(missing_ok=True)
 
 
-def prepare_dagster_home(home: Path, repository: Path = REPOSITORY_ROOT) -> Path:
-    """Copy dagster.yaml to where Dagster looks for it, and return that folder (DAGSTER_HOME).
+def prepare_dagster_home(home: Path, template: Path = INSTANCE_TEMPLATE) -> Path:
+    """Copy `template` to where Dagster looks for it, and return that folder (DAGSTER_HOME).
 
     Raises
     ------
@@ -251,7 +255,7 @@ def prepare_dagster_home(home: Path, repository: Path = REPOSITORY_ROOT) -> Path
         If the folder cannot be written.
     """
     target = home / "dagster" / "dagster.yaml"
-    wanted = (repository / "dagster.yaml").read_text(encoding="utf-8")
+    wanted = template.read_text(encoding="utf-8")
     try:
         present = target.read_text(encoding="utf-8") if target.exists() else None
         if present != wanted:

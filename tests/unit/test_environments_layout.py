@@ -12,6 +12,7 @@ import pytest
 from optikit_assets.environments import layout
 from optikit_assets.environments.layout import (
     ENVIRONMENT_NAMES,
+    INSTANCE_TEMPLATE,
     RECIPES,
     REPOSITORY_ROOT,
     Stamp,
@@ -37,7 +38,6 @@ def repository(tmp_path: Path) -> Path:
     root = tmp_path / "repository"
     shutil.copytree(REPOSITORY_ROOT / "requirements", root / "requirements")
     shutil.copy(REPOSITORY_ROOT / "pyproject.toml", root)
-    shutil.copy(REPOSITORY_ROOT / "dagster.yaml", root)
     return root
 
 
@@ -230,13 +230,18 @@ def test_python_of_a_complete_environment_is_its_interpreter(tmp_path: Path) -> 
     assert python_of(tmp_path, "serve") == python_path(tmp_path, "serve")
 
 
-def test_dagster_home_follows_the_repository_file(tmp_path: Path, repository: Path) -> None:
-    folder = prepare_dagster_home(tmp_path, repository)
-    copy = folder / "dagster.yaml"
-    assert copy.read_bytes() == (repository / "dagster.yaml").read_bytes()
+def test_dagster_home_holds_the_shipped_instance_settings(tmp_path: Path) -> None:
+    copy = prepare_dagster_home(tmp_path) / "dagster.yaml"
+    assert copy.read_bytes() == INSTANCE_TEMPLATE.read_bytes()
+
+
+def test_dagster_home_follows_the_template_and_is_written_only_on_a_change(tmp_path: Path) -> None:
+    template = tmp_path / "template.yaml"
+    template.write_text("telemetry: {enabled: true}\n", encoding="utf-8")
+    copy = prepare_dagster_home(tmp_path, template) / "dagster.yaml"
     written = copy.stat().st_mtime_ns
-    prepare_dagster_home(tmp_path, repository)
+    prepare_dagster_home(tmp_path, template)
     assert copy.stat().st_mtime_ns == written
-    (repository / "dagster.yaml").write_text("telemetry: {enabled: false}\n", encoding="utf-8")
-    prepare_dagster_home(tmp_path, repository)
+    template.write_text("telemetry: {enabled: false}\n", encoding="utf-8")
+    prepare_dagster_home(tmp_path, template)
     assert copy.read_text(encoding="utf-8") == "telemetry: {enabled: false}\n"
