@@ -106,15 +106,18 @@ class Machine:
                 for number, rate in enumerate(request.rates_rps)
             ]
             outcome = confirmation(request, probes, 1)
-        made: dict[str, Any] = {"versions": {"vllm": "1"}, "server_start_s": 1.0, "flags": {}}
+        made: dict[str, Any] = {
+            "versions": {"vllm": "1"},
+            "server_start_s": 1.0,
+            "flags": {},
+            "provenance": request.provenance,
+        }
         with ArtifactStore(Path(request.store_root)).create(
             request.artifact_key, "benchmark"
         ) as draft:
             draft.write_json(RESULT_FILE, outcome.model_dump(mode="json"))
             draft.manifest.update(**made)
-        return BenchmarkWorkerResult(
-            artifact_key=request.artifact_key, benchmark=outcome.model_dump(mode="json"), **made
-        )
+        return BenchmarkWorkerResult(artifact_key=request.artifact_key)
 
 
 def prepared(real: World, monkeypatch: pytest.MonkeyPatch, factor: float) -> Machine:

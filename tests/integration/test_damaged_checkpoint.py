@@ -13,6 +13,7 @@ from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.defs import lineage
 from optikit_assets.defs.lineage import Node, Versions
 from optikit_assets.defs.materialize import materialize_node, open_instance, register_model
+from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.environments.status import python_of
 from optikit_assets.errors import EnvironmentMissingError
 from optikit_assets.serving.hardware import detect
@@ -84,7 +85,7 @@ def key_of(node: Node) -> str:
     catalog = Catalog.load(settings().recipes)
     registry = ModelRegistry(settings().home, REPOSITORY, catalog)
     with open_instance() as instance:
-        return Versions(instance, catalog, registry, detect()).actual(node)[0]
+        return Versions(instance, SourceVersions(catalog, registry, detect())).actual(node)[0]
 
 
 def test_a_damaged_checkpoint_is_refused(recipes: Path) -> None:

@@ -63,6 +63,10 @@ class _JumpingSelector(selectors.DefaultSelector):
         return []
 
 
+def _engine(shape: Shape, seed: int) -> Engine:
+    return Engine(shape, np.random.default_rng(seed))
+
+
 class VirtualClient:
     """Answers like `CompletionClient` talking to an engine of the given shape."""
 
@@ -71,7 +75,7 @@ class VirtualClient:
         shape: Shape,
         seed: int,
         loop: asyncio.AbstractEventLoop,
-        make_engine: MakeEngine,
+        make_engine: MakeEngine = _engine,
     ) -> None:
         self.base_url = "virtual"
         self.limits = ClientLimits()
@@ -126,10 +130,6 @@ def virtual_confirmation(shape: Shape, slo: SloSpec, rate_rps: float, seed: int)
         target = virtual_target(shape, slo, seed, runner.get_loop())
         session = Session(target, slo, seed, None, None, None, None)
         return runner.run(session.open_probe(rate_rps, last=True))
-
-
-def _engine(shape: Shape, seed: int) -> Engine:
-    return Engine(shape, np.random.default_rng(seed))
 
 
 def virtual_target(
