@@ -8,7 +8,7 @@ from optikit_assets.defs.jobs import optimize_model
 from optikit_assets.defs.sensors import new_model_versions, spec_changes
 
 defs = dg.Definitions(
-    assets=ASSETS,
+    assets=dg.with_source_code_references(ASSETS),
     asset_checks=CHECKS,
     jobs=[optimize_model, evaluate_endpoint, repeatability],
     sensors=[

@@ -55,6 +55,13 @@ def test_definitions_load_and_fit_together():
         dg.Definitions.validate_loadable(dg.Definitions(assets=ASSETS))
 
 
+def test_every_stage_asset_says_in_which_file_it_is():
+    for name in lineage.STAGES:
+        references = SPECS[name].metadata["dagster/code_references"].code_references
+        files = [Path(reference.file_path).relative_to(REPOSITORY) for reference in references]
+        assert files == [Path("optikit_assets", "defs", f"{name}.py")]
+
+
 def test_the_assets_are_the_stages_and_the_sources():
     assert set(SPECS) == {*lineage.STAGES, *lineage.OBSERVED} == set(PARTITIONS)
     assert {SPECS[name].group_name for name in lineage.STAGES} == {"optimization"}
