@@ -48,6 +48,12 @@ demo: setup ## The whole pipeline on the demo model: quantize, evaluate, benchma
 test: setup check ## All checks, then the whole test suite
 	@"$(CONTROL_BIN)/python" -m pytest $(PYTEST_ARGS)
 
+.PHONY: test-fast
+test-fast: setup ## ruff, and the tests that are neither slow nor start a stage environment
+	@"$(CONTROL_BIN)/ruff" check .
+	@"$(CONTROL_BIN)/ruff" format --check .
+	@"$(CONTROL_BIN)/python" -m pytest -m "not slow and not integration and not e2e" $(PYTEST_ARGS)
+
 .PHONY: test-all
 test-all: setup check ## The same with the end-to-end test: the whole pipeline on real servers (about 15 minutes more)
 	@"$(CONTROL_BIN)/python" -m pytest -m "" $(PYTEST_ARGS)

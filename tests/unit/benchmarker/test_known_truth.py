@@ -34,6 +34,7 @@ def covers(result: BenchmarkResult, truth: float) -> bool:
     return low <= truth <= (np.inf if high is None else high)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "name",
@@ -58,6 +59,7 @@ def test_certified_rates_are_near_the_truth_and_hardly_ever_above_it(name):
     assert np.mean([covers(result, truth) for result in results]) >= 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", ["infeasible", "slow_leak"])
 def test_what_no_rate_can_meet_is_named(name):
