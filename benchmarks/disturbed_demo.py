@@ -23,17 +23,17 @@ from typing import Any
 
 import numpy as np
 
+from optikit_assets import graph
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.defs import lineage
 from optikit_assets.deployment import Deployment
 from optikit_assets.processes import OwnedProcess
 from optikit_assets.settings import REPOSITORY, settings
 
 _JOB = "demo"
 _BUNDLE = Path("deployments") / "demo-llama@1" / "demo"
-_DISTURBED = (lineage.BENCHMARK_SWEEP, lineage.TUNED_CONFIG)
+_DISTURBED = (graph.BENCHMARK_SWEEP, graph.TUNED_CONFIG)
 # Results of load; everything else of a first run is as good as new.
-_LOADED = {"benchmark", *_DISTURBED, lineage.DEPLOYABLE_CONFIG}
+_LOADED = {"benchmark", *_DISTURBED, graph.DEPLOYABLE_CONFIG}
 _LOOPS = 2
 _BUSY_S, _IDLE_S = 20.0, 25.0
 _POLL_S = 0.25

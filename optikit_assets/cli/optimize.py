@@ -12,7 +12,6 @@ from rich.text import Text
 
 from optikit_assets.cli.output_file import check_output, write_json
 from optikit_assets.defs.driver import DriverReport, Event
-from optikit_assets.defs.lineage import Node
 from optikit_assets.defs.optimize import (
     bundle_link,
     deployments,
@@ -21,6 +20,7 @@ from optikit_assets.defs.optimize import (
 )
 from optikit_assets.deployment import Deployment, arms_table
 from optikit_assets.errors import OptikitError
+from optikit_assets.graph import DEPLOYABLE_CONFIG, Key, Node
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, JobSpec, load_spec
 
@@ -42,7 +42,7 @@ def run_optimize(
     found = {
         slo: Deployment.model_validate(artifact.read_json("deployment.json"))
         for slo, artifact in deployments(submission).items()
-        if not _unfinished(report, Node("deployable_config", f"{submission.model_key}|{slo}"))
+        if not _unfinished(report, Node(DEPLOYABLE_CONFIG, Key(submission.model_key, slo=slo)))
     }
     for slo, deployment in found.items():
         console.print(arms_table(deployment, bundle_link(submission.model_key, slo)))

@@ -2,8 +2,9 @@
 
 import dagster as dg
 
-from optikit_assets.defs import lineage, partitions
+from optikit_assets import graph
 from optikit_assets.defs.automation import VERSIONED
+from optikit_assets.defs.partitions import declared
 from optikit_assets.defs.stage import Stage
 from resources import (
     ArtifactStoreResource,
@@ -14,15 +15,10 @@ from resources import (
 
 
 @dg.asset(
-    name=lineage.BASE_MODEL,
-    partitions_def=partitions.models,
-    group_name="optimization",
+    **declared(graph.BASE_MODEL),
     kinds={"huggingface"},
     owners=["team:ml-platform"],
-    code_version=lineage.CODE_VERSIONS[lineage.BASE_MODEL],
     automation_condition=VERSIONED,
-    description="A model version on local disk; its data version is the digest of its weights "
-    "and tokenizer.",
 )
 def base_model(
     context: dg.AssetExecutionContext,

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from optikit_assets.defs import lineage, partitions
+from optikit_assets import graph
 from optikit_assets.defs.automation import VERSIONED
 from optikit_assets.defs.benchmarking import (
     RESULT_FILE,
@@ -13,6 +13,7 @@ from optikit_assets.defs.benchmarking import (
     remember_sweep,
 )
 from optikit_assets.defs.candidates import served_candidate
+from optikit_assets.defs.partitions import declared
 from optikit_assets.defs.stage import Stage
 from optikit_assets.specs import SloSpec
 from resources import (
@@ -24,21 +25,10 @@ from resources import (
 
 
 @dg.asset(
-    name=lineage.BENCHMARK_SWEEP,
-    partitions_def=partitions.model_x_scenario,
-    deps=[
-        dg.AssetDep(lineage.QUANTIZED_MODEL, partition_mapping=partitions.recipe_to_scenario),
-        dg.AssetDep(lineage.EVAL_SCORES, partition_mapping=partitions.recipe_to_scenario),
-        dg.AssetDep(lineage.SCENARIO_SPEC, partition_mapping=partitions.by_scenario),
-        dg.AssetDep(lineage.ENGINE_SPEC, partition_mapping=partitions.by_model),
-        lineage.SERVING_RUNTIME,
-    ],
-    group_name="optimization",
+    **declared(graph.BENCHMARK_SWEEP),
     kinds={"vllm", "gpu"},
     owners=["team:ml-platform"],
-    code_version=lineage.CODE_VERSIONS[lineage.BENCHMARK_SWEEP],
     automation_condition=VERSIONED,
-    description="Highest rate at which q* meets the SLO with engine defaults (paper section 4.3).",
 )
 def benchmark_sweep(
     context: dg.AssetExecutionContext,
@@ -49,8 +39,7 @@ def benchmark_sweep(
 ) -> dg.MaterializeResult:
     """Search the rate, unless the answer is certain without a server."""
     stage = Stage(context, models, artifacts, history, runner)
-    recipe, slo_name = partitions.split_scenario(stage.dimension)
-    slo = stage.catalog.slo(slo_name)
+    recipe, slo = stage.recipe, stage.slo_spec
     with stage.turn():
         found = artifacts.find(stage.key)
         if found is None:

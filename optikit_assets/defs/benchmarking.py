@@ -11,13 +11,13 @@ from optikit_assets.artifacts.pins import Pin
 from optikit_assets.artifacts.store import Artifact
 from optikit_assets.benchmarker import read_requests, unfinished_benchmark
 from optikit_assets.defs.candidates import ServedCandidate
-from optikit_assets.defs.lineage import FAILED, outcome_version
 from optikit_assets.defs.stage import BENCHMARKS, Stage
 from optikit_assets.deployment import Series
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import latency_against_rate, steady_state
 from optikit_assets.errors import OptikitError, ResultMissingError, StageError
 from optikit_assets.faults import raise_machine_fault
+from optikit_assets.graph import FAILED, outcome_version
 from optikit_assets.history import RowsByTable, benchmark_rows
 from optikit_assets.serving import (
     ModelFacts,

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from optikit_assets import graph
 from optikit_assets.artifacts.store import Artifact
-from optikit_assets.defs import lineage
-from optikit_assets.defs.lineage import FAILED, Node
 from optikit_assets.defs.stage import Stage
 from optikit_assets.deployment import RecoveryRow
 from optikit_assets.errors import ChangedInputError
+from optikit_assets.graph import FAILED
 from optikit_assets.stateval.results import Comparison
 
 COMPARISON_FILE = "comparison.json"
@@ -104,7 +104,7 @@ def verified(stage: Stage, key: str) -> Artifact:
 
 
 def _evaluation(stage: Stage, recipe: str) -> Artifact | None:
-    return stage.artifact_of(Node(lineage.EVAL_SCORES, f"{stage.model_key}|{recipe}"))
+    return stage.artifact_of(stage.node.needed(graph.EVAL_SCORES, recipe))
 
 
 def _why_not_evaluated(artifact: Artifact | None) -> str:

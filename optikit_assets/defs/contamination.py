@@ -21,7 +21,7 @@ def evaluation_data(stage: Stage) -> str | None:
 
 def calibration_data(stage: Stage) -> str | None:
     """Return the data that this stage's recipe is calibrated with, None if it needs none."""
-    if stage.catalog.recipe(stage.dimension).calibration is None:
+    if stage.catalog.recipe(stage.recipe).calibration is None:
         return None
     return stage.versions.sources.calibration_data(stage.model_key)
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import dagster as dg
 
+from optikit_assets import graph
 from optikit_assets.artifacts.store import Artifact
-from optikit_assets.defs import lineage, partitions
 from optikit_assets.defs.automation import SETTLED
 from optikit_assets.defs.benchmarking import remember_benchmarks
 from optikit_assets.defs.candidates import served_candidate, verified
 from optikit_assets.defs.fresh_servers import StageServers, all_flags, config_text
 from optikit_assets.defs.outcome import Evaluated, collect, evidence
-from optikit_assets.defs.partitions import split_model
+from optikit_assets.defs.partitions import declared
 from optikit_assets.defs.stage import Stage
 from optikit_assets.deployment import (
     Certification,
@@ -43,21 +43,10 @@ from resources import (
 
 
 @dg.asset(
-    name=lineage.DEPLOYABLE_CONFIG,
-    partitions_def=partitions.model_x_slo,
-    deps=[
-        dg.AssetDep(lineage.BASE_MODEL, partition_mapping=partitions.by_model),
-        dg.AssetDep(lineage.EVAL_SCORES, partition_mapping=partitions.recipe_to_slo),
-        dg.AssetDep(lineage.BENCHMARK_SWEEP, partition_mapping=partitions.scenario_to_slo),
-        dg.AssetDep(lineage.TUNED_CONFIG, partition_mapping=partitions.scenario_to_slo),
-    ],
-    group_name="optimization",
+    **declared(graph.DEPLOYABLE_CONFIG),
     kinds={"vllm", "gpu"},
     owners=["team:ml-platform"],
-    code_version=lineage.CODE_VERSIONS[lineage.DEPLOYABLE_CONFIG],
     automation_condition=SETTLED,
-    description="The certified configuration to deploy: bundle with vllm.yaml, deployment.json and "
-    "report.html; status infeasible if nothing meets the SLO.",
 )
 def deployable_config(
     context: dg.AssetExecutionContext,
@@ -84,8 +73,8 @@ def deployable_config(
 
 
 def _decide(stage: Stage) -> Artifact:
-    slo = stage.catalog.slo(stage.dimension)
-    evaluated = collect(stage, slo, _recipes(stage))
+    slo = stage.slo_spec
+    evaluated = collect(stage, _recipes(stage))
     outcomes = [item.outcome for item in evaluated]
     selection = select(outcomes, slo.objectives)
     by_recipe = {item.outcome.recipe: item for item in evaluated}
@@ -112,7 +101,7 @@ def _recipes(stage: Stage) -> list[str]:
     """Return the recipes to choose from; the baseline is one of them or nothing compares."""
     found = stage.versions.participants(stage.node)
     if BASELINE not in found:
-        nodes = lineage.results_of(stage.model_key, BASELINE, stage.dimension)
+        nodes = graph.results_of(stage.node.key, BASELINE)
         why = next(why for node in nodes if (why := stage.versions.outdated(node)))
         raise StageError(f"{stage.node} needs the results of {BASELINE} first: {why}")
     return found
@@ -136,7 +125,7 @@ def _record(
         config = config_text(stage, slo, candidate, chosen.flags)
         # What ships was served last.
         made_by = servers.latest.made_by if servers.latest else {}
-    name, version = split_model(stage.model_key)
+    name, version = graph.split_model(stage.model_key)
     recorded = {node: stage.versions.recorded(node) for node in stage.inputs}
     deployment = build_deployment(
         model=name,
@@ -177,7 +166,7 @@ def _publish(stage: Stage, artifact: Artifact) -> Path:
     """
     for key in (artifact.key, *artifact.references):
         verified(stage, key)
-    link = settings().deployments / stage.model_key / stage.dimension
+    link = settings().deployments / stage.model_key / stage.slo
     link.parent.mkdir(parents=True, exist_ok=True)
     fresh = link.with_name(f".{link.name}.{os.getpid()}")
     fresh.unlink(missing_ok=True)
@@ -191,14 +180,14 @@ def _remember(stage: Stage, deployment: Deployment, artifact: Artifact) -> None:
 
 
 def _rows(stage: Stage, deployment: Deployment, artifact: Artifact) -> RowsByTable:
-    remember_benchmarks(stage, stage.catalog.slo(stage.dimension), artifact)
+    remember_benchmarks(stage, stage.slo_spec, artifact)
     chosen = next((q for q in deployment.quality if q.recipe == deployment.recipe), None)
     yield (
         "deployments",
         [
             stage.row(
                 artifact,
-                slo=stage.dimension,
+                slo=stage.slo,
                 seed=stage.seed("certification"),
                 versions=deployment.versions,
                 status=deployment.status,

@@ -24,9 +24,9 @@ from typing import Any, Literal
 
 import psutil
 
-from optikit_assets.defs.lineage import Node
 from optikit_assets.defs.plan import NodePlan
 from optikit_assets.errors import OptikitError
+from optikit_assets.graph import Node
 from optikit_assets.processes import die_with_parent
 from optikit_assets.workers.messages import trial_title
 

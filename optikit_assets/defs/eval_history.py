@@ -24,7 +24,7 @@ def remember_evaluation(stage: Stage, comparison: Comparison, made: Artifact) ->
         for candidate in _candidates(stage, sources["evaluations"]):
             yield from _score_rows(stage, candidate, made)
         for summary in sources["rounds"]:
-            yield "quantization_trials", trial_rows(stage, stage.dimension, summary, made)
+            yield "quantization_trials", trial_rows(stage, stage.recipe, summary, made)
         yield from _comparison_rows(stage, comparison, made)
 
     stage.remember(made, rows)
@@ -42,7 +42,7 @@ def _candidates(stage: Stage, evaluations: Mapping[str, str]) -> Iterator[Evalua
 def _score_rows(stage: Stage, candidate: EvaluatedCandidate, made: Artifact) -> RowsByTable:
     """Yield the scores and every item's outcome of an evaluated candidate."""
     common = {
-        "recipe": stage.dimension,
+        "recipe": stage.recipe,
         "seed": candidate.seed,
         "versions": candidate.versions,
         "trial": candidate.trial,
@@ -87,7 +87,7 @@ def _score_rows(stage: Stage, candidate: EvaluatedCandidate, made: Artifact) -> 
 
 def _comparison_rows(stage: Stage, comparison: Comparison, made: Artifact) -> RowsByTable:
     """Yield the comparison of every trial, the spread over trials and the gate's verdict."""
-    common: dict[str, Any] = {"recipe": stage.dimension, "seed": comparison.seed}
+    common: dict[str, Any] = {"recipe": stage.recipe, "seed": comparison.seed}
     yield (
         "comparisons",
         [

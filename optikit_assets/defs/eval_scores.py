@@ -5,9 +5,9 @@ from typing import Any
 
 import dagster as dg
 
+from optikit_assets import graph
 from optikit_assets.artifacts.pins import Pin
 from optikit_assets.artifacts.store import Artifact
-from optikit_assets.defs import lineage, partitions
 from optikit_assets.defs.automation import VERSIONED
 from optikit_assets.defs.candidates import (
     CHECKPOINTS_FILE,
@@ -23,13 +23,14 @@ from optikit_assets.defs.contamination import (
 )
 from optikit_assets.defs.eval_history import SOURCES_FILE, remember_evaluation
 from optikit_assets.defs.evaluation import evaluate
-from optikit_assets.defs.lineage import FAILED, Node
+from optikit_assets.defs.partitions import declared
 from optikit_assets.defs.quality_checks import check_specs, compared_checks, failed_checks
 from optikit_assets.defs.quantized_model import SUMMARY, UNSUPPORTED, make_candidates
 from optikit_assets.defs.stage import Stage
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.quality_plots import flips, recovery_per_task, trial_spread
 from optikit_assets.errors import CompressionError, StageError
+from optikit_assets.graph import FAILED
 from optikit_assets.optimizer import expert_count, read_config
 from optikit_assets.optimizer.adaptive import goes_on, round_recipe, suite_of_a_round
 from optikit_assets.optimizer.contamination import CLEAN
@@ -50,23 +51,11 @@ _CONTAMINATION_FILE = "contamination.json"
 
 
 @dg.asset(
-    name=lineage.EVAL_SCORES,
-    partitions_def=partitions.model_x_recipe,
-    deps=[
-        dg.AssetDep(lineage.BASE_MODEL, partition_mapping=partitions.by_model),
-        dg.AssetDep(lineage.QUANTIZED_MODEL),
-        dg.AssetDep(lineage.EVALUATION_SPEC, partition_mapping=partitions.by_model),
-        dg.AssetDep(lineage.ENGINE_SPEC, partition_mapping=partitions.by_model),
-        lineage.SERVING_RUNTIME,
-    ],
+    **declared(graph.EVAL_SCORES),
     check_specs=check_specs(),
-    group_name="optimization",
     kinds={"python", "gpu"},
     owners=["team:ml-platform"],
-    code_version=lineage.CODE_VERSIONS[lineage.EVAL_SCORES],
     automation_condition=VERSIONED,
-    description="Scores of every candidate and of the baseline, their paired comparison, and the "
-    "representative q* (paper sections 4.2 and 5.3).",
 )
 def eval_scores(
     context: dg.AssetExecutionContext,
@@ -100,14 +89,14 @@ def eval_scores(
     return stage.result(
         cached=found is not None,
         artifact=artifact,
-        metadata={**_metadata(stage.dimension, comparison), **_contamination(stage, artifact)},
+        metadata={**_metadata(stage.recipe, comparison), **_contamination(stage, artifact)},
         checks=compared_checks(suite, comparison),
     )
 
 
 def _refuse_unsupported(stage: Stage) -> Artifact | None:
     """Keep the reason as the outcome if the recipe does not suit the model, engine or machine."""
-    recipe = stage.catalog.recipe(stage.dimension)
+    recipe = stage.catalog.recipe(stage.recipe)
     hardware = stage.runner.accelerators.hardware
     quantized = _quantized(stage)
     refused = None if quantized is None else quantized.read_json(SUMMARY).get(UNSUPPORTED)
@@ -122,7 +111,7 @@ def _refuse_unsupported(stage: Stage) -> Artifact | None:
 
 def _quantized(stage: Stage) -> Artifact | None:
     """Return the summary of the recipe's trials, None if no candidate was made."""
-    return stage.artifact_of(Node(lineage.QUANTIZED_MODEL, str(stage.node.partition)))
+    return stage.artifact_of(stage.node.needed(graph.QUANTIZED_MODEL))
 
 
 def _evaluate(stage: Stage, suite: SuiteSpec) -> Artifact | str:
@@ -138,7 +127,7 @@ def _evaluate(stage: Stage, suite: SuiteSpec) -> Artifact | str:
         check_present_suite(stage)
     except CompressionError as error:
         return str(error)
-    recipe = stage.catalog.recipe(stage.dimension)
+    recipe = stage.catalog.recipe(stage.recipe)
     judged = suite_of_a_round(suite, recipe)
     rounds: list[dict[str, Any]] = []
     while True:
@@ -177,7 +166,7 @@ def _evaluated(
     if baseline.artifact_key in failed:
         reason = f"the baseline could not be evaluated: {failed[baseline.artifact_key]}"
         # A worker that refuses this recipe's calibration data evaluates no baseline either.
-        if stage.dimension != BASELINE:
+        if stage.recipe != BASELINE:
             return reason
         raise StageError(reason)
     usable = [item for item in candidates if item.artifact_key not in failed]
@@ -210,11 +199,10 @@ def _pins(stage: Stage, suite: SuiteSpec) -> tuple[Pin, ...]:
 
 def _candidate(stage: Stage, suite: SuiteSpec, trial: int, key: str | None) -> Candidate:
     checkpoint = None if key is None else verified(stage, key)
-    base = stage.version_of(Node(lineage.BASE_MODEL, stage.model_key))
+    base = stage.version_of(stage.node.needed(graph.BASE_MODEL))
     settings = [
-        stage.inputs[Node(lineage.EVALUATION_SPEC, stage.model_key)],
-        stage.inputs[Node(lineage.ENGINE_SPEC, stage.model_key)],
-        stage.inputs[Node(lineage.SERVING_RUNTIME)],
+        stage.inputs[stage.node.needed(asset)]
+        for asset in (graph.EVALUATION_SPEC, graph.ENGINE_SPEC, graph.SERVING_RUNTIME)
     ]
     # Made anew, a checkpoint may have another content under its key.
     content = [checkpoint.digest] if checkpoint and checkpoint.digest else []

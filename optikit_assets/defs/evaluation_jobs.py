@@ -11,11 +11,11 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from optikit_assets.defs import lineage
 from optikit_assets.defs.candidates import CHECKPOINTS_FILE, COMPARISON_FILE
 from optikit_assets.defs.evaluation import evaluate
-from optikit_assets.defs.lineage import Node, recorded
+from optikit_assets.defs.recorded import recorded
 from optikit_assets.errors import ResultMissingError, StageError
+from optikit_assets.graph import EVAL_SCORES, Key, Node
 from optikit_assets.specs import BASELINE, Catalog, EngineSpec, SuiteSpec, digest, load_spec
 from optikit_assets.specs.endpoint_address import CREDENTIALS_VARIABLE, url_to_keep
 from optikit_assets.stateval.engines import served_model
@@ -219,7 +219,7 @@ def _representative(
     instance: dg.DagsterInstance, artifacts: ArtifactStoreResource, model_key: str, recipe: str
 ) -> Path:
     """Return the checkpoint of q*."""
-    node = Node(lineage.EVAL_SCORES, f"{model_key}|{recipe}")
+    node = Node(EVAL_SCORES, Key(model_key, recipe))
     known = recorded(instance, node)
     evaluation = artifacts.find(known.version) if known else None
     if evaluation is None or not (evaluation.path / COMPARISON_FILE).exists():

@@ -5,15 +5,7 @@ from optikit_assets.defs.benchmark_sweep import benchmark_sweep
 from optikit_assets.defs.deployable_config import deployable_config
 from optikit_assets.defs.eval_scores import eval_scores
 from optikit_assets.defs.quantized_model import quantized_model
-from optikit_assets.defs.sources import (
-    calibration_data,
-    compress_runtime,
-    engine_spec,
-    evaluation_spec,
-    recipe_spec,
-    scenario_spec,
-    serving_runtime,
-)
+from optikit_assets.defs.sources import SOURCES
 from optikit_assets.defs.tuned_config import tuned_config
 from optikit_assets.settings import settings
 from resources import (
@@ -26,13 +18,7 @@ from resources import (
 
 ASSETS = [
     base_model,
-    recipe_spec,
-    scenario_spec,
-    evaluation_spec,
-    engine_spec,
-    calibration_data,
-    compress_runtime,
-    serving_runtime,
+    *SOURCES,
     quantized_model,
     eval_scores,
     benchmark_sweep,

@@ -6,21 +6,14 @@ from typing import Any
 import dagster as dg
 
 from optikit_assets import errors
-from optikit_assets.defs import lineage, partitions
+from optikit_assets.defs import partitions
 from optikit_assets.defs.graph import ASSETS, resources
-from optikit_assets.defs.lineage import Node, recorded
+from optikit_assets.defs.recorded import recorded
 from optikit_assets.defs.run_owners import run_tags
 from optikit_assets.environments.layout import prepare_dagster_home
 from optikit_assets.errors import StageError
+from optikit_assets.graph import Node, split_model
 from optikit_assets.settings import settings
-
-_DIMENSION = {
-    lineage.QUANTIZED_MODEL: "recipe",
-    lineage.EVAL_SCORES: "recipe",
-    lineage.BENCHMARK_SWEEP: "scenario",
-    lineage.TUNED_CONFIG: "scenario",
-    lineage.DEPLOYABLE_CONFIG: "slo",
-}
 
 
 def open_instance() -> dg.DagsterInstance:
@@ -41,7 +34,7 @@ def materialize_node(node: Node) -> str:
         result = dg.materialize(
             ASSETS,
             selection=[node.asset],
-            partition_key=_partition_key(node),
+            partition_key=partitions.multi_partition_key(node),
             instance=instance,
             resources=resources(),
             tags=tags,
@@ -80,15 +73,8 @@ def run_job(job: dg.JobDefinition, op: str, config: dict[str, object]) -> Any:
 
 def register_model(instance: dg.DagsterInstance, key: str) -> None:
     """Add a model version as a partition; names were checked when the version was resolved."""
-    partitions.split_model(key)
+    split_model(key)
     instance.add_dynamic_partitions(partitions.MODEL_DIMENSION, [key])
-
-
-def _partition_key(node: Node) -> str | None:
-    if node.asset not in _DIMENSION:
-        return node.partition
-    model, _, other = str(node.partition).partition("|")
-    return dg.MultiPartitionKey({"model": model, _DIMENSION[node.asset]: other})
 
 
 def _reason(result: dg.ExecuteInProcessResult) -> str:

@@ -6,20 +6,21 @@ from pathlib import Path
 
 import dagster as dg
 
+from optikit_assets import graph
 from optikit_assets.artifacts.hub import HUB_PREFIX
 from optikit_assets.artifacts.model_folder import check_model_folder
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.artifacts.store import Artifact, ArtifactStore
-from optikit_assets.defs import lineage
 from optikit_assets.defs.driver import DriverReport, Event, run_plan
-from optikit_assets.defs.lineage import Node, Versions, chain, recorded
 from optikit_assets.defs.materialize import open_instance, register_model
-from optikit_assets.defs.partitions import scenario_key
+from optikit_assets.defs.partitions import MODEL_DIMENSION
 from optikit_assets.defs.plan import NodePlan, make_plan
+from optikit_assets.defs.recorded import Versions, recorded
 from optikit_assets.defs.run_owners import cancel_orphaned_runs
 from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.defs.sources import changed_observations, source_nodes
 from optikit_assets.environments.status import python_of
+from optikit_assets.graph import Key, Node, chain, in_plan_order, measurements_of
 from optikit_assets.history import History
 from optikit_assets.serving.hardware import Hardware, detect
 from optikit_assets.settings import REPOSITORY, settings
@@ -36,11 +37,9 @@ class Submission:
 
     def nodes(self) -> list[Node]:
         """Return every partition that it needs, upstream first."""
-        nodes = [
-            node for slo in self.slos for node in chain(self.model_key, slo, list(self.recipes))
-        ]
-        order = {asset: place for place, asset in enumerate(lineage.STAGES)}
-        return sorted(dict.fromkeys(nodes), key=lambda node: order[node.asset])
+        return in_plan_order(
+            node for slo in self.slos for node in chain(self.model_key, slo, self.recipes)
+        )
 
 
 def resolve_submission(job: JobSpec, catalog: Catalog) -> Submission:
@@ -79,7 +78,7 @@ def observe(catalog: Catalog, instance: dg.DagsterInstance, hardware: Hardware) 
     """Record the present version of every source that changed since it was last observed."""
     versions = _versions(catalog, instance, hardware)
     known = {version.key for version in versions.sources.registry.versions()}
-    keys = [key for key in instance.get_dynamic_partitions("models") if key in known]
+    keys = [key for key in instance.get_dynamic_partitions(MODEL_DIMENSION) if key in known]
     for observation in changed_observations(versions, source_nodes(keys)):
         instance.report_runless_asset_event(observation)
 
@@ -119,7 +118,7 @@ def deployments(submission: Submission) -> dict[str, Artifact]:
     found = {}
     with open_instance() as instance:
         for slo in submission.slos:
-            node = Node(lineage.DEPLOYABLE_CONFIG, f"{submission.model_key}|{slo}")
+            node = Node(graph.DEPLOYABLE_CONFIG, Key(submission.model_key, slo=slo))
             known = recorded(instance, node)
             artifact = store.find(known.version) if known else None
             if artifact is not None:
@@ -143,12 +142,13 @@ def status(
     nodes: list[Node] = []
     asked: list[Node] = []
     for key in model_keys:
-        base = Node(lineage.BASE_MODEL, key)
+        base = Node(graph.BASE_MODEL, Key(key))
         nodes.append(base)
         asked.append(base)
         for slo in catalog.slos:
-            measured = tuple(name for name in every if _has_results(versions, key, slo, name))
-            decided = versions.recorded(Node(lineage.DEPLOYABLE_CONFIG, f"{key}|{slo}"))
+            decision = Node(graph.DEPLOYABLE_CONFIG, Key(key, slo=slo))
+            measured = tuple(name for name in every if _is_measured(versions, decision, name))
+            decided = versions.recorded(decision)
             if decided or measured:
                 nodes += Submission(key, (slo,), every).nodes()
                 asked += Submission(key, (slo,), measured if decided else every).nodes()
@@ -161,12 +161,8 @@ def status(
     return [judged[node] for node in dict.fromkeys(nodes)]
 
 
-def _has_results(versions: Versions, model_key: str, slo: str, recipe: str) -> bool:
-    partition = f"{model_key}|{scenario_key(recipe, slo)}"
-    return any(
-        versions.recorded(Node(asset, partition))
-        for asset in (lineage.BENCHMARK_SWEEP, lineage.TUNED_CONFIG)
-    )
+def _is_measured(versions: Versions, decision: Node, recipe: str) -> bool:
+    return any(versions.recorded(node) for node in measurements_of(decision.key, recipe))
 
 
 def _versions(

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from optikit_assets import graph
 from optikit_assets.benchmarker import unfinished_benchmark
-from optikit_assets.defs import lineage
 from optikit_assets.defs.benchmarking import RESULT_FILE, Benchmarked
 from optikit_assets.defs.candidates import comparison_of, recovery_rows, served_candidate
-from optikit_assets.defs.lineage import Node
-from optikit_assets.defs.partitions import scenario_key
 from optikit_assets.defs.stage import Stage
 from optikit_assets.deployment import (
     ArmMeasurement,
@@ -19,8 +17,9 @@ from optikit_assets.deployment import (
     Series,
     Trial,
 )
+from optikit_assets.graph import Node
 from optikit_assets.serving.flags import Flags
-from optikit_assets.specs import BASELINE, SloSpec
+from optikit_assets.specs import BASELINE
 
 STUDY_FILE = "study.json"
 
@@ -56,21 +55,20 @@ class Evaluated:
     study: dict[str, Any] | None
 
 
-def collect(stage: Stage, slo: SloSpec, recipes: Sequence[str]) -> list[Evaluated]:
-    """Return the outcome of every recipe that was run under this SLO."""
-    return [_collect(stage, slo, recipe) for recipe in recipes]
+def collect(stage: Stage, recipes: Sequence[str]) -> list[Evaluated]:
+    """Return the outcome of every recipe that was run under the SLO of a decision."""
+    return [_collect(stage, recipe) for recipe in recipes]
 
 
-def _collect(stage: Stage, slo: SloSpec, recipe: str) -> Evaluated:
+def _collect(stage: Stage, recipe: str) -> Evaluated:
     candidate = served_candidate(stage, recipe)
-    key = f"{stage.model_key}|{scenario_key(recipe, slo.name)}"
-    sweep = _sweep(stage, Node(lineage.BENCHMARK_SWEEP, key))
-    tuned, study = _tuned(stage, recipe, Node(lineage.TUNED_CONFIG, key))
+    sweep = _sweep(stage, stage.node.needed(graph.BENCHMARK_SWEEP, recipe))
+    tuned, study = _tuned(stage, recipe, stage.node.needed(graph.TUNED_CONFIG, recipe))
     comparison = comparison_of(stage, recipe)
     if recipe == BASELINE:
         verdict = "reference"
     else:
-        verdict = comparison.verdict if comparison else lineage.FAILED
+        verdict = comparison.verdict if comparison else graph.FAILED
     star = comparison.representative if comparison else None
     return Evaluated(
         RecipeOutcome(
@@ -96,7 +94,7 @@ def _sweep(stage: Stage, node: Node) -> Benchmarked:
     artifact = stage.artifact_of(node)
     if artifact is None:
         return Benchmarked(
-            unfinished_benchmark(lineage.FAILED, "its sweep failed: see benchmark_sweep")
+            unfinished_benchmark(graph.FAILED, "its sweep failed: see benchmark_sweep")
         )
     return Benchmarked(artifact.read_json(RESULT_FILE), artifact)
 
@@ -104,7 +102,7 @@ def _sweep(stage: Stage, node: Node) -> Benchmarked:
 def _tuned(stage: Stage, recipe: str, node: Node) -> tuple[ArmMeasurement, dict[str, Any] | None]:
     artifact = stage.artifact_of(node)
     if artifact is None:
-        failed = unfinished_benchmark(lineage.FAILED, "its study failed: see tuned_config")
+        failed = unfinished_benchmark(graph.FAILED, "its study failed: see tuned_config")
         return measurement(recipe, Benchmarked(failed), tuned=True, flags={}), None
     study = artifact.read_json(STUDY_FILE)
     best = Benchmarked(study["best"]["benchmark"], artifact)

@@ -1,15 +1,17 @@
-"""Partitions: models are dynamic, recipes and SLOs static; a scenario packs ``recipe@slo``.
+"""The graph as Dagster has it: partitions, dependencies and mappings, derived from the table.
 
-Dagster allows two dimensions, so the third is packed. A multi-partition key is ``model|other``:
-Dagster orders dimensions by name, and ``model`` sorts before ``recipe``, ``scenario`` and ``slo``.
+Models are dynamic partitions, recipes and SLOs static ones.
 """
+
+from typing import Any
 
 import dagster as dg
 
+from optikit_assets.graph import GRAPH, SCENARIO_SPEC, Node, nodes_of
+from optikit_assets.graph.keys import parts_of, unpack
 from optikit_assets.settings import settings
-from optikit_assets.specs import Catalog, check_name
+from optikit_assets.specs import Catalog
 
-SEP = "@"
 MODEL_DIMENSION = "models"
 
 catalog = Catalog.load(settings().recipes)
@@ -17,51 +19,89 @@ RECIPES = sorted(catalog.recipes)
 SLOS = sorted(catalog.slos)
 
 
-def scenario_key(recipe: str, slo: str) -> str:
-    """Pack a recipe and an SLO into one key."""
-    return f"{recipe}{SEP}{slo}"
-
-
-def split_scenario(key: str) -> tuple[str, str]:
-    """Return the recipe and the SLO of a scenario key."""
-    recipe, slo = key.split(SEP)
-    return recipe, slo
-
-
-def split_model(key: str) -> tuple[str, str]:
-    """Return name and version of a model key, checked: Dagster silently drops bad dynamic keys."""
-    name, _, version = key.partition(SEP)
-    return check_name(name), check_name(version)
+def all_nodes(asset: str, models: list[str]) -> list[Node]:
+    """Return every partition of an asset, for these models if it has such."""
+    return nodes_of([asset], models=models, recipes=RECIPES, slos=SLOS)
 
 
 models = dg.DynamicPartitionsDefinition(name=MODEL_DIMENSION)
-recipes = dg.StaticPartitionsDefinition(RECIPES)
-slos = dg.StaticPartitionsDefinition(SLOS)
-scenarios = dg.StaticPartitionsDefinition([scenario_key(r, s) for r in RECIPES for s in SLOS])
-model_x_recipe = dg.MultiPartitionsDefinition({"model": models, "recipe": recipes})
-model_x_scenario = dg.MultiPartitionsDefinition({"model": models, "scenario": scenarios})
-model_x_slo = dg.MultiPartitionsDefinition({"model": models, "slo": slos})
+_STATIC = {
+    "recipe": RECIPES,
+    "slo": SLOS,
+    "scenario": [str(node.partition) for node in all_nodes(SCENARIO_SPEC, [])],
+}
+_DIMENSIONS: dict[str, dg.PartitionsDefinition] = {
+    "model": models,
+    **{name: dg.StaticPartitionsDefinition(keys) for name, keys in _STATIC.items()},
+}
 
-same_model = dg.DimensionPartitionMapping("model", dg.IdentityPartitionMapping())
-by_model = dg.MultiToSingleDimensionPartitionMapping("model")
-by_recipe = dg.MultiToSingleDimensionPartitionMapping("recipe")
-by_scenario = dg.MultiToSingleDimensionPartitionMapping("scenario")
-recipe_to_scenario = dg.MultiPartitionMapping(
-    {
-        "model": same_model,
-        "recipe": dg.DimensionPartitionMapping(
-            "scenario",
-            dg.StaticPartitionMapping({r: [scenario_key(r, s) for s in SLOS] for r in RECIPES}),
-        ),
+
+def partitions_of(asset: str) -> dg.PartitionsDefinition | None:
+    """Return the partitions of an asset, None if it has none."""
+    dimensions = {name: _DIMENSIONS[name] for name in GRAPH[asset].dimensions}
+    if len(dimensions) > 1:
+        return dg.MultiPartitionsDefinition(dimensions)
+    return next(iter(dimensions.values()), None)
+
+
+def dependencies(asset: str) -> list[dg.AssetDep]:
+    """Return what an asset depends on, with how partitions correspond."""
+    below = GRAPH[asset].dimensions
+    return [
+        dg.AssetDep(need, partition_mapping=_mapping(GRAPH[need].dimensions, below))
+        for need in GRAPH[asset].needs
+    ]
+
+
+def declared(asset: str) -> dict[str, Any]:
+    """Return what the table says of an asset, as arguments of Dagster's decorators."""
+    item = GRAPH[asset]
+    common = {
+        "name": asset,
+        "partitions_def": partitions_of(asset),
+        "group_name": "sources" if item.observed else "optimization",
+        "description": item.description,
     }
-)
-scenario_to_slo = dg.MultiPartitionMapping(
-    {
-        "model": same_model,
-        "scenario": dg.DimensionPartitionMapping(
-            "slo",
-            dg.StaticPartitionMapping({scenario_key(r, s): s for r in RECIPES for s in SLOS}),
-        ),
-    }
-)
-recipe_to_slo = dg.MultiPartitionMapping({"model": same_model})
+    if item.observed:
+        return common
+    return {**common, "deps": dependencies(asset), "code_version": item.code_version}
+
+
+def multi_partition_key(node: Node) -> str | None:
+    """Return a partition key of the type that a run of a partition of several dimensions needs."""
+    dimensions = GRAPH[node.asset].dimensions
+    if len(dimensions) < 2:
+        return node.partition
+    return dg.MultiPartitionKey({name: node.key.dimension(name) for name in dimensions})
+
+
+def _mapping(above: tuple[str, ...], below: tuple[str, ...]) -> dg.PartitionMapping | None:
+    if not above or above == below:
+        return None
+    if len(above) == 1:
+        return dg.MultiToSingleDimensionPartitionMapping(above[0])
+    found: dict[str, dg.DimensionPartitionMapping] = {}
+    for upper in above:
+        for lower in below:
+            if upper == lower:
+                found[upper] = dg.DimensionPartitionMapping(lower, dg.IdentityPartitionMapping())
+            elif parts_of([upper]) & parts_of([lower]):
+                found[upper] = dg.DimensionPartitionMapping(lower, _agreeing(upper, lower))
+    # A dimension without a mapping is read whole: a decision looks at every recipe.
+    return dg.MultiPartitionMapping(found)
+
+
+def _agreeing(upper: str, lower: str) -> dg.StaticPartitionMapping:
+    """Map each key of a dimension to those of another that agree with it in what both have."""
+    both = [name for name in ("recipe", "slo") if name in parts_of([upper]) & parts_of([lower])]
+
+    def shared(dimension: str, packed: str) -> list[str]:
+        key = unpack((dimension,), packed)
+        return [getattr(key, name) for name in both]
+
+    return dg.StaticPartitionMapping(
+        {
+            one: [other for other in _STATIC[lower] if shared(upper, one) == shared(lower, other)]
+            for one in _STATIC[upper]
+        }
+    )

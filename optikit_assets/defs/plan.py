@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from optikit_assets.defs.lineage import BASE_MODEL, FAILED, OBSERVED, Node, Versions
+from optikit_assets.defs.recorded import Versions
+from optikit_assets.graph import FAILED, Node
 
 # The last one is for a status alone: what a plan is made for was asked for.
 State = Literal["fresh", "stale", "missing", "failed", "not asked for"]
@@ -61,7 +62,7 @@ def _judge(
     elif known.version != versions.expected(node):
         state = "stale"
         reason = _cause(versions, ups, known.inputs)
-    elif node.asset != BASE_MODEL and not has_artifact(known.version):
+    elif not node.is_root and not has_artifact(known.version):
         state, reason = "missing", "its artifact is not in the store"
     return NodePlan(node, state, reason, waits_for, known.status, known.timestamp)
 
@@ -76,5 +77,5 @@ def _cause(versions: Versions, ups: tuple[Node, ...], inputs: dict[str, str]) ->
     if not changed:
         return "its code version changed"
     # A spec or a model that changed explains more than the stages below it, which changed with it.
-    roots = [up for up in changed if up.asset in OBSERVED or not versions.upstream(up)]
+    roots = [up for up in changed if up.is_root]
     return ", ".join(str(up) for up in (roots or changed)[:3]) + " changed"

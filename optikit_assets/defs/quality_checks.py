@@ -11,7 +11,8 @@ from collections import Counter
 
 import dagster as dg
 
-from optikit_assets.defs import lineage, partitions
+from optikit_assets import graph
+from optikit_assets.defs import partitions
 from optikit_assets.specs import Catalog, SuiteSpec, digest
 from optikit_assets.stateval.results import Comparison, TaskComparison
 
@@ -52,9 +53,9 @@ def check_specs() -> list[dg.AssetCheckSpec]:
     return [
         dg.AssetCheckSpec(
             name,
-            asset=lineage.EVAL_SCORES,
+            asset=graph.EVAL_SCORES,
             description=description,
-            partitions_def=partitions.model_x_recipe,
+            partitions_def=partitions.partitions_of(graph.EVAL_SCORES),
         )
         for name, description in described.items()
     ]

@@ -6,14 +6,15 @@ from typing import Any
 
 import dagster as dg
 
+from optikit_assets import graph
 from optikit_assets.artifacts.pins import Pin
 from optikit_assets.artifacts.store import Artifact
-from optikit_assets.defs import lineage, partitions
 from optikit_assets.defs.automation import VERSIONED
 from optikit_assets.defs.contamination import evaluation_data
-from optikit_assets.defs.lineage import Node
+from optikit_assets.defs.partitions import declared
 from optikit_assets.defs.stage import Stage
 from optikit_assets.errors import ChangedInputError, CompressionError
+from optikit_assets.graph import Node
 from optikit_assets.optimizer import check_plan, expert_count, read_config, read_linear_layers
 from optikit_assets.serving.support import fallback, unsupported
 from optikit_assets.specs import EngineSpec, RecipeSpec, digest
@@ -33,21 +34,10 @@ _MADE = ("rows_digest", "row_numbers", "seconds", "bytes", "versions", *_TIMES)
 
 
 @dg.asset(
-    name=lineage.QUANTIZED_MODEL,
-    partitions_def=partitions.model_x_recipe,
-    deps=[
-        dg.AssetDep(lineage.BASE_MODEL, partition_mapping=partitions.by_model),
-        dg.AssetDep(lineage.RECIPE_SPEC, partition_mapping=partitions.by_recipe),
-        dg.AssetDep(lineage.CALIBRATION_DATA),
-        lineage.COMPRESS_RUNTIME,
-    ],
-    group_name="optimization",
+    **declared(graph.QUANTIZED_MODEL),
     kinds={"llmcompressor", "gpu"},
     owners=["team:ml-platform"],
-    code_version=lineage.CODE_VERSIONS[lineage.QUANTIZED_MODEL],
     automation_condition=VERSIONED,
-    description="Candidate checkpoints of one recipe: N trials on distinct seeded calibration "
-    "subsets (paper section 4.1).",
 )
 def quantized_model(
     context: dg.AssetExecutionContext,
@@ -59,8 +49,8 @@ def quantized_model(
     """Make the missing candidates; finished ones are never redone."""
     stage = Stage(context, models, artifacts, history, runner)
     # The baseline reads nothing of the model here, but stands for it in all that follows.
-    stage.version_of(Node(lineage.BASE_MODEL, stage.model_key))
-    recipe = stage.catalog.recipe(stage.dimension)
+    stage.version_of(stage.node.needed(graph.BASE_MODEL))
+    recipe = stage.catalog.recipe(stage.recipe)
     with stage.turn():
         artifact = _find_complete(stage)
         cached = artifact is not None
@@ -84,7 +74,7 @@ def quantized_model(
 def _status(summary: dict[str, Any]) -> str:
     if UNSUPPORTED in summary:
         return UNSUPPORTED
-    return "ok" if summary["finished"] else lineage.FAILED
+    return "ok" if summary["finished"] else graph.FAILED
 
 
 def candidate_artifact(stage: Stage, entry: dict[str, Any]) -> Artifact | None:
@@ -162,7 +152,7 @@ def make_candidates(stage: Stage, recipe: RecipeSpec, first: int = 0) -> dict[st
     ChangedInputError
         If the candidates that there are came from other sources than the present ones.
     """
-    own = Node(lineage.QUANTIZED_MODEL, str(stage.node.partition))
+    own = stage.node.needed(graph.QUANTIZED_MODEL)
     if stage.node != own and (why := stage.versions.outdated(own)):
         raise ChangedInputError(f"{why}: materialize {own} again first")
     store = stage.artifacts.store
@@ -228,7 +218,7 @@ def _trial(stage: Stage, recipe: RecipeSpec, number: int) -> CompressTrial:
             "calibration": {"adaptive"},
         },
     )
-    code = lineage.CODE_VERSIONS[lineage.QUANTIZED_MODEL]
+    code = graph.GRAPH[graph.QUANTIZED_MODEL].code_version
     base, *other = (stage.versions.of_source(node) for node in _sources(stage))
     return CompressTrial(
         trial=number,
@@ -240,9 +230,9 @@ def _trial(stage: Stage, recipe: RecipeSpec, number: int) -> CompressTrial:
 def _sources(stage: Stage) -> tuple[Node, Node, Node]:
     """Return the sources that a candidate is made from, beside its recipe."""
     return (
-        Node(lineage.BASE_MODEL, stage.model_key),
-        Node(lineage.CALIBRATION_DATA, str(stage.node.partition)),
-        Node(lineage.COMPRESS_RUNTIME),
+        stage.node.needed(graph.BASE_MODEL),
+        stage.node.needed(graph.CALIBRATION_DATA),
+        stage.node.needed(graph.COMPRESS_RUNTIME),
     )
 
 
@@ -279,7 +269,7 @@ def trial_rows(
     made
         Artifact that tells of the failed trials.
     """
-    own = Node(lineage.QUANTIZED_MODEL, str(stage.node.partition))
+    own = stage.node.needed(graph.QUANTIZED_MODEL)
     common = {
         "content_key": stage.key if stage.node == own else stage.version_of(own),
         "recipe": recipe,

@@ -11,8 +11,9 @@ from optikit_assets.artifacts.hub import HUB_PREFIX
 from optikit_assets.artifacts.models import ModelVersion
 from optikit_assets.defs import partitions
 from optikit_assets.defs.jobs import optimize_model
-from optikit_assets.defs.lineage import Versions
+from optikit_assets.defs.recorded import Versions
 from optikit_assets.defs.sources import changed_observations, source_nodes, source_versions
+from optikit_assets.graph import split_model
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, digest
 from resources import ModelRegistryResource, StageRunnerResource
@@ -63,7 +64,7 @@ def new_model_versions(
 
 
 def _request(catalog: Catalog, key: str, revision: str) -> dg.RunRequest:
-    spec = catalog.model(partitions.split_model(key)[0])
+    spec = catalog.model(split_model(key)[0])
     config = {"model": key, "slos": list(spec.slos or partitions.SLOS)}
     return dg.RunRequest(
         run_key=f"new-model-{key}-{revision[:12]}",

@@ -14,9 +14,21 @@ from optikit_assets.artifacts.file_digests import FileDigests
 from optikit_assets.artifacts.hub_datasets import pinned_dataset
 from optikit_assets.artifacts.models import FetchedModel, ModelRegistry
 from optikit_assets.artifacts.pins import Pin, PinKind, digest_of
-from optikit_assets.defs.partitions import split_model, split_scenario
 from optikit_assets.environments.layout import environment_path
 from optikit_assets.environments.variables import effective_variables
+from optikit_assets.graph import (
+    BASE_MODEL,
+    CALIBRATION_DATA,
+    COMPRESS_RUNTIME,
+    ENGINE_SPEC,
+    EVALUATION_SPEC,
+    RECIPE_SPEC,
+    SCENARIO_SPEC,
+    SERVING_RUNTIME,
+    Key,
+    Node,
+    split_model,
+)
 from optikit_assets.optimizer.calibration import HUB_PREFIX, resolve_calibration
 from optikit_assets.serving.hardware import Hardware
 from optikit_assets.serving.support import unsupported
@@ -33,18 +45,18 @@ class SourceVersions:
     catalog: Catalog
     registry: ModelRegistry
     hardware: Hardware
-    _versions: dict[tuple[str, str | None], str] = field(default_factory=dict)
+    _versions: dict[Node, str] = field(default_factory=dict)
     _pins: dict[tuple[str, str], Pin] = field(default_factory=dict)
     _models: dict[str, FetchedModel] = field(default_factory=dict)
     _rows: dict[str, str] = field(default_factory=dict)
 
-    def version(self, asset: str, key: str | None) -> str:
+    def version(self, node: Node) -> str:
         """Return the version of one partition of a source or of ``base_model``."""
-        if (asset, key) not in self._versions:
-            if asset not in _READERS:
-                raise ValueError(f"{asset} is made from other assets")
-            self._versions[asset, key] = _READERS[asset](self, str(key))
-        return self._versions[asset, key]
+        if node not in self._versions:
+            if node.asset not in _READERS:
+                raise ValueError(f"{node.asset} is made from other assets")
+            self._versions[node] = _READERS[node.asset](self, node.key)
+        return self._versions[node]
 
     # --- what a worker is held to -----------------------------------------------------------------
 
@@ -103,48 +115,47 @@ class SourceVersions:
 
     # --- how each version is read -----------------------------------------------------------------
 
-    def _recipe(self, name: str) -> str:
+    def _recipe(self, key: Key) -> str:
         """Return the digest of a recipe, and of why no machine like this could serve it.
 
         A recipe is refused before it is made where it cannot be served, which may depend on whether
         the model has experts; elsewhere, or after an upgrade that can, that refusal says nothing.
         What was made is found again by a key without it.
         """
-        recipe = self.catalog.recipe(name)
+        recipe = self.catalog.recipe(key.recipe)
         refusals = [
             unsupported(recipe, EngineSpec(), self.hardware, experts=experts)
             for experts in (False, True)
         ]
         return digest([recipe.digest(), refusals])
 
-    def _scenario(self, key: str) -> str:
-        return self.catalog.scenario_digest(split_scenario(key)[1])
+    def _scenario(self, key: Key) -> str:
+        return self.catalog.scenario_digest(key.slo)
 
-    def _evaluation(self, model_key: str) -> str:
-        suite = self._spec(model_key).suite
+    def _evaluation(self, key: Key) -> str:
+        suite = self._spec(key.model).suite
         pinned = [pin.sha256 for pin in self.suite_pins(suite)]
         return digest([self.catalog.suite(suite).digest(), pinned])
 
-    def _engine(self, model_key: str) -> str:
-        spec = self._spec(model_key)
+    def _engine(self, key: Key) -> str:
+        spec = self._spec(key.model)
         return digest([spec.engine.digest(), spec.trust_remote_code])
 
-    def _calibration(self, key: str) -> str:
-        model_key, _, recipe = key.partition("|")
-        if self.catalog.recipe(recipe).calibration is None:
+    def _calibration(self, key: Key) -> str:
+        if self.catalog.recipe(key.recipe).calibration is None:
             return NO_DATA
-        pin = self.calibration_pin(model_key)
-        return digest([self.calibration_data(model_key)]) if pin is None else pin.sha256
+        pin = self.calibration_pin(key.model)
+        return digest([self.calibration_data(key.model)]) if pin is None else pin.sha256
 
-    def _base_model(self, model_key: str) -> str:
-        return digest(["base_model", self.model(model_key).digest])
+    def _base_model(self, key: Key) -> str:
+        return digest([BASE_MODEL, self.model(key.model).digest])
 
-    def _compress_runtime(self, _: str) -> str:
+    def _compress_runtime(self, _: Key) -> str:
         # Neither the card nor its driver: a checkpoint is worth the same wherever it was made.
         variables = {k: v for k, v in self._variables.items() if not k.startswith("VLLM_")}
         return digest([self.environment_pin("compress").sha256, self.hardware.kind, variables])
 
-    def _serving_runtime(self, _: str) -> str:
+    def _serving_runtime(self, _: Key) -> str:
         environment = self.environment_pin("serve").sha256
         return digest([environment, self.hardware.measured(), self._variables])
 
@@ -153,13 +164,13 @@ class SourceVersions:
         return effective_variables(os.environ)
 
 
-_READERS: dict[str, Callable[[SourceVersions, str], str]] = {
-    "base_model": SourceVersions._base_model,
-    "recipe_spec": SourceVersions._recipe,
-    "scenario_spec": SourceVersions._scenario,
-    "evaluation_spec": SourceVersions._evaluation,
-    "engine_spec": SourceVersions._engine,
-    "calibration_data": SourceVersions._calibration,
-    "compress_runtime": SourceVersions._compress_runtime,
-    "serving_runtime": SourceVersions._serving_runtime,
+_READERS: dict[str, Callable[[SourceVersions, Key], str]] = {
+    BASE_MODEL: SourceVersions._base_model,
+    RECIPE_SPEC: SourceVersions._recipe,
+    SCENARIO_SPEC: SourceVersions._scenario,
+    EVALUATION_SPEC: SourceVersions._evaluation,
+    ENGINE_SPEC: SourceVersions._engine,
+    CALIBRATION_DATA: SourceVersions._calibration,
+    COMPRESS_RUNTIME: SourceVersions._compress_runtime,
+    SERVING_RUNTIME: SourceVersions._serving_runtime,
 }

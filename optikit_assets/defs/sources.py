@@ -4,25 +4,15 @@ Their data versions are digests of *parsed* content, so an edit of a comment cha
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import dagster as dg
 
-from optikit_assets.defs import lineage, partitions
-from optikit_assets.defs.lineage import DATA_VERSION_TAG, Node, Versions
+from optikit_assets.defs import partitions
+from optikit_assets.defs.recorded import DATA_VERSION_TAG, Versions
 from optikit_assets.defs.source_versions import SourceVersions
+from optikit_assets.graph import OBSERVED, Node
 from resources import ModelRegistryResource, StageRunnerResource
-
-GROUP = "sources"
-
-
-def _observe(
-    models: ModelRegistryResource,
-    runner: StageRunnerResource,
-    asset: str,
-    keys: Iterable[str],
-) -> dg.DataVersionsByPartition:
-    sources = source_versions(models, runner)
-    return dg.DataVersionsByPartition({key: sources.version(asset, key) for key in keys})
 
 
 def source_versions(models: ModelRegistryResource, runner: StageRunnerResource) -> SourceVersions:
@@ -32,118 +22,30 @@ def source_versions(models: ModelRegistryResource, runner: StageRunnerResource) 
     return SourceVersions(catalog, models.registry(catalog), hardware)
 
 
-@dg.observable_source_asset(
-    name=lineage.RECIPE_SPEC,
-    partitions_def=partitions.recipes,
-    group_name=GROUP,
-    description="Digest of the parsed, normalized recipe (recipes/quantization/), and of why this "
-    "machine cannot serve it, if so.",
-)
-def recipe_spec(
-    models: ModelRegistryResource, runner: StageRunnerResource
-) -> dg.DataVersionsByPartition:
-    """Observe every recipe."""
-    return _observe(models, runner, lineage.RECIPE_SPEC, partitions.RECIPES)
+def _source(asset: str) -> Any:
+    @dg.observable_source_asset(**partitions.declared(asset))
+    def observe(
+        context: dg.OpExecutionContext, models: ModelRegistryResource, runner: StageRunnerResource
+    ) -> dg.DataVersion | dg.DataVersionsByPartition:
+        model_keys = context.instance.get_dynamic_partitions(partitions.MODEL_DIMENSION)
+        nodes = partitions.all_nodes(asset, list(model_keys))
+        sources = source_versions(models, runner)
+        if nodes == [Node(asset)]:
+            return dg.DataVersion(sources.version(nodes[0]))
+        return dg.DataVersionsByPartition(
+            {str(node.partition): sources.version(node) for node in nodes}
+        )
+
+    return observe
 
 
-@dg.observable_source_asset(
-    name=lineage.SCENARIO_SPEC,
-    partitions_def=partitions.scenarios,
-    group_name=GROUP,
-    description="Digest of the parsed SLO and its search space (recipes/slos/, search_spaces/).",
-)
-def scenario_spec(
-    models: ModelRegistryResource, runner: StageRunnerResource
-) -> dg.DataVersionsByPartition:
-    """Observe every scenario."""
-    keys = partitions.scenarios.get_partition_keys()
-    return _observe(models, runner, lineage.SCENARIO_SPEC, keys)
-
-
-@dg.observable_source_asset(
-    name=lineage.EVALUATION_SPEC,
-    partitions_def=partitions.models,
-    group_name=GROUP,
-    description="Digest of the model's evaluation suite with its task files, data and local judge.",
-)
-def evaluation_spec(
-    context: dg.OpExecutionContext, models: ModelRegistryResource, runner: StageRunnerResource
-) -> dg.DataVersionsByPartition:
-    """Observe the suite of every model version."""
-    keys = context.instance.get_dynamic_partitions(partitions.MODEL_DIMENSION)
-    return _observe(models, runner, lineage.EVALUATION_SPEC, keys)
-
-
-@dg.observable_source_asset(
-    name=lineage.ENGINE_SPEC,
-    partitions_def=partitions.models,
-    group_name=GROUP,
-    description="Digest of the engine settings that hold for the model in every stage.",
-)
-def engine_spec(
-    context: dg.OpExecutionContext, models: ModelRegistryResource, runner: StageRunnerResource
-) -> dg.DataVersionsByPartition:
-    """Observe the engine settings of every model version."""
-    keys = context.instance.get_dynamic_partitions(partitions.MODEL_DIMENSION)
-    return _observe(models, runner, lineage.ENGINE_SPEC, keys)
-
-
-@dg.observable_source_asset(
-    name=lineage.CALIBRATION_DATA,
-    partitions_def=partitions.model_x_recipe,
-    group_name=GROUP,
-    description="Digest of the calibration rows; constant for recipes that do not calibrate.",
-)
-def calibration_data(
-    context: dg.OpExecutionContext, models: ModelRegistryResource, runner: StageRunnerResource
-) -> dg.DataVersionsByPartition:
-    """Observe the calibration data of every model version and recipe."""
-    keys = context.instance.get_dynamic_partitions(partitions.MODEL_DIMENSION)
-    pairs = [f"{key}|{recipe}" for key in keys for recipe in partitions.RECIPES]
-    return _observe(models, runner, lineage.CALIBRATION_DATA, pairs)
-
-
-@dg.observable_source_asset(
-    name=lineage.COMPRESS_RUNTIME,
-    group_name=GROUP,
-    description="Fingerprint of what makes checkpoints: the distributions installed in the "
-    "compress environment, and whether there is a GPU.",
-)
-def compress_runtime(models: ModelRegistryResource, runner: StageRunnerResource) -> dg.DataVersion:
-    """Observe what makes checkpoints."""
-    return dg.DataVersion(source_versions(models, runner).version(lineage.COMPRESS_RUNTIME, None))
-
-
-@dg.observable_source_asset(
-    name=lineage.SERVING_RUNTIME,
-    group_name=GROUP,
-    description="Fingerprint of what measures: the distributions installed in the serve "
-    "environment, the variables that reach the engine, and the accelerators.",
-)
-def serving_runtime(models: ModelRegistryResource, runner: StageRunnerResource) -> dg.DataVersion:
-    """Observe what measures."""
-    return dg.DataVersion(source_versions(models, runner).version(lineage.SERVING_RUNTIME, None))
+SOURCES = [_source(asset) for asset in OBSERVED]
 
 
 def source_nodes(model_keys: Iterable[str]) -> list[Node]:
     """Return every node whose version is observed rather than made."""
     keys = list(model_keys)
-    return [
-        Node(lineage.COMPRESS_RUNTIME),
-        Node(lineage.SERVING_RUNTIME),
-        *(Node(lineage.RECIPE_SPEC, key) for key in partitions.RECIPES),
-        *(Node(lineage.SCENARIO_SPEC, key) for key in partitions.scenarios.get_partition_keys()),
-        *(
-            Node(asset, key)
-            for asset in (lineage.EVALUATION_SPEC, lineage.ENGINE_SPEC)
-            for key in keys
-        ),
-        *(
-            Node(lineage.CALIBRATION_DATA, f"{key}|{recipe}")
-            for key in keys
-            for recipe in partitions.RECIPES
-        ),
-    ]
+    return [node for asset in OBSERVED for node in partitions.all_nodes(asset, keys)]
 
 
 def changed_observations(versions: Versions, nodes: Iterable[Node]) -> list[dg.AssetObservation]:

@@ -13,25 +13,20 @@ import dagster as dg
 from optikit_assets.artifacts.models import FetchedModel
 from optikit_assets.artifacts.store import Artifact, ArtifactDraft
 from optikit_assets.artifacts.turns import turn
-from optikit_assets.defs import partitions
-from optikit_assets.defs.lineage import (
+from optikit_assets.defs.recorded import INPUTS_METADATA, STATUS_TAG, Versions
+from optikit_assets.defs.source_versions import SourceVersions
+from optikit_assets.errors import StageError
+from optikit_assets.graph import (
     BASE_MODEL,
-    CODE_VERSIONS,
-    DEPLOYABLE_CONFIG,
-    INPUTS_METADATA,
     MISSING,
-    STATUS_TAG,
     Node,
-    Versions,
     content_key,
     is_failed,
     outcome_version,
+    split_model,
 )
-from optikit_assets.defs.partitions import split_model
-from optikit_assets.defs.source_versions import SourceVersions
-from optikit_assets.errors import StageError
 from optikit_assets.history import RowsByTable
-from optikit_assets.specs import Catalog, ModelSpec, digest
+from optikit_assets.specs import Catalog, ModelSpec, SloSpec, digest
 from resources import (
     ArtifactStoreResource,
     HistoryResource,
@@ -65,7 +60,7 @@ class Stage:
     @property
     def node(self) -> Node:
         """Which partition of which asset."""
-        return Node(self.context.asset_key.to_user_string(), self.context.partition_key)
+        return Node.of(self.context.asset_key.to_user_string(), self.context.partition_key)
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -91,7 +86,7 @@ class Stage:
             now would be filed under other weights.
         """
         inputs = self.versions.actual(self.node)[1]
-        base = Node(BASE_MODEL, self.model_key)
+        base = self.node.needed(BASE_MODEL)
         recorded = inputs.get(base, MISSING)
         if recorded != MISSING and recorded != self.versions.of_source(base):
             raise StageError(
@@ -103,9 +98,9 @@ class Stage:
     @cached_property
     def key(self) -> str:
         """Content key of this partition."""
-        if self.node.asset == BASE_MODEL:
+        if self.node.is_root:
             return self.versions.of_source(self.node)
-        return content_key(self.node.asset, CODE_VERSIONS[self.node.asset], self.inputs)
+        return content_key(self.node.asset, self.inputs)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -121,12 +116,22 @@ class Stage:
     @property
     def model_key(self) -> str:
         """``NAME@VERSION``."""
-        return str(self.node.partition).partition("|")[0]
+        return self.node.key.model
 
     @property
-    def dimension(self) -> str:
-        """The partition's other dimension: a recipe, a scenario or an SLO."""
-        return str(self.node.partition).partition("|")[2]
+    def recipe(self) -> str:
+        """Name of the partition's recipe, "" if it has none."""
+        return self.node.key.recipe
+
+    @property
+    def slo(self) -> str:
+        """Name of the partition's SLO, "" if it has none."""
+        return self.node.key.slo
+
+    @property
+    def slo_spec(self) -> SloSpec:
+        """Spec of the partition's SLO."""
+        return self.catalog.slo(self.slo)
 
     @cached_property
     def model_spec(self) -> ModelSpec:
@@ -260,8 +265,6 @@ class Stage:
         )
 
     def _remember_materialization(self, version: str, cached: bool) -> None:
-        first, _, second = self.dimension.partition(partitions.SEP)
-        by_slo = self.node.asset == DEPLOYABLE_CONFIG
         self.history.append(
             "materializations",
             [
@@ -270,8 +273,8 @@ class Stage:
                     "partition": self.node.partition,
                     "content_key": version,
                     "model": self.model_key,
-                    "recipe": None if by_slo else first or None,
-                    "slo": first if by_slo else second or None,
+                    "recipe": self.recipe or None,
+                    "slo": self.slo or None,
                     "cached": cached,
                     "run_id": self.context.run.run_id,
                     "materialized_at": datetime.now(UTC),

@@ -5,9 +5,9 @@ from typing import Any
 
 import dagster as dg
 
+from optikit_assets import graph
 from optikit_assets.artifacts.store import Artifact
 from optikit_assets.benchmarker import unfinished_benchmark
-from optikit_assets.defs import lineage, partitions
 from optikit_assets.defs.automation import VERSIONED
 from optikit_assets.defs.benchmarking import (
     RESULT_FILE,
@@ -19,13 +19,14 @@ from optikit_assets.defs.benchmarking import (
     remember_probes,
 )
 from optikit_assets.defs.candidates import ServedCandidate, served_candidate
-from optikit_assets.defs.lineage import FAILED, Node
 from optikit_assets.defs.outcome import STUDY_FILE
+from optikit_assets.defs.partitions import declared
 from optikit_assets.defs.stage import Stage
 from optikit_assets.deployment import Trial
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import optimization_history
 from optikit_assets.errors import ModelError
+from optikit_assets.graph import FAILED
 from optikit_assets.history import RowsByTable
 from optikit_assets.serving import ModelFacts, max_model_len
 from optikit_assets.serving.flags import Flags
@@ -47,22 +48,10 @@ from resources import (
 
 
 @dg.asset(
-    name=lineage.TUNED_CONFIG,
-    partitions_def=partitions.model_x_scenario,
-    deps=[
-        dg.AssetDep(lineage.BENCHMARK_SWEEP),
-        dg.AssetDep(lineage.EVAL_SCORES, partition_mapping=partitions.recipe_to_scenario),
-        dg.AssetDep(lineage.SCENARIO_SPEC, partition_mapping=partitions.by_scenario),
-        dg.AssetDep(lineage.ENGINE_SPEC, partition_mapping=partitions.by_model),
-        lineage.SERVING_RUNTIME,
-    ],
-    group_name="optimization",
+    **declared(graph.TUNED_CONFIG),
     kinds={"vllm", "optuna", "gpu"},
     owners=["team:ml-platform"],
-    code_version=lineage.CODE_VERSIONS[lineage.TUNED_CONFIG],
     automation_condition=VERSIONED,
-    description="Engine flags with the highest SLO-compliant rate per GPU, found by TPE; trial 0 "
-    "is the engine's default (paper section 4.4, eq. 2).",
 )
 def tuned_config(
     context: dg.AssetExecutionContext,
@@ -73,8 +62,7 @@ def tuned_config(
 ) -> dg.MaterializeResult:
     """Run or resume the study."""
     stage = Stage(context, models, artifacts, history, runner)
-    recipe, slo_name = partitions.split_scenario(stage.dimension)
-    slo = stage.catalog.slo(slo_name)
+    recipe, slo = stage.recipe, stage.slo_spec
     with stage.turn():
         artifact = artifacts.find(stage.key)
         cached = artifact is not None
@@ -92,8 +80,7 @@ def tuned_config(
 
 def _tune(stage: Stage, recipe: str, slo: SloSpec) -> Artifact | None:
     """Search the flags; the study's journal keeps finished trials if this process dies."""
-    sweep_node = Node(lineage.BENCHMARK_SWEEP, str(stage.node.partition))
-    swept = stage.artifact_of(sweep_node)
+    swept = stage.artifact_of(stage.node.needed(graph.BENCHMARK_SWEEP))
     default = Benchmarked(swept.read_json(RESULT_FILE), swept) if swept else None
     candidate = served_candidate(stage, recipe)
     certain = known_beforehand(stage, slo, candidate, {})

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from optikit_assets.defs.lineage import FAILED, Node
 from optikit_assets.defs.materialize import materialize_node
 from optikit_assets.errors import EndpointError, StageError
+from optikit_assets.graph import FAILED, Node
 from optikit_assets.history import History
 from optikit_assets.settings import settings
 from optikit_assets.workers.benchmark import handle
@@ -16,7 +16,7 @@ from tests.definitions.test_candidates import BASE, Workers
 from tests.definitions.world import MODEL, World
 from tests.servers.vllm_stand_in import install
 
-SWEEP = Node("benchmark_sweep", f"{MODEL}|baseline@demo")
+SWEEP = Node.of("benchmark_sweep", f"{MODEL}|baseline@demo")
 # The closed loop is over by then, the first open-loop probe is not.
 AFTER = 24
 SLO = """\
@@ -55,8 +55,8 @@ def dying(real: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World
     real.write("slos/demo.yaml", SLO)
     for node in (
         BASE,
-        Node("quantized_model", f"{MODEL}|baseline"),
-        Node("eval_scores", f"{MODEL}|baseline"),
+        Node.of("quantized_model", f"{MODEL}|baseline"),
+        Node.of("eval_scores", f"{MODEL}|baseline"),
     ):
         assert materialize_node(node) == "ok"
     return real

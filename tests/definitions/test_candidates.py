@@ -11,9 +11,10 @@ import pytest
 
 from optikit_assets.artifacts.store import Artifact, ArtifactStore
 from optikit_assets.defs.evaluation_jobs import repeatability
-from optikit_assets.defs.lineage import Node, recorded
 from optikit_assets.defs.materialize import materialize_node, open_instance, run_job
+from optikit_assets.defs.recorded import recorded
 from optikit_assets.errors import StageError
+from optikit_assets.graph import Node
 from optikit_assets.history import History
 from optikit_assets.optimizer.contamination import CLEAN
 from optikit_assets.settings import settings
@@ -25,9 +26,9 @@ from tests.tiny_model import write_model
 from tests.unit.stateval.builders import candidate
 
 ITEMS = 300
-BASE = Node("base_model", MODEL)
-QUANTIZED = Node("quantized_model", f"{MODEL}|int_w8a8")
-SCORES = Node("eval_scores", f"{MODEL}|int_w8a8")
+BASE = Node.of("base_model", MODEL)
+QUANTIZED = Node.of("quantized_model", f"{MODEL}|int_w8a8")
+SCORES = Node.of("eval_scores", f"{MODEL}|int_w8a8")
 ONE_ROUND = "calibration: {samples: 256, max_sequence_length: 512}"
 ROUNDS = "calibration: {samples: 64, adaptive: {max_rounds: 3, samplers: [token_stratified]}}"
 
@@ -131,7 +132,7 @@ def test_no_candidate_is_made_before_its_model_was(real: World) -> None:
         with pytest.raises(
             StageError, match=rf"\|{recipe}\] needs base_model\[tiny@1\], which was"
         ):
-            materialize_node(Node("quantized_model", f"{MODEL}|{recipe}"))
+            materialize_node(Node.of("quantized_model", f"{MODEL}|{recipe}"))
 
 
 def test_a_recipe_that_cannot_be_served_here_is_refused_before_any_worker_starts(
@@ -196,7 +197,7 @@ def test_a_recipe_that_does_not_fit_the_model_ends_alone(
     assert artifact_of(SCORES).read_json("unsupported.json")["reason"].startswith(reason)
     real.write("slos/demo.yaml", CHAT.replace("name: chat", "name: demo"))
     for asset in ("benchmark_sweep", "tuned_config"):
-        node = Node(asset, f"{MODEL}|int_w8a8@demo")
+        node = Node.of(asset, f"{MODEL}|int_w8a8@demo")
         assert materialize_node(node) == "skipped"
         assert reason in recorded_metadata(node)["reason"].value
     assert workers.drawn == workers.evaluated == []
@@ -279,7 +280,7 @@ def test_candidates_behind_a_damaged_one_are_evaluated_by_a_fresh_worker_at_once
 def evaluate_baseline_thrice() -> None:
     """Make the scores of the baseline, then two of its repetitions."""
     for asset in ("base_model", "quantized_model", "eval_scores"):
-        node = BASE if asset == "base_model" else Node(asset, f"{MODEL}|baseline")
+        node = BASE if asset == "base_model" else Node.of(asset, f"{MODEL}|baseline")
         assert materialize_node(node) == "ok"
     run_job(repeatability, "evaluate_repeatedly", {"model": MODEL, "times": 2})
 
@@ -320,8 +321,8 @@ def test_a_recipe_without_calibration_is_compared_with_nothing(
     real: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work(monkeypatch)
-    baseline = Node("eval_scores", f"{MODEL}|baseline")
-    for node in (BASE, Node("quantized_model", f"{MODEL}|baseline"), baseline):
+    baseline = Node.of("eval_scores", f"{MODEL}|baseline")
+    for node in (BASE, Node.of("quantized_model", f"{MODEL}|baseline"), baseline):
         assert materialize_node(node) == "ok"
     assert "contamination" not in recorded_metadata(baseline)
 
@@ -339,7 +340,7 @@ def test_an_item_that_was_added_to_the_suite_is_looked_for_in_the_calibration_da
     assert "calibration.jsonl, line 1 holds sums.jsonl, line 1; remove these rows" in reason
     for recipe in ("baseline", "fp8_dynamic"):
         for asset in ("quantized_model", "eval_scores"):
-            assert materialize_node(Node(asset, f"{MODEL}|{recipe}")) == "ok"
+            assert materialize_node(Node.of(asset, f"{MODEL}|{recipe}")) == "ok"
 
 
 def test_calibration_rows_that_the_worker_refuses_end_their_recipe_alone(
@@ -352,4 +353,4 @@ def test_calibration_rows_that_the_worker_refuses_end_their_recipe_alone(
     assert materialize_node(SCORES) == "failed"
     assert "line 1 holds item 0 of sums" in recorded_metadata(SCORES)["reason"].value
     for asset in ("quantized_model", "eval_scores"):
-        assert materialize_node(Node(asset, f"{MODEL}|baseline")) == "ok"
+        assert materialize_node(Node.of(asset, f"{MODEL}|baseline")) == "ok"

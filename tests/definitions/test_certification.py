@@ -8,9 +8,9 @@ import pytest
 
 from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.benchmarker import BenchmarkResult
-from optikit_assets.defs.lineage import Node
 from optikit_assets.defs.materialize import materialize_node
 from optikit_assets.errors import StageError, StorageError
+from optikit_assets.graph import Node
 from optikit_assets.history import History
 from optikit_assets.settings import settings
 from optikit_assets.workers.benchmark import RESULT_FILE, BenchmarkWorkerResult, confirmation
@@ -21,7 +21,7 @@ from tests.definitions.world import MODEL, World
 from tests.servers.engine_model import Shape
 from tests.servers.virtual import virtual_benchmark, virtual_confirmation
 
-DEPLOYABLE = Node("deployable_config", f"{MODEL}|demo")
+DEPLOYABLE = Node.of("deployable_config", f"{MODEL}|demo")
 SLO = """\
 name: demo
 workload: {input_tokens: 16, output_tokens: 4}
@@ -127,9 +127,9 @@ def prepared(real: World, monkeypatch: pytest.MonkeyPatch, factor: float) -> Mac
     assert materialize_node(BASE) == "ok"
     for recipe in ("baseline", "int_w8a8"):
         for asset in ("quantized_model", "eval_scores"):
-            assert materialize_node(Node(asset, f"{MODEL}|{recipe}")) == "ok"
+            assert materialize_node(Node.of(asset, f"{MODEL}|{recipe}")) == "ok"
         for asset in ("benchmark_sweep", "tuned_config"):
-            assert materialize_node(Node(asset, f"{MODEL}|{recipe}@demo")) == "feasible"
+            assert materialize_node(Node.of(asset, f"{MODEL}|{recipe}@demo")) == "feasible"
     machine.asked.clear()
     return machine
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
+from optikit_assets import graph
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.defs import lineage
-from optikit_assets.defs.lineage import Node
 from optikit_assets.defs.materialize import materialize_node, open_instance
 from optikit_assets.defs.optimize import status
 from optikit_assets.deployment.bundle import RECORD_FILE
 from optikit_assets.errors import StageError
+from optikit_assets.graph import Node
 from optikit_assets.settings import settings
 from optikit_assets.workers.messages import CompressResult, Record
 from resources import StageRunnerResource
@@ -21,8 +21,8 @@ from tests.definitions.world import CHAT, HARDWARE, MODEL, World
 from tests.unit.deployment import samples
 
 SLO = "demo"
-SWEEP = Node("benchmark_sweep", f"{MODEL}|int_w8a8@{SLO}")
-DEPLOYABLE = Node("deployable_config", f"{MODEL}|{SLO}")
+SWEEP = Node.of("benchmark_sweep", f"{MODEL}|int_w8a8@{SLO}")
+DEPLOYABLE = Node.of("deployable_config", f"{MODEL}|{SLO}")
 
 
 class NoisyWorkers(Workers):
@@ -141,7 +141,7 @@ def bundle(real: World, workers: NoisyWorkers) -> Path:
         str(scores.read_json("comparison.json")["q_star"])
     ]
     store = ArtifactStore(settings().store)
-    with store.create(key, lineage.DEPLOYABLE_CONFIG) as draft:
+    with store.create(key, graph.DEPLOYABLE_CONFIG) as draft:
         draft.write_json(RECORD_FILE, samples.deployment().model_dump(mode="json"))
         draft.file("vllm.yaml").write_text("model: here\n")
         draft.references[q_star] = store.get(q_star).digest

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from optikit_assets.defs.driver import DriverReport, Event, run_plan
-from optikit_assets.defs.lineage import Node
 from optikit_assets.defs.plan import NodePlan, State
 from optikit_assets.errors import StageError
+from optikit_assets.graph import BASE_MODEL, Key, Node
 from optikit_assets.settings import REPOSITORY
 from tests.alive import is_alive
 
@@ -42,7 +42,7 @@ def act(node: Node) -> str:
 
 
 def node(name: str) -> Node:
-    return Node("stage", name)
+    return Node(BASE_MODEL, Key(name))
 
 
 def plan_of(*names: str, state: State = "missing", **after: list[str]) -> list[NodePlan]:
@@ -165,7 +165,7 @@ SLOW = """
 import os, signal, sys, time
 from pathlib import Path
 from optikit_assets.defs import driver
-from optikit_assets.defs.lineage import Node
+from optikit_assets.graph import BASE_MODEL, Key, Node
 from optikit_assets.defs.plan import NodePlan
 from optikit_assets.processes import OwnedProcess
 
@@ -188,7 +188,7 @@ def hang(node):
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     driver._STOP_LIMIT_S = 3.0
-    nodes = [Node("stage", "hears"), Node("stage", "deaf"), Node("stage", "waits")]
+    nodes = [Node(BASE_MODEL, Key(name)) for name in ("hears", "deaf", "waits")]
     plan = [NodePlan(node, "missing", "", (), "", None) for node in nodes]
     try:
         driver.run_plan(plan, width=2, log_folder=folder / "logs", materialize=hang)

@@ -2,9 +2,10 @@ from pathlib import Path
 
 import dagster as dg
 
-from optikit_assets.defs import lineage
-from optikit_assets.defs.lineage import Node, outcome_version
+from optikit_assets import graph
 from optikit_assets.defs.materialize import materialize_node, open_instance, register_model
+from optikit_assets.defs.recorded import DATA_VERSION_TAG, STATUS_TAG
+from optikit_assets.graph import Node, outcome_version
 
 MODEL = "demo-llama@1"
 
@@ -15,14 +16,14 @@ def test_what_could_not_be_evaluated_is_not_served_and_the_rest_goes_on(with_ins
         register_model(instance, MODEL)
         instance.report_runless_asset_event(
             dg.AssetMaterialization(
-                lineage.EVAL_SCORES,
+                graph.EVAL_SCORES,
                 partition=f"{MODEL}|int_w8a8",
                 tags={
-                    lineage.DATA_VERSION_TAG: outcome_version("0" * 64, lineage.FAILED),
-                    lineage.STATUS_TAG: lineage.FAILED,
+                    DATA_VERSION_TAG: outcome_version("0" * 64, graph.FAILED),
+                    STATUS_TAG: graph.FAILED,
                 },
             )
         )
-    assert materialize_node(Node(lineage.BASE_MODEL, MODEL)) == "ok"
-    for asset in (lineage.BENCHMARK_SWEEP, lineage.TUNED_CONFIG):
-        assert materialize_node(Node(asset, f"{MODEL}|int_w8a8@demo")) == "skipped"
+    assert materialize_node(Node.of(graph.BASE_MODEL, MODEL)) == "ok"
+    for asset in (graph.BENCHMARK_SWEEP, graph.TUNED_CONFIG):
+        assert materialize_node(Node.of(asset, f"{MODEL}|int_w8a8@demo")) == "skipped"

@@ -10,12 +10,13 @@ import dagster as dg
 import pytest
 import yaml
 
+from optikit_assets import graph
 from optikit_assets.definitions import defs
-from optikit_assets.defs import lineage, partitions
+from optikit_assets.defs import partitions
 from optikit_assets.defs.graph import ASSETS
 from optikit_assets.defs.jobs import optimize_model
-from optikit_assets.defs.lineage import Node, chain, upstream
 from optikit_assets.defs.sensors import new_model_versions, spec_changes
+from optikit_assets.graph import Node, chain, upstream
 from optikit_assets.serving.hardware import Hardware
 from optikit_assets.settings import REPOSITORY, settings
 from resources import AcceleratorsResource, ModelRegistryResource, StageRunnerResource
@@ -25,21 +26,49 @@ from tests.tiny_model import write_model
 MODEL = "m@1"
 SLO = partitions.SLOS[0]
 SPECS = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
-PARTITIONS = {
-    "base_model": partitions.models,
-    "quantized_model": partitions.model_x_recipe,
-    "eval_scores": partitions.model_x_recipe,
-    "benchmark_sweep": partitions.model_x_scenario,
-    "tuned_config": partitions.model_x_scenario,
-    "deployable_config": partitions.model_x_slo,
-    "recipe_spec": partitions.recipes,
-    "scenario_spec": partitions.scenarios,
-    "evaluation_spec": partitions.models,
-    "engine_spec": partitions.models,
-    "calibration_data": partitions.model_x_recipe,
-    "compress_runtime": None,
-    "serving_runtime": None,
+OF_MODEL, OF_RECIPE, OF_SCENARIO = ("model",), ("model", "recipe"), ("model", "scenario")
+MEASURED_WITH = {"eval_scores", "scenario_spec", "engine_spec", "serving_runtime"}
+# Asset -> its dimensions, what it depends on, and its code version.
+SNAPSHOT: dict[str, tuple[tuple[str, ...], set[str], str | None]] = {
+    "base_model": (OF_MODEL, set(), "1"),
+    "quantized_model": (
+        OF_RECIPE,
+        {"base_model", "recipe_spec", "calibration_data", "compress_runtime"},
+        "2",
+    ),
+    "eval_scores": (
+        OF_RECIPE,
+        {"base_model", "quantized_model", "evaluation_spec", "engine_spec", "serving_runtime"},
+        "3",
+    ),
+    "benchmark_sweep": (OF_SCENARIO, {"quantized_model", *MEASURED_WITH}, "2"),
+    "tuned_config": (OF_SCENARIO, {"benchmark_sweep", *MEASURED_WITH}, "2"),
+    "deployable_config": (
+        ("model", "slo"),
+        {"base_model", "eval_scores", "benchmark_sweep", "tuned_config"},
+        "3",
+    ),
+    "recipe_spec": (("recipe",), set(), None),
+    "scenario_spec": (("scenario",), set(), None),
+    "evaluation_spec": (OF_MODEL, set(), None),
+    "engine_spec": (OF_MODEL, set(), None),
+    "calibration_data": (OF_RECIPE, set(), None),
+    "compress_runtime": ((), set(), None),
+    "serving_runtime": ((), set(), None),
 }
+SCENARIOS = [f"{recipe}@{slo}" for recipe in partitions.RECIPES for slo in partitions.SLOS]
+DIMENSIONS: dict[str, dg.PartitionsDefinition] = {
+    "model": dg.DynamicPartitionsDefinition(name="models"),
+    "recipe": dg.StaticPartitionsDefinition(partitions.RECIPES),
+    "slo": dg.StaticPartitionsDefinition(partitions.SLOS),
+    "scenario": dg.StaticPartitionsDefinition(SCENARIOS),
+}
+
+
+def partitioned_by(names: tuple[str, ...]) -> dg.PartitionsDefinition | None:
+    if len(names) > 1:
+        return dg.MultiPartitionsDefinition({name: DIMENSIONS[name] for name in names})
+    return DIMENSIONS[names[0]] if names else None
 
 
 # --- assets -------------------------------------------------------------------------------------
@@ -56,32 +85,34 @@ def test_definitions_load_and_fit_together():
 
 
 def test_every_stage_asset_says_in_which_file_it_is():
-    for name in lineage.STAGES:
+    for name in graph.STAGES:
         references = SPECS[name].metadata["dagster/code_references"].code_references
         files = [Path(reference.file_path).relative_to(REPOSITORY) for reference in references]
         assert files == [Path("optikit_assets", "defs", f"{name}.py")]
 
 
 def test_the_assets_are_the_stages_and_the_sources():
-    assert set(SPECS) == {*lineage.STAGES, *lineage.OBSERVED} == set(PARTITIONS)
-    assert {SPECS[name].group_name for name in lineage.STAGES} == {"optimization"}
-    assert {SPECS[name].group_name for name in lineage.OBSERVED} == {"sources"}
+    assert set(SPECS) == {*graph.STAGES, *graph.OBSERVED} == set(SNAPSHOT)
+    assert {SPECS[name].group_name for name in graph.STAGES} == {"optimization"}
+    assert {SPECS[name].group_name for name in graph.OBSERVED} == {"sources"}
 
 
-@pytest.mark.parametrize("name", PARTITIONS)
-def test_every_asset_has_its_partitions_and_says_what_it_is(name):
+@pytest.mark.parametrize("name", SNAPSHOT)
+def test_every_asset_has_its_partitions_and_dependencies_and_says_what_it_is(name):
     spec = SPECS[name]
-    assert spec.partitions_def == PARTITIONS[name]
+    dimensions, needs, code_version = SNAPSHOT[name]
+    assert spec.partitions_def == partitioned_by(dimensions)
+    assert {dep.asset_key.to_user_string() for dep in spec.deps} == needs
+    assert spec.code_version == code_version
     assert spec.description
     assert len(spec.description) > 30
 
 
-@pytest.mark.parametrize("name", lineage.STAGES)
+@pytest.mark.parametrize("name", graph.STAGES)
 def test_every_stage_has_kinds_an_owner_a_code_version_and_automation(name):
     spec = SPECS[name]
     assert spec.kinds
     assert spec.owners == ["team:ml-platform"]
-    assert spec.code_version == lineage.CODE_VERSIONS[name]
     assert spec.automation_condition is not None
     assert ("gpu" in spec.kinds) == (name != "base_model")
 
@@ -103,7 +134,7 @@ def test_the_quality_gate_and_every_task_are_partitioned_checks_of_the_scores():
         ),
     }
     for key in graph.asset_check_keys:
-        assert graph.get(key).partitions_def == partitions.model_x_recipe
+        assert graph.get(key).partitions_def == partitioned_by(OF_RECIPE)
 
 
 def test_sensors_are_off_until_they_are_switched_on():
@@ -129,7 +160,7 @@ def parents(node: Node, instance: dg.DagsterInstance) -> set[Node]:
             dg.AssetKey(node.asset), node.partition
         )
     assert not found.required_but_nonexistent_parents_partitions
-    return {Node(p.asset_key.to_user_string(), p.partition_key) for p in found.parent_partitions}
+    return {Node.of(p.asset_key.to_user_string(), p.partition_key) for p in found.parent_partitions}
 
 
 @pytest.fixture
@@ -139,27 +170,33 @@ def registered(instance: dg.DagsterInstance) -> dg.DagsterInstance:
 
 
 def test_scores_come_from_their_own_recipe_and_model(registered):
-    assert parents(Node("eval_scores", "m@1|int_w8a8"), registered) == {
-        Node("base_model", "m@1"),
-        Node("quantized_model", "m@1|int_w8a8"),
-        Node("evaluation_spec", "m@1"),
-        Node("engine_spec", "m@1"),
-        Node("serving_runtime"),
+    assert parents(Node.of("eval_scores", "m@1|int_w8a8"), registered) == {
+        Node.of("base_model", "m@1"),
+        Node.of("quantized_model", "m@1|int_w8a8"),
+        Node.of("evaluation_spec", "m@1"),
+        Node.of("engine_spec", "m@1"),
+        Node.of("serving_runtime"),
     }
 
 
 def test_a_sweep_depends_on_its_recipe_and_on_its_scenario(registered):
-    assert parents(Node("benchmark_sweep", f"m@1|int_w8a8@{SLO}"), registered) == {
-        Node("quantized_model", "m@1|int_w8a8"),
-        Node("eval_scores", "m@1|int_w8a8"),
-        Node("scenario_spec", f"int_w8a8@{SLO}"),
-        Node("engine_spec", "m@1"),
-        Node("serving_runtime"),
+    assert parents(Node.of("benchmark_sweep", f"m@1|int_w8a8@{SLO}"), registered) == {
+        Node.of("quantized_model", "m@1|int_w8a8"),
+        Node.of("eval_scores", "m@1|int_w8a8"),
+        Node.of("scenario_spec", f"int_w8a8@{SLO}"),
+        Node.of("engine_spec", "m@1"),
+        Node.of("serving_runtime"),
     }
 
 
-def test_dagster_and_the_driver_see_the_same_lineage(registered):
-    for node in chain(MODEL, SLO, partitions.RECIPES):
+@pytest.mark.parametrize("asset", SNAPSHOT)
+def test_dagster_and_the_table_agree_on_every_edge(asset, registered):
+    nodes = partitions.all_nodes(asset, [MODEL, "other@1"])
+    definition = SPECS[asset].partitions_def
+    if definition is not None:
+        keys = definition.get_partition_keys(dynamic_partitions_store=registered)
+        assert {node.partition for node in nodes} == set(keys)
+    for node in nodes:
         assert parents(node, registered) == set(upstream(node, partitions.RECIPES)), str(node)
 
 
@@ -173,16 +210,14 @@ def test_no_edge_has_so_many_partitions_that_dagster_stops_looking(registered):
 def test_partition_keys_name_the_model_first():
     key = dg.MultiPartitionKey({"scenario": "int_w8a8@demo", "model": MODEL})
     assert key == f"{MODEL}|int_w8a8@demo"
-    assert partitions.split_scenario(partitions.scenario_key("int_w8a8", "demo")) == (
-        "int_w8a8",
-        "demo",
-    )
+    node = Node("benchmark_sweep", graph.Key(MODEL, "int_w8a8", "demo"))
+    assert partitions.multi_partition_key(node) == key
 
 
 @pytest.mark.parametrize("key", ["m", "m@", "@1", "a|b@1", "m@1,2", "m@1@2", "m@..."])
 def test_a_key_that_dagster_would_lose_is_refused(key):
     with pytest.raises(ValueError, match=r"may not (contain|be empty)"):
-        partitions.split_model(key)
+        graph.split_model(key)
 
 
 # --- sensors ------------------------------------------------------------------------------------
@@ -435,4 +470,4 @@ def test_assets_are_listed_once():
         for asset in ASSETS
         for key in (asset.keys if isinstance(asset, dg.AssetsDefinition) else [asset.key])
     ]
-    assert len(keys) == len(set(keys)) == len(PARTITIONS)
+    assert len(keys) == len(set(keys)) == len(SNAPSHOT)

@@ -12,9 +12,9 @@ from optikit_assets.artifacts.manifest import write_manifest
 from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.benchmarker import RequestRecord
 from optikit_assets.benchmarker.records import append_requests
-from optikit_assets.defs.lineage import Node
 from optikit_assets.defs.materialize import materialize_node, open_instance
 from optikit_assets.errors import StageError, StorageError
+from optikit_assets.graph import Node
 from optikit_assets.history import History
 from optikit_assets.settings import settings
 from resources import StageRunnerResource
@@ -33,12 +33,12 @@ from tests.unit.deployment.samples import probes
 from tests.unit.history.test_benchmark_rows import PROBE
 
 SCENARIO = f"{MODEL}|baseline@demo"
-SWEEP, TUNED = Node("benchmark_sweep", SCENARIO), Node("tuned_config", SCENARIO)
-DEPLOYED = Node("deployable_config", f"{MODEL}|demo")
+SWEEP, TUNED = Node.of("benchmark_sweep", SCENARIO), Node.of("tuned_config", SCENARIO)
+DEPLOYED = Node.of("deployable_config", f"{MODEL}|demo")
 NODES = [
     BASE,
-    Node("quantized_model", f"{MODEL}|baseline"),
-    Node("eval_scores", f"{MODEL}|baseline"),
+    Node.of("quantized_model", f"{MODEL}|baseline"),
+    Node.of("eval_scores", f"{MODEL}|baseline"),
     QUANTIZED,
     SCORES,
     SWEEP,

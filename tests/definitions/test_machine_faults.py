@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from optikit_assets.defs.lineage import Node, recorded
 from optikit_assets.defs.materialize import materialize_node, open_instance
 from optikit_assets.defs.outcome import STUDY_FILE
+from optikit_assets.defs.recorded import recorded
 from optikit_assets.environments.layout import (
     REPOSITORY_ROOT,
     Stamp,
@@ -18,6 +18,7 @@ from optikit_assets.environments.layout import (
     write_stamp,
 )
 from optikit_assets.errors import StageError
+from optikit_assets.graph import Node
 from optikit_assets.history import History
 from optikit_assets.settings import settings
 from resources import StageRunnerResource
@@ -25,8 +26,8 @@ from tests.definitions.test_broken_off import SLO
 from tests.definitions.test_candidates import BASE, Workers, artifact_of
 from tests.definitions.world import MODEL, World
 
-SWEEP = Node("benchmark_sweep", f"{MODEL}|baseline@demo")
-TUNED = Node("tuned_config", f"{MODEL}|baseline@demo")
+SWEEP = Node.of("benchmark_sweep", f"{MODEL}|baseline@demo")
+TUNED = Node.of("tuned_config", f"{MODEL}|baseline@demo")
 
 
 def install(home: Path) -> None:
@@ -57,8 +58,8 @@ def evaluated(real: World, monkeypatch: pytest.MonkeyPatch) -> World:
     )
     for node in (
         BASE,
-        Node("quantized_model", f"{MODEL}|baseline"),
-        Node("eval_scores", f"{MODEL}|baseline"),
+        Node.of("quantized_model", f"{MODEL}|baseline"),
+        Node.of("eval_scores", f"{MODEL}|baseline"),
     ):
         assert materialize_node(node) == "ok"
     install(settings().home)

@@ -3,16 +3,17 @@
 import dataclasses
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from optikit_assets.defs import lineage
-from optikit_assets.defs.lineage import Node, chain
+from optikit_assets import graph
 from optikit_assets.defs.materialize import materialize_node, open_instance
 from optikit_assets.defs.optimize import Submission
 from optikit_assets.errors import StageError
+from optikit_assets.graph import Node, chain
 from optikit_assets.settings import settings
 from tests.definitions.world import FINE, HARDWARE, MODEL, RECIPES, SLOS, SUITE, World
 from tests.tiny_model import write_model
@@ -71,8 +72,8 @@ def test_everything_is_fresh_after_it_ran(fresh: World):
 
 
 def test_the_plan_waits_for_what_is_in_it_and_nothing_else(world: World):
-    sweep = Node("benchmark_sweep", f"{MODEL}|int_w8a8@chat")
-    scores = Node("eval_scores", f"{MODEL}|int_w8a8")
+    sweep = Node.of("benchmark_sweep", f"{MODEL}|int_w8a8@chat")
+    scores = Node.of("eval_scores", f"{MODEL}|int_w8a8")
     (item,) = world.judge([sweep])
     assert item.waits_for == ()
     plan = world.judge([scores, sweep])
@@ -319,7 +320,7 @@ def test_a_recipe_that_the_machine_cannot_serve_is_made_where_it_can_be(world: W
 
 
 def test_a_stale_verdict_takes_no_part_and_is_named(own: World):
-    decision = Node("deployable_config", f"{MODEL}|chat")
+    decision = Node.of("deployable_config", f"{MODEL}|chat")
     own.edit("evaluations/quick.yaml", "limit: 20", "limit: 40")
     only = Submission(MODEL, ("chat",), ("baseline",)).nodes()
     plan = {item.node: item for item in own.judge(only)}
@@ -339,9 +340,9 @@ def test_a_stale_verdict_takes_no_part_and_is_named(own: World):
 
 
 def test_a_failure_that_is_current_takes_part_as_one(own: World):
-    decision = Node("deployable_config", f"{MODEL}|chat")
-    sweep = Node("benchmark_sweep", f"{MODEL}|int_w8a8@chat")
-    study = Node("tuned_config", f"{MODEL}|int_w8a8@chat")
+    decision = Node.of("deployable_config", f"{MODEL}|chat")
+    sweep = Node.of("benchmark_sweep", f"{MODEL}|int_w8a8@chat")
+    study = Node.of("tuned_config", f"{MODEL}|int_w8a8@chat")
     own.materialize([sweep], status="failed")
     assert "int_w8a8" in own.versions().left_out(decision)
     own.materialize([study])
@@ -353,7 +354,9 @@ def test_a_failure_that_is_current_takes_part_as_one(own: World):
 def test_another_code_version_makes_the_stage_and_what_is_below_stale(
     fresh: World, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setitem(lineage.CODE_VERSIONS, "tuned_config", "another")
+    monkeypatch.setitem(
+        graph.GRAPH, "tuned_config", replace(graph.GRAPH["tuned_config"], code_version="another")
+    )
     stale = fresh.not_fresh(slos=("chat",))
     assert set(stale) == {
         *(f"tuned_config[{MODEL}|{recipe}@chat]" for recipe in RECIPES),
@@ -410,7 +413,7 @@ def test_a_second_model_version_is_missing_while_the_first_stays_fresh(fresh: Wo
 
 
 def test_a_failed_stage_is_tried_again_and_its_success_reaches_all_below(own: World):
-    quantized = Node("quantized_model", f"{MODEL}|int_w8a8")
+    quantized = Node.of("quantized_model", f"{MODEL}|int_w8a8")
     below = {f"eval_scores[{MODEL}|int_w8a8]", *measured("int_w8a8"), *deployable()}
     own.materialize([quantized], status="failed")
     own.materialize(node for node in own.nodes() if str(node) in below)
@@ -435,7 +438,7 @@ def test_a_failed_stage_is_tried_again_and_its_success_reaches_all_below(own: Wo
 
 
 def test_an_infeasible_outcome_is_an_answer_and_not_tried_again(own: World):
-    sweep = Node("benchmark_sweep", f"{MODEL}|int_w8a8@chat")
+    sweep = Node.of("benchmark_sweep", f"{MODEL}|int_w8a8@chat")
     own.materialize([sweep], status="infeasible")
     assert own.not_fresh() == {}
     (item,) = (item for item in own.plan() if item.node == sweep)
@@ -450,7 +453,7 @@ def test_a_part_of_the_recipes_can_be_planned_while_the_rest_was_never_run(world
 
 
 def test_a_deleted_artifact_is_made_again_and_nothing_below_it(fresh: World):
-    quantized = Node("quantized_model", f"{MODEL}|int_w8a8")
+    quantized = Node.of("quantized_model", f"{MODEL}|int_w8a8")
     known = fresh.versions().recorded(quantized)
     assert known is not None
     fresh.deleted.add(known.version)
@@ -461,8 +464,8 @@ def test_a_deleted_artifact_is_made_again_and_nothing_below_it(fresh: World):
 
 
 def test_a_run_records_what_the_plan_calls_fresh(real: World):
-    base = Node("base_model", MODEL)
-    scores = Node("eval_scores", f"{MODEL}|baseline")
+    base = Node.of("base_model", MODEL)
+    scores = Node.of("eval_scores", f"{MODEL}|baseline")
     # What is upstream has to be there first.
     with pytest.raises(StageError) as caught:
         materialize_node(scores)
@@ -472,7 +475,7 @@ def test_a_run_records_what_the_plan_calls_fresh(real: World):
     )
 
     assert materialize_node(base) == "ok"
-    quantized = Node("quantized_model", f"{MODEL}|baseline")
+    quantized = Node.of("quantized_model", f"{MODEL}|baseline")
     assert materialize_node(quantized) == "ok"
     with open_instance() as instance:
         real.instance = instance

@@ -7,10 +7,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from optikit_assets import graph
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.defs import lineage
 from optikit_assets.defs.candidates import CHECKPOINTS_FILE, COMPARISON_FILE, recovery_rows
-from optikit_assets.defs.lineage import Node
 from optikit_assets.defs.materialize import materialize_node, open_instance, register_model
 from optikit_assets.defs.quality_checks import (
     GATE,
@@ -20,6 +19,7 @@ from optikit_assets.defs.quality_checks import (
     task_checks,
 )
 from optikit_assets.deployment import RecipeOutcome, select
+from optikit_assets.graph import Node
 from optikit_assets.history import History
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, SuiteSpec
@@ -134,14 +134,14 @@ def test_a_run_records_its_checks_for_its_own_partition(
     with open_instance() as instance:
         register_model(instance, MODEL)
     recipe = "baseline"
-    node = Node(lineage.EVAL_SCORES, f"{MODEL}|{recipe}")
-    for upstream in (Node("base_model", MODEL), Node("quantized_model", f"{MODEL}|{recipe}")):
+    node = Node.of(graph.EVAL_SCORES, f"{MODEL}|{recipe}")
+    for upstream in (Node.of("base_model", MODEL), Node.of("quantized_model", f"{MODEL}|{recipe}")):
         assert materialize_node(upstream) == "ok"
     with open_instance() as instance:
         world.instance = instance
         key = world.versions().actual(node)[0]
     store = ArtifactStore(settings().store)
-    with store.create(key, lineage.EVAL_SCORES) as draft:
+    with store.create(key, graph.EVAL_SCORES) as draft:
         draft.write_json(COMPARISON_FILE, compared(0, 90, 0).model_dump(mode="json"))
         draft.write_json(CHECKPOINTS_FILE, {"1": None})
 
@@ -149,7 +149,7 @@ def test_a_run_records_its_checks_for_its_own_partition(
     assert materialize_node(node) == "ok"
     with open_instance() as instance:
         for name, passed in ((GATE, False), ("recovery_safety", True)):
-            check = dg.AssetCheckKey(dg.AssetKey(lineage.EVAL_SCORES), name)
+            check = dg.AssetCheckKey(dg.AssetKey(graph.EVAL_SCORES), name)
             (record,) = instance.event_log_storage.get_asset_check_execution_history(check, limit=5)
             evaluation = record.event.dagster_event.asset_check_evaluation_data
             assert (evaluation.passed, evaluation.partition) == (passed, node.partition)

@@ -9,9 +9,9 @@ import dagster as dg
 import psutil
 import pytest
 
-from optikit_assets.defs.lineage import Node
 from optikit_assets.defs.materialize import materialize_node, open_instance
 from optikit_assets.defs.run_owners import OWNER_TAG, cancel_orphaned_runs, run_tags
+from optikit_assets.graph import Node
 from optikit_assets.settings import REPOSITORY
 from tests.definitions.world import MODEL, World
 
@@ -80,7 +80,7 @@ def test_a_run_of_an_earlier_release_and_one_from_elsewhere_are_left_alone(with_
 
 
 def test_a_run_that_ends_by_itself_leaves_no_lock(real: World):
-    assert materialize_node(Node("base_model", MODEL)) == "ok"
+    assert materialize_node(Node.of("base_model", MODEL)) == "ok"
     with open_instance() as instance:
         (run,) = instance.get_runs()
         assert run.status == dg.DagsterRunStatus.SUCCESS

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.defs.lineage import BASE_MODEL, DEPLOYABLE_CONFIG, Node, chain
 from optikit_assets.defs.optimize import status
+from optikit_assets.graph import BASE_MODEL, DEPLOYABLE_CONFIG, Node, chain
 from optikit_assets.settings import settings
 from tests.definitions.world import HARDWARE, MODEL, World
 from tests.tiny_model import write_model
@@ -66,7 +66,7 @@ def test_a_recipe_that_was_measured_since_is_a_reason_to_decide_again(world: Wor
 
 def test_a_checkpoint_that_was_made_for_itself_is_judged_and_is_no_reason(world: World):
     ran(world, chain(MODEL, "chat", TWO))
-    ran(world, [Node("quantized_model", f"{MODEL}|fp8_dynamic")])
+    ran(world, [Node.of("quantized_model", f"{MODEL}|fp8_dynamic")])
     quantized, *rest = OTHER
     found = states(world)
     assert found[quantized] == found[DEPLOYABLE] == "fresh"

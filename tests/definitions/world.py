@@ -5,12 +5,13 @@ from pathlib import Path
 
 import dagster as dg
 
+from optikit_assets import graph
 from optikit_assets.artifacts.models import ModelRegistry
-from optikit_assets.defs import lineage
-from optikit_assets.defs.lineage import Node, Versions, outcome_version
 from optikit_assets.defs.optimize import Submission
 from optikit_assets.defs.plan import NodePlan, make_plan
+from optikit_assets.defs.recorded import DATA_VERSION_TAG, INPUTS_METADATA, STATUS_TAG, Versions
 from optikit_assets.defs.source_versions import SourceVersions
+from optikit_assets.graph import Node, outcome_version
 from optikit_assets.serving.hardware import Hardware
 from optikit_assets.settings import REPOSITORY
 from optikit_assets.specs import Catalog
@@ -112,7 +113,7 @@ class World:
         nodes = list(nodes)
         versions = self.versions().about_to_run(nodes)
         for node in nodes:
-            if node.asset == lineage.BASE_MODEL:
+            if node.asset == graph.BASE_MODEL:
                 key, inputs = versions.of_source(node), {}
             else:
                 key, inputs = versions.actual(node)
@@ -121,11 +122,11 @@ class World:
                     node.asset,
                     partition=node.partition,
                     tags={
-                        lineage.DATA_VERSION_TAG: outcome_version(key, status),
-                        lineage.STATUS_TAG: status,
+                        DATA_VERSION_TAG: outcome_version(key, status),
+                        STATUS_TAG: status,
                     },
                     metadata={
-                        lineage.INPUTS_METADATA: dg.MetadataValue.json(
+                        INPUTS_METADATA: dg.MetadataValue.json(
                             {str(up): version for up, version in inputs.items()}
                         )
                     },

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import yaml
 
+from optikit_assets import graph
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.defs import lineage
-from optikit_assets.defs.lineage import Node, Versions
 from optikit_assets.defs.materialize import materialize_node, open_instance, register_model
+from optikit_assets.defs.recorded import Versions
 from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.environments.status import python_of
 from optikit_assets.errors import EnvironmentMissingError
+from optikit_assets.graph import Node
 from optikit_assets.serving.hardware import detect
 from optikit_assets.settings import REPOSITORY, Settings, settings
 from optikit_assets.specs import Catalog
@@ -90,26 +91,26 @@ def key_of(node: Node) -> str:
 
 def test_a_damaged_checkpoint_is_refused(recipes: Path) -> None:
     store = ArtifactStore(settings().store)
-    quantized = Node(lineage.QUANTIZED_MODEL, f"{MODEL}|int_w8a8")
-    assert materialize_node(Node(lineage.BASE_MODEL, MODEL)) == "ok"
+    quantized = Node.of(graph.QUANTIZED_MODEL, f"{MODEL}|int_w8a8")
+    assert materialize_node(Node.of(graph.BASE_MODEL, MODEL)) == "ok"
     assert materialize_node(quantized) == "ok"
-    assert materialize_node(Node(lineage.QUANTIZED_MODEL, f"{MODEL}|baseline")) == "ok"
+    assert materialize_node(Node.of(graph.QUANTIZED_MODEL, f"{MODEL}|baseline")) == "ok"
     (trial,) = store.get(key_of(quantized)).read_json("quantization.json")["finished"]
     checkpoint = store.get(trial["artifact_key"]).path
     multiply(checkpoint / "model.safetensors", SCALE, 16)
 
     for recipe in ("int_w8a8", "baseline"):
-        assert materialize_node(Node(lineage.EVAL_SCORES, f"{MODEL}|{recipe}")) == "ok"
-    scores = store.get(key_of(Node(lineage.EVAL_SCORES, f"{MODEL}|int_w8a8")))
+        assert materialize_node(Node.of(graph.EVAL_SCORES, f"{MODEL}|{recipe}")) == "ok"
+    scores = store.get(key_of(Node.of(graph.EVAL_SCORES, f"{MODEL}|int_w8a8")))
     comparison = scores.read_json("comparison.json")
     assert (comparison["verdict"], comparison["accepted"]) == ("fail", False)
 
-    for asset in (lineage.BENCHMARK_SWEEP, lineage.TUNED_CONFIG):
-        assert materialize_node(Node(asset, f"{MODEL}|int_w8a8@demo")) == "skipped"
+    for asset in (graph.BENCHMARK_SWEEP, graph.TUNED_CONFIG):
+        assert materialize_node(Node.of(asset, f"{MODEL}|int_w8a8@demo")) == "skipped"
         # Too long a workload for the model, so that minutes of load tests are not run.
-        assert materialize_node(Node(asset, f"{MODEL}|baseline@demo")) == "infeasible"
+        assert materialize_node(Node.of(asset, f"{MODEL}|baseline@demo")) == "infeasible"
 
-    assert materialize_node(Node(lineage.DEPLOYABLE_CONFIG, f"{MODEL}|demo")) == "infeasible"
+    assert materialize_node(Node.of(graph.DEPLOYABLE_CONFIG, f"{MODEL}|demo")) == "infeasible"
     bundle = settings().deployments / MODEL / "demo"
     deployment = json.loads((bundle / "deployment.json").read_text())
     refusals = {item["recipe"]: item["reason"] for item in deployment["rejections"]}

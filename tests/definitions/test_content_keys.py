@@ -1,0 +1,68 @@
+"""Content keys that earlier versions computed: what they made has to be found again.
+
+The literals, 16 digits of each key, were computed when the graph was not yet declared in one table.
+One changes only with the code version of its stage or with how a source is read.
+"""
+
+from typing import cast
+
+from optikit_assets.defs.recorded import Versions
+from optikit_assets.defs.source_versions import SourceVersions
+from optikit_assets.graph import Node, upstream
+from optikit_assets.specs import digest
+from tests.definitions.world import World
+
+KEYS = {
+    "base_model[tiny@1]": "a2ecd47eaaa25a4a",
+    "quantized_model[tiny@1|baseline]": "611bf1efa3e7c93e",
+    "quantized_model[tiny@1|fp8_dynamic]": "c2ed5624ff7fbc3a",
+    "quantized_model[tiny@1|int_w8a8]": "a56cc0bec62d8379",
+    "eval_scores[tiny@1|baseline]": "f755cc20169e0cea",
+    "eval_scores[tiny@1|fp8_dynamic]": "4ecd854796f4aa37",
+    "eval_scores[tiny@1|int_w8a8]": "4ad3630ab64415a3",
+    "benchmark_sweep[tiny@1|baseline@chat]": "7a7defb7f3877db6",
+    "benchmark_sweep[tiny@1|fp8_dynamic@chat]": "ca4982243d09ffe1",
+    "benchmark_sweep[tiny@1|int_w8a8@chat]": "21c80d3b61b550e0",
+    "tuned_config[tiny@1|baseline@chat]": "32d6bf71ec7119d0",
+    "tuned_config[tiny@1|fp8_dynamic@chat]": "c3cb7392d9f2fbc1",
+    "tuned_config[tiny@1|int_w8a8@chat]": "b41b39b1e4a7025a",
+    "deployable_config[tiny@1|chat]": "7f7d0189ed03e27f",
+}
+SOURCES = {
+    "base_model[tiny@1]": "8bdc1f507d6dfed8",
+    "recipe_spec[baseline]": "c3bb1b2fe9845d0f",
+    "calibration_data[tiny@1|baseline]": "none",
+    "recipe_spec[fp8_dynamic]": "7188ebb5313852ac",
+    "calibration_data[tiny@1|fp8_dynamic]": "none",
+    "recipe_spec[int_w8a8]": "bb95c774531bdc6f",
+    "calibration_data[tiny@1|int_w8a8]": "d3addc4214502f46",
+    "evaluation_spec[tiny@1]": "9acef01de2a1db2e",
+    "engine_spec[tiny@1]": "058d115a36f28213",
+    "scenario_spec[baseline@chat]": "348be10c944f9934",
+    "scenario_spec[fp8_dynamic@chat]": "348be10c944f9934",
+    "scenario_spec[int_w8a8@chat]": "348be10c944f9934",
+}
+
+
+class FixedSources:
+    """Sources whose versions follow from their names, whatever the machine."""
+
+    def __init__(self, world: World) -> None:
+        self.catalog = world.catalog()
+
+    def version(self, node: Node) -> str:
+        return digest([node.asset, node.partition])
+
+
+def test_stages_have_the_keys_that_earlier_versions_gave_them(world: World):
+    nodes = world.nodes(slos=("chat",))
+    sources = cast("SourceVersions", FixedSources(world))
+    versions = Versions(world.instance, sources, frozenset(nodes))
+    assert {str(node): versions.expected(node)[:16] for node in nodes} == KEYS
+
+
+def test_sources_have_the_versions_that_earlier_versions_gave_them(world: World):
+    versions = world.versions()
+    sources = {up for node in world.nodes(slos=("chat",)) for up in upstream(node) if up.is_root}
+    here = {node for node in sources if node.partition is not None}
+    assert {str(node): versions.of_source(node)[:16] for node in here} == SOURCES
