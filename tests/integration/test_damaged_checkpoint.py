@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
+from optikit_assets.artifacts.manifest import write_manifest
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.defs import lineage
@@ -95,8 +96,10 @@ def test_a_damaged_checkpoint_is_refused(recipes: Path) -> None:
     assert materialize_node(quantized) == "ok"
     assert materialize_node(Node(lineage.QUANTIZED_MODEL, f"{MODEL}|baseline")) == "ok"
     (trial,) = store.get(key_of(quantized)).read_json("quantization.json")["finished"]
-    checkpoint = store.get(trial["artifact_key"]).path
-    multiply(checkpoint / "model.safetensors", SCALE, 16)
+    made = store.get(trial["artifact_key"])
+    multiply(made.path / "model.safetensors", SCALE, 16)
+    # Damaged in its making: the store keeps what it was given.
+    write_manifest(made.path, made.key, made.kind, made.manifest, made.references)
 
     for recipe in ("int_w8a8", "baseline"):
         assert materialize_node(Node(lineage.EVAL_SCORES, f"{MODEL}|{recipe}")) == "ok"
