@@ -36,8 +36,8 @@ def source_versions(models: ModelRegistryResource, runner: StageRunnerResource) 
     name=lineage.RECIPE_SPEC,
     partitions_def=partitions.recipes,
     group_name=GROUP,
-    description="Digest of the parsed, normalized recipe (recipes/quantization/), and of why this "
-    "machine cannot serve it, if so.",
+    description="Digest of the parsed, normalized recipe (recipes/quantization/), and of whether "
+    "this machine can serve it.",
 )
 def recipe_spec(
     models: ModelRegistryResource, runner: StageRunnerResource
