@@ -116,18 +116,18 @@ class SourceVersions:
     # --- how each version is read -----------------------------------------------------------------
 
     def _recipe(self, key: Key) -> str:
-        """Return the digest of a recipe, and of why no machine like this could serve it.
+        """Return the digest of a recipe, and of whether a machine like this can serve it.
 
         A recipe is refused before it is made where it cannot be served, which may depend on whether
         the model has experts; elsewhere, or after an upgrade that can, that refusal says nothing.
         What was made is found again by a key without it.
         """
         recipe = self.catalog.recipe(key.recipe)
-        refusals = [
-            unsupported(recipe, EngineSpec(), self.hardware, experts=experts)
+        served = [
+            unsupported(recipe, EngineSpec(), self.hardware, experts=experts) is None
             for experts in (False, True)
         ]
-        return digest([recipe.digest(), refusals])
+        return digest([recipe.digest(), served])
 
     def _scenario(self, key: Key) -> str:
         return self.catalog.scenario_digest(key.slo)

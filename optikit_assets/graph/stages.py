@@ -58,8 +58,8 @@ _DECLARED = (
     Declaration(
         RECIPE_SPEC,
         ("recipe",),
-        "Digest of the parsed, normalized recipe (recipes/quantization/), and of why this machine "
-        "cannot serve it, if so.",
+        "Digest of the parsed, normalized recipe (recipes/quantization/), and of whether this "
+        "machine can serve it.",
     ),
     Declaration(
         SCENARIO_SPEC,

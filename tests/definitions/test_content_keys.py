@@ -30,11 +30,11 @@ KEYS = {
 }
 SOURCES = {
     "base_model[tiny@1]": "8bdc1f507d6dfed8",
-    "recipe_spec[baseline]": "c3bb1b2fe9845d0f",
+    "recipe_spec[baseline]": "82b6c7f7fd76b538",
     "calibration_data[tiny@1|baseline]": "none",
-    "recipe_spec[fp8_dynamic]": "7188ebb5313852ac",
+    "recipe_spec[fp8_dynamic]": "3ee79148819e8120",
     "calibration_data[tiny@1|fp8_dynamic]": "none",
-    "recipe_spec[int_w8a8]": "bb95c774531bdc6f",
+    "recipe_spec[int_w8a8]": "3ed9bc3ef61446d7",
     "calibration_data[tiny@1|int_w8a8]": "d3addc4214502f46",
     "evaluation_spec[tiny@1]": "9acef01de2a1db2e",
     "engine_spec[tiny@1]": "058d115a36f28213",
