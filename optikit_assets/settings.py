@@ -21,6 +21,9 @@ class Settings(BaseSettings):
         ge=0,
         description="Seconds without a change after which a new model folder counts as complete.",
     )
+    publisher: str = Field(
+        default="folder", description="Where certified bundles are published: its registered name."
+    )
     environments_home: Path | None = Field(
         default=None, description="Use the stage environments of another OPTIKIT_HOME."
     )
@@ -64,11 +67,6 @@ class Settings(BaseSettings):
     def logs(self) -> Path:
         """Logs of workers and of the driver."""
         return self.home / "logs"
-
-    @property
-    def deployments(self) -> Path:
-        """Links to the newest bundle per model and SLO."""
-        return self.home / "deployments"
 
 
 @lru_cache(maxsize=1)

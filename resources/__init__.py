@@ -4,6 +4,7 @@ from resources.accelerators import AcceleratorsResource, Lease
 from resources.artifact_store import ArtifactStoreResource
 from resources.history import HistoryResource
 from resources.model_registry import ModelRegistryResource
+from resources.publisher import PublisherResource
 from resources.stage_runner import StageRunnerResource
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     "HistoryResource",
     "Lease",
     "ModelRegistryResource",
+    "PublisherResource",
     "StageRunnerResource",
 ]

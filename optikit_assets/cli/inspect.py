@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from optikit_assets.artifacts.hub import HUB_PREFIX
 from optikit_assets.artifacts.models import ModelRegistry, ModelVersion
 from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.environments.status import environment_status
@@ -178,6 +177,6 @@ def list_models(as_json: bool) -> Iterator[str]:
 
 
 def _source(version: ModelVersion) -> str:
-    if not version.source.startswith(HUB_PREFIX):
+    if version.in_place is not None:
         return version.source
     return f"{version.source}, {f'commit {version.commit}' if version.commit else 'not resolved'}"

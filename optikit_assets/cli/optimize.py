@@ -13,8 +13,8 @@ from rich.text import Text
 from optikit_assets.cli.output_file import check_output, write_json
 from optikit_assets.defs.driver import DriverReport, Event
 from optikit_assets.defs.optimize import (
-    bundle_link,
     deployments,
+    published_at,
     resolve_submission,
     run_submission,
 )
@@ -45,7 +45,7 @@ def run_optimize(
         if not _unfinished(report, Node(DEPLOYABLE_CONFIG, Key(submission.model_key, slo=slo)))
     }
     for slo, deployment in found.items():
-        console.print(arms_table(deployment, bundle_link(submission.model_key, slo)))
+        console.print(arms_table(deployment, published_at(submission.model_key, slo)))
     console.print(
         f"{len(report.finished)} partitions run, {len(report.fresh)} fresh, "
         f"{len(report.failed)} failed, {len(report.blocked)} blocked "
@@ -53,7 +53,7 @@ def run_optimize(
         highlight=False,
     )
     if json_out is not None:
-        kept = ", ".join(str(bundle_link(submission.model_key, slo)) for slo in found)
+        kept = ", ".join(str(published_at(submission.model_key, slo)) for slo in found)
         write_json(json_out, [d.model_dump(mode="json") for d in found.values()], kept_in=kept)
     complete = len(found) == len(submission.slos)
     infeasible = [slo for slo, deployment in found.items() if deployment.status == "infeasible"]

@@ -3,13 +3,10 @@
 from collections.abc import Iterable
 
 from optikit_assets.defs.stage import Stage
-from optikit_assets.optimizer.calibration import (
-    HUB_PREFIX,
-    PARQUET,
-    load_texts,
-)
+from optikit_assets.optimizer.calibration import PARQUET, load_texts
 from optikit_assets.optimizer.contamination import check_contamination, read_items
 from optikit_assets.settings import REPOSITORY
+from optikit_assets.sources.references import is_hub_dataset
 from optikit_assets.stateval.scores import EvaluatedCandidate
 
 
@@ -58,6 +55,6 @@ def check_present_suite(stage: Stage) -> None:
         return
     reference = stage.model_spec.calibration_data
     folder = stage.catalog.task_folder(stage.model_spec.suite)
-    if folder is None or reference.startswith(HUB_PREFIX) or reference.endswith(PARQUET):
+    if folder is None or is_hub_dataset(reference) or reference.endswith(PARQUET):
         return
     check_contamination(load_texts(reference, repo_root=REPOSITORY), read_items(folder))

@@ -13,6 +13,7 @@ from resources import (
     ArtifactStoreResource,
     HistoryResource,
     ModelRegistryResource,
+    PublisherResource,
     StageRunnerResource,
 )
 
@@ -36,6 +37,7 @@ def resources() -> dict[str, object]:
         "models": ModelRegistryResource(home=str(here.home), recipes=str(here.recipes)),
         "artifacts": ArtifactStoreResource(root=str(here.store)),
         "history": HistoryResource(root=str(here.history)),
+        "publisher": PublisherResource(name=here.publisher, home=str(here.home)),
         "accelerators": accelerators,
         "runner": StageRunnerResource(
             home=str(here.home),

@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import dagster as dg
 
 from optikit_assets import graph
-from optikit_assets.artifacts.hub import HUB_PREFIX
 from optikit_assets.artifacts.model_folder import check_model_folder
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.artifacts.store import Artifact, ArtifactStore
@@ -22,6 +20,7 @@ from optikit_assets.defs.sources import changed_observations, source_nodes
 from optikit_assets.environments.status import python_of
 from optikit_assets.graph import Key, Node, chain, in_plan_order, measurements_of
 from optikit_assets.history import History
+from optikit_assets.publishing import get_publisher
 from optikit_assets.serving.hardware import Hardware, detect
 from optikit_assets.settings import REPOSITORY, settings
 from optikit_assets.specs import BASELINE, Catalog, JobSpec
@@ -50,11 +49,11 @@ def resolve_submission(job: JobSpec, catalog: Catalog) -> Submission:
     UnknownNameError
         For a model, SLO or recipe that does not exist.
     ModelError
-        If the model is a local folder that cannot be used; a hub model is checked when fetched.
+        If the model is a local folder that cannot be used; others are checked when fetched.
     """
     model = ModelRegistry(settings().home, REPOSITORY, catalog).resolve(job.model)
-    if not model.source.startswith(HUB_PREFIX):
-        check_model_folder(Path(model.source), catalog.model(model.name).trust_remote_code)
+    if model.in_place is not None:
+        check_model_folder(model.in_place, catalog.model(model.name).trust_remote_code)
     for slo in job.slos:
         catalog.slo(slo)
     for recipe in job.recipes:
@@ -180,6 +179,7 @@ def _has_artifact(key: str) -> bool:
     return ArtifactStore(settings().store).find_complete(key) is not None
 
 
-def bundle_link(model_key: str, slo: str) -> Path:
-    """Return the stable link to the newest bundle of a model and SLO."""
-    return settings().deployments / model_key / slo
+def published_at(model_key: str, slo: str) -> str | None:
+    """Return where the newest bundle of a model and SLO is published."""
+    found = get_publisher(settings().publisher, settings().home).published(model_key, slo)
+    return found and found.where

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from optikit_assets.specs.base import Name, Spec, SpecModel, digest
 from optikit_assets.specs.search_space import Scalar
@@ -33,8 +33,9 @@ class ModelSpec(Spec):
 
     source: str | None = Field(
         default=None,
-        description="Folder with one sub-folder per version (relative to the repository), or "
-        "hf:ORG/NAME. Unset: versions are added with `optikit models add`.",
+        description="Folder with one sub-folder per version (relative to the repository), "
+        "hf:ORG/NAME, or a place that an installed package reads. Unset: versions are added with "
+        "`optikit models add`.",
     )
     suite: Name = Field(default="paper", description="Evaluation suite (recipes/evaluations/).")
     calibration_data: str = Field(
@@ -50,10 +51,3 @@ class ModelSpec(Spec):
         description="Run Python code that comes with the model. Off unless you read it.",
     )
     engine: EngineSpec = Field(default_factory=EngineSpec, description="How the model is served.")
-
-    @field_validator("source")
-    @classmethod
-    def _hub_reference(cls, value: str | None) -> str | None:
-        if value is not None and value.startswith("hf:") and value.count("/") != 1:
-            raise ValueError(f"{value!r} is not of the form hf:ORG/NAME")
-        return value
