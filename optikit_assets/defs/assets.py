@@ -34,7 +34,9 @@ def resources() -> dict[str, object]:
     here = settings()
     accelerators = AcceleratorsResource(root=str(here.leases))
     return {
-        "models": ModelRegistryResource(home=str(here.home), recipes=str(here.recipes)),
+        "models": ModelRegistryResource(
+            home=str(here.home), recipes=str(here.recipes), root=str(here.root)
+        ),
         "artifacts": ArtifactStoreResource(root=str(here.store)),
         "history": HistoryResource(root=str(here.history)),
         "publisher": PublisherResource(name=here.publisher, home=str(here.home)),

@@ -1,4 +1,4 @@
-"""Sensors: new model versions, and edits of spec files (both off until switched on)."""
+"""Sensors: new model versions, and edits of spec files (off, unless settings say otherwise)."""
 
 import json
 import time
@@ -6,6 +6,7 @@ import time
 import dagster as dg
 
 from optikit_assets.defs import partitions
+from optikit_assets.defs.automation import SENSORS
 from optikit_assets.defs.recorded import Versions
 from optikit_assets.defs.sources import changed_observations, source_nodes, source_versions
 from optikit_assets.graph import split_model
@@ -21,6 +22,7 @@ _MODEL_TAG = "optikit/model"
 @dg.sensor(
     job_name=OPTIMIZE_JOB,
     minimum_interval_seconds=30,
+    default_status=SENSORS,
     description="A new folder NAME/VERSION/ in a models folder becomes a partition once it holds a "
     "whole model and nothing in it changes any more; its graph is requested for the SLOs that the "
     "model's spec names (none: all). A request that failed is made again when the folder changed.",
@@ -81,6 +83,7 @@ def _has_failed(instance: dg.DagsterInstance, key: str) -> bool:
 
 @dg.sensor(
     minimum_interval_seconds=30,
+    default_status=SENSORS,
     description="Observes specs, suites, engine settings and the runtime, so that edits show as "
     "stale partitions and drive automation.",
 )

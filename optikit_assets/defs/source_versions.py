@@ -31,7 +31,7 @@ from optikit_assets.graph import (
 from optikit_assets.optimizer.calibration import resolve_calibration
 from optikit_assets.serving.hardware import Hardware
 from optikit_assets.serving.support import unsupported
-from optikit_assets.settings import REPOSITORY, settings
+from optikit_assets.settings import settings
 from optikit_assets.sources.datasets import pinned_dataset
 from optikit_assets.sources.references import is_hub_dataset
 from optikit_assets.specs import Catalog, EngineSpec, ModelSpec, digest
@@ -76,7 +76,7 @@ class SourceVersions:
         """Return where a model's calibration rows are: a file, or a data set at a commit."""
         reference = self._spec(model_key).calibration_data
         if reference not in self._rows:
-            found = resolve_calibration(reference, REPOSITORY)
+            found = resolve_calibration(reference, settings().root)
             if is_hub_dataset(found):
                 found = pinned_dataset(found, settings().home / "hub" / "datasets.json")
             self._rows[reference] = found

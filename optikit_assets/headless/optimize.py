@@ -22,7 +22,7 @@ from optikit_assets.headless.run_owners import cancel_orphaned_runs
 from optikit_assets.history import History
 from optikit_assets.publishing import get_publisher
 from optikit_assets.serving.hardware import Hardware, detect
-from optikit_assets.settings import REPOSITORY, settings
+from optikit_assets.settings import settings
 from optikit_assets.specs import BASELINE, Catalog, JobSpec
 
 
@@ -51,7 +51,7 @@ def resolve_submission(job: JobSpec, catalog: Catalog) -> Submission:
     ModelError
         If the model is a local folder that cannot be used; others are checked when fetched.
     """
-    model = ModelRegistry(settings().home, REPOSITORY, catalog).resolve(job.model)
+    model = ModelRegistry(settings().home, settings().root, catalog).resolve(job.model)
     if model.in_place is not None:
         check_model_folder(model.in_place, catalog.model(model.name).trust_remote_code)
     for slo in job.slos:
@@ -170,7 +170,7 @@ def _versions(
     hardware: Hardware,
     asked: Iterable[Node] = (),
 ) -> Versions:
-    registry = ModelRegistry(settings().home, REPOSITORY, catalog)
+    registry = ModelRegistry(settings().home, settings().root, catalog)
     sources = SourceVersions(catalog, registry, hardware)
     return Versions(instance, sources, frozenset(asked))
 
