@@ -29,6 +29,7 @@ from optikit_assets.errors import (
     WorkerKilledError,
 )
 from optikit_assets.faults import fault_in
+from optikit_assets.locations import WORKER_PATH
 from optikit_assets.processes import OwnedProcess, log_tail
 from optikit_assets.settings import REPOSITORY
 from optikit_assets.workers.channel import ERROR, RECORD, REQUEST_KEY, RESULT, STORAGE_EXIT
@@ -123,7 +124,7 @@ class StageRunnerResource(dg.ConfigurableResource):
                 **worker_variables(os.environ),
                 **lease.env(),
                 **session.get_bootstrap_env_vars(),
-                "PYTHONPATH": str(REPOSITORY),
+                "PYTHONPATH": WORKER_PATH,
                 "OPTIKIT_HOME": self.home,
             }
             process = OwnedProcess(
