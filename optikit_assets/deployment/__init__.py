@@ -3,7 +3,7 @@
 from optikit_assets.deployment.bundle import Bundle, write_bundle
 from optikit_assets.deployment.certificate import ArmCertificate, Attempt, Certification, Gain
 from optikit_assets.deployment.certification import certify
-from optikit_assets.deployment.evidence import Evidence, Probe, Series, Trial
+from optikit_assets.deployment.evidence import Evidence, Series
 from optikit_assets.deployment.four_arms import Arm, FourArms, arms
 from optikit_assets.deployment.outcomes import ArmMeasurement, RecipeOutcome, RecoveryRow
 from optikit_assets.deployment.race import FreshServers, Held, Limits, Served
@@ -25,13 +25,11 @@ __all__ = [
     "Gain",
     "Held",
     "Limits",
-    "Probe",
     "RecipeOutcome",
     "RecoveryRow",
     "Selection",
     "Series",
     "Served",
-    "Trial",
     "arms",
     "arms_table",
     "build_deployment",

@@ -3,28 +3,13 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from optikit_assets.deployment.outcomes import ArmMeasurement, Frozen
+from optikit_assets.schemas import ProbeResult, ProbeVerdict
 
-Verdict = Literal["pass", "fail", "unresolved", "invalid"]
 Purpose = Literal["round", "confirm", "overload"]
 CertificationStatus = Literal["certified", "refused", "not_attempted"]
-
-
-class _Observed(BaseModel):
-    """The part of a probe that certification looks at."""
-
-    model_config = ConfigDict(extra="ignore", from_attributes=True)
-
-    rate_rps: float
-    verdict: Verdict
-    met: bool = False
-    reason: str = ""
-    requests: int = 0
-    duration_s: float = 0.0
-    beta: float | None = None
-    latency_ms: dict[str, float | None] = Field(default_factory=dict)
 
 
 class Attempt(Frozen):
@@ -36,7 +21,7 @@ class Attempt(Frozen):
     round: int | None = Field(default=None, description="Of the race, from 1; unset after it.")
     rate_rps: float
     seed: int
-    verdict: Verdict
+    verdict: ProbeVerdict
     met: bool = Field(
         default=False, description="Every objective was met as observed, whatever the confidence."
     )
@@ -50,21 +35,27 @@ class Attempt(Frozen):
     def of_probe(
         cls,
         arm: ArmMeasurement,
-        probe: object,
+        probe: ProbeResult,
         *,
         purpose: Purpose,
         seed: int,
         number: int | None = None,
     ) -> "Attempt":
-        """Read any object or mapping with the fields of a probe."""
-        seen = _Observed.model_validate(probe)
+        """Return what certification looks at of a probe."""
         return cls(
             recipe=arm.recipe,
             tuned=arm.tuned,
             purpose=purpose,
             round=number,
+            rate_rps=probe.rate_rps,
             seed=seed,
-            **seen.model_dump(),
+            verdict=probe.verdict,
+            met=probe.met,
+            reason=probe.reason,
+            requests=probe.requests,
+            duration_s=probe.duration_s,
+            beta=probe.beta,
+            latency_ms=probe.latency_ms,
         )
 
     @property
@@ -161,7 +152,7 @@ class Certification(Frozen):
     load_seconds: float = 0.0
     stopped_by: Literal["tolerance", "rounds", "seconds", "alone", ""] = ""
     overload_factor: float = 1.5
-    overload_verdict: Verdict | None = Field(
+    overload_verdict: ProbeVerdict | None = Field(
         default=None,
         description="Of the probe at overload_factor x rate_rps; `fail` is what is expected.",
     )

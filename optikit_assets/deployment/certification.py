@@ -22,10 +22,10 @@ from optikit_assets.deployment.certificate import (
     Certification,
     Gain,
     RoundReading,
-    Verdict,
 )
 from optikit_assets.deployment.outcomes import ArmMeasurement
 from optikit_assets.deployment.race import Entrant, FreshServers, Held, Limits, Race, run_race
+from optikit_assets.schemas import ProbeVerdict
 from optikit_assets.specs import BASELINE, digest
 
 _ATTEMPTS = 3
@@ -58,7 +58,7 @@ class _Confirmed:
     standing: _Standing
     rate_rps: float
     probe: Attempt
-    overload: Verdict
+    overload: ProbeVerdict
 
 
 def certify(

@@ -9,6 +9,7 @@ from optikit_assets.deployment import Deployment, Evidence, Series, arms_table, 
 from optikit_assets.specs import Workload
 from tests.unit.deployment import samples
 from tests.unit.deployment.samples import Servers, outcome
+from tests.unit.schemas.samples import benchmark, probe
 
 
 class Page(HTMLParser):
@@ -179,8 +180,8 @@ def test_report_escapes_what_comes_from_outside(tmp_path):
 
 
 def test_report_tells_an_unbounded_percentile_from_a_missing_one(tmp_path):
-    probe = {"rate_rps": 9.0, "verdict": "fail", "latency_ms": {"e2e_latency_p95": None}}
-    evidence = Evidence(series=(Series.from_benchmark("x", {"probes": [probe]}),))
+    late = probe(rate_rps=9.0, verdict="fail", latency_ms={"e2e_latency_p95": None})
+    evidence = Evidence(series=(Series(label="x", benchmark=benchmark(probes=(late,))),))
     assert "unbounded" in page(tmp_path, samples.deployment(), evidence).text
 
 
