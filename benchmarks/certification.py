@@ -21,9 +21,9 @@ import numpy as np
 
 from benchmarks.tables import markdown, write_section
 from optikit_assets.benchmarker.reading import near_search, read_probes
-from optikit_assets.deployment import ArmMeasurement, Certification, certify
+from optikit_assets.deployment import certify
 from optikit_assets.deployment.race import Held, Limits, Served
-from optikit_assets.schemas import ProbeResult
+from optikit_assets.schemas import ArmMeasurement, Certification, ProbeResult
 from optikit_assets.specs.slo import SloSpec
 from tests.servers.disturbed import Machine, Pace, faster, pace
 from tests.servers.engine_model import Shape, true_rate

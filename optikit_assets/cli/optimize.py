@@ -18,9 +18,10 @@ from optikit_assets.defs.optimize import (
     resolve_submission,
     run_submission,
 )
-from optikit_assets.deployment import Deployment, arms_table
+from optikit_assets.deployment import arms_table
 from optikit_assets.errors import OptikitError
 from optikit_assets.graph import DEPLOYABLE_CONFIG, Key, Node
+from optikit_assets.schemas import DEPLOYMENT_FILE
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, JobSpec, load_spec
 
@@ -40,7 +41,7 @@ def run_optimize(
     for node, reason in report.failed.items():
         errors.print(f"error: {node}: {reason}", markup=False, highlight=False, soft_wrap=True)
     found = {
-        slo: Deployment.model_validate(artifact.read_json("deployment.json"))
+        slo: DEPLOYMENT_FILE.read(artifact)
         for slo, artifact in deployments(submission).items()
         if not _unfinished(report, Node(DEPLOYABLE_CONFIG, Key(submission.model_key, slo=slo)))
     }

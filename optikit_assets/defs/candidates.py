@@ -7,12 +7,10 @@ from pathlib import Path
 from optikit_assets import graph
 from optikit_assets.artifacts.store import Artifact
 from optikit_assets.defs.stage import Stage
-from optikit_assets.deployment import RecoveryRow
 from optikit_assets.errors import ChangedInputError
 from optikit_assets.graph import FAILED
-from optikit_assets.stateval.results import Comparison
+from optikit_assets.schemas import COMPARISON_FILE, Comparison
 
-COMPARISON_FILE = "comparison.json"
 CHECKPOINTS_FILE = "checkpoints.json"
 UNSUPPORTED_FILE = "unsupported.json"
 
@@ -44,9 +42,9 @@ def comparison_of(stage: Stage, recipe: str) -> Comparison | None:
         If the recipe was never evaluated.
     """
     artifact = _evaluation(stage, recipe)
-    if artifact is None or not (artifact.path / COMPARISON_FILE).exists():
+    if artifact is None or not COMPARISON_FILE.is_in(artifact):
         return None
-    return Comparison.model_validate(artifact.read_json(COMPARISON_FILE))
+    return COMPARISON_FILE.read(artifact)
 
 
 def served_candidate(stage: Stage, recipe: str) -> ServedCandidate:
@@ -111,36 +109,3 @@ def _why_not_evaluated(artifact: Artifact | None) -> str:
     if artifact is None:
         return "no candidate of it could be evaluated: see eval_scores"
     return artifact.read_json(UNSUPPORTED_FILE)["reason"]
-
-
-def recovery_rows(comparison: Comparison) -> tuple[RecoveryRow, ...]:
-    """Return one row per task: q* against the baseline, with the spread over trials."""
-    rows = []
-    for spread in comparison.tasks:
-        task = comparison.representative.task(spread.task)
-        rows.append(
-            RecoveryRow(
-                task=task.task,
-                baseline_score=task.baseline_score,
-                score=task.score,
-                recovery=task.recovery,
-                low=task.recovery_low,
-                high=task.recovery_high,
-                mean=spread.mean,
-                std=spread.std,
-                rsd=spread.rsd,
-                verdict="reference" if comparison.is_baseline else task.verdict,
-                margin=task.margin,
-                items=task.n,
-                gained=task.gained,
-                lost=task.lost,
-                mcnemar_p=task.mcnemar_p,
-                trial_scores={
-                    trial.trial: trial.task(spread.task).score for trial in comparison.trials
-                },
-                q_star=comparison.q_star,
-                calibration_std=spread.calibration_std,
-                noise_std=spread.noise_std,
-            )
-        )
-    return tuple(rows)

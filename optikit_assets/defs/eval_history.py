@@ -9,7 +9,7 @@ from optikit_assets.defs.quantized_model import trial_rows
 from optikit_assets.defs.stage import Stage
 from optikit_assets.errors import EvaluationError, StorageError
 from optikit_assets.history import RowsByTable
-from optikit_assets.stateval.results import Comparison
+from optikit_assets.schemas import Comparison
 from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate
 
 SOURCES_FILE = "sources.json"

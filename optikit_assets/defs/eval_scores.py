@@ -11,9 +11,7 @@ from optikit_assets.artifacts.store import Artifact
 from optikit_assets.defs.automation import VERSIONED
 from optikit_assets.defs.candidates import (
     CHECKPOINTS_FILE,
-    COMPARISON_FILE,
     UNSUPPORTED_FILE,
-    recovery_rows,
     verified,
 )
 from optikit_assets.defs.contamination import (
@@ -34,10 +32,10 @@ from optikit_assets.graph import FAILED
 from optikit_assets.optimizer import expert_count, read_config
 from optikit_assets.optimizer.adaptive import goes_on, round_recipe, suite_of_a_round
 from optikit_assets.optimizer.contamination import CLEAN
+from optikit_assets.schemas import COMPARISON_FILE, Comparison
 from optikit_assets.serving.support import unsupported
 from optikit_assets.specs import BASELINE, SuiteSpec, digest
 from optikit_assets.stateval.comparison import compare
-from optikit_assets.stateval.results import Comparison
 from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate
 from optikit_assets.workers.messages import BASELINE_TRIAL, Candidate, EvaluateRequest
 from resources import (
@@ -84,7 +82,7 @@ def eval_scores(
             metadata={"reason": reason},
             checks=failed_checks(reason),
         )
-    comparison = Comparison.model_validate(artifact.read_json(COMPARISON_FILE))
+    comparison = COMPARISON_FILE.read(artifact)
     remember_evaluation(stage, comparison, artifact)
     return stage.result(
         cached=found is not None,
@@ -143,7 +141,7 @@ def _evaluate(stage: Stage, suite: SuiteSpec) -> Artifact | str:
         checkpoints |= {entry["trial"]: entry["artifact_key"] for entry in made["finished"]}
         rounds.append(made)
     with stage.keep() as draft:
-        draft.write_json(COMPARISON_FILE, comparison.model_dump(mode="json"))
+        COMPARISON_FILE.write(draft, comparison)
         draft.write_json(CHECKPOINTS_FILE, checkpoints)
         draft.references.update(
             {key: stage.artifacts.store.get(key).digest for key in checkpoints.values() if key}
@@ -230,7 +228,7 @@ def _contamination(stage: Stage, artifact: Artifact) -> dict[str, Any]:
 
 
 def _metadata(recipe: str, comparison: Comparison) -> dict[str, Any]:
-    rows = recovery_rows(comparison)
+    rows = comparison.rows()
     records = [
         dg.TableRecord(
             {

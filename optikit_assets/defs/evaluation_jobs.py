@@ -11,15 +11,15 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from optikit_assets.defs.candidates import CHECKPOINTS_FILE, COMPARISON_FILE
+from optikit_assets.defs.candidates import CHECKPOINTS_FILE
 from optikit_assets.defs.evaluation import evaluate
 from optikit_assets.defs.recorded import recorded
 from optikit_assets.errors import ResultMissingError, StageError
 from optikit_assets.graph import EVAL_SCORES, Key, Node
+from optikit_assets.schemas import COMPARISON_FILE
 from optikit_assets.specs import BASELINE, Catalog, EngineSpec, SuiteSpec, digest, load_spec
 from optikit_assets.specs.endpoint_address import CREDENTIALS_VARIABLE, url_to_keep
 from optikit_assets.stateval.engines import served_model
-from optikit_assets.stateval.results import Comparison
 from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate
 from optikit_assets.workers.messages import Candidate, EvaluateRequest, EvaluateResult
 from resources import (
@@ -222,11 +222,11 @@ def _representative(
     node = Node(EVAL_SCORES, Key(model_key, recipe))
     known = recorded(instance, node)
     evaluation = artifacts.find(known.version) if known else None
-    if evaluation is None or not (evaluation.path / COMPARISON_FILE).exists():
+    if evaluation is None or not COMPARISON_FILE.is_in(evaluation):
         raise StageError(
             f"{node} has no representative checkpoint: run optikit optimize with this recipe first"
         )
-    comparison = Comparison.model_validate(evaluation.read_json(COMPARISON_FILE))
+    comparison = COMPARISON_FILE.read(evaluation)
     key = evaluation.read_json(CHECKPOINTS_FILE)[str(comparison.q_star)]
     return artifacts.store.get(key).path
 

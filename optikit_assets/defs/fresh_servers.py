@@ -9,8 +9,8 @@ from optikit_assets.benchmarker import near_search, read_probes
 from optikit_assets.defs.benchmarking import Benchmarked, benchmark, remember_probes
 from optikit_assets.defs.candidates import ServedCandidate, served_candidate
 from optikit_assets.defs.stage import Stage
-from optikit_assets.deployment import ArmMeasurement, Held, Served
-from optikit_assets.schemas import ProbeResult
+from optikit_assets.deployment import Held, Served
+from optikit_assets.schemas import ArmMeasurement, ProbeResult
 from optikit_assets.serving import ModelFacts, engine_flags, to_yaml
 from optikit_assets.serving.flags import Flags
 from optikit_assets.specs import SloSpec, digest

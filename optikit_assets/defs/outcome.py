@@ -5,17 +5,17 @@ from dataclasses import dataclass
 
 from optikit_assets import graph
 from optikit_assets.defs.benchmarking import Benchmarked
-from optikit_assets.defs.candidates import comparison_of, recovery_rows, served_candidate
+from optikit_assets.defs.candidates import comparison_of, served_candidate
 from optikit_assets.defs.stage import Stage
-from optikit_assets.deployment import (
+from optikit_assets.deployment import Evidence, RecipeOutcome, Series
+from optikit_assets.graph import Node
+from optikit_assets.schemas import (
+    STUDY_FILE,
     ArmMeasurement,
     Deployment,
-    Evidence,
-    RecipeOutcome,
-    Series,
+    FailedBenchmark,
+    TunedConfiguration,
 )
-from optikit_assets.graph import Node
-from optikit_assets.schemas import STUDY_FILE, FailedBenchmark, TunedConfiguration
 from optikit_assets.serving.flags import Flags
 from optikit_assets.specs import BASELINE
 
@@ -70,7 +70,7 @@ def _collect(stage: Stage, recipe: str) -> Evaluated:
             quality=verdict,
             accepted=candidate.accepted,
             reasons=candidate.reasons,
-            recovery=recovery_rows(comparison) if comparison else (),
+            recovery=comparison.rows() if comparison else (),
             mean_recovery=star.mean_recovery if star else None,
             trials=len(comparison.trials) if comparison else None,
             sweep=measurement(recipe, sweep, tuned=False, flags={}),

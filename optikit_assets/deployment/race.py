@@ -18,8 +18,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from optikit_assets.deployment.gain import LogLimit, Ratio, paired_ratio
-from optikit_assets.deployment.outcomes import ArmMeasurement
-from optikit_assets.schemas import ProbeResult
+from optikit_assets.schemas import ArmMeasurement, ProbeResult
 from optikit_assets.specs import BASELINE, digest
 
 Stop = Literal["tolerance", "rounds", "seconds", "alone"]

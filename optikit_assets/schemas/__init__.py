@@ -4,6 +4,7 @@ Every layer may import them. A file names the version of its shape (`Document`);
 version wrote is read, what a newer one wrote is refused.
 """
 
+from optikit_assets.schemas.arms import Arm, ArmMeasurement, FourArms
 from optikit_assets.schemas.base import Result
 from optikit_assets.schemas.benchmark import (
     BENCHMARK_FILE,
@@ -13,6 +14,21 @@ from optikit_assets.schemas.benchmark import (
     InfeasibleBenchmark,
     Rung,
     SkippedBenchmark,
+)
+from optikit_assets.schemas.certification import ArmCertificate, Attempt, Certification, Gain
+from optikit_assets.schemas.comparison import (
+    COMPARISON_FILE,
+    Comparison,
+    RecoveryRow,
+    TaskComparison,
+    TaskSpread,
+    TrialComparison,
+)
+from optikit_assets.schemas.deployment import (
+    DEPLOYMENT_FILE,
+    Deployment,
+    RecipeQuality,
+    Rejection,
 )
 from optikit_assets.schemas.document import Document
 from optikit_assets.schemas.probe import ProbeKind, ProbeResult, ProbeVerdict
@@ -28,21 +44,38 @@ from optikit_assets.schemas.study import (
 
 __all__ = [
     "BENCHMARK_FILE",
+    "COMPARISON_FILE",
     "DEFAULT_TRIAL",
+    "DEPLOYMENT_FILE",
     "STUDY_FILE",
+    "Arm",
+    "ArmCertificate",
+    "ArmMeasurement",
+    "Attempt",
     "BenchmarkOutcome",
+    "Certification",
+    "Comparison",
     "CompletedBenchmark",
+    "Deployment",
     "Document",
     "FailedBenchmark",
+    "FourArms",
+    "Gain",
     "InfeasibleBenchmark",
     "ProbeKind",
     "ProbeResult",
     "ProbeVerdict",
+    "RecipeQuality",
+    "RecoveryRow",
+    "Rejection",
     "Result",
     "Rung",
     "SkippedBenchmark",
     "StudyResult",
+    "TaskComparison",
+    "TaskSpread",
     "Trial",
+    "TrialComparison",
     "TrialStatus",
     "TunedConfiguration",
     "best_trial",

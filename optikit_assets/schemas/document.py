@@ -68,6 +68,10 @@ class Document(Generic[_T]):
         """Return the result that an artifact holds; raises as `load` does."""
         return self.load(artifact.read_json(self.file), str(artifact.file(self.file)))
 
+    def is_in(self, artifact: Readable) -> bool:
+        """Whether an artifact holds such a result."""
+        return artifact.file(self.file).exists()
+
     def write(self, draft: Writable, result: _T) -> None:
         """Put a result into an artifact."""
         draft.write_json(self.file, self.dump(result))

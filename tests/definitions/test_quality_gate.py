@@ -21,10 +21,10 @@ from optikit_assets.defs.quality_checks import (
 from optikit_assets.deployment import RecipeOutcome, select
 from optikit_assets.graph import Node
 from optikit_assets.history import History
+from optikit_assets.schemas import Comparison
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, SuiteSpec
 from optikit_assets.stateval.comparison import compare
-from optikit_assets.stateval.results import Comparison
 from tests.definitions.world import HARDWARE, MODEL, World
 from tests.unit.deployment.samples import arm, outcome
 from tests.unit.stateval.builders import candidate, flipped

@@ -5,20 +5,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from optikit_assets.deployment import (
-    ArmMeasurement,
-    Deployment,
     Evidence,
     Held,
     Limits,
     RecipeOutcome,
-    RecoveryRow,
     Series,
     Served,
     build_deployment,
     certify,
     select,
 )
-from optikit_assets.schemas import StudyResult, Trial
+from optikit_assets.schemas import ArmMeasurement, Deployment, RecoveryRow, StudyResult, Trial
 from optikit_assets.specs import Objective, SloSpec, Workload
 from tests.unit.schemas.samples import benchmark, probe
 

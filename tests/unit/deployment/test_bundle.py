@@ -1,11 +1,13 @@
 import io
+import json
 import re
 from html.parser import HTMLParser
 
 import pytest
 from rich.console import Console
 
-from optikit_assets.deployment import Deployment, Evidence, Series, arms_table, write_bundle
+from optikit_assets.deployment import Evidence, Series, arms_table, write_bundle
+from optikit_assets.schemas import DEPLOYMENT_FILE
 from optikit_assets.specs import Workload
 from tests.unit.deployment import samples
 from tests.unit.deployment.samples import Servers, outcome
@@ -59,8 +61,9 @@ def test_bundle_has_configuration_record_and_report(tmp_path):
 
 def test_record_survives_a_round_trip(tmp_path):
     deployment = samples.deployment()
-    text = written(tmp_path, deployment).record.read_text(encoding="utf-8")
-    assert Deployment.model_validate_json(text) == deployment
+    content = json.loads(written(tmp_path, deployment).record.read_text(encoding="utf-8"))
+    assert content["schema_version"] == 2
+    assert DEPLOYMENT_FILE.load(content, "deployment.json") == deployment
 
 
 def test_record_tells_rate_gain_and_proof():

@@ -3,17 +3,9 @@ from typing import Any
 
 import pytest
 
-from optikit_assets.deployment import (
-    RecoveryRow,
-    Series,
-    arm_plots,
-    arms,
-    canvas,
-    plots,
-    quality_plots,
-)
+from optikit_assets.deployment import Series, arm_plots, arms, canvas, plots, quality_plots
 from optikit_assets.deployment.evidence import running_best
-from optikit_assets.schemas import FailedBenchmark, Trial
+from optikit_assets.schemas import FailedBenchmark, RecoveryRow, Trial
 from tests.unit.deployment import samples
 from tests.unit.schemas.samples import benchmark, probe
 

@@ -9,6 +9,8 @@ import pytest
 from optikit_assets.errors import StorageError
 from optikit_assets.schemas import (
     BENCHMARK_FILE,
+    COMPARISON_FILE,
+    DEPLOYMENT_FILE,
     STUDY_FILE,
     BenchmarkOutcome,
     CompletedBenchmark,
@@ -20,6 +22,7 @@ from optikit_assets.schemas import (
     Trial,
     TunedConfiguration,
 )
+from tests.unit.deployment.samples import deployment
 from tests.unit.schemas.samples import benchmark, probe
 
 STORED = Path(__file__).parent / "stored"
@@ -74,7 +77,7 @@ def test_every_end_of_a_benchmark_is_read_back_as_what_it_was(outcome: Benchmark
 
 def test_an_end_that_nobody_knows_is_refused_with_the_known_ones() -> None:
     content = through_json(BENCHMARK_FILE, ENDS[1]) | {"kind": "postponed"}
-    with pytest.raises(StorageError, match="x is no benchmark.json: .*'postponed'.*'completed'"):
+    with pytest.raises(StorageError, match=r"x is no benchmark\.json: .*'postponed'.*'completed'"):
         BENCHMARK_FILE.load(content, "x")
 
 
@@ -141,7 +144,49 @@ def test_an_old_study_that_was_not_worth_a_search_is_read() -> None:
     assert isinstance(found.benchmark, SkippedBenchmark)
 
 
-@pytest.mark.parametrize("document", [BENCHMARK_FILE, STUDY_FILE], ids=lambda item: item.file)
+def test_a_comparison_of_the_version_before_is_read() -> None:
+    old = stored("comparison-1.json")
+    found = COMPARISON_FILE.load(old, "comparison.json")
+    assert through_json(COMPARISON_FILE, found) == {"schema_version": 1, **old}
+
+
+def test_a_row_tells_of_q_star_and_of_the_spread_over_trials() -> None:
+    comparison = COMPARISON_FILE.load(stored("comparison-1.json"), "comparison.json")
+    spread, row = comparison.tasks[0], comparison.rows()[0]
+    task = comparison.representative.tasks[0]
+    assert (row.task, row.score, row.baseline_score) == (task.task, task.score, task.baseline_score)
+    assert (row.recovery, row.low, row.high) == (
+        task.recovery,
+        task.recovery_low,
+        task.recovery_high,
+    )
+    assert (row.items, row.gained, row.lost, row.mcnemar_p, row.margin, row.verdict) == (
+        task.n,
+        task.gained,
+        task.lost,
+        task.mcnemar_p,
+        task.margin,
+        task.verdict,
+    )
+    assert (row.mean, row.std, row.rsd) == (spread.mean, spread.std, spread.rsd)
+    assert (row.calibration_std, row.noise_std) == (spread.calibration_std, spread.noise_std)
+    assert row.trial_scores == {comparison.q_star: task.score}
+    reference = comparison.model_copy(update={"is_baseline": True}).rows()[0]
+    assert reference == row.model_copy(update={"verdict": "reference"})
+
+
+def test_a_deployment_that_compared_with_no_fresh_baseline_is_not_read_any_more() -> None:
+    """Version 1 had a certified rate and no race, so no interval of the gain."""
+    old = through_json(DEPLOYMENT_FILE, deployment()) | {"schema_version": 1}
+    with pytest.raises(StorageError, match=r"earlier version \(schema_version 1\)"):
+        DEPLOYMENT_FILE.load(old, "deployment.json")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [BENCHMARK_FILE, STUDY_FILE, COMPARISON_FILE, DEPLOYMENT_FILE],
+    ids=lambda item: item.file,
+)
 def test_a_file_of_a_newer_version_asks_for_an_upgrade(document: Document[Any]) -> None:
     newer = {"schema_version": document.version + 1, "anything": "else"}
     with pytest.raises(StorageError, match=r"a/b was made by a newer version .*: upgrade OptiKIT"):

@@ -5,14 +5,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from optikit_assets.deployment.outcomes import ArmMeasurement, Frozen
-from optikit_assets.schemas import ProbeResult, ProbeVerdict
+from optikit_assets.schemas.arms import ArmMeasurement
+from optikit_assets.schemas.base import Result
+from optikit_assets.schemas.probe import ProbeResult, ProbeVerdict
 
 Purpose = Literal["round", "confirm", "overload"]
 CertificationStatus = Literal["certified", "refused", "not_attempted"]
 
 
-class Attempt(Frozen):
+class Attempt(Result):
     """One fresh open-loop probe."""
 
     recipe: str
@@ -64,7 +65,7 @@ class Attempt(Frozen):
         return self.verdict == "pass" or (self.verdict == "unresolved" and self.met)
 
 
-class Gain(Frozen):
+class Gain(Result):
     """Rate per GPU over that of the plain baseline, with an interval that holds for all arms."""
 
     estimate: float
@@ -78,7 +79,7 @@ class Gain(Frozen):
         return self.low > 1.0
 
 
-class RoundReading(Frozen):
+class RoundReading(Result):
     """The limit of one arm as one fresh server showed it."""
 
     round: int
@@ -87,7 +88,7 @@ class RoundReading(Frozen):
     load_seconds: float
 
 
-class ArmCertificate(Frozen):
+class ArmCertificate(Result):
     """What certification saw of one configuration."""
 
     recipe: str
@@ -132,7 +133,7 @@ class ArmCertificate(Frozen):
         return ": ".join(part for part in (", ".join(parts), self.reason) if part)
 
 
-class Certification(Frozen):
+class Certification(Result):
     """Outcome of the race and of the confirmation, over all arms that took part."""
 
     status: CertificationStatus
