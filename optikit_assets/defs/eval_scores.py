@@ -19,11 +19,11 @@ from optikit_assets.defs.contamination import (
     check_present_suite,
     contamination_outcomes,
 )
-from optikit_assets.defs.eval_history import SOURCES_FILE, remember_evaluation
+from optikit_assets.defs.eval_history import remember_evaluation
 from optikit_assets.defs.evaluation import evaluate
 from optikit_assets.defs.partitions import declared
 from optikit_assets.defs.quality_checks import check_specs, compared_checks, failed_checks
-from optikit_assets.defs.quantized_model import SUMMARY, UNSUPPORTED, make_candidates
+from optikit_assets.defs.quantized_model import make_candidates
 from optikit_assets.defs.stage import Stage
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.quality_plots import flips, recovery_per_task, trial_spread
@@ -32,7 +32,14 @@ from optikit_assets.graph import FAILED
 from optikit_assets.optimizer import expert_count, read_config
 from optikit_assets.optimizer.adaptive import goes_on, round_recipe, suite_of_a_round
 from optikit_assets.optimizer.contamination import CLEAN
-from optikit_assets.schemas import COMPARISON_FILE, Comparison
+from optikit_assets.schemas import (
+    COMPARISON_FILE,
+    QUANTIZATION_FILE,
+    SOURCES_FILE,
+    Comparison,
+    EvaluationSources,
+    QuantizationResult,
+)
 from optikit_assets.serving.support import unsupported
 from optikit_assets.specs import BASELINE, SuiteSpec, digest
 from optikit_assets.stateval.comparison import compare
@@ -97,7 +104,7 @@ def _refuse_unsupported(stage: Stage) -> Artifact | None:
     recipe = stage.catalog.recipe(stage.recipe)
     hardware = stage.runner.accelerators.hardware
     quantized = _quantized(stage)
-    refused = None if quantized is None else quantized.read_json(SUMMARY).get(UNSUPPORTED)
+    refused = None if quantized is None else QUANTIZATION_FILE.read(quantized).unsupported
     experts = expert_count(read_config(stage.base.path)) > 0
     reason = refused or unsupported(recipe, stage.model_spec.engine, hardware, experts=experts)
     if reason is None:
@@ -117,9 +124,7 @@ def _evaluate(stage: Stage, suite: SuiteSpec) -> Artifact | str:
     quantized = _quantized(stage)
     if quantized is None:
         return "no candidate was made: see quantized_model"
-    checkpoints = {
-        entry["trial"]: entry["artifact_key"] for entry in quantized.read_json(SUMMARY)["finished"]
-    }
+    checkpoints = QUANTIZATION_FILE.read(quantized).checkpoints
     try:
         # The suite may have changed since the candidates were made.
         check_present_suite(stage)
@@ -127,7 +132,7 @@ def _evaluate(stage: Stage, suite: SuiteSpec) -> Artifact | str:
         return str(error)
     recipe = stage.catalog.recipe(stage.recipe)
     judged = suite_of_a_round(suite, recipe)
-    rounds: list[dict[str, Any]] = []
+    rounds: list[QuantizationResult] = []
     while True:
         loaded = _evaluated(stage, suite, checkpoints)
         if isinstance(loaded, str):
@@ -138,7 +143,7 @@ def _evaluate(stage: Stage, suite: SuiteSpec) -> Artifact | str:
         number = len(rounds) + 1
         stage.context.log.info(f"the gate says {comparison.verdict}: calibration round {number}")
         made = make_candidates(stage, round_recipe(recipe, number), number * recipe.trials)
-        checkpoints |= {entry["trial"]: entry["artifact_key"] for entry in made["finished"]}
+        checkpoints |= made.checkpoints
         rounds.append(made)
     with stage.keep() as draft:
         COMPARISON_FILE.write(draft, comparison)
@@ -147,8 +152,8 @@ def _evaluate(stage: Stage, suite: SuiteSpec) -> Artifact | str:
             {key: stage.artifacts.store.get(key).digest for key in checkpoints.values() if key}
         )
         draft.write_json(_CONTAMINATION_FILE, contamination_outcomes(stage, loaded))
-        evaluations = {item.trial: item.artifact_key for item in loaded[1:]}
-        draft.write_json(SOURCES_FILE, {"evaluations": evaluations, "rounds": rounds})
+        evaluations = {item.trial: item.artifact_key for item in loaded[1:] if item.artifact_key}
+        SOURCES_FILE.write(draft, EvaluationSources(evaluations=evaluations, rounds=tuple(rounds)))
     return stage.artifacts.store.get(stage.key)
 
 

@@ -11,6 +11,8 @@ from optikit_assets.schemas import (
     BENCHMARK_FILE,
     COMPARISON_FILE,
     DEPLOYMENT_FILE,
+    QUANTIZATION_FILE,
+    SOURCES_FILE,
     STUDY_FILE,
     BenchmarkOutcome,
     CompletedBenchmark,
@@ -150,6 +152,23 @@ def test_a_comparison_of_the_version_before_is_read() -> None:
     assert through_json(COMPARISON_FILE, found) == {"schema_version": 1, **old}
 
 
+def test_calibration_trials_of_the_version_before_are_read() -> None:
+    old = stored("quantization-1.json")
+    found = QUANTIZATION_FILE.load(old, "quantization.json")
+    again = {"schema_version": 1, "unsupported": None, **old}
+    assert through_json(QUANTIZATION_FILE, found) == again
+    assert list(found.checkpoints) == [0, 1]
+    refused = QUANTIZATION_FILE.load({"finished": [], "failed": [], "unsupported": "why"}, "x")
+    assert (refused.unsupported, refused.checkpoints) == ("why", {})
+
+
+def test_the_sources_of_an_evaluation_of_the_version_before_are_read() -> None:
+    old = stored("sources-1.json")
+    found = SOURCES_FILE.load(old, "sources.json")
+    assert {str(trial): key for trial, key in found.evaluations.items()} == old["evaluations"]
+    assert found.rounds == (QUANTIZATION_FILE.load(stored("quantization-1.json"), "x"),)
+
+
 def test_a_row_tells_of_q_star_and_of_the_spread_over_trials() -> None:
     comparison = COMPARISON_FILE.load(stored("comparison-1.json"), "comparison.json")
     spread, row = comparison.tasks[0], comparison.rows()[0]
@@ -184,7 +203,14 @@ def test_a_deployment_that_compared_with_no_fresh_baseline_is_not_read_any_more(
 
 @pytest.mark.parametrize(
     "document",
-    [BENCHMARK_FILE, STUDY_FILE, COMPARISON_FILE, DEPLOYMENT_FILE],
+    [
+        BENCHMARK_FILE,
+        STUDY_FILE,
+        COMPARISON_FILE,
+        DEPLOYMENT_FILE,
+        QUANTIZATION_FILE,
+        SOURCES_FILE,
+    ],
     ids=lambda item: item.file,
 )
 def test_a_file_of_a_newer_version_asks_for_an_upgrade(document: Document[Any]) -> None:
