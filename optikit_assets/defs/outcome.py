@@ -23,7 +23,7 @@ from optikit_assets.specs import BASELINE
 def measurement(recipe: str, done: Benchmarked, *, tuned: bool, flags: Flags) -> ArmMeasurement:
     """Return one arm: a benchmark in the deployment package's terms."""
     outcome = done.outcome
-    probe = outcome.told_by
+    probe = outcome.telling_probe
     low, high = outcome.rate_ci_rps or (None, None)
     return ArmMeasurement(
         recipe=recipe,

@@ -49,7 +49,7 @@ class _Benchmark(Result):
         return self.certified_rate_rps / self.gpus
 
     @property
-    def told_by(self) -> ProbeResult | None:
+    def telling_probe(self) -> ProbeResult | None:
         """The certified probe, else the last one; None if there is none."""
         if self.certified_probe is not None:
             return self.probes[self.certified_probe]
