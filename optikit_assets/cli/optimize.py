@@ -11,16 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 from optikit_assets.cli.output_file import check_output, write_json
-from optikit_assets.defs.driver import DriverReport, Event
-from optikit_assets.defs.optimize import (
+from optikit_assets.deployment import arms_table
+from optikit_assets.errors import OptikitError
+from optikit_assets.graph import DEPLOYABLE_CONFIG, Key, Node
+from optikit_assets.headless.driver import DriverReport, Event
+from optikit_assets.headless.optimize import (
     bundle_link,
     deployments,
     resolve_submission,
     run_submission,
 )
-from optikit_assets.deployment import arms_table
-from optikit_assets.errors import OptikitError
-from optikit_assets.graph import DEPLOYABLE_CONFIG, Key, Node
 from optikit_assets.schemas import DEPLOYMENT_FILE
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, JobSpec, load_spec
@@ -55,7 +55,7 @@ def run_optimize(
     )
     if json_out is not None:
         kept = ", ".join(str(bundle_link(submission.model_key, slo)) for slo in found)
-        write_json(json_out, [d.model_dump(mode="json") for d in found.values()], kept_in=kept)
+        write_json(json_out, [DEPLOYMENT_FILE.dump(d) for d in found.values()], kept_in=kept)
     complete = len(found) == len(submission.slos)
     infeasible = [slo for slo, deployment in found.items() if deployment.status == "infeasible"]
     for slo in infeasible:

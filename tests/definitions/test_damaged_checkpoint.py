@@ -8,10 +8,10 @@ import pytest
 
 from optikit_assets import graph
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.defs.materialize import materialize_node, open_instance
-from optikit_assets.defs.optimize import status
 from optikit_assets.errors import StageError
 from optikit_assets.graph import Node
+from optikit_assets.headless.materialize import materialize_node, open_instance
+from optikit_assets.headless.optimize import status
 from optikit_assets.schemas import DEPLOYMENT_FILE
 from optikit_assets.settings import settings
 from optikit_assets.workers.messages import CompressResult, Record

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optikit_assets import graph
-from optikit_assets.defs.benchmarking import Benchmarked
-from optikit_assets.defs.candidates import comparison_of, served_candidate
-from optikit_assets.defs.stage import Stage
+from optikit_assets.defs.benchmarking.measurement import Benchmarked
+from optikit_assets.defs.body import Partition
+from optikit_assets.defs.evaluation.candidates import comparison_of, served_candidate
 from optikit_assets.deployment import Evidence, RecipeOutcome, Series
 from optikit_assets.graph import Node
 from optikit_assets.schemas import (
@@ -49,12 +49,12 @@ class Evaluated:
     tuned: TunedConfiguration | None
 
 
-def collect(stage: Stage, recipes: Sequence[str]) -> list[Evaluated]:
+def collect(stage: Partition, recipes: Sequence[str]) -> list[Evaluated]:
     """Return the outcome of every recipe that was run under the SLO of a decision."""
     return [_collect(stage, recipe) for recipe in recipes]
 
 
-def _collect(stage: Stage, recipe: str) -> Evaluated:
+def _collect(stage: Partition, recipe: str) -> Evaluated:
     candidate = served_candidate(stage, recipe)
     sweep = _sweep(stage, stage.node.needed(graph.BENCHMARK_SWEEP, recipe))
     arm, tuned = _tuned(stage, recipe, stage.node.needed(graph.TUNED_CONFIG, recipe))
@@ -84,7 +84,7 @@ def _collect(stage: Stage, recipe: str) -> Evaluated:
     )
 
 
-def _sweep(stage: Stage, node: Node) -> Benchmarked:
+def _sweep(stage: Partition, node: Node) -> Benchmarked:
     artifact = stage.artifact_of(node)
     if artifact is None:
         return Benchmarked(FailedBenchmark(reason="its sweep failed: see benchmark_sweep"))
@@ -92,7 +92,7 @@ def _sweep(stage: Stage, node: Node) -> Benchmarked:
 
 
 def _tuned(
-    stage: Stage, recipe: str, node: Node
+    stage: Partition, recipe: str, node: Node
 ) -> tuple[ArmMeasurement, TunedConfiguration | None]:
     artifact = stage.artifact_of(node)
     if artifact is None:

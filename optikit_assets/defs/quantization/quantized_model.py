@@ -10,9 +10,9 @@ from optikit_assets import graph
 from optikit_assets.artifacts.pins import Pin
 from optikit_assets.artifacts.store import Artifact
 from optikit_assets.defs.automation import VERSIONED
-from optikit_assets.defs.contamination import evaluation_data
+from optikit_assets.defs.body import Partition
 from optikit_assets.defs.partitions import declared
-from optikit_assets.defs.stage import Stage
+from optikit_assets.defs.quantization.contamination import evaluation_data
 from optikit_assets.errors import ChangedInputError, CompressionError
 from optikit_assets.graph import Node
 from optikit_assets.optimizer import check_plan, expert_count, read_config, read_linear_layers
@@ -50,7 +50,7 @@ def quantized_model(
     runner: StageRunnerResource,
 ) -> dg.MaterializeResult:
     """Make the missing candidates; finished ones are never redone."""
-    stage = Stage(context, models, artifacts, history, runner)
+    stage = Partition(context, models, artifacts, history, runner)
     # The baseline reads nothing of the model here, but stands for it in all that follows.
     stage.version_of(stage.node.needed(graph.BASE_MODEL))
     recipe = stage.catalog.recipe(stage.recipe)
@@ -80,7 +80,7 @@ def _status(result: QuantizationResult) -> str:
     return "ok" if result.finished else graph.FAILED
 
 
-def _find_complete(stage: Stage) -> Artifact | None:
+def _find_complete(stage: Partition) -> Artifact | None:
     """Return the artifact of this partition if every candidate that it names is there too."""
     store = stage.artifacts.store
     artifact = store.find_complete(stage.key)
@@ -94,12 +94,12 @@ def _find_complete(stage: Stage) -> Artifact | None:
     return None
 
 
-def _checkpoint_digests(stage: Stage, result: QuantizationResult) -> dict[str, str | None]:
+def _checkpoint_digests(stage: Partition, result: QuantizationResult) -> dict[str, str | None]:
     keys = [trial.artifact_key for trial in result.finished]
     return {key: stage.artifacts.store.get(key).digest for key in keys if key is not None}
 
 
-def _quantize(stage: Stage, recipe: RecipeSpec) -> QuantizationResult:
+def _quantize(stage: Partition, recipe: RecipeSpec) -> QuantizationResult:
     if recipe.is_baseline:
         only = CalibrationTrial(trial=0, seed=0, artifact_key=None)
         return QuantizationResult(finished=(only,))
@@ -113,7 +113,7 @@ def _quantize(stage: Stage, recipe: RecipeSpec) -> QuantizationResult:
     return make_candidates(stage, recipe)
 
 
-def _check(stage: Stage, recipe: RecipeSpec) -> list[str]:
+def _check(stage: Partition, recipe: RecipeSpec) -> list[str]:
     """Return what will differ from what the recipe says.
 
     Raises
@@ -133,7 +133,7 @@ def _check(stage: Stage, recipe: RecipeSpec) -> list[str]:
     return [note, *checked] if note else checked
 
 
-def make_candidates(stage: Stage, recipe: RecipeSpec, first: int = 0) -> QuantizationResult:
+def make_candidates(stage: Partition, recipe: RecipeSpec, first: int = 0) -> QuantizationResult:
     """Make the candidates of all trials of a recipe; return which finished and which failed.
 
     Parameters
@@ -217,7 +217,7 @@ def _failed(
     )
 
 
-def _trial(stage: Stage, recipe: RecipeSpec, number: int) -> CompressTrial:
+def _trial(stage: Partition, recipe: RecipeSpec, number: int) -> CompressTrial:
     # Neither the number of trials nor of attempts enters the key: with more trials asked for, the
     # first ones are still the same. Nor does what decides only where and whether more are made.
     # Trials of later rounds are numbered on: a round of the same rows and sampler is no repetition.
@@ -241,7 +241,7 @@ def _trial(stage: Stage, recipe: RecipeSpec, number: int) -> CompressTrial:
     )
 
 
-def _sources(stage: Stage) -> tuple[Node, Node, Node]:
+def _sources(stage: Partition) -> tuple[Node, Node, Node]:
     """Return the sources that a candidate is made from, beside its recipe."""
     return (
         stage.node.needed(graph.BASE_MODEL),
@@ -250,14 +250,14 @@ def _sources(stage: Stage) -> tuple[Node, Node, Node]:
     )
 
 
-def _pins(stage: Stage, recipe: RecipeSpec) -> tuple[Pin, ...]:
+def _pins(stage: Partition, recipe: RecipeSpec) -> tuple[Pin, ...]:
     sources = stage.versions.sources
     pins = [sources.model_pin(stage.model_key), sources.environment_pin("compress")]
     rows = sources.calibration_pin(stage.model_key) if recipe.calibration else None
     return tuple(pins if rows is None else [*pins, rows])
 
 
-def _remember(stage: Stage, recipe: RecipeSpec, ended: QuantizationResult) -> None:
+def _remember(stage: Partition, recipe: RecipeSpec, ended: QuantizationResult) -> None:
     """Append a trial as soon as it ends, whatever becomes of the others."""
     stage.history.append("quantization_trials", trial_rows(stage, recipe.name, ended))
     for how, trials in (("finished", ended.finished), ("failed", ended.failed)):
@@ -266,7 +266,7 @@ def _remember(stage: Stage, recipe: RecipeSpec, ended: QuantizationResult) -> No
 
 
 def trial_rows(
-    stage: Stage, recipe: str, result: QuantizationResult, made: Artifact | None = None
+    stage: Partition, recipe: str, result: QuantizationResult, made: Artifact | None = None
 ) -> list[dict[str, Any]]:
     """Return the rows of trials: of finished ones as their checkpoints tell, whoever made them.
 
@@ -302,7 +302,7 @@ def trial_rows(
     return rows
 
 
-def _metadata(stage: Stage, result: QuantizationResult) -> dict[str, Any]:
+def _metadata(stage: Partition, result: QuantizationResult) -> dict[str, Any]:
     rows = [
         dg.TableRecord(
             {

@@ -7,16 +7,16 @@ import dagster as dg
 from optikit_assets import graph
 from optikit_assets.artifacts.store import Artifact
 from optikit_assets.defs.automation import VERSIONED
-from optikit_assets.defs.benchmarking import (
+from optikit_assets.defs.benchmarking.measurement import (
     Benchmarked,
     benchmark,
     known_beforehand,
     remember_benchmarks,
     remember_probes,
 )
-from optikit_assets.defs.candidates import ServedCandidate, served_candidate
+from optikit_assets.defs.body import Partition
+from optikit_assets.defs.evaluation.candidates import ServedCandidate, served_candidate
 from optikit_assets.defs.partitions import declared
-from optikit_assets.defs.stage import Stage
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import optimization_history
 from optikit_assets.errors import ModelError
@@ -59,7 +59,7 @@ def tuned_config(
     runner: StageRunnerResource,
 ) -> dg.MaterializeResult:
     """Run or resume the study."""
-    stage = Stage(context, models, artifacts, history, runner)
+    stage = Partition(context, models, artifacts, history, runner)
     recipe, slo = stage.recipe, stage.slo_spec
     with stage.turn():
         artifact = artifacts.find(stage.key)
@@ -76,7 +76,7 @@ def tuned_config(
     )
 
 
-def _tune(stage: Stage, recipe: str, slo: SloSpec) -> Artifact | None:
+def _tune(stage: Partition, recipe: str, slo: SloSpec) -> Artifact | None:
     """Search the flags; the study's journal keeps finished trials if this process dies."""
     swept = stage.artifact_of(stage.node.needed(graph.BENCHMARK_SWEEP))
     default = Benchmarked.of(swept) if swept else None
@@ -125,7 +125,7 @@ def _tune(stage: Stage, recipe: str, slo: SloSpec) -> Artifact | None:
 
 
 def _measure(
-    stage: Stage,
+    stage: Partition,
     slo: SloSpec,
     candidate: ServedCandidate,
     flags: Flags,
@@ -147,7 +147,7 @@ def _measure(
 
 
 def _with_benchmark(
-    stage: Stage, result: StudyResult, default: Benchmarked | None
+    stage: Partition, result: StudyResult, default: Benchmarked | None
 ) -> TunedConfiguration:
     """Return a study with the benchmark of its best trial."""
     best = result.best
@@ -158,14 +158,14 @@ def _with_benchmark(
     return TunedConfiguration(study=result, benchmark=done.outcome)
 
 
-def _keep(stage: Stage, tuned: TunedConfiguration) -> Artifact:
+def _keep(stage: Partition, tuned: TunedConfiguration) -> Artifact:
     with stage.keep() as draft:
         STUDY_FILE.write(draft, tuned)
     return stage.artifacts.store.get(stage.key)
 
 
 def _remember_trials(
-    stage: Stage, recipe: str, slo: SloSpec, result: StudyResult, swept: Artifact | None
+    stage: Partition, recipe: str, slo: SloSpec, result: StudyResult, swept: Artifact | None
 ) -> None:
     """Append the probes of trials that an attempt measured which ended before it had done that."""
     # The sweep appended its own.
@@ -180,7 +180,7 @@ def _remember_trials(
 
 
 def _remember(
-    stage: Stage, recipe: str, slo: SloSpec, study: StudyResult, made: Artifact | None
+    stage: Partition, recipe: str, slo: SloSpec, study: StudyResult, made: Artifact | None
 ) -> None:
     """Append the trials of a study, and with its artifact their benchmarks."""
 
@@ -193,7 +193,7 @@ def _remember(
 
 
 def _trial_rows(
-    stage: Stage, recipe: str, slo: SloSpec, study: StudyResult, made: Artifact | None
+    stage: Partition, recipe: str, slo: SloSpec, study: StudyResult, made: Artifact | None
 ) -> list[dict[str, Any]]:
     best = study.best
     return [

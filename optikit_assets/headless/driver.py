@@ -24,9 +24,9 @@ from typing import Any, Literal
 
 import psutil
 
-from optikit_assets.defs.plan import NodePlan
 from optikit_assets.errors import OptikitError
 from optikit_assets.graph import Node
+from optikit_assets.headless.plan import NodePlan
 from optikit_assets.processes import die_with_parent
 from optikit_assets.workers.messages import trial_title
 
@@ -231,7 +231,7 @@ def _serve(
     from resources.stage_runner import progress_listeners
 
     if materialize is None:
-        from optikit_assets.defs.materialize import materialize_node as materialize
+        from optikit_assets.headless.materialize import materialize_node as materialize
     try:
         while (node := connection.recv()) is not None:
             connection.send(Event("started", node))
