@@ -125,7 +125,7 @@ class ArmCertificate(Result):
     @property
     def text(self) -> str:
         """What was borne out and what was not, in words."""
-        parts = []
+        parts: list[str] = []
         if self.refuted_rps is not None:
             parts.append(f"refuted at {self.refuted_rps:.3g} requests/s")
         if self.rate_rps is not None:
