@@ -159,7 +159,9 @@ class RecoveryRow(Result):
     gained: int | None = Field(default=None, description="Items that only q* gets right.")
     lost: int | None = Field(default=None, description="Items that only the baseline gets right.")
     mcnemar_p: float | None = Field(default=None, description="Exact; unset if not binary.")
-    trial_scores: dict[int, float] = Field(default_factory=dict, description="Trial -> score.")
+    trial_scores: dict[int, float] = Field(
+        default_factory=dict[int, float], description="Trial -> score."
+    )
     q_star: int | None = Field(default=None, description="Representative trial.")
     calibration_std: float | None = Field(
         default=None, description="Part of std that calibration makes."
