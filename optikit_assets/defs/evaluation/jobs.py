@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from optikit_assets.defs.evaluation.candidates import CHECKPOINTS_FILE, COMPARISON_FILE
+from optikit_assets.defs.evaluation.candidates import checkpoint_key, read_comparison
 from optikit_assets.defs.evaluation.scoring import evaluate
 from optikit_assets.defs.recorded import recorded
 from optikit_assets.errors import ResultMissingError, StageError
@@ -19,7 +19,6 @@ from optikit_assets.graph import EVAL_SCORES, Key, Node
 from optikit_assets.specs import BASELINE, Catalog, EngineSpec, SuiteSpec, digest, load_spec
 from optikit_assets.specs.endpoint_address import CREDENTIALS_VARIABLE, url_to_keep
 from optikit_assets.stateval.engines import served_model
-from optikit_assets.stateval.results import Comparison
 from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate
 from optikit_assets.workers.messages import Candidate, EvaluateRequest, EvaluateResult
 from resources import (
@@ -222,12 +221,12 @@ def _representative(
     node = Node(EVAL_SCORES, Key(model_key, recipe))
     known = recorded(instance, node)
     evaluation = artifacts.find(known.version) if known else None
-    if evaluation is None or not (evaluation.path / COMPARISON_FILE).exists():
+    comparison = read_comparison(evaluation)
+    key = checkpoint_key(evaluation, comparison) if evaluation and comparison else None
+    if key is None:
         raise StageError(
             f"{node} has no representative checkpoint: run optikit optimize with this recipe first"
         )
-    comparison = Comparison.model_validate(evaluation.read_json(COMPARISON_FILE))
-    key = evaluation.read_json(CHECKPOINTS_FILE)[str(comparison.q_star)]
     return artifacts.store.get(key).path
 
 
