@@ -8,7 +8,7 @@ import dagster as dg
 
 from optikit_assets import graph
 from optikit_assets.artifacts.pins import Pin
-from optikit_assets.artifacts.store import Artifact
+from optikit_assets.artifacts.store import Artifact, ArtifactStore
 from optikit_assets.defs.automation import VERSIONED
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.partitions import declared
@@ -58,7 +58,7 @@ def quantized_model(
         if artifact is None and (summary["finished"] or UNSUPPORTED in summary):
             with stage.keep() as draft:
                 draft.write_json(SUMMARY, summary)
-                draft.references.update(_checkpoint_digests(stage, summary))
+                draft.references.update(_checkpoint_digests(artifacts.store, summary))
             artifact = artifacts.store.get(stage.key)
     if artifact is not None:
         rows = functools.partial(trial_rows, stage, recipe.name, summary, artifact)
@@ -77,10 +77,10 @@ def _status(summary: dict[str, Any]) -> str:
     return "ok" if summary["finished"] else graph.FAILED
 
 
-def candidate_artifact(stage: Partition, entry: dict[str, Any]) -> Artifact | None:
+def candidate_artifact(store: ArtifactStore, entry: dict[str, Any]) -> Artifact | None:
     """Return the checkpoint of a finished trial, None for the baseline's (the model itself)."""
     key = entry["artifact_key"]
-    return None if key is None else stage.artifacts.store.get(key)
+    return None if key is None else store.get(key)
 
 
 def _find_complete(stage: Partition) -> Artifact | None:
@@ -97,9 +97,9 @@ def _find_complete(stage: Partition) -> Artifact | None:
     return None
 
 
-def _checkpoint_digests(stage: Partition, summary: dict[str, Any]) -> dict[str, str | None]:
+def _checkpoint_digests(store: ArtifactStore, summary: dict[str, Any]) -> dict[str, str | None]:
     keys = [entry["artifact_key"] for entry in summary["finished"]]
-    return {key: stage.artifacts.store.get(key).digest for key in keys if key is not None}
+    return {key: store.get(key).digest for key in keys if key is not None}
 
 
 def _quantize(stage: Partition, recipe: RecipeSpec) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def make_candidates(stage: Partition, recipe: RecipeSpec, first: int = 0) -> dic
             trust_remote_code=stage.model_spec.trust_remote_code,
             recipe=recipe,
             calibration_data=stage.versions.sources.calibration_data(stage.model_key),
-            evaluation_data=evaluation_data(stage),
+            evaluation_data=evaluation_data(stage.catalog, stage.model_spec),
             packages=recipe.packages,
             provenance=stage.provenance,
             trials=tuple(batch),
@@ -295,6 +295,7 @@ def _trial_columns(trial: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _metadata(stage: Partition, summary: dict[str, Any]) -> dict[str, Any]:
+    store = stage.artifacts.store
     rows = [
         dg.TableRecord(
             {
@@ -303,7 +304,7 @@ def _metadata(stage: Partition, summary: dict[str, Any]) -> dict[str, Any]:
                 "seed": entry["seed"],
                 "bytes": (
                     found.total_bytes
-                    if entry in summary["finished"] and (found := candidate_artifact(stage, entry))
+                    if entry in summary["finished"] and (found := candidate_artifact(store, entry))
                     else stage.base.total_bytes
                 ),
                 "reason": entry.get("reason", ""),
