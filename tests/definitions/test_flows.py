@@ -138,6 +138,8 @@ def evidence() -> dict[str, str]:
     return {name: arm["evidence"] for name, arm in arms.items()}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_what_there_is_is_certified_and_tuning_is_not_asked_for_until_it_is(
     real: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +176,8 @@ def optikit(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_command_line_shows_what_a_flow_made(
     real: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

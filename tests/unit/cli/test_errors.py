@@ -87,8 +87,14 @@ def test_unknown_flow_and_slos_that_do_not_go_with_one(optikit: Optikit):
     ("line", "problem"),
     [
         ("flow: fast", "flow: no flow of this name is installed; known: benchmark_only, evaluate"),
-        ("dataset: rows.jsonl", "dataset is calibration_data of the model (recipes/models/): "),
-        ("num_trials: 5", "num_trials belongs to a recipe (recipes/quantization/), whose checkp"),
+        (
+            "dataset: rows.jsonl",
+            "dataset: unknown key (got 'rows.jsonl'); it is calibration_data of the model",
+        ),
+        (
+            "num_trials: 5",
+            "num_trials: unknown key (got 5); it belongs to a recipe (recipes/",
+        ),
     ],
 )
 def test_a_job_cannot_say_what_would_be_filed_under_another_recipe(
