@@ -11,12 +11,12 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from optikit_assets.defs.evaluation.candidates import CHECKPOINTS_FILE
+from optikit_assets.defs.evaluation.candidates import checkpoint_key, read_comparison
 from optikit_assets.defs.evaluation.scoring import evaluate
 from optikit_assets.defs.recorded import recorded
 from optikit_assets.errors import ResultMissingError, StageError
 from optikit_assets.graph import EVAL_SCORES, Key, Node
-from optikit_assets.schemas import COMPARISON_FILE, Result
+from optikit_assets.schemas import Result
 from optikit_assets.specs import BASELINE, Catalog, EngineSpec, SuiteSpec, digest, load_spec
 from optikit_assets.specs.endpoint_address import CREDENTIALS_VARIABLE, url_to_keep
 from optikit_assets.stateval.engines import served_model
@@ -234,12 +234,12 @@ def _representative(
     node = Node(EVAL_SCORES, Key(model_key, recipe))
     known = recorded(instance, node)
     evaluation = artifacts.find(known.version) if known else None
-    if evaluation is None or not COMPARISON_FILE.is_in(evaluation):
+    comparison = read_comparison(evaluation)
+    key = checkpoint_key(evaluation, comparison) if evaluation and comparison else None
+    if key is None:
         raise StageError(
             f"{node} has no representative checkpoint: run optikit optimize with this recipe first"
         )
-    comparison = COMPARISON_FILE.read(evaluation)
-    key = evaluation.read_json(CHECKPOINTS_FILE)[str(comparison.q_star)]
     return artifacts.store.get(key).path
 
 
