@@ -15,21 +15,14 @@ from optikit_assets.defs.deployment.fresh_servers import StageServers, all_flags
 from optikit_assets.defs.deployment.outcomes import Evaluated, collect, evidence
 from optikit_assets.defs.evaluation.candidates import served_candidate, verified
 from optikit_assets.defs.partitions import declared
-from optikit_assets.deployment import (
-    Certification,
-    Deployment,
-    Limits,
-    build_deployment,
-    certify,
-    select,
-    write_bundle,
-)
+from optikit_assets.deployment import Limits, build_deployment, certify, select, write_bundle
 from optikit_assets.deployment.arm_plots import four_arms, gain_text
-from optikit_assets.deployment.bundle import CONFIG_FILE, RECORD_FILE, REPORT_FILE
+from optikit_assets.deployment.bundle import CONFIG_FILE, REPORT_FILE
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.errors import StageError
 from optikit_assets.history import RowsByTable
 from optikit_assets.publishing import Bundle, Published
+from optikit_assets.schemas import DEPLOYMENT_FILE, Certification, Deployment
 from optikit_assets.serving.flags import Flags
 from optikit_assets.specs import BASELINE, SloSpec
 from resources import (
@@ -61,7 +54,7 @@ def deployable_config(
         artifact = artifacts.store.find_complete(stage.key)
         cached = artifact is not None
         artifact = artifact or _decide(stage)
-    deployment = Deployment.model_validate(artifact.read_json(RECORD_FILE))
+    deployment = DEPLOYMENT_FILE.read(artifact)
     _remember(stage, deployment, artifact)
     published = _publish(stage, artifact, publisher)
     return stage.result(
@@ -102,6 +95,7 @@ def _recipes(stage: Partition) -> list[str]:
     found = stage.versions.participants(stage.node)
     if BASELINE not in found:
         nodes = graph.results_of(stage.node.key, BASELINE)
+        # What it needs comes before what it can be decided without.
         why = next(why for node in nodes if (why := stage.versions.outdated(node)))
         raise StageError(f"{stage.node} needs the results of {BASELINE} first: {why}")
     return found
