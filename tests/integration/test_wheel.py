@@ -19,7 +19,7 @@ LOOK = """
 import json, sys
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.definitions import defs
-from optikit_assets.environments.layout import ENVIRONMENT_NAMES
+from optikit_assets.environments.status import environment_status
 from optikit_assets.settings import REPOSITORY, settings
 from optikit_assets.specs import Catalog
 catalog = Catalog.load(settings().recipes)
@@ -31,7 +31,7 @@ print(json.dumps({
     "digest": registry.fetch(registry.resolve("demo-llama")).digest,
     "assets": sorted(key.to_user_string() for key in graph.get_all_asset_keys()),
     "clobbered": [name for name in sys.modules if name.split(".")[0] == "resources"],
-    "environments": list(ENVIRONMENT_NAMES),
+    "to_do": {item.name: item.what_to_do for item in environment_status(settings().home)},
     "requirements": sorted(file.name for file in (REPOSITORY / "requirements").iterdir()),
 }))
 """
@@ -114,9 +114,8 @@ def test_the_command_works_in_an_empty_folder(installed: Installed) -> None:
     assert "optimize" in installed.run(optikit, "--help")
     demo = installed.environment.glob("lib/*/site-packages/optikit_assets/shipped/demo/models/*/1")
     assert installed.run(optikit, "models", "list") == f"demo-llama@1\t{next(demo)}\n"
-    # Nothing is set up yet, which is said with the command that does it.
-    told = installed.run(optikit, "doctor", ok=False)
-    assert "environments.setup" in "".join(told.split())
+    # Nothing is set up yet.
+    assert "missing" in installed.run(optikit, "doctor", ok=False)
     assert [path.name for path in installed.cwd.iterdir()] == ["home"]
 
 
@@ -128,7 +127,8 @@ def test_recipes_models_and_definitions_are_those_of_the_repository(installed: I
     assert len(found["digest"]) == 64
     assert {"base_model", "deployable_config", "serving_runtime"} <= set(found["assets"])
     assert found["clobbered"] == []
-    assert found["environments"] == ["compress", "serve"]
+    command = f"{installed.bin / 'python'} -m optikit_assets.environments.setup"
+    assert found["to_do"] == {"compress": command, "serve": command}
     wanted = sorted(file.name for file in (REPOSITORY / "requirements").iterdir())
     assert found["requirements"] == wanted
 
