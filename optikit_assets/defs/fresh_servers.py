@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from optikit_assets.benchmarker import ProbeResult, near_search, read_probes
@@ -21,7 +20,7 @@ def all_flags(stage: Stage, slo: SloSpec, candidate: ServedCandidate, tuned: Fla
         stage.model_spec.engine,
         slo,
         tuned,
-        hardware=stage.runner.accelerators.hardware,
+        hardware=stage.runner.hardware,
         facts=ModelFacts.read(candidate.path),
         trust_remote_code=stage.model_spec.trust_remote_code,
     )
@@ -88,23 +87,16 @@ class StageServers:
                 seed,
             ]
         )
-        folder = Path(stage.runner.home) / "tmp"
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"{key[:16]}.yaml"
-        file.write_text(config, encoding="utf-8")
-        try:
-            done = benchmark(
-                stage,
-                slo,
-                candidate,
-                artifact_key=key,
-                flags=arm.flags,
-                seed=seed,
-                config_file=file,
-                **how,
-            )
-        finally:
-            file.unlink(missing_ok=True)
+        done = benchmark(
+            stage,
+            slo,
+            candidate,
+            artifact_key=key,
+            flags=arm.flags,
+            seed=seed,
+            config=config,
+            **how,
+        )
         name = f"{arm.recipe}{'+tuned' if arm.tuned else ''}"
         remember_probes(
             stage, arm.recipe, slo, done, part="certification", arm=name, trial=self.trial

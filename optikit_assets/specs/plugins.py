@@ -1,4 +1,4 @@
-"""What other packages add: backends, samplers and recipes, found through their entry points.
+"""What other packages add: backends, samplers, recipes, executors, found by their entry points.
 
 A package declares them in its own ``pyproject.toml``, under the groups below. Names and versions
 are read from its metadata: nothing of it is imported here. Installed packages do not change while a
@@ -15,10 +15,17 @@ from optikit_assets.errors import EnvironmentMissingError
 BACKENDS = "optikit.backends"
 SAMPLERS = "optikit.samplers"
 RECIPES = "optikit.recipes"
+EXECUTORS = "optikit.executors"
 
 BUILTIN_BACKENDS = ("autoround", "llmcompressor")
+BUILTIN_EXECUTORS = ("local",)
 BUILTIN_SAMPLERS = ("length_weighted", "random", "token_stratified")
-_BUILTIN = {BACKENDS: BUILTIN_BACKENDS, SAMPLERS: BUILTIN_SAMPLERS, RECIPES: ()}
+_BUILTIN = {
+    BACKENDS: BUILTIN_BACKENDS,
+    SAMPLERS: BUILTIN_SAMPLERS,
+    RECIPES: (),
+    EXECUTORS: BUILTIN_EXECUTORS,
+}
 
 
 @lru_cache(maxsize=8)

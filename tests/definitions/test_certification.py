@@ -10,14 +10,16 @@ from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.benchmarker import BenchmarkResult
 from optikit_assets.defs.materialize import materialize_node
 from optikit_assets.errors import StageError, StorageError
+from optikit_assets.execution import Lease
 from optikit_assets.graph import Node
 from optikit_assets.history import History
 from optikit_assets.settings import settings
 from optikit_assets.workers.benchmark import RESULT_FILE, BenchmarkWorkerResult, confirmation
-from optikit_assets.workers.messages import CompressResult, Record
-from resources import StageRunnerResource
+from optikit_assets.workers.channel import Emit
+from optikit_assets.workers.messages import CompressResult, Message, Record
 from tests.definitions.test_candidates import BASE, Workers, artifact_of
-from tests.definitions.world import MODEL, World
+from tests.definitions.world import MODEL, World, in_process
+from tests.executors import execute_with
 from tests.servers.engine_model import Shape
 from tests.servers.virtual import virtual_benchmark, virtual_confirmation
 
@@ -74,15 +76,15 @@ class Machine:
         self.fails: dict[str, Exception] = {}
         self.stop_after: int | None = None
 
-    def run(self, context: Any, worker: str, request: Any, *rest: Any) -> Any:
+    def work(self, worker: str, request: Any, lease: Lease, emit: Emit) -> Message:
         if worker != "benchmark":
-            return self.candidates.run(context, worker, request, *rest)
+            return self.candidates.work(worker, request, lease, emit)
         arm = "baseline" if "weights" in request.model_path else "int_w8a8"
-        if request.config_file is not None:
+        if request.config is not None:
             if self.stop_after == len(self.certified):
                 raise StorageError("stopped")
             self.asked.append((arm, request))
-            self.configs[arm] = Path(request.config_file).read_text()
+            self.configs[arm] = request.config
             if arm in self.fails:
                 raise self.fails[arm]
         return self.serve(request, self.factor if arm == "int_w8a8" else 1.0)
@@ -122,7 +124,7 @@ class Machine:
 
 def prepared(real: World, monkeypatch: pytest.MonkeyPatch, factor: float) -> Machine:
     machine = Machine(factor)
-    monkeypatch.setattr(StageRunnerResource, "run", lambda runner, *a: machine.run(*a))
+    execute_with(monkeypatch, in_process(machine.work))
     real.write("slos/demo.yaml", SLO)
     assert materialize_node(BASE) == "ok"
     for recipe in ("baseline", "int_w8a8"):
