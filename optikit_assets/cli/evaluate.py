@@ -12,10 +12,10 @@ from rich.table import Table
 
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.cli.output_file import check_output, write_json
-from optikit_assets.defs.evaluation_jobs import evaluate_endpoint, find_suite, repeatability
-from optikit_assets.defs.materialize import run_job
+from optikit_assets.defs.evaluation.jobs import evaluate_endpoint, find_suite, repeatability
 from optikit_assets.environments.status import python_of
 from optikit_assets.errors import OptikitError
+from optikit_assets.headless.materialize import run_job
 from optikit_assets.history import History
 from optikit_assets.settings import REPOSITORY, settings
 from optikit_assets.specs import Catalog

@@ -11,16 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 from optikit_assets.cli.output_file import check_output, write_json
-from optikit_assets.defs.driver import DriverReport, Event
-from optikit_assets.defs.optimize import (
+from optikit_assets.deployment import Deployment, arms_table
+from optikit_assets.errors import OptikitError
+from optikit_assets.graph import DEPLOYABLE_CONFIG, Key, Node
+from optikit_assets.headless.driver import DriverReport, Event
+from optikit_assets.headless.optimize import (
     bundle_link,
     deployments,
     resolve_submission,
     run_submission,
 )
-from optikit_assets.deployment import Deployment, arms_table
-from optikit_assets.errors import OptikitError
-from optikit_assets.graph import DEPLOYABLE_CONFIG, Key, Node
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, JobSpec, load_spec
 

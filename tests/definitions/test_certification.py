@@ -8,10 +8,10 @@ import pytest
 
 from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.benchmarker import BenchmarkResult
-from optikit_assets.defs.materialize import materialize_node
 from optikit_assets.errors import StageError, StorageError
 from optikit_assets.execution import Lease
 from optikit_assets.graph import Node
+from optikit_assets.headless.materialize import materialize_node
 from optikit_assets.history import History
 from optikit_assets.settings import settings
 from optikit_assets.workers.benchmark import RESULT_FILE, BenchmarkWorkerResult, confirmation

@@ -8,11 +8,11 @@ import pytest
 
 from optikit_assets import graph
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.defs.materialize import materialize_node, open_instance
-from optikit_assets.defs.optimize import status
 from optikit_assets.deployment.bundle import RECORD_FILE
 from optikit_assets.errors import StageError
 from optikit_assets.graph import Node
+from optikit_assets.headless.materialize import materialize_node, open_instance
+from optikit_assets.headless.optimize import status
 from optikit_assets.settings import settings
 from optikit_assets.workers.messages import CompressResult, Record
 from tests.definitions.test_candidates import BASE, QUANTIZED, SCORES, Workers, artifact_of

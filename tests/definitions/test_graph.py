@@ -13,10 +13,10 @@ import yaml
 from optikit_assets import graph
 from optikit_assets.definitions import defs
 from optikit_assets.defs import partitions
-from optikit_assets.defs.graph import ASSETS
-from optikit_assets.defs.jobs import optimize_model
+from optikit_assets.defs.assets import ASSETS
 from optikit_assets.defs.sensors import new_model_versions, spec_changes
 from optikit_assets.graph import Node, chain, upstream
+from optikit_assets.headless.job import optimize_model
 from optikit_assets.settings import REPOSITORY, settings
 from resources import ModelRegistryResource, StageRunnerResource
 from tests.definitions.world import HARDWARE, local_on
@@ -56,6 +56,13 @@ SNAPSHOT: dict[str, tuple[tuple[str, ...], set[str], str | None]] = {
     "compress_runtime": ((), set(), None),
     "serving_runtime": ((), set(), None),
 }
+PACKAGES = {
+    "quantized_model": "quantization",
+    "eval_scores": "evaluation",
+    "benchmark_sweep": "benchmarking",
+    "tuned_config": "tuning",
+    "deployable_config": "deployment",
+}
 SCENARIOS = [f"{recipe}@{slo}" for recipe in partitions.RECIPES for slo in partitions.SLOS]
 DIMENSIONS: dict[str, dg.PartitionsDefinition] = {
     "model": dg.DynamicPartitionsDefinition(name="models"),
@@ -88,7 +95,7 @@ def test_every_stage_asset_says_in_which_file_it_is():
     for name in graph.STAGES:
         references = SPECS[name].metadata["dagster/code_references"].code_references
         files = [Path(reference.file_path).relative_to(REPOSITORY) for reference in references]
-        assert files == [Path("optikit_assets", "defs", f"{name}.py")]
+        assert files == [Path("optikit_assets", "defs", PACKAGES.get(name, ""), f"{name}.py")]
 
 
 def test_the_assets_are_the_stages_and_the_sources():

@@ -12,10 +12,10 @@ from optikit_assets.artifacts.manifest import write_manifest
 from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.benchmarker import RequestRecord
 from optikit_assets.benchmarker.records import append_requests
-from optikit_assets.defs.materialize import materialize_node, open_instance
 from optikit_assets.errors import StageError, StorageError
 from optikit_assets.execution import Lease
 from optikit_assets.graph import Node
+from optikit_assets.headless.materialize import materialize_node, open_instance
 from optikit_assets.history import History
 from optikit_assets.settings import settings
 from optikit_assets.workers.channel import Emit

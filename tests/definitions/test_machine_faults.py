@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from optikit_assets.defs.materialize import materialize_node, open_instance
-from optikit_assets.defs.outcome import STUDY_FILE
 from optikit_assets.defs.recorded import recorded
+from optikit_assets.defs.tuning.tuned_config import STUDY_FILE
 from optikit_assets.environments.layout import (
     REPOSITORY_ROOT,
     Stamp,
@@ -18,6 +17,7 @@ from optikit_assets.environments.layout import (
 )
 from optikit_assets.errors import StageError
 from optikit_assets.graph import Node
+from optikit_assets.headless.materialize import materialize_node, open_instance
 from optikit_assets.history import History
 from optikit_assets.settings import settings
 from tests.definitions.test_broken_off import SLO

@@ -10,10 +10,10 @@ import dagster as dg
 import pytest
 
 from optikit_assets import graph
-from optikit_assets.defs.materialize import materialize_node, open_instance
-from optikit_assets.defs.optimize import Submission
 from optikit_assets.errors import StageError
 from optikit_assets.graph import Node, chain
+from optikit_assets.headless.materialize import materialize_node, open_instance
+from optikit_assets.headless.optimize import Submission
 from optikit_assets.settings import settings
 from tests.definitions.world import FINE, HARDWARE, MODEL, RECIPES, SLOS, SUITE, World
 from tests.tiny_model import write_model

@@ -9,9 +9,12 @@ import pytest
 
 from optikit_assets import graph
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.defs.candidates import CHECKPOINTS_FILE, COMPARISON_FILE, recovery_rows
-from optikit_assets.defs.materialize import materialize_node, open_instance, register_model
-from optikit_assets.defs.quality_checks import (
+from optikit_assets.defs.evaluation.candidates import (
+    CHECKPOINTS_FILE,
+    COMPARISON_FILE,
+    recovery_rows,
+)
+from optikit_assets.defs.evaluation.checks import (
     GATE,
     check_name,
     compared_checks,
@@ -20,6 +23,7 @@ from optikit_assets.defs.quality_checks import (
 )
 from optikit_assets.deployment import RecipeOutcome, select
 from optikit_assets.graph import Node
+from optikit_assets.headless.materialize import materialize_node, open_instance, register_model
 from optikit_assets.history import History
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, SuiteSpec

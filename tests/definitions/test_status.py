@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.defs.optimize import status
 from optikit_assets.graph import BASE_MODEL, DEPLOYABLE_CONFIG, Node, chain
+from optikit_assets.headless.optimize import status
 from optikit_assets.settings import settings
 from tests.definitions.world import HARDWARE, MODEL, World
 from tests.tiny_model import write_model

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.defs.materialize import materialize_node
 from optikit_assets.execution import Lease
 from optikit_assets.execution.testing import InProcessExecutor
 from optikit_assets.graph import Node
+from optikit_assets.headless.materialize import materialize_node
 from optikit_assets.history import History
 from optikit_assets.settings import settings
 from tests.definitions.test_history_rows import NODES, SWEEP, TUNED, Stages

@@ -11,8 +11,8 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from optikit_assets.defs.candidates import CHECKPOINTS_FILE, COMPARISON_FILE
-from optikit_assets.defs.evaluation import evaluate
+from optikit_assets.defs.evaluation.candidates import CHECKPOINTS_FILE, COMPARISON_FILE
+from optikit_assets.defs.evaluation.scoring import evaluate
 from optikit_assets.defs.recorded import recorded
 from optikit_assets.errors import ResultMissingError, StageError
 from optikit_assets.graph import EVAL_SCORES, Key, Node

@@ -9,24 +9,24 @@ from optikit_assets import graph
 from optikit_assets.artifacts.pins import Pin
 from optikit_assets.artifacts.store import Artifact
 from optikit_assets.defs.automation import VERSIONED
-from optikit_assets.defs.candidates import (
+from optikit_assets.defs.body import Partition
+from optikit_assets.defs.evaluation.candidates import (
     CHECKPOINTS_FILE,
     COMPARISON_FILE,
     UNSUPPORTED_FILE,
     recovery_rows,
     verified,
 )
-from optikit_assets.defs.contamination import (
+from optikit_assets.defs.evaluation.checks import check_specs, compared_checks, failed_checks
+from optikit_assets.defs.evaluation.history import SOURCES_FILE, remember_evaluation
+from optikit_assets.defs.evaluation.scoring import evaluate
+from optikit_assets.defs.partitions import declared
+from optikit_assets.defs.quantization.contamination import (
     calibration_data,
     check_present_suite,
     contamination_outcomes,
 )
-from optikit_assets.defs.eval_history import SOURCES_FILE, remember_evaluation
-from optikit_assets.defs.evaluation import evaluate
-from optikit_assets.defs.partitions import declared
-from optikit_assets.defs.quality_checks import check_specs, compared_checks, failed_checks
-from optikit_assets.defs.quantized_model import SUMMARY, UNSUPPORTED, make_candidates
-from optikit_assets.defs.stage import Stage
+from optikit_assets.defs.quantization.quantized_model import SUMMARY, UNSUPPORTED, make_candidates
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.quality_plots import flips, recovery_per_task, trial_spread
 from optikit_assets.errors import CompressionError, StageError
@@ -65,7 +65,7 @@ def eval_scores(
     runner: StageRunnerResource,
 ) -> dg.MaterializeResult:
     """Evaluate what has no scores yet and compare."""
-    stage = Stage(context, models, artifacts, history, runner)
+    stage = Partition(context, models, artifacts, history, runner)
     suite = stage.catalog.suite(stage.model_spec.suite)
     with stage.turn():
         found = artifacts.store.find_complete(stage.key)
@@ -94,7 +94,7 @@ def eval_scores(
     )
 
 
-def _refuse_unsupported(stage: Stage) -> Artifact | None:
+def _refuse_unsupported(stage: Partition) -> Artifact | None:
     """Keep the reason as the outcome if the recipe does not suit the model, engine or machine."""
     recipe = stage.catalog.recipe(stage.recipe)
     hardware = stage.runner.hardware
@@ -109,12 +109,12 @@ def _refuse_unsupported(stage: Stage) -> Artifact | None:
     return stage.artifacts.store.get(stage.key)
 
 
-def _quantized(stage: Stage) -> Artifact | None:
+def _quantized(stage: Partition) -> Artifact | None:
     """Return the summary of the recipe's trials, None if no candidate was made."""
     return stage.artifact_of(stage.node.needed(graph.QUANTIZED_MODEL))
 
 
-def _evaluate(stage: Stage, suite: SuiteSpec) -> Artifact | str:
+def _evaluate(stage: Partition, suite: SuiteSpec) -> Artifact | str:
     """Return the artifact, or why no candidate of the recipe could be evaluated."""
     quantized = _quantized(stage)
     if quantized is None:
@@ -155,7 +155,7 @@ def _evaluate(stage: Stage, suite: SuiteSpec) -> Artifact | str:
 
 
 def _evaluated(
-    stage: Stage, suite: SuiteSpec, checkpoints: Mapping[int, str | None]
+    stage: Partition, suite: SuiteSpec, checkpoints: Mapping[int, str | None]
 ) -> list[EvaluatedCandidate] | str:
     """Return the baseline and the candidates with their scores, or why there is no candidate."""
     candidates = [_candidate(stage, suite, trial, key) for trial, key in checkpoints.items()]
@@ -175,7 +175,7 @@ def _evaluated(
     return [_load(stage, item) for item in (baseline, *usable)]
 
 
-def _run(stage: Stage, suite: SuiteSpec, candidates: Sequence[Candidate]) -> dict[str, str]:
+def _run(stage: Partition, suite: SuiteSpec, candidates: Sequence[Candidate]) -> dict[str, str]:
     """Evaluate what has no artifact yet; return the reasons of what kept failing."""
     folder = stage.catalog.task_folder(suite.name)
     request = EvaluateRequest(
@@ -191,13 +191,13 @@ def _run(stage: Stage, suite: SuiteSpec, candidates: Sequence[Candidate]) -> dic
     return evaluate(stage.context, stage.runner, stage.artifacts, request)
 
 
-def _pins(stage: Stage, suite: SuiteSpec) -> tuple[Pin, ...]:
+def _pins(stage: Partition, suite: SuiteSpec) -> tuple[Pin, ...]:
     sources = stage.versions.sources
     pins = (sources.model_pin(stage.model_key), sources.environment_pin("serve"))
     return (*pins, *sources.suite_pins(suite.name))
 
 
-def _candidate(stage: Stage, suite: SuiteSpec, trial: int, key: str | None) -> Candidate:
+def _candidate(stage: Partition, suite: SuiteSpec, trial: int, key: str | None) -> Candidate:
     checkpoint = None if key is None else verified(stage, key)
     base = stage.version_of(stage.node.needed(graph.BASE_MODEL))
     settings = [
@@ -213,12 +213,12 @@ def _candidate(stage: Stage, suite: SuiteSpec, trial: int, key: str | None) -> C
     )
 
 
-def _load(stage: Stage, candidate: Candidate) -> EvaluatedCandidate:
+def _load(stage: Partition, candidate: Candidate) -> EvaluatedCandidate:
     artifact = verified(stage, candidate.artifact_key)
     return load_candidate(artifact.path, max(candidate.trial, 0))
 
 
-def _contamination(stage: Stage, artifact: Artifact) -> dict[str, Any]:
+def _contamination(stage: Partition, artifact: Artifact) -> dict[str, Any]:
     """Say for each task whether calibration rows hold its items; warn where nobody looked."""
     if not (artifact.path / _CONTAMINATION_FILE).exists():
         return {}

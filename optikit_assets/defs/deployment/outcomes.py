@@ -6,9 +6,10 @@ from typing import Any
 
 from optikit_assets import graph
 from optikit_assets.benchmarker import unfinished_benchmark
-from optikit_assets.defs.benchmarking import RESULT_FILE, Benchmarked
-from optikit_assets.defs.candidates import comparison_of, recovery_rows, served_candidate
-from optikit_assets.defs.stage import Stage
+from optikit_assets.defs.benchmarking.measurement import RESULT_FILE, Benchmarked
+from optikit_assets.defs.body import Partition
+from optikit_assets.defs.evaluation.candidates import comparison_of, recovery_rows, served_candidate
+from optikit_assets.defs.tuning.tuned_config import STUDY_FILE
 from optikit_assets.deployment import (
     ArmMeasurement,
     Deployment,
@@ -20,8 +21,6 @@ from optikit_assets.deployment import (
 from optikit_assets.graph import Node
 from optikit_assets.serving.flags import Flags
 from optikit_assets.specs import BASELINE
-
-STUDY_FILE = "study.json"
 
 
 def measurement(recipe: str, done: Benchmarked, *, tuned: bool, flags: Flags) -> ArmMeasurement:
@@ -55,12 +54,12 @@ class Evaluated:
     study: dict[str, Any] | None
 
 
-def collect(stage: Stage, recipes: Sequence[str]) -> list[Evaluated]:
+def collect(stage: Partition, recipes: Sequence[str]) -> list[Evaluated]:
     """Return the outcome of every recipe that was run under the SLO of a decision."""
     return [_collect(stage, recipe) for recipe in recipes]
 
 
-def _collect(stage: Stage, recipe: str) -> Evaluated:
+def _collect(stage: Partition, recipe: str) -> Evaluated:
     candidate = served_candidate(stage, recipe)
     sweep = _sweep(stage, stage.node.needed(graph.BENCHMARK_SWEEP, recipe))
     tuned, study = _tuned(stage, recipe, stage.node.needed(graph.TUNED_CONFIG, recipe))
@@ -90,7 +89,7 @@ def _collect(stage: Stage, recipe: str) -> Evaluated:
     )
 
 
-def _sweep(stage: Stage, node: Node) -> Benchmarked:
+def _sweep(stage: Partition, node: Node) -> Benchmarked:
     artifact = stage.artifact_of(node)
     if artifact is None:
         return Benchmarked(
@@ -99,7 +98,9 @@ def _sweep(stage: Stage, node: Node) -> Benchmarked:
     return Benchmarked(artifact.read_json(RESULT_FILE), artifact)
 
 
-def _tuned(stage: Stage, recipe: str, node: Node) -> tuple[ArmMeasurement, dict[str, Any] | None]:
+def _tuned(
+    stage: Partition, recipe: str, node: Node
+) -> tuple[ArmMeasurement, dict[str, Any] | None]:
     artifact = stage.artifact_of(node)
     if artifact is None:
         failed = unfinished_benchmark(graph.FAILED, "its study failed: see tuned_config")

@@ -24,9 +24,9 @@ from typing import Any, Literal
 
 import psutil
 
-from optikit_assets.defs.plan import NodePlan
 from optikit_assets.errors import OptikitError
 from optikit_assets.graph import Node
+from optikit_assets.headless.plan import NodePlan
 from optikit_assets.processes import die_with_parent
 from optikit_assets.workers.messages import trial_title
 
@@ -229,7 +229,7 @@ def _serve(connection: Connection, log_file: Path, materialize: Materialize | No
     # Ours alone: a terminal's Ctrl-C reaches the parent, which then asks us to stop.
     os.setpgid(0, 0)
     if materialize is None:
-        from optikit_assets.defs.materialize import materialize_node as materialize
+        from optikit_assets.headless.materialize import materialize_node as materialize
     try:
         while (node := connection.recv()) is not None:
             connection.send(Event("started", node))

@@ -4,7 +4,7 @@ import dagster as dg
 
 from optikit_assets import graph
 from optikit_assets.defs.automation import VERSIONED
-from optikit_assets.defs.benchmarking import (
+from optikit_assets.defs.benchmarking.measurement import (
     RESULT_FILE,
     Benchmarked,
     benchmark,
@@ -12,9 +12,9 @@ from optikit_assets.defs.benchmarking import (
     known_beforehand,
     remember_sweep,
 )
-from optikit_assets.defs.candidates import served_candidate
+from optikit_assets.defs.body import Partition
+from optikit_assets.defs.evaluation.candidates import served_candidate
 from optikit_assets.defs.partitions import declared
-from optikit_assets.defs.stage import Stage
 from optikit_assets.specs import SloSpec
 from resources import (
     ArtifactStoreResource,
@@ -38,7 +38,7 @@ def benchmark_sweep(
     runner: StageRunnerResource,
 ) -> dg.MaterializeResult:
     """Search the rate, unless the answer is certain without a server."""
-    stage = Stage(context, models, artifacts, history, runner)
+    stage = Partition(context, models, artifacts, history, runner)
     recipe, slo = stage.recipe, stage.slo_spec
     with stage.turn():
         found = artifacts.find(stage.key)
@@ -55,7 +55,7 @@ def benchmark_sweep(
     )
 
 
-def _measure(stage: Stage, recipe: str, slo: SloSpec) -> Benchmarked:
+def _measure(stage: Partition, recipe: str, slo: SloSpec) -> Benchmarked:
     candidate = served_candidate(stage, recipe)
     certain = known_beforehand(stage, slo, candidate, {})
     if certain is not None:

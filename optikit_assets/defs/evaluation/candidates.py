@@ -6,7 +6,7 @@ from pathlib import Path
 
 from optikit_assets import graph
 from optikit_assets.artifacts.store import Artifact
-from optikit_assets.defs.stage import Stage
+from optikit_assets.defs.body import Partition
 from optikit_assets.deployment import RecoveryRow
 from optikit_assets.errors import ChangedInputError
 from optikit_assets.graph import FAILED
@@ -35,7 +35,7 @@ class ServedCandidate:
     references: Mapping[str, str | None] = field(default_factory=dict)
 
 
-def comparison_of(stage: Stage, recipe: str) -> Comparison | None:
+def comparison_of(stage: Partition, recipe: str) -> Comparison | None:
     """Return the recorded comparison of a recipe of this stage's model; None if it failed.
 
     Raises
@@ -49,7 +49,7 @@ def comparison_of(stage: Stage, recipe: str) -> Comparison | None:
     return Comparison.model_validate(artifact.read_json(COMPARISON_FILE))
 
 
-def served_candidate(stage: Stage, recipe: str) -> ServedCandidate:
+def served_candidate(stage: Partition, recipe: str) -> ServedCandidate:
     """Return q* of a recipe of this stage's model, from the recorded evaluation.
 
     Raises
@@ -86,7 +86,7 @@ def served_candidate(stage: Stage, recipe: str) -> ServedCandidate:
     )
 
 
-def verified(stage: Stage, key: str) -> Artifact:
+def verified(stage: Partition, key: str) -> Artifact:
     """Return an artifact of this stage's store after a look at the content of its files.
 
     Raises
@@ -103,7 +103,7 @@ def verified(stage: Stage, key: str) -> Artifact:
     return artifact
 
 
-def _evaluation(stage: Stage, recipe: str) -> Artifact | None:
+def _evaluation(stage: Partition, recipe: str) -> Artifact | None:
     return stage.artifact_of(stage.node.needed(graph.EVAL_SCORES, recipe))
 
 

@@ -7,12 +7,12 @@ import dagster as dg
 
 from optikit_assets import errors
 from optikit_assets.defs import partitions
-from optikit_assets.defs.graph import ASSETS, resources
+from optikit_assets.defs.assets import ASSETS, resources
 from optikit_assets.defs.recorded import recorded
-from optikit_assets.defs.run_owners import run_tags
 from optikit_assets.environments.layout import prepare_dagster_home
 from optikit_assets.errors import StageError
 from optikit_assets.graph import Node, split_model
+from optikit_assets.headless.run_owners import run_tags
 from optikit_assets.settings import settings
 from resources.stage_runner import Listener, nobody
 

@@ -9,7 +9,7 @@ from optikit_assets import graph
 from optikit_assets.artifacts.store import Artifact
 from optikit_assets.benchmarker import unfinished_benchmark
 from optikit_assets.defs.automation import VERSIONED
-from optikit_assets.defs.benchmarking import (
+from optikit_assets.defs.benchmarking.measurement import (
     RESULT_FILE,
     SKIPPED,
     Benchmarked,
@@ -18,10 +18,9 @@ from optikit_assets.defs.benchmarking import (
     remember_benchmarks,
     remember_probes,
 )
-from optikit_assets.defs.candidates import ServedCandidate, served_candidate
-from optikit_assets.defs.outcome import STUDY_FILE
+from optikit_assets.defs.body import Partition
+from optikit_assets.defs.evaluation.candidates import ServedCandidate, served_candidate
 from optikit_assets.defs.partitions import declared
-from optikit_assets.defs.stage import Stage
 from optikit_assets.deployment import Trial
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import optimization_history
@@ -46,6 +45,8 @@ from resources import (
     StageRunnerResource,
 )
 
+STUDY_FILE = "study.json"
+
 
 @dg.asset(
     **declared(graph.TUNED_CONFIG),
@@ -61,7 +62,7 @@ def tuned_config(
     runner: StageRunnerResource,
 ) -> dg.MaterializeResult:
     """Run or resume the study."""
-    stage = Stage(context, models, artifacts, history, runner)
+    stage = Partition(context, models, artifacts, history, runner)
     recipe, slo = stage.recipe, stage.slo_spec
     with stage.turn():
         artifact = artifacts.find(stage.key)
@@ -78,7 +79,7 @@ def tuned_config(
     )
 
 
-def _tune(stage: Stage, recipe: str, slo: SloSpec) -> Artifact | None:
+def _tune(stage: Partition, recipe: str, slo: SloSpec) -> Artifact | None:
     """Search the flags; the study's journal keeps finished trials if this process dies."""
     swept = stage.artifact_of(stage.node.needed(graph.BENCHMARK_SWEEP))
     default = Benchmarked(swept.read_json(RESULT_FILE), swept) if swept else None
@@ -126,7 +127,7 @@ def _tune(stage: Stage, recipe: str, slo: SloSpec) -> Artifact | None:
 
 
 def _measure(
-    stage: Stage,
+    stage: Partition,
     slo: SloSpec,
     candidate: ServedCandidate,
     flags: Flags,
@@ -147,7 +148,7 @@ def _measure(
     )
 
 
-def _summary(stage: Stage, result: StudyResult, default: Benchmarked | None) -> dict[str, Any]:
+def _summary(stage: Partition, result: StudyResult, default: Benchmarked | None) -> dict[str, Any]:
     """Return ``study.json``: every trial, and the benchmark of the best one."""
     best = result.best
     key = best.artifact_key if best else None
@@ -166,14 +167,14 @@ def _summary(stage: Stage, result: StudyResult, default: Benchmarked | None) -> 
     }
 
 
-def _keep(stage: Stage, study: dict[str, Any]) -> Artifact:
+def _keep(stage: Partition, study: dict[str, Any]) -> Artifact:
     with stage.keep() as draft:
         draft.write_json(STUDY_FILE, study)
     return stage.artifacts.store.get(stage.key)
 
 
 def _remember_trials(
-    stage: Stage, recipe: str, slo: SloSpec, result: StudyResult, swept: Artifact | None
+    stage: Partition, recipe: str, slo: SloSpec, result: StudyResult, swept: Artifact | None
 ) -> None:
     """Append the probes of trials that an attempt measured which ended before it had done that."""
     # The sweep appended its own.
@@ -188,7 +189,7 @@ def _remember_trials(
 
 
 def _remember(
-    stage: Stage, recipe: str, slo: SloSpec, study: dict[str, Any], made: Artifact | None
+    stage: Partition, recipe: str, slo: SloSpec, study: dict[str, Any], made: Artifact | None
 ) -> None:
     """Append the trials of a study, and with its artifact their benchmarks."""
 
@@ -201,7 +202,7 @@ def _remember(
 
 
 def _trial_rows(
-    stage: Stage, recipe: str, slo: SloSpec, study: dict[str, Any], made: Artifact | None
+    stage: Partition, recipe: str, slo: SloSpec, study: dict[str, Any], made: Artifact | None
 ) -> list[dict[str, Any]]:
     taken = ("status", "fitness", "rate_rps", "gpus", "slo_penalty", "reason", "flags")
     return [

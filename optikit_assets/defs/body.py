@@ -36,13 +36,13 @@ from resources import (
 
 CACHE_TAG = "optikit/cache"
 PROVENANCE = "provenance"
-"""What an artifact's manifest says of the run that made it (`Stage.provenance`)."""
+"""What an artifact's manifest says of the run that made it (`Partition.provenance`)."""
 BENCHMARKS = "benchmarks"
 """Which benchmarks an artifact was made of: their part, arm, trial and artifact."""
 
 
 @dataclass
-class Stage:
+class Partition:
     """One partition of one asset while its body runs.
 
     The body computes the content key first and looks it up in the store: on a hit it re-emits the

@@ -1,12 +1,12 @@
 """All assets, checks and resources of the graph in one place."""
 
 from optikit_assets.defs.base_model import base_model
-from optikit_assets.defs.benchmark_sweep import benchmark_sweep
-from optikit_assets.defs.deployable_config import deployable_config
-from optikit_assets.defs.eval_scores import eval_scores
-from optikit_assets.defs.quantized_model import quantized_model
+from optikit_assets.defs.benchmarking.benchmark_sweep import benchmark_sweep
+from optikit_assets.defs.deployment.deployable_config import deployable_config
+from optikit_assets.defs.evaluation.eval_scores import eval_scores
+from optikit_assets.defs.quantization.quantized_model import quantized_model
 from optikit_assets.defs.sources import SOURCES
-from optikit_assets.defs.tuned_config import tuned_config
+from optikit_assets.defs.tuning.tuned_config import tuned_config
 from optikit_assets.execution import get_executor
 from optikit_assets.settings import settings
 from resources import (

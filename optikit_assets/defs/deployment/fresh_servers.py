@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from optikit_assets.benchmarker import ProbeResult, near_search, read_probes
-from optikit_assets.defs.benchmarking import Benchmarked, benchmark, remember_probes
-from optikit_assets.defs.candidates import ServedCandidate, served_candidate
-from optikit_assets.defs.stage import Stage
+from optikit_assets.defs.benchmarking.measurement import Benchmarked, benchmark, remember_probes
+from optikit_assets.defs.body import Partition
+from optikit_assets.defs.evaluation.candidates import ServedCandidate, served_candidate
 from optikit_assets.deployment import ArmMeasurement, Held, Served
 from optikit_assets.serving import ModelFacts, engine_flags, to_yaml
 from optikit_assets.serving.flags import Flags
 from optikit_assets.specs import SloSpec, digest
 
 
-def all_flags(stage: Stage, slo: SloSpec, candidate: ServedCandidate, tuned: Flags) -> Flags:
+def all_flags(stage: Partition, slo: SloSpec, candidate: ServedCandidate, tuned: Flags) -> Flags:
     """Return every engine flag of a configuration."""
     return engine_flags(
         stage.model_spec.engine,
@@ -26,7 +26,7 @@ def all_flags(stage: Stage, slo: SloSpec, candidate: ServedCandidate, tuned: Fla
     )
 
 
-def config_text(stage: Stage, slo: SloSpec, candidate: ServedCandidate, tuned: Flags) -> str:
+def config_text(stage: Partition, slo: SloSpec, candidate: ServedCandidate, tuned: Flags) -> str:
     """Return the vllm.yaml of a configuration: what is certified is what is shipped."""
     flags = all_flags(stage, slo, candidate, tuned)
     return to_yaml(flags, model=str(candidate.path), served_model_name=stage.model_key)
@@ -40,7 +40,7 @@ class StageServers:
     into the history as ``certification``, one ``trial`` for each server.
     """
 
-    stage: Stage
+    stage: Partition
     slo: SloSpec
     trial: int = 0
     latest: Benchmarked | None = None

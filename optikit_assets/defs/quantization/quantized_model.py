@@ -10,9 +10,9 @@ from optikit_assets import graph
 from optikit_assets.artifacts.pins import Pin
 from optikit_assets.artifacts.store import Artifact
 from optikit_assets.defs.automation import VERSIONED
-from optikit_assets.defs.contamination import evaluation_data
+from optikit_assets.defs.body import Partition
 from optikit_assets.defs.partitions import declared
-from optikit_assets.defs.stage import Stage
+from optikit_assets.defs.quantization.contamination import evaluation_data
 from optikit_assets.errors import ChangedInputError, CompressionError
 from optikit_assets.execution import Lease, settle
 from optikit_assets.graph import Node
@@ -47,7 +47,7 @@ def quantized_model(
     runner: StageRunnerResource,
 ) -> dg.MaterializeResult:
     """Make the missing candidates; finished ones are never redone."""
-    stage = Stage(context, models, artifacts, history, runner)
+    stage = Partition(context, models, artifacts, history, runner)
     # The baseline reads nothing of the model here, but stands for it in all that follows.
     stage.version_of(stage.node.needed(graph.BASE_MODEL))
     recipe = stage.catalog.recipe(stage.recipe)
@@ -77,13 +77,13 @@ def _status(summary: dict[str, Any]) -> str:
     return "ok" if summary["finished"] else graph.FAILED
 
 
-def candidate_artifact(stage: Stage, entry: dict[str, Any]) -> Artifact | None:
+def candidate_artifact(stage: Partition, entry: dict[str, Any]) -> Artifact | None:
     """Return the checkpoint of a finished trial, None for the baseline's (the model itself)."""
     key = entry["artifact_key"]
     return None if key is None else stage.artifacts.store.get(key)
 
 
-def _find_complete(stage: Stage) -> Artifact | None:
+def _find_complete(stage: Partition) -> Artifact | None:
     """Return the artifact of this partition if every candidate that it names is there too."""
     store = stage.artifacts.store
     artifact = store.find_complete(stage.key)
@@ -97,12 +97,12 @@ def _find_complete(stage: Stage) -> Artifact | None:
     return None
 
 
-def _checkpoint_digests(stage: Stage, summary: dict[str, Any]) -> dict[str, str | None]:
+def _checkpoint_digests(stage: Partition, summary: dict[str, Any]) -> dict[str, str | None]:
     keys = [entry["artifact_key"] for entry in summary["finished"]]
     return {key: stage.artifacts.store.get(key).digest for key in keys if key is not None}
 
 
-def _quantize(stage: Stage, recipe: RecipeSpec) -> dict[str, Any]:
+def _quantize(stage: Partition, recipe: RecipeSpec) -> dict[str, Any]:
     if recipe.is_baseline:
         return {"finished": [{"trial": 0, "seed": 0, "artifact_key": None}], "failed": []}
     try:
@@ -115,7 +115,7 @@ def _quantize(stage: Stage, recipe: RecipeSpec) -> dict[str, Any]:
     return make_candidates(stage, recipe)
 
 
-def _check(stage: Stage, recipe: RecipeSpec) -> list[str]:
+def _check(stage: Partition, recipe: RecipeSpec) -> list[str]:
     """Return what will differ from what the recipe says.
 
     Raises
@@ -135,7 +135,7 @@ def _check(stage: Stage, recipe: RecipeSpec) -> list[str]:
     return [note, *checked] if note else checked
 
 
-def make_candidates(stage: Stage, recipe: RecipeSpec, first: int = 0) -> dict[str, Any]:
+def make_candidates(stage: Partition, recipe: RecipeSpec, first: int = 0) -> dict[str, Any]:
     """Make the candidates of all trials of a recipe; return which finished and which failed.
 
     Parameters
@@ -204,7 +204,7 @@ def make_candidates(stage: Stage, recipe: RecipeSpec, first: int = 0) -> dict[st
     }
 
 
-def _trial(stage: Stage, recipe: RecipeSpec, number: int) -> CompressTrial:
+def _trial(stage: Partition, recipe: RecipeSpec, number: int) -> CompressTrial:
     # Neither the number of trials nor of attempts enters the key: with more trials asked for, the
     # first ones are still the same. Nor does what decides only where and whether more are made.
     # Trials of later rounds are numbered on: a round of the same rows and sampler is no repetition.
@@ -228,7 +228,7 @@ def _trial(stage: Stage, recipe: RecipeSpec, number: int) -> CompressTrial:
     )
 
 
-def _sources(stage: Stage) -> tuple[Node, Node, Node]:
+def _sources(stage: Partition) -> tuple[Node, Node, Node]:
     """Return the sources that a candidate is made from, beside its recipe."""
     return (
         stage.node.needed(graph.BASE_MODEL),
@@ -237,14 +237,14 @@ def _sources(stage: Stage) -> tuple[Node, Node, Node]:
     )
 
 
-def _pins(stage: Stage, recipe: RecipeSpec) -> tuple[Pin, ...]:
+def _pins(stage: Partition, recipe: RecipeSpec) -> tuple[Pin, ...]:
     sources = stage.versions.sources
     pins = [sources.model_pin(stage.model_key), sources.environment_pin("compress")]
     rows = sources.calibration_pin(stage.model_key) if recipe.calibration else None
     return tuple(pins if rows is None else [*pins, rows])
 
 
-def _remember(stage: Stage, recipe: RecipeSpec, message: Record) -> None:
+def _remember(stage: Partition, recipe: RecipeSpec, message: Record) -> None:
     """Append a trial as soon as it ends, whatever becomes of the others."""
     trial = message.payload
     ended = "finished" if message.kind == "trial_finished" else "failed"
@@ -254,7 +254,7 @@ def _remember(stage: Stage, recipe: RecipeSpec, message: Record) -> None:
 
 
 def trial_rows(
-    stage: Stage, recipe: str, summary: Mapping[str, Any], made: Artifact | None = None
+    stage: Partition, recipe: str, summary: Mapping[str, Any], made: Artifact | None = None
 ) -> list[dict[str, Any]]:
     """Return the rows of trials: of finished ones as their checkpoints tell, whoever made them.
 
@@ -295,7 +295,7 @@ def _trial_columns(trial: Mapping[str, Any]) -> dict[str, Any]:
     return {"status": "finished", **{name: trial[name] for name in taken}}
 
 
-def _metadata(stage: Stage, summary: dict[str, Any]) -> dict[str, Any]:
+def _metadata(stage: Partition, summary: dict[str, Any]) -> dict[str, Any]:
     rows = [
         dg.TableRecord(
             {

@@ -11,12 +11,12 @@ import dagster as dg
 from optikit_assets import graph
 from optikit_assets.artifacts.store import Artifact
 from optikit_assets.defs.automation import SETTLED
-from optikit_assets.defs.benchmarking import remember_benchmarks
-from optikit_assets.defs.candidates import served_candidate, verified
-from optikit_assets.defs.fresh_servers import StageServers, all_flags, config_text
-from optikit_assets.defs.outcome import Evaluated, collect, evidence
+from optikit_assets.defs.benchmarking.measurement import remember_benchmarks
+from optikit_assets.defs.body import Partition
+from optikit_assets.defs.deployment.fresh_servers import StageServers, all_flags, config_text
+from optikit_assets.defs.deployment.outcomes import Evaluated, collect, evidence
+from optikit_assets.defs.evaluation.candidates import served_candidate, verified
 from optikit_assets.defs.partitions import declared
-from optikit_assets.defs.stage import Stage
 from optikit_assets.deployment import (
     Certification,
     Deployment,
@@ -56,7 +56,7 @@ def deployable_config(
     runner: StageRunnerResource,
 ) -> dg.MaterializeResult:
     """Choose among the recipes that passed the gate, certify, write the bundle."""
-    stage = Stage(context, models, artifacts, history, runner)
+    stage = Partition(context, models, artifacts, history, runner)
     with stage.turn():
         artifact = artifacts.store.find_complete(stage.key)
         cached = artifact is not None
@@ -72,7 +72,7 @@ def deployable_config(
     )
 
 
-def _decide(stage: Stage) -> Artifact:
+def _decide(stage: Partition) -> Artifact:
     slo = stage.slo_spec
     evaluated = collect(stage, _recipes(stage))
     outcomes = [item.outcome for item in evaluated]
@@ -97,7 +97,7 @@ def _decide(stage: Stage) -> Artifact:
     return stage.artifacts.store.get(stage.key)
 
 
-def _recipes(stage: Stage) -> list[str]:
+def _recipes(stage: Partition) -> list[str]:
     """Return the recipes to choose from; the baseline is one of them or nothing compares."""
     found = stage.versions.participants(stage.node)
     if BASELINE not in found:
@@ -108,7 +108,7 @@ def _recipes(stage: Stage) -> list[str]:
 
 
 def _record(
-    stage: Stage,
+    stage: Partition,
     slo: SloSpec,
     evaluated: list[Evaluated],
     certification: Certification,
@@ -149,14 +149,14 @@ def _record(
     return deployment, config
 
 
-def _served_checkpoint(stage: Stage, deployment: Deployment) -> Mapping[str, str | None]:
+def _served_checkpoint(stage: Partition, deployment: Deployment) -> Mapping[str, str | None]:
     """Return the checkpoint that the bundle points to; none for the base model."""
     if deployment.status != "feasible" or deployment.recipe in (None, BASELINE):
         return {}
     return served_candidate(stage, deployment.recipe).references
 
 
-def _publish(stage: Stage, artifact: Artifact) -> Path:
+def _publish(stage: Partition, artifact: Artifact) -> Path:
     """Point the stable link ``deployments/MODEL/SLO`` at this bundle, atomically.
 
     Raises
@@ -175,11 +175,11 @@ def _publish(stage: Stage, artifact: Artifact) -> Path:
     return link
 
 
-def _remember(stage: Stage, deployment: Deployment, artifact: Artifact) -> None:
+def _remember(stage: Partition, deployment: Deployment, artifact: Artifact) -> None:
     stage.remember(artifact, lambda: _rows(stage, deployment, artifact))
 
 
-def _rows(stage: Stage, deployment: Deployment, artifact: Artifact) -> RowsByTable:
+def _rows(stage: Partition, deployment: Deployment, artifact: Artifact) -> RowsByTable:
     remember_benchmarks(stage, stage.slo_spec, artifact)
     chosen = next((q for q in deployment.quality if q.recipe == deployment.recipe), None)
     yield (
@@ -223,7 +223,7 @@ def _gain_columns(deployment: Deployment) -> dict[str, Any]:
     }
 
 
-def _left_out(stage: Stage) -> dict[str, Any]:
+def _left_out(stage: Partition) -> dict[str, Any]:
     """Name the recipes whose results take no part now, whenever this was decided."""
     reasons = stage.versions.left_out(stage.node)
     if not reasons:

@@ -3,8 +3,10 @@
 import dagster as dg
 from pydantic import Field
 
-from optikit_assets.defs.driver import Event
+from optikit_assets.defs.sensors import OPTIMIZE_JOB
 from optikit_assets.errors import StageError
+from optikit_assets.headless.driver import Event
+from optikit_assets.headless.optimize import resolve_submission, run_submission
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, JobSpec
 
@@ -20,8 +22,6 @@ class OptimizeConfig(dg.Config):
 @dg.op(description="Materializes every stale partition of one model, upstream first.")
 def optimize(context: dg.OpExecutionContext, config: OptimizeConfig) -> None:
     """Drive the partitions of one submission; each is a run of its own."""
-    from optikit_assets.defs.optimize import resolve_submission, run_submission
-
     catalog = Catalog.load(settings().recipes)
     job = JobSpec(
         name="launched",
@@ -38,7 +38,7 @@ def optimize(context: dg.OpExecutionContext, config: OptimizeConfig) -> None:
         raise StageError("; ".join(f"{node}: {why}" for node, why in report.failed.items()))
 
 
-@dg.job(description="Bring the deployable configs of one model up to date.")
+@dg.job(name=OPTIMIZE_JOB, description="Bring the deployable configs of one model up to date.")
 def optimize_model() -> None:
     """Run the driver as a Dagster job."""
     optimize()

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from optikit_assets.artifacts.store import Artifact
-from optikit_assets.defs.candidates import CHECKPOINTS_FILE
-from optikit_assets.defs.quantized_model import trial_rows
-from optikit_assets.defs.stage import Stage
+from optikit_assets.defs.body import Partition
+from optikit_assets.defs.evaluation.candidates import CHECKPOINTS_FILE
+from optikit_assets.defs.quantization.quantized_model import trial_rows
 from optikit_assets.errors import EvaluationError, StorageError
 from optikit_assets.history import RowsByTable
 from optikit_assets.stateval.results import Comparison
@@ -16,7 +16,7 @@ SOURCES_FILE = "sources.json"
 """What was compared: artifact of each trial's scores, and the trials that further rounds made."""
 
 
-def remember_evaluation(stage: Stage, comparison: Comparison, made: Artifact) -> None:
+def remember_evaluation(stage: Partition, comparison: Comparison, made: Artifact) -> None:
     """Append scores and items of every candidate, their comparison and the gate's verdict."""
 
     def rows() -> RowsByTable:
@@ -30,7 +30,7 @@ def remember_evaluation(stage: Stage, comparison: Comparison, made: Artifact) ->
     stage.remember(made, rows)
 
 
-def _candidates(stage: Stage, evaluations: Mapping[str, str]) -> Iterator[EvaluatedCandidate]:
+def _candidates(stage: Partition, evaluations: Mapping[str, str]) -> Iterator[EvaluatedCandidate]:
     for trial, key in evaluations.items():
         try:
             yield load_candidate(stage.artifacts.store.get(key).path, int(trial))
@@ -39,7 +39,7 @@ def _candidates(stage: Stage, evaluations: Mapping[str, str]) -> Iterator[Evalua
             stage.context.log.warning(f"the history lacks the scores of trial {trial}: {error}")
 
 
-def _score_rows(stage: Stage, candidate: EvaluatedCandidate, made: Artifact) -> RowsByTable:
+def _score_rows(stage: Partition, candidate: EvaluatedCandidate, made: Artifact) -> RowsByTable:
     """Yield the scores and every item's outcome of an evaluated candidate."""
     common = {
         "recipe": stage.recipe,
@@ -85,7 +85,7 @@ def _score_rows(stage: Stage, candidate: EvaluatedCandidate, made: Artifact) -> 
     )
 
 
-def _comparison_rows(stage: Stage, comparison: Comparison, made: Artifact) -> RowsByTable:
+def _comparison_rows(stage: Partition, comparison: Comparison, made: Artifact) -> RowsByTable:
     """Yield the comparison of every trial, the spread over trials and the gate's verdict."""
     common: dict[str, Any] = {"recipe": stage.recipe, "seed": comparison.seed}
     yield (

@@ -11,17 +11,17 @@ from optikit_assets.artifacts.hub import HUB_PREFIX
 from optikit_assets.artifacts.model_folder import check_model_folder
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.artifacts.store import Artifact, ArtifactStore
-from optikit_assets.defs.driver import DriverReport, Event, run_plan
-from optikit_assets.defs.materialize import open_instance, register_model
 from optikit_assets.defs.partitions import MODEL_DIMENSION
-from optikit_assets.defs.plan import NodePlan, make_plan
 from optikit_assets.defs.recorded import Versions, recorded
-from optikit_assets.defs.run_owners import cancel_orphaned_runs
 from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.defs.sources import changed_observations, source_nodes
 from optikit_assets.environments.status import python_of
 from optikit_assets.execution import get_executor
 from optikit_assets.graph import Key, Node, chain, in_plan_order, measurements_of
+from optikit_assets.headless.driver import DriverReport, Event, run_plan
+from optikit_assets.headless.materialize import open_instance, register_model
+from optikit_assets.headless.plan import NodePlan, make_plan
+from optikit_assets.headless.run_owners import cancel_orphaned_runs
 from optikit_assets.history import History
 from optikit_assets.serving.hardware import Hardware
 from optikit_assets.settings import REPOSITORY, settings

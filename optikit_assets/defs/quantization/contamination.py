@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from optikit_assets.defs.stage import Stage
+from optikit_assets.defs.body import Partition
 from optikit_assets.optimizer.calibration import (
     HUB_PREFIX,
     PARQUET,
@@ -13,13 +13,13 @@ from optikit_assets.settings import REPOSITORY
 from optikit_assets.stateval.scores import EvaluatedCandidate
 
 
-def evaluation_data(stage: Stage) -> str | None:
+def evaluation_data(stage: Partition) -> str | None:
     """Return the folder with the suite's own items, None if its data come from a hub."""
     folder = stage.catalog.task_folder(stage.model_spec.suite)
     return None if folder is None else str(folder)
 
 
-def calibration_data(stage: Stage) -> str | None:
+def calibration_data(stage: Partition) -> str | None:
     """Return the data that this stage's recipe is calibrated with, None if it needs none."""
     if stage.catalog.recipe(stage.recipe).calibration is None:
         return None
@@ -27,7 +27,7 @@ def calibration_data(stage: Stage) -> str | None:
 
 
 def contamination_outcomes(
-    stage: Stage, candidates: Iterable[EvaluatedCandidate]
+    stage: Partition, candidates: Iterable[EvaluatedCandidate]
 ) -> dict[str, str]:
     """Return what the evaluate worker found for each task, empty for a recipe without calibration.
 
@@ -44,7 +44,7 @@ def contamination_outcomes(
     return found
 
 
-def check_present_suite(stage: Stage) -> None:
+def check_present_suite(stage: Partition) -> None:
     """Check local calibration data of this stage's recipe against the suite as it is now.
 
     The compress worker checks all kinds of data, but against the suite as it was then.

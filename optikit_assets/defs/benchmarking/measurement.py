@@ -10,8 +10,8 @@ import dagster as dg
 from optikit_assets.artifacts.pins import Pin
 from optikit_assets.artifacts.store import Artifact
 from optikit_assets.benchmarker import read_requests, unfinished_benchmark
-from optikit_assets.defs.candidates import ServedCandidate
-from optikit_assets.defs.stage import BENCHMARKS, Stage
+from optikit_assets.defs.body import BENCHMARKS, Partition
+from optikit_assets.defs.evaluation.candidates import ServedCandidate
 from optikit_assets.deployment import Series
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import latency_against_rate, steady_state
@@ -74,7 +74,7 @@ class Benchmarked:
 
 
 def known_beforehand(
-    stage: Stage, slo: SloSpec, candidate: ServedCandidate, flags: Flags
+    stage: Partition, slo: SloSpec, candidate: ServedCandidate, flags: Flags
 ) -> dict[str, Any] | None:
     """Return the outcome if it is certain without a server; no GPU time is spent then.
 
@@ -100,7 +100,7 @@ def known_beforehand(
 
 
 def benchmark(
-    stage: Stage,
+    stage: Partition,
     slo: SloSpec,
     candidate: ServedCandidate,
     *,
@@ -166,7 +166,7 @@ def benchmark(
     return Benchmarked(artifact.read_json(RESULT_FILE), artifact)
 
 
-def _pins(stage: Stage, candidate: ServedCandidate) -> tuple[Pin, ...]:
+def _pins(stage: Partition, candidate: ServedCandidate) -> tuple[Pin, ...]:
     sources = stage.versions.sources
     model = sources.model_pin(stage.model_key)
     served = (model,) if str(candidate.path) == model.path else ()
@@ -181,7 +181,7 @@ def _broken_off(
     return Benchmarked(outcome, left_requests=left)
 
 
-def _keeper(stage: Stage, probes: list[dict[str, Any]]) -> Callable[[Record], object]:
+def _keeper(stage: Partition, probes: list[dict[str, Any]]) -> Callable[[Record], object]:
     def keep(record: Record) -> None:
         if record.kind == "probe_finished":
             probe = record.payload
@@ -194,12 +194,12 @@ def _keeper(stage: Stage, probes: list[dict[str, Any]]) -> Callable[[Record], ob
     return keep
 
 
-def remember_sweep(stage: Stage, recipe: str, slo: SloSpec, done: Benchmarked) -> None:
+def remember_sweep(stage: Partition, recipe: str, slo: SloSpec, done: Benchmarked) -> None:
     """Append a sweep with its probes and requests to the history."""
     stage.remember(done.artifact, lambda: _sweep_rows(stage, recipe, slo, done))
 
 
-def _sweep_rows(stage: Stage, recipe: str, slo: SloSpec, done: Benchmarked) -> RowsByTable:
+def _sweep_rows(stage: Partition, recipe: str, slo: SloSpec, done: Benchmarked) -> RowsByTable:
     outcome = done.outcome
     low, high = outcome.get("rate_ci_rps") or (None, None)
     row = stage.row(
@@ -229,7 +229,7 @@ def _sweep_rows(stage: Stage, recipe: str, slo: SloSpec, done: Benchmarked) -> R
 
 
 def remember_probes(
-    stage: Stage,
+    stage: Partition,
     recipe: str,
     slo: SloSpec,
     done: Benchmarked,
@@ -261,7 +261,7 @@ def remember_probes(
     )
 
 
-def remember_benchmarks(stage: Stage, slo: SloSpec, made: Artifact) -> None:
+def remember_benchmarks(stage: Partition, slo: SloSpec, made: Artifact) -> None:
     """Append what is missing of the benchmarks that an artifact was made of."""
     for note in made.manifest[BENCHMARKS]:
         found = stage.artifacts.find(note["artifact_key"])
@@ -277,7 +277,7 @@ def remember_benchmarks(stage: Stage, slo: SloSpec, made: Artifact) -> None:
 
 
 def _probe_rows(
-    stage: Stage,
+    stage: Partition,
     recipe: str,
     slo: SloSpec,
     done: Benchmarked,
