@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import dagster as dg
 
+from optikit_assets.errors import AcceleratorError
 from optikit_assets.execution import Executor, Lease, OnRecord, Origin, ignore
 from optikit_assets.serving.hardware import Hardware
 from optikit_assets.workers.messages import Message, Record
@@ -49,7 +50,18 @@ class StageRunnerResource(dg.ConfigurableResource):
         lease: Lease,
         on_record: OnRecord = ignore,
     ) -> ResultT:
-        """Run one worker for what `context` is of; see `Executor.run`."""
+        """Run one worker for what `context` is of; see `Executor.run`.
+
+        Raises
+        ------
+        AcceleratorError
+            If the lease is not on the hardware that was planned for: versions name that one.
+        """
+        if lease.hardware.measured() != self.hardware.measured():
+            raise AcceleratorError(
+                f"a lease on {lease.hardware.label} was granted where {self.hardware.label} was "
+                "planned for; an executor has nodes of one kind"
+            )
 
         def tell(record: Record) -> None:
             self.listener(worker, record)

@@ -1,5 +1,6 @@
 """Certification as the graph runs it: real probes in virtual time, one worker for every server."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from optikit_assets.execution import Lease
 from optikit_assets.graph import Node
 from optikit_assets.headless.materialize import materialize_node
 from optikit_assets.history import History
+from optikit_assets.serving.hardware import Hardware
 from optikit_assets.settings import settings
 from optikit_assets.workers.benchmark import RESULT_FILE, BenchmarkWorkerResult, confirmation
 from optikit_assets.workers.channel import Emit
 from optikit_assets.workers.messages import CompressResult, Message, Record
 from tests.definitions.test_candidates import BASE, Workers, artifact_of
-from tests.definitions.world import MODEL, World, in_process
+from tests.definitions.world import HARDWARE, MODEL, World, in_process
 from tests.executors import execute_with
 from tests.servers.engine_model import Shape
 from tests.servers.virtual import virtual_benchmark, virtual_confirmation
@@ -65,10 +67,12 @@ class Checkpoints(Workers):
 class Machine:
     """Engines in virtual time: quantized checkpoints are faster by a factor.
 
-    ``fails`` names what an error is raised for once the certification runs.
+    ``fails`` names what an error is raised for once the certification runs; ``node`` is what the
+    machine is remembered as.
     """
 
-    def __init__(self, factor: float) -> None:
+    def __init__(self, factor: float, node: Hardware = HARDWARE) -> None:
+        self.node = node
         self.factor = factor
         self.candidates = Checkpoints({256: 0})
         self.asked: list[Any] = []
@@ -113,6 +117,7 @@ class Machine:
             "server_start_s": 1.0,
             "flags": {},
             "provenance": request.provenance,
+            "hardware": dataclasses.asdict(self.node),
         }
         with ArtifactStore(Path(request.store_root)).create(
             request.artifact_key, "benchmark"
@@ -122,8 +127,10 @@ class Machine:
         return BenchmarkWorkerResult(artifact_key=request.artifact_key)
 
 
-def prepared(real: World, monkeypatch: pytest.MonkeyPatch, factor: float) -> Machine:
-    machine = Machine(factor)
+def prepared(
+    real: World, monkeypatch: pytest.MonkeyPatch, factor: float, node: Hardware = HARDWARE
+) -> Machine:
+    machine = Machine(factor, node)
     execute_with(monkeypatch, in_process(machine.work))
     real.write("slos/demo.yaml", SLO)
     assert materialize_node(BASE) == "ok"
@@ -143,10 +150,14 @@ def record() -> dict[str, Any]:
 def test_a_faster_recipe_ships_with_its_interval_and_the_text_it_was_measured_with(
     real: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = prepared(real, monkeypatch, 1.8)
+    real.edit("models/tiny.yaml", "dtype: bfloat16", "dtype: auto")
+    native = dataclasses.replace(HARDWARE, features=("avx512_bf16", "avx512f"))
+    machine = prepared(real, monkeypatch, 1.8, native)
     assert materialize_node(DEPLOYABLE) == "feasible"
     found = record()
     assert found["recipe"] == "int_w8a8"
+    # For the machine that was measured, not for the one that decides, which emulates bfloat16.
+    assert "dtype: float32" not in machine.configs["int_w8a8"]
     gain = found["gain"]
     assert 1.0 < gain["low"] < gain["estimate"] < gain["high"]
     bundle = artifact_of(DEPLOYABLE).path

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
+from optikit_assets.errors import AcceleratorError
+from optikit_assets.execution import Lease
 from optikit_assets.workers.messages import Record
 from resources import StageRunnerResource
-from tests.unit.execution.devices import executor_on, install_environment
+from tests.unit.execution.devices import TWO_GPUS, executor_on, install_environment
 from tests.unit.execution.test_local_executor import ledger, trials
 from tests.unit.execution.worker import Done, Work
 
@@ -39,3 +42,20 @@ def test_a_worker_is_known_by_its_asset_and_heard_by_the_stage_and_a_listener(
     assert known == ("compress", "work", "tiny@1", result.run_id)
     assert heard == [("compress", 1), ("compress", 2)]
     assert trials(records) == [1, 2]
+
+
+def test_nothing_runs_on_other_hardware_than_was_planned_for(tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    @dg.asset
+    def work(context: dg.AssetExecutionContext, runner: StageRunnerResource) -> None:
+        request, lease = Work(behaviour="finish"), Lease(TWO_GPUS, ("0",))
+        with pytest.raises(AcceleratorError) as caught:
+            runner.run(context, "compress", request, Done, lease)
+        refused.append(str(caught.value))
+
+    runner = StageRunnerResource.on(lambda: executor_on(tmp_path))
+    with dg.DagsterInstance.ephemeral() as instance:
+        dg.materialize([work], resources={"runner": runner}, instance=instance)
+    assert refused[0].startswith("a lease on 2 x Test GPU was granted where Test CPU (1 cores) was")
+    assert ledger(tmp_path) == []
