@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from optikit_assets.errors import MachineError, OptikitError, StageError, WorkerKilledError
+from optikit_assets.errors import OptikitError, StageError, WorkerKilledError
 from optikit_assets.execution.base import NOBODY, Lease, OnRecord, Origin, ResultT, ignore
 from optikit_assets.execution.conversation import Conversation
 from optikit_assets.execution.leases import MachineLeases
@@ -29,8 +29,8 @@ class InProcessExecutor:
     Parameters
     ----------
     work
-        Does what the workers would do. A `StageError` or `MachineError` of it is the executor's
-        own; any other error is the worker's.
+        Does what the workers would do. A `StageError` or `WorkerKilledError` of it is the
+        executor's own; any other error is the worker's.
     hardware
         What the machine is said to have.
     folder
@@ -84,7 +84,7 @@ class InProcessExecutor:
         try:
             with _nothing_left():
                 result = self._work(worker, sent, lease, emit)
-        except (StageError, MachineError):
+        except (StageError, WorkerKilledError):
             raise
         except Exception as error:
             fault = machine_fault(error)
