@@ -7,15 +7,16 @@ from optikit_assets.defs.evaluation.eval_scores import eval_scores
 from optikit_assets.defs.quantization.quantized_model import quantized_model
 from optikit_assets.defs.sources import SOURCES
 from optikit_assets.defs.tuning.tuned_config import tuned_config
+from optikit_assets.execution import get_executor
 from optikit_assets.settings import settings
 from resources import (
-    AcceleratorsResource,
     ArtifactStoreResource,
     HistoryResource,
     ModelRegistryResource,
     PublisherResource,
     StageRunnerResource,
 )
+from resources.stage_runner import Listener, nobody
 
 ASSETS = [
     base_model,
@@ -29,10 +30,15 @@ ASSETS = [
 CHECKS = []
 
 
-def resources() -> dict[str, object]:
-    """Return the resources of this process, bound to its settings."""
+def resources(listener: Listener = nobody) -> dict[str, object]:
+    """Return the resources of this process, bound to its settings.
+
+    Parameters
+    ----------
+    listener
+        Told of what workers report.
+    """
     here = settings()
-    accelerators = AcceleratorsResource(root=str(here.leases))
     return {
         "models": ModelRegistryResource(
             home=str(here.home), recipes=str(here.recipes), root=str(here.root)
@@ -40,10 +46,5 @@ def resources() -> dict[str, object]:
         "artifacts": ArtifactStoreResource(root=str(here.store)),
         "history": HistoryResource(root=str(here.history)),
         "publisher": PublisherResource(name=here.publisher, home=str(here.home)),
-        "accelerators": accelerators,
-        "runner": StageRunnerResource(
-            home=str(here.home),
-            environments_home=str(here.envs_home),
-            accelerators=accelerators,
-        ),
+        "runner": StageRunnerResource.on(lambda: get_executor(here), listener),
     }

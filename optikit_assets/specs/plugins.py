@@ -18,8 +18,10 @@ RECIPES = "optikit.recipes"
 SOURCES = "optikit.sources"
 PUBLISHERS = "optikit.publishers"
 FLOWS = "optikit.flows"
+EXECUTORS = "optikit.executors"
 
 BUILTIN_BACKENDS = ("autoround", "llmcompressor")
+BUILTIN_EXECUTORS = ("local",)
 BUILTIN_SAMPLERS = ("length_weighted", "random", "token_stratified")
 DEFAULT_FLOW = "quantize_and_tune"
 BUILTIN_FLOWS = (
@@ -37,6 +39,7 @@ _BUILTIN = {
     SOURCES: ("hf",),
     PUBLISHERS: ("folder",),
     FLOWS: BUILTIN_FLOWS,
+    EXECUTORS: BUILTIN_EXECUTORS,
 }
 
 
