@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
-from optikit_assets.defs.component import OptimizationComponent
+from optikit_assets.component import OptimizationComponent
 from optikit_assets.errors import SpecError
 from optikit_assets.settings import REPOSITORY, settings
 from optikit_assets.specs import Catalog
 from tests.tiny_model import write_model
 
 EXAMPLE = REPOSITORY / "examples" / "project"
-TYPE = "optikit_assets.defs.component.OptimizationComponent"
+TYPE = "optikit_assets.component.OptimizationComponent"
 SETTINGS = ("HOME", "RECIPES", "ROOT", "PUBLISHER", "AUTOMATION", "ENVIRONMENTS_HOME")
 
 # What a launched run does with a partition, in a process that loads the project as Dagster does.
