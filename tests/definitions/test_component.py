@@ -66,7 +66,7 @@ def run(project: Path, *command: str) -> str:
         env=env,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -77,6 +77,8 @@ def dg_command(project: Path, *arguments: str) -> str:
     return run(project, str(Path(sys.executable).with_name("dg")), *arguments)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_another_project_finds_the_component(project: Path) -> None:
     listed = json.loads(
         dg_command(project, "list", "components", "--package", "optikit_assets", "--json")
@@ -84,10 +86,14 @@ def test_another_project_finds_the_component(project: Path) -> None:
     assert [item["key"] for item in listed["items"]] == [TYPE]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_definitions_of_the_example_project_are_checked(project: Path) -> None:
     assert "loaded successfully" in dg_command(project, "check", "defs")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_an_asset_of_the_example_project_is_materialized(project: Path) -> None:
     found = json.loads(run(project, "-c", MATERIALIZE).splitlines()[-1])
     assert found["path"] == str(project / "models" / "tiny" / "1")
