@@ -67,9 +67,9 @@ def _arm(
     certification: Certification,
     reference: float | None,
 ) -> Arm:
-    accepted = [(o.tuned if tuned else o.sweep, o) for o in outcomes if o.accepted]
+    asked = [(arm, o) for o in outcomes for arm in o.measurements if arm.tuned == tuned]
+    accepted = [(arm, outcome) for arm, outcome in asked if outcome.accepted]
     if not accepted:
-        asked = bool(outcomes)
         return Arm(
             name=name,
             recipe=None,

@@ -24,7 +24,9 @@ class RecipeOutcome(Result):
     )
     trials: int | None = Field(default=None, description="Calibration trials behind mean and std.")
     sweep: ArmMeasurement
-    tuned: ArmMeasurement
+    tuned: ArmMeasurement | None = Field(
+        default=None, description="Unset: tuning it was not asked for."
+    )
     model_path: str = ""
     model_digest: str = ""
     checkpoint_bytes: int | None = Field(default=None, ge=0)
@@ -32,7 +34,7 @@ class RecipeOutcome(Result):
     @model_validator(mode="after")
     def _arms_belong(self) -> "RecipeOutcome":
         for arm, tuned in ((self.sweep, False), (self.tuned, True)):
-            if arm.recipe != self.recipe or arm.tuned != tuned:
+            if arm is not None and (arm.recipe, arm.tuned) != (self.recipe, tuned):
                 raise ValueError(f"measurement of {arm.label!r} given as {self.recipe!r}'s")
         return self
 
@@ -42,9 +44,9 @@ class RecipeOutcome(Result):
         return self.recipe == BASELINE
 
     @property
-    def measurements(self) -> tuple[ArmMeasurement, ArmMeasurement]:
-        """Engine defaults, then tuned."""
-        return self.sweep, self.tuned
+    def measurements(self) -> tuple[ArmMeasurement, ...]:
+        """Engine defaults, then tuned if that was asked for."""
+        return (self.sweep,) if self.tuned is None else (self.sweep, self.tuned)
 
     @property
     def average_recovery(self) -> float | None:

@@ -5,6 +5,7 @@ from pydantic import Field
 
 from optikit_assets.defs.sensors import OPTIMIZE_JOB
 from optikit_assets.errors import StageError
+from optikit_assets.graph import PIPELINE, get_flow
 from optikit_assets.headless.driver import Event
 from optikit_assets.headless.optimize import resolve_submission, run_submission
 from optikit_assets.settings import settings
@@ -15,8 +16,15 @@ class OptimizeConfig(dg.Config):
     """Which graph to bring up to date."""
 
     model: str = Field(description="NAME or NAME@VERSION.")
-    slos: list[str] = Field(description="SLO names.")
-    recipes: list[str] = Field(default_factory=list, description="Recipe names; empty: all.")
+    flow: str = Field(default=PIPELINE.name, description="Which stages are brought up to date.")
+    slos: list[str] = Field(
+        default_factory=list, description="SLO names; none for a flow that does not measure."
+    )
+    recipes: list[str] = Field(
+        default_factory=list,
+        description="Recipe names; empty: all, in a flow that makes no checkpoints the baseline "
+        "alone.",
+    )
 
 
 @dg.op(description="Materializes every stale partition of one model, upstream first.")
@@ -25,6 +33,7 @@ def optimize(context: dg.OpExecutionContext, config: OptimizeConfig) -> None:
     catalog = Catalog.load(settings().recipes)
     job = JobSpec(
         name="launched",
+        flow=get_flow(config.flow).name,
         model=config.model,
         slos=tuple(config.slos),
         recipes=tuple(config.recipes),

@@ -16,13 +16,24 @@ from optikit_assets.defs.recorded import Versions, recorded
 from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.defs.sources import changed_observations, source_nodes
 from optikit_assets.environments.status import python_of
-from optikit_assets.graph import Key, Node, chain, in_plan_order, measurements_of
+from optikit_assets.errors import OptikitError, StageError
+from optikit_assets.execution import get_executor
+from optikit_assets.graph import (
+    GRAPH,
+    PIPELINE,
+    Flow,
+    Key,
+    Node,
+    get_flow,
+    in_plan_order,
+    measurements_of,
+)
 from optikit_assets.headless.driver import DriverReport, Event, run_plan
 from optikit_assets.headless.materialize import open_instance, register_model
 from optikit_assets.headless.plan import NodePlan, make_plan
 from optikit_assets.headless.run_owners import cancel_orphaned_runs
 from optikit_assets.history import History
-from optikit_assets.serving.hardware import Hardware, detect
+from optikit_assets.serving.hardware import Hardware
 from optikit_assets.settings import REPOSITORY, settings
 from optikit_assets.specs import BASELINE, Catalog, JobSpec
 
@@ -34,12 +45,11 @@ class Submission:
     model_key: str
     slos: tuple[str, ...]
     recipes: tuple[str, ...]
+    flow: Flow = PIPELINE
 
     def nodes(self) -> list[Node]:
-        """Return every partition that it needs, upstream first."""
-        return in_plan_order(
-            node for slo in self.slos for node in chain(self.model_key, slo, self.recipes)
-        )
+        """Return every partition that it asks for, upstream first."""
+        return self.flow.nodes(self.model_key, self.slos, self.recipes)
 
 
 def resolve_submission(job: JobSpec, catalog: Catalog) -> Submission:
@@ -48,10 +58,19 @@ def resolve_submission(job: JobSpec, catalog: Catalog) -> Submission:
     Raises
     ------
     UnknownNameError
-        For a model, SLO or recipe that does not exist.
+        For a flow, model, SLO or recipe that does not exist.
+    OptikitError
+        If the flow needs an SLO and none is named, or one is named that it does not look at.
     ModelError
         If the model is a local folder that cannot be used; a hub model is checked when fetched.
     """
+    flow = get_flow(job.flow)
+    if flow.measures and not job.slos:
+        known = ", ".join(sorted(catalog.slos))
+        raise OptikitError(f"flow {flow.name} measures under an SLO: name one of {known}")
+    if job.slos and not flow.measures:
+        named = ", ".join(job.slos)
+        raise OptikitError(f"flow {flow.name} looks at no SLO: leave out {named}")
     model = ModelRegistry(settings().home, REPOSITORY, catalog).resolve(job.model)
     if not model.source.startswith(HUB_PREFIX):
         check_model_folder(Path(model.source), catalog.model(model.name).trust_remote_code)
@@ -59,19 +78,51 @@ def resolve_submission(job: JobSpec, catalog: Catalog) -> Submission:
         catalog.slo(slo)
     for recipe in job.recipes:
         catalog.recipe(recipe)
-    names = {BASELINE, *job.recipes} if job.recipes else set(catalog.recipes)
-    return Submission(model.key, tuple(job.slos), tuple(sorted(names)))
+    every = set(catalog.recipes) if flow.compresses else set()
+    names = {BASELINE, *(job.recipes or every)}
+    return Submission(model.key, tuple(job.slos), tuple(sorted(names)), flow)
 
 
 def plan_submission(
     submission: Submission, catalog: Catalog, instance: dg.DagsterInstance, hardware: Hardware
 ) -> list[NodePlan]:
-    """Register the model, observe all sources, and judge every partition of the submission."""
+    """Register the model, observe all sources, and judge every partition of the submission.
+
+    Raises
+    ------
+    StageError
+        If what the flow takes as it is, is not there or not current.
+    """
     cancel_orphaned_runs(instance)
     register_model(instance, submission.model_key)
     observe(catalog, instance, hardware)
     nodes = submission.nodes()
-    return make_plan(_versions(catalog, instance, hardware, nodes), nodes, _has_artifact)
+    versions = _versions(catalog, instance, hardware, nodes)
+    require_what_is_not_made(submission.flow, versions, nodes, _has_artifact)
+    return make_plan(versions, nodes, _has_artifact)
+
+
+def require_what_is_not_made(
+    flow: Flow, versions: Versions, nodes: Sequence[Node], has_artifact: Callable[[str], bool]
+) -> None:
+    """Make sure of what the partitions of a flow need that it does not make.
+
+    Raises
+    ------
+    StageError
+        If some of it is not there or not current.
+    """
+    # What takes part in a decision without being asked for is current by itself.
+    made = [node for node in nodes if node.asset != graph.DEPLOYABLE_CONFIG]
+    needed = {up for node in made for up in versions.upstream(node) if not up.observed}
+    beyond = in_plan_order(needed - set(nodes))
+    lacking = [p for p in make_plan(versions, beyond, has_artifact) if p.state != "fresh"]
+    if lacking:
+        raise StageError(
+            f"flow {flow.name} does not make "
+            + "; ".join(f"{item.node}, which is {item.state} ({item.reason})" for item in lacking)
+            + f": run a flow that does first; {PIPELINE.name} does all"
+        )
 
 
 def observe(catalog: Catalog, instance: dg.DagsterInstance, hardware: Hardware) -> None:
@@ -93,7 +144,8 @@ def run_submission(
     EnvironmentMissingError
         If a stage has to run and its environment is not installed.
     """
-    hardware = detect()
+    executor = get_executor(settings())
+    hardware = executor.hardware()
     with open_instance() as instance:
         plan = plan_submission(submission, catalog, instance, hardware)
     if any(item.state != "fresh" for item in plan):
@@ -101,15 +153,15 @@ def run_submission(
             python_of(settings().envs_home, name)
         ArtifactStore(settings().store).sweep_staging()
     report = run_plan(
-        plan, width=width(hardware), log_folder=settings().logs / "driver", on_event=on_event
+        plan, width=width(executor.slots), log_folder=settings().logs / "driver", on_event=on_event
     )
     History(settings().history).drain(timeout_s=60)
     return plan, report
 
 
-def width(hardware: Hardware) -> int:
+def width(slots: int) -> int:
     """Return how many partitions run at a time: one per accelerator and one that prepares."""
-    return (hardware.count if hardware.kind != "cpu" else 1) + 1
+    return slots + 1
 
 
 def deployments(submission: Submission) -> dict[str, Artifact]:
@@ -135,7 +187,8 @@ def status(
     """Judge every partition of the given models under every SLO that was ever asked for.
 
     Once there is a deployable config, what was asked for are the recipes that have results under
-    its SLO: it was decided among those, and the others are no reason to decide again.
+    its SLO, and those studies of theirs that were made: it was decided among those, and the others
+    are no reason to decide again.
     """
     versions = _versions(catalog, instance, hardware)
     every = tuple(sorted(catalog.recipes))
@@ -145,13 +198,19 @@ def status(
         base = Node(graph.BASE_MODEL, Key(key))
         nodes.append(base)
         asked.append(base)
+        without_slo = graph.nodes_of(
+            (graph.QUANTIZED_MODEL, graph.EVAL_SCORES), models=[key], recipes=every
+        )
+        nodes += [node for node in without_slo if versions.recorded(node)]
         for slo in catalog.slos:
             decision = Node(graph.DEPLOYABLE_CONFIG, Key(key, slo=slo))
             measured = tuple(name for name in every if _is_measured(versions, decision, name))
             decided = versions.recorded(decision)
             if decided or measured:
                 nodes += Submission(key, (slo,), every).nodes()
-                asked += Submission(key, (slo,), measured if decided else every).nodes()
+                wanted = Submission(key, (slo,), measured if decided else every).nodes()
+                optional = GRAPH[graph.DEPLOYABLE_CONFIG].optional if decided else ()
+                asked += [n for n in wanted if n.asset not in optional or versions.recorded(n)]
     versions = versions.about_to_run(asked)
     judged = {item.node: item for item in make_plan(versions, asked, _has_artifact)}
     beyond = [node for node in nodes if node not in judged]

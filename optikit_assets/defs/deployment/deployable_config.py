@@ -95,6 +95,7 @@ def _recipes(stage: Partition) -> list[str]:
     found = stage.versions.participants(stage.node)
     if BASELINE not in found:
         nodes = graph.results_of(stage.node.key, BASELINE)
+        # What it needs comes before what it can be decided without.
         why = next(why for node in nodes if (why := stage.versions.outdated(node)))
         raise StageError(f"{stage.node} needs the results of {BASELINE} first: {why}")
     return found
@@ -129,7 +130,7 @@ def _record(
         selection=select(outcomes, slo.objectives),
         certification=certification,
         flags=flags,
-        accelerator=stage.runner.accelerators.hardware.label,
+        accelerator=made_by.get("accelerator", stage.runner.hardware.label),
         versions=made_by.get("versions", {}),
         environment=made_by.get("environment", {}),
         left_out=stage.versions.left_out(stage.node),

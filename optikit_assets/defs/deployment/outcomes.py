@@ -57,7 +57,8 @@ def collect(stage: Partition, recipes: Sequence[str]) -> list[Evaluated]:
 def _collect(stage: Partition, recipe: str) -> Evaluated:
     candidate = served_candidate(stage, recipe)
     sweep = _sweep(stage, stage.node.needed(graph.BENCHMARK_SWEEP, recipe))
-    arm, tuned = _tuned(stage, recipe, stage.node.needed(graph.TUNED_CONFIG, recipe))
+    tuning = stage.node.needed(graph.TUNED_CONFIG, recipe)
+    arm, tuned = _tuned(stage, recipe, tuning) if tuning in stage.inputs else (None, None)
     comparison = comparison_of(stage, recipe)
     if recipe == BASELINE:
         verdict = "reference"

@@ -41,10 +41,19 @@ def comparison_of(stage: Partition, recipe: str) -> Comparison | None:
     StageError
         If the recipe was never evaluated.
     """
-    artifact = _evaluation(stage, recipe)
-    if artifact is None or not COMPARISON_FILE.is_in(artifact):
+    return read_comparison(_evaluation(stage, recipe))
+
+
+def read_comparison(evaluation: Artifact | None) -> Comparison | None:
+    """Return the comparison of an evaluation, None if there was nothing to compare."""
+    if evaluation is None or not COMPARISON_FILE.is_in(evaluation):
         return None
-    return COMPARISON_FILE.read(artifact)
+    return COMPARISON_FILE.read(evaluation)
+
+
+def checkpoint_key(evaluation: Artifact, comparison: Comparison) -> str | None:
+    """Return the key of the checkpoint of q*, None for the model itself."""
+    return evaluation.read_json(CHECKPOINTS_FILE)[str(comparison.q_star)]
 
 
 def served_candidate(stage: Partition, recipe: str) -> ServedCandidate:
@@ -61,9 +70,9 @@ def served_candidate(stage: Partition, recipe: str) -> ServedCandidate:
     """
     evaluation, comparison = _evaluation(stage, recipe), comparison_of(stage, recipe)
     if evaluation is None or comparison is None:
-        reason = _why_not_evaluated(evaluation)
+        reason = why_not_evaluated(evaluation)
         return ServedCandidate(recipe, 0, stage.base.path, "", 0, FAILED, False, (reason,))
-    key = evaluation.read_json(CHECKPOINTS_FILE)[str(comparison.q_star)]
+    key = checkpoint_key(evaluation, comparison)
     checkpoint = None if key is None else verified(stage, key)
     references = {} if checkpoint is None else {checkpoint.key: checkpoint.digest}
     if any(evaluation.references.get(k) not in (None, now) for k, now in references.items()):
@@ -105,7 +114,8 @@ def _evaluation(stage: Partition, recipe: str) -> Artifact | None:
     return stage.artifact_of(stage.node.needed(graph.EVAL_SCORES, recipe))
 
 
-def _why_not_evaluated(artifact: Artifact | None) -> str:
+def why_not_evaluated(artifact: Artifact | None) -> str:
+    """Say why an evaluation compared nothing; None stands for one that failed."""
     if artifact is None:
         return "no candidate of it could be evaluated: see eval_scores"
     return artifact.read_json(UNSUPPORTED_FILE)["reason"]

@@ -11,12 +11,12 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from optikit_assets.defs.evaluation.candidates import CHECKPOINTS_FILE
+from optikit_assets.defs.evaluation.candidates import checkpoint_key, read_comparison
 from optikit_assets.defs.evaluation.scoring import evaluate
 from optikit_assets.defs.recorded import recorded
 from optikit_assets.errors import ResultMissingError, StageError
 from optikit_assets.graph import EVAL_SCORES, Key, Node
-from optikit_assets.schemas import COMPARISON_FILE, Result
+from optikit_assets.schemas import Result
 from optikit_assets.specs import BASELINE, Catalog, EngineSpec, SuiteSpec, digest, load_spec
 from optikit_assets.specs.endpoint_address import CREDENTIALS_VARIABLE, url_to_keep
 from optikit_assets.stateval.engines import served_model
@@ -25,7 +25,6 @@ from optikit_assets.workers.messages import Candidate, EvaluateRequest, Evaluate
 from resources import (
     ArtifactStoreResource,
     HistoryResource,
-    Lease,
     ModelRegistryResource,
     StageRunnerResource,
 )
@@ -110,10 +109,10 @@ def evaluate_server(
         base_url=base_url,
         endpoint_model=config.model,
     )
-    # The server has its own accelerators; the worker needs none.
-    lease = Lease(runner.accelerators.hardware, ())
     try:
-        result = runner.run(context, "evaluate", request, EvaluateResult, lease)
+        # The server has its own accelerators; the worker needs none.
+        with runner.executor.lease(0) as lease:
+            result = runner.run(context, "evaluate", request, EvaluateResult, lease)
     except ResultMissingError:
         if artifacts.find(key) is None:
             raise
@@ -234,12 +233,12 @@ def _representative(
     node = Node(EVAL_SCORES, Key(model_key, recipe))
     known = recorded(instance, node)
     evaluation = artifacts.find(known.version) if known else None
-    if evaluation is None or not COMPARISON_FILE.is_in(evaluation):
+    comparison = read_comparison(evaluation)
+    key = checkpoint_key(evaluation, comparison) if evaluation and comparison else None
+    if key is None:
         raise StageError(
             f"{node} has no representative checkpoint: run optikit optimize with this recipe first"
         )
-    comparison = COMPARISON_FILE.read(evaluation)
-    key = evaluation.read_json(CHECKPOINTS_FILE)[str(comparison.q_star)]
     return artifacts.store.get(key).path
 
 
@@ -250,7 +249,7 @@ def _common(
     content_key: str,
     started_at: datetime,
 ) -> dict[str, Any]:
-    hardware = runner.accelerators.hardware
+    hardware = runner.hardware
     return {
         "content_key": content_key,
         "seed": found.seed,

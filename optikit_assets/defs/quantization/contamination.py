@@ -10,12 +10,13 @@ from optikit_assets.optimizer.calibration import (
 )
 from optikit_assets.optimizer.contamination import check_contamination, read_items
 from optikit_assets.settings import REPOSITORY
+from optikit_assets.specs import Catalog, ModelSpec
 from optikit_assets.stateval.scores import EvaluatedCandidate
 
 
-def evaluation_data(stage: Partition) -> str | None:
+def evaluation_data(catalog: Catalog, model: ModelSpec) -> str | None:
     """Return the folder with the suite's own items, None if its data come from a hub."""
-    folder = stage.catalog.task_folder(stage.model_spec.suite)
+    folder = catalog.task_folder(model.suite)
     return None if folder is None else str(folder)
 
 

@@ -8,12 +8,13 @@ import dagster as dg
 
 from optikit_assets import graph
 from optikit_assets.artifacts.pins import Pin
-from optikit_assets.artifacts.store import Artifact
+from optikit_assets.artifacts.store import Artifact, ArtifactStore
 from optikit_assets.defs.automation import VERSIONED
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.partitions import declared
 from optikit_assets.defs.quantization.contamination import evaluation_data
 from optikit_assets.errors import ChangedInputError, CompressionError
+from optikit_assets.execution import Lease, settle
 from optikit_assets.graph import Node
 from optikit_assets.optimizer import check_plan, expert_count, read_config, read_linear_layers
 from optikit_assets.schemas import (
@@ -28,7 +29,6 @@ from optikit_assets.workers.messages import CompressRequest, CompressResult, Com
 from resources import (
     ArtifactStoreResource,
     HistoryResource,
-    Lease,
     ModelRegistryResource,
     StageRunnerResource,
 )
@@ -61,7 +61,7 @@ def quantized_model(
         if artifact is None and (result.finished or result.unsupported):
             with stage.keep() as draft:
                 QUANTIZATION_FILE.write(draft, result)
-                draft.references.update(_checkpoint_digests(stage, result))
+                draft.references.update(_checkpoint_digests(artifacts.store, result))
             artifact = artifacts.store.get(stage.key)
     if artifact is not None:
         rows = functools.partial(trial_rows, stage, recipe.name, result, artifact)
@@ -80,6 +80,11 @@ def _status(result: QuantizationResult) -> str:
     return "ok" if result.finished else graph.FAILED
 
 
+def candidate_artifact(store: ArtifactStore, trial: CalibrationTrial) -> Artifact | None:
+    """Return the checkpoint of a finished trial, None for the baseline's (the model itself)."""
+    return None if trial.artifact_key is None else store.get(trial.artifact_key)
+
+
 def _find_complete(stage: Partition) -> Artifact | None:
     """Return the artifact of this partition if every candidate that it names is there too."""
     store = stage.artifacts.store
@@ -94,9 +99,9 @@ def _find_complete(stage: Partition) -> Artifact | None:
     return None
 
 
-def _checkpoint_digests(stage: Partition, result: QuantizationResult) -> dict[str, str | None]:
+def _checkpoint_digests(store: ArtifactStore, result: QuantizationResult) -> dict[str, str | None]:
     keys = [trial.artifact_key for trial in result.finished]
-    return {key: stage.artifacts.store.get(key).digest for key in keys if key is not None}
+    return {key: store.get(key).digest for key in keys if key is not None}
 
 
 def _quantize(stage: Partition, recipe: RecipeSpec) -> QuantizationResult:
@@ -121,7 +126,7 @@ def _check(stage: Partition, recipe: RecipeSpec) -> list[str]:
     CompressionError
         If it does not suit this machine or this model, which no trial can change.
     """
-    hardware = stage.runner.accelerators.hardware
+    hardware = stage.runner.hardware
     path = stage.base.path
     config = read_config(path)
     # How the model is served is no input of this stage: what speaks against it comes out later.
@@ -176,7 +181,7 @@ def make_candidates(stage: Partition, recipe: RecipeSpec, first: int = 0) -> Qua
             trust_remote_code=stage.model_spec.trust_remote_code,
             recipe=recipe,
             calibration_data=stage.versions.sources.calibration_data(stage.model_key),
-            evaluation_data=evaluation_data(stage),
+            evaluation_data=evaluation_data(stage.catalog, stage.model_spec),
             packages=recipe.packages,
             provenance=stage.provenance,
             trials=tuple(batch),
@@ -185,11 +190,12 @@ def make_candidates(stage: Partition, recipe: RecipeSpec, first: int = 0) -> Qua
         result = stage.runner.run(stage.context, "compress", request, CompressResult, lease, record)
         return {t.artifact_key: result.failed[t.trial] for t in batch if t.trial in result.failed}
 
-    failed = stage.runner.settle(
+    failed = settle(
+        stage.runner.executor,
         trials,
         compress,
         is_done=lambda key: store.find(key) is not None,
-        per_worker=-(-len(trials) // stage.runner.accelerators.slots),
+        per_worker=-(-len(trials) // stage.runner.executor.slots),
         max_attempts=recipe.max_attempts,
     )
     return QuantizationResult(
@@ -303,6 +309,7 @@ def trial_rows(
 
 
 def _metadata(stage: Partition, result: QuantizationResult) -> dict[str, Any]:
+    store = stage.artifacts.store
     rows = [
         dg.TableRecord(
             {
@@ -311,8 +318,9 @@ def _metadata(stage: Partition, result: QuantizationResult) -> dict[str, Any]:
                 "seed": trial.seed,
                 "bytes": (
                     stage.base.total_bytes
-                    if isinstance(trial, FailedCalibrationTrial) or trial.artifact_key is None
-                    else stage.artifacts.store.get(trial.artifact_key).total_bytes
+                    if isinstance(trial, FailedCalibrationTrial)
+                    or (found := candidate_artifact(store, trial)) is None
+                    else found.total_bytes
                 ),
                 "reason": trial.reason if isinstance(trial, FailedCalibrationTrial) else "",
             }
