@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from optikit_assets.deployment import Deployment, arms_table
+from optikit_assets.deployment import arms_table
 from optikit_assets.graph import DEPLOYABLE_CONFIG, FAILED, Key, Node
 from optikit_assets.headless.driver import DriverReport
 from optikit_assets.headless.made import (
@@ -19,6 +19,7 @@ from optikit_assets.headless.made import (
     measured_recipes,
 )
 from optikit_assets.headless.optimize import Submission, bundle_link, deployments
+from optikit_assets.schemas import DEPLOYMENT_FILE
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,14 @@ def made_by(submission: Submission, report: DriverReport) -> Made:
 def _decided(submission: Submission, report: DriverReport) -> Made:
     unfinished = {*report.failed, *report.blocked}
     found = {
-        slo: Deployment.model_validate(artifact.read_json("deployment.json"))
+        slo: DEPLOYMENT_FILE.read(artifact)
         for slo, artifact in deployments(submission).items()
         if Node(DEPLOYABLE_CONFIG, Key(submission.model_key, slo=slo)) not in unfinished
     }
     links = {slo: bundle_link(submission.model_key, slo) for slo in found}
     return Made(
         tuple(arms_table(deployment, links[slo]) for slo, deployment in found.items()),
-        tuple(deployment.model_dump(mode="json") for deployment in found.values()),
+        tuple(map(DEPLOYMENT_FILE.dump, found.values())),
         tuple(
             f"no configuration meets SLO {slo}: {deployment.closest}"
             for slo, deployment in found.items()

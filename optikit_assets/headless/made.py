@@ -6,7 +6,6 @@ import dagster as dg
 
 from optikit_assets import graph
 from optikit_assets.artifacts.store import Artifact, ArtifactStore
-from optikit_assets.defs.benchmarking.measurement import RESULT_FILE, Benchmarked
 from optikit_assets.defs.evaluation.candidates import (
     checkpoint_key,
     read_comparison,
@@ -16,6 +15,7 @@ from optikit_assets.defs.recorded import recorded
 from optikit_assets.graph import Node
 from optikit_assets.headless.materialize import open_instance
 from optikit_assets.headless.optimize import Submission
+from optikit_assets.schemas import BENCHMARK_FILE
 from optikit_assets.settings import settings
 
 
@@ -102,16 +102,16 @@ def _measured(node: Node, artifact: Artifact | None) -> MeasuredRecipe:
     recipe, slo = node.key.recipe, node.key.slo
     if artifact is None:
         return MeasuredRecipe(recipe, slo, graph.FAILED, reason="its sweep failed")
-    done = Benchmarked(artifact.read_json(RESULT_FILE), artifact)
-    low, high = done.outcome.get("rate_ci_rps") or (None, None)
+    outcome = BENCHMARK_FILE.read(artifact)
+    low, high = outcome.rate_ci_rps or (None, None)
     return MeasuredRecipe(
         recipe,
         slo,
-        done.status,
-        done.rate_rps,
+        outcome.status,
+        outcome.certified_rate_rps,
         low,
         high,
-        done.gpus,
-        done.outcome["reason"],
+        outcome.gpus,
+        outcome.reason,
         str(artifact.path),
     )

@@ -5,7 +5,6 @@ import dagster as dg
 from optikit_assets import graph
 from optikit_assets.defs.automation import VERSIONED
 from optikit_assets.defs.benchmarking.measurement import (
-    RESULT_FILE,
     Benchmarked,
     benchmark,
     benchmark_metadata,
@@ -15,6 +14,7 @@ from optikit_assets.defs.benchmarking.measurement import (
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.evaluation.candidates import served_candidate
 from optikit_assets.defs.partitions import declared
+from optikit_assets.schemas import BENCHMARK_FILE
 from optikit_assets.specs import SloSpec
 from resources import (
     ArtifactStoreResource,
@@ -42,13 +42,10 @@ def benchmark_sweep(
     recipe, slo = stage.recipe, stage.slo_spec
     with stage.turn():
         found = artifacts.find(stage.key)
-        if found is None:
-            done = _measure(stage, recipe, slo)
-        else:
-            done = Benchmarked(found.read_json(RESULT_FILE), found)
+        done = _measure(stage, recipe, slo) if found is None else Benchmarked.of(found)
     remember_sweep(stage, recipe, slo, done)
     return stage.result(
-        status=done.status,
+        status=done.outcome.status,
         cached=found is not None,
         artifact=done.artifact,
         metadata=benchmark_metadata(done, slo, f"{recipe}, engine defaults"),
@@ -60,6 +57,6 @@ def _measure(stage: Partition, recipe: str, slo: SloSpec) -> Benchmarked:
     certain = known_beforehand(stage, slo, candidate, {})
     if certain is not None:
         with stage.keep() as draft:
-            draft.write_json(RESULT_FILE, certain)
+            BENCHMARK_FILE.write(draft, certain)
         return Benchmarked(certain, stage.artifacts.store.get(stage.key))
     return benchmark(stage, slo, candidate, artifact_key=stage.key, flags={}, seed=stage.seed())

@@ -9,7 +9,7 @@ import dagster as dg
 
 from optikit_assets.artifacts.pins import Pin
 from optikit_assets.artifacts.store import Artifact
-from optikit_assets.benchmarker import read_requests, unfinished_benchmark
+from optikit_assets.benchmarker import read_requests
 from optikit_assets.defs.body import BENCHMARKS, Partition
 from optikit_assets.defs.evaluation.candidates import ServedCandidate
 from optikit_assets.deployment import Series
@@ -19,6 +19,14 @@ from optikit_assets.errors import OptikitError, ResultMissingError, StageError
 from optikit_assets.faults import raise_machine_fault
 from optikit_assets.graph import FAILED, outcome_version
 from optikit_assets.history import RowsByTable, benchmark_rows
+from optikit_assets.schemas import (
+    BENCHMARK_FILE,
+    BenchmarkOutcome,
+    FailedBenchmark,
+    InfeasibleBenchmark,
+    ProbeResult,
+    SkippedBenchmark,
+)
 from optikit_assets.serving import (
     ModelFacts,
     accelerators_of,
@@ -28,38 +36,25 @@ from optikit_assets.serving import (
 )
 from optikit_assets.serving.flags import Flags
 from optikit_assets.specs import SloSpec
-from optikit_assets.workers.benchmark import REQUESTS_FILE, RESULT_FILE, unfinished_requests
+from optikit_assets.workers.benchmark import REQUESTS_FILE, unfinished_requests
 from optikit_assets.workers.messages import BenchmarkRequest, BenchmarkWorkerResult, Record
-
-SKIPPED = "skipped"
-INFEASIBLE = "infeasible"
 
 
 @dataclass(frozen=True)
 class Benchmarked:
-    """``benchmark.json`` of one benchmark, with its artifact if it came to an end.
+    """One benchmark, with its artifact if it came to an end.
 
     ``left_requests`` are the timelines of one that broke off.
     """
 
-    outcome: dict[str, Any]
+    outcome: BenchmarkOutcome
     artifact: Artifact | None = None
     left_requests: Path | None = None
 
-    @property
-    def status(self) -> str:
-        """The benchmark's status, or ``skipped``, or ``failed`` if it broke off."""
-        return self.outcome["status"]
-
-    @property
-    def rate_rps(self) -> float:
-        """Certified rate; 0 unless feasible."""
-        return self.outcome["certified_rate_rps"]
-
-    @property
-    def gpus(self) -> int:
-        """Accelerators the server held."""
-        return self.outcome["gpus"]
+    @classmethod
+    def of(cls, artifact: Artifact) -> "Benchmarked":
+        """Read the benchmark that an artifact holds."""
+        return cls(BENCHMARK_FILE.read(artifact), artifact)
 
     @property
     def requests_file(self) -> Path | None:
@@ -75,7 +70,7 @@ class Benchmarked:
 
 def known_beforehand(
     stage: Partition, slo: SloSpec, candidate: ServedCandidate, flags: Flags
-) -> dict[str, Any] | None:
+) -> InfeasibleBenchmark | SkippedBenchmark | None:
     """Return the outcome if it is certain without a server; no GPU time is spent then.
 
     A candidate that the quality gate refused is skipped; a workload that does not fit the model's
@@ -83,7 +78,7 @@ def known_beforehand(
     """
     if not candidate.accepted:
         reason = "; ".join(candidate.reasons) or candidate.verdict
-        return unfinished_benchmark(SKIPPED, f"the quality gate refused it: {reason}")
+        return SkippedBenchmark(reason=f"the quality gate refused it: {reason}")
     hardware = stage.runner.accelerators.hardware
     gpus = accelerators_of(stage.model_spec.engine, flags, hardware)
     facts = ModelFacts.read(candidate.path)
@@ -93,9 +88,9 @@ def known_beforehand(
         memory = estimate(facts, hardware, complete, max_model_len=length)
     except OptikitError as error:
         raise_machine_fault(error)
-        return unfinished_benchmark(INFEASIBLE, str(error), gpus=gpus)
+        return InfeasibleBenchmark(reason=str(error), closest=str(error), gpus=gpus)
     if not memory.fits:
-        return unfinished_benchmark(INFEASIBLE, memory.reason, gpus=gpus)
+        return InfeasibleBenchmark(reason=memory.reason, closest=memory.reason, gpus=gpus)
     return None
 
 
@@ -116,8 +111,8 @@ def benchmark(
     Returns
     -------
     Benchmarked
-        With ``status: failed``, a reason and the probes finished by then if the worker failed; no
-        artifact is kept then, and the next run tries again.
+        A `FailedBenchmark` if the worker failed; no artifact is kept then, and the next run tries
+        again.
 
     Raises
     ------
@@ -146,7 +141,7 @@ def benchmark(
     with stage.runner.accelerators.lease(gpus) as lease:
         artifact = store.find(artifact_key)
         if artifact is None:
-            probes: list[dict[str, Any]] = []
+            probes: list[ProbeResult] = []
             try:
                 stage.runner.run(
                     stage.context,
@@ -162,7 +157,7 @@ def benchmark(
                 if not finished:
                     return _broken_off(request, str(error), gpus, probes)
             artifact = store.get(artifact_key)
-    return Benchmarked(artifact.read_json(RESULT_FILE), artifact)
+    return Benchmarked.of(artifact)
 
 
 def _pins(stage: Partition, candidate: ServedCandidate) -> tuple[Pin, ...]:
@@ -173,21 +168,21 @@ def _pins(stage: Partition, candidate: ServedCandidate) -> tuple[Pin, ...]:
 
 
 def _broken_off(
-    request: BenchmarkRequest, reason: str, gpus: int, probes: list[dict[str, Any]]
+    request: BenchmarkRequest, reason: str, gpus: int, probes: list[ProbeResult]
 ) -> Benchmarked:
-    outcome = unfinished_benchmark(FAILED, reason, probes=probes, seed=request.seed, gpus=gpus)
+    outcome = FailedBenchmark.after(probes, reason=reason, seed=request.seed, gpus=gpus)
     left = unfinished_requests(request.store_root, request.artifact_key) if probes else None
     return Benchmarked(outcome, left_requests=left)
 
 
-def _keeper(stage: Partition, probes: list[dict[str, Any]]) -> Callable[[Record], object]:
+def _keeper(stage: Partition, probes: list[ProbeResult]) -> Callable[[Record], object]:
     def keep(record: Record) -> None:
         if record.kind == "probe_finished":
-            probe = record.payload
+            probe = ProbeResult.model_validate(record.payload)
             probes.append(probe)
             stage.context.log.info(
-                f"{probe['kind']} probe at {probe['rate_rps']:.3g} requests/s: "
-                f"{probe['verdict']}, {probe['reason']}"
+                f"{probe.kind} probe at {probe.rate_rps:.3g} requests/s: "
+                f"{probe.verdict}, {probe.reason}"
             )
 
     return keep
@@ -200,27 +195,27 @@ def remember_sweep(stage: Partition, recipe: str, slo: SloSpec, done: Benchmarke
 
 def _sweep_rows(stage: Partition, recipe: str, slo: SloSpec, done: Benchmarked) -> RowsByTable:
     outcome = done.outcome
-    low, high = outcome.get("rate_ci_rps") or (None, None)
+    low, high = outcome.rate_ci_rps or (None, None)
     row = stage.row(
         done.artifact,
         recipe=recipe,
         slo=slo.name,
-        seed=outcome.get("seed"),
+        seed=outcome.seed,
         versions=done.made_by.get("versions", {}),
-        status=done.status,
-        certified_rate_rps=done.rate_rps,
+        status=outcome.status,
+        certified_rate_rps=outcome.certified_rate_rps,
         rate_low_rps=low,
         rate_high_rps=high,
-        gpus=done.gpus,
-        rate_per_gpu=done.rate_rps / done.gpus,
+        gpus=outcome.gpus,
+        rate_per_gpu=outcome.rate_per_gpu_rps,
         input_tokens=slo.workload.mean_input_tokens,
         output_tokens=slo.workload.mean_output_tokens,
-        load_seconds=outcome["load_seconds"],
+        load_seconds=outcome.load_seconds,
         server_start_s=done.made_by.get("server_start_s"),
-        probes=len(outcome["probes"]),
+        probes=len(outcome.probes),
         flags=done.made_by.get("flags", {}),
-        reason=outcome["reason"],
-        closest=outcome.get("closest", ""),
+        reason=outcome.reason,
+        closest=outcome.closest,
         artifact_key=done.artifact.key if done.artifact else None,
     )
     yield "sweeps", [row]
@@ -270,7 +265,7 @@ def remember_benchmarks(stage: Partition, slo: SloSpec, made: Artifact) -> None:
                 f"{note['recipe']}: artifact {note['artifact_key'][:12]}… is gone"
             )
             continue
-        done = Benchmarked(found.read_json(RESULT_FILE), found)
+        done = Benchmarked.of(found)
         where = {name: note[name] for name in ("part", "arm", "trial")}
         remember_probes(stage, note["recipe"], slo, done, **where)
 
@@ -292,10 +287,10 @@ def _probe_rows(
     """
     broken_off = f"{outcome_version(stage.key, FAILED)}-{stage.context.run.run_id}"
     common = {
-        "content_key": broken_off if done.status == FAILED else stage.key,
+        "content_key": broken_off if done.outcome.kind == "failed" else stage.key,
         "recipe": recipe,
         "slo": slo.name,
-        "seed": done.outcome.get("seed"),
+        "seed": done.outcome.seed,
         "versions": done.made_by.get("versions", {}),
         "stage": part,
         "arm": arm,
@@ -310,29 +305,29 @@ def benchmark_metadata(done: Benchmarked, slo: SloSpec, label: str) -> dict[str,
     """Return the numbers, the table of probes and the plots of a benchmark."""
     outcome = done.outcome
     metadata: dict[str, Any] = {
-        "certified_rate_rps": done.rate_rps,
-        "rate_per_gpu": done.rate_rps / done.gpus,
-        "reason": outcome["reason"],
-        "load_seconds": round(outcome["load_seconds"], 1),
+        "certified_rate_rps": outcome.certified_rate_rps,
+        "rate_per_gpu": outcome.rate_per_gpu_rps,
+        "reason": outcome.reason,
+        "load_seconds": round(outcome.load_seconds, 1),
     }
-    if not outcome["probes"]:
+    if not outcome.probes:
         return metadata
     labels = [objective.label for objective in slo.objectives]
     records = [
         dg.TableRecord(
             {
-                "kind": probe["kind"],
-                "rate_rps": _shown(probe["rate_rps"]),
-                "requests": probe["requests"],
-                **{f"{name}_ms": _shown(probe["latency_ms"].get(name)) for name in labels},
-                "beta": _shown(probe.get("beta")),
-                "verdict": probe["verdict"],
-                "reason": probe["reason"],
+                "kind": probe.kind,
+                "rate_rps": _shown(probe.rate_rps),
+                "requests": probe.requests,
+                **{f"{name}_ms": _shown(probe.latency_ms.get(name)) for name in labels},
+                "beta": _shown(probe.beta),
+                "verdict": probe.verdict,
+                "reason": probe.reason,
             }
         )
-        for probe in outcome["probes"]
+        for probe in outcome.probes
     ]
-    series = Series.from_benchmark(label, outcome)
+    series = Series(label=label, benchmark=outcome)
     curve = latency_against_rate([series], slo.objectives)
     regression = steady_state(series.steady_state_probe, slo.budget.steady_state_tolerance)
     return {

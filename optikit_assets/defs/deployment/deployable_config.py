@@ -17,20 +17,13 @@ from optikit_assets.defs.deployment.fresh_servers import StageServers, all_flags
 from optikit_assets.defs.deployment.outcomes import Evaluated, collect, evidence
 from optikit_assets.defs.evaluation.candidates import served_candidate, verified
 from optikit_assets.defs.partitions import declared
-from optikit_assets.deployment import (
-    Certification,
-    Deployment,
-    Limits,
-    build_deployment,
-    certify,
-    select,
-    write_bundle,
-)
+from optikit_assets.deployment import Limits, build_deployment, certify, select, write_bundle
 from optikit_assets.deployment.arm_plots import four_arms, gain_text
-from optikit_assets.deployment.bundle import CONFIG_FILE, RECORD_FILE, REPORT_FILE
+from optikit_assets.deployment.bundle import CONFIG_FILE, REPORT_FILE
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.errors import StageError
 from optikit_assets.history import RowsByTable
+from optikit_assets.schemas import DEPLOYMENT_FILE, Certification, Deployment
 from optikit_assets.serving.flags import Flags
 from optikit_assets.settings import settings
 from optikit_assets.specs import BASELINE, SloSpec
@@ -61,7 +54,7 @@ def deployable_config(
         artifact = artifacts.store.find_complete(stage.key)
         cached = artifact is not None
         artifact = artifact or _decide(stage)
-    deployment = Deployment.model_validate(artifact.read_json(RECORD_FILE))
+    deployment = DEPLOYMENT_FILE.read(artifact)
     _remember(stage, deployment, artifact)
     link = _publish(stage, artifact)
     return stage.result(

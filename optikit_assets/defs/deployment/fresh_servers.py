@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optikit_assets.benchmarker import ProbeResult, near_search, read_probes
+from optikit_assets.benchmarker import near_search, read_probes
 from optikit_assets.defs.benchmarking.measurement import Benchmarked, benchmark, remember_probes
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.evaluation.candidates import ServedCandidate, served_candidate
-from optikit_assets.deployment import ArmMeasurement, Held, Served
+from optikit_assets.deployment import Held, Served
+from optikit_assets.schemas import ArmMeasurement, ProbeResult
 from optikit_assets.serving import ModelFacts, engine_flags, to_yaml
 from optikit_assets.serving.flags import Flags
 from optikit_assets.specs import SloSpec, digest
@@ -54,20 +55,18 @@ class StageServers:
             return _failed(done)
         probes = _open_probes(done)
         reading = read_probes(probes, slo)
-        return Served(
-            tuple(probes), reading.limit_rps, reading.log_sd, done.outcome["load_seconds"]
-        )
+        return Served(probes, reading.limit_rps, reading.log_sd, done.outcome.load_seconds)
 
     def confirm(self, arm: ArmMeasurement, rates_rps: tuple[float, ...], seed: int) -> Served:
         """Probe these rates."""
         done = self._run(arm, self.slo, seed, rates_rps=rates_rps)
         if done.artifact is None:
             return _failed(done)
-        return Served(tuple(_open_probes(done)), load_seconds=done.outcome["load_seconds"])
+        return Served(_open_probes(done), load_seconds=done.outcome.load_seconds)
 
-    def pool(self, probes: Sequence[object]) -> Held | None:
+    def pool(self, probes: Sequence[ProbeResult]) -> Held | None:
         """Read probes of one arm together."""
-        found = read_probes([p for p in probes if isinstance(p, ProbeResult)], self.slo)
+        found = read_probes(probes, self.slo)
         if found.held is None or found.held_rps is None:
             return None
         return Held(found.held_rps, found.held)
@@ -114,10 +113,9 @@ class StageServers:
         return done
 
 
-def _open_probes(done: Benchmarked) -> list[ProbeResult]:
-    found = [ProbeResult.model_validate(probe) for probe in done.outcome["probes"]]
-    return [probe for probe in found if probe.kind == "open"]
+def _open_probes(done: Benchmarked) -> tuple[ProbeResult, ...]:
+    return tuple(probe for probe in done.outcome.probes if probe.kind == "open")
 
 
 def _failed(done: Benchmarked) -> Served:
-    return Served(load_seconds=done.outcome["load_seconds"], failure=done.outcome["reason"])
+    return Served(load_seconds=done.outcome.load_seconds, failure=done.outcome.reason)

@@ -2,23 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from optikit_assets import graph
-from optikit_assets.benchmarker import unfinished_benchmark
-from optikit_assets.defs.benchmarking.measurement import RESULT_FILE, Benchmarked
+from optikit_assets.defs.benchmarking.measurement import Benchmarked
 from optikit_assets.defs.body import Partition
-from optikit_assets.defs.evaluation.candidates import comparison_of, recovery_rows, served_candidate
-from optikit_assets.defs.tuning.tuned_config import STUDY_FILE
-from optikit_assets.deployment import (
+from optikit_assets.defs.evaluation.candidates import comparison_of, served_candidate
+from optikit_assets.deployment import Evidence, RecipeOutcome, Series
+from optikit_assets.graph import Node
+from optikit_assets.schemas import (
+    STUDY_FILE,
     ArmMeasurement,
     Deployment,
-    Evidence,
-    RecipeOutcome,
-    Series,
-    Trial,
+    FailedBenchmark,
+    TunedConfiguration,
 )
-from optikit_assets.graph import Node
 from optikit_assets.serving.flags import Flags
 from optikit_assets.specs import BASELINE
 
@@ -26,22 +23,20 @@ from optikit_assets.specs import BASELINE
 def measurement(recipe: str, done: Benchmarked, *, tuned: bool, flags: Flags) -> ArmMeasurement:
     """Return one arm: a benchmark in the deployment package's terms."""
     outcome = done.outcome
-    probes = outcome["probes"]
-    index = outcome.get("certified_probe")
-    probe = probes[index] if index is not None else (probes[-1] if probes else None)
-    low, high = outcome.get("rate_ci_rps") or (None, None)
+    probe = outcome.telling_probe
+    low, high = outcome.rate_ci_rps or (None, None)
     return ArmMeasurement(
         recipe=recipe,
         tuned=tuned,
-        status=outcome["status"],
-        rate_rps=done.rate_rps,
-        gpus=done.gpus,
+        status=outcome.status,
+        rate_rps=outcome.certified_rate_rps,
+        gpus=outcome.gpus,
         rate_ci_rps=None if low is None or high is None else (low, high),
         flags=flags,
-        reason=outcome["reason"],
+        reason=outcome.reason,
         content_key=done.artifact.key if done.artifact else "",
-        latency_ms={k: v for k, v in probe["latency_ms"].items() if v is not None} if probe else {},
-        closest=outcome.get("closest", ""),
+        latency_ms={k: v for k, v in probe.latency_ms.items() if v is not None} if probe else {},
+        closest=outcome.closest,
     )
 
 
@@ -51,7 +46,7 @@ class Evaluated:
 
     outcome: RecipeOutcome
     sweep: Benchmarked
-    study: dict[str, Any] | None
+    tuned: TunedConfiguration | None
 
 
 def collect(stage: Partition, recipes: Sequence[str]) -> list[Evaluated]:
@@ -63,7 +58,7 @@ def _collect(stage: Partition, recipe: str) -> Evaluated:
     candidate = served_candidate(stage, recipe)
     sweep = _sweep(stage, stage.node.needed(graph.BENCHMARK_SWEEP, recipe))
     tuning = stage.node.needed(graph.TUNED_CONFIG, recipe)
-    tuned, study = _tuned(stage, recipe, tuning) if tuning in stage.inputs else (None, None)
+    arm, tuned = _tuned(stage, recipe, tuning) if tuning in stage.inputs else (None, None)
     comparison = comparison_of(stage, recipe)
     if recipe == BASELINE:
         verdict = "reference"
@@ -76,40 +71,37 @@ def _collect(stage: Partition, recipe: str) -> Evaluated:
             quality=verdict,
             accepted=candidate.accepted,
             reasons=candidate.reasons,
-            recovery=recovery_rows(comparison) if comparison else (),
+            recovery=comparison.rows() if comparison else (),
             mean_recovery=star.mean_recovery if star else None,
             trials=len(comparison.trials) if comparison else None,
             sweep=measurement(recipe, sweep, tuned=False, flags={}),
-            tuned=tuned,
+            tuned=arm,
             model_path=str(candidate.path),
             model_digest=candidate.digest,
             checkpoint_bytes=candidate.total_bytes,
         ),
         sweep,
-        study,
+        tuned,
     )
 
 
 def _sweep(stage: Partition, node: Node) -> Benchmarked:
     artifact = stage.artifact_of(node)
     if artifact is None:
-        return Benchmarked(
-            unfinished_benchmark(graph.FAILED, "its sweep failed: see benchmark_sweep")
-        )
-    return Benchmarked(artifact.read_json(RESULT_FILE), artifact)
+        return Benchmarked(FailedBenchmark(reason="its sweep failed: see benchmark_sweep"))
+    return Benchmarked.of(artifact)
 
 
 def _tuned(
     stage: Partition, recipe: str, node: Node
-) -> tuple[ArmMeasurement, dict[str, Any] | None]:
+) -> tuple[ArmMeasurement, TunedConfiguration | None]:
     artifact = stage.artifact_of(node)
     if artifact is None:
-        failed = unfinished_benchmark(graph.FAILED, "its study failed: see tuned_config")
+        failed = FailedBenchmark(reason="its study failed: see tuned_config")
         return measurement(recipe, Benchmarked(failed), tuned=True, flags={}), None
-    study = artifact.read_json(STUDY_FILE)
-    best = Benchmarked(study["best"]["benchmark"], artifact)
-    flags = study["best"]["flags"]
-    return measurement(recipe, best, tuned=True, flags=flags), study
+    tuned = STUDY_FILE.read(artifact)
+    best = Benchmarked(tuned.benchmark, artifact)
+    return measurement(recipe, best, tuned=True, flags=tuned.flags), tuned
 
 
 def evidence(
@@ -117,19 +109,17 @@ def evidence(
 ) -> Evidence:
     """Return what the report draws: the deployed configuration first, then every recipe's sweep."""
     series = [
-        Series.from_benchmark(f"{item.outcome.recipe}, engine defaults", item.sweep.outcome)
+        Series(label=f"{item.outcome.recipe}, engine defaults", benchmark=item.sweep.outcome)
         for item in evaluated
-        if item.sweep.outcome["probes"]
+        if item.sweep.outcome.probes
     ]
-    study = chosen.study if chosen else None
-    if study and deployment.tuned:
-        label = f"{deployment.recipe}, tuned"
-        series.insert(0, Series.from_benchmark(label, study["best"]["benchmark"]))
+    tuned = chosen.tuned if chosen else None
+    if tuned and deployment.tuned:
+        series.insert(0, Series(label=f"{deployment.recipe}, tuned", benchmark=tuned.benchmark))
     elif chosen:
         series.sort(key=lambda item: not item.label.startswith(f"{chosen.outcome.recipe},"))
     return Evidence(
         series=tuple(series),
-        trials=Trial.from_study(study["trials"]) if study else (),
-        tuned_recipe=chosen.outcome.recipe if chosen and study else "",
-        importance=study.get("importance") or {} if study else {},
+        study=tuned.study if tuned else None,
+        tuned_recipe=chosen.outcome.recipe if chosen and tuned else "",
     )

@@ -7,12 +7,10 @@ from pathlib import Path
 from optikit_assets import graph
 from optikit_assets.artifacts.store import Artifact
 from optikit_assets.defs.body import Partition
-from optikit_assets.deployment import RecoveryRow
 from optikit_assets.errors import ChangedInputError
 from optikit_assets.graph import FAILED
-from optikit_assets.stateval.results import Comparison
+from optikit_assets.schemas import COMPARISON_FILE, Comparison
 
-COMPARISON_FILE = "comparison.json"
 CHECKPOINTS_FILE = "checkpoints.json"
 UNSUPPORTED_FILE = "unsupported.json"
 
@@ -48,9 +46,9 @@ def comparison_of(stage: Partition, recipe: str) -> Comparison | None:
 
 def read_comparison(evaluation: Artifact | None) -> Comparison | None:
     """Return the comparison of an evaluation, None if there was nothing to compare."""
-    if evaluation is None or not (evaluation.path / COMPARISON_FILE).exists():
+    if evaluation is None or not COMPARISON_FILE.is_in(evaluation):
         return None
-    return Comparison.model_validate(evaluation.read_json(COMPARISON_FILE))
+    return COMPARISON_FILE.read(evaluation)
 
 
 def checkpoint_key(evaluation: Artifact, comparison: Comparison) -> str | None:
@@ -121,36 +119,3 @@ def why_not_evaluated(artifact: Artifact | None) -> str:
     if artifact is None:
         return "no candidate of it could be evaluated: see eval_scores"
     return artifact.read_json(UNSUPPORTED_FILE)["reason"]
-
-
-def recovery_rows(comparison: Comparison) -> tuple[RecoveryRow, ...]:
-    """Return one row per task: q* against the baseline, with the spread over trials."""
-    rows = []
-    for spread in comparison.tasks:
-        task = comparison.representative.task(spread.task)
-        rows.append(
-            RecoveryRow(
-                task=task.task,
-                baseline_score=task.baseline_score,
-                score=task.score,
-                recovery=task.recovery,
-                low=task.recovery_low,
-                high=task.recovery_high,
-                mean=spread.mean,
-                std=spread.std,
-                rsd=spread.rsd,
-                verdict="reference" if comparison.is_baseline else task.verdict,
-                margin=task.margin,
-                items=task.n,
-                gained=task.gained,
-                lost=task.lost,
-                mcnemar_p=task.mcnemar_p,
-                trial_scores={
-                    trial.trial: trial.task(spread.task).score for trial in comparison.trials
-                },
-                q_star=comparison.q_star,
-                calibration_std=spread.calibration_std,
-                noise_std=spread.noise_std,
-            )
-        )
-    return tuple(rows)

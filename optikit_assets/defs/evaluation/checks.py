@@ -13,8 +13,8 @@ import dagster as dg
 
 from optikit_assets import graph
 from optikit_assets.defs import partitions
+from optikit_assets.schemas import Comparison, TaskComparison
 from optikit_assets.specs import Catalog, SuiteSpec, digest
-from optikit_assets.stateval.results import Comparison, TaskComparison
 
 GATE = "quality_gate"
 

@@ -12,13 +12,11 @@ from optikit_assets.defs.automation import VERSIONED
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.evaluation.candidates import (
     CHECKPOINTS_FILE,
-    COMPARISON_FILE,
     UNSUPPORTED_FILE,
-    recovery_rows,
     verified,
 )
 from optikit_assets.defs.evaluation.checks import check_specs, compared_checks, failed_checks
-from optikit_assets.defs.evaluation.history import SOURCES_FILE, remember_evaluation
+from optikit_assets.defs.evaluation.history import remember_evaluation
 from optikit_assets.defs.evaluation.scoring import evaluate
 from optikit_assets.defs.partitions import declared
 from optikit_assets.defs.quantization.contamination import (
@@ -26,7 +24,7 @@ from optikit_assets.defs.quantization.contamination import (
     check_present_suite,
     contamination_outcomes,
 )
-from optikit_assets.defs.quantization.quantized_model import SUMMARY, UNSUPPORTED, make_candidates
+from optikit_assets.defs.quantization.quantized_model import make_candidates
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.quality_plots import flips, recovery_per_task, trial_spread
 from optikit_assets.errors import CompressionError, StageError
@@ -34,10 +32,17 @@ from optikit_assets.graph import FAILED
 from optikit_assets.optimizer import expert_count, read_config
 from optikit_assets.optimizer.adaptive import goes_on, round_recipe, suite_of_a_round
 from optikit_assets.optimizer.contamination import CLEAN
+from optikit_assets.schemas import (
+    COMPARISON_FILE,
+    QUANTIZATION_FILE,
+    SOURCES_FILE,
+    Comparison,
+    EvaluationSources,
+    QuantizationResult,
+)
 from optikit_assets.serving.support import unsupported
 from optikit_assets.specs import BASELINE, SuiteSpec, digest
 from optikit_assets.stateval.comparison import compare
-from optikit_assets.stateval.results import Comparison
 from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate
 from optikit_assets.workers.messages import BASELINE_TRIAL, Candidate, EvaluateRequest
 from resources import (
@@ -84,7 +89,7 @@ def eval_scores(
             metadata={"reason": reason},
             checks=failed_checks(reason),
         )
-    comparison = Comparison.model_validate(artifact.read_json(COMPARISON_FILE))
+    comparison = COMPARISON_FILE.read(artifact)
     remember_evaluation(stage, comparison, artifact)
     return stage.result(
         cached=found is not None,
@@ -99,7 +104,7 @@ def _refuse_unsupported(stage: Partition) -> Artifact | None:
     recipe = stage.catalog.recipe(stage.recipe)
     hardware = stage.runner.accelerators.hardware
     quantized = _quantized(stage)
-    refused = None if quantized is None else quantized.read_json(SUMMARY).get(UNSUPPORTED)
+    refused = None if quantized is None else QUANTIZATION_FILE.read(quantized).unsupported
     experts = expert_count(read_config(stage.base.path)) > 0
     reason = refused or unsupported(recipe, stage.model_spec.engine, hardware, experts=experts)
     if reason is None:
@@ -119,9 +124,7 @@ def _evaluate(stage: Partition, suite: SuiteSpec) -> Artifact | str:
     quantized = _quantized(stage)
     if quantized is None:
         return "no candidate was made: see quantized_model"
-    checkpoints = {
-        entry["trial"]: entry["artifact_key"] for entry in quantized.read_json(SUMMARY)["finished"]
-    }
+    checkpoints = QUANTIZATION_FILE.read(quantized).checkpoints
     try:
         # The suite may have changed since the candidates were made.
         check_present_suite(stage)
@@ -129,7 +132,7 @@ def _evaluate(stage: Partition, suite: SuiteSpec) -> Artifact | str:
         return str(error)
     recipe = stage.catalog.recipe(stage.recipe)
     judged = suite_of_a_round(suite, recipe)
-    rounds: list[dict[str, Any]] = []
+    rounds: list[QuantizationResult] = []
     while True:
         loaded = _evaluated(stage, suite, checkpoints)
         if isinstance(loaded, str):
@@ -140,17 +143,17 @@ def _evaluate(stage: Partition, suite: SuiteSpec) -> Artifact | str:
         number = len(rounds) + 1
         stage.context.log.info(f"the gate says {comparison.verdict}: calibration round {number}")
         made = make_candidates(stage, round_recipe(recipe, number), number * recipe.trials)
-        checkpoints |= {entry["trial"]: entry["artifact_key"] for entry in made["finished"]}
+        checkpoints |= made.checkpoints
         rounds.append(made)
     with stage.keep() as draft:
-        draft.write_json(COMPARISON_FILE, comparison.model_dump(mode="json"))
+        COMPARISON_FILE.write(draft, comparison)
         draft.write_json(CHECKPOINTS_FILE, checkpoints)
         draft.references.update(
             {key: stage.artifacts.store.get(key).digest for key in checkpoints.values() if key}
         )
         draft.write_json(_CONTAMINATION_FILE, contamination_outcomes(stage, loaded))
-        evaluations = {item.trial: item.artifact_key for item in loaded[1:]}
-        draft.write_json(SOURCES_FILE, {"evaluations": evaluations, "rounds": rounds})
+        evaluations = {item.trial: item.artifact_key for item in loaded[1:] if item.artifact_key}
+        SOURCES_FILE.write(draft, EvaluationSources(evaluations=evaluations, rounds=tuple(rounds)))
     return stage.artifacts.store.get(stage.key)
 
 
@@ -230,7 +233,7 @@ def _contamination(stage: Partition, artifact: Artifact) -> dict[str, Any]:
 
 
 def _metadata(recipe: str, comparison: Comparison) -> dict[str, Any]:
-    rows = recovery_rows(comparison)
+    rows = comparison.rows()
     records = [
         dg.TableRecord(
             {

@@ -9,31 +9,28 @@ from optikit_assets.defs.evaluation.candidates import CHECKPOINTS_FILE
 from optikit_assets.defs.quantization.quantized_model import trial_rows
 from optikit_assets.errors import EvaluationError, StorageError
 from optikit_assets.history import RowsByTable
-from optikit_assets.stateval.results import Comparison
+from optikit_assets.schemas import SOURCES_FILE, Comparison
 from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate
-
-SOURCES_FILE = "sources.json"
-"""What was compared: artifact of each trial's scores, and the trials that further rounds made."""
 
 
 def remember_evaluation(stage: Partition, comparison: Comparison, made: Artifact) -> None:
     """Append scores and items of every candidate, their comparison and the gate's verdict."""
 
     def rows() -> RowsByTable:
-        sources = made.read_json(SOURCES_FILE)
-        for candidate in _candidates(stage, sources["evaluations"]):
+        sources = SOURCES_FILE.read(made)
+        for candidate in _candidates(stage, sources.evaluations):
             yield from _score_rows(stage, candidate, made)
-        for summary in sources["rounds"]:
-            yield "quantization_trials", trial_rows(stage, stage.recipe, summary, made)
+        for result in sources.rounds:
+            yield "quantization_trials", trial_rows(stage, stage.recipe, result, made)
         yield from _comparison_rows(stage, comparison, made)
 
     stage.remember(made, rows)
 
 
-def _candidates(stage: Partition, evaluations: Mapping[str, str]) -> Iterator[EvaluatedCandidate]:
+def _candidates(stage: Partition, evaluations: Mapping[int, str]) -> Iterator[EvaluatedCandidate]:
     for trial, key in evaluations.items():
         try:
-            yield load_candidate(stage.artifacts.store.get(key).path, int(trial))
+            yield load_candidate(stage.artifacts.store.get(key).path, trial)
         except (StorageError, EvaluationError) as error:
             # The comparison, which is what counts, is there all the same.
             stage.context.log.warning(f"the history lacks the scores of trial {trial}: {error}")

@@ -16,10 +16,11 @@ from optikit_assets.defs.evaluation.scoring import evaluate
 from optikit_assets.defs.recorded import recorded
 from optikit_assets.errors import ResultMissingError, StageError
 from optikit_assets.graph import EVAL_SCORES, Key, Node
+from optikit_assets.schemas import Result
 from optikit_assets.specs import BASELINE, Catalog, EngineSpec, SuiteSpec, digest, load_spec
 from optikit_assets.specs.endpoint_address import CREDENTIALS_VARIABLE, url_to_keep
 from optikit_assets.stateval.engines import served_model
-from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate
+from optikit_assets.stateval.scores import EvaluatedCandidate, TaskScore, load_candidate
 from optikit_assets.workers.messages import Candidate, EvaluateRequest, EvaluateResult
 from resources import (
     ArtifactStoreResource,
@@ -64,6 +65,18 @@ def find_suite(catalog: Catalog, name_or_file: str) -> tuple[SuiteSpec, Path | N
     return suite, None if suite.task_folder is None else file.parent / suite.task_folder
 
 
+class EndpointScores(Result):
+    """Scores of a server by task, and the folder that holds every answer."""
+
+    artifact: str
+    suite: str
+    model: str
+    seed: int
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    tasks: tuple[TaskScore, ...]
+
+
 @dg.op(description="Scores of a model behind an OpenAI-compatible endpoint.")
 def evaluate_server(
     context: dg.OpExecutionContext,
@@ -72,7 +85,7 @@ def evaluate_server(
     artifacts: ArtifactStoreResource,
     history: HistoryResource,
     runner: StageRunnerResource,
-) -> dict[str, Any]:
+) -> EndpointScores:
     """Evaluate, remember, and return the scores by task."""
     suite, folder = find_suite(models.catalog(), config.suite)
     if config.chat is not None:
@@ -128,15 +141,15 @@ def evaluate_server(
     ]
     history.append("evaluation_scores", rows)
     history.drain()
-    return {
-        "artifact": str(artifacts.store.get(key).path),
-        "suite": found.suite,
-        "model": config.model,
-        "seed": found.seed,
-        "settings": found.settings,
-        "versions": found.versions,
-        "tasks": [task.summary.model_dump(mode="json") for task in found.tasks],
-    }
+    return EndpointScores(
+        artifact=str(artifacts.store.get(key).path),
+        suite=found.suite,
+        model=config.model,
+        seed=found.seed,
+        settings=found.settings,
+        versions=found.versions,
+        tasks=tuple(task.summary for task in found.tasks),
+    )
 
 
 @dg.op(description="Scores of one checkpoint, evaluated several times with the same settings.")

@@ -1,7 +1,7 @@
 """Stage 2: N calibration trials of a recipe, each a candidate checkpoint."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
@@ -16,6 +16,12 @@ from optikit_assets.defs.quantization.contamination import evaluation_data
 from optikit_assets.errors import ChangedInputError, CompressionError
 from optikit_assets.graph import Node
 from optikit_assets.optimizer import check_plan, expert_count, read_config, read_linear_layers
+from optikit_assets.schemas import (
+    QUANTIZATION_FILE,
+    CalibrationTrial,
+    FailedCalibrationTrial,
+    QuantizationResult,
+)
 from optikit_assets.serving.support import fallback, unsupported
 from optikit_assets.specs import EngineSpec, RecipeSpec, digest
 from optikit_assets.workers.messages import CompressRequest, CompressResult, CompressTrial, Record
@@ -27,10 +33,7 @@ from resources import (
     StageRunnerResource,
 )
 
-SUMMARY = "quantization.json"
-UNSUPPORTED = "unsupported"
-_TIMES = ("started_at", "ended_at")
-_MADE = ("rows_digest", "row_numbers", "seconds", "bytes", "versions", *_TIMES)
+_MADE = ("rows_digest", "row_numbers", "seconds", "bytes", "versions", "started_at", "ended_at")
 
 
 @dg.asset(
@@ -54,33 +57,27 @@ def quantized_model(
     with stage.turn():
         artifact = _find_complete(stage)
         cached = artifact is not None
-        summary = artifact.read_json(SUMMARY) if artifact else _quantize(stage, recipe)
-        if artifact is None and (summary["finished"] or UNSUPPORTED in summary):
+        result = QUANTIZATION_FILE.read(artifact) if artifact else _quantize(stage, recipe)
+        if artifact is None and (result.finished or result.unsupported):
             with stage.keep() as draft:
-                draft.write_json(SUMMARY, summary)
-                draft.references.update(_checkpoint_digests(artifacts.store, summary))
+                QUANTIZATION_FILE.write(draft, result)
+                draft.references.update(_checkpoint_digests(artifacts.store, result))
             artifact = artifacts.store.get(stage.key)
     if artifact is not None:
-        rows = functools.partial(trial_rows, stage, recipe.name, summary, artifact)
+        rows = functools.partial(trial_rows, stage, recipe.name, result, artifact)
         stage.remember(artifact, lambda: [("quantization_trials", rows())])
     return stage.result(
-        status=_status(summary),
+        status=_status(result),
         cached=cached,
         artifact=artifact,
-        metadata=_metadata(stage, summary),
+        metadata=_metadata(stage, result),
     )
 
 
-def _status(summary: dict[str, Any]) -> str:
-    if UNSUPPORTED in summary:
-        return UNSUPPORTED
-    return "ok" if summary["finished"] else graph.FAILED
-
-
-def candidate_artifact(store: ArtifactStore, entry: dict[str, Any]) -> Artifact | None:
-    """Return the checkpoint of a finished trial, None for the baseline's (the model itself)."""
-    key = entry["artifact_key"]
-    return None if key is None else store.get(key)
+def _status(result: QuantizationResult) -> str:
+    if result.unsupported:
+        return "unsupported"
+    return "ok" if result.finished else graph.FAILED
 
 
 def _find_complete(stage: Partition) -> Artifact | None:
@@ -90,26 +87,27 @@ def _find_complete(stage: Partition) -> Artifact | None:
     if artifact is None:
         return None
     # One of an earlier release has no references.
-    keys = [entry["artifact_key"] for entry in artifact.read_json(SUMMARY)["finished"]]
+    keys = [trial.artifact_key for trial in QUANTIZATION_FILE.read(artifact).finished]
     if all(key is None or store.find(key) for key in keys):
         return artifact
     store.remove(stage.key)
     return None
 
 
-def _checkpoint_digests(store: ArtifactStore, summary: dict[str, Any]) -> dict[str, str | None]:
-    keys = [entry["artifact_key"] for entry in summary["finished"]]
+def _checkpoint_digests(store: ArtifactStore, result: QuantizationResult) -> dict[str, str | None]:
+    keys = [trial.artifact_key for trial in result.finished]
     return {key: store.get(key).digest for key in keys if key is not None}
 
 
-def _quantize(stage: Partition, recipe: RecipeSpec) -> dict[str, Any]:
+def _quantize(stage: Partition, recipe: RecipeSpec) -> QuantizationResult:
     if recipe.is_baseline:
-        return {"finished": [{"trial": 0, "seed": 0, "artifact_key": None}], "failed": []}
+        only = CalibrationTrial(trial=0, seed=0, artifact_key=None)
+        return QuantizationResult(finished=(only,))
     try:
         notes = _check(stage, recipe)
     except CompressionError as error:
         stage.context.log.warning(str(error))
-        return {"finished": [], "failed": [], UNSUPPORTED: str(error)}
+        return QuantizationResult(unsupported=str(error))
     for note in notes:
         stage.context.log.info(note)
     return make_candidates(stage, recipe)
@@ -135,7 +133,7 @@ def _check(stage: Partition, recipe: RecipeSpec) -> list[str]:
     return [note, *checked] if note else checked
 
 
-def make_candidates(stage: Partition, recipe: RecipeSpec, first: int = 0) -> dict[str, Any]:
+def make_candidates(stage: Partition, recipe: RecipeSpec, first: int = 0) -> QuantizationResult:
     """Make the candidates of all trials of a recipe; return which finished and which failed.
 
     Parameters
@@ -158,12 +156,18 @@ def make_candidates(stage: Partition, recipe: RecipeSpec, first: int = 0) -> dic
     store = stage.artifacts.store
     trials = [_trial(stage, recipe, first + number) for number in range(recipe.trials)]
 
-    told: dict[str, dict[str, Any]] = {}
+    # Of the last attempt that came so far as to tell.
+    told: dict[str | None, FailedCalibrationTrial] = {}
 
     def record(message: Record) -> None:
-        if message.kind in ("trial_finished", "trial_failed"):
-            told[message.payload["artifact_key"]] = message.payload
-            _remember(stage, recipe, message)
+        if message.kind == "trial_finished":
+            named = {name: message.payload[name] for name in CalibrationTrial.model_fields}
+            ended = CalibrationTrial.model_validate(named)
+            _remember(stage, recipe, QuantizationResult(finished=(ended,)))
+        elif message.kind == "trial_failed":
+            ended = FailedCalibrationTrial.model_validate(message.payload)
+            told[ended.artifact_key] = ended
+            _remember(stage, recipe, QuantizationResult(failed=(ended,)))
 
     def compress(batch: Sequence[CompressTrial], lease: Lease) -> dict[str, str]:
         request = CompressRequest(
@@ -188,19 +192,29 @@ def make_candidates(stage: Partition, recipe: RecipeSpec, first: int = 0) -> dic
         per_worker=-(-len(trials) // stage.runner.accelerators.slots),
         max_attempts=recipe.max_attempts,
     )
-    return {
-        "finished": [t.model_dump() for t in trials if t.artifact_key not in failed],
-        "failed": [
-            {
-                **t.model_dump(),
-                # Of the last attempt that came so far as to tell.
-                **{name: told.get(t.artifact_key, {}).get(name) for name in _TIMES},
-                "reason": failed[t.artifact_key],
-            }
-            for t in trials
-            if t.artifact_key in failed
-        ],
-    }
+    return QuantizationResult(
+        finished=tuple(_ended(trial) for trial in trials if trial.artifact_key not in failed),
+        failed=tuple(
+            _failed(trial, failed[trial.artifact_key], told.get(trial.artifact_key))
+            for trial in trials
+            if trial.artifact_key in failed
+        ),
+    )
+
+
+def _ended(trial: CompressTrial) -> CalibrationTrial:
+    return CalibrationTrial(trial=trial.trial, seed=trial.seed, artifact_key=trial.artifact_key)
+
+
+def _failed(
+    trial: CompressTrial, reason: str, told: FailedCalibrationTrial | None
+) -> FailedCalibrationTrial:
+    return FailedCalibrationTrial(
+        **_ended(trial).model_dump(),
+        started_at=told.started_at if told else None,
+        ended_at=told.ended_at if told else None,
+        reason=reason,
+    )
 
 
 def _trial(stage: Partition, recipe: RecipeSpec, number: int) -> CompressTrial:
@@ -243,17 +257,16 @@ def _pins(stage: Partition, recipe: RecipeSpec) -> tuple[Pin, ...]:
     return tuple(pins if rows is None else [*pins, rows])
 
 
-def _remember(stage: Partition, recipe: RecipeSpec, message: Record) -> None:
+def _remember(stage: Partition, recipe: RecipeSpec, ended: QuantizationResult) -> None:
     """Append a trial as soon as it ends, whatever becomes of the others."""
-    trial = message.payload
-    ended = "finished" if message.kind == "trial_finished" else "failed"
-    rows = trial_rows(stage, recipe.name, {"finished": [], "failed": [], ended: [trial]})
-    stage.history.append("quantization_trials", rows)
-    stage.context.log.info(f"trial {trial['trial']}: {ended}")
+    stage.history.append("quantization_trials", trial_rows(stage, recipe.name, ended))
+    for how, trials in (("finished", ended.finished), ("failed", ended.failed)):
+        for trial in trials:
+            stage.context.log.info(f"trial {trial.trial}: {how}")
 
 
 def trial_rows(
-    stage: Partition, recipe: str, summary: Mapping[str, Any], made: Artifact | None = None
+    stage: Partition, recipe: str, result: QuantizationResult, made: Artifact | None = None
 ) -> list[dict[str, Any]]:
     """Return the rows of trials: of finished ones as their checkpoints tell, whoever made them.
 
@@ -264,8 +277,8 @@ def trial_rows(
         to its trials too.
     recipe
         Its name.
-    summary
-        Of `make_candidates`.
+    result
+        The trials.
     made
         Artifact that tells of the failed trials.
     """
@@ -276,41 +289,35 @@ def trial_rows(
         "base_bytes": stage.base.weight_bytes,
     }
     rows = []
-    for trial in summary["finished"]:
-        key = trial["artifact_key"]
+    for trial in result.finished:
+        key = trial.artifact_key
         checkpoint = None if key is None else stage.artifacts.find(key)
         if checkpoint is not None:
             known = {name: checkpoint.manifest.get(name) for name in _MADE}
-            rows.append(stage.row(checkpoint, **common, **known, **_trial_columns(trial)))
-    for trial in summary["failed"]:
-        times = {name: trial.get(name) for name in _TIMES}
-        columns = {**_trial_columns(trial), "status": "failed", "reason": trial["reason"]}
-        rows.append(stage.row(made, **common, **times, **columns))
+            columns = trial.model_dump()
+            rows.append(stage.row(checkpoint, status="finished", **common, **known, **columns))
+    rows += [
+        stage.row(made, status="failed", **common, **trial.model_dump()) for trial in result.failed
+    ]
     return rows
 
 
-def _trial_columns(trial: Mapping[str, Any]) -> dict[str, Any]:
-    taken = ("trial", "seed", "artifact_key")
-    return {"status": "finished", **{name: trial[name] for name in taken}}
-
-
-def _metadata(stage: Partition, summary: dict[str, Any]) -> dict[str, Any]:
-    store = stage.artifacts.store
+def _metadata(stage: Partition, result: QuantizationResult) -> dict[str, Any]:
     rows = [
         dg.TableRecord(
             {
-                "trial": entry["trial"],
-                "status": "finished" if entry in summary["finished"] else "failed",
-                "seed": entry["seed"],
+                "trial": trial.trial,
+                "status": "failed" if isinstance(trial, FailedCalibrationTrial) else "finished",
+                "seed": trial.seed,
                 "bytes": (
-                    found.total_bytes
-                    if entry in summary["finished"] and (found := candidate_artifact(store, entry))
-                    else stage.base.total_bytes
+                    stage.base.total_bytes
+                    if isinstance(trial, FailedCalibrationTrial) or trial.artifact_key is None
+                    else stage.artifacts.store.get(trial.artifact_key).total_bytes
                 ),
-                "reason": entry.get("reason", ""),
+                "reason": trial.reason if isinstance(trial, FailedCalibrationTrial) else "",
             }
         )
-        for entry in [*summary["finished"], *summary["failed"]]
+        for trial in (*result.finished, *result.failed)
     ]
     columns = [
         dg.TableColumn("trial", "int"),
@@ -319,10 +326,10 @@ def _metadata(stage: Partition, summary: dict[str, Any]) -> dict[str, Any]:
         dg.TableColumn("bytes", "int", description="Size of the checkpoint on disk."),
         dg.TableColumn("reason"),
     ]
-    refused = {"reason": summary[UNSUPPORTED]} if UNSUPPORTED in summary else {}
+    refused = {"reason": result.unsupported} if result.unsupported else {}
     return {
         **refused,
-        "trials_finished": len(summary["finished"]),
-        "trials_failed": len(summary["failed"]),
+        "trials_finished": len(result.finished),
+        "trials_failed": len(result.failed),
         "trials": dg.MetadataValue.table(rows, dg.TableSchema(columns)),
     }

@@ -1,17 +1,13 @@
 """Stage 5: Bayesian search of engine flags for the highest SLO-compliant rate per GPU."""
 
-import dataclasses
 from typing import Any
 
 import dagster as dg
 
 from optikit_assets import graph
 from optikit_assets.artifacts.store import Artifact
-from optikit_assets.benchmarker import unfinished_benchmark
 from optikit_assets.defs.automation import VERSIONED
 from optikit_assets.defs.benchmarking.measurement import (
-    RESULT_FILE,
-    SKIPPED,
     Benchmarked,
     benchmark,
     known_beforehand,
@@ -21,19 +17,22 @@ from optikit_assets.defs.benchmarking.measurement import (
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.evaluation.candidates import ServedCandidate, served_candidate
 from optikit_assets.defs.partitions import declared
-from optikit_assets.deployment import Trial
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import optimization_history
 from optikit_assets.errors import ModelError
 from optikit_assets.graph import FAILED
 from optikit_assets.history import RowsByTable
+from optikit_assets.schemas import (
+    STUDY_FILE,
+    FailedBenchmark,
+    StudyResult,
+    TunedConfiguration,
+)
 from optikit_assets.serving import ModelFacts, max_model_len
 from optikit_assets.serving.flags import Flags
 from optikit_assets.settings import settings
 from optikit_assets.specs import SloSpec, digest
 from optikit_assets.tuner import (
-    DEFAULT_TRIAL,
-    StudyResult,
     TrialOutcome,
     outcome_of_benchmark,
     run_study,
@@ -44,8 +43,6 @@ from resources import (
     ModelRegistryResource,
     StageRunnerResource,
 )
-
-STUDY_FILE = "study.json"
 
 
 @dg.asset(
@@ -68,21 +65,21 @@ def tuned_config(
         artifact = artifacts.find(stage.key)
         cached = artifact is not None
         artifact = artifact or _tune(stage, recipe, slo)
-    study = artifact.read_json(STUDY_FILE) if artifact else None
-    if artifact and study:
-        _remember(stage, recipe, slo, study, artifact)
+    tuned = STUDY_FILE.read(artifact) if artifact else None
+    if artifact and tuned:
+        _remember(stage, recipe, slo, tuned.study, artifact)
     return stage.result(
-        status=study["best"]["benchmark"]["status"] if study else FAILED,
+        status=tuned.benchmark.status if tuned else FAILED,
         cached=cached,
         artifact=artifact,
-        metadata=_metadata(study) if study else {"reason": "every trial failed"},
+        metadata=_metadata(tuned) if tuned else {"reason": "every trial failed"},
     )
 
 
 def _tune(stage: Partition, recipe: str, slo: SloSpec) -> Artifact | None:
     """Search the flags; the study's journal keeps finished trials if this process dies."""
     swept = stage.artifact_of(stage.node.needed(graph.BENCHMARK_SWEEP))
-    default = Benchmarked(swept.read_json(RESULT_FILE), swept) if swept else None
+    default = Benchmarked.of(swept) if swept else None
     candidate = served_candidate(stage, recipe)
     certain = known_beforehand(stage, slo, candidate, {})
     facts = ModelFacts.read(candidate.path)
@@ -91,8 +88,9 @@ def _tune(stage: Partition, recipe: str, slo: SloSpec) -> Artifact | None:
     except ModelError:
         length = None
     # Other flags may fit where the default does not, but make no room for a longer workload.
-    if certain is not None and (certain["status"] == SKIPPED or length is None):
-        return _keep(stage, {"trials": [], "best": {"flags": {}, "benchmark": certain}})
+    if certain is not None and (certain.kind == "skipped" or length is None):
+        study = StudyResult(name=stage.key, stopped=certain.reason)
+        return _keep(stage, TunedConfiguration(study=study, benchmark=certain))
 
     def evaluate(number: int, flags: Flags, initial_rate_rps: float | None) -> TrialOutcome:
         done = _measure(stage, slo, candidate, flags, initial_rate_rps)
@@ -120,10 +118,10 @@ def _tune(stage: Partition, recipe: str, slo: SloSpec) -> Artifact | None:
         ),
     )
     if result.best is None and default is None:
-        _remember(stage, recipe, slo, dataclasses.asdict(result), None)
+        _remember(stage, recipe, slo, result, None)
         return None
     _remember_trials(stage, recipe, slo, result, swept)
-    return _keep(stage, _summary(stage, result, default))
+    return _keep(stage, _with_benchmark(stage, result, default))
 
 
 def _measure(
@@ -148,28 +146,21 @@ def _measure(
     )
 
 
-def _summary(stage: Partition, result: StudyResult, default: Benchmarked | None) -> dict[str, Any]:
-    """Return ``study.json``: every trial, and the benchmark of the best one."""
+def _with_benchmark(
+    stage: Partition, result: StudyResult, default: Benchmarked | None
+) -> TunedConfiguration:
+    """Return a study with the benchmark of its best trial."""
     best = result.best
-    key = best.artifact_key if best else None
-    if key is not None:
-        found = stage.artifacts.store.get(key)
-        done = Benchmarked(found.read_json(RESULT_FILE), found)
+    if best is not None and best.artifact_key is not None:
+        done = Benchmarked.of(stage.artifacts.store.get(best.artifact_key))
     else:
-        done = default or Benchmarked(unfinished_benchmark(FAILED, "every trial failed"))
-    return {
-        **dataclasses.asdict(result),
-        "best": {
-            "number": best.number if best else 0,
-            "flags": best.flags if best else {},
-            "benchmark": done.outcome,
-        },
-    }
+        done = default or Benchmarked(FailedBenchmark(reason="every trial failed"))
+    return TunedConfiguration(study=result, benchmark=done.outcome)
 
 
-def _keep(stage: Partition, study: dict[str, Any]) -> Artifact:
+def _keep(stage: Partition, tuned: TunedConfiguration) -> Artifact:
     with stage.keep() as draft:
-        draft.write_json(STUDY_FILE, study)
+        STUDY_FILE.write(draft, tuned)
     return stage.artifacts.store.get(stage.key)
 
 
@@ -184,12 +175,12 @@ def _remember_trials(
             continue
         found = stage.artifacts.find(trial.artifact_key)
         if found is not None:
-            done = Benchmarked(found.read_json(RESULT_FILE), found)
+            done = Benchmarked.of(found)
             remember_probes(stage, recipe, slo, done, part="tuning", trial=trial.number)
 
 
 def _remember(
-    stage: Partition, recipe: str, slo: SloSpec, study: dict[str, Any], made: Artifact | None
+    stage: Partition, recipe: str, slo: SloSpec, study: StudyResult, made: Artifact | None
 ) -> None:
     """Append the trials of a study, and with its artifact their benchmarks."""
 
@@ -202,41 +193,45 @@ def _remember(
 
 
 def _trial_rows(
-    stage: Partition, recipe: str, slo: SloSpec, study: dict[str, Any], made: Artifact | None
+    stage: Partition, recipe: str, slo: SloSpec, study: StudyResult, made: Artifact | None
 ) -> list[dict[str, Any]]:
-    taken = ("status", "fitness", "rate_rps", "gpus", "slo_penalty", "reason", "flags")
+    best = study.best
     return [
         stage.row(
             made,
             recipe=recipe,
             slo=slo.name,
             seed=stage.seed("study"),
-            trial=trial["number"],
+            trial=trial.number,
             study=stage.key,
-            rate_per_gpu=trial["rate_rps"] / trial["gpus"],
+            status=trial.status,
+            fitness=trial.fitness,
+            rate_rps=trial.rate_rps,
+            gpus=trial.gpus,
+            rate_per_gpu=trial.rate_per_gpu,
+            slo_penalty=trial.slo_penalty,
+            reason=trial.reason,
+            flags=trial.flags,
             input_tokens=slo.workload.mean_input_tokens,
             output_tokens=slo.workload.mean_output_tokens,
-            is_default=trial["number"] == DEFAULT_TRIAL,
-            # Without a feasible trial the default stands in for the best.
-            is_best=trial["status"] == "feasible" and trial["number"] == study["best"]["number"],
-            artifact_key=trial["artifact_key"],
-            started_at=trial["started_at"],
-            ended_at=trial["ended_at"],
-            **{name: trial[name] for name in taken},
+            is_default=trial.is_default,
+            is_best=trial == best,
+            artifact_key=trial.artifact_key,
+            started_at=trial.started_at,
+            ended_at=trial.ended_at,
         )
-        for trial in study["trials"]
+        for trial in study.trials
     ]
 
 
-def _metadata(study: dict[str, Any]) -> dict[str, Any]:
-    best = study["best"]
-    trials = Trial.from_study(study["trials"])
+def _metadata(tuned: TunedConfiguration) -> dict[str, Any]:
+    trials = tuned.study.trials
     records = [
         dg.TableRecord(
             {
                 "trial": trial.number,
                 "status": trial.status,
-                "rate_per_gpu": "–" if trial.rate_per_gpu is None else f"{trial.rate_per_gpu:.3f}",
+                "rate_per_gpu": f"{trial.rate_per_gpu:.3f}",
                 "flags": ", ".join(f"{k}={v}" for k, v in trial.flags.items()) or "defaults",
                 "reason": trial.reason,
             }
@@ -244,9 +239,9 @@ def _metadata(study: dict[str, Any]) -> dict[str, Any]:
         for trial in trials
     ]
     metadata: dict[str, Any] = {
-        "certified_rate_rps": best["benchmark"]["certified_rate_rps"],
-        "best_flags": dg.MetadataValue.json(best["flags"]),
-        "reason": best["benchmark"]["reason"],
+        "certified_rate_rps": tuned.benchmark.certified_rate_rps,
+        "best_flags": dg.MetadataValue.json(tuned.flags),
+        "reason": tuned.benchmark.reason,
     }
     if records:
         plot = optimization_history(trials)

@@ -3,31 +3,17 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from optikit_assets.deployment.outcomes import ArmMeasurement, Frozen
+from optikit_assets.schemas.arms import ArmMeasurement
+from optikit_assets.schemas.base import Result
+from optikit_assets.schemas.probe import ProbeResult, ProbeVerdict
 
-Verdict = Literal["pass", "fail", "unresolved", "invalid"]
 Purpose = Literal["round", "confirm", "overload"]
 CertificationStatus = Literal["certified", "refused", "not_attempted"]
 
 
-class _Observed(BaseModel):
-    """The part of a probe that certification looks at."""
-
-    model_config = ConfigDict(extra="ignore", from_attributes=True)
-
-    rate_rps: float
-    verdict: Verdict
-    met: bool = False
-    reason: str = ""
-    requests: int = 0
-    duration_s: float = 0.0
-    beta: float | None = None
-    latency_ms: dict[str, float | None] = Field(default_factory=dict)
-
-
-class Attempt(Frozen):
+class Attempt(Result):
     """One fresh open-loop probe."""
 
     recipe: str
@@ -36,7 +22,7 @@ class Attempt(Frozen):
     round: int | None = Field(default=None, description="Of the race, from 1; unset after it.")
     rate_rps: float
     seed: int
-    verdict: Verdict
+    verdict: ProbeVerdict
     met: bool = Field(
         default=False, description="Every objective was met as observed, whatever the confidence."
     )
@@ -50,21 +36,27 @@ class Attempt(Frozen):
     def of_probe(
         cls,
         arm: ArmMeasurement,
-        probe: object,
+        probe: ProbeResult,
         *,
         purpose: Purpose,
         seed: int,
         number: int | None = None,
     ) -> "Attempt":
-        """Read any object or mapping with the fields of a probe."""
-        seen = _Observed.model_validate(probe)
+        """Return what certification looks at of a probe."""
         return cls(
             recipe=arm.recipe,
             tuned=arm.tuned,
             purpose=purpose,
             round=number,
+            rate_rps=probe.rate_rps,
             seed=seed,
-            **seen.model_dump(),
+            verdict=probe.verdict,
+            met=probe.met,
+            reason=probe.reason,
+            requests=probe.requests,
+            duration_s=probe.duration_s,
+            beta=probe.beta,
+            latency_ms=probe.latency_ms,
         )
 
     @property
@@ -73,7 +65,7 @@ class Attempt(Frozen):
         return self.verdict == "pass" or (self.verdict == "unresolved" and self.met)
 
 
-class Gain(Frozen):
+class Gain(Result):
     """Rate per GPU over that of the plain baseline, with an interval that holds for all arms."""
 
     estimate: float
@@ -87,7 +79,7 @@ class Gain(Frozen):
         return self.low > 1.0
 
 
-class RoundReading(Frozen):
+class RoundReading(Result):
     """The limit of one arm as one fresh server showed it."""
 
     round: int
@@ -96,7 +88,7 @@ class RoundReading(Frozen):
     load_seconds: float
 
 
-class ArmCertificate(Frozen):
+class ArmCertificate(Result):
     """What certification saw of one configuration."""
 
     recipe: str
@@ -133,7 +125,7 @@ class ArmCertificate(Frozen):
     @property
     def text(self) -> str:
         """What was borne out and what was not, in words."""
-        parts = []
+        parts: list[str] = []
         if self.refuted_rps is not None:
             parts.append(f"refuted at {self.refuted_rps:.3g} requests/s")
         if self.rate_rps is not None:
@@ -141,7 +133,7 @@ class ArmCertificate(Frozen):
         return ": ".join(part for part in (", ".join(parts), self.reason) if part)
 
 
-class Certification(Frozen):
+class Certification(Result):
     """Outcome of the race and of the confirmation, over all arms that took part."""
 
     status: CertificationStatus
@@ -161,7 +153,7 @@ class Certification(Frozen):
     load_seconds: float = 0.0
     stopped_by: Literal["tolerance", "rounds", "seconds", "alone", ""] = ""
     overload_factor: float = 1.5
-    overload_verdict: Verdict | None = Field(
+    overload_verdict: ProbeVerdict | None = Field(
         default=None,
         description="Of the probe at overload_factor x rate_rps; `fail` is what is expected.",
     )

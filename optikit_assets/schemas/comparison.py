@@ -7,13 +7,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from optikit_assets.stateval.bootstrap import Method
-from optikit_assets.stateval.scores import Frozen
+from optikit_assets.schemas.base import Result
+from optikit_assets.schemas.document import Document
 
 Verdict = Literal["pass", "fail", "inconclusive"]
+IntervalMethod = Literal["bca", "percentile", "score", "augmented", "none"]
+TaskVerdict = Verdict | Literal["reference"]
 
 
-class TaskComparison(Frozen):
+class TaskComparison(Result):
     """One candidate against the baseline on one task, on the same items.
 
     ``noninferior_p`` is small when the loss is shown to be within the margin, ``inferior_p`` when
@@ -28,11 +30,11 @@ class TaskComparison(Frozen):
     recovery: float | None = Field(description="Unset where the baseline scores 0.")
     recovery_low: float | None
     recovery_high: float | None
-    recovery_method: Method = Field(description="How the recovery's interval was made.")
+    recovery_method: IntervalMethod = Field(description="How the recovery's interval was made.")
     difference: float = Field(description="score - baseline_score.")
     difference_low: float | None
     difference_high: float | None
-    difference_method: Method = Field(
+    difference_method: IntervalMethod = Field(
         default="none", description="How the difference's interval was made."
     )
     gained: int = Field(description="Items on which the candidate scores higher.")
@@ -53,7 +55,7 @@ class TaskComparison(Frozen):
     reason: str
 
 
-class TrialComparison(Frozen):
+class TrialComparison(Result):
     """One candidate on all tasks."""
 
     trial: int
@@ -69,7 +71,7 @@ class TrialComparison(Frozen):
         return next(task for task in self.tasks if task.task == title)
 
 
-class TaskSpread(Frozen):
+class TaskSpread(Result):
     """One task over the trials of a recipe: the columns of the paper's Table 3.
 
     ``std`` is the sample standard deviation (n - 1) of the scores and ``rsd`` is std / mean; both
@@ -100,7 +102,7 @@ class TaskSpread(Frozen):
     )
 
 
-class Comparison(Frozen):
+class Comparison(Result):
     """All candidates of a recipe against the baseline, the gate's verdict and q*."""
 
     suite: str
@@ -129,3 +131,60 @@ class Comparison(Frozen):
     def gate_verdict(self, title: str) -> Verdict:
         """Return the verdict of q* on one task."""
         return self.representative.task(title).verdict
+
+    def rows(self) -> tuple["RecoveryRow", ...]:
+        """Return one row per task: q* against the baseline, with the spread over trials."""
+        return tuple(RecoveryRow.of(self, spread) for spread in self.tasks)
+
+
+class RecoveryRow(Result):
+    """One task of the evaluation suite, as in the paper's Table 3.
+
+    ``recovery`` with its interval and the flips belong to the representative trial q*; ``mean``,
+    ``std`` and ``rsd`` (= std / mean) are those of the *scores* over calibration trials.
+    """
+
+    task: str
+    baseline_score: float | None = None
+    score: float | None = None
+    recovery: float | None = Field(default=None, description="Unset where the baseline scores 0.")
+    low: float | None = Field(default=None, description="Lower end of the recovery's interval.")
+    high: float | None = Field(default=None, description="Upper end of the recovery's interval.")
+    mean: float | None = None
+    std: float | None = None
+    rsd: float | None = None
+    verdict: TaskVerdict = "inconclusive"
+    margin: float | None = Field(default=None, description="Largest tolerable loss of recovery.")
+    items: int | None = Field(default=None, description="Paired items.")
+    gained: int | None = Field(default=None, description="Items that only q* gets right.")
+    lost: int | None = Field(default=None, description="Items that only the baseline gets right.")
+    mcnemar_p: float | None = Field(default=None, description="Exact; unset if not binary.")
+    trial_scores: dict[int, float] = Field(
+        default_factory=dict[int, float], description="Trial -> score."
+    )
+    q_star: int | None = Field(default=None, description="Representative trial.")
+    calibration_std: float | None = Field(
+        default=None, description="Part of std that calibration makes."
+    )
+    noise_std: float | None = Field(default=None, description="Part that the evaluation makes.")
+
+    @classmethod
+    def of(cls, comparison: Comparison, spread: TaskSpread) -> "RecoveryRow":
+        """Return the row of a task."""
+        task = comparison.representative.task(spread.task)
+        named_alike = set(cls.model_fields)
+        return cls.model_validate(
+            {
+                **spread.model_dump(include=named_alike),
+                **task.model_dump(include=named_alike),
+                "low": task.recovery_low,
+                "high": task.recovery_high,
+                "verdict": "reference" if comparison.is_baseline else task.verdict,
+                "items": task.n,
+                "trial_scores": {t.trial: t.task(spread.task).score for t in comparison.trials},
+                "q_star": comparison.q_star,
+            }
+        )
+
+
+COMPARISON_FILE: Document[Comparison] = Document("comparison.json", Comparison, version=1)
