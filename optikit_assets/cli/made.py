@@ -56,7 +56,7 @@ def _decided(submission: Submission, report: DriverReport) -> Made:
     links = {slo: bundle_link(submission.model_key, slo) for slo in found}
     return Made(
         tuple(arms_table(deployment, links[slo]) for slo, deployment in found.items()),
-        tuple(map(DEPLOYMENT_FILE.dump, found.values())),
+        tuple(DEPLOYMENT_FILE.dump(deployment) for deployment in found.values()),
         tuple(
             f"no configuration meets SLO {slo}: {deployment.closest}"
             for slo, deployment in found.items()

@@ -80,6 +80,11 @@ def _status(result: QuantizationResult) -> str:
     return "ok" if result.finished else graph.FAILED
 
 
+def candidate_artifact(store: ArtifactStore, trial: CalibrationTrial) -> Artifact | None:
+    """Return the checkpoint of a finished trial, None for the baseline's (the model itself)."""
+    return None if trial.artifact_key is None else store.get(trial.artifact_key)
+
+
 def _find_complete(stage: Partition) -> Artifact | None:
     """Return the artifact of this partition if every candidate that it names is there too."""
     store = stage.artifacts.store
@@ -303,6 +308,7 @@ def trial_rows(
 
 
 def _metadata(stage: Partition, result: QuantizationResult) -> dict[str, Any]:
+    store = stage.artifacts.store
     rows = [
         dg.TableRecord(
             {
@@ -311,8 +317,9 @@ def _metadata(stage: Partition, result: QuantizationResult) -> dict[str, Any]:
                 "seed": trial.seed,
                 "bytes": (
                     stage.base.total_bytes
-                    if isinstance(trial, FailedCalibrationTrial) or trial.artifact_key is None
-                    else stage.artifacts.store.get(trial.artifact_key).total_bytes
+                    if isinstance(trial, FailedCalibrationTrial)
+                    or (found := candidate_artifact(store, trial)) is None
+                    else found.total_bytes
                 ),
                 "reason": trial.reason if isinstance(trial, FailedCalibrationTrial) else "",
             }
