@@ -71,7 +71,7 @@ class Partition:
     def versions(self) -> Versions:
         """Versions of sources and of what is materialized."""
         registry = self.models.registry(self.catalog)
-        hardware = self.runner.accelerators.hardware
+        hardware = self.runner.hardware
         sources = SourceVersions(self.catalog, registry, hardware)
         return Versions(self.context.instance, sources)
 
@@ -175,7 +175,7 @@ class Partition:
     @cached_property
     def provenance(self) -> dict[str, str]:
         """What an artifact keeps of this run: its rows are the same whichever run appends them."""
-        hardware = self.runner.accelerators.hardware
+        hardware = self.runner.hardware
         return {
             "run_id": self.context.run.run_id,
             "started_at": self.started_at.isoformat(),

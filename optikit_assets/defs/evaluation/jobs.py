@@ -25,7 +25,6 @@ from optikit_assets.workers.messages import Candidate, EvaluateRequest, Evaluate
 from resources import (
     ArtifactStoreResource,
     HistoryResource,
-    Lease,
     ModelRegistryResource,
     StageRunnerResource,
 )
@@ -110,10 +109,10 @@ def evaluate_server(
         base_url=base_url,
         endpoint_model=config.model,
     )
-    # The server has its own accelerators; the worker needs none.
-    lease = Lease(runner.accelerators.hardware, ())
     try:
-        result = runner.run(context, "evaluate", request, EvaluateResult, lease)
+        # The server has its own accelerators; the worker needs none.
+        with runner.executor.lease(0) as lease:
+            result = runner.run(context, "evaluate", request, EvaluateResult, lease)
     except ResultMissingError:
         if artifacts.find(key) is None:
             raise
@@ -250,7 +249,7 @@ def _common(
     content_key: str,
     started_at: datetime,
 ) -> dict[str, Any]:
-    hardware = runner.accelerators.hardware
+    hardware = runner.hardware
     return {
         "content_key": content_key,
         "seed": found.seed,
