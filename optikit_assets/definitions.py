@@ -3,13 +3,12 @@
 import dagster as dg
 
 from optikit_assets.defs.evaluation_jobs import evaluate_endpoint, repeatability
-from optikit_assets.defs.graph import ASSETS, CHECKS, resources
+from optikit_assets.defs.graph import ASSETS, resources
 from optikit_assets.defs.jobs import optimize_model
 from optikit_assets.defs.sensors import new_model_versions, spec_changes
 
 defs = dg.Definitions(
     assets=dg.with_source_code_references(ASSETS),
-    asset_checks=CHECKS,
     jobs=[optimize_model, evaluate_endpoint, repeatability],
     sensors=[
         new_model_versions,

@@ -37,7 +37,6 @@ def run_benchmark(
     seed: int,
     gpus: int = 1,
     initial_rate_rps: float | None = None,
-    vocabulary_size: int | None = None,
     requests_file: Path | None = None,
     on_probe: Callable[[ProbeResult], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -61,9 +60,6 @@ def run_benchmark(
         GPUs that the server uses; for the rate per GPU only.
     initial_rate_rps
         Where to begin, e.g. the certified rate of a similar configuration.
-    vocabulary_size
-        Token ids of prompts are drawn from its middle; None: from what the server's tokenizer
-        answers, else from a conservative range.
     requests_file
         Receives the timeline of every request (JSON Lines; ``.gz``: compressed).
     on_probe, on_progress
@@ -84,7 +80,7 @@ def run_benchmark(
     with prompt_thread(), asyncio.Runner() as runner, contextlib.ExitStack() as stack:
         client = CompletionClient(base_url, limits=limits, api_key=api_key)
         _enter(stack, runner, client)
-        target = runner.run(prepare(client, model, slo, seed, vocabulary_size=vocabulary_size))
+        target = runner.run(prepare(client, model, slo, seed))
         pool = ProcessPool(target, slo.workload.max_output_tokens, processes)
         _enter(stack, runner, pool)
         result = benchmark_target(
@@ -170,7 +166,6 @@ def confirm_rate(
     slo: SloSpec,
     rate_rps: float,
     seed: int,
-    vocabulary_size: int | None = None,
     requests_file: Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     limits: ClientLimits | None = None,
@@ -190,7 +185,7 @@ def confirm_rate(
     with prompt_thread(), asyncio.Runner() as runner, contextlib.ExitStack() as stack:
         client = CompletionClient(base_url, limits=limits, api_key=api_key)
         _enter(stack, runner, client)
-        target = runner.run(prepare(client, model, slo, seed, vocabulary_size=vocabulary_size))
+        target = runner.run(prepare(client, model, slo, seed))
         pool = ProcessPool(target, slo.workload.max_output_tokens, processes)
         _enter(stack, runner, pool)
         session = Session(target, slo, seed, requests_file, None, on_progress, pool)

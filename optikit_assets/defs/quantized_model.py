@@ -15,7 +15,8 @@ from optikit_assets.defs.partitions import declared
 from optikit_assets.defs.stage import Stage
 from optikit_assets.errors import ChangedInputError, CompressionError
 from optikit_assets.graph import Node
-from optikit_assets.optimizer import check_plan, expert_count, read_config, read_linear_layers
+from optikit_assets.model_files import read_config
+from optikit_assets.optimizer import check_plan, expert_count, read_linear_layers
 from optikit_assets.serving.support import fallback, unsupported
 from optikit_assets.specs import EngineSpec, RecipeSpec, digest
 from optikit_assets.workers.messages import CompressRequest, CompressResult, CompressTrial, Record

@@ -167,11 +167,6 @@ class Certification(Frozen):
     )
     summary: str = ""
 
-    @property
-    def limit_shown(self) -> bool:
-        """Whether the overload probe missed the SLO, as it should."""
-        return self.overload_verdict == "fail"
-
     def of(self, recipe: str, tuned: bool) -> ArmCertificate | None:
         """Return what was seen of one configuration, if it took part."""
         return next((arm for arm in self.arms if arm.key == (recipe, tuned)), None)

@@ -5,7 +5,7 @@ Recovery is score / baseline score: 1 is no loss. Every field that can be undefi
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from optikit_assets.stateval.bootstrap import Method
 from optikit_assets.stateval.scores import Frozen
@@ -77,12 +77,12 @@ class TaskSpread(Frozen):
     ``noise_std`` are what calibration and the evaluation contribute to it (see `variance`).
     """
 
+    # Older files say, too, which trial was best.
+    model_config = ConfigDict(extra="ignore")
+
     task: str
     trials: int
     baseline_score: float
-    best_trial: int
-    best_score: float
-    best_recovery: float | None
     mean: float
     min: float
     max: float
@@ -125,7 +125,3 @@ class Comparison(Frozen):
     def representative(self) -> TrialComparison:
         """The comparison of q*."""
         return self.trial(self.q_star)
-
-    def gate_verdict(self, title: str) -> Verdict:
-        """Return the verdict of q* on one task."""
-        return self.representative.task(title).verdict

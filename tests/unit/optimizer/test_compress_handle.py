@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import json
-import struct
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from optikit_assets.optimizer.plan import CompressionPlan
 from optikit_assets.specs import RecipeSpec
 from optikit_assets.workers import compress
 from optikit_assets.workers.messages import CompressRequest, CompressTrial, Record
+from tests.tiny_model import safetensors_bytes
 
 
 class FakeBackend:
@@ -58,9 +58,8 @@ def request_for(tmp_path: Path):
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text(json.dumps({"hidden_size": 64}))
-    shape = {"dtype": "BF16", "shape": [64, 64], "data_offsets": [0, 0]}
-    header = json.dumps({"model.layers.0.mlp.up_proj.weight": shape}).encode()
-    (model / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    weights = safetensors_bytes({"model.layers.0.mlp.up_proj.weight": (64, 64)})
+    (model / "model.safetensors").write_bytes(weights)
     recipe = RecipeSpec.model_validate(
         {
             "name": "fp8_dynamic",
