@@ -298,54 +298,6 @@ def search_rate(
             rate = max(rate, floor_rps)
 
 
-def search_as_printed(
-    probe: Callable[[float], Outcome],
-    *,
-    lower_bound_rps: float,
-    tolerance: float,
-    max_probes: int,
-    seconds_left: Callable[[], float],
-    seconds_needed: float,
-) -> SearchResult:
-    """Find a rate by the paper's Algorithm 1, to compare with: lines 10 to 23 as they are printed.
-
-    Its initial rate r_0 is the lower bound LB = E[1/latency]; its threshold T is `tolerance` times
-    the best rate. Its flaws are kept: it can double past a rate that failed, and ``best`` is the
-    latest rate that held, not the highest.
-
-    Parameters as in `search_rate`.
-    """
-    state = _State()
-    best: int | None = None
-    rate = lower_bound_rps
-    stop = "probes"
-    while len(state.visits) < max_probes:
-        if seconds_left() < seconds_needed:
-            stop = "seconds"
-            break
-        outcome = probe(rate)
-        state.visits.append(Visit(rate, outcome))
-        if outcome.holds:
-            best = len(state.visits) - 1
-            rate *= 2.0
-        else:
-            rate = (lower_bound_rps + rate) / 2.0
-        if best is not None:
-            best_rps = state.visits[best].rate_rps
-            if abs(best_rps - rate) <= tolerance * best_rps:
-                stop = "tolerance"
-                break
-    return SearchResult(
-        visits=tuple(state.visits),
-        best=best,
-        low_rps=None,
-        high_rps=state.fail_rps,
-        estimate_rps=None,
-        lowest_fail_rps=state.fail_rps,
-        stop=stop,
-    )
-
-
 def _grown(step: float) -> float:
     return min(step * _NEAR_STEP, _STEP)
 

@@ -15,13 +15,10 @@ from optikit_assets.benchmarker.conclusion import (
 )
 from optikit_assets.benchmarker.endpoint import Target, prepare
 from optikit_assets.benchmarker.open_loop import Progress
+from optikit_assets.benchmarker.printed_search import search_as_printed
 from optikit_assets.benchmarker.priority import prompt_thread
 from optikit_assets.benchmarker.process_pool import ProcessPool
-from optikit_assets.benchmarker.rate_search import (
-    SearchResult,
-    search_as_printed,
-    search_rate,
-)
+from optikit_assets.benchmarker.rate_search import SearchResult, search_rate
 from optikit_assets.benchmarker.results import BenchmarkResult, ProbeResult
 from optikit_assets.benchmarker.session import Session
 from optikit_assets.specs.slo import SloSpec

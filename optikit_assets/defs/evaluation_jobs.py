@@ -12,6 +12,7 @@ import dagster as dg
 from pydantic import Field
 
 from optikit_assets.defs.candidates import CHECKPOINTS_FILE, COMPARISON_FILE
+from optikit_assets.defs.eval_history import score_columns
 from optikit_assets.defs.evaluation import evaluate
 from optikit_assets.defs.recorded import recorded
 from optikit_assets.errors import ResultMissingError, StageError
@@ -113,19 +114,9 @@ def evaluate_server(
         {
             **_common(context, runner, found, key, started_at),
             "model": config.model,
-            "trial": 0,
-            "task": task.title,
-            "metric": "+".join(sorted(task.summary.metrics)),
-            "score": task.summary.score,
-            "stderr": task.summary.stderr,
-            "items": task.summary.n,
-            "num_fewshot": task.summary.num_fewshot,
-            "seconds": task.summary.seconds,
-            "suite": found.suite,
-            "settings": found.settings,
-            "artifact_key": key,
+            **columns,
         }
-        for task in found.tasks
+        for columns in score_columns(found)
     ]
     history.append("evaluation_scores", rows)
     history.drain()
