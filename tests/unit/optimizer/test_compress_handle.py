@@ -212,11 +212,14 @@ def test_a_library_counts_once_it_is_installed_and_can_be_imported() -> None:
             base.library_versions("Some Library", module, [distribution])
 
 
-def test_long_reasons_are_cut_to_one_readable_line() -> None:
-    reason = compress._reason(ValueError("x " * 1000))
-    assert reason.startswith("ValueError: x x")
-    assert len(reason) < 650
-    assert compress._reason(MemoryError()) == "MemoryError: "
+def test_a_long_reason_is_recorded_as_one_readable_line(failures, request_for) -> None:
+    failures[7] = ValueError("layer 3 has\n" + "x " * 1000)
+    failures[8] = MemoryError()
+    result = compress.handle(request_for(7, 8), lambda record: None)
+    assert result.failed[0].startswith("ValueError: layer 3 has x x")
+    assert result.failed[0].endswith("...")
+    assert len(result.failed[0]) < 650
+    assert result.failed[1] == "MemoryError"
 
 
 def test_backends_are_found_by_name() -> None:
