@@ -11,6 +11,8 @@ from optikit_assets.errors import AcceleratorError
 from optikit_assets.settings import REPOSITORY
 from tests.unit.resources.devices import CPU, TWO_GPUS, accelerators
 
+pytestmark = pytest.mark.serial
+
 HOLDER = """
 import sys, time
 from pathlib import Path

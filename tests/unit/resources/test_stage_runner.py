@@ -38,6 +38,8 @@ from tests.alive import is_alive
 from tests.unit.resources.devices import CPU, TWO_GPUS, accelerators
 from tests.unit.resources.worker import Behaviour, Done, Work
 
+pytestmark = pytest.mark.serial
+
 
 def install_environment(home: Path, name: str = "compress") -> None:
     """Make an environment that starts the tests' worker, whatever module is asked for."""
