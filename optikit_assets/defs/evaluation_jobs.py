@@ -229,12 +229,11 @@ def _common(
     content_key: str,
     started_at: datetime,
 ) -> dict[str, Any]:
-    hardware = runner.accelerators.hardware
     return {
         "content_key": content_key,
         "seed": found.seed,
         "versions": found.versions,
-        "accelerator": f"CPU {hardware.name}" if hardware.kind == "cpu" else hardware.name,
+        "accelerator": runner.accelerators.hardware.accelerator,
         "run_id": context.run_id,
         "started_at": started_at,
         "ended_at": datetime.now(UTC),

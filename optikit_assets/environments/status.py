@@ -45,8 +45,6 @@ class EnvironmentStatus:
         One sentence for a person.
     what_to_do
         The command that makes it ready; empty when it is.
-    fingerprint
-        Digest of what is installed, free of paths; empty unless complete.
     accelerator
         ``"cpu"`` or ``"gpu"``: for which kind of machine it was built; empty unless complete.
     """
@@ -57,7 +55,6 @@ class EnvironmentStatus:
     state: State
     reason: str
     what_to_do: str
-    fingerprint: str
     accelerator: str
 
     @property
@@ -119,7 +116,6 @@ def inspect_environment(
         state=state,
         reason=reason,
         what_to_do="" if state == "ready" else _SETUP_COMMAND,
-        fingerprint=stamp.digest if stamp is not None and complete else "",
         accelerator=stamp.accelerator if stamp is not None and complete else "",
     )
 
