@@ -10,7 +10,7 @@ from typing import Literal
 
 from optikit_assets.environments.layout import (
     ENVIRONMENT_NAMES,
-    RECIPES,
+    INSTALLATIONS,
     REPOSITORY_ROOT,
     Stamp,
     detect_accelerator,
@@ -130,7 +130,7 @@ def environment_status(home: Path) -> list[EnvironmentStatus]:
     """
     accelerator = detect_accelerator()
     return [
-        inspect_environment(home, name, wanted=wanted_digest(RECIPES[name, accelerator]))
+        inspect_environment(home, name, wanted=wanted_digest(INSTALLATIONS[name, accelerator]))
         for name in ENVIRONMENT_NAMES
     ]
 
