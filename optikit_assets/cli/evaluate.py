@@ -12,10 +12,15 @@ from rich.table import Table
 
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.cli.output_file import check_output, write_json
-from optikit_assets.defs.evaluation_jobs import evaluate_endpoint, find_suite, repeatability
-from optikit_assets.defs.materialize import run_job
+from optikit_assets.defs.evaluation.jobs import (
+    EndpointScores,
+    evaluate_endpoint,
+    find_suite,
+    repeatability,
+)
 from optikit_assets.environments.status import python_of
 from optikit_assets.errors import OptikitError
+from optikit_assets.headless.materialize import run_job
 from optikit_assets.history import History
 from optikit_assets.settings import REPOSITORY, settings
 from optikit_assets.specs import Catalog
@@ -55,22 +60,22 @@ def run_evaluate(
     with _in_environment(address), _progress() as console:
         served_model(address.url, model)
         python_of(settings().envs_home, "serve")
-        found = run_job(evaluate_endpoint, "evaluate_server", config)
+        found: EndpointScores = run_job(evaluate_endpoint, "evaluate_server", config)
     table = Table("task", "score", "standard error", "items", "metrics", "judge", box=None)
-    for task in found["tasks"]:
-        metrics = ", ".join(f"{name} {value:.4f}" for name, value in task["metrics"].items())
+    for task in found.tasks:
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in task.metrics.items())
         table.add_row(
-            task["title"],
-            f"{task['score']:.4f}",
-            "–" if task["stderr"] is None else f"{task['stderr']:.4f}",
-            str(task["n"]),
+            task.title,
+            f"{task.score:.4f}",
+            "–" if task.stderr is None else f"{task.stderr:.4f}",
+            str(task.n),
             metrics,
-            task["judge"],
+            task.judge,
         )
     console.print(table)
-    console.print(f"every answer: {found['artifact']}", highlight=False, soft_wrap=True)
+    console.print(f"every answer: {found.artifact}", highlight=False, soft_wrap=True)
     if json_out is not None:
-        write_json(json_out, found, kept_in=found["artifact"])
+        write_json(json_out, found.model_dump(mode="json"), kept_in=found.artifact)
 
 
 def run_repeatability(

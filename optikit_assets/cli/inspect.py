@@ -72,8 +72,8 @@ def _cell(value: Any) -> Text:
 
 def run_status(model: str | None) -> None:
     """Print the state of every partition of the SLOs that were ever asked for."""
-    from optikit_assets.defs.materialize import open_instance
-    from optikit_assets.defs.optimize import status
+    from optikit_assets.headless.materialize import open_instance
+    from optikit_assets.headless.optimize import status
     from optikit_assets.serving.hardware import detect
 
     catalog = Catalog.load(settings().recipes)

@@ -1,14 +1,14 @@
 """The deploy bundle: ``vllm.yaml``, ``deployment.json`` and ``report.html`` in one folder."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from optikit_assets.deployment.evidence import Evidence
-from optikit_assets.deployment.record import Deployment
 from optikit_assets.deployment.report import render_report
+from optikit_assets.schemas import DEPLOYMENT_FILE, Deployment
 
 CONFIG_FILE = "vllm.yaml"
-RECORD_FILE = "deployment.json"
 REPORT_FILE = "report.html"
 
 
@@ -47,8 +47,9 @@ def write_bundle(
     config = folder / CONFIG_FILE if feasible else None
     if config is not None and vllm_yaml is not None:
         config.write_text(vllm_yaml, encoding="utf-8")
-    record = folder / RECORD_FILE
-    record.write_text(deployment.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    record = folder / DEPLOYMENT_FILE.file
+    content = json.dumps(DEPLOYMENT_FILE.dump(deployment), indent=2, ensure_ascii=False)
+    record.write_text(content + "\n", encoding="utf-8")
     report = folder / REPORT_FILE
     report.write_text(
         render_report(

@@ -1,4 +1,4 @@
-"""What other packages add: backends, samplers and recipes, found through their entry points.
+"""What other packages add: backends, samplers, recipes and flows, found through their entry points.
 
 A package declares them in its own ``pyproject.toml``, under the groups below. Names and versions
 are read from its metadata: nothing of it is imported here. Installed packages do not change while a
@@ -15,10 +15,25 @@ from optikit_assets.errors import EnvironmentMissingError
 BACKENDS = "optikit.backends"
 SAMPLERS = "optikit.samplers"
 RECIPES = "optikit.recipes"
+FLOWS = "optikit.flows"
 
 BUILTIN_BACKENDS = ("autoround", "llmcompressor")
 BUILTIN_SAMPLERS = ("length_weighted", "random", "token_stratified")
-_BUILTIN = {BACKENDS: BUILTIN_BACKENDS, SAMPLERS: BUILTIN_SAMPLERS, RECIPES: ()}
+DEFAULT_FLOW = "quantize_and_tune"
+BUILTIN_FLOWS = (
+    "benchmark_only",
+    "evaluate_only",
+    "quantize",
+    "quantize_and_benchmark",
+    DEFAULT_FLOW,
+    "tune_only",
+)
+_BUILTIN = {
+    BACKENDS: BUILTIN_BACKENDS,
+    SAMPLERS: BUILTIN_SAMPLERS,
+    RECIPES: (),
+    FLOWS: BUILTIN_FLOWS,
+}
 
 
 @lru_cache(maxsize=8)
@@ -45,8 +60,16 @@ def registered(group: str) -> dict[str, EntryPoint]:
 
 
 def known(group: str) -> list[str]:
-    """Return every name of a backend or sampler that this environment knows, sorted."""
+    """Return every name of a backend, sampler or flow that this environment knows, sorted."""
     return sorted({*_BUILTIN[group], *registered(group)})
+
+
+def known_flow(name: str) -> str:
+    """Return the name of a flow, or raise ``ValueError`` if there is none of this name."""
+    names = known(FLOWS)
+    if name not in names:
+        raise ValueError(f"no flow of this name is installed; known: {', '.join(names)}")
+    return name
 
 
 def distribution(entry: EntryPoint) -> str:

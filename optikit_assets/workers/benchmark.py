@@ -14,8 +14,6 @@ from pathlib import Path
 from optikit_assets.artifacts.store import ArtifactDraft, ArtifactStore
 from optikit_assets.artifacts.turns import turn
 from optikit_assets.benchmarker import (
-    BenchmarkResult,
-    ProbeResult,
     append_requests,
     confirm_rate,
     read_requests,
@@ -23,6 +21,7 @@ from optikit_assets.benchmarker import (
 )
 from optikit_assets.environments.variables import effective_variables
 from optikit_assets.errors import EndpointError, MachineError, ServerStartError
+from optikit_assets.schemas import BENCHMARK_FILE, CompletedBenchmark, ProbeResult
 from optikit_assets.serving.flags import Flags, engine_flags, from_yaml, gpus_of, to_yaml
 from optikit_assets.serving.hardware import Hardware, detect
 from optikit_assets.serving.model_facts import ModelFacts
@@ -34,7 +33,6 @@ from optikit_assets.workers.messages import BenchmarkRequest, BenchmarkWorkerRes
 BENCHMARK = "benchmark"
 """Artifact kind."""
 
-RESULT_FILE = "benchmark.json"
 REQUESTS_FILE = "requests.jsonl.gz"
 CONFIG_FILE = "vllm.yaml"
 LOG_FILE = "server.log"
@@ -123,7 +121,7 @@ def _make(request: BenchmarkRequest, emit: Emit, store: ArtifactStore, python: P
         shutil.move(log_file, draft.file(LOG_FILE))
         if requests_file.exists():
             shutil.move(requests_file, draft.file(REQUESTS_FILE))
-        draft.write_json(RESULT_FILE, benchmark.model_dump(mode="json"))
+        BENCHMARK_FILE.write(draft, benchmark)
         draft.manifest.update(
             versions=_versions(),
             server_start_s=round(server.start_s, 2),
@@ -141,7 +139,7 @@ def _serve_and_measure(
     flags: Flags,
     draft: ArtifactDraft,
     emit: Emit,
-) -> BenchmarkResult:
+) -> CompletedBenchmark:
     _progress(emit, "starting vLLM")
     try:
         with server:
@@ -162,7 +160,7 @@ def _serve_and_measure(
 
 def _measure(
     request: BenchmarkRequest, server: VllmServer, gpus: int, draft: ArtifactDraft, emit: Emit
-) -> BenchmarkResult:
+) -> CompletedBenchmark:
     requests_file = unfinished_requests(request.store_root, request.artifact_key)
     name = request.served_model_name
     if request.mode == "search":
@@ -202,7 +200,7 @@ def _measure(
 
 def confirmation(
     request: BenchmarkRequest, probes: list[ProbeResult], gpus: int
-) -> BenchmarkResult:
+) -> CompletedBenchmark:
     """Sum up fresh probes at given rates as a benchmark: certified is the highest that passed."""
     passed = [i for i, probe in enumerate(probes) if probe.verdict == "pass"]
     best = max(passed, key=lambda i: probes[i].rate_rps, default=None)
@@ -211,7 +209,7 @@ def confirmation(
     above = [failed_rate for failed_rate in failed if failed_rate > rate]
     refuted = "infeasible" if failed else "unresolved"
     told = "; ".join(f"{p.rate_rps:.3g} requests/s: {p.verdict}, {p.reason}" for p in probes)
-    return BenchmarkResult(
+    return CompletedBenchmark(
         status="feasible" if best is not None else refuted,
         certified_rate_rps=rate,
         rate_ci_rps=(rate, min(above, default=None)),

@@ -143,7 +143,7 @@ class BenchmarkRequest(Request):
 
     ``mode: search`` looks for the highest SLO-compliant rate; ``mode: confirm`` runs one open-loop
     probe at each of ``rates_rps``. Everything goes into the artifact ``artifact_key``:
-    ``benchmark.json`` (`BenchmarkResult`), ``requests.jsonl.gz``, ``server.log``.
+    ``benchmark.json`` (`CompletedBenchmark`), ``requests.jsonl.gz``, ``server.log``.
     """
 
     artifact_key: str

@@ -4,7 +4,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from optikit_assets.defs.materialize import open_instance, register_model
+from optikit_assets.headless.materialize import open_instance, register_model
 from optikit_assets.settings import settings
 from tests.definitions.world import HARDWARE, MODEL, World
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from optikit_assets.defs.materialize import materialize_node
 from optikit_assets.errors import EndpointError, StageError
 from optikit_assets.graph import FAILED, Node
+from optikit_assets.headless.materialize import materialize_node
 from optikit_assets.history import History
 from optikit_assets.settings import settings
 from optikit_assets.workers.benchmark import handle

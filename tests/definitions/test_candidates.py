@@ -10,11 +10,11 @@ import dagster as dg
 import pytest
 
 from optikit_assets.artifacts.store import Artifact, ArtifactStore
-from optikit_assets.defs.evaluation_jobs import repeatability
-from optikit_assets.defs.materialize import materialize_node, open_instance, run_job
+from optikit_assets.defs.evaluation.jobs import repeatability
 from optikit_assets.defs.recorded import recorded
 from optikit_assets.errors import StageError
 from optikit_assets.graph import Node
+from optikit_assets.headless.materialize import materialize_node, open_instance, run_job
 from optikit_assets.history import History
 from optikit_assets.optimizer.contamination import CLEAN
 from optikit_assets.settings import settings

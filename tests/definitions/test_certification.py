@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.benchmarker import BenchmarkResult
-from optikit_assets.defs.materialize import materialize_node
 from optikit_assets.errors import StageError, StorageError
 from optikit_assets.graph import Node
+from optikit_assets.headless.materialize import materialize_node
 from optikit_assets.history import History
+from optikit_assets.schemas import BENCHMARK_FILE, CompletedBenchmark
 from optikit_assets.settings import settings
-from optikit_assets.workers.benchmark import RESULT_FILE, BenchmarkWorkerResult, confirmation
+from optikit_assets.workers.benchmark import BenchmarkWorkerResult, confirmation
 from optikit_assets.workers.messages import CompressResult, Record
 from resources import StageRunnerResource
 from tests.definitions.test_candidates import BASE, Workers, artifact_of
@@ -95,7 +95,7 @@ class Machine:
         shape = Shape(
             slots=4, prefill_s=0.04 / factor, token_s=0.02 / factor, output_tokens=4, tail=0.2
         )
-        outcome: BenchmarkResult
+        outcome: CompletedBenchmark
         if request.mode == "search":
             outcome = virtual_benchmark(
                 shape, request.slo, request.seed, initial_rate_rps=request.initial_rate_rps
@@ -115,7 +115,7 @@ class Machine:
         with ArtifactStore(Path(request.store_root)).create(
             request.artifact_key, "benchmark"
         ) as draft:
-            draft.write_json(RESULT_FILE, outcome.model_dump(mode="json"))
+            BENCHMARK_FILE.write(draft, outcome)
             draft.manifest.update(**made)
         return BenchmarkWorkerResult(artifact_key=request.artifact_key)
 

@@ -10,8 +10,8 @@ import pytest
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.artifacts.pins import Pin
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.defs.materialize import materialize_node
 from optikit_assets.errors import ChangedInputError, StageError
+from optikit_assets.headless.materialize import materialize_node
 from optikit_assets.settings import REPOSITORY, settings
 from optikit_assets.specs import Catalog, EngineSpec, SloSpec
 from optikit_assets.workers.benchmark import handle

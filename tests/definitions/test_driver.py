@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from optikit_assets.defs.driver import DriverReport, Event, run_plan
-from optikit_assets.defs.plan import NodePlan, State
 from optikit_assets.errors import StageError
 from optikit_assets.graph import BASE_MODEL, Key, Node
+from optikit_assets.headless.driver import DriverReport, Event, run_plan
+from optikit_assets.headless.plan import NodePlan, State
 from optikit_assets.settings import REPOSITORY
 from tests.alive import is_alive
 
@@ -168,7 +168,7 @@ import os, signal, sys, time
 from pathlib import Path
 from optikit_assets.defs import driver
 from optikit_assets.graph import BASE_MODEL, Key, Node
-from optikit_assets.defs.plan import NodePlan
+from optikit_assets.headless.plan import NodePlan
 from optikit_assets.processes import OwnedProcess
 
 def note(folder, name, pid):

@@ -1,14 +1,11 @@
 """A machine that fails under a benchmark: the partition fails, and nothing is kept of it."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from optikit_assets.defs.materialize import materialize_node, open_instance
-from optikit_assets.defs.outcome import STUDY_FILE
 from optikit_assets.defs.recorded import recorded
 from optikit_assets.environments.layout import (
     REPOSITORY_ROOT,
@@ -19,7 +16,9 @@ from optikit_assets.environments.layout import (
 )
 from optikit_assets.errors import StageError
 from optikit_assets.graph import Node
+from optikit_assets.headless.materialize import materialize_node, open_instance
 from optikit_assets.history import History
+from optikit_assets.schemas import STUDY_FILE
 from optikit_assets.settings import settings
 from resources import StageRunnerResource
 from tests.definitions.test_broken_off import SLO
@@ -92,8 +91,8 @@ def test_a_full_disk_is_no_trial_of_a_study(monkeypatch: pytest.MonkeyPatch) -> 
     assert not is_recorded(TUNED)
     monkeypatch.setenv("OPTIKIT_TEST_MACHINE", "sound")
     assert materialize_node(TUNED) == "feasible"
-    study = json.loads(artifact_of(TUNED).file(STUDY_FILE).read_text())
-    assert [trial["status"] for trial in study["trials"]] == ["feasible"] * 2
+    study = STUDY_FILE.read(artifact_of(TUNED)).study
+    assert [trial.status for trial in study.trials] == ["feasible"] * 2
 
 
 @pytest.mark.usefixtures("evaluated")

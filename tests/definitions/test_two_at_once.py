@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.defs.materialize import materialize_node
 from optikit_assets.graph import Node
+from optikit_assets.headless.materialize import materialize_node
 from optikit_assets.history import History
 from optikit_assets.settings import settings
 from resources import AcceleratorsResource, Lease, StageRunnerResource

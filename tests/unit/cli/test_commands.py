@@ -26,7 +26,7 @@ def test_version(optikit: Optikit):
 
 
 PROMISED = {
-    "optimize": {"--model", "--slo", "--recipe", "--job", "--json"},
+    "optimize": {"--model", "--flow", "--slo", "--recipe", "--job", "--json"},
     "bench": {"--base-url", "--model", "--slo", "--seed", "--json"},
     "evaluate": {"--base-url", "--model", "--suite", "--chat", "--tokenizer", "--seed", "--json"},
     "repeatability": {"--model", "--recipe", "--suite", "--times", "--deterministic", "--json"},

@@ -8,8 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from optikit_assets.defs.evaluation_jobs import evaluate_endpoint
-from optikit_assets.defs.materialize import run_job
+from optikit_assets.defs.evaluation.jobs import evaluate_endpoint
 from optikit_assets.environments.layout import (
     REPOSITORY_ROOT,
     Stamp,
@@ -18,6 +17,7 @@ from optikit_assets.environments.layout import (
     write_stamp,
 )
 from optikit_assets.errors import StageError
+from optikit_assets.headless.materialize import run_job
 from tests.servers.imitation import Behaviour, running
 from tests.unit.cli.conftest import Optikit
 from tests.unit.cli.test_bench import ENCODED, SECRET, holding

@@ -7,30 +7,23 @@ import pytest
 from matplotlib.colors import to_hex
 from numpy.testing import assert_allclose
 
-from optikit_assets.deployment import (
-    Probe,
-    Series,
-    Trial,
-    arm_plots,
-    arms,
-    canvas,
-    plots,
-)
+from optikit_assets.deployment import Series, arm_plots, arms, canvas, plots
 from optikit_assets.deployment.evidence import running_best
+from optikit_assets.schemas import FailedBenchmark, Trial
 from tests.unit.deployment import samples
 from tests.unit.deployment.drawn import curves, marks, named, points, words
+from tests.unit.schemas.samples import benchmark, probe
 
 PNG = b"\x89PNG\r\n\x1a\n"
 CHAT = samples.CHAT.objectives
 
 
 def series(**changes: Any) -> Series:
-    probe: dict[str, Any] = {
-        "rate_rps": 2.0,
-        "verdict": "pass",
-        "latency_ms": {"e2e_latency_p95": 300.0},
-    }
-    return Series(label="x", probes=(Probe.model_validate(probe | changes),))
+    one = probe(**{"latency_ms": {"e2e_latency_p95": 300.0}, **changes})
+    return Series(label="x", benchmark=benchmark(probes=(one,)))
+
+
+UNMEASURED = Series(label="x", benchmark=FailedBenchmark(reason="the server did not start"))
 
 
 # --- latency against rate -----------------------------------------------------------------------
@@ -95,7 +88,7 @@ def test_a_probe_that_does_not_know_the_percentile_leaves_the_bound_alone():
 
 
 def test_without_objectives_median_and_tail_are_shown_and_no_bound():
-    shown = Series.from_benchmark("x", samples.benchmark(3.0, labels=("e2e_latency_p50",)))
+    shown = samples.series("x", 3.0, labels=("e2e_latency_p50",))
     figure = plots.latency_against_rate([shown])
     assert [list(curves(panel)) for panel in figure.axes] == [["x"], []]
     assert not any("SLO" in word for word in words(figure))
@@ -105,15 +98,15 @@ def test_without_objectives_median_and_tail_are_shown_and_no_bound():
 
 
 def test_steady_state_shows_requests_fit_and_the_tolerated_slope():
-    probe = samples.evidence().steady_state_probe
-    figure = plots.steady_state(probe)
+    shown = samples.evidence().steady_state_probe
+    figure = plots.steady_state(shown)
     upper, lower = figure.axes
-    assert marks(upper, "o") == sorted(zip(probe.arrivals_s, probe.completions_s, strict=True))
+    assert marks(upper, "o") == sorted(zip(shown.arrivals_s, shown.completions_s, strict=True))
     delays = [(a, c - a) for a, c in marks(upper, "o")]
     assert_allclose(marks(lower, "o"), delays)
-    first, last = min(probe.arrivals_s), max(probe.arrivals_s)
+    first, last = min(shown.arrivals_s), max(shown.arrivals_s)
     (fit,) = [line for line in upper.lines if line.get_color() == canvas.ORANGE]
-    ends = [(t, probe.intercept_s + probe.beta * t) for t in (first, last)]
+    ends = [(t, shown.intercept_s + shown.beta * t) for t in (first, last)]
     assert_allclose(points(fit), ends)
     (limit,) = [line for line in lower.lines if line.get_color() == canvas.VERMILLION]
     (x0, y0), (x1, y1) = points(limit)
@@ -123,8 +116,8 @@ def test_steady_state_shows_requests_fit_and_the_tolerated_slope():
 
 
 def test_a_fit_without_an_intercept_goes_through_the_centroid():
-    probe = series(arrivals_s=[0, 1, 2], completions_s=[1, 2.5, 4], beta=1.5).probes[0]
-    upper, _ = plots.steady_state(probe).axes
+    fitted = series(arrivals_s=[0, 1, 2], completions_s=[1, 2.5, 4], beta=1.5).probes[0]
+    upper, _ = plots.steady_state(fitted).axes
     (fit,) = [line for line in upper.lines if line.get_color() == canvas.ORANGE]
     assert points(fit) == [(0.0, 1.0), (2.0, 4.0)]
 
@@ -140,7 +133,7 @@ def test_one_request_makes_no_fit():
 
 
 def test_history_shows_every_trial_and_the_best_so_far():
-    trials = Trial.from_study(samples.trials())
+    trials = samples.trials()
     figure = plots.optimization_history(trials)
     main, strip = figure.axes
     good = [(t.number, t.rate_per_gpu) for t in trials if t.status == "feasible"]
@@ -213,7 +206,7 @@ def test_the_race_shows_what_every_arm_read_in_every_round():
 NOTHING = {
     "No open-loop probe was run.": [
         lambda: plots.latency_against_rate([], CHAT),
-        lambda: plots.latency_against_rate([Series(label="x")]),
+        lambda: plots.latency_against_rate([UNMEASURED]),
         lambda: plots.latency_against_rate([series(kind="closed")]),
     ],
     "No probe kept its arrival and completion times.": [
@@ -258,20 +251,21 @@ def test_drawing_leaves_no_global_figure_behind():
 def test_running_best_ignores_trials_without_a_rate():
     trials = [
         Trial(number=0, status="failed"),
-        Trial(number=1, status="feasible", rate_per_gpu=2.0),
-        Trial(number=2, status="infeasible", rate_per_gpu=9.0),
-        Trial(number=3, status="feasible", rate_per_gpu=1.0),
-        Trial(number=4, status="feasible", rate_per_gpu=3.0),
+        Trial(number=1, status="feasible", rate_rps=2.0),
+        Trial(number=2, status="infeasible", rate_rps=9.0),
+        Trial(number=3, status="feasible", rate_rps=1.0),
+        Trial(number=4, status="feasible", rate_rps=3.0),
     ]
     assert running_best(trials) == [None, 2.0, 2.0, 2.0, 3.0]
 
 
 def test_certified_probe_is_the_one_whose_steady_state_is_shown():
-    shown = Series.from_benchmark("x", samples.benchmark(7.5))
+    shown = samples.series("x", 7.5)
     assert shown.steady_state_probe is shown.probes[3]
-    without = shown.model_copy(update={"certified_probe": None})
+    uncertified = shown.benchmark.model_copy(update={"certified_probe": None})
+    without = Series(label="x", benchmark=uncertified)
     assert without.steady_state_probe is shown.probes[3]
-    assert Series(label="x").steady_state_probe is None
+    assert UNMEASURED.steady_state_probe is None
 
 
 def test_metric_titles_are_words():

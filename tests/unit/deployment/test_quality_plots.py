@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from numpy.testing import assert_allclose
 
-from optikit_assets.deployment import RecoveryRow, canvas, quality_plots
+from optikit_assets.deployment import canvas, quality_plots
+from optikit_assets.schemas import RecoveryRow
 from tests.unit.deployment import samples
 from tests.unit.deployment.drawn import marks, named, points, segments, words
 

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
 from optikit_assets.errors import EvaluationError
+from optikit_assets.schemas import Comparison
 from optikit_assets.specs import SuiteSpec
 from optikit_assets.stateval.comparison import compare, holm
 from optikit_assets.stateval.recovery import TaskPairs, mean_recovery
-from optikit_assets.stateval.results import Comparison
 from optikit_assets.stateval.scores import EvaluatedCandidate
 from tests.unit.stateval.builders import candidate, flipped, outcome, suite
 
@@ -188,13 +188,6 @@ def test_no_candidate_is_an_error() -> None:
 def test_comparison_survives_json() -> None:
     result = compare(suite("a", "b"), BASELINE, [candidate(1, {"a": RIGHT, "b": RIGHT})], seed=1)
     assert Comparison.model_validate_json(result.model_dump_json()) == result
-
-
-def test_a_comparison_of_an_older_version_is_read() -> None:
-    result = compare(suite("a"), candidate(0, {"a": RIGHT}), [candidate(1, {"a": RIGHT})], seed=1)
-    stored = result.model_dump(mode="json")
-    stored["tasks"][0] |= {"best_trial": 1, "best_score": 0.85, "best_recovery": 1.0}
-    assert Comparison.model_validate(stored) == result
 
 
 def test_same_seed_gives_the_same_comparison() -> None:
