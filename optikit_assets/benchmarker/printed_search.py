@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from optikit_assets.benchmarker.rate_search import Outcome, SearchResult, Visit
+from optikit_assets.benchmarker.rate_search import Finding, SearchResult, Visit
 
 
 def search_as_printed(
-    probe: Callable[[float], Outcome],
+    probe: Callable[[float], Finding],
     *,
     lower_bound_rps: float,
     tolerance: float,
@@ -30,9 +30,9 @@ def search_as_printed(
         if seconds_left() < seconds_needed:
             stop = "seconds"
             break
-        outcome = probe(rate)
-        visits.append(Visit(rate, outcome))
-        if outcome.holds:
+        finding = probe(rate)
+        visits.append(Visit(rate, finding))
+        if finding.holds:
             best = len(visits) - 1
             rate *= 2.0
         else:
@@ -42,7 +42,7 @@ def search_as_printed(
             if abs(best_rps - rate) <= tolerance * best_rps:
                 stop = "tolerance"
                 break
-    failed = [visit.rate_rps for visit in visits if visit.outcome.verdict == "fail"]
+    failed = [visit.rate_rps for visit in visits if visit.finding.verdict == "fail"]
     lowest_fail_rps = min(failed, default=None)
     return SearchResult(
         visits=tuple(visits),

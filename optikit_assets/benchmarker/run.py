@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from optikit_assets.benchmarker.client import ClientLimits, CompletionClient
 from optikit_assets.benchmarker.conclusion import (
+    finding_of,
     never_steady,
-    outcome_of,
     with_search,
     without_search,
 )
@@ -131,7 +131,7 @@ def benchmark_target(
         return with_search(session, _as_printed(session, runner), gpus)
     start_rps, near = (initial_rate_rps, True) if initial_rate_rps else runner.run(session.start())
     search = search_rate(
-        lambda rate: outcome_of(runner.run(session.open_probe(rate)), slo),
+        lambda rate: finding_of(runner.run(session.open_probe(rate)), slo),
         start_rps=start_rps,
         start_is_near=near,
         floor_rps=session.floor_rps,
@@ -147,7 +147,7 @@ def benchmark_target(
 def _as_printed(session: Session, runner: asyncio.Runner) -> SearchResult:
     budget = session.slo.budget
     return search_as_printed(
-        lambda rate: outcome_of(runner.run(session.open_probe(rate)), session.slo),
+        lambda rate: finding_of(runner.run(session.open_probe(rate)), session.slo),
         lower_bound_rps=session.sequential_rps,
         tolerance=budget.tolerance,
         max_probes=budget.max_probes,
