@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from optikit_assets.specs import Catalog
 from optikit_assets.specs.endpoint_address import CREDENTIALS_VARIABLE, EndpointAddress
 from optikit_assets.stateval.engines import served_model, tokenizer_in
 from optikit_assets.workers.messages import Record
-from resources.stage_runner import progress_listeners
 
 _COLUMNS = ("min", "max", "mean", "std", "rsd_percent", "runs", "items", "most_changed_responses")
 
@@ -57,10 +56,13 @@ def run_evaluate(
         config["chat"] = chat
     if tokenizer is not None:
         config["tokenizer"] = str(tokenizer.absolute())
-    with _in_environment(address), _progress() as console:
+    console = Console()
+    with _in_environment(address):
         served_model(address.url, model)
         python_of(settings().envs_home, "serve")
-        found: EndpointScores = run_job(evaluate_endpoint, "evaluate_server", config)
+        found: EndpointScores = run_job(
+            evaluate_endpoint, "evaluate_server", config, _shower(console)
+        )
     table = Table("task", "score", "standard error", "items", "metrics", "judge", box=None)
     for task in found.tasks:
         metrics = ", ".join(f"{name} {value:.4f}" for name, value in task.metrics.items())
@@ -102,8 +104,8 @@ def run_repeatability(
         "deterministic": deterministic,
         "seed": seed,
     }
-    with _progress() as console:
-        series = run_job(repeatability, "evaluate_repeatedly", config)
+    console = Console()
+    series = run_job(repeatability, "evaluate_repeatedly", config, _shower(console))
     rows = table4(History(settings().history), series)
     table = Table("task", *_COLUMNS, box=None)
     for row in rows:
@@ -144,18 +146,12 @@ def _in_environment(address: EndpointAddress) -> Iterator[None]:
             os.environ[CREDENTIALS_VARIABLE] = before
 
 
-@contextmanager
-def _progress() -> Iterator[Console]:
-    """Print what the worker reports, one line each."""
-    console = Console()
+def _shower(console: Console) -> Callable[[str, Record], None]:
+    """Return what prints the progress that workers report, one line each."""
 
     def show(worker: str, record: Record) -> None:
         if record.kind == "progress":
             done, total = record.payload["done"], record.payload["total"]
             console.print(f"  {record.payload['text']} ({done + 1} of {total})", highlight=False)
 
-    progress_listeners.append(show)
-    try:
-        yield console
-    finally:
-        progress_listeners.remove(show)
+    return show

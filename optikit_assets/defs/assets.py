@@ -7,14 +7,15 @@ from optikit_assets.defs.evaluation.eval_scores import eval_scores
 from optikit_assets.defs.quantization.quantized_model import quantized_model
 from optikit_assets.defs.sources import SOURCES
 from optikit_assets.defs.tuning.tuned_config import tuned_config
+from optikit_assets.execution import get_executor
 from optikit_assets.settings import settings
 from resources import (
-    AcceleratorsResource,
     ArtifactStoreResource,
     HistoryResource,
     ModelRegistryResource,
     StageRunnerResource,
 )
+from resources.stage_runner import Listener, nobody
 
 ASSETS = [
     base_model,
@@ -27,18 +28,18 @@ ASSETS = [
 ]
 
 
-def resources() -> dict[str, object]:
-    """Return the resources of this process, bound to its settings."""
+def resources(listener: Listener = nobody) -> dict[str, object]:
+    """Return the resources of this process, bound to its settings.
+
+    Parameters
+    ----------
+    listener
+        Told of what workers report.
+    """
     here = settings()
-    accelerators = AcceleratorsResource(root=str(here.leases))
     return {
         "models": ModelRegistryResource(home=str(here.home), recipes=str(here.recipes)),
         "artifacts": ArtifactStoreResource(root=str(here.store)),
         "history": HistoryResource(root=str(here.history)),
-        "accelerators": accelerators,
-        "runner": StageRunnerResource(
-            home=str(here.home),
-            environments_home=str(here.envs_home),
-            accelerators=accelerators,
-        ),
+        "runner": StageRunnerResource.on(lambda: get_executor(here), listener),
     }

@@ -71,7 +71,7 @@ class Partition:
     def versions(self) -> Versions:
         """Versions of sources and of what is materialized."""
         registry = self.models.registry(self.catalog)
-        hardware = self.runner.accelerators.hardware
+        hardware = self.runner.hardware
         sources = SourceVersions(self.catalog, registry, hardware)
         return Versions(self.context.instance, sources)
 
@@ -178,7 +178,7 @@ class Partition:
         return {
             "run_id": self.context.run.run_id,
             "started_at": self.started_at.isoformat(),
-            "accelerator": self.runner.accelerators.hardware.accelerator,
+            "accelerator": self.runner.hardware.accelerator,
         }
 
     @contextmanager

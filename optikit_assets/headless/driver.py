@@ -33,6 +33,7 @@ from optikit_assets.workers.messages import trial_title
 _POLL_S = 0.2
 _STOP_LIMIT_S = 45.0
 
+Materialize = Callable[[Node, Callable[[str, Any], object]], str]
 EventKind = Literal["started", "progress", "finished", "failed", "blocked", "fresh"]
 
 
@@ -62,7 +63,7 @@ def run_plan(
     width: int,
     log_folder: Path,
     on_event: Callable[[Event], object] = lambda event: None,
-    materialize: Callable[[Node], str] | None = None,
+    materialize: Materialize | None = None,
 ) -> DriverReport:
     """Run what is not fresh, upstream first.
 
@@ -77,7 +78,8 @@ def run_plan(
     on_event
         Called in this process as things happen.
     materialize
-        Runs in the processes and returns the outcome of a node; `materialize_node` by default.
+        Runs in the processes, is told what hears of workers, and returns the outcome of a node;
+        `materialize_node` by default.
     """
     states = {item.node: item for item in plan}
     sorter = graphlib.TopologicalSorter({item.node: item.waits_for for item in plan})
@@ -173,7 +175,7 @@ def _workers(width: int, start: Callable[[], _Worker]) -> Iterator[list[_Worker]
 _numbers = itertools.count()
 
 
-def _start(log_folder: Path, materialize: Callable[[Node], str] | None) -> _Worker:
+def _start(log_folder: Path, materialize: Materialize | None) -> _Worker:
     log_folder.mkdir(parents=True, exist_ok=True)
     spawn = get_context("spawn")
     ours, theirs = spawn.Pipe()
@@ -217,9 +219,7 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _serve(
-    connection: Connection, log_file: Path, materialize: Callable[[Node], str] | None
-) -> None:
+def _serve(connection: Connection, log_file: Path, materialize: Materialize | None) -> None:
     """Materialize nodes as they come, in a process of its own."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -228,8 +228,6 @@ def _serve(
     os.dup2(log.fileno(), sys.stderr.fileno())
     # Ours alone: a terminal's Ctrl-C reaches the parent, which then asks us to stop.
     os.setpgid(0, 0)
-    from resources.stage_runner import progress_listeners
-
     if materialize is None:
         from optikit_assets.headless.materialize import materialize_node as materialize
     try:
@@ -241,9 +239,8 @@ def _serve(
                 if text:
                     connection.send(Event("progress", node, text))
 
-            progress_listeners[:] = [tell]
             try:
-                outcome = materialize(node)
+                outcome = materialize(node, tell)
             except OptikitError as error:
                 connection.send(Event("failed", node, str(error)))
             except Exception as error:

@@ -14,6 +14,7 @@ from optikit_assets.errors import StageError
 from optikit_assets.graph import Node, split_model
 from optikit_assets.headless.run_owners import run_tags
 from optikit_assets.settings import settings
+from resources.stage_runner import Listener, nobody
 
 
 def open_instance() -> dg.DagsterInstance:
@@ -22,8 +23,8 @@ def open_instance() -> dg.DagsterInstance:
     return dg.DagsterInstance.get()
 
 
-def materialize_node(node: Node) -> str:
-    """Materialize one partition and return its recorded status.
+def materialize_node(node: Node, listener: Listener = nobody) -> str:
+    """Materialize one partition and return its recorded status; `listener` hears of its workers.
 
     Raises
     ------
@@ -36,7 +37,7 @@ def materialize_node(node: Node) -> str:
             selection=[node.asset],
             partition_key=partitions.multi_partition_key(node),
             instance=instance,
-            resources=resources(),
+            resources=resources(listener),
             tags=tags,
             raise_on_error=False,
         )
@@ -46,8 +47,10 @@ def materialize_node(node: Node) -> str:
         return known.status if known else "ok"
 
 
-def run_job(job: dg.JobDefinition, op: str, config: dict[str, object]) -> Any:
-    """Run a job of one op in this process and return the op's output.
+def run_job(
+    job: dg.JobDefinition, op: str, config: dict[str, object], listener: Listener = nobody
+) -> Any:
+    """Run a job of one op in this process and return the op's output; as `materialize_node`.
 
     Raises
     ------
@@ -62,7 +65,7 @@ def run_job(job: dg.JobDefinition, op: str, config: dict[str, object]) -> Any:
                 "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
             },
             instance=instance,
-            resources=resources(),
+            resources=resources(listener),
             tags=tags,
             raise_on_error=False,
         )

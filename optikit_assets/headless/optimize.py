@@ -17,6 +17,7 @@ from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.defs.sources import changed_observations, source_nodes
 from optikit_assets.environments.status import python_of
 from optikit_assets.errors import OptikitError, StageError
+from optikit_assets.execution import get_executor
 from optikit_assets.graph import (
     GRAPH,
     PIPELINE,
@@ -32,7 +33,7 @@ from optikit_assets.headless.materialize import open_instance, register_model
 from optikit_assets.headless.plan import NodePlan, make_plan
 from optikit_assets.headless.run_owners import cancel_orphaned_runs
 from optikit_assets.history import History
-from optikit_assets.serving.hardware import Hardware, detect
+from optikit_assets.serving.hardware import Hardware
 from optikit_assets.settings import REPOSITORY, settings
 from optikit_assets.specs import BASELINE, Catalog, JobSpec
 
@@ -143,7 +144,8 @@ def run_submission(
     EnvironmentMissingError
         If a stage has to run and its environment is not installed.
     """
-    hardware = detect()
+    executor = get_executor(settings())
+    hardware = executor.hardware()
     with open_instance() as instance:
         plan = plan_submission(submission, catalog, instance, hardware)
     if any(item.state != "fresh" for item in plan):
@@ -151,15 +153,15 @@ def run_submission(
             python_of(settings().envs_home, name)
         ArtifactStore(settings().store).sweep_staging()
     report = run_plan(
-        plan, width=width(hardware), log_folder=settings().logs / "driver", on_event=on_event
+        plan, width=width(executor.slots), log_folder=settings().logs / "driver", on_event=on_event
     )
     History(settings().history).drain(timeout_s=60)
     return plan, report
 
 
-def width(hardware: Hardware) -> int:
+def width(slots: int) -> int:
     """Return how many partitions run at a time: one per accelerator and one that prepares."""
-    return (hardware.count if hardware.kind != "cpu" else 1) + 1
+    return slots + 1
 
 
 def deployments(submission: Submission) -> dict[str, Artifact]:

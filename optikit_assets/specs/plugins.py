@@ -1,4 +1,4 @@
-"""What other packages add: backends, samplers, recipes and flows, found through their entry points.
+"""What other packages add: backends, samplers, recipes, flows, executors, by their entry points.
 
 A package declares them in its own ``pyproject.toml``, under the groups below. Names and versions
 are read from its metadata: nothing of it is imported here. Installed packages do not change while a
@@ -16,8 +16,10 @@ BACKENDS = "optikit.backends"
 SAMPLERS = "optikit.samplers"
 RECIPES = "optikit.recipes"
 FLOWS = "optikit.flows"
+EXECUTORS = "optikit.executors"
 
 BUILTIN_BACKENDS = ("autoround", "llmcompressor")
+BUILTIN_EXECUTORS = ("local",)
 BUILTIN_SAMPLERS = ("length_weighted", "random", "token_stratified")
 DEFAULT_FLOW = "quantize_and_tune"
 BUILTIN_FLOWS = (
@@ -33,6 +35,7 @@ _BUILTIN = {
     SAMPLERS: BUILTIN_SAMPLERS,
     RECIPES: (),
     FLOWS: BUILTIN_FLOWS,
+    EXECUTORS: BUILTIN_EXECUTORS,
 }
 
 

@@ -23,7 +23,6 @@ from optikit_assets.environments.variables import effective_variables
 from optikit_assets.errors import EndpointError, MachineError, ServerStartError
 from optikit_assets.schemas import BENCHMARK_FILE, CompletedBenchmark, ProbeResult
 from optikit_assets.serving.flags import Flags, engine_flags, from_yaml, gpus_of, to_yaml
-from optikit_assets.serving.hardware import Hardware, detect
 from optikit_assets.serving.model_facts import ModelFacts
 from optikit_assets.serving.server import VllmServer
 from optikit_assets.workers.channel import Emit, worker_main
@@ -58,8 +57,8 @@ def handle(
     """Serve the checkpoint and measure it; the result becomes an artifact.
 
     Its manifest holds ``versions``, ``server_start_s``, ``flags``, ``environment`` (variables that
-    reached the engine and may change it), ``accelerator`` and the request's ``provenance``. A
-    finished artifact is returned as it is.
+    reached the engine and may change it), ``hardware`` and ``accelerator`` (its label) of the node,
+    and the request's ``provenance``. A finished artifact is returned as it is.
 
     Parameters
     ----------
@@ -89,17 +88,13 @@ def handle(
 
 def _make(request: BenchmarkRequest, emit: Emit, store: ArtifactStore, python: Path | str) -> None:
     check_inputs(request)
-    hardware = detect()
-    flags = _flags(request, hardware)
+    flags = _flags(request)
     with store.create(request.artifact_key, BENCHMARK) as draft:
         config = draft.file(CONFIG_FILE)
-        if request.config_file is None:
-            text = to_yaml(
-                flags, model=request.model_path, served_model_name=request.served_model_name
-            )
-            config.write_text(text, encoding="utf-8")
-        else:
-            shutil.copyfile(request.config_file, config)
+        text = request.config or to_yaml(
+            flags, model=request.model_path, served_model_name=request.served_model_name
+        )
+        config.write_text(text, encoding="utf-8")
         state = Path(request.store_root).absolute().parent
         requests_file = unfinished_requests(request.store_root, request.artifact_key)
         log_file = requests_file.with_name(f"{request.artifact_key[:16]}.log")
@@ -127,7 +122,8 @@ def _make(request: BenchmarkRequest, emit: Emit, store: ArtifactStore, python: P
             server_start_s=round(server.start_s, 2),
             flags=flags,
             environment=effective_variables(os.environ),
-            accelerator=hardware.label,
+            accelerator=request.hardware.label,
+            hardware=dataclasses.asdict(request.hardware),
             mode=request.mode,
             provenance=request.provenance,
         )
@@ -225,14 +221,14 @@ def confirmation(
     )
 
 
-def _flags(request: BenchmarkRequest, hardware: Hardware) -> Flags:
-    if request.config_file is not None:
-        return from_yaml(Path(request.config_file).read_text(encoding="utf-8"))
+def _flags(request: BenchmarkRequest) -> Flags:
+    if request.config is not None:
+        return from_yaml(request.config)
     return engine_flags(
         request.engine,
         request.slo,
         request.flags,
-        hardware=hardware,
+        hardware=request.hardware,
         facts=ModelFacts.read(Path(request.model_path)),
         trust_remote_code=request.trust_remote_code,
     )

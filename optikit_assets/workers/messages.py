@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from optikit_assets.artifacts.pins import Pin
+from optikit_assets.serving.hardware import Hardware
 from optikit_assets.specs import EngineSpec, RecipeSpec, SloSpec, SuiteSpec
 from optikit_assets.specs.search_space import Scalar
 
@@ -152,8 +153,11 @@ class BenchmarkRequest(Request):
     engine: EngineSpec
     trust_remote_code: bool = False
     flags: dict[str, Scalar] = Field(default_factory=dict)
-    config_file: str | None = Field(
-        default=None, description="Serve with vLLM's --config FILE instead of engine and flags."
+    config: str | None = Field(
+        default=None, description="Text of vLLM's config file, instead of engine and flags."
+    )
+    hardware: Hardware = Field(
+        description="Of the node that executes, as its lease names it: flags follow from it."
     )
     slo: SloSpec
     seed: int

@@ -15,9 +15,9 @@ from optikit_assets.headless.optimize import status
 from optikit_assets.schemas import DEPLOYMENT_FILE
 from optikit_assets.settings import settings
 from optikit_assets.workers.messages import CompressResult, Record
-from resources import StageRunnerResource
 from tests.definitions.test_candidates import BASE, QUANTIZED, SCORES, Workers, artifact_of
-from tests.definitions.world import CHAT, HARDWARE, MODEL, World
+from tests.definitions.world import CHAT, HARDWARE, MODEL, World, in_process
+from tests.executors import execute_with
 from tests.unit.deployment import samples
 
 SLO = "demo"
@@ -46,7 +46,7 @@ class NoisyWorkers(Workers):
 def workers(real: World, monkeypatch: pytest.MonkeyPatch) -> NoisyWorkers:
     """Workers of a world in which one recipe was quantized and evaluated."""
     found = NoisyWorkers({256: 0})
-    monkeypatch.setattr(StageRunnerResource, "run", lambda runner, *a: found.run(*a))
+    execute_with(monkeypatch, in_process(found.work))
     real.write(f"slos/{SLO}.yaml", CHAT.replace("name: chat", f"name: {SLO}"))
     for node in (BASE, QUANTIZED, SCORES):
         assert materialize_node(node) == "ok"

@@ -23,7 +23,7 @@ FOLDER = "OPTIKIT_TEST_FOLDER"
 _LIMIT_S = 90
 
 
-def act(node: Node) -> str:
+def act(node: Node, listener: object) -> str:
     """Stand in for the materialization of a node; runs in a process of the driver."""
     what, _, other = str(node.partition).partition("-")
     folder = Path(os.environ[FOLDER])
@@ -176,7 +176,7 @@ def note(folder, name, pid):
     file.with_suffix(".new").write_text(str(pid))
     file.with_suffix(".new").rename(file)
 
-def hang(node):
+def hang(node, listener):
     folder = Path(sys.argv[1])
     if node.partition == "deaf":
         signal.signal(signal.SIGINT, signal.SIG_IGN)

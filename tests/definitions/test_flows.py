@@ -12,10 +12,10 @@ from optikit_assets.errors import StageError
 from optikit_assets.graph import PIPELINE, Flow, Node, get_flow
 from optikit_assets.headless.materialize import materialize_node, open_instance
 from optikit_assets.headless.optimize import require_what_is_not_made, status
-from optikit_assets.serving.hardware import detect
-from resources import StageRunnerResource
+from optikit_assets.serving.hardware import Hardware, detect
 from tests.definitions.test_certification import DEPLOYABLE, SLO, Machine, artifact_of
-from tests.definitions.world import HARDWARE, MODEL, World
+from tests.definitions.world import HARDWARE, MODEL, World, in_process
+from tests.executors import execute_with
 
 TWO = ["baseline", "int_w8a8"]
 DECISION = Node.of("deployable_config", f"{MODEL}|chat")
@@ -116,10 +116,12 @@ def test_a_flow_of_one_stage_needs_all_above_it(world: World):
 # --- with workers -------------------------------------------------------------------------------
 
 
-def prepared(real: World, monkeypatch: pytest.MonkeyPatch) -> Machine:
+def prepared(
+    real: World, monkeypatch: pytest.MonkeyPatch, hardware: Hardware = HARDWARE
+) -> Machine:
     """Run all but the decision of a flow without tuning."""
     machine = Machine(1.8)
-    monkeypatch.setattr(StageRunnerResource, "run", lambda runner, *a: machine.run(*a))
+    execute_with(monkeypatch, in_process(machine.work, hardware))
     real.write("slos/demo.yaml", SLO)
     for node in get_flow("quantize_and_benchmark").nodes(MODEL, ["demo"], TWO)[:-1]:
         assert materialize_node(node) in ("ok", "feasible")
@@ -181,9 +183,9 @@ def optikit(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def test_the_command_line_shows_what_a_flow_made(
     real: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    # The command looks at the machine itself.
-    monkeypatch.setattr("resources.accelerators.detect", detect)
-    prepared(real, monkeypatch)
+    prepared(real, monkeypatch, detect())
+    # The command looks at the machine itself, and finds everything fresh.
+    monkeypatch.setenv("OPTIKIT_EXECUTOR", "local")
     job = ("optimize", "--model", MODEL, "--recipe", "int_w8a8", "--flow")
     out = tmp_path / "out.json"
 

@@ -17,10 +17,10 @@ from optikit_assets.defs.assets import ASSETS
 from optikit_assets.defs.sensors import new_model_versions, spec_changes
 from optikit_assets.graph import PIPELINE, Node, upstream
 from optikit_assets.headless.job import optimize_model
-from optikit_assets.serving.hardware import Hardware
 from optikit_assets.settings import REPOSITORY, settings
-from resources import AcceleratorsResource, ModelRegistryResource, StageRunnerResource
-from tests.definitions.world import HARDWARE
+from resources import ModelRegistryResource, StageRunnerResource
+from tests.definitions.world import HARDWARE, local_on
+from tests.executors import execute_with
 from tests.tiny_model import write_model
 
 MODEL = "m@1"
@@ -249,11 +249,7 @@ class Site:
         write_model(self.home / "models" / name / version)
 
     def tick(self, sensor: dg.SensorDefinition) -> dg.SensorResult | dg.SkipReason:
-        accelerators = AcceleratorsResource(root=str(self.home / "leases"))
-        accelerators._hardware = HARDWARE
-        runner = StageRunnerResource(
-            home=str(self.home), environments_home=str(self.home), accelerators=accelerators
-        )
+        runner = StageRunnerResource.on(lambda: local_on(HARDWARE)(settings()))
         wanted = {"models": self.models, "runner": runner}
         resources = {k: v for k, v in wanted.items() if k in sensor.required_resource_keys}
         with dg.build_sensor_context(
@@ -321,10 +317,7 @@ class Site:
 def site(
     tmp_path: Path, home: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> Site:
-    def machine() -> Hardware:
-        return HARDWARE
-
-    monkeypatch.setattr("resources.accelerators.detect", machine)
+    execute_with(monkeypatch, local_on(HARDWARE))
     monkeypatch.setenv("OPTIKIT_MODEL_QUIET_S", "0")
     settings.cache_clear()
     return Site(tmp_path, home, instance)

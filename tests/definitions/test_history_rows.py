@@ -13,12 +13,14 @@ from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.benchmarker import RequestRecord
 from optikit_assets.benchmarker.records import append_requests
 from optikit_assets.errors import StageError, StorageError
+from optikit_assets.execution import Lease
 from optikit_assets.graph import Node
 from optikit_assets.headless.materialize import materialize_node, open_instance
 from optikit_assets.history import History
 from optikit_assets.schemas import BENCHMARK_FILE, Rung
 from optikit_assets.settings import settings
-from resources import StageRunnerResource
+from optikit_assets.workers.channel import Emit
+from optikit_assets.workers.messages import BenchmarkWorkerResult, Message
 from tests.definitions.test_broken_off import ask
 from tests.definitions.test_candidates import (
     BASE,
@@ -29,7 +31,8 @@ from tests.definitions.test_candidates import (
     Workers,
     artifact_of,
 )
-from tests.definitions.world import CHAT, MODEL, World
+from tests.definitions.world import CHAT, MODEL, World, in_process
+from tests.executors import execute_with
 from tests.unit.deployment.samples import probes
 from tests.unit.schemas.samples import benchmark
 
@@ -88,28 +91,20 @@ class Stages(Workers):
         self.dies_in = ""
         self.fails = 0
 
-    def run(
-        self,
-        context: Any,
-        worker: str,
-        request: Any,
-        result_model: Any,
-        lease: Any,
-        on_record: Any = lambda record: None,
-    ) -> Any:
+    def work(self, worker: str, request: Any, lease: Lease, on_record: Emit) -> Message:
         if worker != "benchmark":
 
             def tell(record: Any) -> None:
                 self.die_in(worker)
                 on_record(record)
 
-            return super().run(context, worker, request, result_model, lease, tell)
+            return super().work(worker, request, lease, tell)
         if self.fails:
             self.fails -= 1
             raise StageError("the server did not start")
         self.benchmark(request, ArtifactStore(Path(request.store_root)))
         self.die_in(worker)
-        return None
+        return BenchmarkWorkerResult(artifact_key=request.artifact_key)
 
     def die_in(self, worker: str) -> None:
         if self.dies_in == worker:
@@ -159,7 +154,7 @@ class Stages(Workers):
 @pytest.fixture
 def stages(real: World, monkeypatch: pytest.MonkeyPatch) -> Stages:
     stages = Stages({64: 90, 128: 0, 256: 0})
-    monkeypatch.setattr(StageRunnerResource, "run", lambda runner, *a: stages.run(*a))
+    execute_with(monkeypatch, in_process(stages.work))
     real.write("slos/demo.yaml", CHAT.replace("name: chat", "name: demo"))
     return stages
 
@@ -209,7 +204,10 @@ def test_rows_are_read_from_the_artifacts_where_they_are_missing_and_are_always_
 
     # All rows are there: nothing is read.
     with monkeypatch.context() as patch:
-        for reader in ("eval_history.load_candidate", "benchmarking.read_requests"):
+        for reader in (
+            "evaluation.history.load_candidate",
+            "benchmarking.measurement.read_requests",
+        ):
             patch.setattr(f"optikit_assets.defs.{reader}", lambda *_: 1 / 0)
         appended = watch(patch)
         make()

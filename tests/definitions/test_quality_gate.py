@@ -25,7 +25,8 @@ from optikit_assets.schemas import COMPARISON_FILE, Comparison
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, SuiteSpec
 from optikit_assets.stateval.comparison import compare
-from tests.definitions.world import HARDWARE, MODEL, World
+from tests.definitions.world import HARDWARE, MODEL, World, local_on
+from tests.executors import execute_with
 from tests.unit.deployment.samples import arm, outcome
 from tests.unit.stateval.builders import candidate, flipped
 
@@ -129,7 +130,7 @@ def test_a_run_records_its_checks_for_its_own_partition(
     world: World, with_instance: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPTIKIT_RECIPES", str(world.recipes))
-    monkeypatch.setattr("resources.accelerators.detect", lambda: HARDWARE)
+    execute_with(monkeypatch, local_on(HARDWARE))
     settings.cache_clear()
     with open_instance() as instance:
         register_model(instance, MODEL)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from optikit_assets.execution.leases import MachineLeases
 from optikit_assets.serving.hardware import detect
-from resources import AcceleratorsResource
 
 pytestmark = [pytest.mark.gpu, pytest.mark.serial]
 
@@ -56,9 +56,8 @@ def test_what_is_detected_is_what_cuda_shows() -> None:
 
 
 def test_a_leased_worker_sees_its_devices_and_no_other(tmp_path: Path) -> None:
-    accelerators = AcceleratorsResource(root=str(tmp_path))
-    everything = accelerators.hardware
-    with accelerators.lease() as lease:
+    everything, leases = detect(), MachineLeases(tmp_path, timeout_s=60.0)
+    with leases.lease(everything) as lease:
         assert visible(**lease.env()) == [everything.name]
-    with accelerators.lease(everything.count) as lease:
+    with leases.lease(everything, everything.count) as lease:
         assert len(visible(**lease.env())) == everything.count

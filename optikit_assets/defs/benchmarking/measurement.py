@@ -79,7 +79,7 @@ def known_beforehand(
     if not candidate.accepted:
         reason = "; ".join(candidate.reasons) or candidate.verdict
         return SkippedBenchmark(reason=f"the quality gate refused it: {reason}")
-    hardware = stage.runner.accelerators.hardware
+    hardware = stage.runner.hardware
     gpus = accelerators_of(stage.model_spec.engine, flags, hardware)
     facts = ModelFacts.read(candidate.path)
     try:
@@ -104,7 +104,7 @@ def benchmark(
     seed: int,
     initial_rate_rps: float | None = None,
     rates_rps: tuple[float, ...] = (),
-    config_file: Path | None = None,
+    config: str | None = None,
 ) -> Benchmarked:
     """Serve a candidate and search its rate, or probe the given rates.
 
@@ -120,25 +120,26 @@ def benchmark(
         If the machine failed: that is no result of this candidate or these flags.
     """
     store = stage.artifacts.store
-    gpus = accelerators_of(stage.model_spec.engine, flags, stage.runner.accelerators.hardware)
-    request = BenchmarkRequest(
-        store_root=stage.artifacts.root,
-        artifact_key=artifact_key,
-        model_path=str(candidate.path),
-        served_model_name=stage.model_key,
-        engine=stage.model_spec.engine,
-        trust_remote_code=stage.model_spec.trust_remote_code,
-        flags=flags,
-        config_file=None if config_file is None else str(config_file),
-        slo=slo,
-        seed=seed,
-        mode="confirm" if rates_rps else "search",
-        rates_rps=rates_rps,
-        initial_rate_rps=initial_rate_rps,
-        provenance=stage.provenance,
-        pins=_pins(stage, candidate),
-    )
-    with stage.runner.accelerators.lease(gpus) as lease:
+    gpus = accelerators_of(stage.model_spec.engine, flags, stage.runner.hardware)
+    with stage.runner.executor.lease(gpus) as lease:
+        request = BenchmarkRequest(
+            store_root=stage.artifacts.root,
+            artifact_key=artifact_key,
+            model_path=str(candidate.path),
+            served_model_name=stage.model_key,
+            engine=stage.model_spec.engine,
+            trust_remote_code=stage.model_spec.trust_remote_code,
+            flags=flags,
+            config=config,
+            hardware=lease.hardware,
+            slo=slo,
+            seed=seed,
+            mode="confirm" if rates_rps else "search",
+            rates_rps=rates_rps,
+            initial_rate_rps=initial_rate_rps,
+            provenance=stage.provenance,
+            pins=_pins(stage, candidate),
+        )
         artifact = store.find(artifact_key)
         if artifact is None:
             probes: list[ProbeResult] = []

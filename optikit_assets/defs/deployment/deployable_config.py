@@ -130,7 +130,7 @@ def _record(
         selection=select(outcomes, slo.objectives),
         certification=certification,
         flags=flags,
-        accelerator=stage.runner.accelerators.hardware.label,
+        accelerator=made_by.get("accelerator", stage.runner.hardware.label),
         versions=made_by.get("versions", {}),
         environment=made_by.get("environment", {}),
         left_out=stage.versions.left_out(stage.node),

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from optikit_assets import graph
 from optikit_assets.benchmarker import near_search, read_probes
 from optikit_assets.defs.benchmarking.measurement import Benchmarked, benchmark, remember_probes
 from optikit_assets.defs.body import Partition
@@ -13,6 +15,7 @@ from optikit_assets.deployment import Held, Served
 from optikit_assets.schemas import ArmMeasurement, ProbeResult
 from optikit_assets.serving import ModelFacts, engine_flags, to_yaml
 from optikit_assets.serving.flags import Flags
+from optikit_assets.serving.hardware import Hardware
 from optikit_assets.specs import SloSpec, digest
 
 
@@ -22,10 +25,20 @@ def all_flags(stage: Partition, slo: SloSpec, candidate: Representative, tuned: 
         stage.model_spec.engine,
         slo,
         tuned,
-        hardware=stage.runner.accelerators.hardware,
+        hardware=_measured_on(stage, candidate.recipe),
         facts=ModelFacts.read(candidate.path),
         trust_remote_code=stage.model_spec.trust_remote_code,
     )
+
+
+def _measured_on(stage: Partition, recipe: str) -> Hardware:
+    """Return the hardware that a recipe's sweep kept the record of, from its lease.
+
+    What was certain without a server, or measured by an earlier release, kept none.
+    """
+    swept = stage.artifact_of(stage.node.needed(graph.BENCHMARK_SWEEP, recipe))
+    kept = swept.manifest.get("hardware") if swept else None
+    return TypeAdapter(Hardware).validate_python(kept) if kept else stage.runner.hardware
 
 
 def config_text(stage: Partition, slo: SloSpec, candidate: Representative, tuned: Flags) -> str:
@@ -87,23 +100,16 @@ class StageServers:
                 seed,
             ]
         )
-        folder = Path(stage.runner.home) / "tmp"
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"{key[:16]}.yaml"
-        file.write_text(config, encoding="utf-8")
-        try:
-            done = benchmark(
-                stage,
-                slo,
-                candidate,
-                artifact_key=key,
-                flags=arm.flags,
-                seed=seed,
-                config_file=file,
-                **how,
-            )
-        finally:
-            file.unlink(missing_ok=True)
+        done = benchmark(
+            stage,
+            slo,
+            candidate,
+            artifact_key=key,
+            flags=arm.flags,
+            seed=seed,
+            config=config,
+            **how,
+        )
         name = f"{arm.recipe}{'+tuned' if arm.tuned else ''}"
         remember_probes(
             stage, arm.recipe, slo, done, part="certification", arm=name, trial=self.trial

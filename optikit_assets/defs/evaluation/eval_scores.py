@@ -103,7 +103,7 @@ def eval_scores(
 def _refuse_unsupported(stage: Partition) -> Artifact | None:
     """Keep the reason as the outcome if the recipe does not suit the model, engine or machine."""
     recipe = stage.catalog.recipe(stage.recipe)
-    hardware = stage.runner.accelerators.hardware
+    hardware = stage.runner.hardware
     quantized = _quantized(stage)
     refused = None if quantized is None else QUANTIZATION_FILE.read(quantized).unsupported
     experts = expert_count(read_config(stage.base.path)) > 0

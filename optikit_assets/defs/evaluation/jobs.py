@@ -26,7 +26,6 @@ from optikit_assets.workers.messages import Candidate, EvaluateRequest, Evaluate
 from resources import (
     ArtifactStoreResource,
     HistoryResource,
-    Lease,
     ModelRegistryResource,
     StageRunnerResource,
 )
@@ -111,10 +110,10 @@ def evaluate_server(
         base_url=base_url,
         endpoint_model=config.model,
     )
-    # The server has its own accelerators; the worker needs none.
-    lease = Lease(runner.accelerators.hardware, ())
     try:
-        result = runner.run(context, "evaluate", request, EvaluateResult, lease)
+        # The server has its own accelerators; the worker needs none.
+        with runner.executor.lease(0) as lease:
+            result = runner.run(context, "evaluate", request, EvaluateResult, lease)
     except ResultMissingError:
         if artifacts.find(key) is None:
             raise
@@ -245,7 +244,7 @@ def _common(
         "content_key": content_key,
         "seed": found.seed,
         "versions": found.versions,
-        "accelerator": runner.accelerators.hardware.accelerator,
+        "accelerator": runner.hardware.accelerator,
         "run_id": context.run_id,
         "started_at": started_at,
         "ended_at": datetime.now(UTC),

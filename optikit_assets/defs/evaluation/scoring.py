@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from optikit_assets.execution import Lease, settle
 from optikit_assets.serving import accelerators_of
 from optikit_assets.serving.support import compute_dtype
 from optikit_assets.workers.messages import Candidate, EvaluateRequest, EvaluateResult
-from resources import ArtifactStoreResource, Lease, StageRunnerResource
+from resources import ArtifactStoreResource, StageRunnerResource
 
 
 def evaluate(
@@ -23,21 +24,22 @@ def evaluate(
     dict
         Artifact key of every candidate that kept failing -> reason of its last attempt.
     """
-    hardware = runner.accelerators.hardware
-    dtype = compute_dtype(request.engine, hardware)
-    engine = request.engine.model_copy(update={"dtype": dtype})
+    hardware = runner.hardware
 
     def run(batch: Sequence[Candidate], lease: Lease) -> dict[str, str]:
+        dtype = compute_dtype(request.engine, lease.hardware)
+        engine = request.engine.model_copy(update={"dtype": dtype})
         part = request.model_copy(update={"candidates": tuple(batch), "engine": engine})
         result = runner.run(context, "evaluate", part, EvaluateResult, lease)
         return {c.artifact_key: result.failed[c.trial] for c in batch if c.trial in result.failed}
 
-    return runner.settle(
+    return settle(
+        runner.executor,
         request.candidates,
         run,
         is_done=lambda key: artifacts.find(key) is not None,
         # In deterministic mode GPU memory is not given back within a process (paper section 5.3).
         per_worker=1 if hardware.kind != "cpu" else len(request.candidates),
         max_attempts=2,
-        accelerators=accelerators_of(engine, {}, hardware),
+        accelerators=accelerators_of(request.engine, {}, hardware),
     )

@@ -14,6 +14,7 @@ from optikit_assets.defs.body import Partition
 from optikit_assets.defs.partitions import declared
 from optikit_assets.defs.quantization.contamination import evaluation_data
 from optikit_assets.errors import ChangedInputError, CompressionError
+from optikit_assets.execution import Lease, settle
 from optikit_assets.graph import Node
 from optikit_assets.model_files import read_config
 from optikit_assets.optimizer import check_plan, expert_count, read_linear_layers
@@ -29,7 +30,6 @@ from optikit_assets.workers.messages import CompressRequest, CompressResult, Com
 from resources import (
     ArtifactStoreResource,
     HistoryResource,
-    Lease,
     ModelRegistryResource,
     StageRunnerResource,
 )
@@ -127,7 +127,7 @@ def _check(stage: Partition, recipe: RecipeSpec) -> list[str]:
     CompressionError
         If it does not suit this machine or this model, which no trial can change.
     """
-    hardware = stage.runner.accelerators.hardware
+    hardware = stage.runner.hardware
     path = stage.base.path
     config = read_config(path)
     # How the model is served is no input of this stage: what speaks against it comes out later.
@@ -191,11 +191,12 @@ def make_candidates(stage: Partition, recipe: RecipeSpec, first: int = 0) -> Qua
         result = stage.runner.run(stage.context, "compress", request, CompressResult, lease, record)
         return {t.artifact_key: result.failed[t.trial] for t in batch if t.trial in result.failed}
 
-    failed = stage.runner.settle(
+    failed = settle(
+        stage.runner.executor,
         trials,
         compress,
         is_done=lambda key: store.find(key) is not None,
-        per_worker=-(-len(trials) // stage.runner.accelerators.slots),
+        per_worker=-(-len(trials) // stage.runner.executor.slots),
         max_attempts=recipe.max_attempts,
     )
     return QuantizationResult(

@@ -104,7 +104,7 @@ def _tune(stage: Partition, recipe: str, slo: SloSpec) -> Artifact | None:
         space=stage.catalog.search_space(slo.search_space),
         seed=stage.seed("study"),
         evaluate=evaluate,
-        hardware=stage.runner.accelerators.hardware,
+        hardware=stage.runner.hardware,
         engine=stage.model_spec.engine,
         facts=facts,
         max_model_len=length,
