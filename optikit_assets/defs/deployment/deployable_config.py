@@ -1,9 +1,7 @@
 """Stage 6: choose the recipe, certify its rate, write the deploy bundle."""
 
-import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -23,14 +21,15 @@ from optikit_assets.deployment.bundle import CONFIG_FILE, REPORT_FILE
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.errors import StageError
 from optikit_assets.history import RowsByTable
+from optikit_assets.publishing import Bundle, Published
 from optikit_assets.schemas import DEPLOYMENT_FILE, Certification, Deployment
 from optikit_assets.serving.flags import Flags
-from optikit_assets.settings import settings
 from optikit_assets.specs import BASELINE, SloSpec
 from resources import (
     ArtifactStoreResource,
     HistoryResource,
     ModelRegistryResource,
+    PublisherResource,
     StageRunnerResource,
 )
 
@@ -47,6 +46,7 @@ def deployable_config(
     artifacts: ArtifactStoreResource,
     history: HistoryResource,
     runner: StageRunnerResource,
+    publisher: PublisherResource,
 ) -> dg.MaterializeResult:
     """Choose among the recipes that passed the gate, certify, write the bundle."""
     stage = Partition(context, models, artifacts, history, runner)
@@ -56,12 +56,12 @@ def deployable_config(
         artifact = artifact or _decide(stage)
     deployment = DEPLOYMENT_FILE.read(artifact)
     _remember(stage, deployment, artifact)
-    link = _publish(stage, artifact)
+    published = _publish(stage, artifact, publisher)
     return stage.result(
         status=deployment.status,
         cached=cached,
         artifact=artifact,
-        metadata={**_metadata(deployment, link), **_left_out(stage)},
+        metadata={**_metadata(deployment, artifact, published), **_left_out(stage)},
     )
 
 
@@ -150,8 +150,8 @@ def _served_checkpoint(stage: Partition, deployment: Deployment) -> Mapping[str,
     return representative_of(stage, deployment.recipe).references
 
 
-def _publish(stage: Partition, artifact: Artifact) -> Path:
-    """Point the stable link ``deployments/MODEL/SLO`` at this bundle, atomically.
+def _publish(stage: Partition, artifact: Artifact, publisher: PublisherResource) -> Published:
+    """Publish this bundle, if it is what was certified.
 
     Raises
     ------
@@ -160,13 +160,8 @@ def _publish(stage: Partition, artifact: Artifact) -> Path:
     """
     for key in (artifact.key, *artifact.references):
         verified(stage, key)
-    link = settings().deployments / stage.model_key / stage.slo
-    link.parent.mkdir(parents=True, exist_ok=True)
-    fresh = link.with_name(f".{link.name}.{os.getpid()}")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(os.path.relpath(artifact.path, link.parent))
-    fresh.replace(link)
-    return link
+    bundle = Bundle(artifact.key, artifact.path)
+    return publisher.publisher.publish(bundle, stage.model_key, stage.slo)
 
 
 def _remember(stage: Partition, deployment: Deployment, artifact: Artifact) -> None:
@@ -226,7 +221,7 @@ def _left_out(stage: Partition) -> dict[str, Any]:
     return {"left_out": dg.MetadataValue.table(records)}
 
 
-def _metadata(deployment: Deployment, link: Path) -> dict[str, Any]:
+def _metadata(deployment: Deployment, artifact: Artifact, published: Published) -> dict[str, Any]:
     records = [
         dg.TableRecord(
             {
@@ -248,11 +243,11 @@ def _metadata(deployment: Deployment, link: Path) -> dict[str, Any]:
         "four_arms": dg.MetadataValue.md(
             markdown_image(four_arms(deployment.arms), "the four arms")
         ),
-        "bundle": dg.MetadataValue.path(str(link)),
-        "report": dg.MetadataValue.url((link / REPORT_FILE).as_uri()),
+        "bundle": dg.MetadataValue.path(published.where),
+        "report": dg.MetadataValue.url((artifact.path / REPORT_FILE).as_uri()),
     }
     if deployment.status == "feasible":
-        metadata["vllm_config"] = dg.MetadataValue.path(str(link / CONFIG_FILE))
+        metadata["vllm_config"] = dg.MetadataValue.path(str(artifact.path / CONFIG_FILE))
     if deployment.gain is not None:
         metadata["gain_over_baseline"] = round(deployment.gain.estimate, 3)
         metadata["gain_at_least"] = round(deployment.gain.low, 3)
