@@ -194,16 +194,11 @@ def test_the_race_shows_what_every_arm_read_in_every_round():
     raced = samples.deployment().certification.arms
     figure = arm_plots.race(raced)
     (axes,) = figure.axes
-    drawn = {
-        line.get_color(): [y for _, y in points(line)]
-        for line in axes.lines
-        if line.get_marker() == "o"
-    }
+    drawn = [[y for _, y in points(line)] for line in axes.lines if line.get_marker() == "o"]
     read = [[r.limit_rps / arm.gpus for r in arm.rounds if r.limit_rps] for arm in raced]
-    shown = [limits for limits in read if limits]
-    assert shown
-    for limits, (_, line) in zip(shown, drawn.items(), strict=True):
-        assert line == pytest.approx(limits)
+    assert drawn
+    for limits, seen in zip(drawn, [limits for limits in read if limits], strict=True):
+        assert limits == pytest.approx(seen)
     assert named(figure) == [arm.label for arm, limits in zip(raced, read, strict=True) if limits]
 
 
