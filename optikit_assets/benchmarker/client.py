@@ -17,7 +17,7 @@ import aiohttp
 
 from optikit_assets.benchmarker.event_stream import ERROR_TEXT_CHARS, EventParser
 from optikit_assets.benchmarker.prompts import Prompt
-from optikit_assets.errors import EndpointError
+from optikit_assets.errors import EndpointError, one_line
 from optikit_assets.specs.endpoint_address import EndpointAddress, authorization
 from optikit_assets.specs.workload import Endpoint
 
@@ -222,7 +222,7 @@ class CompletionClient:
             raise EndpointError(f"{url} did not answer within {timeout_s:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise EndpointError(
-                f"{url} cannot be reached ({_describe(error)}): is the server up, and is the URL "
+                f"{url} cannot be reached ({one_line(error)}): is the server up, and is the URL "
                 "right?"
             ) from error
         try:
@@ -268,9 +268,9 @@ class CompletionClient:
         except aiohttp.ClientConnectorError as error:
             flight.refused = True
             flight.client_fault = error.errno in (errno.EMFILE, errno.ENFILE)
-            flight.error = f"cannot connect: {_describe(error)}"
+            flight.error = f"cannot connect: {one_line(error)}"
         except (aiohttp.ClientError, OSError) as error:
-            flight.error = f"connection lost: {_describe(error)}"
+            flight.error = f"connection lost: {one_line(error)}"
         except ValueError as error:
             flight.error = f"malformed stream: {error}"
 
@@ -295,8 +295,3 @@ class CompletionClient:
             flight.output_tokens = len(flight.gaps_s) + 1
         else:
             flight.input_tokens, flight.output_tokens = parser.usage
-
-
-def _describe(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -40,23 +40,6 @@ _WORD_LIST = (
 _WORDS = tuple(re.findall(r"\w+", _WORD_LIST))
 
 
-def safe_token_ids(vocabulary_size: int) -> tuple[int, ...]:
-    """Return ids that are ordinary tokens in nearly every vocabulary of this size.
-
-    Special tokens sit at the very start (Llama 2, BERT) or the very end (Llama 3, Qwen), so both
-    ends are left out.
-
-    Raises
-    ------
-    ValueError
-        If the vocabulary has fewer than 8 tokens.
-    """
-    if vocabulary_size < 8:
-        raise ValueError(f"vocabulary_size must be at least 8, got {vocabulary_size}")
-    low = min(1000, vocabulary_size // 8)
-    return tuple(range(max(1, low), max(low + 2, vocabulary_size * 3 // 4)))
-
-
 @dataclass(frozen=True)
 class Prompt:
     """What one request asks.

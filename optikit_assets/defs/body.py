@@ -175,12 +175,10 @@ class Partition:
     @cached_property
     def provenance(self) -> dict[str, str]:
         """What an artifact keeps of this run: its rows are the same whichever run appends them."""
-        hardware = self.runner.hardware
         return {
             "run_id": self.context.run.run_id,
             "started_at": self.started_at.isoformat(),
-            # What a CPU costs is looked up by this word.
-            "accelerator": f"CPU {hardware.name}" if hardware.kind == "cpu" else hardware.name,
+            "accelerator": self.runner.hardware.accelerator,
         }
 
     @contextmanager

@@ -75,6 +75,11 @@ class Hardware:
         ]  # fmt: skip
 
     @property
+    def accelerator(self) -> str:
+        """What the history calls it; a CPU's cost is looked up by the first word."""
+        return f"CPU {self.name}" if self.kind == "cpu" else self.name
+
+    @property
     def label(self) -> str:
         """One line for people and for the history, e.g. ``8 x NVIDIA H100 80GB HBM3``."""
         if self.kind == "cpu":

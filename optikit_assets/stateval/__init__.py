@@ -11,6 +11,5 @@
 ``recovery``    mean recovery over the tasks, with its confidence bound
 ``comparison``  all candidates of a recipe against the baseline: table, gate, q*
 
-Nothing is imported here: one half needs lm-eval and vLLM, the other statsmodels, and no environment
-has both.
+Nothing is imported here: one half needs lm-eval and vLLM, which only the serve environment has.
 """

@@ -123,7 +123,6 @@ def build(
     engine: EngineSpec | None = None,
     facts: ModelFacts | None = None,
     max_model_len: int | None = None,
-    gpus: int | None = None,
 ) -> BoundedSpace:
     """Check a search space and cut it to what this machine and model allow.
 
@@ -139,8 +138,6 @@ def build(
         Sizes of the model; bounds tensor parallelism by heads and memory.
     max_model_len
         Context length of the workload.
-    gpus
-        Accelerators that may be leased, all of the machine's by default.
 
     Raises
     ------
@@ -152,7 +149,6 @@ def build(
     """
     check(space)
     fixed = dict(engine.flags) if engine else {}
-    available = gpus if gpus is not None else hardware.count
     domains: dict[str, Domain] = {}
     constants: Flags = {}
     notes: list[str] = []
@@ -165,7 +161,7 @@ def build(
             continue
         bounded = domain
         if name == _PARALLEL:
-            bounded = _bound_parallelism(domain, available, hardware, facts, max_model_len, notes)
+            bounded = _bound_parallelism(domain, hardware, facts, max_model_len, notes)
         only = _only_value(bounded)
         if only is None:
             domains[name] = bounded
@@ -185,7 +181,6 @@ def check(space: SearchSpaceSpec) -> None:
 
 def _bound_parallelism(
     domain: Domain,
-    available: int,
     hardware: Hardware,
     facts: ModelFacts | None,
     max_model_len: int | None,
@@ -199,8 +194,8 @@ def _bound_parallelism(
     kept: list[int] = []
     dropped: list[str] = []
     for size in sorted(wanted):
-        if size > available:
-            dropped.append(f"{size} (only {available} accelerators)")
+        if size > hardware.count:
+            dropped.append(f"{size} (only {hardware.count} accelerators)")
         elif facts is not None and not facts.allows_tensor_parallel(size):
             dropped.append(
                 f"{size} (does not divide {facts.attention_heads} heads, {facts.kv_heads} kv heads)"

@@ -11,7 +11,6 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Generator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,9 +64,7 @@ def run_study(
     engine: EngineSpec | None = None,
     facts: ModelFacts | None = None,
     max_model_len: int | None = None,
-    gpus: int | None = None,
     default_outcome: TrialOutcome | None = None,
-    parallel: int = 1,
     on_trial: Callable[[Trial], object] | None = None,
     clock: Callable[[], float] = time.monotonic,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -88,12 +85,10 @@ def run_study(
         Measures one configuration. `ServerStartError`, `StageError`, `EndpointError` and
         `ModelError` make it a failed trial with that reason; any other exception ends the study
         and leaves the trial to be repeated, and so do these if the machine is behind them.
-    hardware, engine, facts, max_model_len, gpus
+    hardware, engine, facts, max_model_len
         See `search_space.build`.
     default_outcome
         Outcome of the engine's default, if it was measured already.
-    parallel
-        Trials at the same time; with more than one, `evaluate` is called from several threads.
     on_trial
         Called with each trial that finishes now.
     clock
@@ -106,9 +101,7 @@ def run_study(
     SpecError, TuningError
         If the search space cannot be used, or another process runs this study.
     """
-    bounded = build(
-        space, hardware, engine=engine, facts=facts, max_model_len=max_model_len, gpus=gpus
-    )
+    bounded = build(space, hardware, engine=engine, facts=facts, max_model_len=max_model_len)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with open_journal(storage) as journal:
         study = optuna.create_study(
@@ -118,12 +111,12 @@ def run_study(
         session.resume()
         session.settle_default(default_outcome)
         deadline = clock() + 60.0 * space.timeout_minutes
-        stopped = session.run(parallel, lambda: clock() >= deadline)
+        stopped = session.run(lambda: clock() >= deadline)
         return session.result(stopped)
 
 
 class _Session:
-    """One opening of a study. The sampler is only ever asked and told from one thread."""
+    """One opening of a study."""
 
     def __init__(
         self,
@@ -217,43 +210,17 @@ class _Session:
             TrialRecord(number=DEFAULT_TRIAL, trial=default).note_in(asked)
             self._tell(asked, default)
 
-    def run(self, parallel: int, out_of_time: Callable[[], bool]) -> str:
+    def run(self, out_of_time: Callable[[], bool]) -> str:
         """Measure until the trials are used up; return why it ended."""
-        if parallel <= 1:
-            while not (stopped := self._why_stop(0, out_of_time)):
-                proposal = self._propose()
-                if proposal is None:
-                    return "every configuration of the search space was measured"
-                trial, record = proposal
-                with self._put_back_by_the_machine(trial, record):
-                    outcome = self._measure_record(record)
-                self._finish(trial, record, outcome)
-            return stopped
-        return self._run_parallel(parallel, out_of_time)
-
-    def _run_parallel(self, parallel: int, out_of_time: Callable[[], bool]) -> str:
-        running: dict[Future[TrialOutcome], tuple[optuna.Trial, TrialRecord]] = {}
-        exhausted = False
-        with ThreadPoolExecutor(parallel, thread_name_prefix="trial") as pool:
-            try:
-                while True:
-                    stopped = self._why_stop(len(running), out_of_time)
-                    while not stopped and not exhausted and len(running) < parallel:
-                        proposal = self._propose()
-                        exhausted = proposal is None
-                        if proposal is not None:
-                            running[pool.submit(self._measure_record, proposal[1])] = proposal
-                        stopped = self._why_stop(len(running), out_of_time)
-                    if not running:
-                        return stopped or "every configuration of the search space was measured"
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        trial, record = running.pop(future)
-                        with self._put_back_by_the_machine(trial, record):
-                            outcome = future.result()
-                        self._finish(trial, record, outcome)
-            finally:
-                for future in running:
-                    future.cancel()
+        while not (stopped := self._why_stop(out_of_time)):
+            proposal = self._propose()
+            if proposal is None:
+                return "every configuration of the search space was measured"
+            trial, record = proposal
+            with self._put_back_by_the_machine(trial, record):
+                outcome = self._measure_record(record)
+            self._finish(trial, record, outcome)
+        return stopped
 
     def result(self, stopped: str) -> StudyResult:
         """Return the study as it stands."""
@@ -266,10 +233,10 @@ class _Session:
             stopped=stopped,
         )
 
-    def _why_stop(self, running: int, out_of_time: Callable[[], bool]) -> str:
-        if len(self._trials) + running >= self._space.trials:
-            return f"all {self._space.trials} trials were used"
+    def _why_stop(self, out_of_time: Callable[[], bool]) -> str:
         finished = len(self._trials)
+        if finished >= self._space.trials:
+            return f"all {self._space.trials} trials were used"
         if finished >= _HOPELESS and all(t.status == "failed" for t in self._trials.values()):
             last = self._trials[max(self._trials)].reason
             return f"none of {finished} configurations could be measured; the last: {last}"

@@ -12,14 +12,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.artifacts.turns import turn
 from optikit_assets.errors import (
     EndpointError,
     EvaluationError,
-    OptikitError,
+    one_line,
 )
 from optikit_assets.faults import raise_machine_fault
 from optikit_assets.optimizer.contamination import check_tasks
@@ -41,17 +41,76 @@ from optikit_assets.workers.messages import (
 
 log = logging.getLogger("optikit.evaluate")
 
+_LOAD_SECONDS = "load_seconds"
+
 EVALUATION = "evaluation"
 """Artifact kind; see `optikit_assets.stateval.scores` for its files."""
 
 Clock = Callable[[], datetime]
+TaskFiles = dict[str, dict[str, Any]]
 
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def handle(request: EvaluateRequest, emit: Emit, *, clock: Clock = _utc_now) -> EvaluateResult:
+class Harness(Protocol):
+    """Reads the tasks of a suite and scores candidates on them."""
+
+    def load(self, request: EvaluateRequest, folder: Path | None, files: TaskFiles) -> list[Any]:
+        """Return the suite's tasks, checked for what would fail after hours of generation."""
+        ...
+
+    def score(
+        self, request: EvaluateRequest, candidate: Candidate, suite_tasks: list[Any]
+    ) -> EvaluatedCandidate:
+        """Load a candidate and return its scores on the tasks, with the settings they hold for."""
+        ...
+
+
+class LmEval:
+    """lm-eval, on vLLM in this process or on an endpoint."""
+
+    def load(self, request: EvaluateRequest, folder: Path | None, files: TaskFiles) -> list[Any]:
+        suite_tasks = load_tasks(request.suite, folder, files)
+        check_judges(request.suite)
+        if request.backend == "endpoint":
+            tokenizer = engines.tokenizer_in(request.candidates[0].model_path)
+            chat = request.suite.apply_chat_template
+            engines.check_endpoint_tasks(suite_tasks, chat=chat, tokenizer=tokenizer)
+        return suite_tasks
+
+    def score(
+        self, request: EvaluateRequest, candidate: Candidate, suite_tasks: list[Any]
+    ) -> EvaluatedCandidate:
+        begin = time.monotonic()
+        opened, settings = _open_model(request, candidate)
+        with opened as model:
+            load_seconds = time.monotonic() - begin
+            outcomes = tuple(
+                run_task(task, spec, request.suite, model, seed=request.seed)
+                for task, spec in zip(suite_tasks, request.suite.tasks, strict=True)
+            )
+            # The engine is freed only when nothing refers to it.
+            del model
+        return EvaluatedCandidate(
+            trial=candidate.trial,
+            suite=request.suite.name,
+            tasks=outcomes,
+            seed=request.seed,
+            versions=engines.versions(),
+            settings={**settings, _LOAD_SECONDS: round(load_seconds, 3)},
+            seconds=round(time.monotonic() - begin, 3),
+        )
+
+
+def handle(
+    request: EvaluateRequest,
+    emit: Emit,
+    *,
+    clock: Clock = _utc_now,
+    harness: Harness | None = None,
+) -> EvaluateResult:
     """Run the suite on the candidates of the request, one after the other, until one fails.
 
     Libraries and tasks are loaded once. A candidate whose artifact exists already is reported as
@@ -67,6 +126,8 @@ def handle(request: EvaluateRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
         Receives ``candidate_finished`` and ``candidate_failed`` records.
     clock
         Time of day, for the records.
+    harness
+        What evaluates; by default `LmEval`.
 
     Raises
     ------
@@ -89,10 +150,12 @@ def handle(request: EvaluateRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
     with tempfile.TemporaryDirectory(prefix="optikit-vllm-") as sockets:
         # The sockets between its processes, which it leaves behind.
         os.environ["VLLM_RPC_BASE_PATH"] = sockets
-        return _evaluate_all(request, emit, clock)
+        return _evaluate_all(request, emit, clock, harness or LmEval())
 
 
-def _evaluate_all(request: EvaluateRequest, emit: Emit, clock: Clock) -> EvaluateResult:
+def _evaluate_all(
+    request: EvaluateRequest, emit: Emit, clock: Clock, harness: Harness
+) -> EvaluateResult:
     folder = Path(request.task_folder) if request.task_folder else None
     files = task_files(folder)
     online = needs_network(request.suite, files) or _asks_hub_for_judge(request)
@@ -113,17 +176,15 @@ def _evaluate_all(request: EvaluateRequest, emit: Emit, clock: Clock) -> Evaluat
         if not reused and not suite_tasks:
             # Outside the guard: when this fails the suite is at fault, not the candidate.
             check_inputs(request)
-            suite_tasks = load_tasks(request.suite, folder, files)
-            _check_before_loading(request, suite_tasks)
+            suite_tasks = harness.load(request, folder, files)
             contamination = _check_calibration(request, suite_tasks)
         try:
             with turn(store.root, candidate.artifact_key):
                 # The baseline belongs to every recipe: another run may have made it meanwhile.
                 found = store.find(candidate.artifact_key)
                 if found is None:
-                    _evaluate(
-                        request, candidate, suite_tasks, contamination, store, started_at, clock
-                    )
+                    evaluated = harness.score(request, candidate, suite_tasks)
+                    _keep(request, candidate, evaluated, contamination, store, started_at, clock)
                     found = store.get(candidate.artifact_key)
             payload = _payload(load_candidate(found.path, candidate.trial), found.manifest)
         except EndpointError:
@@ -131,7 +192,7 @@ def _evaluate_all(request: EvaluateRequest, emit: Emit, clock: Clock) -> Evaluat
         except Exception as error:
             raise_machine_fault(error)
             traceback.print_exc()
-            failed[candidate.trial] = _reason(error)
+            failed[candidate.trial] = one_line(error)
             times = {"started_at": started_at.isoformat(), "ended_at": clock().isoformat()}
             payload = {**common, "reason": failed[candidate.trial], **times}
             emit(Record(kind="candidate_failed", payload=payload))
@@ -141,35 +202,18 @@ def _evaluate_all(request: EvaluateRequest, emit: Emit, clock: Clock) -> Evaluat
     return EvaluateResult(finished=finished, failed=failed, versions=engines.versions())
 
 
-def _evaluate(
+def _keep(
     request: EvaluateRequest,
     candidate: Candidate,
-    suite_tasks: list[Any],
+    evaluated: EvaluatedCandidate,
     contamination: dict[str, str],
     store: ArtifactStore,
     started_at: datetime,
     clock: Clock,
 ) -> None:
-    """Evaluate one candidate and put its artifact into the store."""
-    begin = time.monotonic()
-    opened, settings = _open_model(request, candidate)
-    with opened as model:
-        load_seconds = time.monotonic() - begin
-        outcomes = tuple(
-            run_task(task, spec, request.suite, model, seed=request.seed)
-            for task, spec in zip(suite_tasks, request.suite.tasks, strict=True)
-        )
-        # The engine is freed only when nothing refers to it.
-        del model
-    evaluated = EvaluatedCandidate(
-        trial=candidate.trial,
-        suite=request.suite.name,
-        tasks=outcomes,
-        seed=request.seed,
-        versions=engines.versions(),
-        settings={**settings, "load_seconds": round(load_seconds, 3)},
-        seconds=round(time.monotonic() - begin, 3),
-    )
+    """Put the scores of a candidate into the store."""
+    # How long it took decides nothing.
+    settings = {k: v for k, v in evaluated.settings.items() if k != _LOAD_SECONDS}
     with store.create(candidate.artifact_key, EVALUATION) as draft:
         write_candidate(draft.path, evaluated)
         draft.manifest.update(
@@ -186,15 +230,6 @@ def _evaluate(
         )
         check_inputs(request)
     log.info("%s: %.1f s", trial_title(candidate.trial), evaluated.seconds)
-
-
-def _check_before_loading(request: EvaluateRequest, suite_tasks: list[Any]) -> None:
-    """Find out what would fail after hours of generation."""
-    check_judges(request.suite)
-    if request.backend == "endpoint":
-        tokenizer = engines.tokenizer_in(request.candidates[0].model_path)
-        chat = request.suite.apply_chat_template
-        engines.check_endpoint_tasks(suite_tasks, chat=chat, tokenizer=tokenizer)
 
 
 def _check_calibration(request: EvaluateRequest, suite_tasks: list[Any]) -> dict[str, str]:
@@ -249,13 +284,6 @@ def _asks_hub_for_judge(request: EvaluateRequest) -> bool:
     model = request.suite.judge_model
     uses = any(task.judge == "classifier" for task in request.suite.tasks)
     return uses and model is not None and not Path(model).exists()
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if len(text) > 600:
-        text = text[:597] + "..."
-    return text if isinstance(error, OptikitError) and text else f"{type(error).__name__}: {text}"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from optikit_assets.artifacts.pins import Pin
 from optikit_assets.artifacts.store import Artifact
 from optikit_assets.benchmarker import read_requests
 from optikit_assets.defs.body import BENCHMARKS, Partition
-from optikit_assets.defs.evaluation.candidates import ServedCandidate
+from optikit_assets.defs.evaluation.candidates import Representative
 from optikit_assets.deployment import Series
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import latency_against_rate, steady_state
@@ -69,7 +69,7 @@ class Benchmarked:
 
 
 def known_beforehand(
-    stage: Partition, slo: SloSpec, candidate: ServedCandidate, flags: Flags
+    stage: Partition, slo: SloSpec, candidate: Representative, flags: Flags
 ) -> InfeasibleBenchmark | SkippedBenchmark | None:
     """Return the outcome if it is certain without a server; no GPU time is spent then.
 
@@ -97,7 +97,7 @@ def known_beforehand(
 def benchmark(
     stage: Partition,
     slo: SloSpec,
-    candidate: ServedCandidate,
+    candidate: Representative,
     *,
     artifact_key: str,
     flags: Flags,
@@ -161,7 +161,7 @@ def benchmark(
     return Benchmarked.of(artifact)
 
 
-def _pins(stage: Partition, candidate: ServedCandidate) -> tuple[Pin, ...]:
+def _pins(stage: Partition, candidate: Representative) -> tuple[Pin, ...]:
     sources = stage.versions.sources
     model = sources.model_pin(stage.model_key)
     served = (model,) if str(candidate.path) == model.path else ()

@@ -13,7 +13,7 @@ from optikit_assets.defs.benchmarking.measurement import remember_benchmarks
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.deployment.fresh_servers import StageServers, all_flags, config_text
 from optikit_assets.defs.deployment.outcomes import Evaluated, collect, evidence
-from optikit_assets.defs.evaluation.candidates import served_candidate, verified
+from optikit_assets.defs.evaluation.candidates import representative_of, verified
 from optikit_assets.defs.partitions import declared
 from optikit_assets.deployment import Limits, build_deployment, certify, select, write_bundle
 from optikit_assets.deployment.arm_plots import four_arms, gain_text
@@ -114,7 +114,7 @@ def _record(
     config = None
     made_by: dict[str, Any] = {}
     if chosen is not None:
-        candidate = served_candidate(stage, chosen.recipe)
+        candidate = representative_of(stage, chosen.recipe)
         flags = all_flags(stage, slo, candidate, chosen.flags)
         config = config_text(stage, slo, candidate, chosen.flags)
         # What ships was served last.
@@ -147,7 +147,7 @@ def _served_checkpoint(stage: Partition, deployment: Deployment) -> Mapping[str,
     """Return the checkpoint that the bundle points to; none for the base model."""
     if deployment.status != "feasible" or deployment.recipe in (None, BASELINE):
         return {}
-    return served_candidate(stage, deployment.recipe).references
+    return representative_of(stage, deployment.recipe).references
 
 
 def _publish(stage: Partition, artifact: Artifact, publisher: PublisherResource) -> Published:

@@ -29,7 +29,8 @@ from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.quality_plots import flips, recovery_per_task, trial_spread
 from optikit_assets.errors import CompressionError, StageError
 from optikit_assets.graph import FAILED
-from optikit_assets.optimizer import expert_count, read_config
+from optikit_assets.model_files import read_config
+from optikit_assets.optimizer import expert_count
 from optikit_assets.optimizer.adaptive import goes_on, round_recipe, suite_of_a_round
 from optikit_assets.optimizer.contamination import CLEAN
 from optikit_assets.schemas import (

@@ -16,7 +16,8 @@ from optikit_assets.defs.quantization.contamination import evaluation_data
 from optikit_assets.errors import ChangedInputError, CompressionError
 from optikit_assets.execution import Lease, settle
 from optikit_assets.graph import Node
-from optikit_assets.optimizer import check_plan, expert_count, read_config, read_linear_layers
+from optikit_assets.model_files import read_config
+from optikit_assets.optimizer import check_plan, expert_count, read_linear_layers
 from optikit_assets.schemas import (
     QUANTIZATION_FILE,
     CalibrationTrial,

@@ -15,7 +15,7 @@ from optikit_assets.defs.benchmarking.measurement import (
     remember_probes,
 )
 from optikit_assets.defs.body import Partition
-from optikit_assets.defs.evaluation.candidates import ServedCandidate, served_candidate
+from optikit_assets.defs.evaluation.candidates import Representative, representative_of
 from optikit_assets.defs.partitions import declared
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import optimization_history
@@ -80,7 +80,7 @@ def _tune(stage: Partition, recipe: str, slo: SloSpec) -> Artifact | None:
     """Search the flags; the study's journal keeps finished trials if this process dies."""
     swept = stage.artifact_of(stage.node.needed(graph.BENCHMARK_SWEEP))
     default = Benchmarked.of(swept) if swept else None
-    candidate = served_candidate(stage, recipe)
+    candidate = representative_of(stage, recipe)
     certain = known_beforehand(stage, slo, candidate, {})
     facts = ModelFacts.read(candidate.path)
     try:
@@ -127,7 +127,7 @@ def _tune(stage: Partition, recipe: str, slo: SloSpec) -> Artifact | None:
 def _measure(
     stage: Partition,
     slo: SloSpec,
-    candidate: ServedCandidate,
+    candidate: Representative,
     flags: Flags,
     initial_rate_rps: float | None,
 ) -> Benchmarked:

@@ -77,7 +77,7 @@ def test_record_tells_rate_gain_and_proof():
     assert deployment.gain.probes == 2 * 4 * 4
     assert deployment.gain_over_baseline == deployment.gain.estimate
     assert deployment.checkpoint_digest == "sha256:int_w8a8"
-    assert deployment.certification.limit_shown
+    assert deployment.certification.overload_verdict == "fail"
     assert [arm.deployed for arm in deployment.arms.rows()] == [False, False, False, True]
 
 

@@ -20,6 +20,8 @@ from optikit_assets.serving import VllmServer
 from optikit_assets.serving.server import HOST, free_port
 from optikit_assets.serving.start_failures import classify, root_cause
 
+pytestmark = pytest.mark.serial
+
 PRELUDE = """
 import http.server, os, signal, subprocess, sys, time
 arguments = dict(a.lstrip("-").partition("=")[::2] for a in sys.argv[1:])

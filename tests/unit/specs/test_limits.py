@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from optikit_assets.errors import CompressionError, EvaluationError, ModelError, SpecError
-from optikit_assets.optimizer.architecture import read_config
+from optikit_assets.model_files import read_config
 from optikit_assets.optimizer.calibration import load_texts
 from optikit_assets.optimizer.contamination import read_items
 from optikit_assets.serving.model_facts import ModelFacts

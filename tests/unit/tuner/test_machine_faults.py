@@ -57,10 +57,9 @@ def caused_by(cause: Exception) -> ModelError:
     return error
 
 
-@pytest.mark.parametrize("parallel", [1, 2])
-def test_a_trial_error_with_a_full_disk_behind_it_ends_the_study(study, parallel) -> None:
+def test_a_trial_error_with_a_full_disk_behind_it_ends_the_study(study) -> None:
     with pytest.raises(StorageError, match="No space left on device"):
-        study(Engine({2: caused_by(DISK)}), parallel=parallel)
+        study(Engine({2: caused_by(DISK)}))
     healthy = Engine()
     result = study(healthy)
     assert [trial.status for trial in result.trials] == ["feasible"] * 6
