@@ -24,6 +24,7 @@ import dagster as dg
 
 from benchmarks.tables import markdown
 from benchmarks.talkative_worker import Said, Talk, text_of
+from optikit_assets.engines import Hardware
 from optikit_assets.environments.layout import (
     REPOSITORY_ROOT,
     Stamp,
@@ -33,7 +34,6 @@ from optikit_assets.environments.layout import (
 )
 from optikit_assets.errors import OptikitError
 from optikit_assets.processes import OwnedProcess
-from optikit_assets.serving.hardware import Hardware
 from optikit_assets.settings import REPOSITORY
 from optikit_assets.workers.channel import RECORD, REQUEST_KEY, RESULT
 from optikit_assets.workers.messages import Record

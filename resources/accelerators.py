@@ -13,9 +13,9 @@ from typing import IO
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
+from optikit_assets.engines import Hardware, detect
 from optikit_assets.errors import AcceleratorError
 from optikit_assets.processes import kill_orphans
-from optikit_assets.serving.hardware import Hardware, detect
 
 _POLL_S = 0.2
 

@@ -17,6 +17,7 @@ import dagster as dg
 from pydantic import Field
 
 from optikit_assets import errors
+from optikit_assets.engines import engine_variables
 from optikit_assets.environments.status import python_of
 from optikit_assets.environments.variables import worker_variables
 from optikit_assets.errors import (
@@ -120,7 +121,7 @@ class StageRunnerResource(dg.ConfigurableResource):
         ):
             inbox.session = session
             env = {
-                **worker_variables(os.environ),
+                **worker_variables(os.environ, engine_variables()),
                 **lease.env(),
                 **session.get_bootstrap_env_vars(),
                 "PYTHONPATH": str(REPOSITORY),

@@ -20,7 +20,7 @@ from optikit_assets.history import History
 from optikit_assets.settings import REPOSITORY, settings
 from optikit_assets.specs import Catalog
 from optikit_assets.specs.endpoint_address import CREDENTIALS_VARIABLE, EndpointAddress
-from optikit_assets.stateval.engines import served_model, tokenizer_in
+from optikit_assets.stateval.endpoint import served_model, tokenizer_in
 from optikit_assets.workers.messages import Record
 from resources.stage_runner import progress_listeners
 

@@ -74,7 +74,7 @@ def run_status(model: str | None) -> None:
     """Print the state of every partition of the SLOs that were ever asked for."""
     from optikit_assets.defs.materialize import open_instance
     from optikit_assets.defs.optimize import status
-    from optikit_assets.serving.hardware import detect
+    from optikit_assets.engines import detect
 
     catalog = Catalog.load(settings().recipes)
     registry = ModelRegistry(settings().home, REPOSITORY, catalog)
@@ -97,7 +97,7 @@ def run_status(model: str | None) -> None:
 
 def run_doctor(verify: bool = False) -> int:
     """Print what is ready and what to do; 1 if something is missing or found damaged."""
-    from optikit_assets.serving.hardware import detect
+    from optikit_assets.engines import detect
 
     table = Table("what", "state", "details", "what to do")
     ready = True

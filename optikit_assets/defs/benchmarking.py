@@ -15,18 +15,11 @@ from optikit_assets.defs.stage import BENCHMARKS, Stage
 from optikit_assets.deployment import Series
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import latency_against_rate, steady_state
+from optikit_assets.engines import Flags, ModelFacts
 from optikit_assets.errors import OptikitError, ResultMissingError, StageError
 from optikit_assets.faults import raise_machine_fault
 from optikit_assets.graph import FAILED, outcome_version
 from optikit_assets.history import RowsByTable, benchmark_rows
-from optikit_assets.serving import (
-    ModelFacts,
-    accelerators_of,
-    engine_flags,
-    estimate,
-    max_model_len,
-)
-from optikit_assets.serving.flags import Flags
 from optikit_assets.specs import SloSpec
 from optikit_assets.workers.benchmark import REQUESTS_FILE, RESULT_FILE, unfinished_requests
 from optikit_assets.workers.messages import BenchmarkRequest, BenchmarkWorkerResult, Record
@@ -85,12 +78,13 @@ def known_beforehand(
         reason = "; ".join(candidate.reasons) or candidate.verdict
         return unfinished_benchmark(SKIPPED, f"the quality gate refused it: {reason}")
     hardware = stage.runner.accelerators.hardware
-    gpus = accelerators_of(stage.model_spec.engine, flags, hardware)
+    engine, spec = stage.engine, stage.model_spec.engine
+    gpus = engine.accelerators(spec, flags, hardware)
     facts = ModelFacts.read(candidate.path)
     try:
-        length = max_model_len(stage.model_spec.engine, slo, facts)
-        complete = engine_flags(stage.model_spec.engine, slo, flags, hardware=hardware, facts=facts)
-        memory = estimate(facts, hardware, complete, max_model_len=length)
+        length = engine.context_length(spec, slo, facts)
+        complete = engine.flags(spec, slo, flags, hardware=hardware, facts=facts)
+        memory = engine.estimate(facts, hardware, complete, context_length=length)
     except OptikitError as error:
         raise_machine_fault(error)
         return unfinished_benchmark(INFEASIBLE, str(error), gpus=gpus)
@@ -125,7 +119,8 @@ def benchmark(
         If the machine failed: that is no result of this candidate or these flags.
     """
     store = stage.artifacts.store
-    gpus = accelerators_of(stage.model_spec.engine, flags, stage.runner.accelerators.hardware)
+    hardware = stage.runner.accelerators.hardware
+    gpus = stage.engine.accelerators(stage.model_spec.engine, flags, hardware)
     request = BenchmarkRequest(
         store_root=stage.artifacts.root,
         artifact_key=artifact_key,

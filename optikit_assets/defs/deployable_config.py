@@ -19,6 +19,7 @@ from optikit_assets.defs.partitions import declared
 from optikit_assets.defs.stage import Stage
 from optikit_assets.deployment import (
     Certification,
+    ConfigFile,
     Deployment,
     Limits,
     build_deployment,
@@ -27,11 +28,11 @@ from optikit_assets.deployment import (
     write_bundle,
 )
 from optikit_assets.deployment.arm_plots import four_arms, gain_text
-from optikit_assets.deployment.bundle import CONFIG_FILE, RECORD_FILE, REPORT_FILE
+from optikit_assets.deployment.bundle import RECORD_FILE, REPORT_FILE
 from optikit_assets.deployment.canvas import markdown_image
+from optikit_assets.engines import Flags
 from optikit_assets.errors import StageError
 from optikit_assets.history import RowsByTable
-from optikit_assets.serving.flags import Flags
 from optikit_assets.settings import settings
 from optikit_assets.specs import BASELINE, SloSpec
 from resources import (
@@ -44,7 +45,7 @@ from resources import (
 
 @dg.asset(
     **declared(graph.DEPLOYABLE_CONFIG),
-    kinds={"vllm", "gpu"},
+    kinds={"gpu"},
     owners=["team:ml-platform"],
     automation_condition=SETTLED,
 )
@@ -68,7 +69,7 @@ def deployable_config(
         status=deployment.status,
         cached=cached,
         artifact=artifact,
-        metadata={**_metadata(deployment, link), **_left_out(stage)},
+        metadata={**_metadata(stage, deployment, link), **_left_out(stage)},
     )
 
 
@@ -113,7 +114,7 @@ def _record(
     evaluated: list[Evaluated],
     certification: Certification,
     servers: StageServers,
-) -> tuple[Deployment, str | None]:
+) -> tuple[Deployment, ConfigFile | None]:
     outcomes = [item.outcome for item in evaluated]
     chosen = certification.candidate
     flags: Flags = {}
@@ -122,7 +123,9 @@ def _record(
     if chosen is not None:
         candidate = served_candidate(stage, chosen.recipe)
         flags = all_flags(stage, slo, candidate, chosen.flags)
-        config = config_text(stage, slo, candidate, chosen.flags)
+        engine = stage.engine
+        text = config_text(stage, slo, candidate, chosen.flags)
+        config = ConfigFile(engine.config_file, text, engine.commands)
         # What ships was served last.
         made_by = servers.latest.made_by if servers.latest else {}
     name, version = graph.split_model(stage.model_key)
@@ -137,6 +140,7 @@ def _record(
         certification=certification,
         flags=flags,
         accelerator=stage.runner.accelerators.hardware.label,
+        engine=stage.engine.name,
         versions=made_by.get("versions", {}),
         environment=made_by.get("environment", {}),
         left_out=stage.versions.left_out(stage.node),
@@ -232,7 +236,7 @@ def _left_out(stage: Stage) -> dict[str, Any]:
     return {"left_out": dg.MetadataValue.table(records)}
 
 
-def _metadata(deployment: Deployment, link: Path) -> dict[str, Any]:
+def _metadata(stage: Stage, deployment: Deployment, link: Path) -> dict[str, Any]:
     records = [
         dg.TableRecord(
             {
@@ -258,7 +262,7 @@ def _metadata(deployment: Deployment, link: Path) -> dict[str, Any]:
         "report": dg.MetadataValue.url((link / REPORT_FILE).as_uri()),
     }
     if deployment.status == "feasible":
-        metadata["vllm_config"] = dg.MetadataValue.path(str(link / CONFIG_FILE))
+        metadata["engine_config"] = dg.MetadataValue.path(str(link / stage.engine.config_file))
     if deployment.gain is not None:
         metadata["gain_over_baseline"] = round(deployment.gain.estimate, 3)
         metadata["gain_at_least"] = round(deployment.gain.low, 3)

@@ -34,7 +34,6 @@ from optikit_assets.graph import FAILED
 from optikit_assets.optimizer import expert_count, read_config
 from optikit_assets.optimizer.adaptive import goes_on, round_recipe, suite_of_a_round
 from optikit_assets.optimizer.contamination import CLEAN
-from optikit_assets.serving.support import unsupported
 from optikit_assets.specs import BASELINE, SuiteSpec, digest
 from optikit_assets.stateval.comparison import compare
 from optikit_assets.stateval.results import Comparison
@@ -101,7 +100,8 @@ def _refuse_unsupported(stage: Stage) -> Artifact | None:
     quantized = _quantized(stage)
     refused = None if quantized is None else quantized.read_json(SUMMARY).get(UNSUPPORTED)
     experts = expert_count(read_config(stage.base.path)) > 0
-    reason = refused or unsupported(recipe, stage.model_spec.engine, hardware, experts=experts)
+    spec = stage.model_spec.engine
+    reason = refused or stage.engine.unsupported(recipe, spec, hardware, experts=experts)
     if reason is None:
         return None
     with stage.keep() as draft:

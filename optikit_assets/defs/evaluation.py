@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from optikit_assets.serving import accelerators_of
-from optikit_assets.serving.support import compute_dtype
+from optikit_assets.engines import get_engine
 from optikit_assets.workers.messages import Candidate, EvaluateRequest, EvaluateResult
 from resources import ArtifactStoreResource, Lease, StageRunnerResource
 
@@ -24,7 +23,8 @@ def evaluate(
         Artifact key of every candidate that kept failing -> reason of its last attempt.
     """
     hardware = runner.accelerators.hardware
-    dtype = compute_dtype(request.engine, hardware)
+    used = get_engine(request.engine.name)
+    dtype = used.compute_dtype(request.engine, hardware)
     engine = request.engine.model_copy(update={"dtype": dtype})
 
     def run(batch: Sequence[Candidate], lease: Lease) -> dict[str, str]:
@@ -39,5 +39,5 @@ def evaluate(
         # In deterministic mode GPU memory is not given back within a process (paper section 5.3).
         per_worker=1 if hardware.kind != "cpu" else len(request.candidates),
         max_attempts=2,
-        accelerators=accelerators_of(engine, {}, hardware),
+        accelerators=used.accelerators(engine, {}, hardware),
     )

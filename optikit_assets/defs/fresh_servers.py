@@ -10,14 +10,13 @@ from optikit_assets.defs.benchmarking import Benchmarked, benchmark, remember_pr
 from optikit_assets.defs.candidates import ServedCandidate, served_candidate
 from optikit_assets.defs.stage import Stage
 from optikit_assets.deployment import ArmMeasurement, Held, Served
-from optikit_assets.serving import ModelFacts, engine_flags, to_yaml
-from optikit_assets.serving.flags import Flags
+from optikit_assets.engines import Flags, ModelFacts
 from optikit_assets.specs import SloSpec, digest
 
 
 def all_flags(stage: Stage, slo: SloSpec, candidate: ServedCandidate, tuned: Flags) -> Flags:
     """Return every engine flag of a configuration."""
-    return engine_flags(
+    return stage.engine.flags(
         stage.model_spec.engine,
         slo,
         tuned,
@@ -28,9 +27,11 @@ def all_flags(stage: Stage, slo: SloSpec, candidate: ServedCandidate, tuned: Fla
 
 
 def config_text(stage: Stage, slo: SloSpec, candidate: ServedCandidate, tuned: Flags) -> str:
-    """Return the vllm.yaml of a configuration: what is certified is what is shipped."""
+    """Return the file of a configuration: what is certified is what is shipped."""
     flags = all_flags(stage, slo, candidate, tuned)
-    return to_yaml(flags, model=str(candidate.path), served_model_name=stage.model_key)
+    return stage.engine.config_text(
+        flags, model=str(candidate.path), served_model_name=stage.model_key
+    )
 
 
 @dataclass
@@ -90,7 +91,7 @@ class StageServers:
         )
         folder = Path(stage.runner.home) / "tmp"
         folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"{key[:16]}.yaml"
+        file = folder / f"{key[:16]}-{stage.engine.config_file}"
         file.write_text(config, encoding="utf-8")
         try:
             done = benchmark(

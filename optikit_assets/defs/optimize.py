@@ -19,12 +19,13 @@ from optikit_assets.defs.recorded import Versions, recorded
 from optikit_assets.defs.run_owners import cancel_orphaned_runs
 from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.defs.sources import changed_observations, source_nodes
+from optikit_assets.engines import Hardware, detect
 from optikit_assets.environments.status import python_of
 from optikit_assets.graph import Key, Node, chain, in_plan_order, measurements_of
 from optikit_assets.history import History
-from optikit_assets.serving.hardware import Hardware, detect
 from optikit_assets.settings import REPOSITORY, settings
 from optikit_assets.specs import BASELINE, Catalog, JobSpec
+from optikit_assets.tuner.search_space import check
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,25 @@ def plan_submission(
     submission: Submission, catalog: Catalog, instance: dg.DagsterInstance, hardware: Hardware
 ) -> list[NodePlan]:
     """Register the model, observe all sources, and judge every partition of the submission."""
+    check_search_spaces(submission, catalog)
     cancel_orphaned_runs(instance)
     register_model(instance, submission.model_key)
     observe(catalog, instance, hardware)
     nodes = submission.nodes()
     return make_plan(_versions(catalog, instance, hardware, nodes), nodes, _has_artifact)
+
+
+def check_search_spaces(submission: Submission, catalog: Catalog) -> None:
+    """Check that the model's engine has the flags of every search space, before anything runs.
+
+    Raises
+    ------
+    SpecError
+        For the first SLO whose space cannot be searched.
+    """
+    spec = catalog.model(graph.split_model(submission.model_key)[0]).engine
+    for slo in submission.slos:
+        check(catalog.search_space(catalog.slo(slo).search_space), spec)
 
 
 def observe(catalog: Catalog, instance: dg.DagsterInstance, hardware: Hardware) -> None:

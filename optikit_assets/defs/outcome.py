@@ -17,8 +17,8 @@ from optikit_assets.deployment import (
     Series,
     Trial,
 )
+from optikit_assets.engines import Flags
 from optikit_assets.graph import Node
-from optikit_assets.serving.flags import Flags
 from optikit_assets.specs import BASELINE
 
 STUDY_FILE = "study.json"

@@ -8,6 +8,7 @@ from optikit_assets.deployment.four_arms import Arm, FourArms, arms
 from optikit_assets.deployment.outcomes import ArmMeasurement, RecipeOutcome, RecoveryRow
 from optikit_assets.deployment.race import FreshServers, Held, Limits, Served
 from optikit_assets.deployment.record import Deployment, build_deployment
+from optikit_assets.deployment.report import ConfigFile
 from optikit_assets.deployment.selection import Selection, select
 from optikit_assets.deployment.terminal import arms_table
 
@@ -18,6 +19,7 @@ __all__ = [
     "Attempt",
     "Bundle",
     "Certification",
+    "ConfigFile",
     "Deployment",
     "Evidence",
     "FourArms",

@@ -16,6 +16,7 @@ from optikit_assets.deployment.outcomes import (
 )
 from optikit_assets.deployment.selection import Rejection, Selection, rejections
 from optikit_assets.specs import SloSpec
+from optikit_assets.specs.plugins import DEFAULT_ENGINE
 from optikit_assets.specs.search_space import Scalar
 
 
@@ -47,11 +48,11 @@ class Deployment(Frozen):
     model_digest: str = Field(description="Of the base model that was submitted.")
     recipe: str | None = None
     tuned: bool | None = None
-    checkpoint_path: str | None = Field(default=None, description="Weights that vllm.yaml serves.")
+    checkpoint_path: str | None = Field(default=None, description="Weights that are served.")
     checkpoint_digest: str | None = None
     checkpoint_bytes: int | None = None
     flags: dict[str, Scalar] = Field(
-        default_factory=dict, description="All engine flags, as in vllm.yaml."
+        default_factory=dict, description="All engine flags, as in the bundle's file."
     )
     tuned_flags: dict[str, Scalar] = Field(
         default_factory=dict, description="Those of `flags` that the tuner chose."
@@ -84,6 +85,9 @@ class Deployment(Frozen):
     )
     closest: str = ""
     accelerator: str
+    engine: str = Field(
+        default=DEFAULT_ENGINE, description="Engine that was measured and is deployed."
+    )
     versions: dict[str, str] = Field(default_factory=dict)
     environment: dict[str, str] = Field(
         default_factory=dict,
@@ -110,6 +114,7 @@ def build_deployment(
     certification: Certification,
     flags: Mapping[str, Scalar],
     accelerator: str,
+    engine: str,
     versions: Mapping[str, str],
     environment: Mapping[str, str],
     left_out: Mapping[str, str],
@@ -123,8 +128,10 @@ def build_deployment(
     ----------
     flags
         All engine flags of the certified configuration; ignored if there is none.
+    engine
+        Name of the engine.
     environment
-        Variables that reached its engine.
+        Variables that reached it.
     left_out
         Recipe -> why its results took no part.
     created_at
@@ -143,6 +150,7 @@ def build_deployment(
         "rejections": rejections(outcomes, chosen, raced),
         "left_out": tuple(Rejection(recipe=name, reason=why) for name, why in left_out.items()),
         "accelerator": accelerator,
+        "engine": engine,
         "versions": dict(versions),
         "environment": dict(environment),
         "run_ids": dict(run_ids),

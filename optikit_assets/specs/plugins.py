@@ -1,4 +1,4 @@
-"""What other packages add: backends, samplers and recipes, found through their entry points.
+"""What other packages add, found through entry points: backends, samplers, engines and recipes.
 
 A package declares them in its own ``pyproject.toml``, under the groups below. Names and versions
 are read from its metadata: nothing of it is imported here. Installed packages do not change while a
@@ -14,11 +14,19 @@ from optikit_assets.errors import EnvironmentMissingError
 
 BACKENDS = "optikit.backends"
 SAMPLERS = "optikit.samplers"
+ENGINES = "optikit.engines"
 RECIPES = "optikit.recipes"
 
 BUILTIN_BACKENDS = ("autoround", "llmcompressor")
 BUILTIN_SAMPLERS = ("length_weighted", "random", "token_stratified")
-_BUILTIN = {BACKENDS: BUILTIN_BACKENDS, SAMPLERS: BUILTIN_SAMPLERS, RECIPES: ()}
+BUILTIN_ENGINES = ("vllm",)
+DEFAULT_ENGINE = "vllm"
+_BUILTIN = {
+    BACKENDS: BUILTIN_BACKENDS,
+    SAMPLERS: BUILTIN_SAMPLERS,
+    ENGINES: BUILTIN_ENGINES,
+    RECIPES: (),
+}
 
 
 @lru_cache(maxsize=8)
@@ -45,8 +53,15 @@ def registered(group: str) -> dict[str, EntryPoint]:
 
 
 def known(group: str) -> list[str]:
-    """Return every name of a backend or sampler that this environment knows, sorted."""
+    """Return every name in a group that this environment knows, sorted."""
     return sorted({*_BUILTIN[group], *registered(group)})
+
+
+def check_engine(name: str) -> str:
+    """Return the name of an engine, or raise ``ValueError`` if there is none."""
+    if name not in known(ENGINES):
+        raise ValueError(f"unknown engine {name!r}; known: {', '.join(known(ENGINES))}")
+    return name
 
 
 def distribution(entry: EntryPoint) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
+from optikit_assets.engines import Flags, Hardware, ModelFacts
 from optikit_assets.errors import (
     EndpointError,
     MachineError,
@@ -28,9 +29,6 @@ from optikit_assets.errors import (
     StageError,
 )
 from optikit_assets.faults import raise_machine_fault
-from optikit_assets.serving.flags import Flags, gpus_of
-from optikit_assets.serving.hardware import Hardware
-from optikit_assets.serving.model_facts import ModelFacts
 from optikit_assets.specs import EngineSpec, SearchSpaceSpec, digest
 from optikit_assets.tuner.importance import parameter_importance
 from optikit_assets.tuner.journal import DEFAULT, RECORD, open_journal
@@ -173,7 +171,7 @@ class _Session:
         elif record["attempt"] >= _ATTEMPTS:
             outcome = TrialOutcome(
                 "failed",
-                gpus=gpus_of(record["flags"]),
+                gpus=self._bounded.engine.devices(record["flags"]),
                 reason=f"the tuner was killed {_ATTEMPTS} times while this configuration ran",
             )
             self._finish(trial, record, outcome)
@@ -333,7 +331,8 @@ class _Session:
     def _measure_record(self, record: dict[str, Any]) -> TrialOutcome:
         flags: Flags = record["flags"]
         best = self._best()
-        hint = None if best is None else best.rate_rps * gpus_of(flags) / gpus_of(best.flags)
+        devices = self._bounded.engine.devices
+        hint = None if best is None else best.rate_rps * devices(flags) / devices(best.flags)
         return self._measure(record["number"], flags, hint)
 
     def _measure(self, number: int, flags: Flags, hint_rps: float | None) -> TrialOutcome:
@@ -341,7 +340,8 @@ class _Session:
             return self._evaluate(number, flags, hint_rps)
         except _TRIAL_ERRORS as error:
             raise_machine_fault(error)
-            return TrialOutcome("failed", gpus=gpus_of(flags), reason=str(error))
+            gpus = self._bounded.engine.devices(flags)
+            return TrialOutcome("failed", gpus=gpus, reason=str(error))
 
     def _finish(self, asked: optuna.Trial, record: dict[str, Any], outcome: TrialOutcome) -> None:
         trial = self._as_trial(record["number"], record["flags"], outcome, record["started_at"])

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from optikit_assets.serving.flags import Flags
+from optikit_assets.engines import Flags
 from optikit_assets.tuner.outcome import Status
 
 DEFAULT_TRIAL = 0

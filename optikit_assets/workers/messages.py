@@ -97,9 +97,10 @@ class Candidate(Message):
 class EvaluateRequest(Request):
     """Run a suite on each candidate, one after the other, until one fails.
 
-    ``backend: vllm`` evaluates offline in this process; ``backend: endpoint`` asks a server that
-    already runs at ``base_url``: its chat endpoint if the suite applies a chat template, else its
-    completions endpoint. A candidate's folder is then only read for its tokenizer.
+    ``backend: offline`` evaluates in this process, or through a server of its own if the engine has
+    no other way; ``backend: endpoint`` asks a server that already runs at ``base_url``: its chat
+    endpoint if the suite applies a chat template, else its completions endpoint. A candidate's
+    folder is then only read for its tokenizer.
     """
 
     suite: SuiteSpec
@@ -111,13 +112,14 @@ class EvaluateRequest(Request):
         default=None, description="What may hold no item of the suite; unset: nothing to compare."
     )
     seed: int = 1234
-    backend: Literal["vllm", "endpoint"] = "vllm"
+    backend: Literal["offline", "endpoint"] = "offline"
     base_url: str | None = None
     endpoint_model: str | None = Field(
         default=None, description="Model name at the endpoint; unset: the first it lists."
     )
     deterministic: bool = Field(
-        default=True, description="vLLM's deterministic mode; off only to see what it is worth."
+        default=True,
+        description="The engine's deterministic mode; off only to see what it is worth.",
     )
 
 
@@ -153,7 +155,8 @@ class BenchmarkRequest(Request):
     trust_remote_code: bool = False
     flags: dict[str, Scalar] = Field(default_factory=dict)
     config_file: str | None = Field(
-        default=None, description="Serve with vLLM's --config FILE instead of engine and flags."
+        default=None,
+        description="Serve from this file of the engine (Engine.config_text) instead of flags.",
     )
     slo: SloSpec
     seed: int

@@ -16,8 +16,8 @@ from optikit_assets.defs import partitions
 from optikit_assets.defs.graph import ASSETS
 from optikit_assets.defs.jobs import optimize_model
 from optikit_assets.defs.sensors import new_model_versions, spec_changes
+from optikit_assets.engines import Hardware
 from optikit_assets.graph import Node, chain, upstream
-from optikit_assets.serving.hardware import Hardware
 from optikit_assets.settings import REPOSITORY, settings
 from resources import AcceleratorsResource, ModelRegistryResource, StageRunnerResource
 from tests.definitions.world import HARDWARE

@@ -11,8 +11,8 @@ from optikit_assets.defs.optimize import Submission
 from optikit_assets.defs.plan import NodePlan, make_plan
 from optikit_assets.defs.recorded import DATA_VERSION_TAG, INPUTS_METADATA, STATUS_TAG, Versions
 from optikit_assets.defs.source_versions import SourceVersions
+from optikit_assets.engines import Hardware
 from optikit_assets.graph import Node, outcome_version
-from optikit_assets.serving.hardware import Hardware
 from optikit_assets.settings import REPOSITORY
 from optikit_assets.specs import Catalog
 from tests.tiny_model import write_model

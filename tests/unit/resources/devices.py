@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from optikit_assets.serving.hardware import Hardware
+from optikit_assets.engines import Hardware
 from resources import AcceleratorsResource
 
 TWO_GPUS = Hardware(

@@ -16,6 +16,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from optikit_assets.engines import Hardware
 from optikit_assets.environments.layout import (
     REPOSITORY_ROOT,
     Stamp,
@@ -30,7 +31,6 @@ from optikit_assets.errors import (
     StageTimeoutError,
     StorageError,
 )
-from optikit_assets.serving.hardware import Hardware
 from optikit_assets.workers.messages import Record
 from resources import Lease, StageRunnerResource
 from resources import stage_runner as stage_runner_module

@@ -15,7 +15,7 @@ from optikit_assets.defs.driver import describe_record
 from optikit_assets.errors import AcceleratorError, CompressionError, EvaluationError
 from optikit_assets.optimizer.contamination import CLEAN
 from optikit_assets.specs import EngineSpec
-from optikit_assets.workers import evaluate
+from optikit_assets.workers import answering, evaluate
 from optikit_assets.workers.messages import (
     BASELINE_TRIAL,
     Candidate,
@@ -50,7 +50,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
 
     def open_model(
-        request: EvaluateRequest, item: Candidate
+        request: EvaluateRequest, item: Candidate, *prepared: Any
     ) -> tuple[contextlib.AbstractContextManager[None], dict[str, Any]]:
         found.append(item.model_path)
         (Path(os.environ["VLLM_RPC_BASE_PATH"]) / "socket").touch()
@@ -63,10 +63,10 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     # The worker's process ends with what it sets; this one goes on.
     monkeypatch.setenv("VLLM_RPC_BASE_PATH", "")
-    monkeypatch.setattr(evaluate.engines, "set_environment", lambda **options: None)
+    monkeypatch.setattr(evaluate.endpoint, "set_environment", lambda **options: None)
     task = SimpleNamespace(eval_docs=[{"question": QUESTION}, {"question": BEYOND_LIMIT}])
     monkeypatch.setattr(evaluate, "load_tasks", lambda *arguments: [task])
-    monkeypatch.setattr(evaluate, "_open_model", open_model)
+    monkeypatch.setattr(answering, "_in_this_process", open_model)
     monkeypatch.setattr(evaluate, "run_task", run_task)
     return found
 
