@@ -21,9 +21,9 @@ import numpy as np
 
 from benchmarks.tables import markdown, write_section
 from optikit_assets.benchmarker.reading import near_search, read_probes
-from optikit_assets.benchmarker.results import ProbeResult
-from optikit_assets.deployment import ArmMeasurement, Certification, certify
+from optikit_assets.deployment import certify
 from optikit_assets.deployment.race import Held, Limits, Served
+from optikit_assets.schemas import ArmMeasurement, Certification, ProbeResult
 from optikit_assets.specs.slo import SloSpec
 from tests.servers.disturbed import Machine, Pace, faster, pace
 from tests.servers.engine_model import Shape, true_rate
@@ -106,9 +106,9 @@ class VirtualServers:
         found = self._machine.confirm(self._shapes[arm.recipe], self._slo, rates_rps, seed)
         return Served(tuple(found), load_seconds=sum(probe.duration_s for probe in found))
 
-    def pool(self, probes: Sequence[object]) -> Held | None:
+    def pool(self, probes: Sequence[ProbeResult]) -> Held | None:
         """Read them together."""
-        found = read_probes([p for p in probes if isinstance(p, ProbeResult)], self._slo)
+        found = read_probes(probes, self._slo)
         if found.held is None or found.held_rps is None:
             return None
         return Held(found.held_rps, found.held)
@@ -211,7 +211,6 @@ def _one_after_the_other(arms: list[ArmMeasurement], servers: VirtualServers) ->
         found.starts += 1
         found.load_seconds += served.load_seconds
         probe = served.probes[0]
-        assert isinstance(probe, ProbeResult)
         if probe.verdict == "pass" or (probe.verdict == "unresolved" and probe.met):
             found.shipped, found.rate_rps = arm.recipe, claim
             return found

@@ -25,8 +25,8 @@ import numpy as np
 
 from optikit_assets import graph
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.deployment import Deployment
 from optikit_assets.processes import OwnedProcess
+from optikit_assets.schemas import DEPLOYMENT_FILE, Deployment
 from optikit_assets.settings import REPOSITORY, settings
 
 _JOB = "demo"
@@ -148,7 +148,7 @@ def run_demo(home: Path, seed: int) -> tuple[Deployment, float, float]:
     record = home / _BUNDLE / "deployment.json"
     if not record.exists():
         raise SystemExit(f"the job left no bundle: see {process.log_file}")
-    found = Deployment.model_validate_json(record.read_text(encoding="utf-8"))
+    found = DEPLOYMENT_FILE.load(json.loads(record.read_text(encoding="utf-8")), str(record))
     return found, time.monotonic() - begun, loops.busy_s
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.tables import markdown, write_section
-from optikit_assets.benchmarker.results import BenchmarkResult
+from optikit_assets.schemas import CompletedBenchmark
 from tests.servers.engine_model import true_rate
 from tests.servers.shapes import CASES, Case
 from tests.servers.virtual import virtual_benchmark
@@ -27,7 +27,7 @@ class Campaign:
 
     case: Case
     truth_rps: float
-    results: tuple[BenchmarkResult, ...]
+    results: tuple[CompletedBenchmark, ...]
 
     @property
     def named(self) -> float:

@@ -1,6 +1,6 @@
 """The table of recipes in ``docs/recipes.md``, from the trial history.
 
-``python -m benchmarks.recipes [--model demo-llama@1] [--slo demo_untuned] [--write FILE]`` after
+``python -m benchmarks.recipes [--model demo-llama@1] [--slo demo] [--write FILE]`` after
 ``optikit optimize --job recipes/jobs/demo_recipes.yaml``.
 """
 
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table, or write it into a file; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", default="demo-llama@1", help="NAME@VERSION")
-    parser.add_argument("--slo", default="demo_untuned", help="SLO whose rate is shown")
+    parser.add_argument("--slo", default="demo", help="SLO whose rate is shown")
     parser.add_argument("--write", type=Path, help=f"file with a section {SECTION}")
     options = parser.parse_args(arguments)
     try:

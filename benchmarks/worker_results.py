@@ -1,10 +1,10 @@
 """How many results of workers are lost on their way, on a busy machine.
 
 ``python -m benchmarks.worker_results [--runs 200] [--kilobytes 200] [--records 5]
-[--with-dagster-reader]``. Every run is a worker process of its own, started by the stage runner,
+[--with-dagster-reader]``. Every run is a worker process of its own, started by the local executor,
 that sends records and a result of that size each, while two processes keep the processors busy.
 ``--with-dagster-reader`` does the same again with the message reader that Dagster brings. The exit
-code is 1 if the stage runner lost anything.
+code is 1 if the executor lost anything.
 """
 
 import argparse
@@ -24,7 +24,6 @@ import dagster as dg
 
 from benchmarks.tables import markdown
 from benchmarks.talkative_worker import Said, Talk, text_of
-from optikit_assets.engines import Hardware
 from optikit_assets.environments.layout import (
     REPOSITORY_ROOT,
     Stamp,
@@ -33,15 +32,14 @@ from optikit_assets.environments.layout import (
     write_stamp,
 )
 from optikit_assets.errors import OptikitError
+from optikit_assets.execution import LocalExecutor
 from optikit_assets.processes import OwnedProcess
 from optikit_assets.settings import REPOSITORY
 from optikit_assets.workers.channel import RECORD, REQUEST_KEY, RESULT
 from optikit_assets.workers.messages import Record
-from resources import AcceleratorsResource, Lease, StageRunnerResource
 
 _BUSY_LOOPS = 2
 _WORKER = [sys.executable, "-m", "benchmarks.talkative_worker"]
-_LEASE = Lease(Hardware(kind="cpu", name="CPU", count=1, memory_bytes=2**30), ())
 
 Converse = Callable[[dg.OpExecutionContext, Talk, list[Record]], Said]
 
@@ -69,25 +67,23 @@ def busy_machine(folder: Path) -> Iterator[None]:
         yield
 
 
-def stage_runner(home: Path) -> StageRunnerResource:
-    """Return a runner whose only environment starts the worker of this benchmark."""
+def local_executor(home: Path) -> LocalExecutor:
+    """Return an executor whose only environment starts the worker of this benchmark."""
     python = python_path(home, "compress")
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m benchmarks.talkative_worker\n')
     python.chmod(0o755)
     location = str(environment_path(home, "compress"))
     write_stamp(home, "compress", Stamp("0" * 64, location, str(REPOSITORY_ROOT), "cpu"))
-    accelerators = AcceleratorsResource(root=str(home / "leases"))
-    return StageRunnerResource(
-        home=str(home), environments_home=str(home), accelerators=accelerators
-    )
+    return LocalExecutor(home)
 
 
-def through_runner(runner: StageRunnerResource) -> Converse:
+def through_executor(executor: LocalExecutor) -> Converse:
     """Return what runs a worker as the stages do."""
 
     def converse(context: dg.OpExecutionContext, talk: Talk, records: list[Record]) -> Said:
-        return runner.run(context, "compress", talk, Said, _LEASE, records.append)
+        with executor.lease(0) as lease:
+            return executor.run("compress", talk, Said, lease, on_record=records.append)
 
     return converse
 
@@ -162,7 +158,7 @@ def main() -> None:
     tallies: list[Tally] = []
     with tempfile.TemporaryDirectory(prefix="optikit-results-") as folder:
         home = Path(folder)
-        ways = {"stage runner": through_runner(stage_runner(home))}
+        ways = {"local executor": through_executor(local_executor(home))}
         if arguments.with_dagster_reader:
             ways["Dagster's reader"] = through_dagster_reader(home)
         with busy_machine(home), contextlib.redirect_stderr(None):

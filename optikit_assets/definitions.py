@@ -2,10 +2,10 @@
 
 import dagster as dg
 
-from optikit_assets.defs.evaluation_jobs import evaluate_endpoint, repeatability
-from optikit_assets.defs.graph import ASSETS, CHECKS, resources
-from optikit_assets.defs.jobs import optimize_model
+from optikit_assets.defs.assets import ASSETS, CHECKS, resources
+from optikit_assets.defs.evaluation.jobs import evaluate_endpoint, repeatability
 from optikit_assets.defs.sensors import new_model_versions, spec_changes
+from optikit_assets.headless.job import optimize_model
 
 defs = dg.Definitions(
     assets=dg.with_source_code_references(ASSETS),

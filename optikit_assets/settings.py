@@ -24,6 +24,9 @@ class Settings(BaseSettings):
     environments_home: Path | None = Field(
         default=None, description="Use the stage environments of another OPTIKIT_HOME."
     )
+    executor: str = Field(
+        default="local", description="Where stages run: an own executor or one that is installed."
+    )
 
     @property
     def envs_home(self) -> Path:
@@ -49,11 +52,6 @@ class Settings(BaseSettings):
     def studies(self) -> Path:
         """Optuna journals, one file per study."""
         return self.home / "studies"
-
-    @property
-    def leases(self) -> Path:
-        """Lock files, one per accelerator."""
-        return self.home / "leases"
 
     @property
     def digests(self) -> Path:

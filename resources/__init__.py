@@ -1,16 +1,13 @@
 """Dagster resources: what assets use of the outside world."""
 
-from resources.accelerators import AcceleratorsResource, Lease
 from resources.artifact_store import ArtifactStoreResource
 from resources.history import HistoryResource
 from resources.model_registry import ModelRegistryResource
 from resources.stage_runner import StageRunnerResource
 
 __all__ = [
-    "AcceleratorsResource",
     "ArtifactStoreResource",
     "HistoryResource",
-    "Lease",
     "ModelRegistryResource",
     "StageRunnerResource",
 ]

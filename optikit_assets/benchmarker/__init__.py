@@ -3,18 +3,11 @@
 from optikit_assets.benchmarker.client import ClientLimits
 from optikit_assets.benchmarker.reading import PooledReading, near_search, read_probes
 from optikit_assets.benchmarker.records import RequestRecord, append_requests, read_requests
-from optikit_assets.benchmarker.results import (
-    BenchmarkResult,
-    ProbeResult,
-    unfinished_benchmark,
-)
 from optikit_assets.benchmarker.run import confirm_rate, run_benchmark
 
 __all__ = [
-    "BenchmarkResult",
     "ClientLimits",
     "PooledReading",
-    "ProbeResult",
     "RequestRecord",
     "append_requests",
     "confirm_rate",
@@ -22,5 +15,4 @@ __all__ = [
     "read_probes",
     "read_requests",
     "run_benchmark",
-    "unfinished_benchmark",
 ]

@@ -16,8 +16,9 @@ from optikit_assets.benchmarker.probe_log import ProbeLog
 from optikit_assets.benchmarker.sample import Sample
 from optikit_assets.benchmarker.steady_state import Regression
 from optikit_assets.benchmarker.summary import summarize
-from optikit_assets.benchmarker.verdict import Judgement, Verdict, judge_objectives
+from optikit_assets.benchmarker.verdict import Judgement, judge_objectives
 from optikit_assets.errors import EndpointError
+from optikit_assets.schemas import ProbeVerdict
 from optikit_assets.specs.slo import SloSpec
 
 # The first answers of an engine are slower (caches, lazily built kernels).
@@ -60,7 +61,7 @@ async def run_closed_probe(
     # Either chance may take its most.
     capacity = warmup + 2 * most
     log = ProbeLog(np.zeros(capacity), client.now())
-    verdict: Verdict | None = None
+    verdict: ProbeVerdict | None = None
     second_chance = False
     cold = ""
     reason = ""
@@ -124,7 +125,7 @@ def sequential_rate_rps(sample_latencies_s: list[float]) -> float:
     return float(np.mean([1.0 / latency for latency in sample_latencies_s if latency > 0]))
 
 
-def _closed_verdict(sample: Sample, slo: SloSpec, alpha: float) -> tuple[Verdict, str]:
+def _closed_verdict(sample: Sample, slo: SloSpec, alpha: float) -> tuple[ProbeVerdict, str]:
     if wrong := miscounted(sample) or unstreamed(sample, slo):
         return "invalid", wrong
     failed = int(sample.failed.sum())

@@ -2,9 +2,10 @@
 
 from optikit_assets.benchmarker.crossing import Evidence
 from optikit_assets.benchmarker.rate_search import Outcome, SearchResult
-from optikit_assets.benchmarker.results import BenchmarkResult, ProbeResult, Status
 from optikit_assets.benchmarker.session import Session
 from optikit_assets.benchmarker.verdict import MAX_FAILED_SHARE
+from optikit_assets.schemas import CompletedBenchmark, ProbeResult
+from optikit_assets.schemas.benchmark import BenchmarkStatus
 from optikit_assets.specs.slo import SloSpec
 
 # Over such a range of rates a server that keeps pace at any would have been seen to.
@@ -69,10 +70,10 @@ def _evidence(result: ProbeResult, slo: SloSpec) -> tuple[Evidence, ...]:
     )
 
 
-def without_search(session: Session, closed: ProbeResult, gpus: int) -> BenchmarkResult:
+def without_search(session: Session, closed: ProbeResult, gpus: int) -> CompletedBenchmark:
     """Return the result of a benchmark whose closed-loop probe said enough."""
     infeasible = closed.verdict == "fail"
-    return BenchmarkResult(
+    return CompletedBenchmark(
         status="infeasible" if infeasible else "unresolved",
         certified_rate_rps=0.0,
         rate_ci_rps=(0.0, 0.0 if infeasible else None),
@@ -87,16 +88,16 @@ def without_search(session: Session, closed: ProbeResult, gpus: int) -> Benchmar
     )
 
 
-def with_search(session: Session, search: SearchResult, gpus: int) -> BenchmarkResult:
+def with_search(session: Session, search: SearchResult, gpus: int) -> CompletedBenchmark:
     """Return the result of a benchmark from its search; its probes are the session's last."""
     opening = len(session.probes) - len(search.visits)
     best = search.best
     certified = 0.0 if best is None else search.visits[best].outcome.certified_rps
     worst = None if best is not None else session.probes[-1]
-    status: Status = "unresolved" if best is None else "feasible"
+    status: BenchmarkStatus = "unresolved" if best is None else "feasible"
     if best is None and search.stop == "hopeless":
         status = "never_steady"
-    return BenchmarkResult(
+    return CompletedBenchmark(
         status=status,
         certified_rate_rps=certified,
         rate_ci_rps=_interval(search, certified),

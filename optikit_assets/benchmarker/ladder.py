@@ -20,8 +20,8 @@ from optikit_assets.benchmarker.client import Flight
 from optikit_assets.benchmarker.endpoint import Target
 from optikit_assets.benchmarker.probe_log import ProbeLog
 from optikit_assets.benchmarker.records import RequestRecord
-from optikit_assets.benchmarker.results import Rung
 from optikit_assets.benchmarker.sample import Sample
+from optikit_assets.schemas import Rung
 from optikit_assets.specs.slo import SloSpec
 
 _MAX_CLIENTS = 1024

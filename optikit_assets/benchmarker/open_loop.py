@@ -15,13 +15,13 @@ from optikit_assets.benchmarker.process_pool import (
     processes_needed,
 )
 from optikit_assets.benchmarker.records import RequestRecord
-from optikit_assets.benchmarker.results import ProbeResult
 from optikit_assets.benchmarker.sample import Sample
 from optikit_assets.benchmarker.sending import Load, LocalSender, Sender
 from optikit_assets.benchmarker.shares import percentile
 from optikit_assets.benchmarker.summary import summarize
 from optikit_assets.benchmarker.verdict import Judgement, Rules, judge
 from optikit_assets.errors import EndpointError
+from optikit_assets.schemas import ProbeResult
 
 Progress = dict[str, Any]
 

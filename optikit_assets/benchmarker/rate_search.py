@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from optikit_assets.benchmarker.crossing import Crossing, Evidence, locate
-from optikit_assets.benchmarker.verdict import Verdict
+from optikit_assets.schemas import ProbeVerdict
 
 _NEAR_STEP = 1.25
 _STEP = 2.0
@@ -63,7 +63,7 @@ class Outcome:
         A fail for another reason than late requests, which no other probe can clear.
     """
 
-    verdict: Verdict
+    verdict: ProbeVerdict
     certified_rps: float
     holds: bool = False
     evidence: tuple[Evidence, ...] = ()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from optikit_assets.benchmarker.conclusion import outcome_of
 from optikit_assets.benchmarker.rate_search import Visit, read_visits
-from optikit_assets.benchmarker.results import ProbeResult
+from optikit_assets.schemas import ProbeResult
 from optikit_assets.specs.slo import SloSpec
 
 _NEAR_PROBES = 6

@@ -22,11 +22,11 @@ from optikit_assets.benchmarker.rate_search import (
     search_as_printed,
     search_rate,
 )
-from optikit_assets.benchmarker.results import BenchmarkResult, ProbeResult
 from optikit_assets.benchmarker.session import Session
+from optikit_assets.schemas import CompletedBenchmark, ProbeResult
 from optikit_assets.specs.slo import SloSpec
 
-_Result = TypeVar("_Result", BenchmarkResult, ProbeResult)
+_Result = TypeVar("_Result", CompletedBenchmark, ProbeResult)
 
 
 def run_benchmark(
@@ -44,7 +44,7 @@ def run_benchmark(
     limits: ClientLimits | None = None,
     api_key: str | None = None,
     processes: int | None = None,
-) -> BenchmarkResult:
+) -> CompletedBenchmark:
     """Find the highest rate at which the endpoint meets the SLO.
 
     Parameters
@@ -124,7 +124,7 @@ def benchmark_target(
     on_probe: Callable[[ProbeResult], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     pool: ProcessPool | None = None,
-) -> BenchmarkResult:
+) -> CompletedBenchmark:
     """Find the highest rate at which an endpoint that `prepare` got to know meets the SLO.
 
     Every wait and every time is the event loop's of `runner`. Its clock need not be the wall's as

@@ -16,9 +16,9 @@ from optikit_assets.benchmarker.open_loop import (
 )
 from optikit_assets.benchmarker.process_pool import ProcessPool
 from optikit_assets.benchmarker.records import RequestRecord, append_requests
-from optikit_assets.benchmarker.results import ProbeResult, Rung
 from optikit_assets.benchmarker.verdict import Rules
 from optikit_assets.errors import EndpointError
+from optikit_assets.schemas import ProbeResult, Rung
 from optikit_assets.specs.slo import SloSpec
 
 _ALPHA = 0.02

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from optikit_assets.benchmarker.results import ProbeKind, ProbeResult
 from optikit_assets.benchmarker.sample import Sample
 from optikit_assets.benchmarker.shares import percentile, percentile_interval
 from optikit_assets.benchmarker.verdict import MAX_FAILED_SHARE, Judgement, backlog
+from optikit_assets.schemas import ProbeKind, ProbeResult
 from optikit_assets.specs.slo import Metric, SloSpec
 
 _METRICS: tuple[Metric, ...] = ("e2e_latency", "ttft", "tpot", "itl")

@@ -11,7 +11,6 @@ chance of a wrong verdict over all looks near 0.05.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -30,9 +29,8 @@ from optikit_assets.benchmarker.steady_state import (
     backlog_growth,
     regress_completions,
 )
+from optikit_assets.schemas import ProbeVerdict
 from optikit_assets.specs.slo import Objective, SloSpec
-
-Verdict = Literal["pass", "fail", "unresolved", "invalid"]
 
 # No deployment drops one request in a hundred, whatever the percentile of its objectives.
 MAX_FAILED_SHARE = 0.01
@@ -124,7 +122,7 @@ class ObjectiveState:
 class Judgement:
     """``verdict`` is None while the probe should go on."""
 
-    verdict: Verdict | None
+    verdict: ProbeVerdict | None
     reason: str
     states: tuple[ObjectiveState, ...]
     regression: Regression | None
@@ -188,7 +186,7 @@ def judge(sample: Sample, rules: Rules, *, final: bool) -> Judgement:
     regression = steady_state(sample, rules.alpha)
     behind = _falls_behind(sample, regression, rules)
 
-    def result(verdict: Verdict | None, reason: str) -> Judgement:
+    def result(verdict: ProbeVerdict | None, reason: str) -> Judgement:
         return Judgement(verdict, reason, states, regression, bool(behind))
 
     if not len(sample):

@@ -80,20 +80,32 @@ def optimize(
     ] = None,
     slo: Annotated[list[str] | None, typer.Option(help="SLO name; may be repeated.")] = None,
     recipe: Annotated[
-        list[str] | None, typer.Option(help="Recipe name; may be repeated; default: all.")
+        list[str] | None,
+        typer.Option(
+            help="Recipe name; may be repeated; default: all, or the baseline where the flow makes "
+            "no checkpoints."
+        ),
+    ] = None,
+    flow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FLOW",
+            help="How far to go: quantize, evaluate_only, benchmark_only, tune_only, "
+            "quantize_and_benchmark, or one that a package adds; default: quantize_and_tune.",
+        ),
     ] = None,
     job: Annotated[
         str | None, typer.Option(metavar="NAME|FILE", help="Job file instead of the options.")
     ] = None,
     json_out: JsonOut = None,
 ) -> None:
-    """Find the deployable configuration of a model under one or more SLOs.
+    """Find the deployable configuration of a model under one or more SLOs, or a part of the way.
 
     Only what changed since the last time is computed; an interrupted run goes on where it was.
     """
     from optikit_assets.cli.optimize import run_optimize
 
-    sys.exit(run_optimize(model, slo or [], recipe or [], job, json_out))
+    sys.exit(run_optimize(model, flow, slo or [], recipe or [], job, json_out))
 
 
 @app.command()

@@ -3,16 +3,16 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from optikit_assets.benchmarker import BenchmarkResult, ProbeResult, run_benchmark
+from optikit_assets.benchmarker import run_benchmark
 from optikit_assets.cli.bench_record import BenchRecord
 from optikit_assets.cli.output_file import check_output, write_json
 from optikit_assets.errors import OptikitError
+from optikit_assets.schemas import BENCHMARK_FILE, BenchmarkOutcome, CompletedBenchmark, ProbeResult
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, SloSpec, load_spec
 from optikit_assets.specs.endpoint_address import EndpointAddress
@@ -44,7 +44,7 @@ def run_bench(
         if not console.is_terminal:
             _print(console, "  ".join(cells))
 
-    def measure() -> BenchmarkResult:
+    def measure() -> CompletedBenchmark:
         return run_benchmark(
             base_url=base_url,
             model=model,
@@ -57,14 +57,14 @@ def run_bench(
             processes=client_processes,
         )
 
-    def keep(outcome: Mapping[str, Any]) -> None:
+    def keep(outcome: BenchmarkOutcome) -> None:
         try:
             record.keep(outcome)
             _print(console, f"record: {record.folder}")
         finally:
             if json_out is not None:
                 kept = record.result_file if record.result_file.exists() else ""
-                write_json(json_out, outcome, kept_in=kept)
+                write_json(json_out, BENCHMARK_FILE.dump(outcome), kept_in=kept)
 
     try:
         if console.is_terminal:
@@ -87,7 +87,7 @@ def run_bench(
     )
     if result.closest:
         _print(console, f"closest: {result.closest}")
-    keep(result.model_dump(mode="json"))
+    keep(result)
     return 0 if result.status == "feasible" else 1
 
 

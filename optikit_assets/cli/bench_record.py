@@ -2,17 +2,16 @@
 
 import contextlib
 import secrets
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
 
-from optikit_assets.benchmarker import ProbeResult, read_requests, unfinished_benchmark
+from optikit_assets.benchmarker import read_requests
 from optikit_assets.cli.output_file import write_json
 from optikit_assets.deployment import Series
 from optikit_assets.deployment.canvas import encode
 from optikit_assets.deployment.plots import latency_against_rate, steady_state
 from optikit_assets.errors import HistoryError, StorageError
 from optikit_assets.history import History, benchmark_rows
+from optikit_assets.schemas import BENCHMARK_FILE, BenchmarkOutcome, FailedBenchmark, ProbeResult
 from optikit_assets.settings import settings
 from optikit_assets.specs import SloSpec, digest
 
@@ -23,7 +22,7 @@ class BenchRecord:
     ::
 
         RUN_ID/
-          result.json                `BenchmarkResult`, as with ``--json``
+          result.json                `BenchmarkOutcome`, as with ``--json``
           requests.jsonl.gz          the timeline of every request
           latency_against_rate.svg   all open-loop probes
           steady_state.svg           completions over arrivals, with the regression
@@ -53,21 +52,21 @@ class BenchRecord:
                 "that can be written"
             ) from error
 
-    def broken_off(self, reason: str) -> dict[str, Any]:
+    def broken_off(self, reason: str) -> FailedBenchmark:
         """Return the outcome of a bench that ended before its search did."""
-        probes = [probe.model_dump(mode="json") for probe in self.probes]
-        outcome = unfinished_benchmark("failed", reason, probes=probes, seed=self.seed)
-        return outcome | {"model": self.model, "slo": self.slo.name}
+        return FailedBenchmark.after(
+            self.probes, reason=reason, seed=self.seed, model=self.model, slo=self.slo.name
+        )
 
     def discard(self) -> None:
         """Remove the folder of a bench that measured nothing."""
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
-    def keep(self, outcome: Mapping[str, Any]) -> None:
+    def keep(self, outcome: BenchmarkOutcome) -> None:
         """Write result and figures, and append to the history."""
-        write_json(self.result_file, outcome)
-        series = Series.from_benchmark(self.model, dict(outcome))
+        write_json(self.result_file, BENCHMARK_FILE.dump(outcome))
+        series = Series(label=self.model, benchmark=outcome)
         tolerance = self.slo.budget.steady_state_tolerance
         figures = {
             "latency_against_rate": latency_against_rate([series], self.slo.objectives),
@@ -84,9 +83,9 @@ class BenchRecord:
         finally:
             self._remember(outcome)
 
-    def _remember(self, outcome: Mapping[str, Any]) -> None:
+    def _remember(self, outcome: BenchmarkOutcome) -> None:
         history = History(settings().history)
-        low, high = outcome["rate_ci_rps"] or (None, None)
+        low, high = outcome.rate_ci_rps or (None, None)
         common = {
             "model": self.model,
             "slo": self.slo.name,
@@ -102,12 +101,13 @@ class BenchRecord:
             "rate_high_rps": high,
             "input_tokens": self.slo.workload.mean_input_tokens,
             "output_tokens": self.slo.workload.mean_output_tokens,
-            "probes": len(outcome["probes"]),
+            "probes": len(outcome.probes),
             "folder": self.folder,
-            **{
-                name: outcome[name]
-                for name in ("status", "certified_rate_rps", "load_seconds", "reason", "closest")
-            },
+            "status": outcome.status,
+            "certified_rate_rps": outcome.certified_rate_rps,
+            "load_seconds": outcome.load_seconds,
+            "reason": outcome.reason,
+            "closest": outcome.closest,
         }
         history.append("benches", [common | bench])
         requests = read_requests(self.requests_file)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,21 @@ from rich.table import Table
 
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.cli.output_file import check_output, write_json
-from optikit_assets.defs.evaluation_jobs import evaluate_endpoint, find_suite, repeatability
-from optikit_assets.defs.materialize import run_job
+from optikit_assets.defs.evaluation.jobs import (
+    EndpointScores,
+    evaluate_endpoint,
+    find_suite,
+    repeatability,
+)
 from optikit_assets.environments.status import python_of
 from optikit_assets.errors import OptikitError
+from optikit_assets.headless.materialize import run_job
 from optikit_assets.history import History
 from optikit_assets.settings import REPOSITORY, settings
 from optikit_assets.specs import Catalog
 from optikit_assets.specs.endpoint_address import CREDENTIALS_VARIABLE, EndpointAddress
 from optikit_assets.stateval.endpoint import served_model, tokenizer_in
 from optikit_assets.workers.messages import Record
-from resources.stage_runner import progress_listeners
 
 _COLUMNS = ("min", "max", "mean", "std", "rsd_percent", "runs", "items", "most_changed_responses")
 
@@ -52,25 +56,28 @@ def run_evaluate(
         config["chat"] = chat
     if tokenizer is not None:
         config["tokenizer"] = str(tokenizer.absolute())
-    with _in_environment(address), _progress() as console:
+    console = Console()
+    with _in_environment(address):
         served_model(address.url, model)
         python_of(settings().envs_home, "serve")
-        found = run_job(evaluate_endpoint, "evaluate_server", config)
+        found: EndpointScores = run_job(
+            evaluate_endpoint, "evaluate_server", config, _shower(console)
+        )
     table = Table("task", "score", "standard error", "items", "metrics", "judge", box=None)
-    for task in found["tasks"]:
-        metrics = ", ".join(f"{name} {value:.4f}" for name, value in task["metrics"].items())
+    for task in found.tasks:
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in task.metrics.items())
         table.add_row(
-            task["title"],
-            f"{task['score']:.4f}",
-            "–" if task["stderr"] is None else f"{task['stderr']:.4f}",
-            str(task["n"]),
+            task.title,
+            f"{task.score:.4f}",
+            "–" if task.stderr is None else f"{task.stderr:.4f}",
+            str(task.n),
             metrics,
-            task["judge"],
+            task.judge,
         )
     console.print(table)
-    console.print(f"every answer: {found['artifact']}", highlight=False, soft_wrap=True)
+    console.print(f"every answer: {found.artifact}", highlight=False, soft_wrap=True)
     if json_out is not None:
-        write_json(json_out, found, kept_in=found["artifact"])
+        write_json(json_out, found.model_dump(mode="json"), kept_in=found.artifact)
 
 
 def run_repeatability(
@@ -97,8 +104,8 @@ def run_repeatability(
         "deterministic": deterministic,
         "seed": seed,
     }
-    with _progress() as console:
-        series = run_job(repeatability, "evaluate_repeatedly", config)
+    console = Console()
+    series = run_job(repeatability, "evaluate_repeatedly", config, _shower(console))
     rows = table4(History(settings().history), series)
     table = Table("task", *_COLUMNS, box=None)
     for row in rows:
@@ -139,18 +146,12 @@ def _in_environment(address: EndpointAddress) -> Iterator[None]:
             os.environ[CREDENTIALS_VARIABLE] = before
 
 
-@contextmanager
-def _progress() -> Iterator[Console]:
-    """Print what the worker reports, one line each."""
-    console = Console()
+def _shower(console: Console) -> Callable[[str, Record], None]:
+    """Return what prints the progress that workers report, one line each."""
 
     def show(worker: str, record: Record) -> None:
         if record.kind == "progress":
             done, total = record.payload["done"], record.payload["total"]
             console.print(f"  {record.payload['text']} ({done + 1} of {total})", highlight=False)
 
-    progress_listeners.append(show)
-    try:
-        yield console
-    finally:
-        progress_listeners.remove(show)
+    return show

@@ -72,15 +72,15 @@ def _cell(value: Any) -> Text:
 
 def run_status(model: str | None) -> None:
     """Print the state of every partition of the SLOs that were ever asked for."""
-    from optikit_assets.defs.materialize import open_instance
-    from optikit_assets.defs.optimize import status
-    from optikit_assets.engines import detect
+    from optikit_assets.execution import get_executor
+    from optikit_assets.headless.materialize import open_instance
+    from optikit_assets.headless.optimize import status
 
     catalog = Catalog.load(settings().recipes)
     registry = ModelRegistry(settings().home, REPOSITORY, catalog)
     keys = [registry.resolve(model).key] if model else [v.key for v in registry.versions()]
     with open_instance() as instance:
-        plan = status(catalog, keys, instance, detect())
+        plan = status(catalog, keys, instance, get_executor(settings()).hardware())
     table = Table("asset", "partition", "state", "outcome", "when", "why")
     for item in plan:
         when = datetime.fromtimestamp(item.timestamp, UTC).astimezone() if item.timestamp else None
@@ -97,7 +97,7 @@ def run_status(model: str | None) -> None:
 
 def run_doctor(verify: bool = False) -> int:
     """Print what is ready and what to do; 1 if something is missing or found damaged."""
-    from optikit_assets.engines import detect
+    from optikit_assets.execution import get_executor
 
     table = Table("what", "state", "details", "what to do")
     ready = True
@@ -106,7 +106,7 @@ def run_doctor(verify: bool = False) -> int:
         color = "green" if item.ready else "red"
         state = f"[{color}]{item.state}[/]"
         table.add_row(f"{item.name} environment", state, item.reason, item.what_to_do)
-    hardware = detect()
+    hardware = get_executor(settings()).hardware()
     table.add_row("accelerator", "[green]found[/]", f"{hardware.count} × {hardware.name}", "")
     home = settings().home
     home.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`optikit optimize`: a live table of the partitions, then the four arms and the bundle."""
+"""`optikit optimize`: a live table of the partitions, then what the flow made."""
 
 import time
 from collections.abc import Iterator
@@ -10,79 +10,75 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from optikit_assets.cli.made import made_by
 from optikit_assets.cli.output_file import check_output, write_json
-from optikit_assets.defs.driver import DriverReport, Event
-from optikit_assets.defs.optimize import (
-    bundle_link,
-    deployments,
-    resolve_submission,
-    run_submission,
-)
-from optikit_assets.deployment import Deployment, arms_table
 from optikit_assets.errors import OptikitError
-from optikit_assets.graph import DEPLOYABLE_CONFIG, Key, Node
+from optikit_assets.graph import PIPELINE, Node, get_flow
+from optikit_assets.headless.driver import Event
+from optikit_assets.headless.optimize import resolve_submission, run_submission
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, JobSpec, load_spec
 
 
 def run_optimize(
-    model: str | None, slos: list[str], recipes: list[str], job: str | None, json_out: Path | None
+    model: str | None,
+    flow: str | None,
+    slos: list[str],
+    recipes: list[str],
+    job: str | None,
+    json_out: Path | None,
 ) -> int:
-    """Run a submission and print its outcome; 0 only if every SLO has a deployable config."""
+    """Run a submission and print what it made; 0 only if all that its flow asks for is there."""
     catalog = Catalog.load(settings().recipes)
-    submission = resolve_submission(_job(catalog, model, slos, recipes, job), catalog)
+    submission = resolve_submission(_job(catalog, model, flow, slos, recipes, job), catalog)
     check_output(json_out)
     console = Console()
     errors = Console(stderr=True)
     started = time.monotonic()
     with _progress(console) as show:
         _, report = run_submission(submission, show, catalog)
-    for node, reason in report.failed.items():
-        errors.print(f"error: {node}: {reason}", markup=False, highlight=False, soft_wrap=True)
-    found = {
-        slo: Deployment.model_validate(artifact.read_json("deployment.json"))
-        for slo, artifact in deployments(submission).items()
-        if not _unfinished(report, Node(DEPLOYABLE_CONFIG, Key(submission.model_key, slo=slo)))
-    }
-    for slo, deployment in found.items():
-        console.print(arms_table(deployment, bundle_link(submission.model_key, slo)))
+    made = made_by(submission, report)
+    for table in made.tables:
+        console.print(table)
     console.print(
         f"{len(report.finished)} partitions run, {len(report.fresh)} fresh, "
         f"{len(report.failed)} failed, {len(report.blocked)} blocked "
         f"in {time.monotonic() - started:.0f} s",
         highlight=False,
     )
+    failed = [f"{node}: {reason}" for node, reason in report.failed.items()]
+    for problem in (*failed, *made.problems):
+        errors.print(f"error: {problem}", markup=False, highlight=False, soft_wrap=True)
     if json_out is not None:
-        kept = ", ".join(str(bundle_link(submission.model_key, slo)) for slo in found)
-        write_json(json_out, [d.model_dump(mode="json") for d in found.values()], kept_in=kept)
-    complete = len(found) == len(submission.slos)
-    infeasible = [slo for slo, deployment in found.items() if deployment.status == "infeasible"]
-    for slo in infeasible:
-        errors.print(
-            f"error: no configuration meets SLO {slo}: {found[slo].closest}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
-    return 0 if complete and not report.failed and not infeasible else 1
-
-
-def _unfinished(report: DriverReport, node: Node) -> bool:
-    return node in report.failed or node in report.blocked
+        write_json(json_out, list(made.records), kept_in=made.kept_in)
+    return 1 if report.failed or report.blocked or made.problems else 0
 
 
 def _job(
-    catalog: Catalog, model: str | None, slos: list[str], recipes: list[str], job: str | None
+    catalog: Catalog,
+    model: str | None,
+    flow: str | None,
+    slos: list[str],
+    recipes: list[str],
+    job: str | None,
 ) -> JobSpec:
     if job is not None:
-        if model or slos or recipes:
-            raise OptikitError("--job already names model, SLOs and recipes: give one or the other")
+        if model or flow or slos or recipes:
+            raise OptikitError(
+                "--job already names model, flow, SLOs and recipes: give one or the other"
+            )
         if job in catalog.jobs:
             return catalog.jobs[job]
         return load_spec(Path(job), JobSpec)
-    if model is None or not slos:
-        raise OptikitError("needs --model and --slo, or --job; see optikit optimize --help")
-    return JobSpec(name="command-line", model=model, slos=tuple(slos), recipes=tuple(recipes))
+    if model is None:
+        raise OptikitError("needs --model, or --job; see optikit optimize --help")
+    return JobSpec(
+        name="command-line",
+        flow=get_flow(flow or PIPELINE.name).name,
+        model=model,
+        slos=tuple(slos),
+        recipes=tuple(recipes),
+    )
 
 
 @contextmanager

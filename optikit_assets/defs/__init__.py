@@ -1,4 +1,4 @@
-"""Dagster glue: partitions, versions, one module of assets and checks per stage."""
+"""Dagster glue: partitions, versions, sensors, and a package for each stage."""
 
 import warnings
 

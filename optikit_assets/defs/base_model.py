@@ -4,8 +4,8 @@ import dagster as dg
 
 from optikit_assets import graph
 from optikit_assets.defs.automation import VERSIONED
+from optikit_assets.defs.body import Partition
 from optikit_assets.defs.partitions import declared
-from optikit_assets.defs.stage import Stage
 from resources import (
     ArtifactStoreResource,
     HistoryResource,
@@ -28,7 +28,7 @@ def base_model(
     runner: StageRunnerResource,
 ) -> dg.MaterializeResult:
     """Fetch and check the model; safetensors only."""
-    stage = Stage(context, models, artifacts, history, runner)
+    stage = Partition(context, models, artifacts, history, runner)
     model = stage.base
     return stage.result(
         metadata={

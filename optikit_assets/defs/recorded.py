@@ -10,6 +10,7 @@ from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.graph import (
     DEPLOYABLE_CONFIG,
     FAILED,
+    GRAPH,
     MISSING,
     Node,
     content_key,
@@ -57,6 +58,10 @@ def recorded(instance: dg.DagsterInstance, node: Node) -> Recorded | None:
     )
 
 
+def _is_optional(node: Node) -> bool:
+    return node.asset in GRAPH[DEPLOYABLE_CONFIG].optional
+
+
 def _inputs(metadata: Mapping[str, dg.MetadataValue]) -> dict[str, str]:
     value = metadata.get(INPUTS_METADATA)
     return dict(value.data) if isinstance(value, dg.JsonMetadataValue) and value.data else {}  # type: ignore[arg-type]
@@ -102,31 +107,49 @@ class Versions:
         return self._recorded[node]
 
     def upstream(self, node: Node) -> tuple[Node, ...]:
-        """Return the nodes that `node` depends on, a decision's recipes as they are now."""
-        return upstream(node, self.participants(node) if node.asset == DEPLOYABLE_CONFIG else ())
+        """Return the nodes that `node` depends on, a decision's recipes as they are now.
+
+        What a decision can be made without is among them if it was asked for, now or before: an
+        arm that nobody ever measured, or that is outdated, is no reason against the others.
+        """
+        if node.asset != DEPLOYABLE_CONFIG:
+            return upstream(node)
+        found = upstream(node, self.participants(node))
+        return tuple(up for up in found if not _is_optional(up) or self._counts(up))
 
     def participants(self, node: Node) -> list[str]:
         """Return the recipes that a deployable config chooses from.
 
-        Those are the ones asked for now, and those whose results are all current; what nobody
-        asked for and what is outdated takes no part.
+        Those are the ones asked for now, and those whose results are current; what nobody asked for
+        and what is outdated takes no part.
         """
         return [name for name in sorted(self.catalog.recipes) if self._takes_part(node, name)]
 
     def _takes_part(self, decision: Node, recipe: str) -> bool:
         nodes = results_of(decision.key, recipe)
-        return self.asked.issuperset(nodes) or not any(self.outdated(node) for node in nodes)
+        return all(self._counts(node) for node in nodes if not _is_optional(node))
+
+    def _counts(self, result: Node) -> bool:
+        return result in self.asked or not self.outdated(result)
 
     def left_out(self, node: Node) -> dict[str, str]:
-        """Return recipe -> why its results take no part in a deployable config.
+        """Return recipe -> why its results take no part in a deployable config, or one of them.
 
-        Recipes without any result under the SLO were not asked for and are not named.
+        Recipes without any result under the SLO were not asked for and are not named, and neither
+        is a study that was never made.
         """
         reasons: dict[str, str] = {}
-        for name in sorted(set(self.catalog.recipes) - set(self.participants(node))):
-            nodes = results_of(node.key, name)
-            if any(self.recorded(result) for result in measurements_of(node.key, name)):
-                reasons[name] = next(why for result in nodes if (why := self.outdated(result)))
+        taking_part = set(self.participants(node))
+        for name in sorted(self.catalog.recipes):
+            if not any(self.recorded(result) for result in measurements_of(node.key, name)):
+                continue
+            for result in results_of(node.key, name):
+                never = _is_optional(result) and self.recorded(result) is None
+                if never or self._counts(result):
+                    continue
+                part = f"without {result.asset}, " if name in taking_part else ""
+                reasons[name] = f"{part}{self.outdated(result)}"
+                break
         return reasons
 
     def outdated(self, node: Node) -> str:

@@ -10,23 +10,25 @@ from optikit_assets.artifacts.arrivals import revision_of, why_not_arrived
 from optikit_assets.artifacts.hub import HUB_PREFIX
 from optikit_assets.artifacts.models import ModelVersion
 from optikit_assets.defs import partitions
-from optikit_assets.defs.jobs import optimize_model
 from optikit_assets.defs.recorded import Versions
 from optikit_assets.defs.sources import changed_observations, source_nodes, source_versions
-from optikit_assets.graph import split_model
+from optikit_assets.graph import get_flow, split_model
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, digest
 from resources import ModelRegistryResource, StageRunnerResource
 
+OPTIMIZE_JOB = "optimize_model"
+"""Name of the job that brings one model up to date (`headless.job`)."""
 _MODEL_TAG = "optikit/model"
 
 
 @dg.sensor(
-    job=optimize_model,
+    job_name=OPTIMIZE_JOB,
     minimum_interval_seconds=30,
     description="A new folder NAME/VERSION/ in a models folder becomes a partition once it holds a "
-    "whole model and nothing in it changes any more; its graph is requested for the SLOs that the "
-    "model's spec names (none: all). A request that failed is made again when the folder changed.",
+    "whole model and nothing in it changes any more; the flow that the model's spec names is "
+    "requested, for the SLOs that it names (none: all). A request that failed is made again when "
+    "the folder changed.",
 )
 def new_model_versions(
     context: dg.SensorEvaluationContext, models: ModelRegistryResource
@@ -65,7 +67,8 @@ def new_model_versions(
 
 def _request(catalog: Catalog, key: str, revision: str) -> dg.RunRequest:
     spec = catalog.model(split_model(key)[0])
-    config = {"model": key, "slos": list(spec.slos or partitions.SLOS)}
+    slos = list(spec.slos or partitions.SLOS) if get_flow(spec.flow).measures else []
+    config = {"model": key, "flow": spec.flow, "slos": slos}
     return dg.RunRequest(
         run_key=f"new-model-{key}-{revision[:12]}",
         run_config={"ops": {"optimize": {"config": config}}},
@@ -87,7 +90,7 @@ def _why_not(version: ModelVersion, trusted: bool) -> str | None:
 
 def _has_failed(instance: dg.DagsterInstance, key: str) -> bool:
     """Return whether the last run that was requested for a model version ended without success."""
-    wanted = dg.RunsFilter(job_name=optimize_model.name, tags={_MODEL_TAG: key})
+    wanted = dg.RunsFilter(job_name=OPTIMIZE_JOB, tags={_MODEL_TAG: key})
     runs = instance.get_runs(wanted, limit=1)
     return any(
         r.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED) for r in runs

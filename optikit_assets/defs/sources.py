@@ -18,7 +18,7 @@ from resources import ModelRegistryResource, StageRunnerResource
 def source_versions(models: ModelRegistryResource, runner: StageRunnerResource) -> SourceVersions:
     """Return the versions of sources as they are now."""
     catalog = models.catalog()
-    hardware = runner.accelerators.hardware
+    hardware = runner.hardware
     return SourceVersions(catalog, models.registry(catalog), hardware)
 
 

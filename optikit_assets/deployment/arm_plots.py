@@ -9,8 +9,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from optikit_assets.deployment import canvas
-from optikit_assets.deployment.certificate import ArmCertificate
-from optikit_assets.deployment.four_arms import Arm, FourArms
+from optikit_assets.schemas import Arm, ArmCertificate, FourArms
 
 
 def gain_text(arm: Arm) -> str:

@@ -1,13 +1,13 @@
 """The deploy bundle: engine's file, ``deployment.json`` and ``report.html`` in one folder."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from optikit_assets.deployment.evidence import Evidence
-from optikit_assets.deployment.record import Deployment
 from optikit_assets.deployment.report import ConfigFile, render_report
+from optikit_assets.schemas import DEPLOYMENT_FILE, Deployment
 
-RECORD_FILE = "deployment.json"
 REPORT_FILE = "report.html"
 
 
@@ -46,8 +46,9 @@ def write_bundle(
     shipped = config if feasible else None
     if shipped is not None:
         (folder / shipped.name).write_text(shipped.text, encoding="utf-8")
-    record = folder / RECORD_FILE
-    record.write_text(deployment.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    record = folder / DEPLOYMENT_FILE.file
+    content = json.dumps(DEPLOYMENT_FILE.dump(deployment), indent=2, ensure_ascii=False)
+    record.write_text(content + "\n", encoding="utf-8")
     report = folder / REPORT_FILE
     report.write_text(render_report(deployment, evidence or Evidence(), shipped), encoding="utf-8")
     written = None if shipped is None else folder / shipped.name

@@ -16,16 +16,16 @@ be compared, and a candidate would ship unproven.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optikit_assets.deployment.certificate import (
+from optikit_assets.deployment.race import Entrant, FreshServers, Held, Limits, Race, run_race
+from optikit_assets.schemas import (
     ArmCertificate,
+    ArmMeasurement,
     Attempt,
     Certification,
     Gain,
-    RoundReading,
-    Verdict,
+    ProbeVerdict,
 )
-from optikit_assets.deployment.outcomes import ArmMeasurement
-from optikit_assets.deployment.race import Entrant, FreshServers, Held, Limits, Race, run_race
+from optikit_assets.schemas.certification import RoundReading
 from optikit_assets.specs import BASELINE, digest
 
 _ATTEMPTS = 3
@@ -58,7 +58,7 @@ class _Confirmed:
     standing: _Standing
     rate_rps: float
     probe: Attempt
-    overload: Verdict
+    overload: ProbeVerdict
 
 
 def certify(

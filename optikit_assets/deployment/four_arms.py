@@ -1,94 +1,15 @@
 """The four arms of the paper's Table 5, each with what stands behind its rate."""
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
-from pydantic import Field
-
-from optikit_assets.deployment.certificate import ArmCertificate, Certification
-from optikit_assets.deployment.outcomes import (
-    ArmMeasurement,
-    ArmStatus,
-    Frozen,
-    RecipeOutcome,
-)
+from optikit_assets.deployment.outcomes import RecipeOutcome
 from optikit_assets.deployment.selection import in_order, rank
+from optikit_assets.schemas import Arm, ArmCertificate, ArmMeasurement, Certification, FourArms
+from optikit_assets.schemas.arms import ArmName
 from optikit_assets.specs import BASELINE
 
-ArmName = Literal["baseline", "quantization_only", "tuning_only", "quantization_and_tuning"]
-ArmEvidence = Literal["confirmed", "measured", "refuted", "skipped", "not_asked"]
-TITLES: dict[str, str] = {
-    "baseline": "Baseline",
-    "quantization_only": "Quantization only",
-    "tuning_only": "Tuning only",
-    "quantization_and_tuning": "Quantization + tuning",
-}
 # From nearly an answer to none at all.
 _NEARNESS = ("unresolved", "never_steady", "infeasible", "failed", "skipped")
-
-
-class Arm(Frozen):
-    """One arm: a recipe, its rate per GPU and its gain over the baseline.
-
-    ``evidence`` says where these come from: ``confirmed``, fresh servers side by side with the
-    baseline; ``measured``, the arm's own search alone; ``refuted``, no rate held on fresh servers;
-    ``skipped``, there is no measurement; ``not_asked``, the arm is no part of the run.
-    """
-
-    name: ArmName
-    recipe: str | None
-    status: ArmStatus
-    evidence: ArmEvidence
-    rate_rps: float | None = None
-    gpus: int | None = None
-    rate_per_gpu: float | None = None
-    claimed_rps: float | None = Field(default=None, description="Rate that its search found.")
-    refuted_rps: float | None = Field(
-        default=None, description="The claim, where fresh servers did not bear it out."
-    )
-    gain: float | None = None
-    gain_low: float | None = Field(default=None, description="Unset where it is only measured.")
-    gain_high: float | None = None
-    reason: str = ""
-    deployed: bool = False
-
-    @property
-    def title(self) -> str:
-        """Name in tables."""
-        return TITLES[self.name]
-
-    @property
-    def note(self) -> str:
-        """What is to be said of its evidence, or an empty string."""
-        if self.refuted_rps is None:
-            return ""
-        text = f"{self.title}: refuted at {self.refuted_rps:.3g} requests/s"
-        if self.rate_rps is not None:
-            return f"{text}, confirmed at {self.rate_rps:.3g}"
-        return text
-
-
-class FourArms(Frozen):
-    """The paper's Table 5 for one model and SLO.
-
-    The two quantized arms each name the accepted recipe of which most is known in that arm: the
-    deployed one, else the best that was confirmed, else the best that was measured. Where the
-    baseline misses the SLO (``*`` in the paper) no gain can be computed and all are ``None``.
-    """
-
-    baseline: Arm
-    quantization_only: Arm
-    tuning_only: Arm
-    quantization_and_tuning: Arm
-
-    def rows(self) -> tuple[Arm, Arm, Arm, Arm]:
-        """In the paper's order."""
-        return (
-            self.baseline,
-            self.quantization_only,
-            self.tuning_only,
-            self.quantization_and_tuning,
-        )
 
 
 def arms(outcomes: Iterable[RecipeOutcome], certification: Certification | None = None) -> FourArms:
@@ -146,9 +67,9 @@ def _arm(
     certification: Certification,
     reference: float | None,
 ) -> Arm:
-    accepted = [(o.tuned if tuned else o.sweep, o) for o in outcomes if o.accepted]
+    asked = [(arm, o) for o in outcomes for arm in o.measurements if arm.tuned == tuned]
+    accepted = [(arm, outcome) for arm, outcome in asked if outcome.accepted]
     if not accepted:
-        asked = bool(outcomes)
         return Arm(
             name=name,
             recipe=None,

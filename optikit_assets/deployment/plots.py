@@ -19,7 +19,8 @@ from matplotlib.ticker import (
 )
 
 from optikit_assets.deployment import canvas
-from optikit_assets.deployment.evidence import Probe, Series, Trial, running_best
+from optikit_assets.deployment.evidence import Series, running_best
+from optikit_assets.schemas import ProbeResult, Trial
 from optikit_assets.specs import Objective
 
 _METRIC_NAMES = {
@@ -76,7 +77,7 @@ def latency_against_rate(series: Sequence[Series], objectives: Sequence[Objectiv
             panel.yaxis.set_minor_formatter(NullFormatter())
         else:
             panel.set_ylim(0, 1.12 * max(values, default=1.0))
-        rate = shown[0][0].certified_rate_rps
+        rate = shown[0][0].benchmark.certified_rate_rps
         if rate:
             panel.axvline(rate, color=canvas.INK, linestyle=":", linewidth=1.1, zorder=1)
         panel.set_xlim(left=0)
@@ -84,7 +85,7 @@ def latency_against_rate(series: Sequence[Series], objectives: Sequence[Objectiv
     return figure
 
 
-def steady_state(probe: Probe | None, tolerance: float = 0.05) -> Figure:
+def steady_state(probe: ProbeResult | None, tolerance: float = 0.05) -> Figure:
     """Draw completions over arrivals with the fit c = alpha + beta r, and the delay c - r below.
 
     The lower panel shows what the upper one cannot resolve: the slope of the delay is beta - 1,
@@ -151,7 +152,7 @@ def optimization_history(trials: Sequence[Trial]) -> Figure:
     strip.xaxis.set_major_locator(MaxNLocator(integer=True))
     strip.margins(x=0.03)
     numbers = [trial.number for trial in trials]
-    good = [t for t in trials if t.status == "feasible" and t.rate_per_gpu is not None]
+    good = [t for t in trials if t.status == "feasible"]
     best = [(n, b) for n, b in zip(numbers, running_best(trials), strict=True) if b is not None]
     handles = []
     if best:
@@ -160,15 +161,15 @@ def optimization_history(trials: Sequence[Trial]) -> Figure:
         handles.append(Line2D([], [], color=canvas.ORANGE, linewidth=1.8, label="best so far"))
     main.plot(
         [t.number for t in good],
-        [t.rate_per_gpu or 0.0 for t in good],
+        [t.rate_per_gpu for t in good],
         "o",
         color=canvas.BLUE,
         markersize=6,
         zorder=3,
     )
     handles.append(Line2D([], [], marker="o", ls="none", color=canvas.BLUE, label="trial"))
-    default = next((t for t in good if t.number == 0), None)
-    if default is not None and default.rate_per_gpu is not None:
+    default = next((t for t in good if t.is_default), None)
+    if default is not None:
         main.axhline(default.rate_per_gpu, color=canvas.MUTED, linestyle=":", linewidth=1.1)
         ring: dict[str, Any] = {
             "marker": "o",
@@ -186,7 +187,7 @@ def optimization_history(trials: Sequence[Trial]) -> Figure:
             strip.plot(xs, [0] * len(xs), markersize=7, clip_on=False, **look)
             handles.append(Line2D([], [], label=name, **look))
     if good:
-        top = max(t.rate_per_gpu or 0.0 for t in good)
+        top = max(t.rate_per_gpu for t in good)
         main.set_ylim(0, 1.15 * top)
     else:
         main.text(
@@ -199,7 +200,7 @@ def optimization_history(trials: Sequence[Trial]) -> Figure:
 
 
 def _curve(
-    panel: Axes, name: str, probes: Sequence[Probe], label: str, colour: str, line_style: str
+    panel: Axes, name: str, probes: Sequence[ProbeResult], label: str, colour: str, line_style: str
 ) -> list[float]:
     """Plot one series and return the values drawn."""
     points = sorted(
@@ -238,7 +239,7 @@ def _mark(panel: Axes, x: float, y: float, verdict: str, colour: str, **place: A
     )
 
 
-def _rate_legend(shown: Sequence[tuple[Series, list[Probe]]]) -> list[Line2D]:
+def _rate_legend(shown: Sequence[tuple[Series, list[ProbeResult]]]) -> list[Line2D]:
     handles = []
     if len(shown) > 1:
         looks = [canvas.series_look(i) for i in range(len(shown))]
@@ -262,7 +263,7 @@ def _edge_note(panel: Axes, y: float, text: str, colour: str) -> None:
     )  # fmt: skip
 
 
-def _beta_text(probe: Probe) -> str:
+def _beta_text(probe: ProbeResult) -> str:
     if probe.beta is None:
         return "no regression"
     interval = f" [{probe.beta_ci[0]:.3f}, {probe.beta_ci[1]:.3f}]" if probe.beta_ci else ""

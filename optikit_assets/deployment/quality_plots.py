@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from optikit_assets.deployment import canvas
-from optikit_assets.deployment.outcomes import RecoveryRow
+from optikit_assets.schemas import RecoveryRow
 
 Recovery = Mapping[str, Sequence[RecoveryRow]]
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from optikit_assets.deployment.gain import LogLimit, Ratio, paired_ratio
-from optikit_assets.deployment.outcomes import ArmMeasurement
+from optikit_assets.schemas import ArmMeasurement, ProbeResult
 from optikit_assets.specs import BASELINE, digest
 
 Stop = Literal["tolerance", "rounds", "seconds", "alone"]
@@ -36,14 +36,14 @@ class Served:
     Attributes
     ----------
     probes
-        Objects or mappings with the fields of a probe, open loop only.
+        Open loop only.
     limit_rps, log_sd
         Where the SLO is missed, and the standard deviation of its logarithm; None if unknown.
     failure
         Why there was no server, or none to the end.
     """
 
-    probes: tuple[object, ...] = ()
+    probes: tuple[ProbeResult, ...] = ()
     limit_rps: float | None = None
     log_sd: float | None = None
     load_seconds: float = 0.0
@@ -69,7 +69,7 @@ class FreshServers(Protocol):
         """Probe these rates, in this order."""
         ...
 
-    def pool(self, probes: Sequence[object]) -> Held | None:
+    def pool(self, probes: Sequence[ProbeResult]) -> Held | None:
         """Read probes of one arm together, whichever server they come from."""
         ...
 

@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 
 from optikit_assets.deployment import arm_plots, canvas, plots, quality_plots
 from optikit_assets.deployment.evidence import Evidence
-from optikit_assets.deployment.outcomes import RecoveryRow
-from optikit_assets.deployment.record import Deployment
+from optikit_assets.schemas import Deployment, RecoveryRow
 from optikit_assets.specs import Objective
 from optikit_assets.specs.workload import Length
 

@@ -8,22 +8,12 @@ to the name. The baseline takes part. What ships is for certification to say (`c
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from optikit_assets.deployment.outcomes import (
-    ArmMeasurement,
-    Frozen,
-    RecipeOutcome,
-)
+from optikit_assets.deployment.outcomes import RecipeOutcome
+from optikit_assets.schemas import ArmMeasurement, Rejection, Result
 from optikit_assets.specs import BASELINE, Objective
 
 
-class Rejection(Frozen):
-    """A recipe that is not deployed, and why."""
-
-    recipe: str
-    reason: str
-
-
-class Selection(Frozen):
+class Selection(Result):
     """Candidates, best first, and what speaks against every other recipe."""
 
     status: Literal["feasible", "infeasible"]

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from optikit_assets.deployment.arm_plots import gain_text, rate_text
-from optikit_assets.deployment.record import Deployment
+from optikit_assets.schemas import Deployment
 
 
 def arms_table(deployment: Deployment, bundle: Path | str | None = None) -> Table:

@@ -1,9 +1,9 @@
 """The partition graph, declared once: assets, typed keys, edges and content keys."""
 
+from optikit_assets.graph.flows import PIPELINE, Flow, flow_names, get_flow
 from optikit_assets.graph.keys import Key, split_model
 from optikit_assets.graph.nodes import (
     Node,
-    chain,
     in_plan_order,
     measurements_of,
     nodes_of,
@@ -49,16 +49,19 @@ __all__ = [
     "GRAPH",
     "MISSING",
     "OBSERVED",
+    "PIPELINE",
     "QUANTIZED_MODEL",
     "RECIPE_SPEC",
     "SCENARIO_SPEC",
     "SERVING_RUNTIME",
     "STAGES",
     "TUNED_CONFIG",
+    "Flow",
     "Key",
     "Node",
-    "chain",
     "content_key",
+    "flow_names",
+    "get_flow",
     "in_plan_order",
     "is_failed",
     "measurements_of",

@@ -6,7 +6,7 @@ from itertools import product
 from typing import NamedTuple
 
 from optikit_assets.graph.keys import Key, parts_of, unpack
-from optikit_assets.graph.stages import DEPLOYABLE_CONFIG, GRAPH, STAGES
+from optikit_assets.graph.stages import DEPLOYABLE_CONFIG, GRAPH
 
 
 class Node(NamedTuple):
@@ -97,11 +97,6 @@ def nodes_of(
             for values in product(*(known[name] for name in names))
         ]
     return nodes
-
-
-def chain(model: str, slo: str, recipes: Iterable[str]) -> list[Node]:
-    """Return every node of one model and SLO, upstream first, the deployable config last."""
-    return nodes_of(STAGES, models=[model], recipes=recipes, slos=[slo])
 
 
 def in_plan_order(nodes: Iterable[Node]) -> list[Node]:

@@ -25,6 +25,8 @@ class Declaration:
     ----------
     needs
         Names of what it is made from, declared before it.
+    optional
+        Those of `needs` that it is made without where nobody asked for them.
     code_version
         Raised when a stage's code changes what it computes; part of every content key. A source
         that is only observed has none.
@@ -35,6 +37,7 @@ class Declaration:
     description: str
     needs: tuple[str, ...] = ()
     code_version: str | None = None
+    optional: tuple[str, ...] = ()
 
     @property
     def observed(self) -> bool:
@@ -125,6 +128,7 @@ _DECLARED = (
         "The certified configuration to deploy: bundle with the engine's file, "
         "deployment.json and report.html; status infeasible if nothing meets the SLO.",
         needs=(BASE_MODEL, EVAL_SCORES, BENCHMARK_SWEEP, TUNED_CONFIG),
+        optional=(TUNED_CONFIG,),
         code_version="3",
     ),
 )

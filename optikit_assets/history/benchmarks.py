@@ -1,7 +1,9 @@
-"""A benchmark as rows: what of its JSON and its requests goes into which column."""
+"""A benchmark as rows: what of it and its requests goes into which column."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
+
+from optikit_assets.schemas import BenchmarkOutcome, ProbeResult
 
 _METRICS = ("e2e_latency", "ttft", "tpot", "itl")
 _PERCENTILES = (50, 90, 95, 99)
@@ -48,23 +50,23 @@ _REQUEST_COLUMNS = (
 
 
 def benchmark_rows(
-    outcome: Mapping[str, Any], requests: Iterable[Any] = ()
+    outcome: BenchmarkOutcome, requests: Iterable[Any] = ()
 ) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of one benchmark by table, without the columns that all tables share.
 
     Parameters
     ----------
     outcome
-        ``benchmark.json``.
+        Of the benchmark.
     requests
         `RequestRecord` of every request.
     """
     return {
         "probes": [
             {"probe": number, **_probe_columns(probe)}
-            for number, probe in enumerate(outcome["probes"])
+            for number, probe in enumerate(outcome.probes)
         ],
-        "ladder_rungs": list(outcome.get("ladder", ())),
+        "ladder_rungs": [rung.model_dump(mode="json") for rung in outcome.ladder],
         "requests": [
             {"request": record.index, **{name: getattr(record, name) for name in _REQUEST_COLUMNS}}
             for record in requests
@@ -72,13 +74,12 @@ def benchmark_rows(
     }
 
 
-def _probe_columns(probe: Mapping[str, Any]) -> dict[str, Any]:
-    low, high = probe.get("beta_ci") or (None, None)
-    latency = probe["latency_ms"]
+def _probe_columns(probe: ProbeResult) -> dict[str, Any]:
+    low, high = probe.beta_ci or (None, None)
     percentiles = {
-        f"{metric}_p{p}_ms": latency.get(f"{metric}_p{p}")
+        f"{metric}_p{p}_ms": probe.latency_ms.get(f"{metric}_p{p}")
         for metric in _METRICS
         for p in _PERCENTILES
     }
-    plain = {name: probe.get(name) for name in _PROBE_COLUMNS}
+    plain = probe.model_dump(mode="json", include=set(_PROBE_COLUMNS))
     return {**plain, "beta_low": low, "beta_high": high, **percentiles}

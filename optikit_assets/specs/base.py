@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -52,6 +53,8 @@ class Spec(SpecModel):
 
     operational: ClassVar[frozenset[str]] = frozenset()
     """Fields that decide how patiently something is made, not what comes out."""
+    said_elsewhere: ClassVar[Mapping[str, str]] = {}
+    """Keys that one may look for here -> where what they mean is said."""
 
     def digest(self) -> str:
         """Return the sha256 of the parsed, normalized content.

@@ -1,15 +1,64 @@
-"""Job files (``recipes/jobs/NAME.yaml``): one submission, one spec."""
+"""Job files (``recipes/jobs/NAME.yaml``): one submission, one spec.
 
-from pydantic import Field
+The fields of the paper's ``OptimizationJob`` (appendix A.2), and where they are here:
 
-from optikit_assets.specs.base import Name, Spec
+=================  =================================================================================
+``flow``           `JobSpec.flow`.
+``model``          `JobSpec.model`; where versions come from is said in ``recipes/models/``.
+``dataset``        ``calibration_data`` of the model (``recipes/models/``).
+``flow_params``    `JobSpec.recipes`; a recipe's number of trials is its own ``trials``
+                   (``recipes/quantization/``), the search is that of the SLO (``recipes/slos/``).
+``compute_config`` The accelerators that there are: stages lease as many as they need.
+=================  =================================================================================
+
+What a job does not have cannot be said in it either: a data set or a number of trials of its own
+would make other checkpoints under the name of the same recipe. Another recipe says it.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pydantic import Field, field_validator
+
+from optikit_assets.specs import plugins
+from optikit_assets.specs.base import Name, Spec, digest
+
+_RECIPE = "belongs to a recipe (recipes/quantization/), whose checkpoints follow from it"
+_SAID_ELSEWHERE = {
+    "dataset": "is calibration_data of the model (recipes/models/): checkpoints follow from it",
+    "calibration_data": "is said of the model (recipes/models/): checkpoints follow from it",
+    "num_trials": _RECIPE,
+    "trials": _RECIPE,
+    "flow_params": "is the names of recipes here; what else one needs is said in its own file",
+    "compute": "is not chosen here: stages lease the accelerators that there are",
+    "compute_config": "is not chosen here: stages lease the accelerators that there are",
+}
 
 
 class JobSpec(Spec):
     """What `optikit optimize --job FILE` runs."""
 
-    model: str = Field(min_length=1, description="NAME or NAME@VERSION (unset version: latest).")
-    slos: tuple[Name, ...] = Field(min_length=1, description="SLO names.")
-    recipes: tuple[Name, ...] = Field(
-        default=(), description="Recipe names; empty: all. The baseline always takes part."
+    said_elsewhere: ClassVar[Mapping[str, str]] = _SAID_ELSEWHERE
+
+    flow: Name = Field(
+        default=plugins.DEFAULT_FLOW, description="Which stages are brought up to date."
     )
+    model: str = Field(min_length=1, description="NAME or NAME@VERSION (unset version: latest).")
+    slos: tuple[Name, ...] = Field(
+        default=(), description="SLO names; at least one for a flow that measures, else none."
+    )
+    recipes: tuple[Name, ...] = Field(
+        default=(),
+        description="Recipe names; empty: all, in a flow that makes no checkpoints the baseline "
+        "alone. The baseline always takes part.",
+    )
+
+    @field_validator("flow")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return plugins.known_flow(name)
+
+    def digest(self) -> str:
+        """Return the digest, in which the flow counts unless it is the one of all earlier jobs."""
+        earlier = {"flow"} if self.flow == plugins.DEFAULT_FLOW else set()
+        return digest(self.model_dump(mode="json", exclude={"description", *earlier}))

@@ -1,6 +1,7 @@
 """Reads one YAML spec file and reports all of its problems at once, with key path and value."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,20 +75,21 @@ def load_spec(file: Path, kind: type[S], *, shown_as: str | None = None) -> S:
             json.dumps(raw, default=_not_plain), strict=True, context={"folder": file.parent}
         )
     except ValidationError as error:
-        raise SpecError(shown, [*describe(error), *problems]) from error
+        raise SpecError(shown, [*describe(error, kind.said_elsewhere), *problems]) from error
     if problems:
         raise SpecError(shown, problems)
     return spec
 
 
-def describe(error: ValidationError) -> list[str]:
+def describe(error: ValidationError, said_elsewhere: Mapping[str, str]) -> list[str]:
     """Return one line per problem: ``key.path: what is wrong (got VALUE)``."""
     lines: list[str] = []
     for item in error.errors(include_url=False):
         # A union's alternative may have an empty name.
         path = ".".join(str(part) for part in item["loc"] if part != "") or "(file)"
         if item["type"] == "extra_forbidden":
-            lines.append(f"{path}: unknown key (got {_short(item['input'])})")
+            where = f"; it {said_elsewhere[path]}" if path in said_elsewhere else ""
+            lines.append(f"{path}: unknown key (got {_short(item['input'])}){where}")
         elif item["type"] == "missing":
             lines.append(f"{path}: is required")
         else:

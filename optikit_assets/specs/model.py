@@ -59,11 +59,20 @@ class ModelSpec(Spec):
     slos: tuple[Name, ...] = Field(
         default=(), description="SLOs that the sensor asks for when a version appears; empty: all."
     )
+    flow: Name = Field(
+        default=plugins.DEFAULT_FLOW,
+        description="Flow that the sensor asks for when a version appears.",
+    )
     trust_remote_code: bool = Field(
         default=False,
         description="Run Python code that comes with the model. Off unless you read it.",
     )
     engine: EngineSpec = Field(default_factory=EngineSpec, description="How the model is served.")
+
+    @field_validator("flow")
+    @classmethod
+    def _known_flow(cls, name: str) -> str:
+        return plugins.known_flow(name)
 
     @field_validator("source")
     @classmethod

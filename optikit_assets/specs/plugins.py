@@ -1,4 +1,4 @@
-"""What other packages add, found through entry points: backends, samplers, engines and recipes.
+"""What other packages add: backends, samplers, recipes, flows, executors, engines, by entry points.
 
 A package declares them in its own ``pyproject.toml``, under the groups below. Names and versions
 are read from its metadata: nothing of it is imported here. Installed packages do not change while a
@@ -14,18 +14,32 @@ from optikit_assets.errors import EnvironmentMissingError
 
 BACKENDS = "optikit.backends"
 SAMPLERS = "optikit.samplers"
-ENGINES = "optikit.engines"
 RECIPES = "optikit.recipes"
+FLOWS = "optikit.flows"
+EXECUTORS = "optikit.executors"
+ENGINES = "optikit.engines"
 
 BUILTIN_BACKENDS = ("autoround", "llmcompressor")
-BUILTIN_SAMPLERS = ("length_weighted", "random", "token_stratified")
+BUILTIN_EXECUTORS = ("local",)
 BUILTIN_ENGINES = ("vllm",)
 DEFAULT_ENGINE = "vllm"
+BUILTIN_SAMPLERS = ("length_weighted", "random", "token_stratified")
+DEFAULT_FLOW = "quantize_and_tune"
+BUILTIN_FLOWS = (
+    "benchmark_only",
+    "evaluate_only",
+    "quantize",
+    "quantize_and_benchmark",
+    DEFAULT_FLOW,
+    "tune_only",
+)
 _BUILTIN = {
     BACKENDS: BUILTIN_BACKENDS,
     SAMPLERS: BUILTIN_SAMPLERS,
-    ENGINES: BUILTIN_ENGINES,
     RECIPES: (),
+    FLOWS: BUILTIN_FLOWS,
+    EXECUTORS: BUILTIN_EXECUTORS,
+    ENGINES: BUILTIN_ENGINES,
 }
 
 
@@ -53,8 +67,16 @@ def registered(group: str) -> dict[str, EntryPoint]:
 
 
 def known(group: str) -> list[str]:
-    """Return every name in a group that this environment knows, sorted."""
+    """Return every name of a backend, sampler or flow that this environment knows, sorted."""
     return sorted({*_BUILTIN[group], *registered(group)})
+
+
+def known_flow(name: str) -> str:
+    """Return the name of a flow, or raise ``ValueError`` if there is none of this name."""
+    names = known(FLOWS)
+    if name not in names:
+        raise ValueError(f"no flow of this name is installed; known: {', '.join(names)}")
+    return name
 
 
 def check_engine(name: str) -> str:

@@ -16,15 +16,14 @@ binary pairs there are four kinds, however many items, and an interval takes abo
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
+from optikit_assets.schemas.comparison import IntervalMethod
 from optikit_assets.stateval.proportions import Floats
 
-Method = Literal["bca", "percentile", "score", "augmented", "none"]
 Statistic = Callable[[Sequence[Floats]], Floats]
 """Takes the means of every sample, shape (..., m) each, and returns shape (...)."""
 
@@ -38,7 +37,7 @@ class Interval:
 
     low: float | None
     high: float | None
-    method: Method
+    method: IntervalMethod
 
 
 def bootstrap_interval(
@@ -94,7 +93,7 @@ def bootstrap_interval(
         z0 = ndtri(below)
         z = z0 + ndtri([alpha / 2, 1 - alpha / 2])
         levels = ndtr(z0 + z / (1 - a * z))
-    method: Method = "bca"
+    method: IntervalMethod = "bca"
     if not np.isfinite(levels).all():
         method, levels = "percentile", np.array([alpha / 2, 1 - alpha / 2])
     low, high = np.quantile(drawn, levels)

@@ -20,19 +20,19 @@ from typing import Any, cast
 import numpy as np
 
 from optikit_assets.errors import EvaluationError
-from optikit_assets.specs.base import digest
-from optikit_assets.specs.suite import SuiteSpec, TaskSpec
-from optikit_assets.stateval.paired import RESAMPLES, PairedResult, compare_pairs
-from optikit_assets.stateval.pairing import check_same_tasks, pair
-from optikit_assets.stateval.proportions import Floats
-from optikit_assets.stateval.recovery import MeanRecovery, TaskPairs, mean_recovery
-from optikit_assets.stateval.results import (
+from optikit_assets.schemas.comparison import (
     Comparison,
     TaskComparison,
     TaskSpread,
     TrialComparison,
     Verdict,
 )
+from optikit_assets.specs.base import digest
+from optikit_assets.specs.suite import SuiteSpec, TaskSpec
+from optikit_assets.stateval.paired import RESAMPLES, PairedResult, compare_pairs
+from optikit_assets.stateval.pairing import check_same_tasks, pair
+from optikit_assets.stateval.proportions import Floats
+from optikit_assets.stateval.recovery import MeanRecovery, TaskPairs, mean_recovery
 from optikit_assets.stateval.scores import EvaluatedCandidate
 from optikit_assets.stateval.variance import VarianceComponents, variance_components
 

@@ -4,14 +4,10 @@ from optikit_assets.tuner.objective import LAMBDA, fitness, slo_penalty
 from optikit_assets.tuner.outcome import TrialOutcome, outcome_of_benchmark
 from optikit_assets.tuner.search_space import BoundedSpace, build, check
 from optikit_assets.tuner.study import run_study
-from optikit_assets.tuner.trials import DEFAULT_TRIAL, StudyResult, Trial
 
 __all__ = [
-    "DEFAULT_TRIAL",
     "LAMBDA",
     "BoundedSpace",
-    "StudyResult",
-    "Trial",
     "TrialOutcome",
     "build",
     "check",

@@ -11,13 +11,15 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from pydantic import Field
 
+from optikit_assets.engines import Flags
 from optikit_assets.errors import TuningError
 from optikit_assets.faults import fault_in
-from optikit_assets.tuner.trials import DEFAULT_TRIAL
+from optikit_assets.schemas import DEFAULT_TRIAL, Result, Trial
 
 RECORD = "record"
-"""Attribute of a trial: its number, flags and attempt, and the whole `Trial` once it is over."""
+"""Attribute of a trial: its `TrialRecord`."""
 
 DEFAULT = "default"
 """Attribute of a study: the `Trial` of the engine's default."""
@@ -28,6 +30,31 @@ _BROKEN_OFF = re.compile(
     r"disk full while writing|file size limit reached while|not enough space in|is not writable \("
     r"|benchmark worker failed: exit code (?:0|-2|-9|-15):"
 )
+
+
+class TrialRecord(Result):
+    """What is noted down of a trial; ``trial`` is set once it is over."""
+
+    number: int
+    flags: Flags = Field(default_factory=dict)
+    attempt: int = 1
+    started_at: str = ""
+    trial: Trial | None = None
+
+    @classmethod
+    def of(cls, trial: optuna.Trial | optuna.trial.FrozenTrial) -> "TrialRecord | None":
+        """Return the record of a trial of Optuna's; None if it never began."""
+        noted = trial.user_attrs.get(RECORD)
+        return None if noted is None else cls.model_validate(noted)
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the attributes of a trial of Optuna's that it is noted in."""
+        return {RECORD: self.model_dump(mode="json")}
+
+    def note_in(self, trial: optuna.Trial) -> None:
+        """Note it in a trial that runs."""
+        for name, value in self.attributes().items():
+            trial.set_user_attr(name, value)
 
 
 class _ThreadLock(JournalFileOpenLock):
@@ -105,25 +132,25 @@ def _repeat_what_the_machine_failed(file: Path) -> None:
             storage=_storage(fresh), study_name=name, direction=study.direction
         )
         for key, value in study.user_attrs.items():
-            if key != DEFAULT or not _broken_off(value):
+            if key != DEFAULT or not _broken_off(Trial.model_validate(value)):
                 again.set_user_attr(key, value)
         for trial in study.get_trials(deepcopy=False):
-            record: dict[str, Any] = trial.user_attrs.get(RECORD) or {}
-            if not _broken_off(record.get("trial")):
+            record = TrialRecord.of(trial)
+            if record is None or not _broken_off(record.trial):
                 again.add_trial(trial)
-            elif record["number"] != DEFAULT_TRIAL:
-                kept = {"number": record["number"], "flags": record["flags"], "attempt": 1}
-                again.enqueue_trial(trial.params, user_attrs={RECORD: kept})
+            elif record.number != DEFAULT_TRIAL:
+                kept = TrialRecord(number=record.number, flags=record.flags)
+                again.enqueue_trial(trial.params, user_attrs=kept.attributes())
     fresh.replace(file)
 
 
-def _broken_off(trial: dict[str, Any] | None) -> bool:
+def _broken_off(trial: Trial | None) -> bool:
     """Return whether a recorded trial has no result but what the machine did to it."""
     return (
         trial is not None
-        and trial["status"] != "feasible"
-        and trial["artifact_key"] is None
-        and _names_a_fault(trial["reason"])
+        and trial.status != "feasible"
+        and trial.artifact_key is None
+        and _names_a_fault(trial.reason)
     )
 
 

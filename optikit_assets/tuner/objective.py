@@ -20,8 +20,8 @@ Deviations from the paper:
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from optikit_assets.schemas import ProbeResult
 from optikit_assets.specs import SloSpec
 
 LAMBDA = -1000.0
@@ -68,15 +68,15 @@ def slo_penalty(latency_ms: Mapping[str, float | None], slo: SloSpec) -> float:
     return total
 
 
-def closest_penalty(probes: Sequence[Mapping[str, Any]], slo: SloSpec) -> float:
+def closest_penalty(probes: Sequence[ProbeResult], slo: SloSpec) -> float:
     """Return ``P`` of the probe that came closest to the SLO, at least `MIN_PENALTY`.
 
     Parameters
     ----------
     probes
-        Probes of an infeasible benchmark, as in ``benchmark.json``.
+        Probes of an infeasible benchmark.
     slo
         Objectives.
     """
-    measured = [slo_penalty(probe["latency_ms"], slo) for probe in probes]
+    measured = [slo_penalty(probe.latency_ms, slo) for probe in probes]
     return max(MIN_PENALTY, min(measured, default=MAX_VIOLATION))

@@ -1,13 +1,10 @@
 """What one trial of a study gave."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
 
+from optikit_assets.schemas import BenchmarkOutcome, TrialStatus
 from optikit_assets.specs import SloSpec
 from optikit_assets.tuner.objective import closest_penalty, fitness
-
-Status = Literal["feasible", "infeasible", "failed"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class TrialOutcome:
         Where the records are.
     """
 
-    status: Status
+    status: TrialStatus
     rate_rps: float = 0.0
     gpus: int = 1
     slo_penalty: float = 0.0
@@ -54,25 +51,23 @@ class TrialOutcome:
 
 
 def outcome_of_benchmark(
-    benchmark: Mapping[str, Any], slo: SloSpec, *, artifact_key: str | None = None
+    benchmark: BenchmarkOutcome, slo: SloSpec, *, artifact_key: str | None = None
 ) -> TrialOutcome:
-    """Read a ``benchmark.json`` as the outcome of a trial.
+    """Return what a benchmark is as the outcome of a trial.
 
     A benchmark without a verdict (``unresolved``) has no certified rate and is infeasible; one
     without probes never ran and is failed.
     """
-    gpus = int(benchmark.get("gpus", 1))
-    rate = float(benchmark["certified_rate_rps"])
-    reason = str(benchmark.get("closest") or benchmark.get("reason") or "")
-    if benchmark["status"] == "feasible" and rate > 0:
+    gpus, rate = benchmark.gpus, benchmark.certified_rate_rps
+    if benchmark.status == "feasible" and rate > 0:
         return TrialOutcome("feasible", rate, gpus, artifact_key=artifact_key)
-    probes: list[Mapping[str, Any]] = benchmark.get("probes") or []
-    if not probes:
+    reason = benchmark.closest or benchmark.reason
+    if not benchmark.probes:
         return TrialOutcome("failed", gpus=gpus, reason=reason, artifact_key=artifact_key)
     return TrialOutcome(
         "infeasible",
         gpus=gpus,
-        slo_penalty=closest_penalty(probes, slo),
+        slo_penalty=closest_penalty(benchmark.probes, slo),
         reason=reason,
         artifact_key=artifact_key,
     )

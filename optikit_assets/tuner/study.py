@@ -15,7 +15,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.trial import TrialState
@@ -29,13 +28,13 @@ from optikit_assets.errors import (
     StageError,
 )
 from optikit_assets.faults import raise_machine_fault
+from optikit_assets.schemas import DEFAULT_TRIAL, StudyResult, Trial, best_trial
 from optikit_assets.specs import EngineSpec, SearchSpaceSpec, digest
 from optikit_assets.tuner.importance import parameter_importance
-from optikit_assets.tuner.journal import DEFAULT, RECORD, open_journal
+from optikit_assets.tuner.journal import DEFAULT, TrialRecord, open_journal
 from optikit_assets.tuner.outcome import TrialOutcome
 from optikit_assets.tuner.random_points import unseen_point
 from optikit_assets.tuner.search_space import BoundedSpace, build
-from optikit_assets.tuner.trials import DEFAULT_TRIAL, StudyResult, Trial
 
 Evaluate = Callable[[int, Flags, float | None], TrialOutcome]
 """``(trial number, flags, rate to begin the search at) -> outcome``."""
@@ -149,39 +148,36 @@ class _Session:
         """Read the finished trials; settle those that a killed process left running."""
         default = self._study.user_attrs.get(DEFAULT)
         if default is not None:
-            self._remember(Trial(**default))
+            self._remember(Trial.model_validate(default))
         for frozen in self._study.get_trials(deepcopy=False):
-            record: dict[str, Any] | None = frozen.user_attrs.get(RECORD)
+            record = TrialRecord.of(frozen)
             if record is None:
                 if frozen.state is TrialState.RUNNING:
                     self._study.tell(frozen.number, state=TrialState.FAIL)
                 continue
-            self._next_number = max(self._next_number, record["number"] + 1)
+            self._next_number = max(self._next_number, record.number + 1)
             if frozen.state is TrialState.RUNNING:
                 self._settle_interrupted(frozen, record)
-            elif "trial" in record:
-                self._remember(Trial(**record["trial"]))
+            elif record.trial is not None:
+                self._remember(record.trial)
 
-    def _settle_interrupted(self, frozen: optuna.trial.FrozenTrial, record: dict[str, Any]) -> None:
+    def _settle_interrupted(self, frozen: optuna.trial.FrozenTrial, record: TrialRecord) -> None:
         trial = optuna.trial.Trial(self._study, frozen._trial_id)  # pyright: ignore[reportPrivateUsage]
-        if "trial" in record:
-            finished = Trial(**record["trial"])
-            self._tell(trial, finished)
-            self._remember(finished)
-        elif record["attempt"] >= _ATTEMPTS:
+        if record.trial is not None:
+            self._tell(trial, record.trial)
+            self._remember(record.trial)
+        elif record.attempt >= _ATTEMPTS:
             outcome = TrialOutcome(
                 "failed",
-                gpus=self._bounded.engine.devices(record["flags"]),
+                gpus=self._bounded.engine.devices(record.flags),
                 reason=f"the tuner was killed {_ATTEMPTS} times while this configuration ran",
             )
             self._finish(trial, record, outcome)
         else:
-            self._repeat(trial, {**record, "attempt": record["attempt"] + 1})
+            self._repeat(trial, record.model_copy(update={"attempt": record.attempt + 1}))
 
     @contextlib.contextmanager
-    def _put_back_by_the_machine(
-        self, trial: optuna.Trial, record: dict[str, Any]
-    ) -> Generator[None]:
+    def _put_back_by_the_machine(self, trial: optuna.Trial, record: TrialRecord) -> Generator[None]:
         """Have a trial repeated that the machine broke off, which is not the trial's attempt."""
         try:
             yield
@@ -191,9 +187,9 @@ class _Session:
                 self._repeat(trial, record)
             raise
 
-    def _repeat(self, trial: optuna.Trial, record: dict[str, Any]) -> None:
+    def _repeat(self, trial: optuna.Trial, record: TrialRecord) -> None:
         self._study.tell(trial, state=TrialState.FAIL)
-        self._study.enqueue_trial(trial.params, user_attrs={RECORD: record})
+        self._study.enqueue_trial(trial.params, user_attrs=record.attributes())
 
     def settle_default(self, outcome: TrialOutcome | None) -> None:
         """Make sure that trial 0 is known to the study, and to the sampler if it can be."""
@@ -202,21 +198,21 @@ class _Session:
             if outcome is None:
                 outcome = self._measure(DEFAULT_TRIAL, {}, None)
             trial = self._as_trial(DEFAULT_TRIAL, {}, outcome, started_at)
-            self._study.set_user_attr(DEFAULT, asdict(trial))
+            self._study.set_user_attr(DEFAULT, trial.model_dump(mode="json"))
             self._remember(trial)
             self._announce(trial)
         point = self._bounded.default_point()
         told = any(
-            record["number"] == DEFAULT_TRIAL
+            record.number == DEFAULT_TRIAL
             for frozen in self._study.get_trials(deepcopy=False)
-            if (record := frozen.user_attrs.get(RECORD)) and frozen.state.is_finished()
+            if frozen.state.is_finished() and (record := TrialRecord.of(frozen))
         )
         if point is not None and not told:
             self._study.enqueue_trial(point)
             asked = self._ask()
             self._bounded.suggest(asked)
             default = self._trials[DEFAULT_TRIAL]
-            asked.set_user_attr(RECORD, {"number": DEFAULT_TRIAL, "trial": asdict(default)})
+            TrialRecord(number=DEFAULT_TRIAL, trial=default).note_in(asked)
             self._tell(asked, default)
 
     def run(self, parallel: int, out_of_time: Callable[[], bool]) -> str:
@@ -234,7 +230,7 @@ class _Session:
         return self._run_parallel(parallel, out_of_time)
 
     def _run_parallel(self, parallel: int, out_of_time: Callable[[], bool]) -> str:
-        running: dict[Future[TrialOutcome], tuple[optuna.Trial, dict[str, Any]]] = {}
+        running: dict[Future[TrialOutcome], tuple[optuna.Trial, TrialRecord]] = {}
         exhausted = False
         with ThreadPoolExecutor(parallel, thread_name_prefix="trial") as pool:
             try:
@@ -263,15 +259,10 @@ class _Session:
         return StudyResult(
             name=self._study.study_name,
             trials=trials,
-            best=self._best(),
             importance=parameter_importance(self._study),
             notes=self._bounded.notes,
             stopped=stopped,
         )
-
-    def _best(self) -> Trial | None:
-        feasible = [t for t in self._trials.values() if t.status == "feasible"]
-        return max(feasible, key=lambda t: (t.fitness or 0.0, -t.number), default=None)
 
     def _why_stop(self, running: int, out_of_time: Callable[[], bool]) -> str:
         if len(self._trials) + running >= self._space.trials:
@@ -286,23 +277,23 @@ class _Session:
             return f"the limit of {self._space.timeout_minutes:g} minutes was reached"
         return ""
 
-    def _propose(self) -> tuple[optuna.Trial, dict[str, Any]] | None:
+    def _propose(self) -> tuple[optuna.Trial, TrialRecord] | None:
         """Ask for a configuration that was not measured yet; None if there is none."""
         for attempt in range(2 * _DUPLICATES):
             if attempt >= _DUPLICATES and not self._enqueue_unseen(attempt):
                 return None
             trial = self._ask()
             flags = self._bounded.suggest(trial)
-            retried: dict[str, Any] | None = trial.user_attrs.get(RECORD)
+            retried = TrialRecord.of(trial)
             if retried is None and self._identity(flags) in self._seen:
                 # Told as failed, which the sampler leaves out: a repeated value would count double.
                 trial.set_user_attr("duplicate", flags)
                 self._study.tell(trial, state=TrialState.FAIL)
                 continue
-            record = retried or {"number": self._next_number, "flags": flags, "attempt": 1}
-            self._next_number = max(self._next_number, record["number"] + 1)
-            record = {**record, "started_at": self._now().isoformat()}
-            trial.set_user_attr(RECORD, record)
+            record = retried or TrialRecord(number=self._next_number, flags=flags)
+            self._next_number = max(self._next_number, record.number + 1)
+            record = record.model_copy(update={"started_at": self._now().isoformat()})
+            record.note_in(trial)
             self._seen.add(self._identity(flags))
             return trial, record
         return None
@@ -328,12 +319,12 @@ class _Session:
     def _derived_seed(self, what: str) -> int:
         return int(hashlib.sha256(f"{self._seed} {what}".encode()).hexdigest()[:8], 16)
 
-    def _measure_record(self, record: dict[str, Any]) -> TrialOutcome:
-        flags: Flags = record["flags"]
-        best = self._best()
+    def _measure_record(self, record: TrialRecord) -> TrialOutcome:
+        flags = record.flags
+        best = best_trial(self._trials.values())
         devices = self._bounded.engine.devices
         hint = None if best is None else best.rate_rps * devices(flags) / devices(best.flags)
-        return self._measure(record["number"], flags, hint)
+        return self._measure(record.number, flags, hint)
 
     def _measure(self, number: int, flags: Flags, hint_rps: float | None) -> TrialOutcome:
         try:
@@ -343,10 +334,10 @@ class _Session:
             gpus = self._bounded.engine.devices(flags)
             return TrialOutcome("failed", gpus=gpus, reason=str(error))
 
-    def _finish(self, asked: optuna.Trial, record: dict[str, Any], outcome: TrialOutcome) -> None:
-        trial = self._as_trial(record["number"], record["flags"], outcome, record["started_at"])
+    def _finish(self, asked: optuna.Trial, record: TrialRecord, outcome: TrialOutcome) -> None:
+        trial = self._as_trial(record.number, record.flags, outcome, record.started_at)
         # Kept before the sampler is told: a kill between the two loses nothing.
-        asked.set_user_attr(RECORD, {**record, "trial": asdict(trial)})
+        record.model_copy(update={"trial": trial}).note_in(asked)
         self._tell(asked, trial)
         self._remember(trial)
         self._announce(trial)

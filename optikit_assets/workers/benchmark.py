@@ -15,16 +15,15 @@ from pathlib import Path
 from optikit_assets.artifacts.store import ArtifactDraft, ArtifactStore
 from optikit_assets.artifacts.turns import turn
 from optikit_assets.benchmarker import (
-    BenchmarkResult,
-    ProbeResult,
     append_requests,
     confirm_rate,
     read_requests,
     run_benchmark,
 )
-from optikit_assets.engines import Engine, EngineServer, Flags, ModelFacts, detect, get_engine
+from optikit_assets.engines import Engine, EngineServer, Flags, ModelFacts, get_engine
 from optikit_assets.environments.variables import effective_variables
 from optikit_assets.errors import EndpointError, MachineError, ServerStartError
+from optikit_assets.schemas import BENCHMARK_FILE, CompletedBenchmark, ProbeResult
 from optikit_assets.workers.channel import Emit, worker_main
 from optikit_assets.workers.inputs import check_inputs
 from optikit_assets.workers.messages import BenchmarkRequest, BenchmarkWorkerResult, Record
@@ -32,7 +31,6 @@ from optikit_assets.workers.messages import BenchmarkRequest, BenchmarkWorkerRes
 BENCHMARK = "benchmark"
 """Artifact kind."""
 
-RESULT_FILE = "benchmark.json"
 REQUESTS_FILE = "requests.jsonl.gz"
 LOG_FILE = "server.log"
 
@@ -56,8 +54,8 @@ def handle(
     """Serve the checkpoint and measure it; the result becomes an artifact.
 
     Its manifest holds ``versions``, ``server_start_s``, ``flags``, ``environment`` (variables that
-    reached the engine and may change it), ``accelerator`` and the request's ``provenance``. A
-    finished artifact is returned as it is.
+    reached the engine and may change it), ``hardware`` and ``accelerator`` (its label) of the node,
+    and the request's ``provenance``. A finished artifact is returned as it is.
 
     Parameters
     ----------
@@ -88,26 +86,11 @@ def handle(
 def _make(request: BenchmarkRequest, emit: Emit, store: ArtifactStore, python: Path | str) -> None:
     check_inputs(request)
     engine = get_engine(request.engine.name)
-    hardware = detect()
+    text = request.config or _config(request, engine)
+    flags = engine.config_flags(text)
     with store.create(request.artifact_key, BENCHMARK) as draft:
         config = draft.file(engine.config_file)
-        if request.config_file is None:
-            text = engine.config_text(
-                engine.flags(
-                    request.engine,
-                    request.slo,
-                    request.flags,
-                    hardware=hardware,
-                    facts=ModelFacts.read(Path(request.model_path)),
-                    trust_remote_code=request.trust_remote_code,
-                ),
-                model=request.model_path,
-                served_model_name=request.served_model_name,
-            )
-            config.write_text(text, encoding="utf-8")
-        else:
-            shutil.copyfile(request.config_file, config)
-        flags = engine.config_flags(config.read_text(encoding="utf-8"))
+        config.write_text(text, encoding="utf-8")
         state = Path(request.store_root).absolute().parent
         requests_file = unfinished_requests(request.store_root, request.artifact_key)
         log_file = requests_file.with_name(f"{request.artifact_key[:16]}.log")
@@ -128,13 +111,14 @@ def _make(request: BenchmarkRequest, emit: Emit, store: ArtifactStore, python: P
         shutil.move(log_file, draft.file(LOG_FILE))
         if requests_file.exists():
             shutil.move(requests_file, draft.file(REQUESTS_FILE))
-        draft.write_json(RESULT_FILE, benchmark.model_dump(mode="json"))
+        BENCHMARK_FILE.write(draft, benchmark)
         draft.manifest.update(
             versions=_versions(engine),
             server_start_s=round(server.start_s, 2),
             flags=flags,
             environment=effective_variables(os.environ, engine.variables),
-            accelerator=hardware.label,
+            accelerator=request.hardware.label,
+            hardware=dataclasses.asdict(request.hardware),
             mode=request.mode,
             provenance=request.provenance,
         )
@@ -146,7 +130,7 @@ def _serve_and_measure(
     flags: Flags,
     draft: ArtifactDraft,
     emit: Emit,
-) -> BenchmarkResult:
+) -> CompletedBenchmark:
     engine = server.engine
     _progress(emit, f"starting {engine.title}")
     try:
@@ -172,7 +156,7 @@ def _serve_and_measure(
 
 def _measure(
     request: BenchmarkRequest, server: EngineServer, gpus: int, draft: ArtifactDraft, emit: Emit
-) -> BenchmarkResult:
+) -> CompletedBenchmark:
     requests_file = unfinished_requests(request.store_root, request.artifact_key)
     name = server.engine.request_name(request.model_path, request.served_model_name)
     if request.mode == "search":
@@ -213,7 +197,7 @@ def _measure(
 
 def confirmation(
     request: BenchmarkRequest, probes: list[ProbeResult], gpus: int
-) -> BenchmarkResult:
+) -> CompletedBenchmark:
     """Sum up fresh probes at given rates as a benchmark: certified is the highest that passed."""
     passed = [i for i, probe in enumerate(probes) if probe.verdict == "pass"]
     best = max(passed, key=lambda i: probes[i].rate_rps, default=None)
@@ -222,7 +206,7 @@ def confirmation(
     above = [failed_rate for failed_rate in failed if failed_rate > rate]
     refuted = "infeasible" if failed else "unresolved"
     told = "; ".join(f"{p.rate_rps:.3g} requests/s: {p.verdict}, {p.reason}" for p in probes)
-    return BenchmarkResult(
+    return CompletedBenchmark(
         status="feasible" if best is not None else refuted,
         certified_rate_rps=rate,
         rate_ci_rps=(rate, min(above, default=None)),
@@ -235,6 +219,20 @@ def confirmation(
         seed=request.seed,
         gpus=gpus,
         probes=tuple(probes),
+    )
+
+
+def _config(request: BenchmarkRequest, engine: Engine) -> str:
+    flags = engine.flags(
+        request.engine,
+        request.slo,
+        request.flags,
+        hardware=request.hardware,
+        facts=ModelFacts.read(Path(request.model_path)),
+        trust_remote_code=request.trust_remote_code,
+    )
+    return engine.config_text(
+        flags, model=request.model_path, served_model_name=request.served_model_name
     )
 
 

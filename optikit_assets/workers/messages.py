@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from optikit_assets.artifacts.pins import Pin
+from optikit_assets.engines import Hardware
 from optikit_assets.specs import EngineSpec, RecipeSpec, SloSpec, SuiteSpec
 from optikit_assets.specs.search_space import Scalar
 
@@ -145,7 +146,7 @@ class BenchmarkRequest(Request):
 
     ``mode: search`` looks for the highest SLO-compliant rate; ``mode: confirm`` runs one open-loop
     probe at each of ``rates_rps``. Everything goes into the artifact ``artifact_key``:
-    ``benchmark.json`` (`BenchmarkResult`), ``requests.parquet`` or ``.jsonl``, ``server.log``.
+    ``benchmark.json`` (`CompletedBenchmark`), ``requests.jsonl.gz``, ``server.log``.
     """
 
     artifact_key: str
@@ -154,9 +155,11 @@ class BenchmarkRequest(Request):
     engine: EngineSpec
     trust_remote_code: bool = False
     flags: dict[str, Scalar] = Field(default_factory=dict)
-    config_file: str | None = Field(
-        default=None,
-        description="Serve from this file of the engine (Engine.config_text) instead of flags.",
+    config: str | None = Field(
+        default=None, description="Text of the engine's config file, instead of flags."
+    )
+    hardware: Hardware = Field(
+        description="Of the node that executes, as its lease names it: flags follow from it."
     )
     slo: SloSpec
     seed: int

@@ -1,7 +1,7 @@
 """What every engine does; a package with one of its own subclasses `EngineContract`."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -34,7 +34,7 @@ class EngineContract:
     """Subclass it with an engine and a few of its flags."""
 
     name = ""
-    flags: Flags = {}
+    flags: ClassVar[Flags] = {}
     """Flags that exist, none at its default, one of them a switch."""
 
     @pytest.fixture
@@ -157,4 +157,8 @@ class EngineContract:
 
 class TestVllm(EngineContract):
     name = "vllm"
-    flags: Flags = {"max_num_seqs": 8, "max_num_batched_tokens": 512, "enforce_eager": True}
+    flags: ClassVar[Flags] = {
+        "max_num_seqs": 8,
+        "max_num_batched_tokens": 512,
+        "enforce_eager": True,
+    }

@@ -5,10 +5,11 @@ import os
 from pathlib import Path
 
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.benchmarker import unfinished_benchmark
-from optikit_assets.workers.benchmark import BENCHMARK, RESULT_FILE
+from optikit_assets.schemas import BENCHMARK_FILE
+from optikit_assets.workers.benchmark import BENCHMARK
 from optikit_assets.workers.channel import Emit, worker_main
 from optikit_assets.workers.messages import BenchmarkRequest, BenchmarkWorkerResult
+from tests.unit.schemas.samples import benchmark
 
 
 def handle(request: BenchmarkRequest, emit: Emit) -> BenchmarkWorkerResult:
@@ -16,9 +17,8 @@ def handle(request: BenchmarkRequest, emit: Emit) -> BenchmarkWorkerResult:
     if machine == "full disk":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     rate = 5.0 - abs(float(request.flags.get("max_num_seqs", 128)) - 32) / 100
-    found = {**unfinished_benchmark("feasible", "made up"), "certified_rate_rps": rate}
     with ArtifactStore(Path(request.store_root)).create(request.artifact_key, BENCHMARK) as draft:
-        draft.write_json(RESULT_FILE, found)
+        BENCHMARK_FILE.write(draft, benchmark(rate, seed=request.seed))
         draft.manifest.update(
             versions={}, server_start_s=1.0, flags={}, provenance=request.provenance
         )

@@ -4,9 +4,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from optikit_assets.defs.materialize import open_instance, register_model
-from optikit_assets.settings import settings
-from tests.definitions.world import HARDWARE, MODEL, World
+from optikit_assets.headless.materialize import open_instance, register_model
+from tests.definitions.world import HARDWARE, MODEL, World, local_on
+from tests.executors import execute_with
 
 
 @pytest.fixture
@@ -25,8 +25,7 @@ def world(tmp_path: Path, home: Path, instance: dg.DagsterInstance) -> World:
 def real(world: World, with_instance: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """A small world whose instance is the one below OPTIKIT_HOME."""
     monkeypatch.setenv("OPTIKIT_RECIPES", str(world.recipes))
-    monkeypatch.setattr("resources.accelerators.detect", lambda: HARDWARE)
-    settings.cache_clear()
+    execute_with(monkeypatch, local_on(HARDWARE))
     with open_instance() as instance:
         register_model(instance, MODEL)
     return world

@@ -5,15 +5,17 @@ from typing import Any
 
 import pytest
 
-from optikit_assets.defs.materialize import materialize_node
-from optikit_assets.errors import EndpointError, StageError
+from optikit_assets.execution import Lease
 from optikit_assets.graph import FAILED, Node
+from optikit_assets.headless.materialize import materialize_node
 from optikit_assets.history import History
 from optikit_assets.settings import settings
 from optikit_assets.workers.benchmark import handle
-from resources import StageRunnerResource
+from optikit_assets.workers.channel import Emit
+from optikit_assets.workers.messages import Message
 from tests.definitions.test_candidates import BASE, Workers
-from tests.definitions.world import MODEL, World
+from tests.definitions.world import MODEL, World, in_process
+from tests.executors import execute_with
 from tests.servers.vllm_stand_in import install
 
 SWEEP = Node.of("benchmark_sweep", f"{MODEL}|baseline@demo")
@@ -43,15 +45,12 @@ def dying(real: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World
     workers = Workers({})
     python = install(tmp_path / "serve" / "python", MODEL, AFTER)
 
-    def run(runner: Any, context: Any, worker: str, request: Any, *rest: Any) -> Any:
+    def work(worker: str, request: Any, lease: Lease, emit: Emit) -> Message:
         if worker != "benchmark":
-            return workers.run(context, worker, request, *rest)
-        try:
-            return handle(request, rest[-1], python=python)
-        except EndpointError as error:
-            raise StageError(str(error)) from error
+            return workers.work(worker, request, lease, emit)
+        return handle(request, emit, python=python)
 
-    monkeypatch.setattr(StageRunnerResource, "run", run)
+    execute_with(monkeypatch, in_process(work))
     real.write("slos/demo.yaml", SLO)
     for node in (
         BASE,

@@ -10,18 +10,21 @@ import dagster as dg
 import pytest
 
 from optikit_assets.artifacts.store import Artifact, ArtifactStore
-from optikit_assets.defs.evaluation_jobs import repeatability
-from optikit_assets.defs.materialize import materialize_node, open_instance, run_job
+from optikit_assets.defs.evaluation.jobs import repeatability
 from optikit_assets.defs.recorded import recorded
+from optikit_assets.engines import Hardware
 from optikit_assets.errors import StageError
+from optikit_assets.execution import Lease
 from optikit_assets.graph import Node
+from optikit_assets.headless.materialize import materialize_node, open_instance, run_job
 from optikit_assets.history import History
 from optikit_assets.optimizer.contamination import CLEAN
 from optikit_assets.settings import settings
 from optikit_assets.stateval.scores import write_candidate
-from optikit_assets.workers.messages import CompressResult, EvaluateResult, Record
-from resources import StageRunnerResource
-from tests.definitions.world import CHAT, HARDWARE, MODEL, World
+from optikit_assets.workers.channel import Emit
+from optikit_assets.workers.messages import CompressResult, EvaluateResult, Message, Record
+from tests.definitions.world import CHAT, HARDWARE, MODEL, World, in_process
+from tests.executors import execute_with
 from tests.tiny_model import write_model
 from tests.unit.stateval.builders import candidate
 
@@ -50,15 +53,7 @@ class Workers:
         self.engines: list[tuple[str, tuple[str, ...]]] = []
         self.evaluation_batches: list[list[int]] = []
 
-    def run(
-        self,
-        context: Any,
-        worker: str,
-        request: Any,
-        result_model: Any,
-        lease: Any,
-        on_record: Any = lambda record: None,
-    ) -> Any:
+    def work(self, worker: str, request: Any, lease: Lease, on_record: Emit) -> Message:
         if worker == "evaluate":
             self.engines.append((request.engine.dtype, lease.devices))
         store = ArtifactStore(Path(request.store_root))
@@ -102,11 +97,12 @@ class Workers:
         return EvaluateResult(finished=finished, failed={}, versions={})
 
 
-def work(monkeypatch: pytest.MonkeyPatch, **lost_with: int) -> Workers:
-    """Replace the workers; ``rows_64=90``: with 64 rows a checkpoint loses 90 of 300 items."""
+def work(
+    monkeypatch: pytest.MonkeyPatch, hardware: Hardware = HARDWARE, **lost_with: int
+) -> Workers:
+    """Be the workers; ``rows_64=90``: with 64 rows a checkpoint loses 90 of 300 items."""
     workers = Workers({int(name.removeprefix("rows_")): n for name, n in lost_with.items()})
-    # A plain function becomes a method of the resource, a bound method would not.
-    monkeypatch.setattr(StageRunnerResource, "run", lambda runner, *a: workers.run(*a))
+    execute_with(monkeypatch, in_process(workers.work, hardware))
     return workers
 
 
@@ -138,9 +134,8 @@ def test_no_candidate_is_made_before_its_model_was(real: World) -> None:
 def test_a_recipe_that_cannot_be_served_here_is_refused_before_any_worker_starts(
     real: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workers = work(monkeypatch)
     hopper = dataclasses.replace(HARDWARE, kind="cuda", name="Test GPU", capability=9.0)
-    monkeypatch.setattr("resources.accelerators.detect", lambda: hopper)
+    workers = work(monkeypatch, hopper)
     native = "requires: {compute_capability: 10.0}\n"
     real.write("quantization/int_w8a8.yaml", real.recipe_text("int_w8a8") + native)
     assert materialize_node(BASE) == "ok"
@@ -170,11 +165,9 @@ def test_a_mixture_of_experts_is_refused_before_any_worker_starts(
     features: tuple[str, ...],
     reason: str,
 ) -> None:
-    workers = work(monkeypatch)
+    workers = work(monkeypatch, dataclasses.replace(HARDWARE, features=features))
     config = real.root / "weights" / "1" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), **model}))
-    machine = dataclasses.replace(HARDWARE, features=features)
-    monkeypatch.setattr("resources.accelerators.detect", lambda: machine)
     assert materialize_node(BASE) == "ok"
     assert materialize_node(QUANTIZED) == "unsupported"
     assert materialize_node(SCORES) == "unsupported"
@@ -185,11 +178,9 @@ def test_a_mixture_of_experts_is_refused_before_any_worker_starts(
 def test_a_recipe_that_does_not_fit_the_model_ends_alone(
     real: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workers = work(monkeypatch)
+    workers = work(monkeypatch, dataclasses.replace(HARDWARE, features=("avx512f",)))
     write_model(real.root / "weights" / "1", columns=576)
     real.edit("quantization/int_w8a8.yaml", "scheme: W8A8", "scheme: W4A16")
-    avx512 = dataclasses.replace(HARDWARE, features=("avx512f",))
-    monkeypatch.setattr("resources.accelerators.detect", lambda: avx512)
     assert materialize_node(BASE) == "ok"
     assert materialize_node(QUANTIZED) == "unsupported"
     assert materialize_node(SCORES) == "unsupported"
@@ -299,9 +290,8 @@ def test_what_is_evaluated_computes_in_the_type_that_is_served(
 def test_an_engine_gets_as_many_gpus_as_it_is_told_to_use(
     real: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workers = work(monkeypatch)
     two = dataclasses.replace(HARDWARE, kind="cuda", count=2, devices=("0", "1"))
-    monkeypatch.setattr("resources.accelerators.detect", lambda: two)
+    workers = work(monkeypatch, two)
     real.write("models/tiny.yaml", real.model_text(tensor_parallel_size=2))
     evaluate_baseline_thrice()
     assert workers.engines == [("bfloat16", ("0", "1"))] * 3

@@ -1,5 +1,6 @@
 """Certification as the graph runs it: real probes in virtual time, one worker for every server."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,17 +8,20 @@ from typing import Any
 import pytest
 
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.benchmarker import BenchmarkResult
-from optikit_assets.defs.materialize import materialize_node
+from optikit_assets.engines import Hardware
 from optikit_assets.errors import StageError, StorageError
+from optikit_assets.execution import Lease
 from optikit_assets.graph import Node
+from optikit_assets.headless.materialize import materialize_node
 from optikit_assets.history import History
+from optikit_assets.schemas import BENCHMARK_FILE, CompletedBenchmark
 from optikit_assets.settings import settings
-from optikit_assets.workers.benchmark import RESULT_FILE, BenchmarkWorkerResult, confirmation
-from optikit_assets.workers.messages import CompressResult, Record
-from resources import StageRunnerResource
+from optikit_assets.workers.benchmark import BenchmarkWorkerResult, confirmation
+from optikit_assets.workers.channel import Emit
+from optikit_assets.workers.messages import CompressResult, Message, Record
 from tests.definitions.test_candidates import BASE, Workers, artifact_of
-from tests.definitions.world import MODEL, World
+from tests.definitions.world import HARDWARE, MODEL, World, in_process
+from tests.executors import execute_with
 from tests.servers.engine_model import Shape
 from tests.servers.virtual import virtual_benchmark, virtual_confirmation
 
@@ -63,10 +67,12 @@ class Checkpoints(Workers):
 class Machine:
     """Engines in virtual time: quantized checkpoints are faster by a factor.
 
-    ``fails`` names what an error is raised for once the certification runs.
+    ``fails`` names what an error is raised for once the certification runs; ``node`` is what the
+    machine is remembered as.
     """
 
-    def __init__(self, factor: float) -> None:
+    def __init__(self, factor: float, node: Hardware = HARDWARE) -> None:
+        self.node = node
         self.factor = factor
         self.candidates = Checkpoints({256: 0})
         self.asked: list[Any] = []
@@ -74,15 +80,15 @@ class Machine:
         self.fails: dict[str, Exception] = {}
         self.stop_after: int | None = None
 
-    def run(self, context: Any, worker: str, request: Any, *rest: Any) -> Any:
+    def work(self, worker: str, request: Any, lease: Lease, emit: Emit) -> Message:
         if worker != "benchmark":
-            return self.candidates.run(context, worker, request, *rest)
+            return self.candidates.work(worker, request, lease, emit)
         arm = "baseline" if "weights" in request.model_path else "int_w8a8"
-        if request.config_file is not None:
+        if request.config is not None:
             if self.stop_after == len(self.certified):
                 raise StorageError("stopped")
             self.asked.append((arm, request))
-            self.configs[arm] = Path(request.config_file).read_text()
+            self.configs[arm] = request.config
             if arm in self.fails:
                 raise self.fails[arm]
         return self.serve(request, self.factor if arm == "int_w8a8" else 1.0)
@@ -95,7 +101,7 @@ class Machine:
         shape = Shape(
             slots=4, prefill_s=0.04 / factor, token_s=0.02 / factor, output_tokens=4, tail=0.2
         )
-        outcome: BenchmarkResult
+        outcome: CompletedBenchmark
         if request.mode == "search":
             outcome = virtual_benchmark(
                 shape, request.slo, request.seed, initial_rate_rps=request.initial_rate_rps
@@ -111,18 +117,21 @@ class Machine:
             "server_start_s": 1.0,
             "flags": {},
             "provenance": request.provenance,
+            "hardware": dataclasses.asdict(self.node),
         }
         with ArtifactStore(Path(request.store_root)).create(
             request.artifact_key, "benchmark"
         ) as draft:
-            draft.write_json(RESULT_FILE, outcome.model_dump(mode="json"))
+            BENCHMARK_FILE.write(draft, outcome)
             draft.manifest.update(**made)
         return BenchmarkWorkerResult(artifact_key=request.artifact_key)
 
 
-def prepared(real: World, monkeypatch: pytest.MonkeyPatch, factor: float) -> Machine:
-    machine = Machine(factor)
-    monkeypatch.setattr(StageRunnerResource, "run", lambda runner, *a: machine.run(*a))
+def prepared(
+    real: World, monkeypatch: pytest.MonkeyPatch, factor: float, node: Hardware = HARDWARE
+) -> Machine:
+    machine = Machine(factor, node)
+    execute_with(monkeypatch, in_process(machine.work))
     real.write("slos/demo.yaml", SLO)
     assert materialize_node(BASE) == "ok"
     for recipe in ("baseline", "int_w8a8"):
@@ -141,10 +150,14 @@ def record() -> dict[str, Any]:
 def test_a_faster_recipe_ships_with_its_interval_and_the_text_it_was_measured_with(
     real: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = prepared(real, monkeypatch, 1.8)
+    real.edit("models/tiny.yaml", "dtype: bfloat16", "dtype: auto")
+    native = dataclasses.replace(HARDWARE, features=("avx512_bf16", "avx512f"))
+    machine = prepared(real, monkeypatch, 1.8, native)
     assert materialize_node(DEPLOYABLE) == "feasible"
     found = record()
     assert found["recipe"] == "int_w8a8"
+    # For the machine that was measured, not for the one that decides, which emulates bfloat16.
+    assert "dtype: float32" not in machine.configs["int_w8a8"]
     gain = found["gain"]
     assert 1.0 < gain["low"] < gain["estimate"] < gain["high"]
     bundle = artifact_of(DEPLOYABLE).path

@@ -10,14 +10,14 @@ import pytest
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.artifacts.pins import Pin
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.defs.materialize import materialize_node
 from optikit_assets.errors import ChangedInputError, StageError
+from optikit_assets.headless.materialize import materialize_node
 from optikit_assets.settings import REPOSITORY, settings
 from optikit_assets.specs import Catalog, EngineSpec, SloSpec
 from optikit_assets.workers.benchmark import handle
 from optikit_assets.workers.messages import BenchmarkRequest, Record
 from tests.definitions.test_candidates import BASE, QUANTIZED, SCORES, work
-from tests.definitions.world import MODEL, World
+from tests.definitions.world import HARDWARE, MODEL, World
 from tests.servers.vllm_stand_in import install
 from tests.tiny_model import write_model
 
@@ -111,6 +111,7 @@ def test_a_model_that_changes_while_it_is_served_gives_no_result(
         model_path=str(folder),
         served_model_name=MODEL,
         engine=EngineSpec(),
+        hardware=HARDWARE,
         slo=SLO,
         seed=1,
         pins=(pin,),

@@ -8,16 +8,16 @@ import pytest
 
 from optikit_assets import graph
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.defs.materialize import materialize_node, open_instance
-from optikit_assets.defs.optimize import status
-from optikit_assets.deployment.bundle import RECORD_FILE
 from optikit_assets.errors import StageError
 from optikit_assets.graph import Node
+from optikit_assets.headless.materialize import materialize_node, open_instance
+from optikit_assets.headless.optimize import status
+from optikit_assets.schemas import DEPLOYMENT_FILE
 from optikit_assets.settings import settings
 from optikit_assets.workers.messages import CompressResult, Record
-from resources import StageRunnerResource
 from tests.definitions.test_candidates import BASE, QUANTIZED, SCORES, Workers, artifact_of
-from tests.definitions.world import CHAT, HARDWARE, MODEL, World
+from tests.definitions.world import CHAT, HARDWARE, MODEL, World, in_process
+from tests.executors import execute_with
 from tests.unit.deployment import samples
 
 SLO = "demo"
@@ -46,7 +46,7 @@ class NoisyWorkers(Workers):
 def workers(real: World, monkeypatch: pytest.MonkeyPatch) -> NoisyWorkers:
     """Workers of a world in which one recipe was quantized and evaluated."""
     found = NoisyWorkers({256: 0})
-    monkeypatch.setattr(StageRunnerResource, "run", lambda runner, *a: found.run(*a))
+    execute_with(monkeypatch, in_process(found.work))
     real.write(f"slos/{SLO}.yaml", CHAT.replace("name: chat", f"name: {SLO}"))
     for node in (BASE, QUANTIZED, SCORES):
         assert materialize_node(node) == "ok"
@@ -142,7 +142,7 @@ def bundle(real: World, workers: NoisyWorkers) -> Path:
     ]
     store = ArtifactStore(settings().store)
     with store.create(key, graph.DEPLOYABLE_CONFIG) as draft:
-        draft.write_json(RECORD_FILE, samples.deployment().model_dump(mode="json"))
+        DEPLOYMENT_FILE.write(draft, samples.deployment())
         draft.file("vllm.yaml").write_text("model: here\n")
         draft.references[q_star] = store.get(q_star).digest
     return store.folder(key)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from optikit_assets.defs.driver import DriverReport, Event, run_plan
-from optikit_assets.defs.plan import NodePlan, State
 from optikit_assets.errors import StageError
 from optikit_assets.graph import BASE_MODEL, Key, Node
+from optikit_assets.headless.driver import DriverReport, Event, run_plan
+from optikit_assets.headless.plan import NodePlan, State
 from optikit_assets.settings import REPOSITORY
 from tests.alive import is_alive
 
@@ -21,7 +21,7 @@ FOLDER = "OPTIKIT_TEST_FOLDER"
 _LIMIT_S = 90
 
 
-def act(node: Node) -> str:
+def act(node: Node, listener: object) -> str:
     """Stand in for the materialization of a node; runs in a process of the driver."""
     what, _, other = str(node.partition).partition("-")
     folder = Path(os.environ[FOLDER])
@@ -166,7 +166,7 @@ import os, signal, sys, time
 from pathlib import Path
 from optikit_assets.defs import driver
 from optikit_assets.graph import BASE_MODEL, Key, Node
-from optikit_assets.defs.plan import NodePlan
+from optikit_assets.headless.plan import NodePlan
 from optikit_assets.processes import OwnedProcess
 
 def note(folder, name, pid):
@@ -174,7 +174,7 @@ def note(folder, name, pid):
     file.with_suffix(".new").write_text(str(pid))
     file.with_suffix(".new").rename(file)
 
-def hang(node):
+def hang(node, listener):
     folder = Path(sys.argv[1])
     if node.partition == "deaf":
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -3,9 +3,9 @@ from pathlib import Path
 import dagster as dg
 
 from optikit_assets import graph
-from optikit_assets.defs.materialize import materialize_node, open_instance, register_model
 from optikit_assets.defs.recorded import DATA_VERSION_TAG, STATUS_TAG
 from optikit_assets.graph import Node, outcome_version
+from optikit_assets.headless.materialize import materialize_node, open_instance, register_model
 
 MODEL = "demo-llama@1"
 

@@ -13,14 +13,14 @@ import yaml
 from optikit_assets import graph
 from optikit_assets.definitions import defs
 from optikit_assets.defs import partitions
-from optikit_assets.defs.graph import ASSETS
-from optikit_assets.defs.jobs import optimize_model
+from optikit_assets.defs.assets import ASSETS
 from optikit_assets.defs.sensors import new_model_versions, spec_changes
-from optikit_assets.engines import Hardware
-from optikit_assets.graph import Node, chain, upstream
+from optikit_assets.graph import PIPELINE, Node, upstream
+from optikit_assets.headless.job import optimize_model
 from optikit_assets.settings import REPOSITORY, settings
-from resources import AcceleratorsResource, ModelRegistryResource, StageRunnerResource
-from tests.definitions.world import HARDWARE
+from resources import ModelRegistryResource, StageRunnerResource
+from tests.definitions.world import HARDWARE, local_on
+from tests.executors import execute_with
 from tests.tiny_model import write_model
 
 MODEL = "m@1"
@@ -56,6 +56,13 @@ SNAPSHOT: dict[str, tuple[tuple[str, ...], set[str], str | None]] = {
     "compress_runtime": ((), set(), None),
     "serving_runtime": ((), set(), None),
 }
+PACKAGES = {
+    "quantized_model": "quantization",
+    "eval_scores": "evaluation",
+    "benchmark_sweep": "benchmarking",
+    "tuned_config": "tuning",
+    "deployable_config": "deployment",
+}
 SCENARIOS = [f"{recipe}@{slo}" for recipe in partitions.RECIPES for slo in partitions.SLOS]
 DIMENSIONS: dict[str, dg.PartitionsDefinition] = {
     "model": dg.DynamicPartitionsDefinition(name="models"),
@@ -88,7 +95,7 @@ def test_every_stage_asset_says_in_which_file_it_is():
     for name in graph.STAGES:
         references = SPECS[name].metadata["dagster/code_references"].code_references
         files = [Path(reference.file_path).relative_to(REPOSITORY) for reference in references]
-        assert files == [Path("optikit_assets", "defs", f"{name}.py")]
+        assert files == [Path("optikit_assets", "defs", PACKAGES.get(name, ""), f"{name}.py")]
 
 
 def test_the_assets_are_the_stages_and_the_sources():
@@ -202,7 +209,7 @@ def test_dagster_and_the_table_agree_on_every_edge(asset, registered):
 
 def test_no_edge_has_so_many_partitions_that_dagster_stops_looking(registered):
     # From 100 upstream partitions on Dagster calls an edge fresh for ever.
-    for node in chain(MODEL, SLO, partitions.RECIPES):
+    for node in PIPELINE.nodes(MODEL, [SLO], partitions.RECIPES):
         found = [parent.asset for parent in parents(node, registered)]
         assert max((found.count(asset) for asset in found), default=0) < 100
 
@@ -242,11 +249,7 @@ class Site:
         write_model(self.home / "models" / name / version)
 
     def tick(self, sensor: dg.SensorDefinition) -> dg.SensorResult | dg.SkipReason:
-        accelerators = AcceleratorsResource(root=str(self.home / "leases"))
-        accelerators._hardware = HARDWARE
-        runner = StageRunnerResource(
-            home=str(self.home), environments_home=str(self.home), accelerators=accelerators
-        )
+        runner = StageRunnerResource.on(lambda: local_on(HARDWARE)(settings()))
         wanted = {"models": self.models, "runner": runner}
         resources = {k: v for k, v in wanted.items() if k in sensor.required_resource_keys}
         with dg.build_sensor_context(
@@ -314,10 +317,7 @@ class Site:
 def site(
     tmp_path: Path, home: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> Site:
-    def machine() -> Hardware:
-        return HARDWARE
-
-    monkeypatch.setattr("resources.accelerators.detect", machine)
+    execute_with(monkeypatch, local_on(HARDWARE))
     monkeypatch.setenv("OPTIKIT_MODEL_QUIET_S", "0")
     settings.cache_clear()
     return Site(tmp_path, home, instance)
@@ -333,7 +333,11 @@ def test_a_new_model_version_becomes_a_partition_and_a_request(site: Site):
     assert str(request.run_key).startswith("new-model-demo-llama@2-")
     # The SLOs that recipes/models/demo-llama.yaml names.
     assert request.run_config == {
-        "ops": {"optimize": {"config": {"model": "demo-llama@2", "slos": ["demo"]}}}
+        "ops": {
+            "optimize": {
+                "config": {"model": "demo-llama@2", "flow": "quantize_and_tune", "slos": ["demo"]}
+            }
+        }
     }
     second = site.look_for_models()
     assert isinstance(second, dg.SkipReason)
@@ -349,9 +353,31 @@ def test_a_model_without_a_spec_is_requested_for_all_slos(site: Site):
         request.run_config["ops"]["optimize"]["config"] for request in result.run_requests or ()
     ]
     assert configs == [
-        {"model": "llama@2024.11", "slos": partitions.SLOS},
-        {"model": "qwen@1", "slos": partitions.SLOS},
+        {"model": key, "flow": "quantize_and_tune", "slos": partitions.SLOS}
+        for key in ("llama@2024.11", "qwen@1")
     ]
+
+
+def test_a_model_is_requested_with_the_flow_that_its_spec_names(site: Site):
+    site.edit("models/demo-llama.yaml", lambda spec: spec.update(flow="quantize"), "no load")
+    site.drop("demo-llama", "2")
+    result = site.look_for_models()
+    assert isinstance(result, dg.SensorResult)
+    (request,) = list(result.run_requests or [])
+    config = request.run_config["ops"]["optimize"]["config"]
+    # Under an SLO it measures nothing.
+    assert config == {"model": "demo-llama@2", "flow": "quantize", "slos": []}
+
+
+def test_the_launchpad_refuses_a_flow_that_there_is_not(site: Site):
+    found = optimize_model.execute_in_process(
+        run_config={"ops": {"optimize": {"config": {"model": "demo-llama", "flow": "fast"}}}},
+        instance=site.instance,
+        raise_on_error=False,
+    )
+    assert not found.success
+    (failure,) = (event for event in found.all_events if event.is_step_failure)
+    assert "unknown flow 'fast'; known: benchmark_only, " in str(failure.step_failure_data.error)
 
 
 @pytest.mark.parametrize(

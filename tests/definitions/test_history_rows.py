@@ -12,12 +12,15 @@ from optikit_assets.artifacts.manifest import write_manifest
 from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.benchmarker import RequestRecord
 from optikit_assets.benchmarker.records import append_requests
-from optikit_assets.defs.materialize import materialize_node, open_instance
 from optikit_assets.errors import StageError, StorageError
+from optikit_assets.execution import Lease
 from optikit_assets.graph import Node
+from optikit_assets.headless.materialize import materialize_node, open_instance
 from optikit_assets.history import History
+from optikit_assets.schemas import BENCHMARK_FILE, Rung
 from optikit_assets.settings import settings
-from resources import StageRunnerResource
+from optikit_assets.workers.channel import Emit
+from optikit_assets.workers.messages import BenchmarkWorkerResult, Message
 from tests.definitions.test_broken_off import ask
 from tests.definitions.test_candidates import (
     BASE,
@@ -28,9 +31,10 @@ from tests.definitions.test_candidates import (
     Workers,
     artifact_of,
 )
-from tests.definitions.world import CHAT, MODEL, World
+from tests.definitions.world import CHAT, MODEL, World, in_process
+from tests.executors import execute_with
 from tests.unit.deployment.samples import probes
-from tests.unit.history.test_benchmark_rows import PROBE
+from tests.unit.schemas.samples import benchmark
 
 SCENARIO = f"{MODEL}|baseline@demo"
 SWEEP, TUNED = Node.of("benchmark_sweep", SCENARIO), Node.of("tuned_config", SCENARIO)
@@ -87,28 +91,20 @@ class Stages(Workers):
         self.dies_in = ""
         self.fails = 0
 
-    def run(
-        self,
-        context: Any,
-        worker: str,
-        request: Any,
-        result_model: Any,
-        lease: Any,
-        on_record: Any = lambda record: None,
-    ) -> Any:
+    def work(self, worker: str, request: Any, lease: Lease, on_record: Emit) -> Message:
         if worker != "benchmark":
 
             def tell(record: Any) -> None:
                 self.die_in(worker)
                 on_record(record)
 
-            return super().run(context, worker, request, result_model, lease, tell)
+            return super().work(worker, request, lease, tell)
         if self.fails:
             self.fails -= 1
             raise StageError("the server did not start")
         self.benchmark(request, ArtifactStore(Path(request.store_root)))
         self.die_in(worker)
-        return None
+        return BenchmarkWorkerResult(artifact_key=request.artifact_key)
 
     def die_in(self, worker: str) -> None:
         if self.dies_in == worker:
@@ -119,30 +115,26 @@ class Stages(Workers):
         capacity = float(request.flags.get("max_num_seqs", 8))
         rates = request.rates_rps
         searched = [
-            PROBE.model_dump(mode="json") | probe | told(probe["rate_rps"], capacity)
-            for probe in probes(capacity)
+            probe.model_copy(update=told(probe.rate_rps, capacity)) for probe in probes(capacity)
         ]
         found = [
-            searched[3]
-            | told(rate, capacity)
-            | {"rate_rps": rate, "verdict": "pass" if rate <= capacity else "fail"}
+            searched[3].model_copy(
+                update=told(rate, capacity)
+                | {"rate_rps": rate, "verdict": "pass" if rate <= capacity else "fail"}
+            )
             for rate in rates
         ] or searched
-        outcome = {
-            "status": "feasible",
-            "certified_rate_rps": min(rates, default=capacity),
-            "rate_ci_rps": [capacity, None],
-            "load_seconds": 60.0,
-            "reason": "as told",
-            "closest": "",
-            "certified_probe": 0,
-            "seed": request.seed,
-            "gpus": 1,
-            "ladder": [{"clients": 2, "throughput_rps": 2.0, "latency_s": 1.0, "met": True}],
-            "probes": found,
-        }
+        outcome = benchmark(
+            min(rates, default=capacity),
+            rate_ci_rps=(capacity, None),
+            load_seconds=60.0,
+            certified_probe=0,
+            seed=request.seed,
+            ladder=(Rung(clients=2, throughput_rps=2.0, latency_s=1.0, met=True),),
+            probes=tuple(found),
+        )
         with store.create(request.artifact_key, "benchmark") as draft:
-            draft.write_json("benchmark.json", outcome)
+            BENCHMARK_FILE.write(draft, outcome)
             append_requests(
                 draft.file("requests.jsonl.gz"),
                 (
@@ -162,7 +154,7 @@ class Stages(Workers):
 @pytest.fixture
 def stages(real: World, monkeypatch: pytest.MonkeyPatch) -> Stages:
     stages = Stages({64: 90, 128: 0, 256: 0})
-    monkeypatch.setattr(StageRunnerResource, "run", lambda runner, *a: stages.run(*a))
+    execute_with(monkeypatch, in_process(stages.work))
     real.write("slos/demo.yaml", CHAT.replace("name: chat", "name: demo"))
     return stages
 

@@ -1,14 +1,10 @@
 """A machine that fails under a benchmark: the partition fails, and nothing is kept of it."""
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from optikit_assets.defs.materialize import materialize_node, open_instance
-from optikit_assets.defs.outcome import STUDY_FILE
 from optikit_assets.defs.recorded import recorded
 from optikit_assets.environments.layout import (
     REPOSITORY_ROOT,
@@ -19,12 +15,14 @@ from optikit_assets.environments.layout import (
 )
 from optikit_assets.errors import StageError
 from optikit_assets.graph import Node
+from optikit_assets.headless.materialize import materialize_node, open_instance
 from optikit_assets.history import History
+from optikit_assets.schemas import STUDY_FILE
 from optikit_assets.settings import settings
-from resources import StageRunnerResource
 from tests.definitions.test_broken_off import SLO
 from tests.definitions.test_candidates import BASE, Workers, artifact_of
-from tests.definitions.world import MODEL, World
+from tests.definitions.world import HARDWARE, MODEL, World, in_process, local_on
+from tests.executors import execute_with
 
 SWEEP = Node.of("benchmark_sweep", f"{MODEL}|baseline@demo")
 TUNED = Node.of("tuned_config", f"{MODEL}|baseline@demo")
@@ -42,16 +40,8 @@ def install(home: Path) -> None:
 
 @pytest.fixture
 def evaluated(real: World, monkeypatch: pytest.MonkeyPatch) -> World:
-    """A world whose next stage is the sweep, run by a real runner with the worker above."""
-    workers = Workers({})
-    real_run = StageRunnerResource.run
-
-    def run(runner: Any, context: Any, worker: str, *rest: Any) -> Any:
-        if worker == "benchmark":
-            return real_run(runner, context, worker, *rest)
-        return workers.run(context, worker, *rest)
-
-    monkeypatch.setattr(StageRunnerResource, "run", run)
+    """A world whose next stage is the sweep, run by a real executor with the worker above."""
+    execute_with(monkeypatch, in_process(Workers({}).work))
     real.write("slos/demo.yaml", SLO)
     real.edit(
         "search_spaces/fine.yaml", "trials: 4\nstartup_trials: 2", "trials: 2\nstartup_trials: 1"
@@ -63,6 +53,7 @@ def evaluated(real: World, monkeypatch: pytest.MonkeyPatch) -> World:
     ):
         assert materialize_node(node) == "ok"
     install(settings().home)
+    execute_with(monkeypatch, local_on(HARDWARE))
     return real
 
 
@@ -92,8 +83,8 @@ def test_a_full_disk_is_no_trial_of_a_study(monkeypatch: pytest.MonkeyPatch) -> 
     assert not is_recorded(TUNED)
     monkeypatch.setenv("OPTIKIT_TEST_MACHINE", "sound")
     assert materialize_node(TUNED) == "feasible"
-    study = json.loads(artifact_of(TUNED).file(STUDY_FILE).read_text())
-    assert [trial["status"] for trial in study["trials"]] == ["feasible"] * 2
+    study = STUDY_FILE.read(artifact_of(TUNED)).study
+    assert [trial.status for trial in study.trials] == ["feasible"] * 2
 
 
 @pytest.mark.usefixtures("evaluated")

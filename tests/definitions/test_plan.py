@@ -10,10 +10,10 @@ import dagster as dg
 import pytest
 
 from optikit_assets import graph
-from optikit_assets.defs.materialize import materialize_node, open_instance
-from optikit_assets.defs.optimize import Submission
 from optikit_assets.errors import StageError
-from optikit_assets.graph import Node, chain
+from optikit_assets.graph import PIPELINE, Node
+from optikit_assets.headless.materialize import materialize_node, open_instance
+from optikit_assets.headless.optimize import Submission
 from optikit_assets.settings import settings
 from tests.definitions.world import FINE, HARDWARE, MODEL, RECIPES, SLOS, SUITE, World
 from tests.tiny_model import write_model
@@ -84,7 +84,9 @@ def test_both_slos_share_what_does_not_depend_on_them(world: World):
     nodes = world.nodes()
     assert len(nodes) == len(set(nodes))
     names = sorted(world.catalog().recipes)
-    assert set(nodes) == set(chain(MODEL, "chat", names)) | set(chain(MODEL, "batch", names))
+    assert set(nodes) == set(PIPELINE.nodes(MODEL, ["chat"], names)) | set(
+        PIPELINE.nodes(MODEL, ["batch"], names)
+    )
 
 
 # --- edits that change a value ------------------------------------------------------------------
@@ -447,7 +449,7 @@ def test_an_infeasible_outcome_is_an_answer_and_not_tried_again(own: World):
 
 def test_a_part_of_the_recipes_can_be_planned_while_the_rest_was_never_run(world: World):
     names = ["baseline", "int_w8a8"]
-    nodes = chain(MODEL, "chat", names)
+    nodes = PIPELINE.nodes(MODEL, ["chat"], names)
     world.materialize(nodes)
     assert {item.state for item in world.judge(nodes)} == {"fresh"}
 

@@ -9,9 +9,8 @@ import pytest
 
 from optikit_assets import graph
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.defs.candidates import CHECKPOINTS_FILE, COMPARISON_FILE, recovery_rows
-from optikit_assets.defs.materialize import materialize_node, open_instance, register_model
-from optikit_assets.defs.quality_checks import (
+from optikit_assets.defs.evaluation.candidates import CHECKPOINTS_FILE
+from optikit_assets.defs.evaluation.checks import (
     GATE,
     check_name,
     compared_checks,
@@ -20,12 +19,14 @@ from optikit_assets.defs.quality_checks import (
 )
 from optikit_assets.deployment import RecipeOutcome, select
 from optikit_assets.graph import Node
+from optikit_assets.headless.materialize import materialize_node, open_instance, register_model
 from optikit_assets.history import History
+from optikit_assets.schemas import COMPARISON_FILE, Comparison
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, SuiteSpec
 from optikit_assets.stateval.comparison import compare
-from optikit_assets.stateval.results import Comparison
-from tests.definitions.world import HARDWARE, MODEL, World
+from tests.definitions.world import HARDWARE, MODEL, World, local_on
+from tests.executors import execute_with
 from tests.unit.deployment.samples import arm, outcome
 from tests.unit.stateval.builders import candidate, flipped
 
@@ -55,7 +56,7 @@ def offered(recipe: str, comparison: Comparison, rate: float) -> RecipeOutcome:
         quality=comparison.verdict,
         accepted=comparison.accepted,
         reasons=comparison.reasons,
-        recovery=recovery_rows(comparison),
+        recovery=comparison.rows(),
         tuned=arm(recipe, rate, tuned=True),
     )
 
@@ -129,7 +130,7 @@ def test_a_run_records_its_checks_for_its_own_partition(
     world: World, with_instance: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPTIKIT_RECIPES", str(world.recipes))
-    monkeypatch.setattr("resources.accelerators.detect", lambda: HARDWARE)
+    execute_with(monkeypatch, local_on(HARDWARE))
     settings.cache_clear()
     with open_instance() as instance:
         register_model(instance, MODEL)
@@ -142,7 +143,7 @@ def test_a_run_records_its_checks_for_its_own_partition(
         key = world.versions().actual(node)[0]
     store = ArtifactStore(settings().store)
     with store.create(key, graph.EVAL_SCORES) as draft:
-        draft.write_json(COMPARISON_FILE, compared(0, 90, 0).model_dump(mode="json"))
+        COMPARISON_FILE.write(draft, compared(0, 90, 0))
         draft.write_json(CHECKPOINTS_FILE, {"1": None})
 
     # The artifact is there already, so no worker starts.

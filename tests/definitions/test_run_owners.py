@@ -9,15 +9,15 @@ import dagster as dg
 import psutil
 import pytest
 
-from optikit_assets.defs.materialize import materialize_node, open_instance
-from optikit_assets.defs.run_owners import OWNER_TAG, cancel_orphaned_runs, run_tags
 from optikit_assets.graph import Node
+from optikit_assets.headless.materialize import materialize_node, open_instance
+from optikit_assets.headless.run_owners import OWNER_TAG, cancel_orphaned_runs, run_tags
 from optikit_assets.settings import REPOSITORY
 from tests.definitions.world import MODEL, World
 
 HOLDER = """
 import sys, time
-from optikit_assets.defs.run_owners import OWNER_TAG, run_tags
+from optikit_assets.headless.run_owners import OWNER_TAG, run_tags
 with run_tags() as tags:
     print(tags[OWNER_TAG], flush=True)
     time.sleep(600)

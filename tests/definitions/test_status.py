@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.defs.optimize import status
-from optikit_assets.graph import BASE_MODEL, DEPLOYABLE_CONFIG, Node, chain
+from optikit_assets.graph import BASE_MODEL, DEPLOYABLE_CONFIG, PIPELINE, Node, get_flow
+from optikit_assets.headless.optimize import status
 from optikit_assets.settings import settings
 from tests.definitions.world import HARDWARE, MODEL, World
 from tests.tiny_model import write_model
@@ -13,7 +13,7 @@ TWO = ["baseline", "int_w8a8"]
 DEPLOYABLE = f"deployable_config[{MODEL}|chat]"
 # An edit of the recipe that nobody asked for.
 RTN, OTHER_LAYERS = "FP8_DYNAMIC}]", "FP8_DYNAMIC}]\nignore: [lm_head, head]"
-OTHER = [str(node) for node in chain(MODEL, "chat", ["fp8_dynamic"])[1:-1]]
+OTHER = [str(node) for node in PIPELINE.nodes(MODEL, ["chat"], ["fp8_dynamic"])[1:-1]]
 
 
 def ran(world: World, nodes: Iterable[Node]) -> None:
@@ -37,7 +37,7 @@ def states(world: World, *models: str) -> dict[str, str]:
 
 
 def test_recipes_that_nobody_asked_for_are_not_missing_and_make_nothing_stale(world: World):
-    asked = chain(MODEL, "chat", TWO)
+    asked = PIPELINE.nodes(MODEL, ["chat"], TWO)
     ran(world, asked)
     assert states(world) == {
         **{str(node): "fresh" for node in asked},
@@ -46,7 +46,7 @@ def test_recipes_that_nobody_asked_for_are_not_missing_and_make_nothing_stale(wo
 
 
 def test_an_edit_of_a_recipe_that_was_asked_for_makes_the_decision_stale(world: World):
-    ran(world, chain(MODEL, "chat", TWO))
+    ran(world, PIPELINE.nodes(MODEL, ["chat"], TWO))
     world.edit("quantization/fp8_dynamic.yaml", RTN, OTHER_LAYERS)
     assert states(world)[DEPLOYABLE] == "fresh"
     world.edit("quantization/int_w8a8.yaml", "samples: 256", "samples: 128")
@@ -57,15 +57,15 @@ def test_an_edit_of_a_recipe_that_was_asked_for_makes_the_decision_stale(world: 
 
 
 def test_a_recipe_that_was_measured_since_is_a_reason_to_decide_again(world: World):
-    ran(world, chain(MODEL, "chat", TWO))
-    ran(world, chain(MODEL, "chat", ["fp8_dynamic"])[1:-1])
+    ran(world, PIPELINE.nodes(MODEL, ["chat"], TWO))
+    ran(world, PIPELINE.nodes(MODEL, ["chat"], ["fp8_dynamic"])[1:-1])
     found = states(world)
     assert {found[name] for name in OTHER} == {"fresh"}
     assert found[DEPLOYABLE].startswith(f"stale: eval_scores[{MODEL}|fp8_dynamic], ")
 
 
 def test_a_checkpoint_that_was_made_for_itself_is_judged_and_is_no_reason(world: World):
-    ran(world, chain(MODEL, "chat", TWO))
+    ran(world, PIPELINE.nodes(MODEL, ["chat"], TWO))
     ran(world, [Node.of("quantized_model", f"{MODEL}|fp8_dynamic")])
     quantized, *rest = OTHER
     found = states(world)
@@ -78,7 +78,7 @@ def test_a_checkpoint_that_was_made_for_itself_is_judged_and_is_no_reason(world:
 
 
 def test_every_recipe_counts_as_asked_for_before_the_first_decision(world: World):
-    nodes = chain(MODEL, "chat", TWO)
+    nodes = PIPELINE.nodes(MODEL, ["chat"], TWO)
     ran(world, (node for node in nodes if node.asset != DEPLOYABLE_CONFIG))
     found = states(world)
     assert {found[str(node)] for node in nodes[:-1]} == {"fresh"}
@@ -86,18 +86,51 @@ def test_every_recipe_counts_as_asked_for_before_the_first_decision(world: World
 
 
 def test_each_slo_has_recipes_of_its_own(world: World):
-    ran(world, chain(MODEL, "batch", ["baseline"]))
-    ran(world, chain(MODEL, "chat", TWO))
+    ran(world, PIPELINE.nodes(MODEL, ["batch"], ["baseline"]))
+    ran(world, PIPELINE.nodes(MODEL, ["chat"], TWO))
     found = states(world)
     assert found[f"tuned_config[{MODEL}|int_w8a8@chat]"] == "fresh"
     assert found[f"tuned_config[{MODEL}|int_w8a8@batch]"] == "not asked for"
 
 
 def test_every_model_is_shown_even_one_that_never_ran(world: World):
-    ran(world, chain(MODEL, "chat", TWO))
+    ran(world, PIPELINE.nodes(MODEL, ["chat"], TWO))
     for version in ("2", "3"):
         write_model(world.root / "weights" / version)
     found = states(world, "tiny@2", MODEL, "tiny@3")
     never = [name for name, state in found.items() if state == "missing: never materialized"]
     assert never == ["base_model[tiny@2]", "base_model[tiny@3]"]
     assert len(found) == 2 + len(world.nodes(slos=("chat",)))
+
+
+# --- flows that stop early ----------------------------------------------------------------------
+
+STUDIES = [f"tuned_config[{MODEL}|{recipe}@chat]" for recipe in TWO]
+
+
+def test_a_decision_without_tuning_is_fresh_until_tuning_is_asked_for(world: World):
+    untuned = get_flow("quantize_and_benchmark").nodes(MODEL, ["chat"], TWO)
+    ran(world, untuned)
+    found = states(world)
+    assert {found[str(node)] for node in untuned} == {"fresh"}
+    assert {found[study] for study in STUDIES} == {"not asked for"}
+    # Asked for.
+    everything = PIPELINE.nodes(MODEL, ["chat"], TWO)
+    plan = {str(item.node): item for item in world.judge(everything)}
+    assert {plan[study].state for study in STUDIES} == {"missing"}
+    assert (plan[DEPLOYABLE].state, plan[DEPLOYABLE].reason) == (
+        "stale",
+        f"{STUDIES[0]}, {STUDIES[1]} changed",
+    )
+    # And made: a decision without it is not the present one, whoever asks.
+    ran(world, [node for node in everything if str(node) in STUDIES])
+    assert states(world)[DEPLOYABLE].startswith(f"stale: {STUDIES[0]}, ")
+    assert {item.state for item in world.judge(untuned)} == {"fresh", "stale"}
+    ran(world, everything[-1:])
+    assert {states(world)[str(node)] for node in everything} == {"fresh"}
+
+
+def test_what_was_made_without_any_slo_is_shown(world: World):
+    quantized = get_flow("quantize").nodes(MODEL, (), TWO)
+    ran(world, quantized)
+    assert states(world) == {str(node): "fresh" for node in quantized}

@@ -10,24 +10,23 @@ from typing import Any
 import pytest
 
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.defs.materialize import materialize_node
+from optikit_assets.execution import Lease
+from optikit_assets.execution.testing import InProcessExecutor
 from optikit_assets.graph import Node
+from optikit_assets.headless.materialize import materialize_node
 from optikit_assets.history import History
 from optikit_assets.settings import settings
-from resources import AcceleratorsResource, Lease, StageRunnerResource
 from tests.definitions.test_history_rows import NODES, SWEEP, TUNED, Stages
 from tests.definitions.world import CHAT, HARDWARE, World
+from tests.executors import execute_with
 
 
-@pytest.fixture
-def free_accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nobody wait for devices, as on a machine with many."""
+class Roomy(InProcessExecutor):
+    """Lets nobody wait for devices, as a machine with many."""
 
     @contextmanager
-    def lease(resource: Any, count: int = 1, stop: Any = None) -> Iterator[Lease]:
-        yield Lease(HARDWARE, ())
-
-    monkeypatch.setattr(AcceleratorsResource, "lease", lease)
+    def lease(self, accelerators: int = 1, stop: Any = None) -> Iterator[Lease]:
+        yield Lease(HARDWARE)
 
 
 def run_twice(node: Node) -> list[str]:
@@ -56,12 +55,11 @@ def run_twice(node: Node) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.usefixtures("free_accelerators")
 def test_the_second_run_of_a_sweep_and_of_a_study_finds_what_the_first_measured(
     real: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stages = Stages({64: 90, 128: 0, 256: 0})
-    monkeypatch.setattr(StageRunnerResource, "run", lambda runner, *a: stages.run(*a))
+    execute_with(monkeypatch, lambda settings: Roomy(stages.work, HARDWARE, settings.home))
     real.write("slos/demo.yaml", CHAT.replace("name: chat", "name: demo"))
     ledger = real.root / "measured"
     benchmark = stages.benchmark

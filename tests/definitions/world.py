@@ -1,19 +1,21 @@
 """A small world for the graph: spec files, model versions, an instance, and no workers."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import dagster as dg
 
 from optikit_assets import graph
 from optikit_assets.artifacts.models import ModelRegistry
-from optikit_assets.defs.optimize import Submission
-from optikit_assets.defs.plan import NodePlan, make_plan
 from optikit_assets.defs.recorded import DATA_VERSION_TAG, INPUTS_METADATA, STATUS_TAG, Versions
 from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.engines import Hardware
+from optikit_assets.execution import LocalExecutor
+from optikit_assets.execution.testing import InProcessExecutor, Work
 from optikit_assets.graph import Node, outcome_version
-from optikit_assets.settings import REPOSITORY
+from optikit_assets.headless.optimize import Submission
+from optikit_assets.headless.plan import NodePlan, make_plan
+from optikit_assets.settings import REPOSITORY, Settings
 from optikit_assets.specs import Catalog
 from tests.tiny_model import write_model
 
@@ -53,6 +55,20 @@ search_space: coarse
 FINE = "name: fine\ntrials: 4\nstartup_trials: 2\nparameters: {max_num_seqs: {low: 1, high: 64}}\n"
 COARSE = "name: coarse\ntrials: 1\nparameters: {max_num_seqs: {choices: [64]}}\n"
 SUITE = "name: quick\ntask_folder: quick\ntasks: [{task: sums, metrics: [acc], limit: 20}]\n"
+
+
+def local_on(hardware: Hardware) -> Callable[[Settings], LocalExecutor]:
+    """Return what makes the local executor of a machine with this hardware."""
+    return lambda settings: LocalExecutor(
+        settings.home, settings.envs_home, detect_hardware=lambda: hardware
+    )
+
+
+def in_process(
+    work: Work, hardware: Hardware = HARDWARE
+) -> Callable[[Settings], InProcessExecutor]:
+    """Return what makes an executor whose workers are a function of the test."""
+    return lambda settings: InProcessExecutor(work, hardware, settings.home / "leases")
 
 
 class World:

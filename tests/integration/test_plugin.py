@@ -57,11 +57,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_control_reads_the_packages_recipes_with_its_version_in_their_digest(site: Path) -> None:
+def test_control_reads_the_packages_flow_and_its_recipes_with_its_version(site: Path) -> None:
     code = """
 import json
 from pathlib import Path
 from optikit_assets.specs import Catalog
+from optikit_assets.graph import get_flow
+assert get_flow("checkpoints_only").stages == {"base_model", "quantized_model"}
 recipes = Catalog.load(Path("recipes")).recipes
 own = {name: recipe.packages for name, recipe in recipes.items() if recipe.packages}
 print(json.dumps(own))

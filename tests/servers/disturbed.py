@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from optikit_assets.benchmarker.results import BenchmarkResult, ProbeResult
 from optikit_assets.benchmarker.run import benchmark_target
 from optikit_assets.benchmarker.session import Session
+from optikit_assets.schemas import CompletedBenchmark, ProbeResult
 from optikit_assets.specs.slo import SloSpec
 from tests.servers.engine_model import Engine, Shape, Timeline
 from tests.servers.virtual import VirtualLoop, virtual_target
@@ -49,7 +49,7 @@ class Machine:
     now_s: float = 0.0
     starts: int = 0
 
-    def search(self, shape: Shape, slo: SloSpec, seed: int, **options: Any) -> BenchmarkResult:
+    def search(self, shape: Shape, slo: SloSpec, seed: int, **options: Any) -> CompletedBenchmark:
         """Start a server, search its rate, stop it; options as in `benchmark_target`."""
         self._start()
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:

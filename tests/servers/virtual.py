@@ -16,9 +16,9 @@ from optikit_assets.benchmarker.client import (
 )
 from optikit_assets.benchmarker.endpoint import Target
 from optikit_assets.benchmarker.prompts import SyntheticPrompts
-from optikit_assets.benchmarker.results import BenchmarkResult, ProbeResult
 from optikit_assets.benchmarker.run import benchmark_target
 from optikit_assets.benchmarker.session import Session
+from optikit_assets.schemas import CompletedBenchmark, ProbeResult
 from optikit_assets.specs.slo import SloSpec
 from tests.servers.engine_model import Engine, Shape
 
@@ -117,7 +117,7 @@ class VirtualClient:
         flight.output_tokens = self._shape.output_tokens
 
 
-def virtual_benchmark(shape: Shape, slo: SloSpec, seed: int, **options: Any) -> BenchmarkResult:
+def virtual_benchmark(shape: Shape, slo: SloSpec, seed: int, **options: Any) -> CompletedBenchmark:
     """Search the highest rate of the model in virtual time; options as in `benchmark_target`."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         target = virtual_target(shape, slo, seed, runner.get_loop())

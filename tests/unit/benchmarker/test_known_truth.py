@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from optikit_assets.benchmarker import run_benchmark
-from optikit_assets.benchmarker.results import BenchmarkResult
+from optikit_assets.schemas import CompletedBenchmark
 from optikit_assets.specs.slo import SloSpec
 from tests.servers.engine_model import Engine, Shape, true_rate
 from tests.servers.imitation import Behaviour, running
@@ -24,12 +24,12 @@ REAL_TIME = 0.1
 
 
 @cache
-def searched(name: str, seed: int) -> BenchmarkResult:
+def searched(name: str, seed: int) -> CompletedBenchmark:
     case = BY_NAME[name]
     return virtual_benchmark(case.shape, case.slo, seed)
 
 
-def covers(result: BenchmarkResult, truth: float) -> bool:
+def covers(result: CompletedBenchmark, truth: float) -> bool:
     low, high = result.rate_ci_rps
     return low <= truth <= (np.inf if high is None else high)
 

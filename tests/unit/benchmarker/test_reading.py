@@ -1,7 +1,7 @@
 import pytest
 
 from optikit_assets.benchmarker import near_search, read_probes
-from optikit_assets.benchmarker.results import ProbeResult
+from optikit_assets.schemas import ProbeResult
 from tests.servers.engine_model import true_rate
 from tests.servers.shapes import CASES
 from tests.servers.virtual import virtual_benchmark

@@ -87,7 +87,7 @@ def test_benchmark_certifies_a_rate_and_records_every_request(tmp_path):
     best = result.probes[result.certified_probe]
     assert best.verdict == "pass"
     assert result.certified_rate_rps == min(best.rate_rps, best.achieved_rate_rps)
-    assert result.certified_rate_per_gpu_rps == result.certified_rate_rps / 2
+    assert result.rate_per_gpu_rps == result.certified_rate_rps / 2
     assert result.rate_ci_rps[0] <= result.certified_rate_rps
     assert [probe.kind for probe in seen[:2]] == ["closed", "open"]
     assert seen == list(result.probes)

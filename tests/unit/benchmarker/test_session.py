@@ -2,11 +2,12 @@
 
 import pytest
 
-from optikit_assets.benchmarker import ProbeResult, session
+from optikit_assets.benchmarker import session
 from optikit_assets.benchmarker.conclusion import outcome_of
 from optikit_assets.specs.slo import SloSpec
 from tests.servers.engine_model import Shape
 from tests.servers.virtual import virtual_benchmark, virtual_confirmation
+from tests.unit.schemas.samples import probe
 
 SLOW = Shape(slots=8, prefill_s=2.0, token_s=1.2, tail=0.2)
 
@@ -87,23 +88,14 @@ def test_rates_that_reach_the_most_requests_of_a_probe_are_measured(monkeypatch)
 
 def test_requests_that_fail_refuse_a_rate_whatever_share_is_late():
     # From some load on two requests in a hundred fail, where five may be late.
-    rejected = ProbeResult(
-        kind="open",
+    rejected = probe(
         rate_rps=12.0,
-        achieved_rate_rps=12.0,
-        completion_rate_rps=11.8,
-        duration_s=60.0,
         requests=600,
-        sent=700,
         errors=12,
         verdict="fail",
         reason="2.0% of 600 requests failed (allowed 1%)",
-        latency_ms={},
-        latency_ci_ms={},
         miss_share={"e2e_latency_p95": 0.02},
         effective_requests={"e2e_latency_p95": 600.0},
-        goodput=0.98,
-        throughput_tokens_per_s=190.0,
     )
     outcome = outcome_of(rejected, make_slo(("e2e_latency", 95, 500)))
     assert outcome.final

@@ -10,6 +10,7 @@ from optikit_assets import __version__
 from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.history import History
 from optikit_assets.settings import settings
+from optikit_assets.specs import plugins
 from tests.tiny_model import write_model
 from tests.unit.cli.conftest import Optikit
 
@@ -26,7 +27,10 @@ def test_version(optikit: Optikit):
             (),
             ["optimize", "bench", "evaluate", "repeatability", "sql", "status", "doctor", "models"],
         ),
-        (("optimize",), ["--model", "--slo", "--recipe", "--job", "--json"]),
+        (
+            ("optimize",),
+            ["--model", "--flow", "--slo", "--recipe", "--job", "--json", *plugins.BUILTIN_FLOWS],
+        ),
         (("bench",), ["--base-url", "--model", "--slo", "--seed", "--json"]),
         (
             ("evaluate",),

@@ -59,13 +59,50 @@ def test_missing_job_file(optikit: Optikit, tmp_path: Path):
 
 def test_job_together_with_other_options(optikit: Optikit):
     error = optikit("optimize", "--job", "demo", "--model", "demo-llama").error
-    assert error == "--job already names model, SLOs and recipes: give one or the other"
+    assert error == "--job already names model, flow, SLOs and recipes: give one or the other"
 
 
-@pytest.mark.parametrize("options", [(), ("--model", "demo-llama"), ("--slo", "demo")])
-def test_neither_a_job_nor_all_options(optikit: Optikit, options: tuple[str, ...]):
+@pytest.mark.parametrize("options", [(), ("--slo", "demo"), ("--flow", "quantize")])
+def test_neither_a_job_nor_a_model(optikit: Optikit, options: tuple[str, ...]):
     error = optikit("optimize", *options).error
-    assert error == "needs --model and --slo, or --job; see optikit optimize --help"
+    assert error == "needs --model, or --job; see optikit optimize --help"
+
+
+def test_unknown_flow_and_slos_that_do_not_go_with_one(optikit: Optikit):
+    model = ("--model", "demo-llama")
+    assert optikit("optimize", *model, "--flow", "fast").error == (
+        "unknown flow 'fast'; known: benchmark_only, evaluate_only, quantize, "
+        "quantize_and_benchmark, quantize_and_tune, tune_only"
+    )
+    for flow in ("quantize_and_tune", "benchmark_only"):
+        assert optikit("optimize", *model, "--flow", flow).error.startswith(
+            f"flow {flow} measures under an SLO: name one of demo, "
+        )
+    assert optikit("optimize", *model, "--flow", "quantize", "--slo", "demo").error == (
+        "flow quantize looks at no SLO: leave out demo"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("flow: fast", "flow: no flow of this name is installed; known: benchmark_only, evaluate"),
+        (
+            "dataset: rows.jsonl",
+            "dataset: unknown key (got 'rows.jsonl'); it is calibration_data of the model",
+        ),
+        (
+            "num_trials: 5",
+            "num_trials: unknown key (got 5); it belongs to a recipe (recipes/",
+        ),
+    ],
+)
+def test_a_job_cannot_say_what_would_be_filed_under_another_recipe(
+    optikit: Optikit, tmp_path: Path, line: str, problem: str
+):
+    file = tmp_path / "night.yaml"
+    file.write_text(f"name: night\nmodel: demo-llama\nslos: [demo]\n{line}\n")
+    assert problem in optikit("optimize", "--job", file).error
 
 
 def test_bad_job_file(optikit: Optikit, tmp_path: Path):

@@ -8,8 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from optikit_assets.defs.evaluation_jobs import evaluate_endpoint
-from optikit_assets.defs.materialize import run_job
+from optikit_assets.defs.evaluation.jobs import evaluate_endpoint
 from optikit_assets.environments.layout import (
     REPOSITORY_ROOT,
     Stamp,
@@ -18,10 +17,12 @@ from optikit_assets.environments.layout import (
     write_stamp,
 )
 from optikit_assets.errors import StageError
+from optikit_assets.headless.materialize import run_job
+from tests.executors import execute_with
 from tests.servers.imitation import Behaviour, running
 from tests.unit.cli.conftest import Optikit
 from tests.unit.cli.test_bench import ENCODED, SECRET, holding
-from tests.unit.resources.devices import CPU
+from tests.unit.execution.devices import executor_on
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def worker(with_instance: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     python.chmod(0o755)
     location = str(environment_path(with_instance, "serve"))
     write_stamp(with_instance, "serve", Stamp("0" * 64, location, str(REPOSITORY_ROOT), "cpu"))
-    monkeypatch.setattr("resources.accelerators.detect", lambda: CPU)
+    execute_with(monkeypatch, lambda settings: executor_on(settings.home))
     return with_instance
 
 

@@ -5,22 +5,20 @@ from datetime import UTC, datetime
 from typing import Any
 
 from optikit_assets.deployment import (
-    ArmMeasurement,
     ConfigFile,
-    Deployment,
     Evidence,
     Held,
     Limits,
     RecipeOutcome,
-    RecoveryRow,
     Series,
     Served,
-    Trial,
     build_deployment,
     certify,
     select,
 )
+from optikit_assets.schemas import ArmMeasurement, Deployment, RecoveryRow, StudyResult, Trial
 from optikit_assets.specs import Objective, SloSpec, Workload
+from tests.unit.schemas.samples import benchmark, probe
 
 CHAT = SloSpec(
     name="chat",
@@ -178,16 +176,15 @@ class Servers:
 
     def probe(self, candidate, rate):
         met = rate <= self.of(candidate)
-        return {
-            "rate_rps": rate,
-            "verdict": "pass" if met else "fail",
-            "reason": "" if met else f"e2e_latency_p95 {rate * 70:.0f} ms > 500 ms",
-            "requests": 240,
-            "duration_s": 31.5,
-            "beta": 1.004 if met else 1.31,
-            "latency_ms": {"e2e_latency_p95": min(60 * rate, 9000.0), "ttft_p50": 30.0},
-            "arrivals_s": [0.1],
-        }
+        return probe(
+            rate_rps=rate,
+            verdict="pass" if met else "fail",
+            reason="" if met else f"e2e_latency_p95 {rate * 70:.0f} ms > 500 ms",
+            requests=240,
+            duration_s=31.5,
+            beta=1.004 if met else 1.31,
+            latency_ms={"e2e_latency_p95": min(60 * rate, 9000.0), "ttft_p50": 30.0},
+        )
 
     def search(self, arm, start_rps, seed):
         number = sum(label == arm.label for label, _, _ in self.searches)
@@ -206,11 +203,11 @@ class Servers:
         return Served(tuple(self.probe(arm, rate) for rate in rates_rps), load_seconds=60.0)
 
     def pool(self, probes):
-        held = [i for i, probe in enumerate(probes) if probe["verdict"] == "pass"]
+        held = [i for i, probe in enumerate(probes) if probe.verdict == "pass"]
         if not held:
             return None
-        best = max(held, key=lambda i: probes[i]["rate_rps"])
-        return Held(probes[best]["rate_rps"], best)
+        best = max(held, key=lambda i: probes[i].rate_rps)
+        return Held(probes[best].rate_rps, best)
 
 
 LIMITS = Limits(tolerance=0.05, max_rounds=6, max_load_seconds=1e9)
@@ -219,14 +216,13 @@ LIMITS = Limits(tolerance=0.05, max_rounds=6, max_load_seconds=1e9)
 def probes(capacity, *, seed=0, labels=("e2e_latency_p95",), scale=1.0):
     generator = random.Random(seed)
     found = [
-        {
-            "kind": "closed",
-            "rate_rps": 3.1,
-            "duration_s": 8.0,
-            "requests": 10,
-            "verdict": "pass",
-            "latency_ms": dict.fromkeys(labels, 310.0 * scale),
-        }
+        probe(
+            kind="closed",
+            rate_rps=3.1,
+            duration_s=8.0,
+            requests=10,
+            latency_ms=dict.fromkeys(labels, 310.0 * scale),
+        )
     ]
     for factor in (0.4, 0.8, 1.0, 1.03, 1.15, 1.6):
         rate = capacity * factor
@@ -239,68 +235,63 @@ def probes(capacity, *, seed=0, labels=("e2e_latency_p95",), scale=1.0):
         latency = (310 + 190 * factor**4 - 10) * scale if factor < 1.6 else 2900.0 * scale
         verdict = "pass" if factor <= 1 else "unresolved" if factor < 1.1 else "fail"
         found.append(
-            {
-                "kind": "open",
-                "rate_rps": rate,
-                "duration_s": clock,
-                "requests": 200,
-                "errors": 0,
-                "verdict": verdict,
-                "reason": "" if verdict == "pass" else f"{labels[0]} {latency:.0f} ms",
-                "beta": slope,
-                "beta_ci": [slope - 0.01, slope + 0.01],
-                "intercept_s": 0.38,
-                "send_lag_p99_ms": 0.8,
-                "latency_ms": dict.fromkeys(labels, latency),
-                "arrivals_s": arrivals,
-                "completions_s": completions,
-            }
+            probe(
+                rate_rps=rate,
+                duration_s=clock,
+                requests=200,
+                verdict=verdict,
+                reason="" if verdict == "pass" else f"{labels[0]} {latency:.0f} ms",
+                beta=slope,
+                beta_ci=(slope - 0.01, slope + 0.01),
+                intercept_s=0.38,
+                send_lag_p99_ms=0.8,
+                latency_ms=dict.fromkeys(labels, latency),
+                arrivals_s=arrivals,
+                completions_s=completions,
+            )
         )
     return found
 
 
-def benchmark(capacity, **more):
-    return {
-        "status": "feasible",
-        "certified_rate_rps": capacity,
-        "rate_ci_rps": [capacity * 0.98, capacity * 1.03],
-        "probes": probes(capacity, **more),
-        "certified_probe": 3,
-    }
+def series(label, capacity, **more):
+    found = benchmark(capacity, probes=probes(capacity, **more), certified_probe=3)
+    return Series(label=label, benchmark=found)
 
 
 def trials():
     found = []
     for number in range(30):
-        status = {5: "failed", 11: "infeasible", 12: "infeasible", 19: "failed"}.get(
+        status: Any = {5: "failed", 11: "infeasible", 12: "infeasible", 19: "failed"}.get(
             number, "feasible"
         )
         rate = 5.96 if number == 0 else 4.5 + 3 * (1 - abs(number - 22) / 30) * (number % 4) / 3
         found.append(
-            {
-                "number": number,
-                "status": status,
-                "rate_rps": rate if status == "feasible" else None,
-                "gpus": 1,
-                "flags": {}
+            Trial(
+                number=number,
+                status=status,
+                rate_rps=rate if status == "feasible" else 0.0,
+                flags={}
                 if number == 0
                 else {"max_num_seqs": 8 * number, "max_num_batched_tokens": 2048},
-                "reason": "CUDA out of memory" if status == "failed" else "",
-                "fitness": rate,
-            }
+                reason="CUDA out of memory" if status == "failed" else "",
+                fitness=rate,
+            )
         )
-    return found
+    return tuple(found)
 
 
 def evidence(labels=("e2e_latency_p95",)):
     return Evidence(
         series=(
-            Series.from_benchmark("int_w8a8, tuned", benchmark(7.5, labels=labels)),
-            Series.from_benchmark("baseline", benchmark(3.52, seed=1, labels=labels, scale=1.1)),
+            series("int_w8a8, tuned", 7.5, labels=labels),
+            series("baseline", 3.52, seed=1, labels=labels, scale=1.1),
         ),
-        trials=Trial.from_study(trials()),
+        study=StudyResult(
+            name="int_w8a8",
+            trials=trials(),
+            importance={"max_num_seqs": 0.71, "max_num_batched_tokens": 0.29},
+        ),
         tuned_recipe="int_w8a8",
-        importance={"max_num_seqs": 0.71, "max_num_batched_tokens": 0.29},
     )
 
 

@@ -88,3 +88,30 @@ def test_tuning_that_came_back_to_the_defaults_is_the_same_configuration():
     assert rows.tuning_only.evidence == "confirmed"
     assert rows.tuning_only.rate_rps == 5.0
     assert not rows.tuning_only.deployed
+
+
+# --- arms that nobody asked for -----------------------------------------------------------------
+
+
+def test_without_tuning_its_arms_were_not_asked_for_and_the_others_are_certified():
+    found = [outcome("baseline", 5.0, tuned=None), outcome("a", 8.0, tuned=None)]
+    rows = certified(found, Servers({PLAIN: 5.0, "a, engine defaults": 8.0}))
+    assert (rows.baseline.evidence, rows.quantization_only.evidence) == ("confirmed", "confirmed")
+    assert rows.quantization_only.deployed
+    for row in (rows.tuning_only, rows.quantization_and_tuning):
+        assert (row.evidence, row.status, row.rate_rps) == ("not_asked", "skipped", None)
+        assert row.reason == "not part of this run"
+
+
+def test_an_arm_is_of_the_recipes_whose_tuning_was_asked_for():
+    rows = arms(
+        [outcome("baseline", 5.0, 6.0), outcome("a", 8.0, 9.0), outcome("b", 9.9, tuned=None)]
+    )
+    assert (rows.quantization_only.recipe, rows.quantization_and_tuning.recipe) == ("b", "a")
+
+
+def test_a_refused_recipe_whose_tuning_nobody_asked_for_is_skipped_only_where_it_was_measured():
+    refused = outcome("a", accepted=False, quality="fail", tuned=None)
+    rows = arms([outcome("baseline", 5.0, 6.0), refused])
+    assert rows.quantization_only.evidence == "skipped"
+    assert rows.quantization_and_tuning.evidence == "not_asked"

@@ -1,14 +1,17 @@
 import io
+import json
 import re
 from html.parser import HTMLParser
 
 import pytest
 from rich.console import Console
 
-from optikit_assets.deployment import Deployment, Evidence, Series, arms_table, write_bundle
+from optikit_assets.deployment import Evidence, Series, arms_table, write_bundle
+from optikit_assets.schemas import DEPLOYMENT_FILE
 from optikit_assets.specs import Workload
 from tests.unit.deployment import samples
 from tests.unit.deployment.samples import Servers, outcome
+from tests.unit.schemas.samples import benchmark, probe
 
 
 class Page(HTMLParser):
@@ -58,8 +61,9 @@ def test_bundle_has_configuration_record_and_report(tmp_path):
 
 def test_record_survives_a_round_trip(tmp_path):
     deployment = samples.deployment()
-    text = written(tmp_path, deployment).record.read_text(encoding="utf-8")
-    assert Deployment.model_validate_json(text) == deployment
+    content = json.loads(written(tmp_path, deployment).record.read_text(encoding="utf-8"))
+    assert content["schema_version"] == 2
+    assert DEPLOYMENT_FILE.load(content, "deployment.json") == deployment
 
 
 def test_record_tells_rate_gain_and_proof():
@@ -179,8 +183,8 @@ def test_report_escapes_what_comes_from_outside(tmp_path):
 
 
 def test_report_tells_an_unbounded_percentile_from_a_missing_one(tmp_path):
-    probe = {"rate_rps": 9.0, "verdict": "fail", "latency_ms": {"e2e_latency_p95": None}}
-    evidence = Evidence(series=(Series.from_benchmark("x", {"probes": [probe]}),))
+    late = probe(rate_rps=9.0, verdict="fail", latency_ms={"e2e_latency_p95": None})
+    evidence = Evidence(series=(Series(label="x", benchmark=benchmark(probes=(late,))),))
     assert "unbounded" in page(tmp_path, samples.deployment(), evidence).text
 
 

@@ -1,5 +1,4 @@
 import itertools
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,6 +6,7 @@ import pytest
 from optikit_assets.deployment import Limits, Served, certify
 from optikit_assets.errors import StorageError
 from tests.unit.deployment.samples import LIMITS, Servers, arm
+from tests.unit.schemas.samples import probe
 
 PLAIN = "baseline, engine defaults"
 TUNED = "baseline, tuned"
@@ -191,7 +191,7 @@ class Moody(Servers):
         self.confirmations.append((arm.label, rates_rps, seed))
         return Served(
             tuple(
-                SimpleNamespace(verdict=next(self.verdicts), met=self.met, rate_rps=rate)
+                probe(verdict=next(self.verdicts), met=self.met, rate_rps=rate)
                 for rate in rates_rps
             )
         )
@@ -243,7 +243,7 @@ def test_a_baseline_that_is_hard_to_confirm_is_not_given_up_for_what_is_not_prov
 def test_the_baseline_gets_its_rate_before_anything_is_called_better():
     class Unsure(Servers):
         def pool(self, probes):
-            return super().pool(probes) if probes[0]["rate_rps"] > 6 else None
+            return super().pool(probes) if probes[0].rate_rps > 6 else None
 
     servers = Unsure({PLAIN: 5.0, A: 8.0})
     found = certify([arm("a", 8.0), arm("baseline", 5.0)], servers, **SETTINGS)

@@ -3,31 +3,22 @@ from typing import Any
 
 import pytest
 
-from optikit_assets.deployment import (
-    Probe,
-    RecoveryRow,
-    Series,
-    Trial,
-    arm_plots,
-    arms,
-    canvas,
-    plots,
-    quality_plots,
-)
+from optikit_assets.deployment import Series, arm_plots, arms, canvas, plots, quality_plots
 from optikit_assets.deployment.evidence import running_best
+from optikit_assets.schemas import FailedBenchmark, RecoveryRow, Trial
 from tests.unit.deployment import samples
+from tests.unit.schemas.samples import benchmark, probe
 
 PNG = b"\x89PNG\r\n\x1a\n"
 CHAT = samples.CHAT.objectives
 
 
 def series(**changes: Any) -> Series:
-    probe: dict[str, Any] = {
-        "rate_rps": 2.0,
-        "verdict": "pass",
-        "latency_ms": {"e2e_latency_p95": 300.0},
-    }
-    return Series(label="x", probes=(Probe.model_validate(probe | changes),))
+    one = probe(**{"latency_ms": {"e2e_latency_p95": 300.0}, **changes})
+    return Series(label="x", benchmark=benchmark(probes=(one,)))
+
+
+NOTHING = Series(label="x", benchmark=FailedBenchmark(reason="the server did not start"))
 
 
 def one(recovery, **more: Any):
@@ -39,7 +30,7 @@ RECOVERY = {o.recipe: o.recovery for o in samples.outcomes() if o.recovery}
 FIGURES = {
     "latency": lambda: plots.latency_against_rate(samples.evidence().series, CHAT),
     "latency without probes": lambda: plots.latency_against_rate([], CHAT),
-    "latency of a series without probes": lambda: plots.latency_against_rate([Series(label="x")]),
+    "latency of a series without probes": lambda: plots.latency_against_rate([NOTHING]),
     "latency of one probe": lambda: plots.latency_against_rate([series()], CHAT),
     "latency of closed loops only": lambda: plots.latency_against_rate([series(kind="closed")]),
     "latency unknown": lambda: plots.latency_against_rate([series(latency_ms={})], CHAT),
@@ -47,7 +38,7 @@ FIGURES = {
         [series(latency_ms={"e2e_latency_p95": None}, verdict="invalid")], CHAT
     ),
     "latency without objectives": lambda: plots.latency_against_rate(
-        [Series.from_benchmark("x", samples.benchmark(3.0, labels=("e2e_latency_p50",)))]
+        [samples.series("x", 3.0, labels=("e2e_latency_p50",))]
     ),
     "latency with two bounds": lambda: plots.latency_against_rate(
         samples.evidence(("ttft_p50", "tpot_p50")).series, samples.TWO_BOUNDS.objectives
@@ -61,13 +52,13 @@ FIGURES = {
     "steady state without intercept": lambda: plots.steady_state(
         series(arrivals_s=[0, 1, 2], completions_s=[1, 2, 3], beta=1.0).probes[0]
     ),
-    "history": lambda: plots.optimization_history(Trial.from_study(samples.trials())),
+    "history": lambda: plots.optimization_history(samples.trials()),
     "history of nothing": lambda: plots.optimization_history([]),
     "history of failures": lambda: plots.optimization_history(
         [Trial(number=0, status="failed"), Trial(number=1, status="infeasible")]
     ),
     "history of one trial": lambda: plots.optimization_history(
-        [Trial(number=0, status="feasible", rate_per_gpu=2.0)]
+        [Trial(number=0, status="feasible", rate_rps=2.0)]
     ),
     "recovery": lambda: quality_plots.recovery_per_task(
         {o.recipe: o.recovery for o in samples.outcomes()}, {"int_w4a16"}
@@ -120,20 +111,21 @@ def test_drawing_leaves_no_global_figure_behind():
 def test_running_best_ignores_trials_without_a_rate():
     trials = [
         Trial(number=0, status="failed"),
-        Trial(number=1, status="feasible", rate_per_gpu=2.0),
-        Trial(number=2, status="infeasible", rate_per_gpu=9.0),
-        Trial(number=3, status="feasible", rate_per_gpu=1.0),
-        Trial(number=4, status="feasible", rate_per_gpu=3.0),
+        Trial(number=1, status="feasible", rate_rps=2.0),
+        Trial(number=2, status="infeasible", rate_rps=9.0),
+        Trial(number=3, status="feasible", rate_rps=1.0),
+        Trial(number=4, status="feasible", rate_rps=3.0),
     ]
     assert running_best(trials) == [None, 2.0, 2.0, 2.0, 3.0]
 
 
 def test_certified_probe_is_the_one_whose_steady_state_is_shown():
-    shown = Series.from_benchmark("x", samples.benchmark(7.5))
+    shown = samples.series("x", 7.5)
     assert shown.steady_state_probe is shown.probes[3]
-    without = shown.model_copy(update={"certified_probe": None})
+    uncertified = shown.benchmark.model_copy(update={"certified_probe": None})
+    without = Series(label="x", benchmark=uncertified)
     assert without.steady_state_probe is shown.probes[3]
-    assert Series(label="x").steady_state_probe is None
+    assert NOTHING.steady_state_probe is None
 
 
 def test_metric_titles_are_words():

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from optikit_assets.deployment import ArmMeasurement, select
+from optikit_assets.deployment import select
+from optikit_assets.schemas import ArmMeasurement
 from tests.unit.deployment import samples
 from tests.unit.deployment.samples import arm, outcome
 

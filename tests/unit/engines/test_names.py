@@ -12,7 +12,7 @@ from optikit_assets.engines import engine_names
 # Where the engines are registered, and the one that is meant where no spec says which.
 REGISTRATION = {
     "specs/plugins.py": r"BUILTIN_ENGINES = \(.*\)|DEFAULT_ENGINE = .*",
-    "engines/__init__.py": r"from optikit_assets\.engines\.\w+\.engine import \w+|    \"\w+Engine\",",
+    "engines/__init__.py": r"from optikit_assets\.engines\.\w+\.engine import \w+|    .\w+Engine.,",
 }
 # transformers is also the library that reads every model, whoever serves it.
 ENGINES = sorted({*engine_names(), "vllm", "sglang"} - {"transformers"})

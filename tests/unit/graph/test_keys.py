@@ -1,6 +1,15 @@
 import pytest
 
-from optikit_assets.graph import GRAPH, STAGES, Key, Node, chain, in_plan_order, nodes_of, upstream
+from optikit_assets.graph import (
+    GRAPH,
+    PIPELINE,
+    STAGES,
+    Key,
+    Node,
+    in_plan_order,
+    nodes_of,
+    upstream,
+)
 from optikit_assets.graph.keys import unpack
 
 WHOLE = Key("m@1", "int_w8a8", "chat")
@@ -50,14 +59,17 @@ def test_everything_is_declared_after_what_it_needs():
 
 def test_a_chain_is_upstream_first_and_closed_but_for_sources():
     recipes = ["baseline", "int_w8a8"]
-    nodes = chain("m@1", "chat", recipes)
+    nodes = PIPELINE.nodes("m@1", ["chat"], recipes)
     assert len(nodes) == 1 + 4 * 2 + 1
     for place, node in enumerate(nodes):
         assert {up for up in upstream(node, recipes) if not up.observed} <= set(nodes[:place])
 
 
 def test_the_plan_order_keeps_partitions_of_a_stage_as_they_come():
-    nodes = [*chain("m@1", "chat", ["a", "b"]), *chain("m@1", "batch", ["a", "b"])]
+    nodes = [
+        *PIPELINE.nodes("m@1", ["chat"], ["a", "b"]),
+        *PIPELINE.nodes("m@1", ["batch"], ["a", "b"]),
+    ]
     ordered = in_plan_order(nodes)
     assert [node.asset for node in ordered] == sorted(
         (node.asset for node in dict.fromkeys(nodes)), key=STAGES.index

@@ -4,11 +4,12 @@ import dataclasses
 
 import pytest
 
-from optikit_assets.benchmarker import BenchmarkResult, ProbeResult, RequestRecord
-from optikit_assets.benchmarker.results import Rung
+from optikit_assets.benchmarker import RequestRecord
 from optikit_assets.errors import HistoryError
 from optikit_assets.history import History, benchmark_rows
 from optikit_assets.history.schema import tables
+from optikit_assets.schemas import ProbeResult, Rung
+from tests.unit.schemas.samples import benchmark
 
 # In two columns; at most 400 points for the plot, which the table of requests has in full.
 ELSEWHERE = {"beta_ci", "arrivals_s", "completions_s"}
@@ -63,26 +64,15 @@ REQUEST = RequestRecord(
 )
 def test_everything_measured_has_a_column_and_a_value(table: str, measured: set[str]):
     assert measured <= set(tables()[table].columns)
-    outcome = {"probes": [PROBE.model_dump(mode="json")], "ladder": [RUNG.model_dump(mode="json")]}
+    outcome = benchmark(10.0, probes=(PROBE,), ladder=(RUNG,))
     (row,) = benchmark_rows(outcome, [REQUEST])[table]
     assert measured <= set(row) <= set(tables()[table].columns)
 
 
 def test_a_benchmark_is_read_back_as_it_was_measured(history: History):
-    result = BenchmarkResult(
-        status="feasible",
-        certified_rate_rps=10.0,
-        rate_ci_rps=(9.0, None),
-        load_seconds=20.0,
-        reason="",
-        model="m",
-        slo="chat",
-        seed=0,
-        ladder=(RUNG,),
-        probes=(PROBE,),
-    )
+    result = benchmark(10.0, ladder=(RUNG,), probes=(PROBE,))
     common = {"model": "m@1", "content_key": "k", "stage": "sweep"}
-    for table, rows in benchmark_rows(result.model_dump(mode="json"), [REQUEST]).items():
+    for table, rows in benchmark_rows(result, [REQUEST]).items():
         history.append(table, [common | row for row in rows])
     assert history.drain().rejected == ()
     probe = history.query(

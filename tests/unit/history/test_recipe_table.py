@@ -72,7 +72,7 @@ def test_the_fastest_recipe_comes_first(lines: dict[str, str]) -> None:
 
 def test_the_table_replaces_the_one_in_the_documentation(home: Path, tmp_path: Path) -> None:
     history = History(settings().history)
-    Rows(history).sweep("int_w8a8", 28.17, slo="demo_untuned", model="demo-llama@1")
+    Rows(history).sweep("int_w8a8", 28.17, slo="demo", model="demo-llama@1")
     history.drain()
     written = (REPOSITORY / "docs" / "recipes.md").read_text(encoding="utf-8")
     file = tmp_path / "recipes.md"

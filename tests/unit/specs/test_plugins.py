@@ -6,11 +6,16 @@ from pathlib import Path
 import pytest
 
 from optikit_assets.errors import EnvironmentMissingError, SpecError
+from optikit_assets.graph import EVAL_SCORES, Node, get_flow
 from optikit_assets.optimizer import draw, get_backend, sampler_names
-from optikit_assets.specs import Catalog, RecipeSpec, plugins
+from optikit_assets.specs import Catalog, JobSpec, RecipeSpec, plugins
 from tests.unit.specs.conftest import RECIPE, Write
 
 MODULE = """\
+from optikit_assets.graph import EVAL_SCORES, Flow
+
+score = Flow("score", frozenset({EVAL_SCORES}))
+
 class Backend:
     def versions(self):
         return {"acme": "1"}
@@ -23,6 +28,8 @@ ENTRY_POINTS = """\
 acme = acme_kit:Backend
 [optikit.samplers]
 first = acme_kit:first
+[optikit.flows]
+score = acme_kit:score
 """
 OWN = "name: own\nbackend: acme\noptions: {bits: 3}\n"
 
@@ -119,6 +126,30 @@ def test_a_backend_that_cannot_be_imported_is_named(install: Install) -> None:
     install(entry_points="[optikit.backends]\nbroken = acme_kit:Missing\n")
     with pytest.raises(EnvironmentMissingError, match=r"'broken' of acme==1\.2 cannot be loaded"):
         get_backend("broken")
+
+
+def test_a_flow_of_a_package_is_one_that_jobs_may_name(install: Install) -> None:
+    with pytest.raises(ValueError, match="no flow of this name is installed; known: benchmark_on"):
+        JobSpec(name="night", model="m", flow="score")
+    install()
+    job = JobSpec(name="night", model="m", flow="score")
+    flow = get_flow(job.flow)
+    assert not flow.measures
+    # The baseline's checkpoint is the model itself, and part of every flow.
+    assert flow.nodes("m@1", (), ["int_w8a8", "baseline"]) == [
+        Node.of("quantized_model", "m@1|baseline"),
+        Node.of(EVAL_SCORES, "m@1|baseline"),
+        Node.of(EVAL_SCORES, "m@1|int_w8a8"),
+    ]
+
+
+@pytest.mark.parametrize("entry", ["other = acme_kit:score", "other = acme_kit:first"])
+def test_what_is_no_flow_of_its_name_is_refused(install: Install, entry: str) -> None:
+    install(entry_points=f"[optikit.flows]\n{entry}\n")
+    with pytest.raises(
+        EnvironmentMissingError, match=r"acme==1\.2 registers 'other' in optikit\.f"
+    ):
+        get_flow("other")
 
 
 def test_two_packages_with_one_name_are_refused(install: Install) -> None:

@@ -5,10 +5,10 @@ import pytest
 from statsmodels.stats.multitest import multipletests
 
 from optikit_assets.errors import EvaluationError
+from optikit_assets.schemas import Comparison
 from optikit_assets.specs import SuiteSpec
 from optikit_assets.stateval.comparison import compare, holm
 from optikit_assets.stateval.recovery import TaskPairs, mean_recovery
-from optikit_assets.stateval.results import Comparison
 from optikit_assets.stateval.scores import EvaluatedCandidate
 from tests.unit.stateval.builders import candidate, flipped, outcome, suite
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.defs.driver import describe_record
 from optikit_assets.errors import AcceleratorError, CompressionError, EvaluationError
+from optikit_assets.headless.driver import describe_record
 from optikit_assets.optimizer.contamination import CLEAN
 from optikit_assets.specs import EngineSpec
 from optikit_assets.workers import answering, evaluate

@@ -9,7 +9,8 @@ import pytest
 
 from optikit_assets.engines import Flags, Hardware
 from optikit_assets.errors import ModelError, StageError, StorageError
-from optikit_assets.tuner import StudyResult, TrialOutcome, run_study
+from optikit_assets.schemas import StudyResult
+from optikit_assets.tuner import TrialOutcome, run_study
 
 SEQS = {"max_num_seqs": {"low": 1, "high": 512, "log": True}}
 DISK = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,8 +1,10 @@
 import pytest
 
+from optikit_assets.schemas import FailedBenchmark
 from optikit_assets.specs import SloSpec
 from optikit_assets.tuner import TrialOutcome, fitness, outcome_of_benchmark, slo_penalty
 from optikit_assets.tuner.objective import MAX_VIOLATION, MIN_PENALTY
+from tests.unit.schemas.samples import benchmark, probe
 
 SLO = SloSpec.model_validate(
     {
@@ -44,17 +46,13 @@ def test_a_latency_that_was_never_reached_counts_the_most():
     assert slo_penalty({"ttft_p50": 1e9}, SLO) == 2 * MAX_VIOLATION
 
 
-def benchmark(status, rate=0.0, probes=(), **more):
-    return {"status": status, "certified_rate_rps": rate, "probes": list(probes), **more}
-
-
-def probe(e2e, ttft=10.0):
-    return {"latency_ms": {"e2e_latency_p95": e2e, "ttft_p50": ttft}}
+def seen(e2e, ttft=10.0):
+    return probe(latency_ms={"e2e_latency_p95": e2e, "ttft_p50": ttft})
 
 
 def test_a_feasible_benchmark_scores_its_rate_per_gpu():
     outcome = outcome_of_benchmark(
-        benchmark("feasible", 9.0, [probe(400.0)], gpus=2), SLO, artifact_key="k"
+        benchmark(9.0, probes=(seen(400.0),), gpus=2), SLO, artifact_key="k"
     )
     assert outcome == TrialOutcome("feasible", 9.0, 2, artifact_key="k")
     assert outcome.fitness == 4.5
@@ -62,7 +60,7 @@ def test_a_feasible_benchmark_scores_its_rate_per_gpu():
 
 def test_an_infeasible_benchmark_is_scored_by_what_came_closest():
     outcome = outcome_of_benchmark(
-        benchmark("infeasible", probes=[probe(900.0), probe(550.0)], closest="550 of 500 ms"), SLO
+        benchmark(probes=(seen(900.0), seen(550.0)), closest="550 of 500 ms"), SLO
     )
     assert outcome.status == "infeasible"
     assert outcome.fitness == pytest.approx(-100.0)
@@ -70,12 +68,12 @@ def test_an_infeasible_benchmark_is_scored_by_what_came_closest():
 
 
 def test_missing_the_steady_state_alone_is_infeasible_with_the_least_penalty():
-    outcome = outcome_of_benchmark(benchmark("unresolved", probes=[probe(100.0)]), SLO)
+    outcome = outcome_of_benchmark(benchmark(status="unresolved", probes=(seen(100.0),)), SLO)
     assert (outcome.status, outcome.slo_penalty) == ("infeasible", MIN_PENALTY)
 
 
 def test_a_benchmark_that_never_ran_is_failed_and_has_no_fitness():
-    outcome = outcome_of_benchmark(benchmark("failed", reason="out of memory"), SLO)
+    outcome = outcome_of_benchmark(FailedBenchmark(reason="out of memory"), SLO)
     assert (outcome.status, outcome.fitness, outcome.reason) == ("failed", None, "out of memory")
 
 

@@ -1,0 +1,138 @@
+"""What `optikit optimize` shows at the end, which depends on how far its flow goes."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from optikit_assets.deployment import arms_table
+from optikit_assets.graph import DEPLOYABLE_CONFIG, FAILED, Key, Node
+from optikit_assets.headless.driver import DriverReport
+from optikit_assets.headless.made import (
+    EvaluatedRecipe,
+    MeasuredRecipe,
+    evaluated_recipes,
+    measured_recipes,
+)
+from optikit_assets.headless.optimize import Submission, bundle_link, deployments
+from optikit_assets.schemas import DEPLOYMENT_FILE
+
+
+@dataclass(frozen=True)
+class Made:
+    """Tables for people and records for programs.
+
+    ``problems`` say why it is no success although every partition ran; ``kept_in`` is where the
+    records lie as well.
+    """
+
+    tables: tuple[Table, ...]
+    records: tuple[dict[str, Any], ...]
+    problems: tuple[str, ...] = ()
+    kept_in: str = ""
+
+
+def made_by(submission: Submission, report: DriverReport) -> Made:
+    """Return what a submission that was run has to show."""
+    flow = submission.flow
+    if flow.decides:
+        return _decided(submission, report)
+    if flow.measures:
+        return _measured(submission, measured_recipes(submission))
+    return _evaluated(submission, evaluated_recipes(submission))
+
+
+def _decided(submission: Submission, report: DriverReport) -> Made:
+    unfinished = {*report.failed, *report.blocked}
+    found = {
+        slo: DEPLOYMENT_FILE.read(artifact)
+        for slo, artifact in deployments(submission).items()
+        if Node(DEPLOYABLE_CONFIG, Key(submission.model_key, slo=slo)) not in unfinished
+    }
+    links = {slo: bundle_link(submission.model_key, slo) for slo in found}
+    return Made(
+        tuple(arms_table(deployment, links[slo]) for slo, deployment in found.items()),
+        tuple(DEPLOYMENT_FILE.dump(deployment) for deployment in found.values()),
+        tuple(
+            f"no configuration meets SLO {slo}: {deployment.closest}"
+            for slo, deployment in found.items()
+            if deployment.status == "infeasible"
+        ),
+        ", ".join(map(str, links.values())),
+    )
+
+
+def _measured(submission: Submission, found: Sequence[MeasuredRecipe]) -> Made:
+    rates = _table(f"Rates of {submission.model_key}", "Recipe", "SLO", "Outcome", "Requests/s")
+    rates.add_column("Limit between", justify="right", no_wrap=True)
+    rates.add_column("Accelerators", justify="right")
+    rates.add_column("Why", overflow="fold")
+    for row in found:
+        feasible = row.status == "feasible"
+        rates.add_row(
+            Text(row.recipe),
+            Text(row.slo),
+            row.status,
+            f"{row.rate_rps:.3f}" if feasible else "–",
+            f"{_shown(row.rate_low_rps)} and {_shown(row.rate_high_rps)}" if feasible else "–",
+            str(row.gpus),
+            Text(row.reason),
+        )
+    held = {row.slo for row in found if row.status == "feasible"}
+    return Made(
+        (rates,) if found else (),
+        tuple(map(dataclasses.asdict, found)),
+        tuple(
+            f"no recipe meets SLO {slo} at any rate" for slo in submission.slos if slo not in held
+        ),
+        ", ".join(row.artifact for row in found if row.artifact),
+    )
+
+
+def _evaluated(submission: Submission, found: Sequence[EvaluatedRecipe]) -> Made:
+    scores = _table(f"Recipes of {submission.model_key}", "Recipe", "Verdict", "Recovery")
+    scores.add_column("Interval", justify="right", no_wrap=True)
+    scores.add_column("Checkpoint", overflow="fold")
+    for row in found:
+        known = row.recovery_low is not None and row.recovery_high is not None
+        scores.add_row(
+            Text(row.recipe),
+            row.verdict,
+            _share(row.recovery),
+            f"{_share(row.recovery_low)} to {_share(row.recovery_high)}" if known else "–",
+            # What was not compared has a reason in place of a checkpoint.
+            Text(row.checkpoint or ("the model itself" if row.recovery else row.reason)),
+        )
+    return Made(
+        (scores,) if found else (),
+        tuple(map(dataclasses.asdict, found)),
+        tuple(f"{row.recipe}: {row.reason}" for row in found if row.verdict == FAILED),
+        ", ".join(row.checkpoint for row in found if row.checkpoint),
+    )
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for name in columns:
+        number = name in ("Recovery", "Requests/s")
+        table.add_column(name, justify="right" if number else "left", no_wrap=number)
+    return table
+
+
+def _shown(value: float | None) -> str:
+    return "?" if value is None else f"{value:.3g}"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"

@@ -1,0 +1,46 @@
+"""All assets, checks and resources of the graph in one place."""
+
+from optikit_assets.defs.base_model import base_model
+from optikit_assets.defs.benchmarking.benchmark_sweep import benchmark_sweep
+from optikit_assets.defs.deployment.deployable_config import deployable_config
+from optikit_assets.defs.evaluation.eval_scores import eval_scores
+from optikit_assets.defs.quantization.quantized_model import quantized_model
+from optikit_assets.defs.sources import SOURCES
+from optikit_assets.defs.tuning.tuned_config import tuned_config
+from optikit_assets.execution import get_executor
+from optikit_assets.settings import settings
+from resources import (
+    ArtifactStoreResource,
+    HistoryResource,
+    ModelRegistryResource,
+    StageRunnerResource,
+)
+from resources.stage_runner import Listener, nobody
+
+ASSETS = [
+    base_model,
+    *SOURCES,
+    quantized_model,
+    eval_scores,
+    benchmark_sweep,
+    tuned_config,
+    deployable_config,
+]
+CHECKS = []
+
+
+def resources(listener: Listener = nobody) -> dict[str, object]:
+    """Return the resources of this process, bound to its settings.
+
+    Parameters
+    ----------
+    listener
+        Told of what workers report.
+    """
+    here = settings()
+    return {
+        "models": ModelRegistryResource(home=str(here.home), recipes=str(here.recipes)),
+        "artifacts": ArtifactStoreResource(root=str(here.store)),
+        "history": HistoryResource(root=str(here.history)),
+        "runner": StageRunnerResource.on(lambda: get_executor(here), listener),
+    }

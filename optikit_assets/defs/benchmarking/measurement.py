@@ -1,0 +1,337 @@
+"""What sweep, tuning and certification share: one benchmark worker, its rows and its metadata."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from optikit_assets.artifacts.pins import Pin
+from optikit_assets.artifacts.store import Artifact
+from optikit_assets.benchmarker import read_requests
+from optikit_assets.defs.body import BENCHMARKS, Partition
+from optikit_assets.defs.evaluation.candidates import ServedCandidate
+from optikit_assets.deployment import Series
+from optikit_assets.deployment.canvas import markdown_image
+from optikit_assets.deployment.plots import latency_against_rate, steady_state
+from optikit_assets.engines import Flags, ModelFacts
+from optikit_assets.errors import OptikitError, ResultMissingError, StageError
+from optikit_assets.faults import raise_machine_fault
+from optikit_assets.graph import FAILED, outcome_version
+from optikit_assets.history import RowsByTable, benchmark_rows
+from optikit_assets.schemas import (
+    BENCHMARK_FILE,
+    BenchmarkOutcome,
+    FailedBenchmark,
+    InfeasibleBenchmark,
+    ProbeResult,
+    SkippedBenchmark,
+)
+from optikit_assets.specs import SloSpec
+from optikit_assets.workers.benchmark import REQUESTS_FILE, unfinished_requests
+from optikit_assets.workers.messages import BenchmarkRequest, BenchmarkWorkerResult, Record
+
+
+@dataclass(frozen=True)
+class Benchmarked:
+    """One benchmark, with its artifact if it came to an end.
+
+    ``left_requests`` are the timelines of one that broke off.
+    """
+
+    outcome: BenchmarkOutcome
+    artifact: Artifact | None = None
+    left_requests: Path | None = None
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> "Benchmarked":
+        """Read the benchmark that an artifact holds."""
+        return cls(BENCHMARK_FILE.read(artifact), artifact)
+
+    @property
+    def requests_file(self) -> Path | None:
+        """Timelines of the requests, if there are any."""
+        file = self.artifact.path / REQUESTS_FILE if self.artifact else self.left_requests
+        return file if file and file.exists() else None
+
+    @property
+    def made_by(self) -> dict[str, Any]:
+        """Manifest of the artifact: engine versions, start-up time."""
+        return self.artifact.manifest if self.artifact else {}
+
+
+def known_beforehand(
+    stage: Partition, slo: SloSpec, candidate: ServedCandidate, flags: Flags
+) -> InfeasibleBenchmark | SkippedBenchmark | None:
+    """Return the outcome if it is certain without a server; no GPU time is spent then.
+
+    A candidate that the quality gate refused is skipped; a workload that does not fit the model's
+    context, or an engine that does not fit the accelerators' memory, is infeasible.
+    """
+    if not candidate.accepted:
+        reason = "; ".join(candidate.reasons) or candidate.verdict
+        return SkippedBenchmark(reason=f"the quality gate refused it: {reason}")
+    hardware = stage.runner.hardware
+    engine, spec = stage.engine, stage.model_spec.engine
+    gpus = engine.accelerators(spec, flags, hardware)
+    facts = ModelFacts.read(candidate.path)
+    try:
+        length = engine.context_length(spec, slo, facts)
+        complete = engine.flags(spec, slo, flags, hardware=hardware, facts=facts)
+        memory = engine.estimate(facts, hardware, complete, context_length=length)
+    except OptikitError as error:
+        raise_machine_fault(error)
+        return InfeasibleBenchmark(reason=str(error), closest=str(error), gpus=gpus)
+    if not memory.fits:
+        return InfeasibleBenchmark(reason=memory.reason, closest=memory.reason, gpus=gpus)
+    return None
+
+
+def benchmark(
+    stage: Partition,
+    slo: SloSpec,
+    candidate: ServedCandidate,
+    *,
+    artifact_key: str,
+    flags: Flags,
+    seed: int,
+    initial_rate_rps: float | None = None,
+    rates_rps: tuple[float, ...] = (),
+    config: str | None = None,
+) -> Benchmarked:
+    """Serve a candidate and search its rate, or probe the given rates.
+
+    Returns
+    -------
+    Benchmarked
+        A `FailedBenchmark` if the worker failed; no artifact is kept then, and the next run tries
+        again.
+
+    Raises
+    ------
+    MachineError
+        If the machine failed: that is no result of this candidate or these flags.
+    """
+    store = stage.artifacts.store
+    gpus = stage.engine.accelerators(stage.model_spec.engine, flags, stage.runner.hardware)
+    with stage.runner.executor.lease(gpus) as lease:
+        request = BenchmarkRequest(
+            store_root=stage.artifacts.root,
+            artifact_key=artifact_key,
+            model_path=str(candidate.path),
+            served_model_name=stage.model_key,
+            engine=stage.model_spec.engine,
+            trust_remote_code=stage.model_spec.trust_remote_code,
+            flags=flags,
+            config=config,
+            hardware=lease.hardware,
+            slo=slo,
+            seed=seed,
+            mode="confirm" if rates_rps else "search",
+            rates_rps=rates_rps,
+            initial_rate_rps=initial_rate_rps,
+            provenance=stage.provenance,
+            pins=_pins(stage, candidate),
+        )
+        artifact = store.find(artifact_key)
+        if artifact is None:
+            probes: list[ProbeResult] = []
+            try:
+                stage.runner.run(
+                    stage.context,
+                    "benchmark",
+                    request,
+                    BenchmarkWorkerResult,
+                    lease,
+                    _keeper(stage, probes),
+                )
+            except StageError as error:
+                # What ended well is finished, whatever became of its last message.
+                finished = isinstance(error, ResultMissingError) and store.find(artifact_key)
+                if not finished:
+                    return _broken_off(request, str(error), gpus, probes)
+            artifact = store.get(artifact_key)
+    return Benchmarked.of(artifact)
+
+
+def _pins(stage: Partition, candidate: ServedCandidate) -> tuple[Pin, ...]:
+    sources = stage.versions.sources
+    model = sources.model_pin(stage.model_key)
+    served = (model,) if str(candidate.path) == model.path else ()
+    return (sources.environment_pin("serve"), *served)
+
+
+def _broken_off(
+    request: BenchmarkRequest, reason: str, gpus: int, probes: list[ProbeResult]
+) -> Benchmarked:
+    outcome = FailedBenchmark.after(probes, reason=reason, seed=request.seed, gpus=gpus)
+    left = unfinished_requests(request.store_root, request.artifact_key) if probes else None
+    return Benchmarked(outcome, left_requests=left)
+
+
+def _keeper(stage: Partition, probes: list[ProbeResult]) -> Callable[[Record], object]:
+    def keep(record: Record) -> None:
+        if record.kind == "probe_finished":
+            probe = ProbeResult.model_validate(record.payload)
+            probes.append(probe)
+            stage.context.log.info(
+                f"{probe.kind} probe at {probe.rate_rps:.3g} requests/s: "
+                f"{probe.verdict}, {probe.reason}"
+            )
+
+    return keep
+
+
+def remember_sweep(stage: Partition, recipe: str, slo: SloSpec, done: Benchmarked) -> None:
+    """Append a sweep with its probes and requests to the history."""
+    stage.remember(done.artifact, lambda: _sweep_rows(stage, recipe, slo, done))
+
+
+def _sweep_rows(stage: Partition, recipe: str, slo: SloSpec, done: Benchmarked) -> RowsByTable:
+    outcome = done.outcome
+    low, high = outcome.rate_ci_rps or (None, None)
+    row = stage.row(
+        done.artifact,
+        recipe=recipe,
+        slo=slo.name,
+        seed=outcome.seed,
+        versions=done.made_by.get("versions", {}),
+        status=outcome.status,
+        certified_rate_rps=outcome.certified_rate_rps,
+        rate_low_rps=low,
+        rate_high_rps=high,
+        gpus=outcome.gpus,
+        rate_per_gpu=outcome.rate_per_gpu_rps,
+        input_tokens=slo.workload.mean_input_tokens,
+        output_tokens=slo.workload.mean_output_tokens,
+        load_seconds=outcome.load_seconds,
+        server_start_s=done.made_by.get("server_start_s"),
+        probes=len(outcome.probes),
+        flags=done.made_by.get("flags", {}),
+        reason=outcome.reason,
+        closest=outcome.closest,
+        artifact_key=done.artifact.key if done.artifact else None,
+    )
+    yield "sweeps", [row]
+    yield from _probe_rows(stage, recipe, slo, done, part="sweep")
+
+
+def remember_probes(
+    stage: Partition,
+    recipe: str,
+    slo: SloSpec,
+    done: Benchmarked,
+    *,
+    part: str,
+    arm: str = "",
+    trial: int = 0,
+) -> None:
+    """Append every rung, probe and request of one benchmark; `part` is the table's ``stage``.
+
+    The artifact that the stage makes of its benchmarks names them all: see `remember_benchmarks`.
+    """
+    if done.artifact is not None:
+        note = {
+            "recipe": recipe,
+            "part": part,
+            "arm": arm,
+            "trial": trial,
+            "artifact_key": done.artifact.key,
+        }
+        if note not in stage.benchmarks:
+            stage.benchmarks.append(note)
+    stage.remember(
+        done.artifact,
+        lambda: _probe_rows(stage, recipe, slo, done, part=part, arm=arm, trial=trial),
+        part,
+        arm,
+        trial,
+    )
+
+
+def remember_benchmarks(stage: Partition, slo: SloSpec, made: Artifact) -> None:
+    """Append what is missing of the benchmarks that an artifact was made of."""
+    for note in made.manifest[BENCHMARKS]:
+        found = stage.artifacts.find(note["artifact_key"])
+        if found is None:
+            stage.context.log.warning(
+                f"the history lacks the probes of {note['part']} {note['trial']} of "
+                f"{note['recipe']}: artifact {note['artifact_key'][:12]}… is gone"
+            )
+            continue
+        done = Benchmarked.of(found)
+        where = {name: note[name] for name in ("part", "arm", "trial")}
+        remember_probes(stage, note["recipe"], slo, done, **where)
+
+
+def _probe_rows(
+    stage: Partition,
+    recipe: str,
+    slo: SloSpec,
+    done: Benchmarked,
+    *,
+    part: str,
+    arm: str = "",
+    trial: int = 0,
+) -> RowsByTable:
+    """Yield the rows of one benchmark.
+
+    What broke off has a content key of its own: the next attempt does not replace it, or mix with
+    it.
+    """
+    broken_off = f"{outcome_version(stage.key, FAILED)}-{stage.context.run.run_id}"
+    common = {
+        "content_key": broken_off if done.outcome.kind == "failed" else stage.key,
+        "recipe": recipe,
+        "slo": slo.name,
+        "seed": done.outcome.seed,
+        "versions": done.made_by.get("versions", {}),
+        "stage": part,
+        "arm": arm,
+        "trial": trial,
+    }
+    requests = read_requests(done.requests_file) if done.requests_file else ()
+    for table, rows in benchmark_rows(done.outcome, requests).items():
+        yield table, [stage.row(done.artifact, **common, **row) for row in rows]
+
+
+def benchmark_metadata(done: Benchmarked, slo: SloSpec, label: str) -> dict[str, Any]:
+    """Return the numbers, the table of probes and the plots of a benchmark."""
+    outcome = done.outcome
+    metadata: dict[str, Any] = {
+        "certified_rate_rps": outcome.certified_rate_rps,
+        "rate_per_gpu": outcome.rate_per_gpu_rps,
+        "reason": outcome.reason,
+        "load_seconds": round(outcome.load_seconds, 1),
+    }
+    if not outcome.probes:
+        return metadata
+    labels = [objective.label for objective in slo.objectives]
+    records = [
+        dg.TableRecord(
+            {
+                "kind": probe.kind,
+                "rate_rps": _shown(probe.rate_rps),
+                "requests": probe.requests,
+                **{f"{name}_ms": _shown(probe.latency_ms.get(name)) for name in labels},
+                "beta": _shown(probe.beta),
+                "verdict": probe.verdict,
+                "reason": probe.reason,
+            }
+        )
+        for probe in outcome.probes
+    ]
+    series = Series(label=label, benchmark=outcome)
+    curve = latency_against_rate([series], slo.objectives)
+    regression = steady_state(series.steady_state_probe, slo.budget.steady_state_tolerance)
+    return {
+        **metadata,
+        "probes": dg.MetadataValue.table(records),
+        "latency_against_rate": dg.MetadataValue.md(markdown_image(curve, "latency against rate")),
+        "steady_state": dg.MetadataValue.md(markdown_image(regression, "steady state")),
+    }
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"

@@ -1,0 +1,1 @@
+"""The choice, its certification and its bundle: the asset `deployable_config`."""

@@ -1,0 +1,271 @@
+"""Stage 6: choose the recipe, certify its rate, write the deploy bundle."""
+
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from optikit_assets import graph
+from optikit_assets.artifacts.store import Artifact
+from optikit_assets.defs.automation import SETTLED
+from optikit_assets.defs.benchmarking.measurement import remember_benchmarks
+from optikit_assets.defs.body import Partition
+from optikit_assets.defs.deployment.fresh_servers import StageServers, all_flags, config_text
+from optikit_assets.defs.deployment.outcomes import Evaluated, collect, evidence
+from optikit_assets.defs.evaluation.candidates import served_candidate, verified
+from optikit_assets.defs.partitions import declared
+from optikit_assets.deployment import (
+    ConfigFile,
+    Limits,
+    build_deployment,
+    certify,
+    select,
+    write_bundle,
+)
+from optikit_assets.deployment.arm_plots import four_arms, gain_text
+from optikit_assets.deployment.bundle import REPORT_FILE
+from optikit_assets.deployment.canvas import markdown_image
+from optikit_assets.engines import Flags
+from optikit_assets.errors import StageError
+from optikit_assets.history import RowsByTable
+from optikit_assets.schemas import DEPLOYMENT_FILE, Certification, Deployment
+from optikit_assets.settings import settings
+from optikit_assets.specs import BASELINE, SloSpec
+from resources import (
+    ArtifactStoreResource,
+    HistoryResource,
+    ModelRegistryResource,
+    StageRunnerResource,
+)
+
+
+@dg.asset(
+    **declared(graph.DEPLOYABLE_CONFIG),
+    kinds={"gpu"},
+    owners=["team:ml-platform"],
+    automation_condition=SETTLED,
+)
+def deployable_config(
+    context: dg.AssetExecutionContext,
+    models: ModelRegistryResource,
+    artifacts: ArtifactStoreResource,
+    history: HistoryResource,
+    runner: StageRunnerResource,
+) -> dg.MaterializeResult:
+    """Choose among the recipes that passed the gate, certify, write the bundle."""
+    stage = Partition(context, models, artifacts, history, runner)
+    with stage.turn():
+        artifact = artifacts.store.find_complete(stage.key)
+        cached = artifact is not None
+        artifact = artifact or _decide(stage)
+    deployment = DEPLOYMENT_FILE.read(artifact)
+    _remember(stage, deployment, artifact)
+    link = _publish(stage, artifact)
+    return stage.result(
+        status=deployment.status,
+        cached=cached,
+        artifact=artifact,
+        metadata={**_metadata(stage, deployment, link), **_left_out(stage)},
+    )
+
+
+def _decide(stage: Partition) -> Artifact:
+    slo = stage.slo_spec
+    evaluated = collect(stage, _recipes(stage))
+    outcomes = [item.outcome for item in evaluated]
+    selection = select(outcomes, slo.objectives)
+    by_recipe = {item.outcome.recipe: item for item in evaluated}
+    servers = StageServers(stage, slo)
+    budget = slo.budget
+    certification = certify(
+        selection.candidates,
+        servers,
+        seed=stage.seed("certification"),
+        limits=Limits(
+            budget.tolerance, budget.certification.max_rounds, budget.certification_load_seconds
+        ),
+        max_candidates=budget.certification.candidates,
+    )
+    deployment, config = _record(stage, slo, evaluated, certification, servers)
+    chosen = by_recipe.get(deployment.recipe or BASELINE)
+    with stage.keep() as draft:
+        write_bundle(draft.path, deployment, config, evidence(evaluated, chosen, deployment))
+        draft.references.update(_served_checkpoint(stage, deployment))
+    return stage.artifacts.store.get(stage.key)
+
+
+def _recipes(stage: Partition) -> list[str]:
+    """Return the recipes to choose from; the baseline is one of them or nothing compares."""
+    found = stage.versions.participants(stage.node)
+    if BASELINE not in found:
+        nodes = graph.results_of(stage.node.key, BASELINE)
+        # What it needs comes before what it can be decided without.
+        why = next(why for node in nodes if (why := stage.versions.outdated(node)))
+        raise StageError(f"{stage.node} needs the results of {BASELINE} first: {why}")
+    return found
+
+
+def _record(
+    stage: Partition,
+    slo: SloSpec,
+    evaluated: list[Evaluated],
+    certification: Certification,
+    servers: StageServers,
+) -> tuple[Deployment, ConfigFile | None]:
+    outcomes = [item.outcome for item in evaluated]
+    chosen = certification.candidate
+    flags: Flags = {}
+    config = None
+    made_by: dict[str, Any] = {}
+    if chosen is not None:
+        candidate = served_candidate(stage, chosen.recipe)
+        flags = all_flags(stage, slo, candidate, chosen.flags)
+        engine = stage.engine
+        text = config_text(stage, slo, candidate, chosen.flags)
+        config = ConfigFile(engine.config_file, text, engine.commands)
+        # What ships was served last.
+        made_by = servers.latest.made_by if servers.latest else {}
+    name, version = graph.split_model(stage.model_key)
+    recorded = {node: stage.versions.recorded(node) for node in stage.inputs}
+    deployment = build_deployment(
+        model=name,
+        model_version=version,
+        model_digest=stage.base.digest,
+        slo=slo,
+        outcomes=outcomes,
+        selection=select(outcomes, slo.objectives),
+        certification=certification,
+        flags=flags,
+        accelerator=made_by.get("accelerator", stage.runner.hardware.label),
+        engine=stage.engine.name,
+        versions=made_by.get("versions", {}),
+        environment=made_by.get("environment", {}),
+        left_out=stage.versions.left_out(stage.node),
+        run_ids={str(n): r.run_id for n, r in recorded.items() if r and r.run_id}
+        | {str(stage.node): stage.context.run.run_id},
+        content_keys={str(node): version for node, version in stage.inputs.items()}
+        | {str(stage.node): stage.key},
+        created_at=datetime.now(UTC),
+    )
+    return deployment, config
+
+
+def _served_checkpoint(stage: Partition, deployment: Deployment) -> Mapping[str, str | None]:
+    """Return the checkpoint that the bundle points to; none for the base model."""
+    if deployment.status != "feasible" or deployment.recipe in (None, BASELINE):
+        return {}
+    return served_candidate(stage, deployment.recipe).references
+
+
+def _publish(stage: Partition, artifact: Artifact) -> Path:
+    """Point the stable link ``deployments/MODEL/SLO`` at this bundle, atomically.
+
+    Raises
+    ------
+    DamagedArtifactError
+        If the bundle or the checkpoint that it serves is not what was certified.
+    """
+    for key in (artifact.key, *artifact.references):
+        verified(stage, key)
+    link = settings().deployments / stage.model_key / stage.slo
+    link.parent.mkdir(parents=True, exist_ok=True)
+    fresh = link.with_name(f".{link.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(os.path.relpath(artifact.path, link.parent))
+    fresh.replace(link)
+    return link
+
+
+def _remember(stage: Partition, deployment: Deployment, artifact: Artifact) -> None:
+    stage.remember(artifact, lambda: _rows(stage, deployment, artifact))
+
+
+def _rows(stage: Partition, deployment: Deployment, artifact: Artifact) -> RowsByTable:
+    remember_benchmarks(stage, stage.slo_spec, artifact)
+    chosen = next((q for q in deployment.quality if q.recipe == deployment.recipe), None)
+    yield (
+        "deployments",
+        [
+            stage.row(
+                artifact,
+                slo=stage.slo,
+                seed=stage.seed("certification"),
+                versions=deployment.versions,
+                status=deployment.status,
+                chosen_recipe=deployment.recipe,
+                certified_rate_rps=deployment.certified_rate_rps,
+                rate_per_gpu=deployment.certified_rate_per_gpu,
+                gpus=deployment.gpus,
+                baseline_rate_rps=deployment.arms.baseline.rate_rps,
+                **_gain_columns(deployment),
+                confirmations=[
+                    a.model_dump(mode="json") for a in deployment.certification.attempts
+                ],
+                flags=deployment.flags,
+                bundle_path=str(artifact.path),
+                quality_verdict=chosen.verdict if chosen else None,
+                mean_recovery=chosen.mean_recovery if chosen else None,
+                reason=deployment.summary,
+                artifact_key=artifact.key,
+            )
+        ],
+    )
+
+
+def _gain_columns(deployment: Deployment) -> dict[str, Any]:
+    gain = deployment.gain
+    return {
+        "tuned": deployment.tuned,
+        "gain": gain and gain.estimate,
+        "gain_low": gain and gain.low,
+        "gain_high": gain and gain.high,
+        "gain_probes": gain and gain.probes,
+        "arms": [arm.model_dump(mode="json") for arm in deployment.arms.rows()],
+    }
+
+
+def _left_out(stage: Partition) -> dict[str, Any]:
+    """Name the recipes whose results take no part now, whenever this was decided."""
+    reasons = stage.versions.left_out(stage.node)
+    if not reasons:
+        return {}
+    records = [dg.TableRecord({"recipe": name, "why": why}) for name, why in reasons.items()]
+    return {"left_out": dg.MetadataValue.table(records)}
+
+
+def _metadata(stage: Partition, deployment: Deployment, link: Path) -> dict[str, Any]:
+    records = [
+        dg.TableRecord(
+            {
+                "arm": arm.title,
+                "recipe": arm.recipe or "–",
+                "status": arm.status,
+                "rate_per_gpu": "–" if arm.rate_per_gpu is None else f"{arm.rate_per_gpu:.3f}",
+                "gain": gain_text(arm) or "–",
+                "evidence": arm.evidence,
+            }
+        )
+        for arm in deployment.arms.rows()
+    ]
+    metadata: dict[str, Any] = {
+        "summary": deployment.summary,
+        "recipe": deployment.recipe or "none",
+        "certified_rate_rps": deployment.certified_rate_rps or 0.0,
+        "arms": dg.MetadataValue.table(records),
+        "four_arms": dg.MetadataValue.md(
+            markdown_image(four_arms(deployment.arms), "the four arms")
+        ),
+        "bundle": dg.MetadataValue.path(str(link)),
+        "report": dg.MetadataValue.url((link / REPORT_FILE).as_uri()),
+    }
+    if deployment.status == "feasible":
+        metadata["engine_config"] = dg.MetadataValue.path(str(link / stage.engine.config_file))
+    if deployment.gain is not None:
+        metadata["gain_over_baseline"] = round(deployment.gain.estimate, 3)
+        metadata["gain_at_least"] = round(deployment.gain.low, 3)
+    if deployment.closest:
+        metadata["closest"] = deployment.closest
+    return metadata

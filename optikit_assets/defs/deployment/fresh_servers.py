@@ -1,0 +1,127 @@
+"""The servers of certification: one worker for every arm and round, remembered by its key."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from optikit_assets import graph
+from optikit_assets.benchmarker import near_search, read_probes
+from optikit_assets.defs.benchmarking.measurement import Benchmarked, benchmark, remember_probes
+from optikit_assets.defs.body import Partition
+from optikit_assets.defs.evaluation.candidates import ServedCandidate, served_candidate
+from optikit_assets.deployment import Held, Served
+from optikit_assets.engines import Flags, Hardware, ModelFacts
+from optikit_assets.schemas import ArmMeasurement, ProbeResult
+from optikit_assets.specs import SloSpec, digest
+
+
+def all_flags(stage: Partition, slo: SloSpec, candidate: ServedCandidate, tuned: Flags) -> Flags:
+    """Return every engine flag of a configuration."""
+    return stage.engine.flags(
+        stage.model_spec.engine,
+        slo,
+        tuned,
+        hardware=_measured_on(stage, candidate.recipe),
+        facts=ModelFacts.read(candidate.path),
+        trust_remote_code=stage.model_spec.trust_remote_code,
+    )
+
+
+def _measured_on(stage: Partition, recipe: str) -> Hardware:
+    """Return the hardware that a recipe's sweep kept the record of, from its lease.
+
+    What was certain without a server, or measured by an earlier release, kept none.
+    """
+    swept = stage.artifact_of(stage.node.needed(graph.BENCHMARK_SWEEP, recipe))
+    kept = swept.manifest.get("hardware") if swept else None
+    return TypeAdapter(Hardware).validate_python(kept) if kept else stage.runner.hardware
+
+
+def config_text(stage: Partition, slo: SloSpec, candidate: ServedCandidate, tuned: Flags) -> str:
+    """Return the file of a configuration: what is certified is what is shipped."""
+    flags = all_flags(stage, slo, candidate, tuned)
+    return stage.engine.config_text(
+        flags, model=str(candidate.path), served_model_name=stage.model_key
+    )
+
+
+@dataclass
+class StageServers:
+    """Fresh servers for the arms of one model and SLO, each served from the text it ships with.
+
+    Every result is an artifact, so a certification that was killed goes on where it was. Probes go
+    into the history as ``certification``, one ``trial`` for each server.
+    """
+
+    stage: Partition
+    slo: SloSpec
+    trial: int = 0
+    latest: Benchmarked | None = None
+
+    def search(self, arm: ArmMeasurement, start_rps: float, seed: int) -> Served:
+        """Look for the arm's limit near `start_rps`."""
+        slo = near_search(self.slo)
+        done = self._run(arm, slo, seed, initial_rate_rps=start_rps)
+        if done.artifact is None:
+            return _failed(done)
+        probes = _open_probes(done)
+        reading = read_probes(probes, slo)
+        return Served(probes, reading.limit_rps, reading.log_sd, done.outcome.load_seconds)
+
+    def confirm(self, arm: ArmMeasurement, rates_rps: tuple[float, ...], seed: int) -> Served:
+        """Probe these rates."""
+        done = self._run(arm, self.slo, seed, rates_rps=rates_rps)
+        if done.artifact is None:
+            return _failed(done)
+        return Served(_open_probes(done), load_seconds=done.outcome.load_seconds)
+
+    def pool(self, probes: Sequence[ProbeResult]) -> Held | None:
+        """Read probes of one arm together."""
+        found = read_probes(probes, self.slo)
+        if found.held is None or found.held_rps is None:
+            return None
+        return Held(found.held_rps, found.held)
+
+    def _run(self, arm: ArmMeasurement, slo: SloSpec, seed: int, **how: Any) -> Benchmarked:
+        stage = self.stage
+        candidate = served_candidate(stage, arm.recipe)
+        config = config_text(stage, self.slo, candidate, arm.flags)
+        budget = slo.budget.model_dump(mode="json")
+        key = digest(
+            [
+                "certification",
+                stage.key,
+                candidate.digest,
+                config,
+                budget,
+                sorted(how.items()),
+                seed,
+            ]
+        )
+        done = benchmark(
+            stage,
+            slo,
+            candidate,
+            artifact_key=key,
+            flags=arm.flags,
+            seed=seed,
+            config=config,
+            **how,
+        )
+        name = f"{arm.recipe}{'+tuned' if arm.tuned else ''}"
+        remember_probes(
+            stage, arm.recipe, slo, done, part="certification", arm=name, trial=self.trial
+        )
+        self.trial += 1
+        self.latest = done
+        return done
+
+
+def _open_probes(done: Benchmarked) -> tuple[ProbeResult, ...]:
+    return tuple(probe for probe in done.outcome.probes if probe.kind == "open")
+
+
+def _failed(done: Benchmarked) -> Served:
+    return Served(load_seconds=done.outcome.load_seconds, failure=done.outcome.reason)

@@ -1,0 +1,278 @@
+"""Stage 3: lm-eval on the baseline and every candidate, paired comparison, quality gate, q*."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from optikit_assets import graph
+from optikit_assets.artifacts.pins import Pin
+from optikit_assets.artifacts.store import Artifact
+from optikit_assets.defs.automation import VERSIONED
+from optikit_assets.defs.body import Partition
+from optikit_assets.defs.evaluation.candidates import (
+    CHECKPOINTS_FILE,
+    UNSUPPORTED_FILE,
+    verified,
+)
+from optikit_assets.defs.evaluation.checks import check_specs, compared_checks, failed_checks
+from optikit_assets.defs.evaluation.history import remember_evaluation
+from optikit_assets.defs.evaluation.scoring import evaluate
+from optikit_assets.defs.partitions import declared
+from optikit_assets.defs.quantization.contamination import (
+    calibration_data,
+    check_present_suite,
+    contamination_outcomes,
+)
+from optikit_assets.defs.quantization.quantized_model import make_candidates
+from optikit_assets.deployment.canvas import markdown_image
+from optikit_assets.deployment.quality_plots import flips, recovery_per_task, trial_spread
+from optikit_assets.errors import CompressionError, StageError
+from optikit_assets.graph import FAILED
+from optikit_assets.optimizer import expert_count, read_config
+from optikit_assets.optimizer.adaptive import goes_on, round_recipe, suite_of_a_round
+from optikit_assets.optimizer.contamination import CLEAN
+from optikit_assets.schemas import (
+    COMPARISON_FILE,
+    QUANTIZATION_FILE,
+    SOURCES_FILE,
+    Comparison,
+    EvaluationSources,
+    QuantizationResult,
+)
+from optikit_assets.specs import BASELINE, SuiteSpec, digest
+from optikit_assets.stateval.comparison import compare
+from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate
+from optikit_assets.workers.messages import BASELINE_TRIAL, Candidate, EvaluateRequest
+from resources import (
+    ArtifactStoreResource,
+    HistoryResource,
+    ModelRegistryResource,
+    StageRunnerResource,
+)
+
+_CONTAMINATION_FILE = "contamination.json"
+
+
+@dg.asset(
+    **declared(graph.EVAL_SCORES),
+    check_specs=check_specs(),
+    kinds={"python", "gpu"},
+    owners=["team:ml-platform"],
+    automation_condition=VERSIONED,
+)
+def eval_scores(
+    context: dg.AssetExecutionContext,
+    models: ModelRegistryResource,
+    artifacts: ArtifactStoreResource,
+    history: HistoryResource,
+    runner: StageRunnerResource,
+) -> dg.MaterializeResult:
+    """Evaluate what has no scores yet and compare."""
+    stage = Partition(context, models, artifacts, history, runner)
+    suite = stage.catalog.suite(stage.model_spec.suite)
+    with stage.turn():
+        found = artifacts.store.find_complete(stage.key)
+        artifact = found or _refuse_unsupported(stage) or _evaluate(stage, suite)
+    # Both are outcomes like any other: the remaining recipes go on without this one.
+    if isinstance(artifact, str):
+        return stage.result(
+            status=FAILED, metadata={"reason": artifact}, checks=failed_checks(artifact)
+        )
+    if (artifact.path / UNSUPPORTED_FILE).exists():
+        reason = artifact.read_json(UNSUPPORTED_FILE)["reason"]
+        return stage.result(
+            status="unsupported",
+            cached=found is not None,
+            artifact=artifact,
+            metadata={"reason": reason},
+            checks=failed_checks(reason),
+        )
+    comparison = COMPARISON_FILE.read(artifact)
+    remember_evaluation(stage, comparison, artifact)
+    return stage.result(
+        cached=found is not None,
+        artifact=artifact,
+        metadata={**_metadata(stage.recipe, comparison), **_contamination(stage, artifact)},
+        checks=compared_checks(suite, comparison),
+    )
+
+
+def _refuse_unsupported(stage: Partition) -> Artifact | None:
+    """Keep the reason as the outcome if the recipe does not suit the model, engine or machine."""
+    recipe = stage.catalog.recipe(stage.recipe)
+    hardware = stage.runner.hardware
+    quantized = _quantized(stage)
+    refused = None if quantized is None else QUANTIZATION_FILE.read(quantized).unsupported
+    experts = expert_count(read_config(stage.base.path)) > 0
+    spec = stage.model_spec.engine
+    reason = refused or stage.engine.unsupported(recipe, spec, hardware, experts=experts)
+    if reason is None:
+        return None
+    with stage.keep() as draft:
+        draft.write_json(UNSUPPORTED_FILE, {"reason": reason})
+    return stage.artifacts.store.get(stage.key)
+
+
+def _quantized(stage: Partition) -> Artifact | None:
+    """Return the summary of the recipe's trials, None if no candidate was made."""
+    return stage.artifact_of(stage.node.needed(graph.QUANTIZED_MODEL))
+
+
+def _evaluate(stage: Partition, suite: SuiteSpec) -> Artifact | str:
+    """Return the artifact, or why no candidate of the recipe could be evaluated."""
+    quantized = _quantized(stage)
+    if quantized is None:
+        return "no candidate was made: see quantized_model"
+    checkpoints = QUANTIZATION_FILE.read(quantized).checkpoints
+    try:
+        # The suite may have changed since the candidates were made.
+        check_present_suite(stage)
+    except CompressionError as error:
+        return str(error)
+    recipe = stage.catalog.recipe(stage.recipe)
+    judged = suite_of_a_round(suite, recipe)
+    rounds: list[QuantizationResult] = []
+    while True:
+        loaded = _evaluated(stage, suite, checkpoints)
+        if isinstance(loaded, str):
+            return loaded
+        comparison = compare(judged, loaded[0], loaded[1:], seed=stage.seed("comparison"))
+        if not goes_on(recipe, len(rounds), comparison.verdict):
+            break
+        number = len(rounds) + 1
+        stage.context.log.info(f"the gate says {comparison.verdict}: calibration round {number}")
+        made = make_candidates(stage, round_recipe(recipe, number), number * recipe.trials)
+        checkpoints |= made.checkpoints
+        rounds.append(made)
+    with stage.keep() as draft:
+        COMPARISON_FILE.write(draft, comparison)
+        draft.write_json(CHECKPOINTS_FILE, checkpoints)
+        draft.references.update(
+            {key: stage.artifacts.store.get(key).digest for key in checkpoints.values() if key}
+        )
+        draft.write_json(_CONTAMINATION_FILE, contamination_outcomes(stage, loaded))
+        evaluations = {item.trial: item.artifact_key for item in loaded[1:] if item.artifact_key}
+        SOURCES_FILE.write(draft, EvaluationSources(evaluations=evaluations, rounds=tuple(rounds)))
+    return stage.artifacts.store.get(stage.key)
+
+
+def _evaluated(
+    stage: Partition, suite: SuiteSpec, checkpoints: Mapping[int, str | None]
+) -> list[EvaluatedCandidate] | str:
+    """Return the baseline and the candidates with their scores, or why there is no candidate."""
+    candidates = [_candidate(stage, suite, trial, key) for trial, key in checkpoints.items()]
+    baseline = _candidate(stage, suite, BASELINE_TRIAL, None)
+    # The baseline recipe's only candidate is the baseline itself.
+    distinct = {item.artifact_key: item for item in (baseline, *candidates)}
+    failed = _run(stage, suite, list(distinct.values()))
+    if baseline.artifact_key in failed:
+        reason = f"the baseline could not be evaluated: {failed[baseline.artifact_key]}"
+        # A worker that refuses this recipe's calibration data evaluates no baseline either.
+        if stage.recipe != BASELINE:
+            return reason
+        raise StageError(reason)
+    usable = [item for item in candidates if item.artifact_key not in failed]
+    if not usable:
+        return f"no candidate could be evaluated: {next(iter(failed.values()))}"
+    return [_load(stage, item) for item in (baseline, *usable)]
+
+
+def _run(stage: Partition, suite: SuiteSpec, candidates: Sequence[Candidate]) -> dict[str, str]:
+    """Evaluate what has no artifact yet; return the reasons of what kept failing."""
+    folder = stage.catalog.task_folder(suite.name)
+    request = EvaluateRequest(
+        store_root=stage.artifacts.root,
+        suite=suite,
+        task_folder=None if folder is None else str(folder),
+        candidates=tuple(candidates),
+        engine=stage.model_spec.engine,
+        trust_remote_code=stage.model_spec.trust_remote_code,
+        calibration_data=calibration_data(stage),
+        pins=_pins(stage, suite),
+    )
+    return evaluate(stage.context, stage.runner, stage.artifacts, request)
+
+
+def _pins(stage: Partition, suite: SuiteSpec) -> tuple[Pin, ...]:
+    sources = stage.versions.sources
+    pins = (sources.model_pin(stage.model_key), sources.environment_pin("serve"))
+    return (*pins, *sources.suite_pins(suite.name))
+
+
+def _candidate(stage: Partition, suite: SuiteSpec, trial: int, key: str | None) -> Candidate:
+    checkpoint = None if key is None else verified(stage, key)
+    base = stage.version_of(stage.node.needed(graph.BASE_MODEL))
+    settings = [
+        stage.inputs[stage.node.needed(asset)]
+        for asset in (graph.EVALUATION_SPEC, graph.ENGINE_SPEC, graph.SERVING_RUNTIME)
+    ]
+    # Made anew, a checkpoint may have another content under its key.
+    content = [checkpoint.digest] if checkpoint and checkpoint.digest else []
+    return Candidate(
+        trial=trial,
+        model_path=str(checkpoint.path if checkpoint else stage.base.path),
+        artifact_key=digest(["evaluation", key or base, suite.name, settings, *content]),
+    )
+
+
+def _load(stage: Partition, candidate: Candidate) -> EvaluatedCandidate:
+    artifact = verified(stage, candidate.artifact_key)
+    return load_candidate(artifact.path, max(candidate.trial, 0))
+
+
+def _contamination(stage: Partition, artifact: Artifact) -> dict[str, Any]:
+    """Say for each task whether calibration rows hold its items; warn where nobody looked."""
+    if not (artifact.path / _CONTAMINATION_FILE).exists():
+        return {}
+    found = artifact.read_json(_CONTAMINATION_FILE)
+    for task, outcome in found.items():
+        if outcome != CLEAN:
+            stage.context.log.warning(f"calibration data against the items of {task}: {outcome}")
+    return {"contamination": found} if found else {}
+
+
+def _metadata(recipe: str, comparison: Comparison) -> dict[str, Any]:
+    rows = comparison.rows()
+    records = [
+        dg.TableRecord(
+            {
+                "task": row.task,
+                "baseline": _shown(row.baseline_score),
+                "score": _shown(row.score),
+                "recovery": _shown(row.recovery),
+                "interval": f"{_shown(row.low)} to {_shown(row.high)}",
+                "mean": _shown(row.mean),
+                "std": _shown(row.std),
+                "rsd": _shown(row.rsd),
+                "calibration_std": _shown(row.calibration_std),
+                "noise_std": _shown(row.noise_std),
+                "gained": row.gained,
+                "lost": row.lost,
+                "verdict": row.verdict,
+            }
+        )
+        for row in rows
+    ]
+    metadata: dict[str, Any] = {
+        "verdict": comparison.verdict,
+        "accepted": comparison.accepted,
+        "q_star": f"trial {comparison.q_star}",
+        "why_q_star": comparison.q_star_reason,
+        "reasons": list(comparison.reasons),
+        "scores": dg.MetadataValue.table(records),
+    }
+    if recipe != BASELINE:
+        plots = {
+            "recovery": recovery_per_task({recipe: rows}),
+            "flips": flips({recipe: rows}),
+            "trial_spread": trial_spread({recipe: rows}),
+        }
+        for name, plot in plots.items():
+            alt = f"{name.replace('_', ' ')} per task"
+            metadata[name] = dg.MetadataValue.md(markdown_image(plot, alt))
+    return metadata
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

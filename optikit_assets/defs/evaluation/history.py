@@ -1,0 +1,163 @@
+"""Rows that an evaluation leaves in the history, read from its artifacts."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from optikit_assets.artifacts.store import Artifact
+from optikit_assets.defs.body import Partition
+from optikit_assets.defs.evaluation.candidates import CHECKPOINTS_FILE
+from optikit_assets.defs.quantization.quantized_model import trial_rows
+from optikit_assets.errors import EvaluationError, StorageError
+from optikit_assets.history import RowsByTable
+from optikit_assets.schemas import SOURCES_FILE, Comparison
+from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate
+
+
+def remember_evaluation(stage: Partition, comparison: Comparison, made: Artifact) -> None:
+    """Append scores and items of every candidate, their comparison and the gate's verdict."""
+
+    def rows() -> RowsByTable:
+        sources = SOURCES_FILE.read(made)
+        for candidate in _candidates(stage, sources.evaluations):
+            yield from _score_rows(stage, candidate, made)
+        for result in sources.rounds:
+            yield "quantization_trials", trial_rows(stage, stage.recipe, result, made)
+        yield from _comparison_rows(stage, comparison, made)
+
+    stage.remember(made, rows)
+
+
+def _candidates(stage: Partition, evaluations: Mapping[int, str]) -> Iterator[EvaluatedCandidate]:
+    for trial, key in evaluations.items():
+        try:
+            yield load_candidate(stage.artifacts.store.get(key).path, trial)
+        except (StorageError, EvaluationError) as error:
+            # The comparison, which is what counts, is there all the same.
+            stage.context.log.warning(f"the history lacks the scores of trial {trial}: {error}")
+
+
+def _score_rows(stage: Partition, candidate: EvaluatedCandidate, made: Artifact) -> RowsByTable:
+    """Yield the scores and every item's outcome of an evaluated candidate."""
+    common = {
+        "recipe": stage.recipe,
+        "seed": candidate.seed,
+        "versions": candidate.versions,
+        "trial": candidate.trial,
+    }
+    yield (
+        "evaluation_scores",
+        [
+            stage.row(
+                made,
+                **common,
+                task=task.title,
+                metric="+".join(sorted(task.summary.metrics)),
+                score=task.summary.score,
+                stderr=task.summary.stderr,
+                items=task.summary.n,
+                num_fewshot=task.summary.num_fewshot,
+                seconds=task.summary.seconds,
+                suite=candidate.suite,
+                settings=candidate.settings,
+                artifact_key=candidate.artifact_key,
+            )
+            for task in candidate.tasks
+        ],
+    )
+    yield (
+        "sample_outcomes",
+        [
+            stage.row(
+                made,
+                **common,
+                task=task.title,
+                item_id=str(item.doc_id),
+                score=item.score,
+                target=item.target,
+                response=item.response,
+            )
+            for task in candidate.tasks
+            for item in task.items
+        ],
+    )
+
+
+def _comparison_rows(stage: Partition, comparison: Comparison, made: Artifact) -> RowsByTable:
+    """Yield the comparison of every trial, the spread over trials and the gate's verdict."""
+    common: dict[str, Any] = {"recipe": stage.recipe, "seed": comparison.seed}
+    yield (
+        "comparisons",
+        [
+            stage.row(
+                made,
+                **common,
+                trial=trial.trial,
+                task=task.task,
+                baseline_score=task.baseline_score,
+                score=task.score,
+                items=task.n,
+                recovery=task.recovery,
+                recovery_low=task.recovery_low,
+                recovery_high=task.recovery_high,
+                recovery_method=task.recovery_method,
+                difference=task.difference,
+                difference_low=task.difference_low,
+                difference_high=task.difference_high,
+                mcnemar_p=task.mcnemar_p,
+                holm_p=task.mcnemar_p_holm,
+                noninferior_p=task.noninferior_p,
+                noninferior_holm_p=task.noninferior_p_holm,
+                inferior_p=task.inferior_p,
+                inferior_holm_p=task.inferior_p_holm,
+                margin=task.margin,
+                weight=task.weight,
+                gained=task.gained,
+                lost=task.lost,
+                items_needed=task.items_needed,
+                verdict=task.verdict,
+                reason=task.reason,
+                selected=trial.trial == comparison.q_star,
+            )
+            for trial in comparison.trials
+            for task in trial.tasks
+        ],
+    )
+    yield (
+        "trial_spreads",
+        [
+            stage.row(
+                made,
+                **common,
+                task=spread.task,
+                trials=spread.trials,
+                mean=spread.mean,
+                std=spread.std,
+                calibration_std=spread.calibration_std,
+                noise_std=spread.noise_std,
+                trials_differ_p=spread.trials_differ_p,
+            )
+            for spread in comparison.tasks
+        ],
+    )
+    star = comparison.representative
+    yield (
+        "quality_gates",
+        [
+            stage.row(
+                made,
+                **common,
+                verdict=comparison.verdict,
+                accepted=comparison.accepted,
+                q_star_trial=comparison.q_star,
+                q_star_reason=comparison.q_star_reason,
+                artifact_key=made.read_json(CHECKPOINTS_FILE)[str(comparison.q_star)],
+                mean_recovery=star.mean_recovery,
+                mean_recovery_low=star.mean_recovery_low,
+                mean_recovery_high=star.mean_recovery_high,
+                margin=comparison.margin,
+                suite=comparison.suite,
+                trials_compared=len(comparison.trials),
+                reasons=list(comparison.reasons),
+            )
+        ],
+    )

@@ -1,0 +1,273 @@
+"""Jobs beside the graph: evaluate a running server, and one checkpoint many times over.
+
+Both run the suite in the evaluate worker, keep the artifact and append to the history. Neither
+makes an asset: a server is not a version of anything, and repeating is what assets avoid.
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from optikit_assets.defs.evaluation.candidates import checkpoint_key, read_comparison
+from optikit_assets.defs.evaluation.scoring import evaluate
+from optikit_assets.defs.recorded import recorded
+from optikit_assets.errors import ResultMissingError, StageError
+from optikit_assets.graph import EVAL_SCORES, Key, Node
+from optikit_assets.schemas import Result
+from optikit_assets.specs import BASELINE, Catalog, EngineSpec, SuiteSpec, digest, load_spec
+from optikit_assets.specs.endpoint_address import CREDENTIALS_VARIABLE, url_to_keep
+from optikit_assets.stateval.endpoint import served_model
+from optikit_assets.stateval.scores import EvaluatedCandidate, TaskScore, load_candidate
+from optikit_assets.workers.messages import Candidate, EvaluateRequest, EvaluateResult
+from resources import (
+    ArtifactStoreResource,
+    HistoryResource,
+    ModelRegistryResource,
+    StageRunnerResource,
+)
+
+
+class EndpointConfig(dg.Config):
+    """Which server to evaluate."""
+
+    base_url: str = Field(
+        description="OpenAI-compatible endpoint, up to and including /v1, without credentials: "
+        f"they come from {CREDENTIALS_VARIABLE} (USER:PASSWORD), else a key from OPENAI_API_KEY."
+    )
+    model: str = Field(description="Model name as the endpoint knows it.")
+    suite: str = Field(description="Suite name or suite file.")
+    chat: bool | None = Field(default=None, description="Chat endpoint; unset: as the suite says.")
+    tokenizer: str | None = Field(default=None, description="Folder that holds tokenizer.json.")
+    seed: int = Field(default=1234, description="Sent with every request.")
+
+
+class RepeatabilityConfig(dg.Config):
+    """What to evaluate how often."""
+
+    model: str = Field(description="NAME or NAME@VERSION.")
+    recipe: str = Field(default=BASELINE, description="Its representative q* is evaluated.")
+    suite: str = Field(default="", description="Suite name or suite file; unset: the model's.")
+    times: int = Field(default=10, ge=2, le=1000, description="Number of evaluations.")
+    deterministic: bool = Field(default=True, description="The engine's deterministic mode.")
+    seed: int = Field(default=1234, description="The same for every evaluation.")
+
+
+def find_suite(catalog: Catalog, name_or_file: str) -> tuple[SuiteSpec, Path | None]:
+    """Return a suite and its task folder."""
+    file = Path(name_or_file)
+    if file.suffix not in (".yaml", ".yml"):
+        return catalog.suite(name_or_file), catalog.task_folder(name_or_file)
+    suite = load_spec(file, SuiteSpec)
+    return suite, None if suite.task_folder is None else file.parent / suite.task_folder
+
+
+class EndpointScores(Result):
+    """Scores of a server by task, and the folder that holds every answer."""
+
+    artifact: str
+    suite: str
+    model: str
+    seed: int
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    tasks: tuple[TaskScore, ...]
+
+
+@dg.op(description="Scores of a model behind an OpenAI-compatible endpoint.")
+def evaluate_server(
+    context: dg.OpExecutionContext,
+    config: EndpointConfig,
+    models: ModelRegistryResource,
+    artifacts: ArtifactStoreResource,
+    history: HistoryResource,
+    runner: StageRunnerResource,
+) -> EndpointScores:
+    """Evaluate, remember, and return the scores by task."""
+    suite, folder = find_suite(models.catalog(), config.suite)
+    if config.chat is not None:
+        suite = suite.model_copy(update={"apply_chat_template": config.chat})
+    base_url = url_to_keep(
+        config.base_url,
+        called="base_url",
+        kept="in the run config (delete this run)",
+        variable=CREDENTIALS_VARIABLE,
+    )
+    served_model(base_url, config.model)
+    key = digest(["endpoint", context.run_id])
+    started_at = datetime.now(UTC)
+    request = EvaluateRequest(
+        store_root=artifacts.root,
+        suite=suite,
+        task_folder=None if folder is None else str(folder.absolute()),
+        candidates=(Candidate(trial=0, model_path=config.tokenizer or "", artifact_key=key),),
+        engine=EngineSpec(),
+        seed=config.seed,
+        backend="endpoint",
+        base_url=base_url,
+        endpoint_model=config.model,
+    )
+    try:
+        # The server has its own accelerators; the worker needs none.
+        with runner.executor.lease(0) as lease:
+            result = runner.run(context, "evaluate", request, EvaluateResult, lease)
+    except ResultMissingError:
+        if artifacts.find(key) is None:
+            raise
+    else:
+        if result.failed:
+            raise StageError(f"{base_url}: {result.failed[0]}")
+    found = load_candidate(artifacts.store.get(key).path, 0, key)
+    rows = [
+        {
+            **_common(context, runner, found, key, started_at),
+            "model": config.model,
+            "trial": 0,
+            "task": task.title,
+            "metric": "+".join(sorted(task.summary.metrics)),
+            "score": task.summary.score,
+            "stderr": task.summary.stderr,
+            "items": task.summary.n,
+            "num_fewshot": task.summary.num_fewshot,
+            "seconds": task.summary.seconds,
+            "suite": found.suite,
+            "settings": found.settings,
+            "artifact_key": key,
+        }
+        for task in found.tasks
+    ]
+    history.append("evaluation_scores", rows)
+    history.drain()
+    return EndpointScores(
+        artifact=str(artifacts.store.get(key).path),
+        suite=found.suite,
+        model=config.model,
+        seed=found.seed,
+        settings=found.settings,
+        versions=found.versions,
+        tasks=tuple(task.summary for task in found.tasks),
+    )
+
+
+@dg.op(description="Scores of one checkpoint, evaluated several times with the same settings.")
+def evaluate_repeatedly(
+    context: dg.OpExecutionContext,
+    config: RepeatabilityConfig,
+    models: ModelRegistryResource,
+    artifacts: ArtifactStoreResource,
+    history: HistoryResource,
+    runner: StageRunnerResource,
+) -> str:
+    """Evaluate, remember, and return the content key of the series."""
+    catalog = models.catalog()
+    registry = models.registry(catalog)
+    version = registry.resolve(config.model)
+    spec = catalog.model(version.name)
+    suite, folder = find_suite(catalog, config.suite or spec.suite)
+    base = registry.fetch(version)
+    path = base.path
+    if catalog.recipe(config.recipe).name != BASELINE:
+        path = _representative(context.instance, artifacts, version.key, config.recipe)
+    series = digest(["repeatability", context.run_id])
+    candidates = [
+        Candidate(trial=n, model_path=str(path), artifact_key=digest([series, n]))
+        for n in range(config.times)
+    ]
+    started_at = datetime.now(UTC)
+    request = EvaluateRequest(
+        store_root=artifacts.root,
+        suite=suite,
+        task_folder=None if folder is None else str(folder.absolute()),
+        candidates=tuple(candidates),
+        engine=spec.engine,
+        trust_remote_code=spec.trust_remote_code,
+        seed=config.seed,
+        deterministic=config.deterministic,
+    )
+    failed = evaluate(context, runner, artifacts, request)
+    if failed:
+        raise StageError(
+            f"{len(failed)} of {config.times} evaluations failed: {next(iter(failed.values()))}"
+        )
+    found = [
+        load_candidate(artifacts.store.get(c.artifact_key).path, c.trial, c.artifact_key)
+        for c in candidates
+    ]
+    history.append(
+        "repeatability_runs",
+        [
+            {
+                **_common(context, runner, run, series, started_at),
+                "model": version.key,
+                "recipe": config.recipe,
+                "repetition": run.trial,
+                "suite": run.suite,
+                "task": task.title,
+                "score": task.summary.score,
+                "items": task.summary.n,
+                "changed_responses": changed_responses(found[0], run, task.title),
+                "deterministic": config.deterministic,
+                "settings": run.settings,
+                "artifact_key": run.artifact_key,
+            }
+            for run in found
+            for task in run.tasks
+        ],
+    )
+    history.drain()
+    return series
+
+
+def changed_responses(first: EvaluatedCandidate, other: EvaluatedCandidate, title: str) -> int:
+    """Return how many items of a task were answered in other words than at first."""
+    before = {item.doc_id: item.response for item in first.task(title).items}
+    return sum(item.response != before[item.doc_id] for item in other.task(title).items)
+
+
+def _representative(
+    instance: dg.DagsterInstance, artifacts: ArtifactStoreResource, model_key: str, recipe: str
+) -> Path:
+    """Return the checkpoint of q*."""
+    node = Node(EVAL_SCORES, Key(model_key, recipe))
+    known = recorded(instance, node)
+    evaluation = artifacts.find(known.version) if known else None
+    comparison = read_comparison(evaluation)
+    key = checkpoint_key(evaluation, comparison) if evaluation and comparison else None
+    if key is None:
+        raise StageError(
+            f"{node} has no representative checkpoint: run optikit optimize with this recipe first"
+        )
+    return artifacts.store.get(key).path
+
+
+def _common(
+    context: dg.OpExecutionContext,
+    runner: StageRunnerResource,
+    found: EvaluatedCandidate,
+    content_key: str,
+    started_at: datetime,
+) -> dict[str, Any]:
+    hardware = runner.hardware
+    return {
+        "content_key": content_key,
+        "seed": found.seed,
+        "versions": found.versions,
+        "accelerator": f"CPU {hardware.name}" if hardware.kind == "cpu" else hardware.name,
+        "run_id": context.run_id,
+        "started_at": started_at,
+        "ended_at": datetime.now(UTC),
+    }
+
+
+@dg.job(description="Evaluate a server that already runs.")
+def evaluate_endpoint() -> None:
+    """Run one suite against an OpenAI-compatible endpoint."""
+    evaluate_server()
+
+
+@dg.job(description="Evaluate one checkpoint several times: the paper's Table 4.")
+def repeatability() -> None:
+    """Run one suite on the same checkpoint again and again."""
+    evaluate_repeatedly()

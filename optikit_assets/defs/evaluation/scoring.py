@@ -1,0 +1,45 @@
+"""What eval_scores and repeatability share: the evaluate workers of one request."""
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from optikit_assets.engines import get_engine
+from optikit_assets.execution import Lease, settle
+from optikit_assets.workers.messages import Candidate, EvaluateRequest, EvaluateResult
+from resources import ArtifactStoreResource, StageRunnerResource
+
+
+def evaluate(
+    context: dg.AssetExecutionContext | dg.OpExecutionContext,
+    runner: StageRunnerResource,
+    artifacts: ArtifactStoreResource,
+    request: EvaluateRequest,
+) -> dict[str, str]:
+    """Evaluate the request's candidates that have no artifact yet, each as it will be served.
+
+    Returns
+    -------
+    dict
+        Artifact key of every candidate that kept failing -> reason of its last attempt.
+    """
+    hardware = runner.hardware
+    used = get_engine(request.engine.name)
+
+    def run(batch: Sequence[Candidate], lease: Lease) -> dict[str, str]:
+        dtype = used.compute_dtype(request.engine, lease.hardware)
+        engine = request.engine.model_copy(update={"dtype": dtype})
+        part = request.model_copy(update={"candidates": tuple(batch), "engine": engine})
+        result = runner.run(context, "evaluate", part, EvaluateResult, lease)
+        return {c.artifact_key: result.failed[c.trial] for c in batch if c.trial in result.failed}
+
+    return settle(
+        runner.executor,
+        request.candidates,
+        run,
+        is_done=lambda key: artifacts.find(key) is not None,
+        # In deterministic mode GPU memory is not given back within a process (paper section 5.3).
+        per_worker=1 if hardware.kind != "cpu" else len(request.candidates),
+        max_attempts=2,
+        accelerators=used.accelerators(request.engine, {}, hardware),
+    )

@@ -1,0 +1,1 @@
+"""Candidate checkpoints: the asset `quantized_model`."""

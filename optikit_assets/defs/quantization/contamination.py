@@ -1,0 +1,64 @@
+"""Calibration data against the items of the suite that scores what was made with them."""
+
+from collections.abc import Iterable
+
+from optikit_assets.defs.body import Partition
+from optikit_assets.optimizer.calibration import (
+    HUB_PREFIX,
+    PARQUET,
+    load_texts,
+)
+from optikit_assets.optimizer.contamination import check_contamination, read_items
+from optikit_assets.settings import REPOSITORY
+from optikit_assets.specs import Catalog, ModelSpec
+from optikit_assets.stateval.scores import EvaluatedCandidate
+
+
+def evaluation_data(catalog: Catalog, model: ModelSpec) -> str | None:
+    """Return the folder with the suite's own items, None if its data come from a hub."""
+    folder = catalog.task_folder(model.suite)
+    return None if folder is None else str(folder)
+
+
+def calibration_data(stage: Partition) -> str | None:
+    """Return the data that this stage's recipe is calibrated with, None if it needs none."""
+    if stage.catalog.recipe(stage.recipe).calibration is None:
+        return None
+    return stage.versions.sources.calibration_data(stage.model_key)
+
+
+def contamination_outcomes(
+    stage: Partition, candidates: Iterable[EvaluatedCandidate]
+) -> dict[str, str]:
+    """Return what the evaluate worker found for each task, empty for a recipe without calibration.
+
+    An evaluation that other stages share may be older than the question.
+    """
+    if calibration_data(stage) is None:
+        return {}
+    tasks = stage.catalog.suite(stage.model_spec.suite).tasks
+    found = {task.title: "not checked: the scores are older than this check" for task in tasks}
+    for candidate in candidates:
+        if candidate.artifact_key is not None:
+            manifest = stage.artifacts.store.get(candidate.artifact_key).manifest
+            found |= manifest.get("contamination", {})
+    return found
+
+
+def check_present_suite(stage: Partition) -> None:
+    """Check local calibration data of this stage's recipe against the suite as it is now.
+
+    The compress worker checks all kinds of data, but against the suite as it was then.
+
+    Raises
+    ------
+    CompressionError
+        If a row holds an item.
+    """
+    if calibration_data(stage) is None:
+        return
+    reference = stage.model_spec.calibration_data
+    folder = stage.catalog.task_folder(stage.model_spec.suite)
+    if folder is None or reference.startswith(HUB_PREFIX) or reference.endswith(PARQUET):
+        return
+    check_contamination(load_texts(reference, repo_root=REPOSITORY), read_items(folder))

@@ -1,0 +1,345 @@
+"""Stage 2: N calibration trials of a recipe, each a candidate checkpoint."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+
+from optikit_assets import graph
+from optikit_assets.artifacts.pins import Pin
+from optikit_assets.artifacts.store import Artifact, ArtifactStore
+from optikit_assets.defs.automation import VERSIONED
+from optikit_assets.defs.body import Partition
+from optikit_assets.defs.partitions import declared
+from optikit_assets.defs.quantization.contamination import evaluation_data
+from optikit_assets.engines import get_engine
+from optikit_assets.errors import ChangedInputError, CompressionError
+from optikit_assets.execution import Lease, settle
+from optikit_assets.graph import Node
+from optikit_assets.optimizer import check_plan, expert_count, read_config, read_linear_layers
+from optikit_assets.schemas import (
+    QUANTIZATION_FILE,
+    CalibrationTrial,
+    FailedCalibrationTrial,
+    QuantizationResult,
+)
+from optikit_assets.specs import EngineSpec, RecipeSpec, digest
+from optikit_assets.workers.messages import CompressRequest, CompressResult, CompressTrial, Record
+from resources import (
+    ArtifactStoreResource,
+    HistoryResource,
+    ModelRegistryResource,
+    StageRunnerResource,
+)
+
+_MADE = ("rows_digest", "row_numbers", "seconds", "bytes", "versions", "started_at", "ended_at")
+
+
+@dg.asset(
+    **declared(graph.QUANTIZED_MODEL),
+    kinds={"llmcompressor", "gpu"},
+    owners=["team:ml-platform"],
+    automation_condition=VERSIONED,
+)
+def quantized_model(
+    context: dg.AssetExecutionContext,
+    models: ModelRegistryResource,
+    artifacts: ArtifactStoreResource,
+    history: HistoryResource,
+    runner: StageRunnerResource,
+) -> dg.MaterializeResult:
+    """Make the missing candidates; finished ones are never redone."""
+    stage = Partition(context, models, artifacts, history, runner)
+    # The baseline reads nothing of the model here, but stands for it in all that follows.
+    stage.version_of(stage.node.needed(graph.BASE_MODEL))
+    recipe = stage.catalog.recipe(stage.recipe)
+    with stage.turn():
+        artifact = _find_complete(stage)
+        cached = artifact is not None
+        result = QUANTIZATION_FILE.read(artifact) if artifact else _quantize(stage, recipe)
+        if artifact is None and (result.finished or result.unsupported):
+            with stage.keep() as draft:
+                QUANTIZATION_FILE.write(draft, result)
+                draft.references.update(_checkpoint_digests(artifacts.store, result))
+            artifact = artifacts.store.get(stage.key)
+    if artifact is not None:
+        rows = functools.partial(trial_rows, stage, recipe.name, result, artifact)
+        stage.remember(artifact, lambda: [("quantization_trials", rows())])
+    return stage.result(
+        status=_status(result),
+        cached=cached,
+        artifact=artifact,
+        metadata=_metadata(stage, result),
+    )
+
+
+def _status(result: QuantizationResult) -> str:
+    if result.unsupported:
+        return "unsupported"
+    return "ok" if result.finished else graph.FAILED
+
+
+def candidate_artifact(store: ArtifactStore, trial: CalibrationTrial) -> Artifact | None:
+    """Return the checkpoint of a finished trial, None for the baseline's (the model itself)."""
+    return None if trial.artifact_key is None else store.get(trial.artifact_key)
+
+
+def _find_complete(stage: Partition) -> Artifact | None:
+    """Return the artifact of this partition if every candidate that it names is there too."""
+    store = stage.artifacts.store
+    artifact = store.find_complete(stage.key)
+    if artifact is None:
+        return None
+    # One of an earlier release has no references.
+    keys = [trial.artifact_key for trial in QUANTIZATION_FILE.read(artifact).finished]
+    if all(key is None or store.find(key) for key in keys):
+        return artifact
+    store.remove(stage.key)
+    return None
+
+
+def _checkpoint_digests(store: ArtifactStore, result: QuantizationResult) -> dict[str, str | None]:
+    keys = [trial.artifact_key for trial in result.finished]
+    return {key: store.get(key).digest for key in keys if key is not None}
+
+
+def _quantize(stage: Partition, recipe: RecipeSpec) -> QuantizationResult:
+    if recipe.is_baseline:
+        only = CalibrationTrial(trial=0, seed=0, artifact_key=None)
+        return QuantizationResult(finished=(only,))
+    try:
+        notes = _check(stage, recipe)
+    except CompressionError as error:
+        stage.context.log.warning(str(error))
+        return QuantizationResult(unsupported=str(error))
+    for note in notes:
+        stage.context.log.info(note)
+    return make_candidates(stage, recipe)
+
+
+def _check(stage: Partition, recipe: RecipeSpec) -> list[str]:
+    """Return what will differ from what the recipe says.
+
+    Raises
+    ------
+    CompressionError
+        If it does not suit this machine or this model, which no trial can change.
+    """
+    hardware = stage.runner.hardware
+    path = stage.base.path
+    config = read_config(path)
+    # How the model is served is no input of this stage: what speaks against it comes out later.
+    spec = EngineSpec()
+    engine = get_engine(spec.name)
+    reason = engine.unsupported(recipe, spec, hardware, experts=expert_count(config) > 0)
+    if reason is not None:
+        raise CompressionError(reason)
+    note = engine.fallback(recipe, hardware)
+    checked = check_plan(recipe, config, layers=read_linear_layers(path))
+    return [note, *checked] if note else checked
+
+
+def make_candidates(stage: Partition, recipe: RecipeSpec, first: int = 0) -> QuantizationResult:
+    """Make the candidates of all trials of a recipe; return which finished and which failed.
+
+    Parameters
+    ----------
+    stage
+        Of the partition that asks for them.
+    recipe
+        Anything but the baseline.
+    first
+        Number of the first trial, in later rounds of adaptive calibration.
+
+    Raises
+    ------
+    ChangedInputError
+        If the candidates that there are came from other sources than the present ones.
+    """
+    own = stage.node.needed(graph.QUANTIZED_MODEL)
+    if stage.node != own and (why := stage.versions.outdated(own)):
+        raise ChangedInputError(f"{why}: materialize {own} again first")
+    store = stage.artifacts.store
+    trials = [_trial(stage, recipe, first + number) for number in range(recipe.trials)]
+
+    # Of the last attempt that came so far as to tell.
+    told: dict[str | None, FailedCalibrationTrial] = {}
+
+    def record(message: Record) -> None:
+        if message.kind == "trial_finished":
+            named = {name: message.payload[name] for name in CalibrationTrial.model_fields}
+            ended = CalibrationTrial.model_validate(named)
+            _remember(stage, recipe, QuantizationResult(finished=(ended,)))
+        elif message.kind == "trial_failed":
+            ended = FailedCalibrationTrial.model_validate(message.payload)
+            told[ended.artifact_key] = ended
+            _remember(stage, recipe, QuantizationResult(failed=(ended,)))
+
+    def compress(batch: Sequence[CompressTrial], lease: Lease) -> dict[str, str]:
+        request = CompressRequest(
+            store_root=stage.artifacts.root,
+            model_path=str(stage.base.path),
+            trust_remote_code=stage.model_spec.trust_remote_code,
+            recipe=recipe,
+            calibration_data=stage.versions.sources.calibration_data(stage.model_key),
+            evaluation_data=evaluation_data(stage.catalog, stage.model_spec),
+            packages=recipe.packages,
+            provenance=stage.provenance,
+            trials=tuple(batch),
+            pins=_pins(stage, recipe),
+        )
+        result = stage.runner.run(stage.context, "compress", request, CompressResult, lease, record)
+        return {t.artifact_key: result.failed[t.trial] for t in batch if t.trial in result.failed}
+
+    failed = settle(
+        stage.runner.executor,
+        trials,
+        compress,
+        is_done=lambda key: store.find(key) is not None,
+        per_worker=-(-len(trials) // stage.runner.executor.slots),
+        max_attempts=recipe.max_attempts,
+    )
+    return QuantizationResult(
+        finished=tuple(_ended(trial) for trial in trials if trial.artifact_key not in failed),
+        failed=tuple(
+            _failed(trial, failed[trial.artifact_key], told.get(trial.artifact_key))
+            for trial in trials
+            if trial.artifact_key in failed
+        ),
+    )
+
+
+def _ended(trial: CompressTrial) -> CalibrationTrial:
+    return CalibrationTrial(trial=trial.trial, seed=trial.seed, artifact_key=trial.artifact_key)
+
+
+def _failed(
+    trial: CompressTrial, reason: str, told: FailedCalibrationTrial | None
+) -> FailedCalibrationTrial:
+    return FailedCalibrationTrial(
+        **_ended(trial).model_dump(),
+        started_at=told.started_at if told else None,
+        ended_at=told.ended_at if told else None,
+        reason=reason,
+    )
+
+
+def _trial(stage: Partition, recipe: RecipeSpec, number: int) -> CompressTrial:
+    # Neither the number of trials nor of attempts enters the key: with more trials asked for, the
+    # first ones are still the same. Nor does what decides only where and whether more are made.
+    # Trials of later rounds are numbered on: a round of the same rows and sampler is no repetition.
+    what = recipe.model_dump(
+        mode="json",
+        exclude={
+            "description": True,
+            "trials": True,
+            "max_attempts": True,
+            "name": True,
+            "requires": True,
+            "calibration": {"adaptive"},
+        },
+    )
+    code = graph.GRAPH[graph.QUANTIZED_MODEL].code_version
+    base, *other = (stage.versions.of_source(node) for node in _sources(stage))
+    return CompressTrial(
+        trial=number,
+        seed=int(digest([base, what, number])[:8], 16),
+        artifact_key=digest(["candidate", code, base, what, recipe.packages, other, number]),
+    )
+
+
+def _sources(stage: Partition) -> tuple[Node, Node, Node]:
+    """Return the sources that a candidate is made from, beside its recipe."""
+    return (
+        stage.node.needed(graph.BASE_MODEL),
+        stage.node.needed(graph.CALIBRATION_DATA),
+        stage.node.needed(graph.COMPRESS_RUNTIME),
+    )
+
+
+def _pins(stage: Partition, recipe: RecipeSpec) -> tuple[Pin, ...]:
+    sources = stage.versions.sources
+    pins = [sources.model_pin(stage.model_key), sources.environment_pin("compress")]
+    rows = sources.calibration_pin(stage.model_key) if recipe.calibration else None
+    return tuple(pins if rows is None else [*pins, rows])
+
+
+def _remember(stage: Partition, recipe: RecipeSpec, ended: QuantizationResult) -> None:
+    """Append a trial as soon as it ends, whatever becomes of the others."""
+    stage.history.append("quantization_trials", trial_rows(stage, recipe.name, ended))
+    for how, trials in (("finished", ended.finished), ("failed", ended.failed)):
+        for trial in trials:
+            stage.context.log.info(f"trial {trial.trial}: {how}")
+
+
+def trial_rows(
+    stage: Partition, recipe: str, result: QuantizationResult, made: Artifact | None = None
+) -> list[dict[str, Any]]:
+    """Return the rows of trials: of finished ones as their checkpoints tell, whoever made them.
+
+    Parameters
+    ----------
+    stage
+        Which may be another one than the recipe's own: later rounds of adaptive calibration belong
+        to its trials too.
+    recipe
+        Its name.
+    result
+        The trials.
+    made
+        Artifact that tells of the failed trials.
+    """
+    own = stage.node.needed(graph.QUANTIZED_MODEL)
+    common = {
+        "content_key": stage.key if stage.node == own else stage.version_of(own),
+        "recipe": recipe,
+        "base_bytes": stage.base.weight_bytes,
+    }
+    rows = []
+    for trial in result.finished:
+        key = trial.artifact_key
+        checkpoint = None if key is None else stage.artifacts.find(key)
+        if checkpoint is not None:
+            known = {name: checkpoint.manifest.get(name) for name in _MADE}
+            columns = trial.model_dump()
+            rows.append(stage.row(checkpoint, status="finished", **common, **known, **columns))
+    rows += [
+        stage.row(made, status="failed", **common, **trial.model_dump()) for trial in result.failed
+    ]
+    return rows
+
+
+def _metadata(stage: Partition, result: QuantizationResult) -> dict[str, Any]:
+    store = stage.artifacts.store
+    rows = [
+        dg.TableRecord(
+            {
+                "trial": trial.trial,
+                "status": "failed" if isinstance(trial, FailedCalibrationTrial) else "finished",
+                "seed": trial.seed,
+                "bytes": (
+                    stage.base.total_bytes
+                    if isinstance(trial, FailedCalibrationTrial)
+                    or (found := candidate_artifact(store, trial)) is None
+                    else found.total_bytes
+                ),
+                "reason": trial.reason if isinstance(trial, FailedCalibrationTrial) else "",
+            }
+        )
+        for trial in (*result.finished, *result.failed)
+    ]
+    columns = [
+        dg.TableColumn("trial", "int"),
+        dg.TableColumn("status"),
+        dg.TableColumn("seed", "int"),
+        dg.TableColumn("bytes", "int", description="Size of the checkpoint on disk."),
+        dg.TableColumn("reason"),
+    ]
+    refused = {"reason": result.unsupported} if result.unsupported else {}
+    return {
+        **refused,
+        "trials_finished": len(result.finished),
+        "trials_failed": len(result.failed),
+        "trials": dg.MetadataValue.table(rows, dg.TableSchema(columns)),
+    }

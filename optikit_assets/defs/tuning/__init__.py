@@ -1,0 +1,1 @@
+"""Engine flags: the asset `tuned_config`."""

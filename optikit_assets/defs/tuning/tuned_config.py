@@ -1,0 +1,249 @@
+"""Stage 5: Bayesian search of engine flags for the highest SLO-compliant rate per GPU."""
+
+from typing import Any
+
+import dagster as dg
+
+from optikit_assets import graph
+from optikit_assets.artifacts.store import Artifact
+from optikit_assets.defs.automation import VERSIONED
+from optikit_assets.defs.benchmarking.measurement import (
+    Benchmarked,
+    benchmark,
+    known_beforehand,
+    remember_benchmarks,
+    remember_probes,
+)
+from optikit_assets.defs.body import Partition
+from optikit_assets.defs.evaluation.candidates import ServedCandidate, served_candidate
+from optikit_assets.defs.partitions import declared
+from optikit_assets.deployment.canvas import markdown_image
+from optikit_assets.deployment.plots import optimization_history
+from optikit_assets.engines import Flags, ModelFacts
+from optikit_assets.errors import ModelError
+from optikit_assets.graph import FAILED
+from optikit_assets.history import RowsByTable
+from optikit_assets.schemas import (
+    STUDY_FILE,
+    FailedBenchmark,
+    StudyResult,
+    TunedConfiguration,
+)
+from optikit_assets.settings import settings
+from optikit_assets.specs import SloSpec, digest
+from optikit_assets.tuner import (
+    TrialOutcome,
+    outcome_of_benchmark,
+    run_study,
+)
+from resources import (
+    ArtifactStoreResource,
+    HistoryResource,
+    ModelRegistryResource,
+    StageRunnerResource,
+)
+
+
+@dg.asset(
+    **declared(graph.TUNED_CONFIG),
+    kinds={"optuna", "gpu"},
+    owners=["team:ml-platform"],
+    automation_condition=VERSIONED,
+)
+def tuned_config(
+    context: dg.AssetExecutionContext,
+    models: ModelRegistryResource,
+    artifacts: ArtifactStoreResource,
+    history: HistoryResource,
+    runner: StageRunnerResource,
+) -> dg.MaterializeResult:
+    """Run or resume the study."""
+    stage = Partition(context, models, artifacts, history, runner)
+    recipe, slo = stage.recipe, stage.slo_spec
+    with stage.turn():
+        artifact = artifacts.find(stage.key)
+        cached = artifact is not None
+        artifact = artifact or _tune(stage, recipe, slo)
+    tuned = STUDY_FILE.read(artifact) if artifact else None
+    if artifact and tuned:
+        _remember(stage, recipe, slo, tuned.study, artifact)
+    return stage.result(
+        status=tuned.benchmark.status if tuned else FAILED,
+        cached=cached,
+        artifact=artifact,
+        metadata=_metadata(tuned) if tuned else {"reason": "every trial failed"},
+    )
+
+
+def _tune(stage: Partition, recipe: str, slo: SloSpec) -> Artifact | None:
+    """Search the flags; the study's journal keeps finished trials if this process dies."""
+    swept = stage.artifact_of(stage.node.needed(graph.BENCHMARK_SWEEP))
+    default = Benchmarked.of(swept) if swept else None
+    candidate = served_candidate(stage, recipe)
+    certain = known_beforehand(stage, slo, candidate, {})
+    facts = ModelFacts.read(candidate.path)
+    try:
+        length = stage.engine.context_length(stage.model_spec.engine, slo, facts)
+    except ModelError:
+        length = None
+    # Other flags may fit where the default does not, but make no room for a longer workload.
+    if certain is not None and (certain.kind == "skipped" or length is None):
+        study = StudyResult(name=stage.key, stopped=certain.reason)
+        return _keep(stage, TunedConfiguration(study=study, benchmark=certain))
+
+    def evaluate(number: int, flags: Flags, initial_rate_rps: float | None) -> TrialOutcome:
+        done = _measure(stage, slo, candidate, flags, initial_rate_rps)
+        remember_probes(stage, recipe, slo, done, part="tuning", trial=number)
+        key = done.artifact.key if done.artifact else None
+        return outcome_of_benchmark(done.outcome, slo, artifact_key=key)
+
+    result = run_study(
+        storage=settings().studies / f"{stage.key}.journal",
+        study_name=stage.key,
+        space=stage.catalog.search_space(slo.search_space),
+        seed=stage.seed("study"),
+        evaluate=evaluate,
+        hardware=stage.runner.hardware,
+        engine=stage.model_spec.engine,
+        facts=facts,
+        max_model_len=length,
+        default_outcome=(
+            outcome_of_benchmark(default.outcome, slo, artifact_key=default.artifact.key)
+            if default and default.artifact
+            else None
+        ),
+        on_trial=lambda trial: stage.context.log.info(
+            f"trial {trial.number}: {trial.status} {trial.flags}"
+        ),
+    )
+    if result.best is None and default is None:
+        _remember(stage, recipe, slo, result, None)
+        return None
+    _remember_trials(stage, recipe, slo, result, swept)
+    return _keep(stage, _with_benchmark(stage, result, default))
+
+
+def _measure(
+    stage: Partition,
+    slo: SloSpec,
+    candidate: ServedCandidate,
+    flags: Flags,
+    initial_rate_rps: float | None,
+) -> Benchmarked:
+    certain = known_beforehand(stage, slo, candidate, flags)
+    if certain is not None:
+        return Benchmarked(certain)
+    return benchmark(
+        stage,
+        slo,
+        candidate,
+        artifact_key=digest(["tuning", stage.key, flags]),
+        flags=flags,
+        # The same arrivals for every trial: configurations are compared, not luck.
+        seed=stage.seed(),
+        initial_rate_rps=initial_rate_rps,
+    )
+
+
+def _with_benchmark(
+    stage: Partition, result: StudyResult, default: Benchmarked | None
+) -> TunedConfiguration:
+    """Return a study with the benchmark of its best trial."""
+    best = result.best
+    if best is not None and best.artifact_key is not None:
+        done = Benchmarked.of(stage.artifacts.store.get(best.artifact_key))
+    else:
+        done = default or Benchmarked(FailedBenchmark(reason="every trial failed"))
+    return TunedConfiguration(study=result, benchmark=done.outcome)
+
+
+def _keep(stage: Partition, tuned: TunedConfiguration) -> Artifact:
+    with stage.keep() as draft:
+        STUDY_FILE.write(draft, tuned)
+    return stage.artifacts.store.get(stage.key)
+
+
+def _remember_trials(
+    stage: Partition, recipe: str, slo: SloSpec, result: StudyResult, swept: Artifact | None
+) -> None:
+    """Append the probes of trials that an attempt measured which ended before it had done that."""
+    # The sweep appended its own.
+    sweep_key = swept.key if swept else None
+    for trial in result.trials:
+        if trial.artifact_key is None or trial.artifact_key == sweep_key:
+            continue
+        found = stage.artifacts.find(trial.artifact_key)
+        if found is not None:
+            done = Benchmarked.of(found)
+            remember_probes(stage, recipe, slo, done, part="tuning", trial=trial.number)
+
+
+def _remember(
+    stage: Partition, recipe: str, slo: SloSpec, study: StudyResult, made: Artifact | None
+) -> None:
+    """Append the trials of a study, and with its artifact their benchmarks."""
+
+    def rows() -> RowsByTable:
+        if made is not None:
+            remember_benchmarks(stage, slo, made)
+        yield "tuning_trials", _trial_rows(stage, recipe, slo, study, made)
+
+    stage.remember(made, rows)
+
+
+def _trial_rows(
+    stage: Partition, recipe: str, slo: SloSpec, study: StudyResult, made: Artifact | None
+) -> list[dict[str, Any]]:
+    best = study.best
+    return [
+        stage.row(
+            made,
+            recipe=recipe,
+            slo=slo.name,
+            seed=stage.seed("study"),
+            trial=trial.number,
+            study=stage.key,
+            status=trial.status,
+            fitness=trial.fitness,
+            rate_rps=trial.rate_rps,
+            gpus=trial.gpus,
+            rate_per_gpu=trial.rate_per_gpu,
+            slo_penalty=trial.slo_penalty,
+            reason=trial.reason,
+            flags=trial.flags,
+            input_tokens=slo.workload.mean_input_tokens,
+            output_tokens=slo.workload.mean_output_tokens,
+            is_default=trial.is_default,
+            is_best=trial == best,
+            artifact_key=trial.artifact_key,
+            started_at=trial.started_at,
+            ended_at=trial.ended_at,
+        )
+        for trial in study.trials
+    ]
+
+
+def _metadata(tuned: TunedConfiguration) -> dict[str, Any]:
+    trials = tuned.study.trials
+    records = [
+        dg.TableRecord(
+            {
+                "trial": trial.number,
+                "status": trial.status,
+                "rate_per_gpu": f"{trial.rate_per_gpu:.3f}",
+                "flags": ", ".join(f"{k}={v}" for k, v in trial.flags.items()) or "defaults",
+                "reason": trial.reason,
+            }
+        )
+        for trial in trials
+    ]
+    metadata: dict[str, Any] = {
+        "certified_rate_rps": tuned.benchmark.certified_rate_rps,
+        "best_flags": dg.MetadataValue.json(tuned.flags),
+        "reason": tuned.benchmark.reason,
+    }
+    if records:
+        plot = optimization_history(trials)
+        metadata["trials"] = dg.MetadataValue.table(records)
+        metadata["history"] = dg.MetadataValue.md(markdown_image(plot, "optimization history"))
+    return metadata

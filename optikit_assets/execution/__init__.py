@@ -1,0 +1,26 @@
+"""Port Executor: leases of accelerators, and workers run where they are."""
+
+from optikit_assets.execution.base import (
+    Executor,
+    Lease,
+    OnRecord,
+    Origin,
+    get_executor,
+    ignore,
+    register_executor,
+)
+from optikit_assets.execution.local import LocalExecutor
+from optikit_assets.execution.settling import WorkItem, settle
+
+__all__ = [
+    "Executor",
+    "Lease",
+    "LocalExecutor",
+    "OnRecord",
+    "Origin",
+    "WorkItem",
+    "get_executor",
+    "ignore",
+    "register_executor",
+    "settle",
+]

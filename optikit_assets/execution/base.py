@@ -1,0 +1,193 @@
+"""Port Executor: runs the request of a stage where the hardware is.
+
+What asks for a worker knows neither the machine that it will run on nor a path there. It takes a
+*lease*, which names the hardware of the node that executes, derives from that record what depends
+on hardware, and hands both to `Executor.run`.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from optikit_assets.engines import Hardware
+from optikit_assets.errors import AcceleratorError, UnknownNameError
+from optikit_assets.settings import Settings
+from optikit_assets.specs import plugins
+from optikit_assets.workers.messages import Message, Record
+
+log = logging.getLogger("optikit.execution")
+
+ResultT = TypeVar("ResultT", bound=Message)
+OnRecord = Callable[[Record], object]
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to use accelerators of one node until the context that gave it ends.
+
+    Attributes
+    ----------
+    hardware
+        Of the node that executes.
+    devices
+        The ones held, as ``CUDA_VISIBLE_DEVICES`` names them there; empty on a CPU.
+    stop
+        Breaks off what runs under the lease once it is set, as it did the wait for it.
+    """
+
+    hardware: Hardware
+    devices: tuple[str, ...] = ()
+    stop: threading.Event = field(default_factory=threading.Event, compare=False)
+
+    def env(self) -> dict[str, str]:
+        """Environment that shows a worker exactly the leased devices."""
+        return {"CUDA_VISIBLE_DEVICES": ",".join(self.devices)}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Who asks for a worker, for the ledger and the log."""
+
+    asset: str | None = None
+    partition: str | None = None
+    run_id: str | None = None
+    log: logging.Logger = field(default=log, compare=False)
+
+
+NOBODY = Origin()
+
+
+def ignore(record: Record) -> None:
+    """Let a record pass."""
+
+
+class Executor(Protocol):
+    """Where workers run: this machine, or the nodes of a cluster.
+
+    All nodes of an executor are alike in what results depend on (`Hardware.measured`): what is
+    planned from `hardware` holds under every lease. `optikit_assets.execution.settle` keeps as many
+    workers going as there are slots; `tests/contract/executor.py` says the rest.
+    """
+
+    def hardware(self) -> Hardware:
+        """Return the hardware of the nodes that execute, which is not that of the caller."""
+        ...
+
+    @property
+    def slots(self) -> int:
+        """How many leases of one accelerator can be held at a time; 1 per node without any."""
+        ...
+
+    def lease(
+        self, accelerators: int = 1, stop: threading.Event | None = None
+    ) -> AbstractContextManager[Lease]:
+        """Hold accelerators of one node for the time of the context.
+
+        Requests are served in turn: one for many is not overtaken by later ones for few. Whoever
+        holds a lease asks for no second one, which may wait for the first.
+
+        Parameters
+        ----------
+        accelerators
+            How many; 0 for what runs beside them, which waits for nobody.
+        stop
+            Ends the wait when it is set, and later what runs under the lease.
+
+        Raises
+        ------
+        AcceleratorError
+            If no node has so many, or they do not become free in time or before `stop`.
+        """
+        ...
+
+    def run(
+        self,
+        worker: str,
+        request: Message,
+        result_model: type[ResultT],
+        lease: Lease,
+        *,
+        on_record: OnRecord = ignore,
+        origin: Origin = NOBODY,
+    ) -> ResultT:
+        """Run one worker under a lease of this executor and return its result.
+
+        However this ends, no process of the worker is left.
+
+        Parameters
+        ----------
+        worker
+            Module in ``optikit_assets.workers``.
+        on_record
+            Called in this thread for every streamed record in order, also for those of a worker
+            that fails later: what is finished is not lost.
+        origin
+            Who asks.
+
+        Raises
+        ------
+        MachineError
+            If the machine failed, with the class of the worker's own error where it has one;
+            `EnvironmentMissingError` if the worker's environment is not installed or does not bring
+            the worker up, `WorkerKilledError` if it was broken off.
+        StageError
+            If the worker fails; names its log. `StageTimeoutError` past the limit;
+            `ResultMissingError` if it ended well, and what it finished is to be looked up.
+        """
+        ...
+
+
+ExecutorFactory = Callable[[Settings], Executor]
+
+_EXECUTORS: dict[str, ExecutorFactory] = {}
+
+
+def register_executor(name: str) -> Callable[[ExecutorFactory], ExecutorFactory]:
+    """Register what makes an executor under the name that ``OPTIKIT_EXECUTOR`` chooses it by.
+
+    Other packages register theirs as entry points in the group ``optikit.executors``.
+    """
+
+    def add(make: ExecutorFactory) -> ExecutorFactory:
+        if name in _EXECUTORS:
+            raise ValueError(f"executor {name!r} is registered already")
+        _EXECUTORS[name] = make
+        return make
+
+    return add
+
+
+def get_executor(settings: Settings) -> Executor:
+    """Return the executor that the settings name: an own one, or that of an installed package.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is none.
+    EnvironmentMissingError
+        If the package that registered it cannot be imported.
+    """
+    name = settings.executor
+    make = _EXECUTORS.get(name) or plugins.load(plugins.EXECUTORS, name)
+    if make is None:
+        known = sorted({*_EXECUTORS, *plugins.registered(plugins.EXECUTORS)})
+        raise UnknownNameError("executor", name, known, hint="OPTIKIT_EXECUTOR names it")
+    return make(settings)  # type: ignore[operator]
+
+
+def check_count(accelerators: int, hardware: Hardware) -> None:
+    """Refuse at once what no wait can bring.
+
+    Raises
+    ------
+    AcceleratorError
+        If a node has not so many accelerators.
+    """
+    if not 0 <= accelerators <= hardware.count:
+        raise AcceleratorError(
+            f"{accelerators} accelerators asked for, this machine has {hardware.count} "
+            f"({hardware.name}); lower tensor_parallel_size or use another machine"
+        )

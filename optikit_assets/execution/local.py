@@ -1,0 +1,145 @@
+"""The executor that needs no set-up: workers are subprocesses on this machine."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from optikit_assets.engines import Hardware, detect
+from optikit_assets.errors import StageTimeoutError, WorkerKilledError
+from optikit_assets.execution.base import (
+    NOBODY,
+    Lease,
+    OnRecord,
+    Origin,
+    ResultT,
+    ignore,
+    register_executor,
+)
+from optikit_assets.execution.conversation import Conversation
+from optikit_assets.execution.leases import MachineLeases
+from optikit_assets.execution.worker_process import WorkerProcess
+from optikit_assets.processes import log_tail
+from optikit_assets.settings import Settings
+from optikit_assets.workers.messages import Message
+
+_POLL_S = 0.1
+
+
+class LocalExecutor:
+    """Runs every worker as a subprocess in its stage environment on this machine.
+
+    Parameters
+    ----------
+    home
+        OPTIKIT_HOME: leases, logs and the ledger of started workers.
+    environments_home
+        OPTIKIT_HOME of the stage environments; the same by default.
+    detect_hardware
+        Says what this machine has; asked once.
+    timeout_s
+        Longest run of one worker.
+    lease_timeout_s
+        Longest wait for accelerators.
+    clock
+        Seconds of a clock that never goes back, for both limits.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        environments_home: Path | None = None,
+        *,
+        detect_hardware: Callable[[], Hardware] = detect,
+        timeout_s: float = 6 * 3600.0,
+        lease_timeout_s: float = 24 * 3600.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.home = home
+        self.timeout_s = timeout_s
+        self._environments_home = environments_home or home
+        self._detect = detect_hardware
+        self._leases = MachineLeases(home / "leases", timeout_s=lease_timeout_s, clock=clock)
+        self._clock = clock
+        self._hardware: Hardware | None = None
+
+    def hardware(self) -> Hardware:
+        """Return what this machine has."""
+        if self._hardware is None:
+            self._hardware = self._detect()
+        return self._hardware
+
+    @property
+    def slots(self) -> int:
+        """How many leases of one device can be held at a time; 1 without a GPU."""
+        return self.hardware().count
+
+    def lease(
+        self, accelerators: int = 1, stop: threading.Event | None = None
+    ) -> AbstractContextManager[Lease]:
+        """Hold devices; see `Executor.lease`."""
+        return self._leases.lease(self.hardware(), accelerators, stop)
+
+    def run(
+        self,
+        worker: str,
+        request: Message,
+        result_model: type[ResultT],
+        lease: Lease,
+        *,
+        on_record: OnRecord = ignore,
+        origin: Origin = NOBODY,
+    ) -> ResultT:
+        """Run a worker; see `Executor.run`."""
+        process = WorkerProcess(
+            worker,
+            request.model_dump(mode="json"),
+            lease.env(),
+            home=self.home,
+            environments_home=self._environments_home,
+        )
+        self._note_start(worker, process.log_file, origin)
+        conversation = Conversation(worker, on_record)
+        deadline = self._clock() + self.timeout_s
+        try:
+            with process:
+                while (code := process.wait(_POLL_S)) is None:
+                    conversation.take(process.messages())
+                    if lease.stop.is_set():
+                        raise WorkerKilledError(f"the {worker} worker was broken off")
+                    if self._clock() > deadline:
+                        raise StageTimeoutError(
+                            f"the {worker} worker ran past its limit of {self.timeout_s:.0f} s and "
+                            f"was killed; log: {process.log_file}",
+                            log_tail(process.log_file),
+                        )
+        finally:
+            # Finished work may be among what it sent on its way out.
+            conversation.take(process.messages())
+            for problem in process.problems:
+                origin.log.error(f"the {worker} worker wrote {problem}")
+        return conversation.outcome(process.ended(code), result_model)
+
+    def _note_start(self, worker: str, log_file: Path, origin: Origin) -> None:
+        """Append to the ledger of started workers, which answers "what did this run really do?"."""
+        entry = {
+            "time": time.time(),
+            "worker": worker,
+            "asset": origin.asset,
+            "partition": origin.partition,
+            "run_id": origin.run_id,
+            "log": str(log_file),
+        }
+        ledger = self.home / "logs" / "workers.jsonl"
+        ledger.parent.mkdir(parents=True, exist_ok=True)
+        with ledger.open("a") as out:
+            out.write(json.dumps(entry) + "\n")
+        origin.log.info(f"started the {worker} worker; log: {log_file}")
+
+
+@register_executor("local")
+def local_executor(settings: Settings) -> LocalExecutor:
+    """Return the executor of this machine."""
+    return LocalExecutor(settings.home, settings.envs_home)

@@ -1,0 +1,109 @@
+"""Many units of work on any executor: as many at once as it has room for, bounded retries."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+from optikit_assets.errors import StageError
+from optikit_assets.execution.base import Executor, Lease
+
+
+class WorkItem(Protocol):
+    """A unit of work that ends in an artifact."""
+
+    @property
+    def artifact_key(self) -> str:
+        """Key of the artifact."""
+        ...
+
+
+Item = TypeVar("Item", bound=WorkItem)
+Batch = TypeVar("Batch")
+Done = TypeVar("Done")
+
+
+def settle(
+    executor: Executor,
+    items: Sequence[Item],
+    do: Callable[[Sequence[Item], Lease], Mapping[str, str]],
+    *,
+    is_done: Callable[[str], bool],
+    per_worker: int,
+    max_attempts: int,
+    accelerators: int = 1,
+) -> dict[str, str]:
+    """Bring every item to an end: done, or failed with its reason after `max_attempts`.
+
+    An item that a worker neither finished nor failed was not reached: it goes to the next
+    worker, ahead of what failed, and no attempt is counted, unless the worker reached none.
+
+    Parameters
+    ----------
+    executor
+        Grants the leases; says how many there can be at a time.
+    items
+        Units of work, each with the key of the artifact it makes; those that are done already
+        are not started again.
+    do
+        Runs one worker on a batch under a lease and returns the reasons of items that failed,
+        by artifact key. A `StageError` is a failed attempt of every item of the batch that is
+        not done; a `MachineError` is nobody's attempt and ends the whole.
+    is_done
+        Whether the artifact with this key is complete. Asked anew under the lease, since
+        another process may have finished the item while this one waited.
+    per_worker
+        Batch size: the start of a worker is paid once per batch.
+
+    Returns
+    -------
+    dict
+        Artifact key of every failed item -> reason of its last attempt.
+    """
+    reasons: dict[str, str] = {}
+    attempts: Counter[str] = Counter()
+    pending = [item for item in items if not is_done(item.artifact_key)]
+    stop = threading.Event()
+
+    def leased(batch: Sequence[Item]) -> Mapping[str, str]:
+        with executor.lease(accelerators, stop) as lease:
+            todo = [item for item in batch if not is_done(item.artifact_key)]
+            if not todo or stop.is_set():
+                return {}
+            try:
+                return do(todo, lease)
+            except StageError as error:
+                return {item.artifact_key: str(error) for item in todo}
+
+    while pending:
+        batches = [pending[i : i + per_worker] for i in range(0, len(pending), per_worker)]
+        width = min(len(batches), executor.slots // accelerators)
+        outcomes = _in_parallel(batches, leased, width, stop)
+        pending = []
+        for batch, failures in zip(batches, outcomes, strict=True):
+            reasons.update(failures)
+            left = [item for item in batch if not is_done(item.artifact_key)]
+            reached_some = failures or len(left) < len(batch)
+            attempts.update(list(failures) if reached_some else [i.artifact_key for i in left])
+            pending += [item for item in left if attempts[item.artifact_key] < max_attempts]
+        pending.sort(key=lambda item: attempts[item.artifact_key])
+    unknown = "no reason was reported"
+    keys = [item.artifact_key for item in items]
+    return {key: reasons.get(key, unknown) for key in keys if not is_done(key)}
+
+
+def _in_parallel(
+    items: Sequence[Batch], do: Callable[[Batch], Done], width: int, stop: threading.Event
+) -> list[Done]:
+    if width <= 1:
+        return [do(item) for item in items]
+    with ThreadPoolExecutor(width) as pool:
+        futures = [pool.submit(do, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            # Leaving the pool waits for its threads; their leases end with this.
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

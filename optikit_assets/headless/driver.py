@@ -1,0 +1,269 @@
+"""Runs a plan without a daemon: ready partitions in parallel processes, no barrier between stages.
+
+Each process keeps the definitions loaded and materializes one partition after the other with
+``dg.materialize`` against the shared instance, so every run is in the UI. A partition that fails
+blocks only what depends on it.
+"""
+
+import contextlib
+import functools
+import graphlib
+import itertools
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from optikit_assets.errors import OptikitError
+from optikit_assets.graph import Node
+from optikit_assets.headless.plan import NodePlan
+from optikit_assets.processes import die_with_parent
+from optikit_assets.workers.messages import trial_title
+
+_POLL_S = 0.2
+_STOP_LIMIT_S = 45.0
+
+Materialize = Callable[[Node, Callable[[str, Any], object]], str]
+EventKind = Literal["started", "progress", "finished", "failed", "blocked", "fresh"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something a front end shows: a partition started, moved on or ended."""
+
+    kind: EventKind
+    node: Node
+    text: str = ""
+    outcome: str = ""
+
+
+@dataclass
+class DriverReport:
+    """How every node of the plan ended."""
+
+    fresh: list[Node] = field(default_factory=list)
+    finished: list[Node] = field(default_factory=list)
+    failed: dict[Node, str] = field(default_factory=dict)
+    blocked: list[Node] = field(default_factory=list)
+
+
+def run_plan(
+    plan: list[NodePlan],
+    *,
+    width: int,
+    log_folder: Path,
+    on_event: Callable[[Event], object] = lambda event: None,
+    materialize: Materialize | None = None,
+) -> DriverReport:
+    """Run what is not fresh, upstream first.
+
+    Parameters
+    ----------
+    plan
+        From `make_plan`.
+    width
+        How many partitions run at a time; those that need an accelerator queue for it.
+    log_folder
+        Receives the output of the processes.
+    on_event
+        Called in this process as things happen.
+    materialize
+        Runs in the processes, is told what hears of workers, and returns the outcome of a node;
+        `materialize_node` by default.
+    """
+    states = {item.node: item for item in plan}
+    sorter = graphlib.TopologicalSorter({item.node: item.waits_for for item in plan})
+    sorter.prepare()
+    report = DriverReport()
+    queue: list[Node] = []
+    width = min(width, sum(item.state != "fresh" for item in plan))
+    start = functools.partial(_start, log_folder, materialize)
+    with _workers(width, start) as workers:
+        while sorter.is_active():
+            for node in sorter.get_ready():
+                item = states[node]
+                if any(up in report.failed or up in report.blocked for up in item.waits_for):
+                    report.blocked.append(node)
+                    on_event(Event("blocked", node))
+                    sorter.done(node)
+                elif item.state == "fresh":
+                    report.fresh.append(node)
+                    on_event(Event("fresh", node, outcome=item.outcome))
+                    sorter.done(node)
+                else:
+                    queue.append(node)
+            for place, worker in enumerate(workers):
+                if queue and worker.node is None:
+                    if worker.dead:
+                        worker.connection.close()
+                        workers[place] = start()
+                    workers[place].give(queue.pop(0))
+            for worker in _with_news(workers):
+                for event in worker.news():
+                    on_event(event)
+                    if event.kind == "finished":
+                        report.finished.append(event.node)
+                    elif event.kind == "failed":
+                        report.failed[event.node] = event.text
+                    else:
+                        continue
+                    sorter.done(event.node)
+    return report
+
+
+@dataclass
+class _Worker:
+    """One process and what it is doing."""
+
+    process: BaseProcess
+    connection: Connection
+    log_file: Path
+    node: Node | None = None
+    dead: bool = False
+
+    def give(self, node: Node) -> None:
+        self.node = node
+        # A process that died while it had nothing to do shows in its news.
+        with contextlib.suppress(OSError):
+            self.connection.send(node)
+
+    def news(self) -> Iterator[Event]:
+        try:
+            while self.connection.poll():
+                event: Event = self.connection.recv()
+                if event.kind in ("finished", "failed"):
+                    self.node = None
+                yield event
+        except (EOFError, OSError):
+            self.dead = True
+            node, self.node = self.node, None
+            self.process.join(1)
+            if node is not None:
+                code = self.process.exitcode
+                text = f"its process died (exit code {code}); log: {self.log_file}"
+                yield Event("failed", node, text)
+
+
+def _with_news(workers: list[_Worker]) -> list[_Worker]:
+    living = [worker for worker in workers if not worker.dead]
+    ready = wait([worker.connection for worker in living], timeout=_POLL_S) if living else []
+    return [worker for worker in living if worker.connection in ready]
+
+
+@contextlib.contextmanager
+def _workers(width: int, start: Callable[[], _Worker]) -> Iterator[list[_Worker]]:
+    """Start processes; on leaving let them end their stage (and its workers), then kill them."""
+    workers: list[_Worker] = []
+    try:
+        workers.extend(start() for _ in range(width))
+        yield workers
+    finally:
+        with _interrupts_ignored():
+            _stop(workers)
+
+
+_numbers = itertools.count()
+
+
+def _start(log_folder: Path, materialize: Materialize | None) -> _Worker:
+    log_folder.mkdir(parents=True, exist_ok=True)
+    spawn = get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    number = next(_numbers)
+    log_file = log_folder / f"driver-{os.getpid()}-{number}.log"
+    process = spawn.Process(
+        target=_serve, args=(theirs, log_file, materialize), name=f"optikit-driver-{number}"
+    )
+    process.start()
+    theirs.close()
+    return _Worker(process, ours, log_file)
+
+
+def _stop(workers: list[_Worker]) -> None:
+    for worker in workers:
+        # The last thing each reads, after the stage that it may have to break off first.
+        with contextlib.suppress(OSError):
+            worker.connection.send(None)
+        if worker.node is not None and worker.process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.process.pid, signal.SIGINT)
+    deadline = time.monotonic() + _STOP_LIMIT_S
+    for worker in workers:
+        worker.process.join(max(0.0, deadline - time.monotonic()))
+        if worker.process.is_alive():
+            for child in psutil.Process(worker.process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+            worker.process.kill()
+            worker.process.join(5)
+        worker.connection.close()
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Keep a second Ctrl-C from breaking off the clean-up, which has a limit of its own."""
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _serve(connection: Connection, log_file: Path, materialize: Materialize | None) -> None:
+    """Materialize nodes as they come, in a process of its own."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    log = log_file.open("a", buffering=1)
+    os.dup2(log.fileno(), sys.stdout.fileno())
+    os.dup2(log.fileno(), sys.stderr.fileno())
+    # Ours alone: a terminal's Ctrl-C reaches the parent, which then asks us to stop.
+    os.setpgid(0, 0)
+    if materialize is None:
+        from optikit_assets.headless.materialize import materialize_node as materialize
+    try:
+        while (node := connection.recv()) is not None:
+            connection.send(Event("started", node))
+
+            def tell(worker: str, record: Any, node: Node = node) -> None:
+                text = describe_record(record)
+                if text:
+                    connection.send(Event("progress", node, text))
+
+            try:
+                outcome = materialize(node, tell)
+            except OptikitError as error:
+                connection.send(Event("failed", node, str(error)))
+            except Exception as error:
+                traceback.print_exc()
+                connection.send(Event("failed", node, f"{type(error).__name__}: {error}"))
+            else:
+                connection.send(Event("finished", node, outcome=outcome))
+    except (EOFError, KeyboardInterrupt):
+        pass
+
+
+def describe_record(record: Any) -> str:
+    """Return one line for people about a worker's record."""
+    payload = record.payload
+    if record.kind == "probe_finished":
+        rate = payload.get("rate_rps") or 0.0
+        return f"{payload.get('kind')} probe at {rate:.2f} req/s: {payload.get('verdict')}"
+    if record.kind == "server_started":
+        return (
+            f"{payload.get('engine', 'server')} up after {payload.get('server_start_s', 0):.0f} s"
+        )
+    if record.kind.endswith("_failed"):
+        return f"{trial_title(payload['trial'])} failed: {payload.get('reason')}"
+    if record.kind.endswith("_finished"):
+        return f"{trial_title(payload['trial'])} finished"
+    return str(payload.get("text", ""))

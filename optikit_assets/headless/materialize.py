@@ -1,0 +1,94 @@
+"""Materializes one partition in this process; what the driver's processes call."""
+
+import os
+from typing import Any
+
+import dagster as dg
+
+from optikit_assets import errors
+from optikit_assets.defs import partitions
+from optikit_assets.defs.assets import ASSETS, resources
+from optikit_assets.defs.recorded import recorded
+from optikit_assets.environments.layout import prepare_dagster_home
+from optikit_assets.errors import StageError
+from optikit_assets.graph import Node, split_model
+from optikit_assets.headless.run_owners import run_tags
+from optikit_assets.settings import settings
+from resources.stage_runner import Listener, nobody
+
+
+def open_instance() -> dg.DagsterInstance:
+    """Return the instance below OPTIKIT_HOME, whatever DAGSTER_HOME says."""
+    os.environ["DAGSTER_HOME"] = str(prepare_dagster_home(settings().home))
+    return dg.DagsterInstance.get()
+
+
+def materialize_node(node: Node, listener: Listener = nobody) -> str:
+    """Materialize one partition and return its recorded status; `listener` hears of its workers.
+
+    Raises
+    ------
+    OptikitError
+        With the message of the error in the asset's body.
+    """
+    with open_instance() as instance, run_tags() as tags:
+        result = dg.materialize(
+            ASSETS,
+            selection=[node.asset],
+            partition_key=partitions.multi_partition_key(node),
+            instance=instance,
+            resources=resources(listener),
+            tags=tags,
+            raise_on_error=False,
+        )
+        if not result.success:
+            raise StageError(f"{_reason(result)} (Dagster run {result.run_id})")
+        known = recorded(instance, node)
+        return known.status if known else "ok"
+
+
+def run_job(
+    job: dg.JobDefinition, op: str, config: dict[str, object], listener: Listener = nobody
+) -> Any:
+    """Run a job of one op in this process and return the op's output; as `materialize_node`.
+
+    Raises
+    ------
+    StageError
+        With the message of the error in the op.
+    """
+    with open_instance() as instance, run_tags() as tags:
+        result = job.execute_in_process(
+            run_config={
+                "ops": {op: {"config": config}},
+                # The event log has it all; the terminal belongs to the command.
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+            },
+            instance=instance,
+            resources=resources(listener),
+            tags=tags,
+            raise_on_error=False,
+        )
+        if not result.success:
+            raise StageError(f"{_reason(result)} (Dagster run {result.run_id})")
+        return result.output_for_node(op)
+
+
+def register_model(instance: dg.DagsterInstance, key: str) -> None:
+    """Add a model version as a partition; names were checked when the version was resolved."""
+    split_model(key)
+    instance.add_dynamic_partitions(partitions.MODEL_DIMENSION, [key])
+
+
+def _reason(result: dg.ExecuteInProcessResult) -> str:
+    """Return what made the run fail: the message of our own error, else the innermost one."""
+    for event in result.all_events:
+        if event.is_step_failure:
+            error = event.step_failure_data.error
+            while error is not None and error.cls_name not in errors.__all__ and error.cause:
+                error = error.cause
+            if error is not None:
+                text = " ".join(error.message.split())
+                ours = error.cls_name in errors.__all__
+                return text.partition(": ")[2] if ours else text
+    return "the run failed before its step started"

@@ -1,0 +1,250 @@
+"""One submission end to end: observe, plan, run, read the outcome. CLI and sensor job use it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import dagster as dg
+
+from optikit_assets import graph
+from optikit_assets.artifacts.hub import HUB_PREFIX
+from optikit_assets.artifacts.model_folder import check_model_folder
+from optikit_assets.artifacts.models import ModelRegistry
+from optikit_assets.artifacts.store import Artifact, ArtifactStore
+from optikit_assets.defs.partitions import MODEL_DIMENSION
+from optikit_assets.defs.recorded import Versions, recorded
+from optikit_assets.defs.source_versions import SourceVersions
+from optikit_assets.defs.sources import changed_observations, source_nodes
+from optikit_assets.engines import Hardware
+from optikit_assets.environments.status import python_of
+from optikit_assets.errors import OptikitError, StageError
+from optikit_assets.execution import get_executor
+from optikit_assets.graph import (
+    GRAPH,
+    PIPELINE,
+    Flow,
+    Key,
+    Node,
+    get_flow,
+    in_plan_order,
+    measurements_of,
+)
+from optikit_assets.headless.driver import DriverReport, Event, run_plan
+from optikit_assets.headless.materialize import open_instance, register_model
+from optikit_assets.headless.plan import NodePlan, make_plan
+from optikit_assets.headless.run_owners import cancel_orphaned_runs
+from optikit_assets.history import History
+from optikit_assets.settings import REPOSITORY, settings
+from optikit_assets.specs import BASELINE, Catalog, JobSpec
+from optikit_assets.tuner import check
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job whose names were all resolved."""
+
+    model_key: str
+    slos: tuple[str, ...]
+    recipes: tuple[str, ...]
+    flow: Flow = PIPELINE
+
+    def nodes(self) -> list[Node]:
+        """Return every partition that it asks for, upstream first."""
+        return self.flow.nodes(self.model_key, self.slos, self.recipes)
+
+
+def resolve_submission(job: JobSpec, catalog: Catalog) -> Submission:
+    """Resolve the names of a job.
+
+    Raises
+    ------
+    UnknownNameError
+        For a flow, model, SLO or recipe that does not exist.
+    OptikitError
+        If the flow needs an SLO and none is named, or one is named that it does not look at.
+    ModelError
+        If the model is a local folder that cannot be used; a hub model is checked when fetched.
+    """
+    flow = get_flow(job.flow)
+    if flow.measures and not job.slos:
+        known = ", ".join(sorted(catalog.slos))
+        raise OptikitError(f"flow {flow.name} measures under an SLO: name one of {known}")
+    if job.slos and not flow.measures:
+        named = ", ".join(job.slos)
+        raise OptikitError(f"flow {flow.name} looks at no SLO: leave out {named}")
+    model = ModelRegistry(settings().home, REPOSITORY, catalog).resolve(job.model)
+    if not model.source.startswith(HUB_PREFIX):
+        check_model_folder(Path(model.source), catalog.model(model.name).trust_remote_code)
+    for slo in job.slos:
+        catalog.slo(slo)
+    for recipe in job.recipes:
+        catalog.recipe(recipe)
+    every = set(catalog.recipes) if flow.compresses else set()
+    names = {BASELINE, *(job.recipes or every)}
+    return Submission(model.key, tuple(job.slos), tuple(sorted(names)), flow)
+
+
+def plan_submission(
+    submission: Submission, catalog: Catalog, instance: dg.DagsterInstance, hardware: Hardware
+) -> list[NodePlan]:
+    """Register the model, observe all sources, and judge every partition of the submission.
+
+    Raises
+    ------
+    StageError
+        If what the flow takes as it is, is not there or not current.
+    SpecError
+        If the model's engine lacks the flags of a search space.
+    """
+    for slo in submission.slos:
+        space = catalog.search_space(catalog.slo(slo).search_space)
+        check(space, catalog.model(graph.split_model(submission.model_key)[0]).engine)
+    cancel_orphaned_runs(instance)
+    register_model(instance, submission.model_key)
+    observe(catalog, instance, hardware)
+    nodes = submission.nodes()
+    versions = _versions(catalog, instance, hardware, nodes)
+    require_what_is_not_made(submission.flow, versions, nodes, _has_artifact)
+    return make_plan(versions, nodes, _has_artifact)
+
+
+def require_what_is_not_made(
+    flow: Flow, versions: Versions, nodes: Sequence[Node], has_artifact: Callable[[str], bool]
+) -> None:
+    """Make sure of what the partitions of a flow need that it does not make.
+
+    Raises
+    ------
+    StageError
+        If some of it is not there or not current.
+    """
+    # What takes part in a decision without being asked for is current by itself.
+    made = [node for node in nodes if node.asset != graph.DEPLOYABLE_CONFIG]
+    needed = {up for node in made for up in versions.upstream(node) if not up.observed}
+    beyond = in_plan_order(needed - set(nodes))
+    lacking = [p for p in make_plan(versions, beyond, has_artifact) if p.state != "fresh"]
+    if lacking:
+        raise StageError(
+            f"flow {flow.name} does not make "
+            + "; ".join(f"{item.node}, which is {item.state} ({item.reason})" for item in lacking)
+            + f": run a flow that does first; {PIPELINE.name} does all"
+        )
+
+
+def observe(catalog: Catalog, instance: dg.DagsterInstance, hardware: Hardware) -> None:
+    """Record the present version of every source that changed since it was last observed."""
+    versions = _versions(catalog, instance, hardware)
+    known = {version.key for version in versions.sources.registry.versions()}
+    keys = [key for key in instance.get_dynamic_partitions(MODEL_DIMENSION) if key in known]
+    for observation in changed_observations(versions, source_nodes(keys)):
+        instance.report_runless_asset_event(observation)
+
+
+def run_submission(
+    submission: Submission, on_event: Callable[[Event], object], catalog: Catalog
+) -> tuple[list[NodePlan], DriverReport]:
+    """Run what is not fresh.
+
+    Raises
+    ------
+    EnvironmentMissingError
+        If a stage has to run and its environment is not installed.
+    """
+    executor = get_executor(settings())
+    hardware = executor.hardware()
+    with open_instance() as instance:
+        plan = plan_submission(submission, catalog, instance, hardware)
+    if any(item.state != "fresh" for item in plan):
+        for name in ("compress", "serve"):
+            python_of(settings().envs_home, name)
+        ArtifactStore(settings().store).sweep_staging()
+    report = run_plan(
+        plan, width=width(executor.slots), log_folder=settings().logs / "driver", on_event=on_event
+    )
+    History(settings().history).drain(timeout_s=60)
+    return plan, report
+
+
+def width(slots: int) -> int:
+    """Return how many partitions run at a time: one per accelerator and one that prepares."""
+    return slots + 1
+
+
+def deployments(submission: Submission) -> dict[str, Artifact]:
+    """Return the newest bundle of each SLO of the submission that has one."""
+    store = ArtifactStore(settings().store)
+    found = {}
+    with open_instance() as instance:
+        for slo in submission.slos:
+            node = Node(graph.DEPLOYABLE_CONFIG, Key(submission.model_key, slo=slo))
+            known = recorded(instance, node)
+            artifact = store.find(known.version) if known else None
+            if artifact is not None:
+                found[slo] = artifact
+    return found
+
+
+def status(
+    catalog: Catalog,
+    model_keys: Sequence[str],
+    instance: dg.DagsterInstance,
+    hardware: Hardware,
+) -> list[NodePlan]:
+    """Judge every partition of the given models under every SLO that was ever asked for.
+
+    Once there is a deployable config, what was asked for are the recipes that have results under
+    its SLO, and those studies of theirs that were made: it was decided among those, and the others
+    are no reason to decide again.
+    """
+    versions = _versions(catalog, instance, hardware)
+    every = tuple(sorted(catalog.recipes))
+    nodes: list[Node] = []
+    asked: list[Node] = []
+    for key in model_keys:
+        base = Node(graph.BASE_MODEL, Key(key))
+        nodes.append(base)
+        asked.append(base)
+        without_slo = graph.nodes_of(
+            (graph.QUANTIZED_MODEL, graph.EVAL_SCORES), models=[key], recipes=every
+        )
+        nodes += [node for node in without_slo if versions.recorded(node)]
+        for slo in catalog.slos:
+            decision = Node(graph.DEPLOYABLE_CONFIG, Key(key, slo=slo))
+            measured = tuple(name for name in every if _is_measured(versions, decision, name))
+            decided = versions.recorded(decision)
+            if decided or measured:
+                nodes += Submission(key, (slo,), every).nodes()
+                wanted = Submission(key, (slo,), measured if decided else every).nodes()
+                optional = GRAPH[graph.DEPLOYABLE_CONFIG].optional if decided else ()
+                asked += [n for n in wanted if n.asset not in optional or versions.recorded(n)]
+    versions = versions.about_to_run(asked)
+    judged = {item.node: item for item in make_plan(versions, asked, _has_artifact)}
+    beyond = [node for node in nodes if node not in judged]
+    for item in make_plan(versions, beyond, _has_artifact):
+        never = item.timestamp is None
+        judged[item.node] = replace(item, state="not asked for", reason="") if never else item
+    return [judged[node] for node in dict.fromkeys(nodes)]
+
+
+def _is_measured(versions: Versions, decision: Node, recipe: str) -> bool:
+    return any(versions.recorded(node) for node in measurements_of(decision.key, recipe))
+
+
+def _versions(
+    catalog: Catalog,
+    instance: dg.DagsterInstance,
+    hardware: Hardware,
+    asked: Iterable[Node] = (),
+) -> Versions:
+    registry = ModelRegistry(settings().home, REPOSITORY, catalog)
+    sources = SourceVersions(catalog, registry, hardware)
+    return Versions(instance, sources, frozenset(asked))
+
+
+def _has_artifact(key: str) -> bool:
+    return ArtifactStore(settings().store).find_complete(key) is not None
+
+
+def bundle_link(model_key: str, slo: str) -> Path:
+    """Return the stable link to the newest bundle of a model and SLO."""
+    return settings().deployments / model_key / slo

@@ -1,0 +1,96 @@
+"""Results that one subsystem hands to another, and their files.
+
+Every layer may import them. A file names the version of its shape (`Document`); what an earlier
+version wrote is read, what a newer one wrote is refused.
+"""
+
+from optikit_assets.schemas.arms import Arm, ArmMeasurement, FourArms
+from optikit_assets.schemas.base import Result
+from optikit_assets.schemas.benchmark import (
+    BENCHMARK_FILE,
+    BenchmarkOutcome,
+    CompletedBenchmark,
+    FailedBenchmark,
+    InfeasibleBenchmark,
+    Rung,
+    SkippedBenchmark,
+)
+from optikit_assets.schemas.certification import ArmCertificate, Attempt, Certification, Gain
+from optikit_assets.schemas.comparison import (
+    COMPARISON_FILE,
+    Comparison,
+    RecoveryRow,
+    TaskComparison,
+    TaskSpread,
+    TrialComparison,
+)
+from optikit_assets.schemas.deployment import (
+    DEPLOYMENT_FILE,
+    Deployment,
+    RecipeQuality,
+    Rejection,
+)
+from optikit_assets.schemas.document import Document
+from optikit_assets.schemas.probe import ProbeKind, ProbeResult, ProbeVerdict
+from optikit_assets.schemas.quantization import (
+    QUANTIZATION_FILE,
+    SOURCES_FILE,
+    CalibrationTrial,
+    EvaluationSources,
+    FailedCalibrationTrial,
+    QuantizationResult,
+)
+from optikit_assets.schemas.study import (
+    DEFAULT_TRIAL,
+    STUDY_FILE,
+    StudyResult,
+    Trial,
+    TrialStatus,
+    TunedConfiguration,
+    best_trial,
+)
+
+__all__ = [
+    "BENCHMARK_FILE",
+    "COMPARISON_FILE",
+    "DEFAULT_TRIAL",
+    "DEPLOYMENT_FILE",
+    "QUANTIZATION_FILE",
+    "SOURCES_FILE",
+    "STUDY_FILE",
+    "Arm",
+    "ArmCertificate",
+    "ArmMeasurement",
+    "Attempt",
+    "BenchmarkOutcome",
+    "CalibrationTrial",
+    "Certification",
+    "Comparison",
+    "CompletedBenchmark",
+    "Deployment",
+    "Document",
+    "EvaluationSources",
+    "FailedBenchmark",
+    "FailedCalibrationTrial",
+    "FourArms",
+    "Gain",
+    "InfeasibleBenchmark",
+    "ProbeKind",
+    "ProbeResult",
+    "ProbeVerdict",
+    "QuantizationResult",
+    "RecipeQuality",
+    "RecoveryRow",
+    "Rejection",
+    "Result",
+    "Rung",
+    "SkippedBenchmark",
+    "StudyResult",
+    "TaskComparison",
+    "TaskSpread",
+    "Trial",
+    "TrialComparison",
+    "TrialStatus",
+    "TunedConfiguration",
+    "best_trial",
+]

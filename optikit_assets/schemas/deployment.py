@@ -1,0 +1,108 @@
+"""One deployment: what was chosen, at which rate it was certified, and what speaks for it."""
+
+from typing import Literal
+
+from pydantic import AwareDatetime, Field
+
+from optikit_assets.schemas.arms import FourArms
+from optikit_assets.schemas.base import Result
+from optikit_assets.schemas.certification import Certification, Gain
+from optikit_assets.schemas.comparison import RecoveryRow
+from optikit_assets.schemas.document import Document
+from optikit_assets.specs import SloSpec
+from optikit_assets.specs.plugins import DEFAULT_ENGINE
+from optikit_assets.specs.search_space import Scalar
+
+QualityVerdict = Literal["reference", "pass", "fail", "inconclusive", "failed", "skipped"]
+
+
+class Rejection(Result):
+    """A recipe that is not deployed, and why."""
+
+    recipe: str
+    reason: str
+
+
+class RecipeQuality(Result):
+    """Verdict of the quality gate on one recipe, task by task."""
+
+    recipe: str
+    verdict: QualityVerdict
+    accepted: bool
+    reasons: tuple[str, ...] = ()
+    mean_recovery: float | None = None
+    trials: int | None = None
+    checkpoint_bytes: int | None = None
+    tasks: tuple[RecoveryRow, ...] = ()
+
+
+class Deployment(Result):
+    """Content of ``deployment.json``.
+
+    Keys that describe the deployed configuration (``recipe`` … ``gain_over_baseline``) are null
+    when ``status`` is ``infeasible``; ``summary`` and ``closest`` then say why.
+    """
+
+    status: Literal["feasible", "infeasible"]
+    summary: str
+    model: str
+    model_version: str
+    model_digest: str = Field(description="Of the base model that was submitted.")
+    recipe: str | None = None
+    tuned: bool | None = None
+    checkpoint_path: str | None = Field(default=None, description="Weights that are served.")
+    checkpoint_digest: str | None = None
+    checkpoint_bytes: int | None = None
+    flags: dict[str, Scalar] = Field(
+        default_factory=dict, description="All engine flags, as in the bundle's file."
+    )
+    tuned_flags: dict[str, Scalar] = Field(
+        default_factory=dict, description="Those of `flags` that the tuner chose."
+    )
+    slo: SloSpec
+    certified_rate_rps: float | None = None
+    certified_rate_per_gpu: float | None = None
+    rate_ci_rps: tuple[float, float] | None = Field(
+        default=None, description="Bracket of the search that proposed the rate."
+    )
+    gpus: int | None = None
+    latency_ms: dict[str, float | None] = Field(
+        default_factory=dict, description="Percentiles of the certifying probe."
+    )
+    gain: Gain | None = Field(
+        default=None,
+        description="Rate per GPU over the plain baseline's, both on fresh servers side by side; 1 "
+        "if the baseline is deployed, null if it meets the SLO at no rate.",
+    )
+    gain_over_baseline: float | None = Field(
+        default=None, description="`gain.estimate`, where readers of schema 1 look for it."
+    )
+    certification: Certification
+    arms: FourArms
+    quality: tuple[RecipeQuality, ...]
+    rejections: tuple[Rejection, ...] = ()
+    left_out: tuple[Rejection, ...] = Field(
+        default=(),
+        description="Recipes with results that are not those of the present inputs, and why.",
+    )
+    closest: str = ""
+    accelerator: str
+    engine: str = Field(
+        default=DEFAULT_ENGINE, description="Engine that was measured and is deployed."
+    )
+    versions: dict[str, str] = Field(default_factory=dict)
+    environment: dict[str, str] = Field(
+        default_factory=dict,
+        description="Variables that reached the engine and may change how it runs.",
+    )
+    run_ids: dict[str, str] = Field(default_factory=dict)
+    content_keys: dict[str, str] = Field(default_factory=dict)
+    created_at: AwareDatetime
+
+    @property
+    def model_key(self) -> str:
+        """``NAME@VERSION``."""
+        return f"{self.model}@{self.model_version}"
+
+
+DEPLOYMENT_FILE: Document[Deployment] = Document("deployment.json", Deployment, version=2)

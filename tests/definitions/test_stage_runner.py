@@ -1,0 +1,61 @@
+"""The executor as assets see it: it knows which asset asks, and tells whoever listens."""
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from optikit_assets.errors import AcceleratorError
+from optikit_assets.execution import Lease
+from optikit_assets.workers.messages import Record
+from resources import StageRunnerResource
+from tests.unit.execution.devices import TWO_GPUS, executor_on, install_environment
+from tests.unit.execution.test_local_executor import ledger, trials
+from tests.unit.execution.worker import Done, Work
+
+
+def test_a_worker_is_known_by_its_asset_and_heard_by_the_stage_and_a_listener(
+    tmp_path: Path,
+) -> None:
+    install_environment(tmp_path)
+    heard: list[tuple[str, int]] = []
+    records: list[Record] = []
+
+    @dg.asset(partitions_def=dg.StaticPartitionsDefinition(["tiny@1"]))
+    def work(context: dg.AssetExecutionContext, runner: StageRunnerResource) -> None:
+        assert runner.hardware.name == "Test CPU"
+        with runner.executor.lease() as lease:
+            request = Work(behaviour="finish")
+            done = runner.run(context, "compress", request, Done, lease, records.append)
+        assert done.home == str(tmp_path)
+
+    runner = StageRunnerResource.on(
+        lambda: executor_on(tmp_path),
+        lambda worker, record: heard.append((worker, record.payload["trial"])),
+    )
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(
+            [work], resources={"runner": runner}, partition_key="tiny@1", instance=instance
+        )
+    (entry,) = ledger(tmp_path)
+    known = (entry["worker"], entry["asset"], entry["partition"], entry["run_id"])
+    assert known == ("compress", "work", "tiny@1", result.run_id)
+    assert heard == [("compress", 1), ("compress", 2)]
+    assert trials(records) == [1, 2]
+
+
+def test_nothing_runs_on_other_hardware_than_was_planned_for(tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    @dg.asset
+    def work(context: dg.AssetExecutionContext, runner: StageRunnerResource) -> None:
+        request, lease = Work(behaviour="finish"), Lease(TWO_GPUS, ("0",))
+        with pytest.raises(AcceleratorError) as caught:
+            runner.run(context, "compress", request, Done, lease)
+        refused.append(str(caught.value))
+
+    runner = StageRunnerResource.on(lambda: executor_on(tmp_path))
+    with dg.DagsterInstance.ephemeral() as instance:
+        dg.materialize([work], resources={"runner": runner}, instance=instance)
+    assert refused[0].startswith("a lease on 2 x Test GPU was granted where Test CPU (1 cores) was")
+    assert ledger(tmp_path) == []

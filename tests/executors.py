@@ -1,0 +1,15 @@
+"""How tests choose what runs the workers: as everybody does, by the name of an executor."""
+
+from collections.abc import Callable
+
+import pytest
+
+from optikit_assets.execution import Executor, base
+from optikit_assets.settings import Settings, settings
+
+
+def execute_with(monkeypatch: pytest.MonkeyPatch, make: Callable[[Settings], Executor]) -> None:
+    """Register an executor for the rest of the test, and choose it."""
+    monkeypatch.setitem(base._EXECUTORS, "of_the_test", make)
+    monkeypatch.setenv("OPTIKIT_EXECUTOR", "of_the_test")
+    settings.cache_clear()

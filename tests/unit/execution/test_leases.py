@@ -1,0 +1,218 @@
+"""Leases of one machine's devices, between threads and between processes."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from optikit_assets.errors import AcceleratorError, StorageError
+from optikit_assets.settings import REPOSITORY
+from tests.unit.execution.devices import CPU, TWO_GPUS, executor_on
+
+# Says when it asks and when it has what it asked for, and keeps it until it is ended.
+HOLDER = """
+import sys, time
+from pathlib import Path
+from tests.unit.execution import devices
+
+machine = getattr(devices, sys.argv[2])
+executor = devices.executor_on(Path(sys.argv[1]), machine)
+print("asks", flush=True)
+with executor.lease(int(sys.argv[3])) as lease:
+    print("held", flush=True)
+    time.sleep(600)
+"""
+# Takes one device after the other for a moment each, until it is ended.
+STREAM = """
+import sys, time
+from pathlib import Path
+from tests.unit.execution.devices import TWO_GPUS, executor_on
+
+executor = executor_on(Path(sys.argv[1]), TWO_GPUS)
+while True:
+    with executor.lease():
+        print("held", flush=True)
+        time.sleep(0.3)
+"""
+
+
+@contextmanager
+def process(script: str, home: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(home), *arguments],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as started:
+        try:
+            yield started
+        finally:
+            started.kill()
+
+
+def next_line(started: subprocess.Popen[str]) -> str:
+    assert started.stdout is not None
+    return started.stdout.readline().strip()
+
+
+def tickets(home: Path) -> list[str]:
+    return sorted(f.name for f in (home / "leases" / "queue").iterdir() if f.name.isdigit())
+
+
+def wait_for_tickets(home: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(tickets(home)) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_two_leases_never_share_a_device(tmp_path):
+    gpus = executor_on(tmp_path, TWO_GPUS)
+    with gpus.lease() as first, gpus.lease() as second:
+        assert sorted(first.devices + second.devices) == ["0", "1"]
+
+
+def test_a_worker_sees_only_its_devices(tmp_path):
+    gpus = executor_on(tmp_path, TWO_GPUS)
+    with gpus.lease() as first:
+        assert first.env() == {"CUDA_VISIBLE_DEVICES": "0"}
+        with gpus.lease() as second:
+            assert second.env() == {"CUDA_VISIBLE_DEVICES": "1"}
+    with gpus.lease(2) as both:
+        assert both.env() == {"CUDA_VISIBLE_DEVICES": "0,1"}
+        assert both.hardware == TWO_GPUS
+
+
+def test_a_machine_without_gpu_has_one_slot_and_shows_no_gpu(tmp_path):
+    cpu = executor_on(tmp_path, CPU, lease_timeout_s=0)
+    assert cpu.slots == 1
+    with cpu.lease() as lease:
+        assert lease.devices == ()
+        assert lease.env() == {"CUDA_VISIBLE_DEVICES": ""}
+        with pytest.raises(AcceleratorError), cpu.lease():
+            pass
+    with cpu.lease():
+        pass
+
+
+def test_what_runs_beside_the_accelerators_waits_for_nobody_and_sees_none(tmp_path):
+    gpus = executor_on(tmp_path, TWO_GPUS, lease_timeout_s=0)
+    with gpus.lease(2), gpus.lease(0) as lease:
+        assert lease.env() == {"CUDA_VISIBLE_DEVICES": ""}
+        assert lease.hardware == TWO_GPUS
+
+
+@pytest.mark.parametrize("count", [-1, 3])
+def test_a_count_that_the_machine_does_not_have_is_refused_at_once(tmp_path, count):
+    with (
+        pytest.raises(AcceleratorError, match=rf"{count} .* this machine has 2 \(Test GPU\)"),
+        executor_on(tmp_path, TWO_GPUS).lease(count),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_waiting_ends_at_the_limit_and_says_where_the_holders_are_named(tmp_path):
+    with executor_on(tmp_path).lease():
+        started = time.monotonic()
+        with (
+            pytest.raises(AcceleratorError, match=f"became free within 0 s.*{tmp_path / 'leases'}"),
+            executor_on(tmp_path, lease_timeout_s=0.3).lease(),
+        ):
+            pass
+        assert 0.3 <= time.monotonic() - started < 10
+    assert tickets(tmp_path) == []
+
+
+def test_waiting_can_be_broken_off(tmp_path):
+    stop = threading.Event()
+    stop.set()
+    with (
+        executor_on(tmp_path).lease(),
+        pytest.raises(AcceleratorError, match="broken off"),
+        executor_on(tmp_path, lease_timeout_s=600).lease(1, stop),
+    ):
+        pass
+
+
+def test_devices_are_free_again_after_an_error_in_the_block(tmp_path):
+    gpus = executor_on(tmp_path, TWO_GPUS, lease_timeout_s=0)
+    with pytest.raises(ZeroDivisionError), gpus.lease(2):
+        raise ZeroDivisionError
+    with gpus.lease(2):
+        pass
+
+
+def test_a_folder_that_takes_no_locks_is_the_machines_fault(tmp_path):
+    (tmp_path / "leases").write_text("")
+    with pytest.raises(StorageError, match="cannot write to"), executor_on(tmp_path).lease():
+        pass
+
+
+def test_devices_of_a_killed_process_are_free_at_once(tmp_path: Path):
+    with process(HOLDER, tmp_path, "CPU", "1") as holder:
+        assert [next_line(holder), next_line(holder)] == ["asks", "held"]
+        with pytest.raises(AcceleratorError), executor_on(tmp_path, lease_timeout_s=0).lease():
+            pass
+        assert f"pid {holder.pid}" in (tmp_path / "leases" / "cpu-0.lock").read_text()
+        holder.send_signal(signal.SIGKILL)
+        holder.wait(10)
+        with executor_on(tmp_path, lease_timeout_s=0).lease():
+            pass
+
+
+# --- in turn --------------------------------------------------------------------------------------
+
+
+def test_requests_are_served_in_the_order_in_which_they_came(tmp_path):
+    served: list[int] = []
+
+    def ask(number: int, count: int) -> None:
+        with executor_on(tmp_path, TWO_GPUS).lease(count):
+            served.append(number)
+
+    waiting = [threading.Thread(target=ask, args=(n, 1 + n % 2)) for n in range(5)]
+    with executor_on(tmp_path, TWO_GPUS).lease(2):
+        for number, thread in enumerate(waiting):
+            thread.start()
+            wait_for_tickets(tmp_path, number + 1)
+    for thread in waiting:
+        thread.join(60)
+    assert served == sorted(served)
+    assert tickets(tmp_path) == []
+
+
+def test_a_request_for_all_devices_is_not_starved_by_a_stream_of_single_ones(tmp_path):
+    with ExitStack() as stack:
+        streams = [stack.enter_context(process(STREAM, tmp_path)) for _ in range(3)]
+        for stream in streams:
+            assert next_line(stream) == "held"
+        # Their leases overlap: at no moment do they leave both devices free.
+        with executor_on(tmp_path, TWO_GPUS).lease(2) as lease:
+            assert lease.devices == ("0", "1")
+
+
+def test_a_waiter_that_was_killed_does_not_block_those_behind_it(tmp_path):
+    holding = executor_on(tmp_path, TWO_GPUS).lease()
+    with ExitStack() as stack:
+        stack.enter_context(holding)
+        waiter = stack.enter_context(process(HOLDER, tmp_path, "TWO_GPUS", "2"))
+        assert next_line(waiter) == "asks"
+        wait_for_tickets(tmp_path, 1)
+        # One device is free, but it is kept for the one who came first.
+        with (
+            pytest.raises(AcceleratorError),
+            executor_on(tmp_path, TWO_GPUS, lease_timeout_s=1).lease(),
+        ):
+            pass
+        waiter.send_signal(signal.SIGKILL)
+        waiter.wait(10)
+        with executor_on(tmp_path, TWO_GPUS, lease_timeout_s=0).lease() as lease:
+            assert lease.devices == ("1",)
+    assert tickets(tmp_path) == []

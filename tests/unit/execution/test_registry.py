@@ -1,0 +1,48 @@
+"""Which executor a setting chooses."""
+
+from pathlib import Path
+
+import pytest
+
+from optikit_assets.errors import UnknownNameError
+from optikit_assets.execution import LocalExecutor, get_executor, register_executor
+from optikit_assets.settings import Settings
+from optikit_assets.specs import plugins
+
+MODULE = """\
+class Elsewhere:
+    def __init__(self, settings):
+        self.home = settings.home
+"""
+
+
+def test_the_local_executor_is_chosen_unless_a_setting_says_otherwise(tmp_path: Path) -> None:
+    assert isinstance(get_executor(Settings(home=tmp_path)), LocalExecutor)
+
+
+def test_an_executor_that_nobody_registered_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown executor 'ray'; known: local.*OPTIKIT_EX"):
+        get_executor(Settings(home=tmp_path, executor="ray"))
+
+
+def test_a_name_is_registered_once() -> None:
+    with pytest.raises(ValueError, match="executor 'local' is registered already"):
+        register_executor("local")(lambda settings: LocalExecutor(settings.home))
+
+
+def test_an_installed_package_brings_an_executor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "acme-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[optikit.executors]\nacme = acme_kit:Elsewhere\n")
+    (tmp_path / "acme_kit.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    plugins.registered.cache_clear()
+    try:
+        found = get_executor(Settings(home=tmp_path, executor="acme"))
+        assert type(found).__name__ == "Elsewhere"
+        assert found.home == tmp_path  # type: ignore[attr-defined]
+    finally:
+        plugins.registered.cache_clear()
