@@ -132,9 +132,9 @@ class Engine(ABC):
         """Flags of its server."""
 
     @property
-    def offline(self) -> Offline | None:
-        """How checkpoints are evaluated without a server; None: through a served endpoint."""
-        return None
+    @abstractmethod
+    def offline(self) -> Offline:
+        """How checkpoints are evaluated without a server."""
 
     @abstractmethod
     def flags(

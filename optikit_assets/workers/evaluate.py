@@ -26,7 +26,7 @@ from optikit_assets.stateval.harness import run_task
 from optikit_assets.stateval.judges import check_judges
 from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate, write_candidate
 from optikit_assets.stateval.tasks import load_tasks, needs_network, task_files
-from optikit_assets.workers.answering import Opened, answering, asks_endpoint, versions
+from optikit_assets.workers.answering import Opened, answering, versions
 from optikit_assets.workers.channel import Emit, worker_main
 from optikit_assets.workers.inputs import check_inputs
 from optikit_assets.workers.messages import (
@@ -194,7 +194,7 @@ def _evaluate(
 def _check_before_loading(request: EvaluateRequest, suite_tasks: list[Any]) -> None:
     """Find out what would fail after hours of generation."""
     check_judges(request.suite)
-    if asks_endpoint(request):
+    if request.backend == "endpoint":
         tokenizer = endpoint.tokenizer_in(request.candidates[0].model_path)
         chat = request.suite.apply_chat_template
         endpoint.check_endpoint_tasks(suite_tasks, chat=chat, tokenizer=tokenizer)

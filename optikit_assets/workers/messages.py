@@ -98,10 +98,9 @@ class Candidate(Message):
 class EvaluateRequest(Request):
     """Run a suite on each candidate, one after the other, until one fails.
 
-    ``backend: offline`` evaluates in this process, or through a server of its own if the engine has
-    no other way; ``backend: endpoint`` asks a server that already runs at ``base_url``: its chat
-    endpoint if the suite applies a chat template, else its completions endpoint. A candidate's
-    folder is then only read for its tokenizer.
+    ``backend: offline`` evaluates in this process; ``backend: endpoint`` asks a server that already
+    runs at ``base_url``: its chat endpoint if the suite applies a chat template, else its
+    completions endpoint. A candidate's folder is then only read for its tokenizer.
     """
 
     suite: SuiteSpec

@@ -211,3 +211,11 @@ def test_flags_that_change_answers_or_reject_requests_may_not_be_searched(name):
 def test_choices_of_the_engine_are_enforced():
     assert check_flag("performance_mode", "throughput") == ""
     assert "balanced" in check_flag("performance_mode", "fast")
+
+
+def test_defaults_are_those_of_the_engine_and_follow_the_device():
+    on_gpu, on_cpu = VLLM.defaults(H100), VLLM.defaults(CPU)
+    assert on_gpu["enable_prefix_caching"] is True
+    assert (on_gpu["max_num_seqs"], on_cpu["max_num_seqs"]) == (1024, 128)
+    assert "block_size" not in on_gpu
+    assert on_cpu["block_size"] == 128

@@ -24,6 +24,14 @@ from optikit_assets.workers.messages import (
 )
 from tests.unit.stateval.builders import outcome, suite
 
+SET_BY_THE_ENGINE = (
+    "TQDM_DISABLE",
+    "VLLM_CPU_KVCACHE_SPACE",
+    "VLLM_ENABLE_V1_MULTIPROCESSING",
+    "VLLM_LOGGING_LEVEL",
+    "VLLM_NO_USAGE_STATS",
+    "VLLM_RPC_BASE_PATH",
+)
 QUESTION = "How many people are on the train to the mountains?"
 BEYOND_LIMIT = "How many people are on the boat to the islands?"
 
@@ -62,7 +70,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return outcome("sums", [1.0, 0.0])
 
     # The worker's process ends with what it sets; this one goes on.
-    monkeypatch.setenv("VLLM_RPC_BASE_PATH", "")
+    for name in SET_BY_THE_ENGINE:
+        monkeypatch.setenv(name, "")
     monkeypatch.setattr(evaluate.endpoint, "set_environment", lambda **options: None)
     task = SimpleNamespace(eval_docs=[{"question": QUESTION}, {"question": BEYOND_LIMIT}])
     monkeypatch.setattr(evaluate, "load_tasks", lambda *arguments: [task])
