@@ -3,6 +3,7 @@
 import dagster as dg
 
 from optikit_assets.defs.assets import ASSETS, CHECKS, resources
+from optikit_assets.defs.automation import SENSORS
 from optikit_assets.defs.evaluation.jobs import evaluate_endpoint, repeatability
 from optikit_assets.defs.sensors import new_model_versions, spec_changes
 from optikit_assets.headless.job import optimize_model
@@ -15,7 +16,9 @@ defs = dg.Definitions(
         new_model_versions,
         spec_changes,
         dg.AutomationConditionSensorDefinition(
-            "stale_partitions", target=dg.AssetSelection.groups("optimization")
+            "stale_partitions",
+            target=dg.AssetSelection.groups("optimization"),
+            default_status=SENSORS,
         ),
     ],
     resources=resources(),

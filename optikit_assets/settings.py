@@ -1,12 +1,16 @@
 """Where things are: the one reader of ``OPTIKIT_*`` environment variables."""
 
+import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from optikit_assets.locations import REPOSITORY, default_home
+
+__all__ = ["REPOSITORY", "Settings", "configure", "settings"]
 
 
 class Settings(BaseSettings):
@@ -14,12 +18,21 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="OPTIKIT_", frozen=True)
 
-    home: Path = Field(default=REPOSITORY / ".optikit", description="All state lives here.")
+    home: Path = Field(default_factory=default_home, description="All state lives here.")
     recipes: Path = Field(default=REPOSITORY / "recipes", description="Spec files.")
+    root: Path = Field(
+        default=REPOSITORY, description="What relative paths in model specs are relative to."
+    )
     model_quiet_s: float = Field(
         default=60,
         ge=0,
         description="Seconds without a change after which a new model folder counts as complete.",
+    )
+    publisher: str = Field(
+        default="folder", description="Where certified bundles are published: its registered name."
+    )
+    automation: Literal["stopped", "running"] = Field(
+        default="stopped", description="Whether sensors start on, until they are switched."
     )
     environments_home: Path | None = Field(
         default=None, description="Use the stage environments of another OPTIKIT_HOME."
@@ -63,11 +76,6 @@ class Settings(BaseSettings):
         """Logs of workers and of the driver."""
         return self.home / "logs"
 
-    @property
-    def deployments(self) -> Path:
-        """Links to the newest bundle per model and SLO."""
-        return self.home / "deployments"
-
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
@@ -77,7 +85,15 @@ def settings() -> Settings:
         update={
             "home": read.home.expanduser().absolute(),
             "recipes": read.recipes.expanduser().absolute(),
+            "root": read.root.expanduser().absolute(),
             "environments_home": read.environments_home
             and read.environments_home.expanduser().absolute(),
         }
     )
+
+
+def configure(**values: Path | str) -> None:
+    """Set settings, for this process and those that it starts."""
+    for name, value in values.items():
+        os.environ[f"OPTIKIT_{name.upper()}"] = str(value)
+    settings.cache_clear()

@@ -15,6 +15,9 @@ class ModelRegistryResource(dg.ConfigurableResource):
 
     home: str = Field(description="OPTIKIT_HOME.")
     recipes: str = Field(description="Folder of the spec files.")
+    root: str = Field(
+        default=str(REPOSITORY), description="What relative paths in specs are relative to."
+    )
 
     def catalog(self) -> Catalog:
         """Load the spec files as they are now."""
@@ -22,4 +25,4 @@ class ModelRegistryResource(dg.ConfigurableResource):
 
     def registry(self, catalog: Catalog) -> ModelRegistry:
         """Return the registry over these specs."""
-        return ModelRegistry(Path(self.home), REPOSITORY, catalog)
+        return ModelRegistry(Path(self.home), Path(self.root), catalog)

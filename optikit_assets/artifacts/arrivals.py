@@ -1,28 +1,16 @@
 """Whether a model folder has arrived as a whole: nothing is missing, and nobody writes any more."""
 
-import hashlib
-import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from optikit_assets.artifacts.model_folder import check_model_folder
 from optikit_assets.errors import ModelError
+from optikit_assets.sources.folder import files_below
 
 # What downloads call a file that they have not finished; the last is rsync's .NAME.XXXXXX.
 _UNFINISHED = re.compile(
     r".*\.(incomplete|part|partial|tmp|temp|download|crdownload|aria2|filepart)|\..+\.[A-Za-z0-9]{6}"
 )
-
-
-def revision_of(folder: Path) -> str:
-    """Return a cheap digest of a folder's state: names, sizes and modification times."""
-    total = hashlib.sha256()
-    for path, status in sorted(_files(folder)):
-        name = path.relative_to(folder).as_posix()
-        entry = f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n"
-        total.update(entry.encode(errors="surrogateescape"))
-    return total.hexdigest()
 
 
 def why_not_arrived(
@@ -43,7 +31,7 @@ def why_not_arrived(
     """
     # Of files and folders. A copy may set mtime to that of its source, but not ctime.
     newest_s = 0.0
-    for path, status in _files(folder):
+    for path, status in files_below(folder):
         if _UNFINISHED.fullmatch(path.name):
             return f"{path} is a file that somebody is still writing"
         newest_s = max(newest_s, status.st_mtime, status.st_ctime)
@@ -54,14 +42,3 @@ def why_not_arrived(
         return str(error)
     left_s = newest_s + quiet_s - now_s
     return f"it changed a moment ago; waiting for {left_s:.0f} s" if left_s > 0 else None
-
-
-def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield what is below a folder, hidden or not; what vanishes meanwhile is not there."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            path = Path(parent, name)
-            try:
-                yield path, path.stat()
-            except OSError:
-                continue

@@ -1,8 +1,8 @@
 """Model versions: where they are declared, what they are called, how they are fetched.
 
-A version comes from a sub-folder of the ``source`` in ``recipes/models/NAME.yaml``, or from
+A version comes from the ``source`` in ``recipes/models/NAME.yaml``, or from
 ``HOME/models/NAME/VERSION/``: a folder with weights, or one file ``source.json`` that points to a
-folder elsewhere or to a hub repository, at the commit that the version stands for.
+folder elsewhere or to another source, at the revision that the version stands for.
 """
 
 import json
@@ -15,21 +15,24 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from optikit_assets.artifacts.arrivals import why_not_arrived
 from optikit_assets.artifacts.file_digests import FileDigests
-from optikit_assets.artifacts.hub import HUB_PREFIX, HubReference, download, resolve
 from optikit_assets.artifacts.model_folder import ModelFolder, check_model_folder
 from optikit_assets.errors import ModelError, SpecError, StorageError, UnknownNameError
 from optikit_assets.locks import locked
-from optikit_assets.specs import Catalog, check_name
+from optikit_assets.sources import source_of
+from optikit_assets.sources.base import ASK_LIMIT_S
+from optikit_assets.sources.folder import sub_folders
+from optikit_assets.sources.references import HubReference
+from optikit_assets.specs import Catalog, check_name, digest
 from optikit_assets.specs.json_text import parse_json
 
 SEPARATOR = "@"
 SOURCE_FILE = "source.json"
 
-# Adding goes on without a hub that does not answer soon: it is asked again before the first use.
+# Adding goes on without a source that does not answer soon: it is asked again before the first use.
 _ADD_LIMIT_S = 10
 
-_VERSION_LIKE = re.compile(r"^v?\d+([._-][0-9a-zA-Z]+)*$")
 _ADD_HINT = "Add one with `optikit models add PATH|hf:ORG/NAME[@REV]`"
 
 
@@ -40,10 +43,10 @@ class ModelVersion:
     Attributes
     ----------
     source
-        An absolute folder or ``hf:ORG/NAME@REVISION``.
+        What the version's source calls it: an absolute folder or ``hf:ORG/NAME@REVISION``.
     commit
-        What the revision named when the version was added or first used; it stays that, however
-        far a branch moves. None for a folder, or if nobody could ask the hub yet.
+        What the source named when the version was added or first used; it stays that, however
+        far a branch moves. None for a folder, or if nobody could say yet.
     """
 
     name: str
@@ -56,28 +59,24 @@ class ModelVersion:
         """Partition key, ``NAME@VERSION``."""
         return f"{self.name}{SEPARATOR}{self.version}"
 
+    @property
+    def in_place(self) -> Path | None:
+        """The folder that the version is used from as it lies; None if it is fetched."""
+        return source_of(self.source).in_place(self.source)
+
 
 class FetchedModel(BaseModel):
-    """A checked model on this machine's disk, with the facts that later stages plan with."""
+    """A checked model on this machine's disk, with what others tell of it."""
 
     model_config = ConfigDict(frozen=True)
 
     path: Path
     digest: str = Field(description="sha256 over names and contents of weights, config, tokenizer.")
-    files: int
     total_bytes: int = Field(description="All files that count for the digest.")
     weight_bytes: int
     architecture: str
     parameters: int = Field(description="Stored tensor elements.")
-    dtype: str | None
-    quantization: str | None = Field(description="Method, if the weights come quantized already.")
-    max_position_embeddings: int | None
-    vocab_size: int | None
-    hidden_size: int | None
-    num_layers: int | None
-    num_attention_heads: int | None
-    num_key_value_heads: int | None
-    head_dim: int | None
+    context_length: int | None
 
 
 class ModelRegistry:
@@ -136,104 +135,102 @@ class ModelRegistry:
     def add(
         self, reference: str, name: str | None = None, version: str | None = None
     ) -> ModelVersion:
-        """Register a model folder or a hub repository under a name and a version.
+        """Register what a reference names, a folder or a hub repository, under a name and version.
 
-        A folder is checked now, a hub repository when it is fetched. Without `name` and `version`,
-        a folder ``…/NAME/VERSION`` gives both, any other folder its name and version ``1``, and a
-        repository its name and revision. Adding the same source again changes nothing, but for a
-        repository's branch, which is looked up anew: the version is what it names now.
+        A folder is checked now, anything else when it is fetched. Without `name` and `version` they
+        are what the source makes of the reference: a folder ``…/NAME/VERSION`` gives both, any
+        other folder its name and version ``1``, and a repository its name and revision. Adding the
+        same again changes nothing for a folder; what is fetched is looked up anew: the version is
+        what the source names now.
 
         Raises
         ------
         SpecError
-            If the name or version cannot be part of a partition key.
+            If the reference is malformed, or name or version cannot be part of a partition key.
         ModelError
             If the folder is not a usable model or the version exists with another source.
         """
-        hub = reference.startswith(HUB_PREFIX)
-        parsed = None
-        if hub:
-            parsed = HubReference.parse(reference)
-            source = str(parsed)
-            default_name, default_version = parsed.name, parsed.revision
-        else:
-            path = Path(reference).expanduser().resolve()
-            source = str(path)
-            default_name, default_version = _named_after(path)
+        try:
+            found = source_of(reference).parse(reference)
+        except ValueError as error:
+            raise SpecError("<argument>", [str(error)]) from error
         entry = ModelVersion(
-            _checked("name", name or default_name),
-            _checked("version", version or default_version),
-            source,
+            _checked("name", name or found.name),
+            _checked("version", version or found.version),
+            found.reference,
         )
-        if not hub:
-            check_model_folder(Path(source), self._trusts(entry.name))
+        if entry.in_place is not None:
+            check_model_folder(entry.in_place, self._trusts(entry.name))
         for existing in self.versions(entry.name):
             if existing.version == entry.version:
-                if existing.source == entry.source:
-                    return existing if parsed is None else self._resolved(existing, anew=True)
-                raise ModelError(
-                    f"{entry.key} exists already with source {existing.source}; choose another "
-                    "--version for a changed model"
-                )
-        if parsed is not None:
-            return self._resolved(entry, anew=True)
-        self._write_source(entry, {"path": source})
+                if existing.source != entry.source:
+                    raise ModelError(
+                        f"{entry.key} exists already with source {existing.source}; choose another "
+                        "--version for a changed model"
+                    )
+                if existing.in_place is not None:
+                    return existing
+        if entry.in_place is None:
+            return self._pinned(entry, anew=True)
+        self._write_source(entry)
         return entry
 
     def fetch(self, version: ModelVersion) -> FetchedModel:
-        """Check a version's files, downloading them first if they are on a hub.
+        """Check a version's files, fetching them first if they do not lie here.
 
         Raises
         ------
         ModelError
-            If the folder is not a usable model, or the hub does not hand it out.
+            If the folder is not a usable model, or its source does not hand it out.
         StorageError
-            If the download does not fit on the disk.
+            If it does not fit on the disk.
         """
-        path = Path(version.source)
-        if version.source.startswith(HUB_PREFIX):
-            reference = HubReference.parse(version.source)
-            commit = version.commit or self._resolved(version).commit
-            if commit is None:
-                raise ModelError(
-                    f"{reference} is not on this machine and the hub cannot be reached; add a "
-                    "local folder with `optikit models add PATH`"
-                )
-            path = download(reference.at(commit), self._hub)
+        commit = version.commit
+        if version.in_place is None and commit is None:
+            commit = self._pinned(version).commit
+        path = source_of(version.source).fetch(version.source, commit, self.home)
         return self.describe(path, self._trusts(version.name))
+
+    def state(self, version: ModelVersion) -> str:
+        """Return a cheap digest of what a version is now, without asking anybody far away."""
+        if version.in_place is None:
+            return digest([version.source, version.commit])
+        return source_of(version.source).revision(version.source, self.home) or ""
+
+    def why_not_arrived(self, version: ModelVersion, quiet_s: float, now_s: float) -> str | None:
+        """Return what speaks against using a version now, None if nothing does."""
+        folder = version.in_place
+        if folder is None:
+            return None
+        return why_not_arrived(folder, quiet_s, now_s, self._trusts(version.name))
 
     def describe(self, path: Path, trust_remote_code: bool = False) -> FetchedModel:
         """Check any model folder, a quantized checkpoint for example, and read its facts."""
         folder = check_model_folder(path, trust_remote_code)
         return _facts(folder, self._digests.over(folder.path, folder.files))
 
-    @property
-    def _hub(self) -> Path:
-        return self.home / "hub"
-
-    def _resolved(self, version: ModelVersion, anew: bool = False) -> ModelVersion:
-        """Return a hub version with its commit, which is written down for all who come later.
+    def _pinned(self, version: ModelVersion, anew: bool = False) -> ModelVersion:
+        """Return a version with its commit, which is written down for all who come later.
 
         Parameters
         ----------
         version
-            With a hub reference as source.
+            Of a source that it is fetched from.
         anew
-            Ask the hub also if the commit is known; one that does not answer changes nothing.
+            Ask the source also if the commit is known; one that does not answer changes nothing.
         """
-        reference = HubReference.parse(version.source)
+        ask = source_of(version.source).revision
         # Two that use a version for the first time have to agree.
         with self._lock():
             known = self._written_commit(version)
             commit = known
             if anew or known is None:
-                commit = resolve(reference, self._hub, _ADD_LIMIT_S if anew else 30) or known
-            content = {"hf": reference.repository, "revision": reference.revision}
-            if commit is not None:
-                content["commit"] = commit
+                limit_s = _ADD_LIMIT_S if anew else ASK_LIMIT_S
+                commit = ask(version.source, self.home, limit_s) or known
+            found = replace(version, commit=commit)
             if anew or commit != known:
-                self._write_source(version, content)
-        return replace(version, commit=commit)
+                self._write_source(found)
+        return found
 
     def _written_commit(self, version: ModelVersion) -> str | None:
         try:
@@ -259,34 +256,47 @@ class ModelRegistry:
     def _scan(self, problems: list[str]) -> list[ModelVersion]:
         """Return every version; a version declared in the recipes comes last and so wins."""
         found: list[ModelVersion] = []
-        for folder in _folders(self.home / "models"):
-            for child in _folders(folder):
-                self._collect(folder.name, child, found, problems)
+        for folder in sub_folders(self.home / "models"):
+            for child in sub_folders(folder):
+                self._collect(folder.name, child.name, child, found, problems)
         for name, spec in self.catalog.models.items():
             if spec.source is None:
                 continue
-            if spec.source.startswith(HUB_PREFIX):
-                reference = HubReference.parse(spec.source)
-                version = ModelVersion(name, reference.revision, str(reference))
-                found.append(replace(version, commit=self._written_commit(version)))
+            try:
+                listed = source_of(spec.source).versions(spec.source, self.repo_root)
+            except ValueError as error:
+                file = f"{self.catalog.root.name}/models/{name}.yaml"
+                raise SpecError(file, [f"source: {error}"]) from error
+            except ModelError as error:
+                problems.append(f"{name}: {error}")
                 continue
-            for child in _folders((self.repo_root / spec.source).resolve()):
-                self._collect(name, child, found, problems)
+            for item in listed:
+                self._collect(name, item.version, item.reference, found, problems)
         return found
 
     def _collect(
-        self, name: str, folder: Path, found: list[ModelVersion], problems: list[str]
+        self,
+        name: str,
+        version: str,
+        where: Path | str,
+        found: list[ModelVersion],
+        problems: list[str],
     ) -> None:
         try:
-            check_name(name)
-            check_name(folder.name)
-            source, commit = _read_source(folder)
+            entry = ModelVersion(check_name(name), check_name(version), str(where))
+            folder = entry.in_place
+            if folder is None:
+                found.append(replace(entry, commit=self._written_commit(entry)))
+            else:
+                source, commit = _read_source(folder)
+                found.append(replace(entry, source=source, commit=commit))
         except ValueError as error:
-            problems.append(f"{folder}: {error}")
-            return
-        found.append(ModelVersion(name, folder.name, source, commit))
+            problems.append(f"{where}: {error}")
 
-    def _write_source(self, version: ModelVersion, content: dict[str, str]) -> None:
+    def _write_source(self, version: ModelVersion) -> None:
+        content = {"source": version.source}
+        if version.commit is not None:
+            content["commit"] = version.commit
         folder = self.home / "models" / version.name / version.version
         temporary = folder / f"{SOURCE_FILE}.{os.getpid()}"
         try:
@@ -299,61 +309,36 @@ class ModelRegistry:
 
 def _facts(folder: ModelFolder, digest: str) -> FetchedModel:
     config = folder.text_config
-    heads, hidden = config("num_attention_heads", "n_head"), config("hidden_size", "n_embd")
-    quantization = folder.config.get("quantization_config") or {}
     architectures = folder.config.get("architectures") or []
     return FetchedModel(
         path=folder.path,
         digest=digest,
-        files=len(folder.files),
         total_bytes=sum((folder.path / name).stat().st_size for name in folder.files),
         weight_bytes=folder.weight_bytes,
         architecture=architectures[0] if architectures else config("model_type") or "unknown",
         parameters=folder.parameters,
-        dtype=config("dtype", "torch_dtype"),
-        quantization=quantization.get("quant_method"),
-        max_position_embeddings=config("max_position_embeddings", "n_positions"),
-        vocab_size=config("vocab_size"),
-        hidden_size=hidden,
-        num_layers=config("num_hidden_layers", "n_layer"),
-        num_attention_heads=heads,
-        num_key_value_heads=config("num_key_value_heads") or heads,
-        head_dim=config("head_dim") or (hidden // heads if hidden and heads else None),
+        context_length=config("max_position_embeddings", "n_positions"),
     )
 
 
 def _read_source(folder: Path) -> tuple[str, str | None]:
     """Return what a version folder stands for: itself, or what its ``source.json`` points to.
 
-    The second is the commit of a hub repository, if it is known.
+    The second is the commit, if it is known. ``path``, or ``hf`` and ``revision``, were written
+    by earlier releases.
     """
     file = folder / SOURCE_FILE
     if not file.exists():
         return str(folder.resolve()), None
     content = parse_json(file.read_text(encoding="utf-8"))
-    if isinstance(content, dict) and isinstance(content.get("path"), str):
-        return content["path"], None
-    if isinstance(content, dict) and isinstance(content.get("hf"), str):
-        source = f"{HUB_PREFIX}{content['hf']}@{content.get('revision') or 'main'}"
-        return source, content.get("commit")
-    raise ValueError(f'{SOURCE_FILE} must hold {{"path": …}} or {{"hf": …, "revision": …}}')
-
-
-def _folders(parent: Path) -> list[Path]:
-    """Return the visible sub-folders that are not empty, in order."""
-    if not parent.is_dir():
-        return []
-    return sorted(
-        child
-        for child in parent.iterdir()
-        if child.is_dir() and not child.name.startswith(".") and any(child.iterdir())
-    )
-
-
-def _named_after(path: Path) -> tuple[str, str]:
-    if _VERSION_LIKE.match(path.name) and path.parent.name:
-        return path.parent.name, path.name
-    return path.name, "1"
+    if isinstance(content, dict):
+        for key in ("source", "path"):
+            if isinstance(content.get(key), str):
+                return content[key], content.get("commit")
+        if isinstance(content.get("hf"), str):
+            reference = HubReference(content["hf"], content.get("revision") or "main")
+            return str(reference), content.get("commit")
+    raise ValueError(f'{SOURCE_FILE} must hold {{"source": …}}, with "commit" if it is known')
 
 
 def _checked(what: str, value: str) -> str:

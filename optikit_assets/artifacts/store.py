@@ -28,10 +28,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from optikit_assets.artifacts.disk import check_free_space, human_bytes, storage_error
 from optikit_assets.artifacts.file_digests import FileDigests
 from optikit_assets.artifacts.manifest import Manifest, read_manifest, write_manifest
 from optikit_assets.artifacts.verification import Quarantined, damage_of, put_aside, quarantined
+from optikit_assets.disk import check_free_space, human_bytes, storage_error
 from optikit_assets.errors import DamagedArtifactError, StorageError
 from optikit_assets.locks import locked
 

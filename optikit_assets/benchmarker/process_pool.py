@@ -23,8 +23,8 @@ from optikit_assets.benchmarker.endpoint import Target
 from optikit_assets.benchmarker.probe_log import ProbeLog
 from optikit_assets.benchmarker.sending import Load
 from optikit_assets.errors import StageError
+from optikit_assets.locations import WORKER_PATH
 from optikit_assets.processes import OwnedProcess
-from optikit_assets.settings import REPOSITORY
 
 # What a request and each of its tokens cost one core, and how busy a core sends on time (measured:
 # benchmarks/client.py, tokens that come one by one).
@@ -195,7 +195,7 @@ class ProcessPool:
         owned = OwnedProcess(
             [sys.executable, "-m", "optikit_assets.benchmarker.client_process", str(self._socket)],
             log_file=self._socket.parent / f"client-{number}.log",
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            env={**os.environ, "PYTHONPATH": WORKER_PATH},
             name=f"client process {number}",
             grace_s=_GRACE_S,
         )

@@ -22,7 +22,7 @@ from optikit_assets.environments.status import python_of
 from optikit_assets.errors import OptikitError
 from optikit_assets.headless.materialize import run_job
 from optikit_assets.history import History
-from optikit_assets.settings import REPOSITORY, settings
+from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog
 from optikit_assets.specs.endpoint_address import CREDENTIALS_VARIABLE, EndpointAddress
 from optikit_assets.stateval.endpoint import served_model, tokenizer_in
@@ -91,7 +91,7 @@ def run_repeatability(
 ) -> None:
     """Evaluate a checkpoint several times and print the paper's Table 4 for it."""
     catalog = Catalog.load(settings().recipes)
-    version = ModelRegistry(settings().home, REPOSITORY, catalog).resolve(model)
+    version = ModelRegistry(settings().home, settings().root, catalog).resolve(model)
     catalog.recipe(recipe)
     find_suite(catalog, suite or catalog.model(version.name).suite)
     check_output(json_out)

@@ -12,13 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from optikit_assets.artifacts.hub import HUB_PREFIX
 from optikit_assets.artifacts.models import ModelRegistry, ModelVersion
 from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.environments.status import environment_status
 from optikit_assets.errors import DamagedArtifactError, HistoryError, StorageError
 from optikit_assets.history import History
-from optikit_assets.settings import REPOSITORY, settings
+from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog
 
 _STYLES = {
@@ -32,7 +31,7 @@ _LOW_DISK_BYTES = 10 * 2**30
 
 
 def _registry() -> ModelRegistry:
-    return ModelRegistry(settings().home, REPOSITORY, Catalog.load(settings().recipes))
+    return ModelRegistry(settings().home, settings().root, Catalog.load(settings().recipes))
 
 
 def run_sql(query: str, output_format: str) -> None:
@@ -77,7 +76,7 @@ def run_status(model: str | None) -> None:
     from optikit_assets.headless.optimize import status
 
     catalog = Catalog.load(settings().recipes)
-    registry = ModelRegistry(settings().home, REPOSITORY, catalog)
+    registry = ModelRegistry(settings().home, settings().root, catalog)
     keys = [registry.resolve(model).key] if model else [v.key for v in registry.versions()]
     with open_instance() as instance:
         plan = status(catalog, keys, instance, get_executor(settings()).hardware())
@@ -178,6 +177,6 @@ def list_models(as_json: bool) -> Iterator[str]:
 
 
 def _source(version: ModelVersion) -> str:
-    if not version.source.startswith(HUB_PREFIX):
+    if version.in_place is not None:
         return version.source
     return f"{version.source}, {f'commit {version.commit}' if version.commit else 'not resolved'}"

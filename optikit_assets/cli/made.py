@@ -18,7 +18,7 @@ from optikit_assets.headless.made import (
     evaluated_recipes,
     measured_recipes,
 )
-from optikit_assets.headless.optimize import Submission, bundle_link, deployments
+from optikit_assets.headless.optimize import Submission, deployments, published_at
 from optikit_assets.schemas import DEPLOYMENT_FILE
 
 
@@ -53,7 +53,7 @@ def _decided(submission: Submission, report: DriverReport) -> Made:
         for slo, artifact in deployments(submission).items()
         if Node(DEPLOYABLE_CONFIG, Key(submission.model_key, slo=slo)) not in unfinished
     }
-    links = {slo: bundle_link(submission.model_key, slo) for slo in found}
+    links = {slo: published_at(submission.model_key, slo) for slo in found}
     return Made(
         tuple(arms_table(deployment, links[slo]) for slo, deployment in found.items()),
         tuple(DEPLOYMENT_FILE.dump(deployment) for deployment in found.values()),

@@ -13,6 +13,7 @@ from resources import (
     ArtifactStoreResource,
     HistoryResource,
     ModelRegistryResource,
+    PublisherResource,
     StageRunnerResource,
 )
 from resources.stage_runner import Listener, nobody
@@ -39,8 +40,11 @@ def resources(listener: Listener = nobody) -> dict[str, object]:
     """
     here = settings()
     return {
-        "models": ModelRegistryResource(home=str(here.home), recipes=str(here.recipes)),
+        "models": ModelRegistryResource(
+            home=str(here.home), recipes=str(here.recipes), root=str(here.root)
+        ),
         "artifacts": ArtifactStoreResource(root=str(here.store)),
         "history": HistoryResource(root=str(here.history)),
+        "publisher": PublisherResource(name=here.publisher, home=str(here.home)),
         "runner": StageRunnerResource.on(lambda: get_executor(here), listener),
     }

@@ -6,6 +6,10 @@ conditions follow data versions.
 
 import dagster as dg
 
+from optikit_assets.settings import settings
+
+SENSORS = dg.DefaultSensorStatus(settings().automation.upper())
+
 _AC = dg.AutomationCondition
 _TRIGGER = (
     _AC.newly_missing()

@@ -37,7 +37,7 @@ def base_model(
             "architecture": model.architecture,
             "parameters": model.parameters,
             "bytes": model.total_bytes,
-            "context_length": model.max_position_embeddings or "unknown",
+            "context_length": model.context_length or "unknown",
             "suite": stage.model_spec.suite,
         }
     )

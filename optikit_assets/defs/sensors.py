@@ -1,20 +1,17 @@
-"""Sensors: new model versions, and edits of spec files (both off until switched on)."""
+"""Sensors: new model versions, and edits of spec files (off, unless settings say otherwise)."""
 
 import json
 import time
-from pathlib import Path
 
 import dagster as dg
 
-from optikit_assets.artifacts.arrivals import revision_of, why_not_arrived
-from optikit_assets.artifacts.hub import HUB_PREFIX
-from optikit_assets.artifacts.models import ModelVersion
 from optikit_assets.defs import partitions
+from optikit_assets.defs.automation import SENSORS
 from optikit_assets.defs.recorded import Versions
 from optikit_assets.defs.sources import changed_observations, source_nodes, source_versions
 from optikit_assets.graph import get_flow, split_model
 from optikit_assets.settings import settings
-from optikit_assets.specs import Catalog, digest
+from optikit_assets.specs import Catalog
 from resources import ModelRegistryResource, StageRunnerResource
 
 OPTIMIZE_JOB = "optimize_model"
@@ -25,6 +22,7 @@ _MODEL_TAG = "optikit/model"
 @dg.sensor(
     job_name=OPTIMIZE_JOB,
     minimum_interval_seconds=30,
+    default_status=SENSORS,
     description="A new folder NAME/VERSION/ in a models folder becomes a partition once it holds a "
     "whole model and nothing in it changes any more; the flow that the model's spec names is "
     "requested, for the SLOs that it names (none: all). A request that failed is made again when "
@@ -40,17 +38,17 @@ def new_model_versions(
     requested: dict[str, str] = json.loads(context.cursor or "{}")
     wanted: dict[str, str] = {}
     waiting: list[str] = []
-    for version in models.registry(catalog).versions():
+    registry = models.registry(catalog)
+    for version in registry.versions():
         if version.key in known and version.key not in requested:
             # Somebody asked for it by hand.
             continue
-        revision = _revision(version)
+        revision = registry.state(version)
         if version.key in known and (
             requested[version.key] == revision or not _has_failed(context.instance, version.key)
         ):
             continue
-        trusted = catalog.model(version.name).trust_remote_code
-        reason = _why_not(version, trusted)
+        reason = registry.why_not_arrived(version, settings().model_quiet_s, time.time())
         if reason is None:
             wanted[version.key] = revision
         else:
@@ -76,18 +74,6 @@ def _request(catalog: Catalog, key: str, revision: str) -> dg.RunRequest:
     )
 
 
-def _revision(version: ModelVersion) -> str:
-    if version.source.startswith(HUB_PREFIX):
-        return digest([version.source, version.commit])
-    return revision_of(Path(version.source))
-
-
-def _why_not(version: ModelVersion, trusted: bool) -> str | None:
-    if version.source.startswith(HUB_PREFIX):
-        return None
-    return why_not_arrived(Path(version.source), settings().model_quiet_s, time.time(), trusted)
-
-
 def _has_failed(instance: dg.DagsterInstance, key: str) -> bool:
     """Return whether the last run that was requested for a model version ended without success."""
     wanted = dg.RunsFilter(job_name=OPTIMIZE_JOB, tags={_MODEL_TAG: key})
@@ -99,6 +85,7 @@ def _has_failed(instance: dg.DagsterInstance, key: str) -> bool:
 
 @dg.sensor(
     minimum_interval_seconds=30,
+    default_status=SENSORS,
     description="Observes specs, suites, engine settings and the runtime, so that edits show as "
     "stale partitions and drive automation.",
 )

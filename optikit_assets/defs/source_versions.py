@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 
 from optikit_assets.artifacts.file_digests import FileDigests
-from optikit_assets.artifacts.hub_datasets import pinned_dataset
 from optikit_assets.artifacts.models import FetchedModel, ModelRegistry
 from optikit_assets.artifacts.pins import Pin, PinKind, digest_of
 from optikit_assets.engines import Hardware, engine_variables, get_engine
@@ -30,8 +29,10 @@ from optikit_assets.graph import (
     Node,
     split_model,
 )
-from optikit_assets.optimizer.calibration import HUB_PREFIX, resolve_calibration
-from optikit_assets.settings import REPOSITORY, settings
+from optikit_assets.optimizer.calibration import resolve_calibration
+from optikit_assets.settings import settings
+from optikit_assets.sources.datasets import pinned_dataset
+from optikit_assets.sources.references import is_hub_dataset
 from optikit_assets.specs import Catalog, EngineSpec, ModelSpec, digest
 
 NO_DATA = "none"
@@ -74,8 +75,8 @@ class SourceVersions:
         """Return where a model's calibration rows are: a file, or a data set at a commit."""
         reference = self._spec(model_key).calibration_data
         if reference not in self._rows:
-            found = resolve_calibration(reference, REPOSITORY)
-            if found.startswith(HUB_PREFIX):
+            found = resolve_calibration(reference, settings().root)
+            if is_hub_dataset(found):
                 found = pinned_dataset(found, settings().home / "hub" / "datasets.json")
             self._rows[reference] = found
         return self._rows[reference]
@@ -83,7 +84,7 @@ class SourceVersions:
     def calibration_pin(self, model_key: str) -> Pin | None:
         """Return the pin of a model's calibration file; None for data on a hub."""
         data = self.calibration_data(model_key)
-        if data.startswith(HUB_PREFIX):
+        if is_hub_dataset(data):
             return None
         return self._pin("calibration data", data, "file")
 

@@ -23,12 +23,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from optikit_assets import locations
 from optikit_assets.errors import OptikitError, StorageError
+from optikit_assets.locations import IS_CHECKOUT, REPOSITORY
 
 Accelerator = Literal["cpu", "gpu"]
 
-ENVIRONMENT_NAMES: tuple[str, ...] = ("control", "compress", "serve")
-REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
+# Where the project is installed, what it was installed into is the control environment.
+ENVIRONMENT_NAMES: tuple[str, ...] = (
+    ("control", "compress", "serve") if IS_CHECKOUT else ("compress", "serve")
+)
+REPOSITORY_ROOT = REPOSITORY
 
 # Not in the repository's root: Dagster warns at every start of a dagster.yaml in the working folder
 # that is not the one in DAGSTER_HOME.
@@ -124,9 +129,9 @@ class Stamp:
 
 
 def default_home(environ: Mapping[str, str] | None = None) -> Path:
-    """Return OPTIKIT_HOME, or ``.optikit`` in the repository when it is not set."""
+    """Return OPTIKIT_HOME, or what stands in for it when it is not set."""
     value = (os.environ if environ is None else environ).get("OPTIKIT_HOME", "").strip()
-    return Path(value).expanduser().absolute() if value else REPOSITORY_ROOT / ".optikit"
+    return Path(value).expanduser().absolute() if value else locations.default_home()
 
 
 def environment_path(home: Path, name: str) -> Path:
@@ -220,6 +225,7 @@ def wanted_digest(recipe: EnvironmentRecipe, repository: Path = REPOSITORY_ROOT)
         parts["project"] = {
             "name": project["project"]["name"],
             "scripts": project["project"].get("scripts", {}),
+            "entry-points": project["project"].get("entry-points", {}),
             "build-system": project["build-system"],
         }
     parts["files"] = {name: _meaningful_lines(repository / name) for name in files}

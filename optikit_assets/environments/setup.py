@@ -48,6 +48,7 @@ from optikit_assets.environments.uv_tool import (
     uv_environ,
 )
 from optikit_assets.errors import OptikitError
+from optikit_assets.locations import IS_CHECKOUT
 
 LOCK_LIMIT_S = 1800.0
 INSTALL_LIMIT_S = 3600.0
@@ -216,10 +217,19 @@ def _install(home: Path, plan: Plan, *, log_file: Path, progress: Progress, lock
 
 
 def put_project_on_path(folder: Path) -> None:
-    """Make the repository's modules importable in an environment, without their dependencies."""
+    """Make the project's modules importable in an environment, without their dependencies.
+
+    Of an installed project the package alone is linked: beside it lies the control environment.
+    """
     version = ".".join(str(number) for number in sys.version_info[:2])
     site_packages = folder / "lib" / f"python{version}" / "site-packages"
-    site_packages.joinpath("optikit.pth").write_text(f"{REPOSITORY_ROOT}\n", encoding="utf-8")
+    if IS_CHECKOUT:
+        site_packages.joinpath("optikit.pth").write_text(f"{REPOSITORY_ROOT}\n", encoding="utf-8")
+        return
+    package = REPOSITORY_ROOT.parent
+    link = site_packages / package.name
+    link.unlink(missing_ok=True)
+    link.symlink_to(package)
 
 
 def _explain(name: str, error: Exception, log_file: Path) -> str:

@@ -4,6 +4,7 @@ Reading only: nothing is started, so asking costs milliseconds.
 """
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,10 +21,13 @@ from optikit_assets.environments.layout import (
     wanted_digest,
 )
 from optikit_assets.errors import EnvironmentMissingError
+from optikit_assets.locations import IS_CHECKOUT
 
 State = Literal["ready", "outdated", "incomplete", "missing"]
 
-_SETUP_COMMAND = "make setup"
+_SETUP_COMMAND = (
+    "make setup" if IS_CHECKOUT else f"{sys.executable} -m optikit_assets.environments.setup"
+)
 
 
 @dataclass(frozen=True, slots=True)

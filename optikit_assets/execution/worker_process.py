@@ -30,6 +30,7 @@ from dagster_pipes import (
 from optikit_assets.engines import engine_variables
 from optikit_assets.environments.status import python_of
 from optikit_assets.environments.variables import worker_variables
+from optikit_assets.locations import WORKER_PATH
 from optikit_assets.processes import OwnedProcess, log_tail
 from optikit_assets.settings import REPOSITORY
 from optikit_assets.workers.channel import REQUEST_KEY
@@ -118,7 +119,7 @@ class WorkerProcess:
                         **worker_variables(os.environ, engine_variables()),
                         **self._env,
                         **_pipes(folder, self._request),
-                        "PYTHONPATH": str(REPOSITORY),
+                        "PYTHONPATH": WORKER_PATH,
                         "OPTIKIT_HOME": str(self._home),
                     },
                     cwd=REPOSITORY,

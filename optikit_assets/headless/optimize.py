@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import dagster as dg
 
 from optikit_assets import graph
-from optikit_assets.artifacts.hub import HUB_PREFIX
 from optikit_assets.artifacts.model_folder import check_model_folder
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.artifacts.store import Artifact, ArtifactStore
@@ -34,7 +32,8 @@ from optikit_assets.headless.materialize import open_instance, register_model
 from optikit_assets.headless.plan import NodePlan, make_plan
 from optikit_assets.headless.run_owners import cancel_orphaned_runs
 from optikit_assets.history import History
-from optikit_assets.settings import REPOSITORY, settings
+from optikit_assets.publishing import get_publisher
+from optikit_assets.settings import settings
 from optikit_assets.specs import BASELINE, Catalog, JobSpec
 from optikit_assets.tuner import check
 
@@ -63,7 +62,7 @@ def resolve_submission(job: JobSpec, catalog: Catalog) -> Submission:
     OptikitError
         If the flow needs an SLO and none is named, or one is named that it does not look at.
     ModelError
-        If the model is a local folder that cannot be used; a hub model is checked when fetched.
+        If the model is a local folder that cannot be used; others are checked when fetched.
     """
     flow = get_flow(job.flow)
     if flow.measures and not job.slos:
@@ -72,9 +71,9 @@ def resolve_submission(job: JobSpec, catalog: Catalog) -> Submission:
     if job.slos and not flow.measures:
         named = ", ".join(job.slos)
         raise OptikitError(f"flow {flow.name} looks at no SLO: leave out {named}")
-    model = ModelRegistry(settings().home, REPOSITORY, catalog).resolve(job.model)
-    if not model.source.startswith(HUB_PREFIX):
-        check_model_folder(Path(model.source), catalog.model(model.name).trust_remote_code)
+    model = ModelRegistry(settings().home, settings().root, catalog).resolve(job.model)
+    if model.in_place is not None:
+        check_model_folder(model.in_place, catalog.model(model.name).trust_remote_code)
     for slo in job.slos:
         catalog.slo(slo)
     for recipe in job.recipes:
@@ -236,7 +235,7 @@ def _versions(
     hardware: Hardware,
     asked: Iterable[Node] = (),
 ) -> Versions:
-    registry = ModelRegistry(settings().home, REPOSITORY, catalog)
+    registry = ModelRegistry(settings().home, settings().root, catalog)
     sources = SourceVersions(catalog, registry, hardware)
     return Versions(instance, sources, frozenset(asked))
 
@@ -245,6 +244,7 @@ def _has_artifact(key: str) -> bool:
     return ArtifactStore(settings().store).find_complete(key) is not None
 
 
-def bundle_link(model_key: str, slo: str) -> Path:
-    """Return the stable link to the newest bundle of a model and SLO."""
-    return settings().deployments / model_key / slo
+def published_at(model_key: str, slo: str) -> str | None:
+    """Return where the newest bundle of a model and SLO is published."""
+    found = get_publisher(settings().publisher, settings().home).published(model_key, slo)
+    return found and found.where

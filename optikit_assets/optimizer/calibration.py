@@ -14,18 +14,16 @@ Rows stay as they are: nothing is concatenated, nothing is padded.
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from optikit_assets.errors import CompressionError
+from optikit_assets.sources.references import is_hub_dataset, parse_dataset
 from optikit_assets.specs.json_text import parse_json
 
-HUB_PREFIX = "hf:"
 PARQUET = ".parquet"
-_HUB_REFERENCE = re.compile(r"^hf:(?P<name>[^/@\s]+/[^/@\s]+)(?:@(?P<revision>[^\s@]+))?$")
 
 Message = dict[str, Any]
 RenderChat = Callable[[list[Message]], str]
@@ -66,7 +64,7 @@ def resolve_calibration(reference: str, repo_root: Path) -> str:
     CompressionError
         If the file does not exist or the hub reference is malformed.
     """
-    if reference.startswith(HUB_PREFIX):
+    if is_hub_dataset(reference):
         _hub_name(reference)
         return reference
     path = repo_root / reference
@@ -142,7 +140,7 @@ def rows_digest(rows: Sequence[CalibrationRow]) -> str:
 def _records(reference: str, repo_root: Path | None) -> Iterable[tuple[int, str, Any]]:
     """Return the number of each record, where it stands, and the record."""
     resolved = resolve_calibration(reference, repo_root or Path.cwd())
-    if resolved.startswith(HUB_PREFIX):
+    if is_hub_dataset(resolved):
         return _hub_records(resolved)
     if resolved.endswith(PARQUET):
         return _parquet_records(Path(resolved), reference)
@@ -180,12 +178,10 @@ def _parquet_records(path: Path, shown_as: str) -> Iterable[tuple[int, str, Any]
 
 
 def _hub_name(reference: str) -> tuple[str, str | None]:
-    match = _HUB_REFERENCE.match(reference)
-    if match is None:
-        raise CompressionError(
-            f"calibration data {reference!r} is not of the form hf:ORG/DATASET[@REVISION]"
-        )
-    return match["name"], match["revision"]
+    try:
+        return parse_dataset(reference)
+    except ValueError as error:
+        raise CompressionError(f"calibration data {error}") from error
 
 
 def _hub_records(reference: str) -> Iterable[tuple[int, str, Any]]:

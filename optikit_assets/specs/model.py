@@ -47,8 +47,9 @@ class ModelSpec(Spec):
 
     source: str | None = Field(
         default=None,
-        description="Folder with one sub-folder per version (relative to the repository), or "
-        "hf:ORG/NAME. Unset: versions are added with `optikit models add`.",
+        description="Folder with one sub-folder per version (relative to the repository), "
+        "hf:ORG/NAME, or a place that an installed package reads. Unset: versions are added with "
+        "`optikit models add`.",
     )
     suite: Name = Field(default="paper", description="Evaluation suite (recipes/evaluations/).")
     calibration_data: str = Field(
@@ -73,10 +74,3 @@ class ModelSpec(Spec):
     @classmethod
     def _known_flow(cls, name: str) -> str:
         return plugins.known_flow(name)
-
-    @field_validator("source")
-    @classmethod
-    def _hub_reference(cls, value: str | None) -> str | None:
-        if value is not None and value.startswith("hf:") and value.count("/") != 1:
-            raise ValueError(f"{value!r} is not of the form hf:ORG/NAME")
-        return value

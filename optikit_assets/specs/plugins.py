@@ -1,4 +1,4 @@
-"""What other packages add: backends, samplers, recipes, flows, executors, engines, by entry points.
+"""What other packages add: backends, samplers, recipes, flows, sources …, by their entry points.
 
 A package declares them in its own ``pyproject.toml``, under the groups below. Names and versions
 are read from its metadata: nothing of it is imported here. Installed packages do not change while a
@@ -15,6 +15,8 @@ from optikit_assets.errors import EnvironmentMissingError
 BACKENDS = "optikit.backends"
 SAMPLERS = "optikit.samplers"
 RECIPES = "optikit.recipes"
+SOURCES = "optikit.sources"
+PUBLISHERS = "optikit.publishers"
 FLOWS = "optikit.flows"
 EXECUTORS = "optikit.executors"
 ENGINES = "optikit.engines"
@@ -37,13 +39,15 @@ _BUILTIN = {
     BACKENDS: BUILTIN_BACKENDS,
     SAMPLERS: BUILTIN_SAMPLERS,
     RECIPES: (),
+    SOURCES: ("hf",),
+    PUBLISHERS: ("folder",),
     FLOWS: BUILTIN_FLOWS,
     EXECUTORS: BUILTIN_EXECUTORS,
     ENGINES: BUILTIN_ENGINES,
 }
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def registered(group: str) -> dict[str, EntryPoint]:
     """Return what installed packages registered in `group`, by name.
 

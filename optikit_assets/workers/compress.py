@@ -20,13 +20,13 @@ from optikit_assets.errors import (
 from optikit_assets.faults import raise_machine_fault
 from optikit_assets.optimizer.backends import CompressionBackend, get_backend
 from optikit_assets.optimizer.calibration import (
-    HUB_PREFIX,
     CalibrationData,
     load_calibration,
     load_texts,
 )
 from optikit_assets.optimizer.contamination import check_contamination, read_items
 from optikit_assets.optimizer.plan import CompressionPlan, make_plan
+from optikit_assets.sources.references import is_hub_dataset
 from optikit_assets.workers.channel import Emit, worker_main
 from optikit_assets.workers.inputs import check_inputs
 from optikit_assets.workers.messages import (
@@ -96,7 +96,7 @@ def handle(request: CompressRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
             "package in the control and the compress environment"
         )
     # Before the first import of a library that reads them.
-    _set_environment(online=request.calibration_data.startswith(HUB_PREFIX))
+    _set_environment(online=is_hub_dataset(request.calibration_data))
     backend = get_backend(request.recipe.backend)
     versions = backend.versions()
     check_inputs(request)

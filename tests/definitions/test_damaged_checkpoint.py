@@ -149,7 +149,7 @@ def bundle(real: World, workers: NoisyWorkers) -> Path:
 
 
 def link() -> Path:
-    return settings().deployments / MODEL / SLO
+    return settings().home / "deployments" / MODEL / SLO
 
 
 def test_a_whole_bundle_is_published(bundle: Path) -> None:

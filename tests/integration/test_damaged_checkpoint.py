@@ -114,7 +114,7 @@ def test_a_damaged_checkpoint_is_refused(recipes: Path) -> None:
         assert materialize_node(Node.of(asset, f"{MODEL}|baseline@demo")) == "infeasible"
 
     assert materialize_node(Node.of(graph.DEPLOYABLE_CONFIG, f"{MODEL}|demo")) == "infeasible"
-    bundle = settings().deployments / MODEL / "demo"
+    bundle = settings().home / "deployments" / MODEL / "demo"
     deployment = json.loads((bundle / "deployment.json").read_text())
     refusals = {item["recipe"]: item["reason"] for item in deployment["rejections"]}
     assert refusals["int_w8a8"].startswith("quality gate: refused: shown to lose more than")

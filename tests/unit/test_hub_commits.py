@@ -18,9 +18,9 @@ SOURCE = "hf:org/name@main"
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from optikit_assets.artifacts.hub_datasets import pinned_dataset
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.errors import OptikitError
+from optikit_assets.sources.datasets import pinned_dataset
 from optikit_assets.specs import Catalog, ModelSpec
 home, *commands = sys.argv[1:]
 spec = ModelSpec(name="declared", source="hf:org/name@main")
@@ -129,7 +129,7 @@ def test_a_model_that_the_recipes_declare_is_resolved_at_its_first_use(tmp_path,
     hub.push(model(tmp_path, 2))
     assert machine.ask(hub, "fetch declared@main", "commit declared") == [digest, first]
     content = json.loads((machine.home / "models/declared/main/source.json").read_text())
-    assert content == {"hf": "org/name", "revision": "main", "commit": first}
+    assert content == {"source": "hf:org/name@main", "commit": first}
 
 
 def test_a_version_added_without_a_hub_is_resolved_later_and_used_without_one(

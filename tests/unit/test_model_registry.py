@@ -81,19 +81,16 @@ def test_whole_model_is_described(tmp_path, folder):
     assert found.architecture == "LlamaForCausalLM"
     assert found.parameters == 100 * 64 + 64
     assert found.weight_bytes == (folder / "model.safetensors").stat().st_size
-    assert (found.hidden_size, found.num_layers, found.vocab_size) == (64, 2, 100)
-    assert (found.num_key_value_heads, found.head_dim, found.dtype) == (4, 16, "bfloat16")
-    assert found.max_position_embeddings == 512
-    assert found.quantization is None
-    assert found.files == 3
+    assert found.context_length == 512
+    assert found.total_bytes == sum(file.stat().st_size for file in folder.iterdir())
 
 
 def test_facts_of_a_nested_language_config_are_found(tmp_path, folder):
     (folder / "config.json").write_text(
-        json.dumps({"architectures": ["Gemma3"], "text_config": CONFIG, "vocab_size": 7})
+        json.dumps({"architectures": ["Gemma3"], "text_config": CONFIG})
     )
     found = registry(tmp_path).describe(folder)
-    assert (found.hidden_size, found.vocab_size) == (64, 7)
+    assert (found.architecture, found.context_length) == ("Gemma3", 512)
 
 
 def test_missing_folder_is_named(tmp_path):
@@ -343,7 +340,33 @@ def test_unusable_folder_is_not_added(tmp_path, folder):
     assert models.versions() == []
 
 
+def test_pointers_that_earlier_releases_wrote_are_read(tmp_path, folder):
+    base = tmp_path / "home" / "models" / "old"
+    pointers = {
+        "1": {"path": str(folder)},
+        "2": {"hf": "org/name", "revision": "r2"},
+        "3": {"hf": "org/name", "commit": "c0ffee"},
+    }
+    for version, content in pointers.items():
+        (base / version).mkdir(parents=True)
+        (base / version / "source.json").write_text(json.dumps(content))
+    assert registry(tmp_path).versions() == [
+        ModelVersion("old", "1", str(folder)),
+        ModelVersion("old", "2", "hf:org/name@r2"),
+        ModelVersion("old", "3", "hf:org/name@main", "c0ffee"),
+    ]
+
+
 # --- the hub ------------------------------------------------------------------------------------
+
+
+def test_a_malformed_source_in_a_models_spec_names_file_and_key(tmp_path):
+    models = registry(tmp_path, m=ModelSpec(name="m", source="hf:too/many/parts"))
+    expected = (
+        r"^recipes/models/m\.yaml: source: 'hf:too/many/parts' is not of the form hf:ORG/NAME"
+    )
+    with pytest.raises(SpecError, match=expected):
+        models.versions()
 
 
 @pytest.mark.parametrize("text", ["hf:", "hf:name", "hf:a/b/c", "hf:a b/c"])

@@ -1,9 +1,7 @@
 """Stage 6: choose the recipe, certify its rate, write the deploy bundle."""
 
-import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -31,13 +29,14 @@ from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.engines import Flags
 from optikit_assets.errors import StageError
 from optikit_assets.history import RowsByTable
+from optikit_assets.publishing import Bundle, Published
 from optikit_assets.schemas import DEPLOYMENT_FILE, Certification, Deployment
-from optikit_assets.settings import settings
 from optikit_assets.specs import BASELINE, SloSpec
 from resources import (
     ArtifactStoreResource,
     HistoryResource,
     ModelRegistryResource,
+    PublisherResource,
     StageRunnerResource,
 )
 
@@ -54,6 +53,7 @@ def deployable_config(
     artifacts: ArtifactStoreResource,
     history: HistoryResource,
     runner: StageRunnerResource,
+    publisher: PublisherResource,
 ) -> dg.MaterializeResult:
     """Choose among the recipes that passed the gate, certify, write the bundle."""
     stage = Partition(context, models, artifacts, history, runner)
@@ -63,12 +63,12 @@ def deployable_config(
         artifact = artifact or _decide(stage)
     deployment = DEPLOYMENT_FILE.read(artifact)
     _remember(stage, deployment, artifact)
-    link = _publish(stage, artifact)
+    published = _publish(stage, artifact, publisher)
     return stage.result(
         status=deployment.status,
         cached=cached,
         artifact=artifact,
-        metadata={**_metadata(stage, deployment, link), **_left_out(stage)},
+        metadata={**_metadata(stage, deployment, artifact, published), **_left_out(stage)},
     )
 
 
@@ -160,8 +160,8 @@ def _served_checkpoint(stage: Partition, deployment: Deployment) -> Mapping[str,
     return served_candidate(stage, deployment.recipe).references
 
 
-def _publish(stage: Partition, artifact: Artifact) -> Path:
-    """Point the stable link ``deployments/MODEL/SLO`` at this bundle, atomically.
+def _publish(stage: Partition, artifact: Artifact, publisher: PublisherResource) -> Published:
+    """Publish this bundle, if it is what was certified.
 
     Raises
     ------
@@ -170,13 +170,8 @@ def _publish(stage: Partition, artifact: Artifact) -> Path:
     """
     for key in (artifact.key, *artifact.references):
         verified(stage, key)
-    link = settings().deployments / stage.model_key / stage.slo
-    link.parent.mkdir(parents=True, exist_ok=True)
-    fresh = link.with_name(f".{link.name}.{os.getpid()}")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(os.path.relpath(artifact.path, link.parent))
-    fresh.replace(link)
-    return link
+    bundle = Bundle(artifact.key, artifact.path)
+    return publisher.publisher.publish(bundle, stage.model_key, stage.slo)
 
 
 def _remember(stage: Partition, deployment: Deployment, artifact: Artifact) -> None:
@@ -236,7 +231,9 @@ def _left_out(stage: Partition) -> dict[str, Any]:
     return {"left_out": dg.MetadataValue.table(records)}
 
 
-def _metadata(stage: Partition, deployment: Deployment, link: Path) -> dict[str, Any]:
+def _metadata(
+    stage: Partition, deployment: Deployment, artifact: Artifact, published: Published
+) -> dict[str, Any]:
     records = [
         dg.TableRecord(
             {
@@ -258,11 +255,12 @@ def _metadata(stage: Partition, deployment: Deployment, link: Path) -> dict[str,
         "four_arms": dg.MetadataValue.md(
             markdown_image(four_arms(deployment.arms), "the four arms")
         ),
-        "bundle": dg.MetadataValue.path(str(link)),
-        "report": dg.MetadataValue.url((link / REPORT_FILE).as_uri()),
+        "bundle": dg.MetadataValue.path(published.where),
+        "report": dg.MetadataValue.url((artifact.path / REPORT_FILE).as_uri()),
     }
     if deployment.status == "feasible":
-        metadata["engine_config"] = dg.MetadataValue.path(str(link / stage.engine.config_file))
+        file = artifact.path / stage.engine.config_file
+        metadata["engine_config"] = dg.MetadataValue.path(str(file))
     if deployment.gain is not None:
         metadata["gain_over_baseline"] = round(deployment.gain.estimate, 3)
         metadata["gain_at_least"] = round(deployment.gain.low, 3)

@@ -3,13 +3,10 @@
 from collections.abc import Iterable
 
 from optikit_assets.defs.body import Partition
-from optikit_assets.optimizer.calibration import (
-    HUB_PREFIX,
-    PARQUET,
-    load_texts,
-)
+from optikit_assets.optimizer.calibration import PARQUET, load_texts
 from optikit_assets.optimizer.contamination import check_contamination, read_items
-from optikit_assets.settings import REPOSITORY
+from optikit_assets.settings import settings
+from optikit_assets.sources.references import is_hub_dataset
 from optikit_assets.specs import Catalog, ModelSpec
 from optikit_assets.stateval.scores import EvaluatedCandidate
 
@@ -59,6 +56,6 @@ def check_present_suite(stage: Partition) -> None:
         return
     reference = stage.model_spec.calibration_data
     folder = stage.catalog.task_folder(stage.model_spec.suite)
-    if folder is None or reference.startswith(HUB_PREFIX) or reference.endswith(PARQUET):
+    if folder is None or is_hub_dataset(reference) or reference.endswith(PARQUET):
         return
-    check_contamination(load_texts(reference, repo_root=REPOSITORY), read_items(folder))
+    check_contamination(load_texts(reference, repo_root=settings().root), read_items(folder))

@@ -27,7 +27,6 @@ def test_a_consistent_folder_loads_with_sorted_names(catalog_root: Path) -> None
         ("jobs/night.yaml", "name: night\nmodel: m\nslos: [chat, gone]\n", "recipes/jobs/night.yaml: slos: unknown SLO 'gone'; known: chat"),
         ("jobs/night.yaml", "name: night\nmodel: m\nslos: [chat]\nrecipes: [x, y]\n", "recipes: unknown recipe 'x'; known: baseline, int_w8a8; recipes/jobs/night.yaml: recipes: unknown recipe 'y'"),
         ("evaluations/paper.yaml", "name: paper\ntask_folder: gone\ntasks: [{task: a, metrics: [acc]}]\n", "recipes/evaluations/paper.yaml: task_folder: 'gone' is not a folder"),
-        ("models/m.yaml", "name: m\nsource: 'hf:too/many/parts'\n", "recipes/models/m.yaml: source: 'hf:too/many/parts' is not of the form hf:ORG/NAME"),
     ],
 )  # fmt: skip
 def test_a_reference_to_nothing_names_file_key_and_known_names(

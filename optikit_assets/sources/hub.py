@@ -1,52 +1,51 @@
-"""Downloads from a model hub (``hf:ORG/NAME[@REVISION]``)."""
+"""Models of a hub: ``hf:ORG/NAME[@REVISION]``."""
 
 import errno
-import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optikit_assets.artifacts.store import check_free_space
-from optikit_assets.errors import ModelError, SpecError, StorageError
-
-HUB_PREFIX = "hf:"
+from optikit_assets.disk import check_free_space
+from optikit_assets.errors import ModelError, StorageError
+from optikit_assets.sources.base import ASK_LIMIT_S, SourcedVersion, register_source
+from optikit_assets.sources.references import HUB, HubReference, is_commit
 
 # Never pickles, never a second copy of the weights in another layout.
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py"]
 _UNWANTED = ["*/*", "consolidated*"]
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_REPOSITORY = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
-@dataclass(frozen=True)
-class HubReference:
-    """A repository at a revision (branch, tag or commit)."""
+@register_source(HUB)
+class HubSource:
+    """A version is a repository at a commit, downloaded below ``OPTIKIT_HOME``."""
 
-    repository: str
-    revision: str = "main"
+    def parse(self, reference: str) -> SourcedVersion:
+        parsed = HubReference.parse(reference)
+        return SourcedVersion(parsed.name, parsed.revision, str(parsed))
 
-    @classmethod
-    def parse(cls, text: str) -> "HubReference":
-        """Parse ``hf:ORG/NAME[@REVISION]``, or raise `SpecError`."""
-        repository, _, revision = text.removeprefix(HUB_PREFIX).partition("@")
-        if not text.startswith(HUB_PREFIX) or not _REPOSITORY.match(repository):
-            raise SpecError("<argument>", [f"{text!r} is not of the form hf:ORG/NAME[@REVISION]"])
-        return cls(repository, revision or "main")
+    def versions(self, place: str, root: Path) -> list[SourcedVersion]:
+        return [self.parse(place)]
 
-    @property
-    def name(self) -> str:
-        """Last part of the repository's name."""
-        return self.repository.rsplit("/", 1)[-1]
+    def in_place(self, reference: str) -> Path | None:
+        return None
 
-    def at(self, commit: str) -> "HubReference":
-        """Return the repository as it was at a commit."""
-        return HubReference(self.repository, commit)
+    def revision(self, reference: str, home: Path, timeout_s: float = ASK_LIMIT_S) -> str | None:
+        return resolve(HubReference.parse(reference), _cache(home), timeout_s)
 
-    def __str__(self) -> str:
-        return f"{HUB_PREFIX}{self.repository}@{self.revision}"
+    def fetch(self, reference: str, revision: str | None, home: Path) -> Path:
+        parsed = HubReference.parse(reference)
+        if revision is None:
+            raise ModelError(
+                f"{parsed} is not on this machine and the hub cannot be reached; add a "
+                "local folder with `optikit models add PATH`"
+            )
+        return download(parsed.at(revision), _cache(home))
 
 
-def resolve(reference: HubReference, cache: Path, timeout_s: float = 30) -> str | None:
+def _cache(home: Path) -> Path:
+    return home / "hub"
+
+
+def resolve(reference: HubReference, cache: Path, timeout_s: float = ASK_LIMIT_S) -> str | None:
     """Return the commit that a branch or tag names now; None if the hub cannot be reached.
 
     Without a network it is the commit that an earlier release downloaded last, if there is one.
@@ -56,7 +55,7 @@ def resolve(reference: HubReference, cache: Path, timeout_s: float = 30) -> str 
     ModelError
         If the hub does not hand the model out or has no such revision.
     """
-    if _COMMIT.fullmatch(reference.revision):
+    if is_commit(reference.revision):
         return reference.revision
     try:
         return _model_info(reference, timeout_s).sha
@@ -119,7 +118,7 @@ def _library(reference: HubReference) -> Any:
     return huggingface_hub
 
 
-def _model_info(reference: HubReference, timeout_s: float = 30) -> Any:
+def _model_info(reference: HubReference, timeout_s: float = ASK_LIMIT_S) -> Any:
     api = _library(reference).HfApi()
     from huggingface_hub import errors as hub_errors
 

@@ -2,15 +2,12 @@
 
 import json
 import os
-import re
 from pathlib import Path
 
 from filelock import FileLock
 
-from optikit_assets.artifacts.hub import HUB_PREFIX
 from optikit_assets.errors import StorageError
-
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+from optikit_assets.sources.references import HUB_PREFIX, is_commit, parse_dataset
 
 
 def pinned_dataset(reference: str, record: Path, timeout_s: float = 10.0) -> str:
@@ -33,8 +30,8 @@ def pinned_dataset(reference: str, record: Path, timeout_s: float = 10.0) -> str
     StorageError
         If the record cannot be written.
     """
-    repository, _, revision = reference.removeprefix(HUB_PREFIX).partition("@")
-    if _COMMIT.fullmatch(revision):
+    repository, revision = parse_dataset(reference)
+    if revision is not None and is_commit(revision):
         return reference
     try:
         record.parent.mkdir(parents=True, exist_ok=True)

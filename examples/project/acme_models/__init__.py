@@ -1,0 +1,1 @@
+"""An example of a Dagster project that embeds the graph of OptiKIT."""

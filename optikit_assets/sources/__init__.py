@@ -1,0 +1,17 @@
+"""Where model versions and data come from, behind one port; importing this package registers both.
+
+A reference is a path, or ``SCHEME:…`` with the name of a source.
+"""
+
+from optikit_assets.sources.base import ModelSource, SourcedVersion, register_source, source_of
+from optikit_assets.sources.folder import FolderSource
+from optikit_assets.sources.hub import HubSource
+
+__all__ = [
+    "FolderSource",
+    "HubSource",
+    "ModelSource",
+    "SourcedVersion",
+    "register_source",
+    "source_of",
+]

@@ -1,0 +1,121 @@
+"""What a place that model versions come from must offer, and the registry of those."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from optikit_assets.specs import plugins
+
+PATH = ""
+"""The scheme of a reference without one: a path on this machine."""
+
+ASK_LIMIT_S = 30.0
+
+
+@dataclass(frozen=True)
+class SourcedVersion:
+    """A model version as its source calls it; `reference` is the one spelling that it has."""
+
+    name: str
+    version: str
+    reference: str
+
+
+class ModelSource(Protocol):
+    """One kind of place; references of its own reach it as users write them.
+
+    Implementations import their client library inside the methods. Malformed references are
+    refused with a `ValueError` that says what they should look like.
+    """
+
+    def parse(self, reference: str) -> SourcedVersion:
+        """Read a reference to one version, without asking anybody."""
+        ...
+
+    def versions(self, place: str, root: Path) -> list[SourcedVersion]:
+        """Return the versions at a place that a model's spec names as its ``source``.
+
+        Everything that looks at models asks: the answer takes no more than one short request.
+
+        Parameters
+        ----------
+        place
+            As the spec says it; a relative path is relative to `root`.
+
+        Raises
+        ------
+        ModelError
+            If the place cannot be asked now; versions that were used before stay known.
+        """
+        ...
+
+    def in_place(self, reference: str) -> Path | None:
+        """Return the folder that the version is used from as it lies; None if it is fetched.
+
+        What is fetched is pinned: a version stays at the revision that it had when it was added.
+        """
+        ...
+
+    def revision(self, reference: str, home: Path, timeout_s: float = ASK_LIMIT_S) -> str | None:
+        """Return cheaply what the reference names now; None if nobody can say.
+
+        Raises
+        ------
+        ModelError
+            If there is no such version, or it is not handed out.
+        """
+        ...
+
+    def fetch(self, reference: str, revision: str | None, home: Path) -> Path:
+        """Return a folder with the files of that revision, fetched if they are not here yet.
+
+        Parameters
+        ----------
+        revision
+            What `revision` returned at some time; None if nobody could say.
+        home
+            ``OPTIKIT_HOME``: what is fetched is kept below it.
+
+        Raises
+        ------
+        ModelError
+            If it cannot be had; the next step is named.
+        StorageError
+            If it does not fit on the disk.
+        """
+        ...
+
+
+_SOURCES: dict[str, Callable[[], ModelSource]] = {}
+
+
+def register_source(
+    scheme: str,
+) -> Callable[[Callable[[], ModelSource]], Callable[[], ModelSource]]:
+    """Register a source under the word before the colon of its references.
+
+    Other packages register theirs as entry points in the group ``optikit.sources``.
+    """
+
+    def add(make: Callable[[], ModelSource]) -> Callable[[], ModelSource]:
+        if scheme in _SOURCES:
+            raise ValueError(f"source {scheme!r} is registered already")
+        _SOURCES[scheme] = make
+        return make
+
+    return add
+
+
+def source_of(reference: str) -> ModelSource:
+    """Return the source of a reference; what has no known scheme is a path.
+
+    Raises
+    ------
+    EnvironmentMissingError
+        If the package that registered it cannot be imported.
+    """
+    scheme, colon, _ = reference.partition(":")
+    scheme = scheme if colon else PATH
+    make = _SOURCES.get(scheme) or plugins.load(plugins.SOURCES, scheme) or _SOURCES[PATH]
+    return make()  # type: ignore[operator]
