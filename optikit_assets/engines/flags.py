@@ -127,7 +127,7 @@ class FlagCatalog:
         return {name: value for name, value in known if value is not None}
 
     def to_argv(self, flags: Mapping[str, Scalar]) -> list[str]:
-        """Return flags as command-line arguments."""
+        """Return flags as arguments, for a server that takes no file of them."""
         argv: list[str] = []
         for name, value in flags.items():
             option = "--" + name.replace("_", "-")
@@ -140,22 +140,6 @@ class FlagCatalog:
                 # One word, so that a value that begins with a dash is not taken for an option.
                 argv.append(f"{option}={value}")
         return argv
-
-    def from_argv(self, argv: list[str]) -> Flags:
-        """Read back what `to_argv` wrote."""
-        return dict(self._parsed(word) for word in argv)
-
-    def _parsed(self, word: str) -> tuple[str, Scalar]:
-        option, is_pair, text = word.removeprefix("--").partition("=")
-        name = option.replace("-", "_")
-        if not is_pair:
-            off = name not in self.flags
-            return (name.removeprefix("no_"), False) if off else (name, True)
-        kind = self.flags[name].type
-        if kind == "float":
-            return name, float(text)
-        is_number = kind in ("int", "size", "json") and text.lstrip("-").isdigit()
-        return name, int(text) if is_number else text
 
 
 def integer(value: Scalar | None) -> int | None:
