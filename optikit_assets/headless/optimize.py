@@ -95,9 +95,7 @@ def plan_submission(
     SpecError
         If the model's engine lacks the flags of a search space.
     """
-    for slo in submission.slos:
-        space = catalog.search_space(catalog.slo(slo).search_space)
-        check(space, catalog.model(graph.split_model(submission.model_key)[0]).engine)
+    _check_search_spaces(submission, catalog)
     cancel_orphaned_runs(instance)
     register_model(instance, submission.model_key)
     observe(catalog, instance, hardware)
@@ -128,6 +126,13 @@ def require_what_is_not_made(
             + "; ".join(f"{item.node}, which is {item.state} ({item.reason})" for item in lacking)
             + f": run a flow that does first; {PIPELINE.name} does all"
         )
+
+
+def _check_search_spaces(submission: Submission, catalog: Catalog) -> None:
+    engine = catalog.model(graph.split_model(submission.model_key)[0]).engine
+    searched = {n.key.slo for n in submission.nodes() if n.asset == graph.TUNED_CONFIG}
+    for slo in sorted(searched):
+        check(catalog.search_space(catalog.slo(slo).search_space), engine)
 
 
 def observe(catalog: Catalog, instance: dg.DagsterInstance, hardware: Hardware) -> None:
