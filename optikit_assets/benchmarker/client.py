@@ -89,10 +89,10 @@ class RequestShape:
     endpoint
         Which path is asked.
     fixed_length
-        Add vLLM's ``ignore_eos`` and ``min_tokens``.
+        Add the extensions ``ignore_eos`` and ``min_tokens``.
     salt
-        Unless empty, add vLLM's ``cache_salt``, made from this and the prompt's scope: a prefix
-        cache then serves requests of one salt and scope only.
+        Unless empty, add the extension ``cache_salt``, made from this and the prompt's scope: a
+        prefix cache then serves requests of one salt and scope only.
     """
 
     endpoint: Endpoint = "completions"
@@ -234,8 +234,8 @@ class CompletionClient:
         """Send one request and follow its stream, recording into `flight`.
 
         Never raises for what the server does: errors, time-outs and malformed streams become
-        ``flight.error``. On cancellation the connection is closed, which makes engines such as vLLM
-        drop the request.
+        ``flight.error``. On cancellation the connection is closed, which makes engines drop the
+        request.
 
         Parameters
         ----------

@@ -1,6 +1,6 @@
 """Prompts of exact token length with shared prefixes, otherwise unlike each other; or one's own.
 
-Prompts are lists of token ids where the server takes them (vLLM does): their length is exact by
+Prompts are lists of token ids where the server takes them: their length is exact by
 construction. The text fallback joins common short words, each one token in most vocabularies; the
 number of words is calibrated against the server's own usage counts before the first probe.
 

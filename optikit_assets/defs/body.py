@@ -15,6 +15,7 @@ from optikit_assets.artifacts.store import Artifact, ArtifactDraft
 from optikit_assets.artifacts.turns import turn
 from optikit_assets.defs.recorded import INPUTS_METADATA, STATUS_TAG, Versions
 from optikit_assets.defs.source_versions import SourceVersions
+from optikit_assets.engines import Engine, get_engine
 from optikit_assets.errors import StageError
 from optikit_assets.graph import (
     BASE_MODEL,
@@ -137,6 +138,11 @@ class Partition:
     def model_spec(self) -> ModelSpec:
         """Spec of the model family."""
         return self.catalog.model(split_model(self.model_key)[0])
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that serves the model."""
+        return get_engine(self.model_spec.engine.name)
 
     @property
     def base(self) -> FetchedModel:

@@ -4,7 +4,7 @@ Two things depend on it. SmoothQuant and AWQ scale a norm and undo that in the l
 a list of llm-compressor 0.14 (``modifiers/transform``); for an architecture that is not in it, both
 take the layers' usual names, which scales what nothing undoes. And transformers 5 keeps the experts
 of a layer in one tensor, which has to become linear layers, and separate ones in the checkpoint
-again, under the names that vLLM reads.
+again, under the names that engines read.
 """
 
 from collections.abc import Mapping

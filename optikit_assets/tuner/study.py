@@ -18,6 +18,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
+from optikit_assets.engines import Flags, Hardware, ModelFacts
 from optikit_assets.errors import (
     EndpointError,
     MachineError,
@@ -27,9 +28,6 @@ from optikit_assets.errors import (
 )
 from optikit_assets.faults import raise_machine_fault
 from optikit_assets.schemas import DEFAULT_TRIAL, StudyResult, Trial, best_trial
-from optikit_assets.serving.flags import Flags, gpus_of
-from optikit_assets.serving.hardware import Hardware
-from optikit_assets.serving.model_facts import ModelFacts
 from optikit_assets.specs import EngineSpec, SearchSpaceSpec, digest
 from optikit_assets.tuner.importance import parameter_importance
 from optikit_assets.tuner.journal import DEFAULT, TrialRecord, open_journal
@@ -164,7 +162,7 @@ class _Session:
         elif record.attempt >= _ATTEMPTS:
             outcome = TrialOutcome(
                 "failed",
-                gpus=gpus_of(record.flags),
+                gpus=self._bounded.engine.devices(record.flags),
                 reason=f"the tuner was killed {_ATTEMPTS} times while this configuration ran",
             )
             self._finish(trial, record, outcome)
@@ -291,7 +289,8 @@ class _Session:
     def _measure_record(self, record: TrialRecord) -> TrialOutcome:
         flags = record.flags
         best = best_trial(self._trials.values())
-        hint = None if best is None else best.rate_rps * gpus_of(flags) / gpus_of(best.flags)
+        devices = self._bounded.engine.devices
+        hint = None if best is None else best.rate_rps * devices(flags) / devices(best.flags)
         return self._measure(record.number, flags, hint)
 
     def _measure(self, number: int, flags: Flags, hint_rps: float | None) -> TrialOutcome:
@@ -299,7 +298,8 @@ class _Session:
             return self._evaluate(number, flags, hint_rps)
         except _TRIAL_ERRORS as error:
             raise_machine_fault(error)
-            return TrialOutcome("failed", gpus=gpus_of(flags), reason=str(error))
+            gpus = self._bounded.engine.devices(flags)
+            return TrialOutcome("failed", gpus=gpus, reason=str(error))
 
     def _finish(self, asked: optuna.Trial, record: TrialRecord, outcome: TrialOutcome) -> None:
         trial = self._as_trial(record.number, record.flags, outcome, record.started_at)

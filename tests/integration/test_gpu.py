@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from optikit_assets.engines.hardware import detect
 from optikit_assets.execution.leases import MachineLeases
-from optikit_assets.serving.hardware import detect
 
 pytestmark = [pytest.mark.gpu, pytest.mark.serial]
 

@@ -26,7 +26,7 @@ from resources import (
 
 @dg.asset(
     **declared(graph.BENCHMARK_SWEEP),
-    kinds={"vllm", "gpu"},
+    kinds={"gpu"},
     owners=["team:ml-platform"],
     automation_condition=VERSIONED,
 )

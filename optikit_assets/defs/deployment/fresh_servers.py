@@ -12,16 +12,14 @@ from optikit_assets.defs.benchmarking.measurement import Benchmarked, benchmark,
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.evaluation.candidates import Representative, representative_of
 from optikit_assets.deployment import Held, Served
+from optikit_assets.engines import Flags, Hardware, ModelFacts
 from optikit_assets.schemas import ArmMeasurement, ProbeResult
-from optikit_assets.serving import ModelFacts, engine_flags, to_yaml
-from optikit_assets.serving.flags import Flags
-from optikit_assets.serving.hardware import Hardware
 from optikit_assets.specs import SloSpec, digest
 
 
 def all_flags(stage: Partition, slo: SloSpec, candidate: Representative, tuned: Flags) -> Flags:
     """Return every engine flag of a configuration."""
-    return engine_flags(
+    return stage.engine.flags(
         stage.model_spec.engine,
         slo,
         tuned,
@@ -42,9 +40,11 @@ def _measured_on(stage: Partition, recipe: str) -> Hardware:
 
 
 def config_text(stage: Partition, slo: SloSpec, candidate: Representative, tuned: Flags) -> str:
-    """Return the vllm.yaml of a configuration: what is certified is what is shipped."""
+    """Return the file of a configuration: what is certified is what is shipped."""
     flags = all_flags(stage, slo, candidate, tuned)
-    return to_yaml(flags, model=str(candidate.path), served_model_name=stage.model_key)
+    return stage.engine.config_text(
+        flags, model=str(candidate.path), served_model_name=stage.model_key
+    )
 
 
 @dataclass

@@ -8,6 +8,7 @@ from optikit_assets.defs.benchmarking.measurement import Benchmarked
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.evaluation.candidates import comparison_of, representative_of
 from optikit_assets.deployment import Evidence, RecipeOutcome, Series
+from optikit_assets.engines import Flags
 from optikit_assets.graph import Node
 from optikit_assets.schemas import (
     STUDY_FILE,
@@ -16,7 +17,6 @@ from optikit_assets.schemas import (
     FailedBenchmark,
     TunedConfiguration,
 )
-from optikit_assets.serving.flags import Flags
 from optikit_assets.specs import BASELINE
 
 

@@ -41,7 +41,6 @@ from optikit_assets.schemas import (
     EvaluationSources,
     QuantizationResult,
 )
-from optikit_assets.serving.support import unsupported
 from optikit_assets.specs import BASELINE, SuiteSpec, digest
 from optikit_assets.stateval.comparison import compare
 from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate
@@ -107,7 +106,8 @@ def _refuse_unsupported(stage: Partition) -> Artifact | None:
     quantized = _quantized(stage)
     refused = None if quantized is None else QUANTIZATION_FILE.read(quantized).unsupported
     experts = expert_count(read_config(stage.base.path)) > 0
-    reason = refused or unsupported(recipe, stage.model_spec.engine, hardware, experts=experts)
+    spec = stage.model_spec.engine
+    reason = refused or stage.engine.unsupported(recipe, spec, hardware, experts=experts)
     if reason is None:
         return None
     with stage.keep() as draft:

@@ -20,7 +20,7 @@ from optikit_assets.graph import EVAL_SCORES, Key, Node
 from optikit_assets.schemas import Result
 from optikit_assets.specs import BASELINE, Catalog, EngineSpec, SuiteSpec, digest, load_spec
 from optikit_assets.specs.endpoint_address import CREDENTIALS_VARIABLE, url_to_keep
-from optikit_assets.stateval.engines import served_model
+from optikit_assets.stateval.endpoint import served_model
 from optikit_assets.stateval.scores import EvaluatedCandidate, TaskScore, load_candidate
 from optikit_assets.workers.messages import Candidate, EvaluateRequest, EvaluateResult
 from resources import (
@@ -52,7 +52,7 @@ class RepeatabilityConfig(dg.Config):
     recipe: str = Field(default=BASELINE, description="Its representative q* is evaluated.")
     suite: str = Field(default="", description="Suite name or suite file; unset: the model's.")
     times: int = Field(default=10, ge=2, le=1000, description="Number of evaluations.")
-    deterministic: bool = Field(default=True, description="vLLM's deterministic mode.")
+    deterministic: bool = Field(default=True, description="The engine's deterministic mode.")
     seed: int = Field(default=1234, description="The same for every evaluation.")
 
 

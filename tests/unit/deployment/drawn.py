@@ -5,6 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 
@@ -41,6 +42,11 @@ def marks(panel: Axes, marker: str, colour: str | None = None) -> list[tuple[flo
 def named(figure: Figure) -> list[str]:
     """Return the entries of the legend."""
     return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def widths(panel: Axes) -> list[float]:
+    """Return how long the bars are, in the order in which they were drawn."""
+    return [bar.get_width() for bar in panel.patches if isinstance(bar, Rectangle)]
 
 
 def segments(panel: Axes) -> list[list[list[float]]]:

@@ -11,7 +11,7 @@ from optikit_assets.deployment import Series, arm_plots, arms, canvas, plots
 from optikit_assets.deployment.evidence import running_best
 from optikit_assets.schemas import FailedBenchmark, Trial
 from tests.unit.deployment import samples
-from tests.unit.deployment.drawn import curves, marks, named, points, words
+from tests.unit.deployment.drawn import curves, marks, named, points, widths, words
 from tests.unit.schemas.samples import benchmark, probe
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -163,7 +163,7 @@ def test_history_of_failures_says_so():
 def test_arms_are_as_long_as_their_rates_and_say_their_gain():
     figure = arm_plots.four_arms(arms(samples.outcomes()))
     (axes,) = figure.axes
-    assert [bar.get_width() for bar in axes.patches] == [3.52, 5.96, 6.79, 7.5]
+    assert widths(axes) == [3.52, 5.96, 6.79, 7.5]
     assert {bar.get_hatch() for bar in axes.patches} == {"///"}
     assert {"3.52", "5.96   1.69×", "6.79   1.93×", "7.5   2.13×"} <= words(figure)
     assert named(figure) == ["measured"]
@@ -174,7 +174,7 @@ def test_the_deployed_arm_is_darker_and_the_certified_are_plain():
     figure = arm_plots.four_arms(deployment.arms)
     (axes,) = figure.axes
     rows = deployment.arms.rows()
-    assert [bar.get_width() for bar in axes.patches] == [arm.rate_per_gpu for arm in rows]
+    assert widths(axes) == [arm.rate_per_gpu for arm in rows]
     assert [bar.get_hatch() == "///" for bar in axes.patches] == [
         arm.evidence != "confirmed" for arm in rows
     ]
@@ -186,7 +186,7 @@ def test_the_deployed_arm_is_darker_and_the_certified_are_plain():
 
 def test_arms_without_rates_say_why():
     figure = arm_plots.four_arms(arms(samples.infeasible_outcomes()))
-    assert [bar.get_width() for bar in figure.axes[0].patches] == [0, 0, 0, 0]
+    assert widths(figure.axes[0]) == [0, 0, 0, 0]
     assert "* SLO not met" in words(figure)
 
 

@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose
 from optikit_assets.deployment import canvas, quality_plots
 from optikit_assets.schemas import RecoveryRow
 from tests.unit.deployment import samples
-from tests.unit.deployment.drawn import marks, named, points, segments, words
+from tests.unit.deployment.drawn import marks, named, points, segments, widths, words
 
 
 def one(recovery, **more: Any):
@@ -47,14 +47,13 @@ def test_recovery_without_an_interval_or_a_value_draws_what_there_is():
 def test_flips_stand_left_and_right_of_zero_with_their_numbers():
     figure = quality_plots.flips({"a": RECOVERY["int_w8a8"]})
     (axes,) = figure.axes
-    widths = [patch.get_width() for patch in axes.patches]
-    assert widths == [-16, -17, -12, 14, 14, 14]
+    assert widths(axes) == [-16, -17, -12, 14, 14, 14]
     assert {"16", "17", "12", "14", "of 541 items, p = 0.31", "IFEval, a"} <= words(figure)
 
 
 def test_a_model_that_answers_as_before_has_flips_of_no_width():
     figure = quality_plots.flips(one(1.0, gained=0, lost=0, items=3))
-    assert [patch.get_width() for patch in figure.axes[0].patches] == [0, 0]
+    assert widths(figure.axes[0]) == [0, 0]
     assert {"0", "of 3 items"} <= words(figure)
 
 

@@ -16,7 +16,7 @@ from optikit_assets.headless.driver import describe_record
 from optikit_assets.optimizer.contamination import CLEAN
 from optikit_assets.specs import EngineSpec
 from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate
-from optikit_assets.workers.evaluate import TaskFiles, handle
+from optikit_assets.workers.evaluate import Open, TaskFiles, handle
 from optikit_assets.workers.messages import (
     BASELINE_TRIAL,
     Candidate,
@@ -58,11 +58,11 @@ class Numbers:
         return [SimpleNamespace(eval_docs=[{"question": QUESTION}, {"question": BEYOND_LIMIT}])]
 
     def score(
-        self, request: EvaluateRequest, candidate: Candidate, suite_tasks: list[Any]
+        self, request: EvaluateRequest, candidate: Candidate, suite_tasks: list[Any], opened: Open
     ) -> EvaluatedCandidate:
         self.opened.append(candidate.model_path)
         (Path(os.environ["VLLM_RPC_BASE_PATH"]) / "socket").touch()
-        error = EvaluationError("vLLM cannot load the checkpoint")
+        error = EvaluationError("the engine cannot load the checkpoint")
         if self.fault or candidate.model_path == "damaged":
             raise error from self.fault
         scores = scored(candidate.trial, {"sums": [1.0, 0.0]}, settings={"load_seconds": 3.0})
@@ -87,7 +87,7 @@ def test_no_candidate_is_begun_after_one_that_failed(tmp_path: Path) -> None:
     harness = Numbers()
     result, records = evaluated(request_for(tmp_path, "first", "damaged", "third"), harness)
     assert result.finished == {0: key_of(0)}
-    assert result.failed == {1: "vLLM cannot load the checkpoint"}
+    assert result.failed == {1: "the engine cannot load the checkpoint"}
     assert harness.opened == ["first", "damaged"]
     assert [record.kind for record in records] == [
         *("progress", "candidate_finished"),

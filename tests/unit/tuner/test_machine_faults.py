@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
+from optikit_assets.engines import Flags, Hardware
 from optikit_assets.errors import ModelError, StageError, StorageError
 from optikit_assets.schemas import StudyResult
-from optikit_assets.serving import Hardware
-from optikit_assets.serving.flags import Flags
 from optikit_assets.tuner import TrialOutcome, run_study
 
 SEQS = {"max_num_seqs": {"low": 1, "high": 512, "log": True}}

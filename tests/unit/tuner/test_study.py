@@ -270,7 +270,7 @@ def test_importance_ranks_the_flag_that_matters(study, space_of):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from optikit_assets.serving import Hardware
+from optikit_assets.engines import Hardware
 from optikit_assets.specs import SearchSpaceSpec
 from optikit_assets.tuner import TrialOutcome, run_study
 import math

@@ -17,6 +17,8 @@ NVIDIA_SMI = (
     "--query-gpu=index,uuid,name,memory.total,driver_version,compute_cap",
     "--format=csv,noheader,nounits",
 )
+WIDE_VECTORS: CpuFeature = "avx512f"
+"""What a processor needs to compute with 16-bit floats."""
 _QUERY_LIMIT_S = 20.0
 _MIB = 1024**2
 _CPUINFO = Path("/proc/cpuinfo")

@@ -87,7 +87,7 @@ class ModelFacts:
         return self.layers * 2 * heads * self.head_dim * element
 
     def allows_tensor_parallel(self, size: int) -> bool:
-        """Whether the heads can be split over `size` devices as vLLM does it.
+        """Whether the heads can be split over `size` devices evenly.
 
         Query heads have to divide evenly; key-value heads are split, or replicated evenly when
         there are fewer of them than devices.
