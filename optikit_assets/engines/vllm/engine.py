@@ -100,10 +100,7 @@ class VllmEngine(Engine):
         return vllm_flags.repair(flags, hardware)
 
     def devices(self, flags: Mapping[str, Scalar]) -> int:
-        count = 1
-        for name in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
-            count *= integer(flags.get(name)) or 1
-        return count
+        return vllm_flags.gpus_of(flags)
 
     def estimate(
         self,
