@@ -1,6 +1,7 @@
 # make help        lists the targets
 # OPTIKIT_HOME=…   where everything is kept (default: .optikit in the repository)
 # PYTHON=…         the Python 3.11 that the environments are made with
+# PYTEST_ARGS=…    more arguments for pytest, e.g. a folder or -x; TEST_PROCESSES=…: test processes
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
@@ -17,6 +18,23 @@ CONTROL_BIN := $(OPTIKIT_HOME)/envs/control/bin
 OPTIKIT := $(CONTROL_BIN)/optikit
 DEMO_JOB := recipes/jobs/demo.yaml
 PYTEST_ARGS ?=
+TEST_PROCESSES ?= 2
+
+# Runs the tests that match $(1): first those that may share the machine, then, one by one, those
+# that may not, also if some of the first failed. pytest says 5 where it finds no test, as one part
+# does when PYTEST_ARGS names a file.
+define RUN_TESTS
+	@together=0; alone=0; \
+	"$(CONTROL_BIN)/python" -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "($(1)) and not serial" \
+		$(PYTEST_ARGS) || together=$$?; \
+	case $$together in 0 | 1 | 5) ;; *) exit $$together ;; esac; \
+	"$(CONTROL_BIN)/python" -m pytest -m "($(1)) and serial" $(PYTEST_ARGS) || alone=$$?; \
+	case "$$together $$alone" in \
+		"0 0" | "0 5" | "5 0") echo "tests: passed" ;; \
+		*) echo "tests: FAILED (pytest ended with $$together for those side by side, with $$alone" \
+			"for those one by one: 0 passed, 1 failed, 5 found none)" >&2; exit 1 ;; \
+	esac
+endef
 
 # A name on PATH is not enough: version managers put shims there that only print an error. The
 # interpreter itself is taken, not the shim, which costs a tenth of a second at every call.
@@ -46,17 +64,17 @@ demo: setup ## The whole pipeline on the demo model: quantize, evaluate, benchma
 
 .PHONY: test
 test: setup check ## All checks, then the whole test suite
-	@"$(CONTROL_BIN)/python" -m pytest $(PYTEST_ARGS)
+	$(call RUN_TESTS,not e2e)
 
 .PHONY: test-fast
 test-fast: setup ## ruff, and the tests that are neither slow nor start a stage environment
 	@"$(CONTROL_BIN)/ruff" check .
 	@"$(CONTROL_BIN)/ruff" format --check .
-	@"$(CONTROL_BIN)/python" -m pytest -m "not slow and not integration and not e2e" $(PYTEST_ARGS)
+	$(call RUN_TESTS,not slow and not integration and not e2e)
 
 .PHONY: test-all
 test-all: setup check ## The same with the end-to-end test: the whole pipeline on real servers (about 15 minutes more)
-	@"$(CONTROL_BIN)/python" -m pytest -m "" $(PYTEST_ARGS)
+	$(call RUN_TESTS,e2e or not e2e)
 
 .PHONY: check
 check: setup ## ruff, pyright, import-linter, dg check

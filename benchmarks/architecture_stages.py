@@ -90,7 +90,7 @@ def serve(job: dict[str, Any]) -> dict[str, Any]:
     ``models`` maps a model's folder to its checkpoints' folders by name. The answers are the
     model's own greedy ones, and the figure is the perplexity of a checkpoint over them.
     """
-    from optikit_assets.stateval.engines import set_environment
+    from optikit_assets.stateval.endpoint import set_environment
 
     set_environment(online=False)
     answers: dict[str, Any] = {}

@@ -19,11 +19,11 @@ from typing import Any
 
 from benchmarks.architecture_stages import ARCHITECTURES
 from benchmarks.tables import markdown, write_section
+from optikit_assets.engines import Hardware, detect
+from optikit_assets.engines.vllm.support import unsupported
 from optikit_assets.errors import CompressionError, OptikitError
-from optikit_assets.optimizer import check_plan, expert_count, read_config, read_linear_layers
-from optikit_assets.serving import detect
-from optikit_assets.serving.hardware import Hardware
-from optikit_assets.serving.support import unsupported
+from optikit_assets.model_files import read_config
+from optikit_assets.optimizer import check_plan, expert_count, read_linear_layers
 from optikit_assets.settings import REPOSITORY, settings
 from optikit_assets.specs import Catalog, EngineSpec, RecipeSpec, digest
 

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tables import write_section
+from optikit_assets.engines import Hardware, detect
+from optikit_assets.engines.vllm.support import unsupported
 from optikit_assets.errors import OptikitError
 from optikit_assets.history import History
-from optikit_assets.serving import detect
-from optikit_assets.serving.hardware import Hardware
-from optikit_assets.serving.support import unsupported
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, ModelSpec, RecipeSpec
 

@@ -54,7 +54,10 @@ __all__ = [
     "TuningError",
     "UnknownNameError",
     "WorkerKilledError",
+    "one_line",
 ]
+
+_LINE_CHARACTERS = 600
 
 
 class OptikitError(Exception):
@@ -192,3 +195,13 @@ class EvaluationError(OptikitError):
 
 class TuningError(OptikitError):
     """A study that cannot go on."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error in one readable line: ours by its message, others with their class."""
+    text = " ".join(str(error).split())
+    if len(text) > _LINE_CHARACTERS:
+        text = text[: _LINE_CHARACTERS - 3] + "..."
+    if isinstance(error, OptikitError) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

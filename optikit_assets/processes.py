@@ -28,7 +28,7 @@ from types import TracebackType
 import psutil
 
 _PR_SET_PDEATHSIG = 1
-# (signal, share of the grace period it gets); SIGINT first because Python and vLLM clean up on it.
+# (signal, share of the grace period it gets); SIGINT first: Python and engines clean up on it.
 _ESCALATION = ((signal.SIGINT, 0.6), (signal.SIGTERM, 0.4))
 _KILL_WAIT_S = 5.0
 # What orphans get to end by themselves once their leader is gone.

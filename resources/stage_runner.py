@@ -6,9 +6,9 @@ from typing import TypeVar
 
 import dagster as dg
 
+from optikit_assets.engines import Hardware
 from optikit_assets.errors import AcceleratorError
 from optikit_assets.execution import Executor, Lease, OnRecord, Origin, ignore
-from optikit_assets.serving.hardware import Hardware
 from optikit_assets.workers.messages import Message, Record
 
 ResultT = TypeVar("ResultT", bound=Message)

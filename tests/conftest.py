@@ -19,6 +19,14 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # A real engine takes the whole machine.
+    for item in items:
+        if item.get_closest_marker("integration"):
+            item.add_marker("serial")
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Set OPTIKIT_HOME to an empty folder, for this process and those that it starts."""

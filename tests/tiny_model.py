@@ -1,6 +1,8 @@
 """A model folder of 13 KB that passes every check; nothing can be computed with it."""
 
 import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 CONFIG = {
@@ -22,15 +24,19 @@ def write_model(folder: Path, fill: int = 0, columns: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(CONFIG))
     (folder / "tokenizer.json").write_text("{}")
-    shapes = {"embed": [100, 64]}
+    shapes: dict[str, Sequence[int]] = {"embed": (100, 64)}
     if columns:
-        shapes["model.layers.0.mlp.up_proj.weight"] = [8, columns]
-    header: dict[str, object] = {}
-    size = 0
-    for name, (rows, width) in shapes.items():
-        begin, size = size, size + 2 * rows * width
-        header[name] = {"dtype": "BF16", "shape": [rows, width], "data_offsets": [begin, size]}
-    text = json.dumps(header).encode()
-    content = len(text).to_bytes(8, "little") + text + bytes([fill]) * size
-    (folder / "model.safetensors").write_bytes(content)
+        shapes["model.layers.0.mlp.up_proj.weight"] = (8, columns)
+    (folder / "model.safetensors").write_bytes(safetensors_bytes(shapes, fill))
     return folder
+
+
+def safetensors_bytes(shapes: Mapping[str, Sequence[int]], fill: int = 0) -> bytes:
+    """Return a file of BF16 tensors in the format's published layout."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    size = 0
+    for name, shape in shapes.items():
+        begin, size = size, size + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, size]}
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes([fill]) * size

@@ -1,11 +1,9 @@
 """What a model folder must contain, and the facts that are read from it without loading it.
 
-Only safetensors weights are accepted: a pickle runs code when it is opened. Headers are parsed
-here (8 bytes of length, JSON, tensor data; https://huggingface.co/docs/safetensors), so a
-truncated download is found in milliseconds and without torch.
+Only safetensors weights are accepted: a pickle runs code when it is opened. A truncated download is
+found in milliseconds and without torch.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -14,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from optikit_assets.errors import ModelError
-
-# The limit of the safetensors library itself.
-MAX_HEADER_BYTES = 100_000_000
-MAX_JSON_BYTES = 500_000_000
+from optikit_assets.model_files import (
+    language_config,
+    read_config,
+    read_json_object,
+    read_safetensors_header,
+)
 
 _INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_LFS_POINTER = b"version https://git-lfs"
 _TOKENIZERS = (
     "tokenizer.json",
     "tokenizer.model",
@@ -47,12 +46,6 @@ _MEANINGFUL = (
     "special_tokens_map.json",
     "tokenizer_config.json",
 )
-_ITEM_BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8,
-    "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
-    "U32": 32, "I32": 32, "F32": 32,
-    "U64": 64, "I64": 64, "F64": 64, "C64": 64,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,13 +75,9 @@ class ModelFolder:
         return tuple(sorted({*self.weight_files, *self.other_files}))
 
     def text_config(self, *keys: str) -> Any:
-        """Return the first of `keys` in the config, or in its language part if it is nested."""
-        nested = self.config.get("text_config")
-        for section in (self.config, nested if isinstance(nested, dict) else {}):
-            for key in keys:
-                if section.get(key) is not None:
-                    return section[key]
-        return None
+        """Return the first of `keys` that the language model's config has, None if it has none."""
+        config = language_config(self.config)
+        return next((config[key] for key in keys if config.get(key) is not None), None)
 
 
 def check_model_folder(path: Path, trust_remote_code: bool = False) -> ModelFolder:
@@ -102,7 +91,7 @@ def check_model_folder(path: Path, trust_remote_code: bool = False) -> ModelFold
     path = Path(path)
     if not path.is_dir():
         raise ModelError(f"model folder {path} does not exist or is not a folder")
-    config = _read_object(path / "config.json", "copy it from the model's source")
+    config = read_config(path)
     _refuse_custom_code(path, config, trust_remote_code)
     weight_files, mapped = _weight_files(path)
     parameters = 0
@@ -129,74 +118,10 @@ def check_model_folder(path: Path, trust_remote_code: bool = False) -> ModelFold
     )
 
 
-def read_safetensors_header(file: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor in a safetensors file, by name.
-
-    Raises
-    ------
-    ModelError
-        If the file is shorter or longer than its header says, or the header is not valid.
-    """
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        start = stream.read(len(_LFS_POINTER))
-        if start == _LFS_POINTER:
-            raise ModelError(f"{file} is a Git LFS pointer, not weights; run `git lfs pull`")
-        length = int.from_bytes(start[:8], "little")
-        if size < 8 or 8 + length > size or length > MAX_HEADER_BYTES:
-            if 2 <= length <= MAX_HEADER_BYTES:
-                raise _truncated(file, 8 + length, size)
-            raise ModelError(
-                f"{file} is not a safetensors file ({size} bytes, header length {length}); "
-                "download it again"
-            )
-        stream.seek(8)
-        raw = stream.read(length)
-    try:
-        header = json.loads(raw)
-        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        shapes = {name: _checked_shape(file, name, entry) for name, entry in tensors.items()}
-        spans = sorted(tuple(entry["data_offsets"]) for entry in tensors.values())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{file} has a damaged safetensors header ({error!r})") from error
-    position = 0
-    for begin, end in spans:
-        if begin != position:
-            raise ModelError(f"{file} has a damaged safetensors header (gap at byte {position})")
-        position = end
-    expected = 8 + length + position
-    if size < expected:
-        raise _truncated(file, expected, size)
-    if size > expected:
-        raise ModelError(
-            f"{file} has {size} bytes, {size - expected} more than its header describes; "
-            "download it again"
-        )
-    return shapes
-
-
-def _truncated(file: Path, expected: int, actual: int) -> ModelError:
-    return ModelError(
-        f"{file} is truncated: {expected} bytes expected, {actual} found; download it again"
-    )
-
-
-def _checked_shape(file: Path, name: str, entry: dict[str, Any]) -> tuple[int, ...]:
-    shape = tuple(int(dimension) for dimension in entry["shape"])
-    begin, end = entry["data_offsets"]
-    bits = _ITEM_BITS.get(entry["dtype"])
-    if begin < 0 or end < begin or (bits and (end - begin) * 8 != math.prod(shape) * bits):
-        raise ModelError(
-            f"{file} has a damaged safetensors header (tensor {name}: {entry['dtype']} "
-            f"{list(shape)} in bytes {begin} to {end})"
-        )
-    return shape
-
-
 def _weight_files(path: Path) -> tuple[list[str], dict[str, set[str]]]:
     """Return the names of the weight files, and the tensors each must hold if there is an index."""
     if (path / _INDEX).exists():
-        weight_map = _read_object(path / _INDEX, "download it again").get("weight_map")
+        weight_map = read_json_object(path / _INDEX, "download it again").get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise ModelError(f"{path / _INDEX} has no weight_map; download it again")
         mapped: dict[str, set[str]] = {}
@@ -237,21 +162,6 @@ def _no_weights(path: Path) -> ModelError:
     return ModelError(f"{path} has no weights: *.safetensors expected, found {there}")
 
 
-def _read_object(file: Path, next_step: str) -> dict[str, Any]:
-    if not file.is_file():
-        raise ModelError(f"{file.parent} has no {file.name}; {next_step}")
-    size = file.stat().st_size
-    if size > MAX_JSON_BYTES:
-        raise ModelError(f"{file} has {size} bytes, more than {MAX_JSON_BYTES}; not a JSON file")
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{file} is not valid JSON ({error}); {next_step}") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{file} holds a JSON {type(value).__name__}, not an object; {next_step}")
-    return value
-
-
 def _refuse_custom_code(path: Path, config: dict[str, Any], trusted: bool) -> None:
     for name, values in _configs(path, config):
         if values.get("auto_map") and not trusted:
@@ -265,7 +175,7 @@ def _configs(path: Path, config: dict[str, Any]) -> Iterator[tuple[str, dict[str
     yield "config.json", config
     name = "tokenizer_config.json"
     if (path / name).exists():
-        yield name, _read_object(path / name, "download it again")
+        yield name, read_json_object(path / name, "download it again")
 
 
 def _check_tokenizer(path: Path) -> None:
@@ -275,4 +185,4 @@ def _check_tokenizer(path: Path) -> None:
             "copy it from the model's source"
         )
     if (path / "tokenizer.json").exists():
-        _read_object(path / "tokenizer.json", "download it again")
+        read_json_object(path / "tokenizer.json", "download it again")

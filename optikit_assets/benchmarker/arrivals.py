@@ -1,7 +1,7 @@
 """Arrival schedules, fixed before a probe starts.
 
 Notation: λ is the nominal rate in requests/s, N(t) the number of arrivals in (0, t], k the shape of
-gamma gaps (vLLM's "burstiness").
+gamma gaps ("burstiness").
 
 Gamma arrivals have independent gaps of shape k and mean 1/λ; k = 1 is the Poisson process, and the
 counts in long windows have a dispersion index near 1/k. A single path of n arrivals has a realized

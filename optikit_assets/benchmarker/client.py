@@ -17,7 +17,7 @@ import aiohttp
 
 from optikit_assets.benchmarker.event_stream import ERROR_TEXT_CHARS, EventParser
 from optikit_assets.benchmarker.prompts import Prompt
-from optikit_assets.errors import EndpointError
+from optikit_assets.errors import EndpointError, one_line
 from optikit_assets.specs.endpoint_address import EndpointAddress, authorization
 from optikit_assets.specs.workload import Endpoint
 
@@ -89,10 +89,10 @@ class RequestShape:
     endpoint
         Which path is asked.
     fixed_length
-        Add vLLM's ``ignore_eos`` and ``min_tokens``.
+        Add the extensions ``ignore_eos`` and ``min_tokens``.
     salt
-        Unless empty, add vLLM's ``cache_salt``, made from this and the prompt's scope: a prefix
-        cache then serves requests of one salt and scope only.
+        Unless empty, add the extension ``cache_salt``, made from this and the prompt's scope: a
+        prefix cache then serves requests of one salt and scope only.
     """
 
     endpoint: Endpoint = "completions"
@@ -222,7 +222,7 @@ class CompletionClient:
             raise EndpointError(f"{url} did not answer within {timeout_s:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise EndpointError(
-                f"{url} cannot be reached ({_describe(error)}): is the server up, and is the URL "
+                f"{url} cannot be reached ({one_line(error)}): is the server up, and is the URL "
                 "right?"
             ) from error
         try:
@@ -234,8 +234,8 @@ class CompletionClient:
         """Send one request and follow its stream, recording into `flight`.
 
         Never raises for what the server does: errors, time-outs and malformed streams become
-        ``flight.error``. On cancellation the connection is closed, which makes engines such as vLLM
-        drop the request.
+        ``flight.error``. On cancellation the connection is closed, which makes engines drop the
+        request.
 
         Parameters
         ----------
@@ -268,9 +268,9 @@ class CompletionClient:
         except aiohttp.ClientConnectorError as error:
             flight.refused = True
             flight.client_fault = error.errno in (errno.EMFILE, errno.ENFILE)
-            flight.error = f"cannot connect: {_describe(error)}"
+            flight.error = f"cannot connect: {one_line(error)}"
         except (aiohttp.ClientError, OSError) as error:
-            flight.error = f"connection lost: {_describe(error)}"
+            flight.error = f"connection lost: {one_line(error)}"
         except ValueError as error:
             flight.error = f"malformed stream: {error}"
 
@@ -295,8 +295,3 @@ class CompletionClient:
             flight.output_tokens = len(flight.gaps_s) + 1
         else:
             flight.input_tokens, flight.output_tokens = parser.usage
-
-
-def _describe(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -68,16 +68,7 @@ async def run_closed_probe(
     sample = log.sample(client.now(), warmup)
     states = judge_objectives(sample, slo, alpha)
     for index in range(capacity):
-        flight = Flight(client.now(), sent_s=client.now())
-        log.begin(index, flight)
-        try:
-            await client.complete(flight, target.body(number, index), timeout_s)
-        finally:
-            log.settle(index)
-        if flight.refused:
-            raise EndpointError(
-                f"{client.base_url} died while requests were sent one by one: {flight.error}"
-            )
+        await _send(target, log, number, index, timeout_s)
         sample = log.sample(client.now(), warmup)
         elapsed_s = client.now() - log.epoch_s
         if log.errors == log.finished >= _HOPELESS:
@@ -123,6 +114,20 @@ async def run_closed_probe(
 def sequential_rate_rps(sample_latencies_s: list[float]) -> float:
     """Return E[1/latency] over sequential requests (paper, Algorithm 1, line 7)."""
     return float(np.mean([1.0 / latency for latency in sample_latencies_s if latency > 0]))
+
+
+async def _send(target: Target, log: ProbeLog, number: int, index: int, timeout_s: float) -> None:
+    client = target.client
+    flight = Flight(client.now(), sent_s=client.now())
+    log.begin(index, flight)
+    try:
+        await client.complete(flight, target.body(number, index), timeout_s)
+    finally:
+        log.settle(index)
+    if flight.refused:
+        raise EndpointError(
+            f"{client.base_url} died while requests were sent one by one: {flight.error}"
+        )
 
 
 def _closed_verdict(sample: Sample, slo: SloSpec, alpha: float) -> tuple[ProbeVerdict, str]:

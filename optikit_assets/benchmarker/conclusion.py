@@ -1,7 +1,7 @@
 """From probes to what a search may know, and from a search to the result of a benchmark."""
 
-from optikit_assets.benchmarker.crossing import Evidence
-from optikit_assets.benchmarker.rate_search import Outcome, SearchResult
+from optikit_assets.benchmarker.crossing import LateShare
+from optikit_assets.benchmarker.rate_search import Finding, SearchResult
 from optikit_assets.benchmarker.session import Session
 from optikit_assets.benchmarker.verdict import MAX_FAILED_SHARE
 from optikit_assets.schemas import CompletedBenchmark, ProbeResult
@@ -30,18 +30,18 @@ def never_steady(session: Session) -> bool:
     )
 
 
-def outcome_of(result: ProbeResult, slo: SloSpec) -> Outcome:
+def finding_of(result: ProbeResult, slo: SloSpec) -> Finding:
     """Return what the search needs to know of a probe."""
     certified = min(result.rate_rps, result.achieved_rate_rps)
     if not slo.objectives and result.beta is not None:
         # Without a latency bound, up to tau more may arrive than is completed.
         certified /= max(1.0, result.beta)
-    return Outcome(
+    return Finding(
         result.verdict,
         certified,
         # Without a latency bound there is nothing but confidence to go by.
         holds=result.verdict == "pass" or (bool(slo.objectives) and result.met),
-        evidence=_evidence(result, slo),
+        late_shares=_late_shares(result, slo),
         final=_failed_by_errors(result),
     )
 
@@ -50,7 +50,7 @@ def _failed_by_errors(result: ProbeResult) -> bool:
     return result.verdict == "fail" and result.errors > MAX_FAILED_SHARE * result.requests
 
 
-def _evidence(result: ProbeResult, slo: SloSpec) -> tuple[Evidence, ...]:
+def _late_shares(result: ProbeResult, slo: SloSpec) -> tuple[LateShare, ...]:
     """Return what a probe says about the share of misses at its rate; nothing if invalid."""
     if result.verdict == "invalid" or len(result.miss_share) < len(slo.objectives):
         return ()
@@ -58,7 +58,7 @@ def _evidence(result: ProbeResult, slo: SloSpec) -> tuple[Evidence, ...]:
     # late requests makes up for failed ones.
     refused = result.backlog_grows or _failed_by_errors(result)
     return tuple(
-        Evidence(
+        LateShare(
             # What arrived, not what was meant to: Poisson counts vary, and misses with them.
             result.achieved_rate_rps,
             1.0 if refused else result.miss_share[o.label],
@@ -92,7 +92,7 @@ def with_search(session: Session, search: SearchResult, gpus: int) -> CompletedB
     """Return the result of a benchmark from its search; its probes are the session's last."""
     opening = len(session.probes) - len(search.visits)
     best = search.best
-    certified = 0.0 if best is None else search.visits[best].outcome.certified_rps
+    certified = 0.0 if best is None else search.visits[best].finding.certified_rps
     worst = None if best is not None else session.probes[-1]
     status: BenchmarkStatus = "unresolved" if best is None else "feasible"
     if best is None and search.stop == "hopeless":
@@ -139,7 +139,7 @@ def _why_it_ended(session: Session, search: SearchResult) -> str:
     parts = [stops[search.stop]]
     if search.best is not None:
         visit = search.visits[search.best]
-        how = "by itself" if visit.outcome.verdict == "pass" else "with all probes together"
+        how = "by itself" if visit.finding.verdict == "pass" else "with all probes together"
         parts.append(f"certified {visit.rate_rps:.4g} req/s ({how})")
     if search.estimate_rps is not None:
         parts.append(f"limit estimated at {search.estimate_rps:.4g} req/s")

@@ -49,7 +49,7 @@ _LEAST_VARIANCE = 0.005
 
 
 @dataclass(frozen=True)
-class Evidence:
+class LateShare:
     """What one probe says about one objective.
 
     Attributes
@@ -90,20 +90,20 @@ class Crossing:
         return 1.0 - float(np.interp(rate_rps, self.rates_rps, self.below))
 
 
-def locate(evidence: Sequence[Evidence]) -> Crossing | None:
+def locate(late_shares: Sequence[LateShare]) -> Crossing | None:
     """Return the posterior of the crossing of one objective.
 
     Returns
     -------
     None unless some probe is below and some above what is allowed.
     """
-    late = np.array([e.late for e in evidence])
-    allowed = np.array([e.allowed for e in evidence])
+    late = np.array([e.late for e in late_shares])
+    allowed = np.array([e.allowed for e in late_shares])
     if not len(late) or np.all(late <= allowed) or np.all(late > allowed):
         return None
-    logs: FloatArray = np.log([e.rate_rps for e in evidence])
-    requests = np.array([float(e.requests) for e in evidence])
-    inflation = requests / np.array([e.effective for e in evidence])
+    logs: FloatArray = np.log([e.rate_rps for e in late_shares])
+    requests = np.array([float(e.requests) for e in late_shares])
+    inflation = requests / np.array([e.effective for e in late_shares])
     overloaded = late > (1.0 + allowed) / 2.0
     reach = float(np.log(_BEYOND))
     ends = float(logs.min()) - reach, float(logs.max()) + reach

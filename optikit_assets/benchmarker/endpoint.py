@@ -23,7 +23,6 @@ from optikit_assets.benchmarker.prompts import (
     FilePrompts,
     PromptSource,
     SyntheticPrompts,
-    safe_token_ids,
 )
 from optikit_assets.errors import EndpointError
 from optikit_assets.specs.slo import SloSpec
@@ -117,8 +116,6 @@ async def prepare(
     model: str,
     slo: SloSpec,
     seed: int,
-    *,
-    vocabulary_size: int | None = None,
 ) -> Target:
     """Check that the endpoint serves the model and find out how to ask it.
 
@@ -133,7 +130,7 @@ async def prepare(
     # Even with the same seed, an earlier run must not have filled the prefix cache for this one.
     full = RequestShape(workload.endpoint, salt=uuid.uuid4().hex[:12])
     refusals: list[str] = []
-    sources = await _sources(client, model, workload, seed, vocabulary_size)
+    sources = await _sources(client, model, workload, seed)
     for shape in (full, replace(full, salt=""), replace(full, salt="", fixed_length=False)):
         for prompts in sources:
             target = Target(client, model, shape, prompts)
@@ -161,7 +158,6 @@ async def _sources(
     model: str,
     workload: Workload,
     seed: int,
-    vocabulary_size: int | None,
 ) -> list[PromptSource]:
     """Return the kinds of prompts that the workload allows, the preferred one first."""
     if workload.prompts is not None:
@@ -169,11 +165,7 @@ async def _sources(
     text = SyntheticPrompts(workload, seed, token_ids=None)
     if workload.endpoint == "chat":
         return [text]
-    ids = (
-        safe_token_ids(vocabulary_size)
-        if vocabulary_size is not None
-        else await _ask_for_ids(client, model)
-    )
+    ids = await _ask_for_ids(client, model)
     return [SyntheticPrompts(workload, seed, token_ids=ids), text]
 
 

@@ -1,6 +1,6 @@
 """Prompts of exact token length with shared prefixes, otherwise unlike each other; or one's own.
 
-Prompts are lists of token ids where the server takes them (vLLM does): their length is exact by
+Prompts are lists of token ids where the server takes them: their length is exact by
 construction. The text fallback joins common short words, each one token in most vocabularies; the
 number of words is calibrated against the server's own usage counts before the first probe.
 
@@ -38,23 +38,6 @@ _WORD_LIST = (
     "call who oil its now find long down day did get come made may part"
 )
 _WORDS = tuple(re.findall(r"\w+", _WORD_LIST))
-
-
-def safe_token_ids(vocabulary_size: int) -> tuple[int, ...]:
-    """Return ids that are ordinary tokens in nearly every vocabulary of this size.
-
-    Special tokens sit at the very start (Llama 2, BERT) or the very end (Llama 3, Qwen), so both
-    ends are left out.
-
-    Raises
-    ------
-    ValueError
-        If the vocabulary has fewer than 8 tokens.
-    """
-    if vocabulary_size < 8:
-        raise ValueError(f"vocabulary_size must be at least 8, got {vocabulary_size}")
-    low = min(1000, vocabulary_size // 8)
-    return tuple(range(max(1, low), max(low + 2, vocabulary_size * 3 // 4)))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The search for the highest sustainable rate: pure, told of outcomes through ``probe(rate)``.
+"""The search for the highest sustainable rate: pure, told of findings through ``probe(rate)``.
 
 The paper's Algorithm 1, repaired. As printed it can double past a rate already seen to fail and its
 lower bound never rises. Here:
@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from optikit_assets.benchmarker.crossing import Crossing, Evidence, locate
+from optikit_assets.benchmarker.crossing import Crossing, LateShare, locate
 from optikit_assets.schemas import ProbeVerdict
 
 _NEAR_STEP = 1.25
@@ -45,7 +45,7 @@ _SAME = 0.003
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Finding:
     """What a probe told the search.
 
     Attributes
@@ -57,7 +57,7 @@ class Outcome:
     holds
         Whether every objective was met as observed, whatever the confidence, with nothing else
         against the rate.
-    evidence
+    late_shares
         What it says about each objective, in the order of the SLO.
     final
         A fail for another reason than late requests, which no other probe can clear.
@@ -66,16 +66,16 @@ class Outcome:
     verdict: ProbeVerdict
     certified_rps: float
     holds: bool = False
-    evidence: tuple[Evidence, ...] = ()
+    late_shares: tuple[LateShare, ...] = ()
     final: bool = False
 
 
 @dataclass(frozen=True)
 class Visit:
-    """A probed rate and its outcome."""
+    """A probed rate and its finding."""
 
     rate_rps: float
-    outcome: Outcome
+    finding: Finding
 
 
 @dataclass(frozen=True)
@@ -125,18 +125,18 @@ class _State:
         self.read()
 
     def read(self) -> None:
-        self.crossing = _tightest([v.outcome.evidence for v in self.visits])
+        self.crossing = _tightest([v.finding.late_shares for v in self.visits])
 
     @property
     def fail_rps(self) -> float | None:
         """Lowest rate that failed for certain and is not cleared by the other probes."""
-        fails = [v for v in self.visits if v.outcome.verdict == "fail"]
+        fails = [v for v in self.visits if v.finding.verdict == "fail"]
         return min((v.rate_rps for v in fails if not self._cleared(v)), default=None)
 
     @property
     def ceiling_rps(self) -> float | None:
         """Lowest rate that failed for certain, or that the client cannot send."""
-        invalid = [v.rate_rps for v in self.visits if v.outcome.verdict == "invalid"]
+        invalid = [v.rate_rps for v in self.visits if v.finding.verdict == "invalid"]
         low = self.low_rps or 0.0
         bounds = [rate for rate in (*invalid, self.fail_rps) if rate is not None and rate > low]
         return min(bounds, default=None)
@@ -144,7 +144,7 @@ class _State:
     @property
     def high_rps(self) -> float | None:
         """Lowest rate, above every rate that held, at which a probe did not hold."""
-        not_held = [v.rate_rps for v in self.visits if not v.outcome.holds]
+        not_held = [v.rate_rps for v in self.visits if not v.finding.holds]
         low = self.low_rps or 0.0
         return min((rate for rate in not_held if rate > low), default=None)
 
@@ -155,7 +155,7 @@ class _State:
         held = [
             v.rate_rps
             for v in self.visits
-            if v.outcome.holds and (fail is None or v.rate_rps < fail)
+            if v.finding.holds and (fail is None or v.rate_rps < fail)
         ]
         return max(held, default=None)
 
@@ -164,7 +164,7 @@ class _State:
         fail = self.fail_rps
         best: int | None = None
         for i, visit in enumerate(self.visits):
-            if not visit.outcome.holds or (fail is not None and visit.rate_rps >= fail):
+            if not visit.finding.holds or (fail is not None and visit.rate_rps >= fail):
                 continue
             if not self._vouched(visit):
                 continue
@@ -176,13 +176,13 @@ class _State:
         # A sure verdict is wrong once in a while, most often close to the limit.
         return (
             self.crossing is not None
-            and not visit.outcome.final
+            and not visit.finding.final
             and self.crossing.probability_above(visit.rate_rps) > 1.0 - _CONFIDENCE
         )
 
     def _vouched(self, visit: Visit) -> bool:
         if self.crossing is None:
-            return visit.outcome.verdict == "pass"
+            return visit.finding.verdict == "pass"
         return self.crossing.probability_above(visit.rate_rps / self.slack) >= _CONFIDENCE
 
 
@@ -227,7 +227,7 @@ def read_visits(visits: Sequence[Visit], tolerance: float) -> Reading:
 
 
 def search_rate(
-    probe: Callable[[float], Outcome],
+    probe: Callable[[float], Finding],
     *,
     start_rps: float,
     start_is_near: bool = False,
@@ -272,9 +272,9 @@ def search_rate(
             return _result(state, "probes", tolerance)
         if seconds_left() < seconds_needed:
             return _result(state, "seconds", tolerance)
-        outcome = probe(rate)
-        invalid_in_a_row = invalid_in_a_row + 1 if outcome.verdict == "invalid" else 0
-        state.add(Visit(rate, outcome))
+        finding = probe(rate)
+        invalid_in_a_row = invalid_in_a_row + 1 if finding.verdict == "invalid" else 0
+        state.add(Visit(rate, finding))
         if 0 < invalid_in_a_row < _ATTEMPTS_IF_INVALID:
             continue
         invalid_in_a_row = 0
@@ -296,54 +296,6 @@ def search_rate(
             if state.certified() is None and (few or seconds_left() < 4 * seconds_needed):
                 rate = min(rate, low / _RETREAT)
             rate = max(rate, floor_rps)
-
-
-def search_as_printed(
-    probe: Callable[[float], Outcome],
-    *,
-    lower_bound_rps: float,
-    tolerance: float,
-    max_probes: int,
-    seconds_left: Callable[[], float],
-    seconds_needed: float,
-) -> SearchResult:
-    """Find a rate by the paper's Algorithm 1, to compare with: lines 10 to 23 as they are printed.
-
-    Its initial rate r_0 is the lower bound LB = E[1/latency]; its threshold T is `tolerance` times
-    the best rate. Its flaws are kept: it can double past a rate that failed, and ``best`` is the
-    latest rate that held, not the highest.
-
-    Parameters as in `search_rate`.
-    """
-    state = _State()
-    best: int | None = None
-    rate = lower_bound_rps
-    stop = "probes"
-    while len(state.visits) < max_probes:
-        if seconds_left() < seconds_needed:
-            stop = "seconds"
-            break
-        outcome = probe(rate)
-        state.visits.append(Visit(rate, outcome))
-        if outcome.holds:
-            best = len(state.visits) - 1
-            rate *= 2.0
-        else:
-            rate = (lower_bound_rps + rate) / 2.0
-        if best is not None:
-            best_rps = state.visits[best].rate_rps
-            if abs(best_rps - rate) <= tolerance * best_rps:
-                stop = "tolerance"
-                break
-    return SearchResult(
-        visits=tuple(state.visits),
-        best=best,
-        low_rps=None,
-        high_rps=state.fail_rps,
-        estimate_rps=None,
-        lowest_fail_rps=state.fail_rps,
-        stop=stop,
-    )
 
 
 def _grown(step: float) -> float:
@@ -374,13 +326,13 @@ def _ending(state: _State, high: float, tolerance: float) -> str:
     bound = high if state.crossing is None else state.ceiling_rps
     if bound is None or bound > limit:
         return ""
-    at_bound = (v.outcome.verdict for v in state.visits if v.rate_rps == bound)
+    at_bound = (v.finding.verdict for v in state.visits if v.rate_rps == bound)
     return "client" if all(verdict == "invalid" for verdict in at_bound) else "tolerance"
 
 
-def _tightest(outcomes: list[tuple[Evidence, ...]]) -> Crossing | None:
+def _tightest(findings: list[tuple[LateShare, ...]]) -> Crossing | None:
     """Return the crossing of the objective that is missed first."""
-    rows = [evidence for evidence in outcomes if evidence]
+    rows = [late_shares for late_shares in findings if late_shares]
     if not rows:
         return None
     found = [c for c in (locate(list(column)) for column in zip(*rows, strict=True)) if c]
@@ -392,7 +344,7 @@ def _result(state: _State, stop: str, tolerance: float) -> SearchResult:
     crossing = state.crossing
     known = [] if crossing is None else [crossing.quantile(0.025)]
     if best is not None:
-        known.append(state.visits[best].outcome.certified_rps)
+        known.append(state.visits[best].finding.certified_rps)
     # A probe begins with an empty server and sees fewer late requests than an endless one, so that
     # rates come out a little too high, by less than the tolerance.
     low = min(known) / (1.0 + tolerance) if known else None

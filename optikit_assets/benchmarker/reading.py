@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optikit_assets.benchmarker.conclusion import outcome_of
+from optikit_assets.benchmarker.conclusion import finding_of
 from optikit_assets.benchmarker.rate_search import Visit, read_visits
 from optikit_assets.schemas import ProbeResult
 from optikit_assets.specs.slo import SloSpec
@@ -50,9 +50,9 @@ def read_probes(probes: Sequence[ProbeResult], slo: SloSpec) -> PooledReading:
     servers differ is to be seen from their readings one by one.
     """
     taken = [i for i, probe in enumerate(probes) if probe.kind == "open"]
-    visits = [Visit(probes[i].rate_rps, outcome_of(probes[i], slo)) for i in taken]
+    visits = [Visit(probes[i].rate_rps, finding_of(probes[i], slo)) for i in taken]
     found = read_visits(visits, slo.budget.tolerance)
-    held_rps = None if found.held is None else visits[found.held].outcome.certified_rps
+    held_rps = None if found.held is None else visits[found.held].finding.certified_rps
     return PooledReading(
         held=None if found.held is None else taken[found.held],
         held_rps=held_rps,

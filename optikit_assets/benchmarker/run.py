@@ -8,20 +8,17 @@ from typing import TypeVar
 
 from optikit_assets.benchmarker.client import ClientLimits, CompletionClient
 from optikit_assets.benchmarker.conclusion import (
+    finding_of,
     never_steady,
-    outcome_of,
     with_search,
     without_search,
 )
 from optikit_assets.benchmarker.endpoint import Target, prepare
 from optikit_assets.benchmarker.open_loop import Progress
+from optikit_assets.benchmarker.printed_search import search_as_printed
 from optikit_assets.benchmarker.priority import prompt_thread
 from optikit_assets.benchmarker.process_pool import ProcessPool
-from optikit_assets.benchmarker.rate_search import (
-    SearchResult,
-    search_as_printed,
-    search_rate,
-)
+from optikit_assets.benchmarker.rate_search import SearchResult, search_rate
 from optikit_assets.benchmarker.session import Session
 from optikit_assets.schemas import CompletedBenchmark, ProbeResult
 from optikit_assets.specs.slo import SloSpec
@@ -37,7 +34,6 @@ def run_benchmark(
     seed: int,
     gpus: int = 1,
     initial_rate_rps: float | None = None,
-    vocabulary_size: int | None = None,
     requests_file: Path | None = None,
     on_probe: Callable[[ProbeResult], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -61,9 +57,6 @@ def run_benchmark(
         GPUs that the server uses; for the rate per GPU only.
     initial_rate_rps
         Where to begin, e.g. the certified rate of a similar configuration.
-    vocabulary_size
-        Token ids of prompts are drawn from its middle; None: from what the server's tokenizer
-        answers, else from a conservative range.
     requests_file
         Receives the timeline of every request (JSON Lines; ``.gz``: compressed).
     on_probe, on_progress
@@ -84,7 +77,7 @@ def run_benchmark(
     with prompt_thread(), asyncio.Runner() as runner, contextlib.ExitStack() as stack:
         client = CompletionClient(base_url, limits=limits, api_key=api_key)
         _enter(stack, runner, client)
-        target = runner.run(prepare(client, model, slo, seed, vocabulary_size=vocabulary_size))
+        target = runner.run(prepare(client, model, slo, seed))
         pool = ProcessPool(target, slo.workload.max_output_tokens, processes)
         _enter(stack, runner, pool)
         result = benchmark_target(
@@ -138,7 +131,7 @@ def benchmark_target(
         return with_search(session, _as_printed(session, runner), gpus)
     start_rps, near = (initial_rate_rps, True) if initial_rate_rps else runner.run(session.start())
     search = search_rate(
-        lambda rate: outcome_of(runner.run(session.open_probe(rate)), slo),
+        lambda rate: finding_of(runner.run(session.open_probe(rate)), slo),
         start_rps=start_rps,
         start_is_near=near,
         floor_rps=session.floor_rps,
@@ -154,7 +147,7 @@ def benchmark_target(
 def _as_printed(session: Session, runner: asyncio.Runner) -> SearchResult:
     budget = session.slo.budget
     return search_as_printed(
-        lambda rate: outcome_of(runner.run(session.open_probe(rate)), session.slo),
+        lambda rate: finding_of(runner.run(session.open_probe(rate)), session.slo),
         lower_bound_rps=session.sequential_rps,
         tolerance=budget.tolerance,
         max_probes=budget.max_probes,
@@ -170,7 +163,6 @@ def confirm_rate(
     slo: SloSpec,
     rate_rps: float,
     seed: int,
-    vocabulary_size: int | None = None,
     requests_file: Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     limits: ClientLimits | None = None,
@@ -190,7 +182,7 @@ def confirm_rate(
     with prompt_thread(), asyncio.Runner() as runner, contextlib.ExitStack() as stack:
         client = CompletionClient(base_url, limits=limits, api_key=api_key)
         _enter(stack, runner, client)
-        target = runner.run(prepare(client, model, slo, seed, vocabulary_size=vocabulary_size))
+        target = runner.run(prepare(client, model, slo, seed))
         pool = ProcessPool(target, slo.workload.max_output_tokens, processes)
         _enter(stack, runner, pool)
         session = Session(target, slo, seed, requests_file, None, on_progress, pool)

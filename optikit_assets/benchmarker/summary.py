@@ -45,23 +45,7 @@ def summarize(
     alpha
         Error probability of each bound of a percentile's interval.
     """
-    latency: dict[str, float | None] = {}
-    intervals: dict[str, tuple[float, float | None]] = {}
-    for metric in _METRICS:
-        bounds = [o.max_ms / 1000.0 for o in slo.objectives if o.metric == metric]
-        values = sample.values_s(metric, max(bounds, default=np.inf))
-        wanted = {f"{metric}_p{p:g}": p for p in _PERCENTS}
-        wanted |= {o.label: o.percentile for o in slo.objectives if o.metric == metric}
-        for label, percent in wanted.items():
-            latency[label] = _ms(percentile(values, percent)) if len(values) else None
-        for objective, state in zip(slo.objectives, judgement.states, strict=True):
-            if objective.metric != metric or state.share is None or not len(values):
-                continue
-            # Gaps of one request are not independent: never more draws than effective requests.
-            low, high = percentile_interval(
-                values, objective.percentile, state.share.effective, alpha
-            )
-            intervals[objective.label] = (_ms(low) or 0.0, _ms(high))
+    latency, intervals = _latencies(sample, judgement, slo, alpha)
     done = sample.completed
     arrived_s = sample.sent_s[-1] - window_start_s if len(sample) else 0.0
     achieved = len(sample) / arrived_s if arrived_s > 0 else 0.0
@@ -109,6 +93,30 @@ def summarize(
         arrivals_s=tuple(sample.scheduled_s[done][keep].round(4).tolist()),
         completions_s=tuple(sample.finished_s[done][keep].round(4).tolist()),
     )
+
+
+def _latencies(
+    sample: Sample, judgement: Judgement, slo: SloSpec, alpha: float
+) -> tuple[dict[str, float | None], dict[str, tuple[float, float | None]]]:
+    """Return the usual and the bounded percentiles in ms, and intervals of the bounded ones."""
+    latency: dict[str, float | None] = {}
+    intervals: dict[str, tuple[float, float | None]] = {}
+    for metric in _METRICS:
+        bounds = [o.max_ms / 1000.0 for o in slo.objectives if o.metric == metric]
+        values = sample.values_s(metric, max(bounds, default=np.inf))
+        wanted = {f"{metric}_p{p:g}": p for p in _PERCENTS}
+        wanted |= {o.label: o.percentile for o in slo.objectives if o.metric == metric}
+        for label, percent in wanted.items():
+            latency[label] = _ms(percentile(values, percent)) if len(values) else None
+        for objective, state in zip(slo.objectives, judgement.states, strict=True):
+            if objective.metric != metric or state.share is None or not len(values):
+                continue
+            # Gaps of one request are not independent: never more draws than effective requests.
+            low, high = percentile_interval(
+                values, objective.percentile, state.share.effective, alpha
+            )
+            intervals[objective.label] = (_ms(low) or 0.0, _ms(high))
+    return latency, intervals
 
 
 def _met(sample: Sample, judgement: Judgement, slo: SloSpec) -> bool:

@@ -162,7 +162,7 @@ def repeatability(
         str, typer.Option(metavar="SUITE|FILE", help="Suite name or file; default: the model's.")
     ] = "",
     times: Annotated[int, typer.Option(min=2, max=1000, help="Number of evaluations.")] = 10,
-    deterministic: Annotated[bool, typer.Option(help="vLLM's deterministic mode.")] = True,
+    deterministic: Annotated[bool, typer.Option(help="The engine's deterministic mode.")] = True,
     seed: Annotated[int, typer.Option(min=0, help="The same for every evaluation.")] = 1234,
     json_out: JsonOut = None,
 ) -> None:

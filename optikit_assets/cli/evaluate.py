@@ -25,7 +25,7 @@ from optikit_assets.history import History
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog
 from optikit_assets.specs.endpoint_address import CREDENTIALS_VARIABLE, EndpointAddress
-from optikit_assets.stateval.engines import served_model, tokenizer_in
+from optikit_assets.stateval.endpoint import served_model, tokenizer_in
 from optikit_assets.workers.messages import Record
 
 _COLUMNS = ("min", "max", "mean", "std", "rsd_percent", "runs", "items", "most_changed_responses")

@@ -1,4 +1,4 @@
-"""All assets, checks and resources of the graph in one place."""
+"""All assets and resources of the graph in one place."""
 
 from optikit_assets.defs.base_model import base_model
 from optikit_assets.defs.benchmarking.benchmark_sweep import benchmark_sweep
@@ -27,7 +27,6 @@ ASSETS = [
     tuned_config,
     deployable_config,
 ]
-CHECKS = []
 
 
 def resources(listener: Listener = nobody) -> dict[str, object]:

@@ -15,6 +15,7 @@ from optikit_assets.artifacts.store import Artifact, ArtifactDraft
 from optikit_assets.artifacts.turns import turn
 from optikit_assets.defs.recorded import INPUTS_METADATA, STATUS_TAG, Versions
 from optikit_assets.defs.source_versions import SourceVersions
+from optikit_assets.engines import Engine, get_engine
 from optikit_assets.errors import StageError
 from optikit_assets.graph import (
     BASE_MODEL,
@@ -139,6 +140,11 @@ class Partition:
         return self.catalog.model(split_model(self.model_key)[0])
 
     @property
+    def engine(self) -> Engine:
+        """The engine that serves the model."""
+        return get_engine(self.model_spec.engine.name)
+
+    @property
     def base(self) -> FetchedModel:
         """The unquantized model's files and facts."""
         return self.versions.sources.model(self.model_key)
@@ -175,12 +181,10 @@ class Partition:
     @cached_property
     def provenance(self) -> dict[str, str]:
         """What an artifact keeps of this run: its rows are the same whichever run appends them."""
-        hardware = self.runner.hardware
         return {
             "run_id": self.context.run.run_id,
             "started_at": self.started_at.isoformat(),
-            # What a CPU costs is looked up by this word.
-            "accelerator": f"CPU {hardware.name}" if hardware.kind == "cpu" else hardware.name,
+            "accelerator": self.runner.hardware.accelerator,
         }
 
     @contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 from optikit_assets.artifacts.file_digests import FileDigests
 from optikit_assets.artifacts.models import FetchedModel, ModelRegistry
 from optikit_assets.artifacts.pins import Pin, PinKind, digest_of
+from optikit_assets.engines import Hardware, engine_variables, get_engine
 from optikit_assets.environments.layout import environment_path
 from optikit_assets.environments.variables import effective_variables
 from optikit_assets.graph import (
@@ -29,8 +30,6 @@ from optikit_assets.graph import (
     split_model,
 )
 from optikit_assets.optimizer.calibration import resolve_calibration
-from optikit_assets.serving.hardware import Hardware
-from optikit_assets.serving.support import unsupported
 from optikit_assets.settings import settings
 from optikit_assets.sources.datasets import pinned_dataset
 from optikit_assets.sources.references import is_hub_dataset
@@ -124,8 +123,10 @@ class SourceVersions:
         What was made is found again by a key without it.
         """
         recipe = self.catalog.recipe(key.recipe)
+        spec = EngineSpec()
+        engine = get_engine(spec.name)
         served = [
-            unsupported(recipe, EngineSpec(), self.hardware, experts=experts) is None
+            engine.unsupported(recipe, spec, self.hardware, experts=experts) is None
             for experts in (False, True)
         ]
         return digest([recipe.digest(), served])
@@ -153,7 +154,7 @@ class SourceVersions:
 
     def _compress_runtime(self, _: Key) -> str:
         # Neither the card nor its driver: a checkpoint is worth the same wherever it was made.
-        variables = {k: v for k, v in self._variables.items() if not k.startswith("VLLM_")}
+        variables = engine_variables().without(self._variables)
         return digest([self.environment_pin("compress").sha256, self.hardware.kind, variables])
 
     def _serving_runtime(self, _: Key) -> str:
@@ -162,7 +163,7 @@ class SourceVersions:
 
     @cached_property
     def _variables(self) -> dict[str, str]:
-        return effective_variables(os.environ)
+        return effective_variables(os.environ, engine_variables())
 
 
 _READERS: dict[str, Callable[[SourceVersions, Key], str]] = {

@@ -7,11 +7,13 @@ from optikit_assets.deployment.four_arms import arms
 from optikit_assets.deployment.outcomes import RecipeOutcome
 from optikit_assets.deployment.race import FreshServers, Held, Limits, Served
 from optikit_assets.deployment.record import build_deployment
+from optikit_assets.deployment.report import ConfigFile
 from optikit_assets.deployment.selection import Selection, select
 from optikit_assets.deployment.terminal import arms_table
 
 __all__ = [
     "Bundle",
+    "ConfigFile",
     "Evidence",
     "FreshServers",
     "Held",

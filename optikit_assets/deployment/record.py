@@ -22,6 +22,7 @@ def build_deployment(
     certification: Certification,
     flags: Mapping[str, Scalar],
     accelerator: str,
+    engine: str,
     versions: Mapping[str, str],
     environment: Mapping[str, str],
     left_out: Mapping[str, str],
@@ -35,8 +36,10 @@ def build_deployment(
     ----------
     flags
         All engine flags of the certified configuration; ignored if there is none.
+    engine
+        Name of the engine.
     environment
-        Variables that reached its engine.
+        Variables that reached it.
     left_out
         Recipe -> why its results took no part.
     created_at
@@ -55,6 +58,7 @@ def build_deployment(
         "rejections": rejections(outcomes, chosen, raced),
         "left_out": tuple(Rejection(recipe=name, reason=why) for name, why in left_out.items()),
         "accelerator": accelerator,
+        "engine": engine,
         "versions": dict(versions),
         "environment": dict(environment),
         "run_ids": dict(run_ids),

@@ -1,6 +1,7 @@
 """Renders ``report.html``: one self-contained page for whoever deploys, or wants proof."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -12,18 +13,34 @@ from optikit_assets.schemas import Deployment, RecoveryRow
 from optikit_assets.specs import Objective
 from optikit_assets.specs.workload import Length
 
-COMMANDS = (
-    "vllm serve --config vllm.yaml",
-    "python -m vllm.entrypoints.openai.api_server --config vllm.yaml",
-)
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """What a server is started from.
+
+    Parameters
+    ----------
+    name
+        Of the file in the bundle.
+    text
+        Its content.
+    commands
+        How a server is started from it, the usual one first.
+    """
+
+    name: str
+    text: str
+    commands: tuple[str, ...]
 
 
-def render_report(deployment: Deployment, evidence: Evidence, vllm_yaml: str | None = None) -> str:
+def render_report(
+    deployment: Deployment, evidence: Evidence, config: ConfigFile | None = None
+) -> str:
     """Return the page; everything on it comes from the arguments.
 
     Parameters
     ----------
-    vllm_yaml
+    config
         Shown for copying; ``None`` if nothing can be deployed.
     """
     return (
@@ -32,8 +49,7 @@ def render_report(deployment: Deployment, evidence: Evidence, vllm_yaml: str | N
         .render(
             d=deployment,
             evidence=evidence,
-            vllm_yaml=vllm_yaml,
-            commands=COMMANDS,
+            config=config,
             figures=_figures(deployment, evidence),
             full_precision=_full_precision(deployment),
             workload=_workload(deployment),

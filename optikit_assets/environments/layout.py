@@ -44,7 +44,7 @@ _NVIDIA_SMI_LIMIT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class EnvironmentRecipe:
+class Installation:
     """What one environment is made from.
 
     Parameters
@@ -72,33 +72,33 @@ class EnvironmentRecipe:
     installs_project: bool = False
 
 
-_CONTROL = EnvironmentRecipe(
+_CONTROL = Installation(
     "control",
     "requirements/control.txt",
     ("pyproject.toml", "--extra", "dev"),
     installs_project=True,
 )
-RECIPES: dict[tuple[str, Accelerator], EnvironmentRecipe] = {
+INSTALLATIONS: dict[tuple[str, Accelerator], Installation] = {
     ("control", "cpu"): _CONTROL,
     ("control", "gpu"): _CONTROL,
-    ("compress", "cpu"): EnvironmentRecipe(
+    ("compress", "cpu"): Installation(
         "compress",
         "requirements/compress-cpu.txt",
         ("requirements/compress.in",),
         overrides="requirements/overrides-cpu.txt",
         torch_backend="cpu",
     ),
-    ("compress", "gpu"): EnvironmentRecipe(
+    ("compress", "gpu"): Installation(
         "compress", "requirements/compress-gpu.txt", ("requirements/compress.in",)
     ),
-    ("serve", "cpu"): EnvironmentRecipe(
+    ("serve", "cpu"): Installation(
         "serve",
         "requirements/serve-cpu.txt",
         ("requirements/serve-cpu.in",),
         overrides="requirements/overrides-cpu.txt",
         torch_backend="cpu",
     ),
-    ("serve", "gpu"): EnvironmentRecipe(
+    ("serve", "gpu"): Installation(
         "serve", "requirements/serve-gpu.txt", ("requirements/serve-gpu.in",)
     ),
 }
@@ -198,7 +198,7 @@ def _meaningful_lines(path: Path) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def wanted_digest(recipe: EnvironmentRecipe, repository: Path = REPOSITORY_ROOT) -> str:
+def wanted_digest(installation: Installation, repository: Path = REPOSITORY_ROOT) -> str:
     """Compute the digest that a complete, current environment carries in its stamp.
 
     Comments do not count. Of pyproject.toml only what an installation depends on counts, so that
@@ -209,12 +209,12 @@ def wanted_digest(recipe: EnvironmentRecipe, repository: Path = REPOSITORY_ROOT)
     OptikitError
         If a requirement file or pyproject.toml cannot be read.
     """
-    files = [recipe.requirements]
+    files = [installation.requirements]
     parts: dict[str, object] = {
         "python": ".".join(str(number) for number in sys.version_info[:2]),
-        "torch_backend": recipe.torch_backend,
+        "torch_backend": installation.torch_backend,
     }
-    if recipe.installs_project:
+    if installation.installs_project:
         files.append("requirements/build.txt")
         pyproject = repository / "pyproject.toml"
         try:

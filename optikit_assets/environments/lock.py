@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from optikit_assets.environments.layout import (
-    RECIPES,
+    INSTALLATIONS,
     REPOSITORY_ROOT,
-    EnvironmentRecipe,
+    Installation,
     default_home,
     setup_log_path,
 )
@@ -29,31 +29,31 @@ from optikit_assets.environments.uv_tool import (
 
 _COMPILE_LIMIT_S = 900.0
 # Constrains what builds the project itself when it is installed into an environment.
-_BUILD = EnvironmentRecipe("build", "requirements/build.txt", ("requirements/build.in",))
+_BUILD = Installation("build", "requirements/build.txt", ("requirements/build.in",))
 
 
-def recipes_to_lock() -> list[EnvironmentRecipe]:
-    """Return one recipe per pinned set."""
-    by_file = {recipe.requirements: recipe for recipe in RECIPES.values()}
+def installations_to_lock() -> list[Installation]:
+    """Return one installation per pinned set."""
+    by_file = {installation.requirements: installation for installation in INSTALLATIONS.values()}
     return [_BUILD, *by_file.values()]
 
 
-def compile_arguments(recipe: EnvironmentRecipe, *, upgrade: bool) -> list[str]:
+def compile_arguments(installation: Installation, *, upgrade: bool) -> list[str]:
     """Return the arguments of uv that compile one pinned set, relative to the repository."""
     arguments = [
-        "pip", "compile", *recipe.source, "--output-file", recipe.requirements,
+        "pip", "compile", *installation.source, "--output-file", installation.requirements,
         "--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28",
         "--no-emit-index-url", "--no-emit-find-links", "--no-annotate",
         "--custom-compile-command", "make lock",
     ]  # fmt: skip
-    if recipe.overrides is not None:
-        arguments += ["--overrides", recipe.overrides]
+    if installation.overrides is not None:
+        arguments += ["--overrides", installation.overrides]
     if upgrade:
         arguments.append("--upgrade")
     return arguments
 
 
-def compile_set(home: Path, recipe: EnvironmentRecipe, *, upgrade: bool) -> None:
+def compile_set(home: Path, installation: Installation, *, upgrade: bool) -> None:
     """Compile one pinned set in place.
 
     Raises
@@ -61,12 +61,12 @@ def compile_set(home: Path, recipe: EnvironmentRecipe, *, upgrade: bool) -> None
     CommandError
         If no set of versions fits, or the package index cannot be reached.
     """
-    log_file = setup_log_path(home, f"lock-{Path(recipe.requirements).stem}")
+    log_file = setup_log_path(home, f"lock-{Path(installation.requirements).stem}")
     environ = dict(os.environ)
     uv = ensure_uv(home, log_file=log_file, environ=environ)
-    environ = uv_environ(environ, pip_settings(uv.parent / "python", environ), recipe, home)
-    arguments = compile_arguments(recipe, upgrade=upgrade)
-    attempts = torch_arguments(recipe, environ)
+    environ = uv_environ(environ, pip_settings(uv.parent / "python", environ), installation, home)
+    arguments = compile_arguments(installation, upgrade=upgrade)
+    attempts = torch_arguments(installation, environ)
     log_file.unlink(missing_ok=True)
     for number, extra in enumerate(attempts, start=1):
         try:
@@ -80,7 +80,7 @@ def compile_set(home: Path, recipe: EnvironmentRecipe, *, upgrade: bool) -> None
         except CommandError as error:
             if number == len(attempts):
                 tail = "\n".join(f"  | {line}" for line in log_tail(log_file))
-                message = f"{recipe.requirements} could not be compiled: {error}\n{tail}"
+                message = f"{installation.requirements} could not be compiled: {error}\n{tail}"
                 raise CommandError(message) from error
 
 
@@ -90,15 +90,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--upgrade", action="store_true", help="take the newest versions that fit")
     upgrade = parser.parse_args(argv).upgrade
     home = default_home()
-    for recipe in recipes_to_lock():
+    for installation in installations_to_lock():
         try:
-            compile_set(home, recipe, upgrade=upgrade)
+            compile_set(home, installation, upgrade=upgrade)
         except CommandError as error:
             sys.stderr.write(f"error: {error}\n")
             return 1
-        pins = (REPOSITORY_ROOT / recipe.requirements).read_text(encoding="utf-8")
+        pins = (REPOSITORY_ROOT / installation.requirements).read_text(encoding="utf-8")
         count = sum(not line.startswith("#") for line in pins.splitlines())
-        sys.stderr.write(f"  {recipe.requirements}: {count} packages\n")
+        sys.stderr.write(f"  {installation.requirements}: {count} packages\n")
     return 0
 
 

@@ -18,10 +18,10 @@ from typing import NoReturn, TextIO
 
 from optikit_assets.environments.layout import (
     ENVIRONMENT_NAMES,
-    RECIPES,
+    INSTALLATIONS,
     REPOSITORY_ROOT,
     Accelerator,
-    EnvironmentRecipe,
+    Installation,
     Stamp,
     default_home,
     detect_accelerator,
@@ -98,7 +98,7 @@ class Plan:
 
     Parameters
     ----------
-    recipe
+    installation
         What it is made from.
     accelerator
         For which kind of machine.
@@ -108,7 +108,7 @@ class Plan:
         Whether it starts empty, because its present state cannot be trusted.
     """
 
-    recipe: EnvironmentRecipe
+    installation: Installation
     accelerator: Accelerator
     digest: str
     rebuild: bool
@@ -116,8 +116,8 @@ class Plan:
 
 def plan_environment(home: Path, name: str, accelerator: Accelerator) -> Plan | None:
     """Return what has to be done for an environment, or ``None`` if it is ready."""
-    recipe = RECIPES[name, accelerator]
-    digest = wanted_digest(recipe)
+    installation = INSTALLATIONS[name, accelerator]
+    digest = wanted_digest(installation)
     if inspect_environment(home, name, wanted=digest).ready:
         return None
     stamp = read_stamp(home, name)
@@ -127,7 +127,7 @@ def plan_environment(home: Path, name: str, accelerator: Accelerator) -> Plan | 
         and stamp.accelerator == accelerator
         and os.access(python_path(home, name), os.X_OK)
     )
-    return Plan(recipe, accelerator, digest, rebuild=not in_place)
+    return Plan(installation, accelerator, digest, rebuild=not in_place)
 
 
 def install(home: Path, plan: Plan, *, stream: TextIO, lock: int) -> None:
@@ -138,7 +138,7 @@ def install(home: Path, plan: Plan, *, stream: TextIO, lock: int) -> None:
     InstallationError
         If a command fails: which environment, why, the end of the log, what to do.
     """
-    name = plan.recipe.name
+    name = plan.installation.name
     log_file = setup_log_path(home, name)
     label = f"{name:<8} ({plan.accelerator}) {'installing' if plan.rebuild else 'updating'}"
     progress = Progress(stream, label, log_file)
@@ -155,20 +155,20 @@ def install(home: Path, plan: Plan, *, stream: TextIO, lock: int) -> None:
 
 
 def _check_disk(home: Path, plan: Plan) -> None:
-    needed_gib = _NEEDED_GIB[plan.recipe.name, plan.accelerator]
+    needed_gib = _NEEDED_GIB[plan.installation.name, plan.accelerator]
     if plan.rebuild and not has_disk_space(home, int(needed_gib * _GIB)):
         message = f"it needs about {needed_gib:g} GiB, less is free: no space left on device"
         raise CommandError(message)
 
 
 def _install(home: Path, plan: Plan, *, log_file: Path, progress: Progress, lock: int) -> None:
-    name, recipe = plan.recipe.name, plan.recipe
+    name, installation = plan.installation.name, plan.installation
     environ = dict(os.environ)
     uv = ensure_uv(
         home, log_file=log_file, environ=environ, on_wait=progress.tick, keep_open=[lock]
     )
     pip = pip_settings(uv.parent / "python", environ)
-    environ = uv_environ(environ, pip, recipe, home)
+    environ = uv_environ(environ, pip, installation, home)
 
     def run_uv(*arguments: str) -> None:
         run_logged(
@@ -195,14 +195,14 @@ def _install(home: Path, plan: Plan, *, log_file: Path, progress: Progress, lock
             str(folder),
         )
     sync = ["pip", "sync", "--python", str(python_path(home, name))]
-    sync.append(str(REPOSITORY_ROOT / recipe.requirements))
-    if recipe.installs_project:
+    sync.append(str(REPOSITORY_ROOT / installation.requirements))
+    if installation.installs_project:
         # One more line of the set, because synchronizing removes whatever is not listed.
         project = folder / "project.txt"
         project.write_text(f"-e {REPOSITORY_ROOT}\n", encoding="utf-8")
         constraints = str(REPOSITORY_ROOT / "requirements" / "build.txt")
         sync += [str(project), "--build-constraints", constraints]
-    attempts = torch_arguments(recipe, environ)
+    attempts = torch_arguments(installation, environ)
     for number, extra in enumerate(attempts, start=1):
         try:
             run_uv(*sync, *extra)
@@ -210,7 +210,7 @@ def _install(home: Path, plan: Plan, *, log_file: Path, progress: Progress, lock
         except CommandError:
             if number == len(attempts) or not any("torch" in line for line in log_tail(log_file)):
                 raise
-    if not recipe.installs_project:
+    if not installation.installs_project:
         put_project_on_path(folder)
     location = str(folder.absolute())
     write_stamp(home, name, Stamp(plan.digest, location, str(REPOSITORY_ROOT), plan.accelerator))
@@ -273,7 +273,7 @@ def set_up(
             stream.write(f"setting up {home}\n")
         for plan in plans:
             install(home, plan, stream=stream, lock=lock)
-    return [plan.recipe.name for plan in plans]
+    return [plan.installation.name for plan in plans]
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from optikit_assets.environments.layout import (
     ENVIRONMENT_NAMES,
-    RECIPES,
+    INSTALLATIONS,
     REPOSITORY_ROOT,
     Stamp,
     detect_accelerator,
@@ -49,8 +49,6 @@ class EnvironmentStatus:
         One sentence for a person.
     what_to_do
         The command that makes it ready; empty when it is.
-    fingerprint
-        Digest of what is installed, free of paths; empty unless complete.
     accelerator
         ``"cpu"`` or ``"gpu"``: for which kind of machine it was built; empty unless complete.
     """
@@ -61,7 +59,6 @@ class EnvironmentStatus:
     state: State
     reason: str
     what_to_do: str
-    fingerprint: str
     accelerator: str
 
     @property
@@ -123,7 +120,6 @@ def inspect_environment(
         state=state,
         reason=reason,
         what_to_do="" if state == "ready" else _SETUP_COMMAND,
-        fingerprint=stamp.digest if stamp is not None and complete else "",
         accelerator=stamp.accelerator if stamp is not None and complete else "",
     )
 
@@ -138,7 +134,7 @@ def environment_status(home: Path) -> list[EnvironmentStatus]:
     """
     accelerator = detect_accelerator()
     return [
-        inspect_environment(home, name, wanted=wanted_digest(RECIPES[name, accelerator]))
+        inspect_environment(home, name, wanted=wanted_digest(INSTALLATIONS[name, accelerator]))
         for name in ENVIRONMENT_NAMES
     ]
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from optikit_assets.environments.layout import REPOSITORY_ROOT, EnvironmentRecipe
+from optikit_assets.environments.layout import REPOSITORY_ROOT, Installation
 from optikit_assets.errors import OptikitError
 
 BOOTSTRAP_REQUIREMENTS = "requirements/bootstrap.txt"
@@ -207,10 +207,10 @@ def parse_pip_settings(listing: str) -> dict[str, str]:
 def uv_environ(
     environ: Mapping[str, str],
     pip: Mapping[str, str],
-    recipe: EnvironmentRecipe,
+    installation: Installation,
     home: Path,
 ) -> dict[str, str]:
-    """Return the environment in which uv installs `recipe`.
+    """Return the environment in which uv installs `installation`.
 
     uv's own variables win over what pip was told. pip's find-links reach only the sets that want
     CPU builds: ``torch==X`` in a GPU set would otherwise be satisfied by a ``X+cpu`` wheel there.
@@ -226,7 +226,7 @@ def uv_environ(
         "SSL_CERT_FILE": pip.get("cert", ""),
         "UV_HTTP_TIMEOUT": pip.get("default-timeout", pip.get("timeout", "")),
     }
-    if recipe.torch_backend == "cpu":
+    if installation.torch_backend == "cpu":
         links = pip.get("find-links", "").split()
         defaults["UV_FIND_LINKS"] = ",".join(links)
     for name, value in defaults.items():
@@ -235,15 +235,15 @@ def uv_environ(
     return result
 
 
-def torch_arguments(recipe: EnvironmentRecipe, environ: Mapping[str, str]) -> list[list[str]]:
+def torch_arguments(installation: Installation, environ: Mapping[str, str]) -> list[list[str]]:
     """Return the argument lists to try in turn, so that the right builds of torch are found.
 
     CPU builds are not in the public registry. Either a find-links location holds them, or uv gets
     them from PyTorch's own index.
     """
-    if recipe.torch_backend is None:
+    if installation.torch_backend is None:
         return [[]]
-    backend = ["--torch-backend", recipe.torch_backend]
+    backend = ["--torch-backend", installation.torch_backend]
     return [[], backend] if environ.get("UV_FIND_LINKS") else [backend]
 
 

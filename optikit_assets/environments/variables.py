@@ -5,14 +5,15 @@ with the same recorded variables run the same thing. Three kinds:
 
 plumbing     where files lie, how the network is reached: passed on, part of no version
 credentials  tokens of hubs and endpoints: passed to workers, never to a server, recorded nowhere
-effective    what may change the outcome (``VLLM_*``, ``LD_PRELOAD``, ``NCCL_*`` …): passed on, part
-             of the runtime's version and of the deployed bundle
+effective    what may change the outcome (``LD_PRELOAD``, ``NCCL_*`` …, an engine's own): passed on,
+             part of the runtime's version and of the deployed bundle
 
 ``OPTIKIT_PASS_ENVIRONMENT=NAME,PREFIX_*`` adds variables of one's own to the effective ones.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 PASS_VARIABLE = "OPTIKIT_PASS_ENVIRONMENT"
 
@@ -30,43 +31,67 @@ _EFFECTIVE = (
     "ATEN_*", "BLIS_*", "CUBLAS_*", "CUDA_*", "CUDNN_*", "DNNL_*", "FLASHINFER_*",
     "GLIBC_TUNABLES", "GLOO_*", "GOMP_*", "KMP_*", "LD_LIBRARY_PATH", "LD_PRELOAD", "MALLOC_*",
     "MKL_*", "NCCL_*", "NVIDIA_*", "OMP_*", "ONEDNN_*", "OPENBLAS_*", "PYTORCH_*",
-    "TOKENIZERS_PARALLELISM", "TORCHINDUCTOR_*", "TORCH_*", "TRITON_*", "UCX_*", "VLLM_*",
+    "TOKENIZERS_PARALLELISM", "TORCHINDUCTOR_*", "TORCH_*", "TRITON_*", "UCX_*",
 )  # fmt: skip
 # Set by OptiKIT itself from the flags, the lease and the state folder, or without a meaning for the
 # outcome: what is deployed with the same flags has to behave as it was measured.
-_OWNED = (
-    "OMP_NUM_THREADS", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "VLLM_API_KEY",
-    "VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT", "VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_NUM_OF_RESERVED_CPU",
-    "VLLM_CPU_OMP_THREADS_BIND", "VLLM_HOST_IP", "VLLM_NO_USAGE_STATS", "VLLM_PORT",
-    "VLLM_RPC_BASE_PATH",
-)  # fmt: skip
+_OWNED = ("OMP_NUM_THREADS", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL")
 
 
-def effective_variables(environ: Mapping[str, str]) -> dict[str, str]:
+@dataclass(frozen=True)
+class EngineVariables:
+    """Variables that only engines read: names, or prefixes that end in ``*``.
+
+    Parameters
+    ----------
+    effective
+        What may change what an engine does.
+    owned
+        Those of them that OptiKIT sets itself, or that mean nothing for the outcome.
+    """
+
+    effective: tuple[str, ...] = ()
+    owned: tuple[str, ...] = ()
+
+    @classmethod
+    def union(cls, several: Iterable["EngineVariables"]) -> "EngineVariables":
+        """Return the variables of several engines."""
+        every = list(several)
+        return cls(
+            tuple(name for one in every for name in one.effective),
+            tuple(name for one in every for name in one.owned),
+        )
+
+    def without(self, variables: Mapping[str, str]) -> dict[str, str]:
+        """Return the variables that no engine reads."""
+        return {k: v for k, v in variables.items() if not _named(k, self.effective)}
+
+
+def effective_variables(environ: Mapping[str, str], engine: EngineVariables) -> dict[str, str]:
     """Return the variables that may change what a worker or a server does, sorted by name."""
     own = tuple(part.strip() for part in environ.get(PASS_VARIABLE, "").split(",") if part.strip())
     return {
         name: value
         for name, value in sorted(environ.items())
-        if _named(name, (*_EFFECTIVE, *own))
-        and not _named(name, (*_OWNED, *_PLUMBING))
+        if _named(name, (*_EFFECTIVE, *engine.effective, *own))
+        and not _named(name, (*_OWNED, *engine.owned, *_PLUMBING))
         and not (_SECRET.search(name) and name != "TOKENIZERS_PARALLELISM")
     }
 
 
-def worker_variables(environ: Mapping[str, str]) -> dict[str, str]:
+def worker_variables(environ: Mapping[str, str], engine: EngineVariables) -> dict[str, str]:
     """Return what reaches a worker: plumbing, credentials and the effective variables."""
     return {
         **_plumbing(environ),
         **{name: environ[name] for name in _CREDENTIALS if name in environ},
-        **effective_variables(environ),
+        **effective_variables(environ, engine),
     }
 
 
-def server_variables(environ: Mapping[str, str]) -> dict[str, str]:
+def server_variables(environ: Mapping[str, str], engine: EngineVariables) -> dict[str, str]:
     """Return what reaches an inference server: plumbing and the effective variables."""
-    return {**_plumbing(environ), **effective_variables(environ)}
+    return {**_plumbing(environ), **effective_variables(environ, engine)}
 
 
 def _plumbing(environ: Mapping[str, str]) -> dict[str, str]:

@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from optikit_assets.engines import Hardware
 from optikit_assets.errors import AcceleratorError, UnknownNameError
-from optikit_assets.serving.hardware import Hardware
 from optikit_assets.settings import Settings
 from optikit_assets.specs import plugins
 from optikit_assets.workers.messages import Message, Record

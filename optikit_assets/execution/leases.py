@@ -22,11 +22,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from optikit_assets.engines import Hardware
 from optikit_assets.errors import AcceleratorError, StorageError
 from optikit_assets.execution.base import Lease, check_count, log
 from optikit_assets.locks import locked
 from optikit_assets.processes import kill_orphans
-from optikit_assets.serving.hardware import Hardware
 
 _POLL_S = 0.1
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from optikit_assets.engines import Hardware, detect
 from optikit_assets.errors import StageTimeoutError, WorkerKilledError
 from optikit_assets.execution.base import (
     NOBODY,
@@ -21,7 +22,6 @@ from optikit_assets.execution.conversation import Conversation
 from optikit_assets.execution.leases import MachineLeases
 from optikit_assets.execution.worker_process import WorkerProcess
 from optikit_assets.processes import log_tail
-from optikit_assets.serving.hardware import Hardware, detect
 from optikit_assets.settings import Settings
 from optikit_assets.workers.messages import Message
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import psutil
 
+from optikit_assets.engines import Hardware
 from optikit_assets.errors import OptikitError, StageError, WorkerKilledError
 from optikit_assets.execution.base import NOBODY, Lease, OnRecord, Origin, ResultT, ignore
 from optikit_assets.execution.conversation import Conversation
 from optikit_assets.execution.leases import MachineLeases
 from optikit_assets.faults import machine_fault
-from optikit_assets.serving.hardware import Hardware
 from optikit_assets.workers.channel import RECORD, Emit
 from optikit_assets.workers.messages import Message, Record
 

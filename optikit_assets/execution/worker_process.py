@@ -27,6 +27,7 @@ from dagster_pipes import (
     encode_param,
 )
 
+from optikit_assets.engines import engine_variables
 from optikit_assets.environments.status import python_of
 from optikit_assets.environments.variables import worker_variables
 from optikit_assets.locations import WORKER_PATH
@@ -115,7 +116,7 @@ class WorkerProcess:
                     [str(self._python), "-m", f"optikit_assets.workers.{self._worker}"],
                     log_file=self.log_file,
                     env={
-                        **worker_variables(os.environ),
+                        **worker_variables(os.environ, engine_variables()),
                         **self._env,
                         **_pipes(folder, self._request),
                         "PYTHONPATH": WORKER_PATH,

@@ -125,8 +125,8 @@ _DECLARED = (
     Declaration(
         DEPLOYABLE_CONFIG,
         ("model", "slo"),
-        "The certified configuration to deploy: bundle with vllm.yaml, deployment.json and "
-        "report.html; status infeasible if nothing meets the SLO.",
+        "The certified configuration to deploy: bundle with the engine's file, "
+        "deployment.json and report.html; status infeasible if nothing meets the SLO.",
         needs=(BASE_MODEL, EVAL_SCORES, BENCHMARK_SWEEP, TUNED_CONFIG),
         optional=(TUNED_CONFIG,),
         code_version="3",

@@ -259,7 +259,9 @@ def describe_record(record: Any) -> str:
         rate = payload.get("rate_rps") or 0.0
         return f"{payload.get('kind')} probe at {rate:.2f} req/s: {payload.get('verdict')}"
     if record.kind == "server_started":
-        return f"vLLM up after {payload.get('server_start_s', 0):.0f} s"
+        return (
+            f"{payload.get('engine', 'server')} up after {payload.get('server_start_s', 0):.0f} s"
+        )
     if record.kind.endswith("_failed"):
         return f"{trial_title(payload['trial'])} failed: {payload.get('reason')}"
     if record.kind.endswith("_finished"):

@@ -13,6 +13,7 @@ from optikit_assets.defs.partitions import MODEL_DIMENSION
 from optikit_assets.defs.recorded import Versions, recorded
 from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.defs.sources import changed_observations, source_nodes
+from optikit_assets.engines import Hardware
 from optikit_assets.environments.status import python_of
 from optikit_assets.errors import OptikitError, StageError
 from optikit_assets.execution import get_executor
@@ -32,9 +33,9 @@ from optikit_assets.headless.plan import NodePlan, make_plan
 from optikit_assets.headless.run_owners import cancel_orphaned_runs
 from optikit_assets.history import History
 from optikit_assets.publishing import get_publisher
-from optikit_assets.serving.hardware import Hardware
 from optikit_assets.settings import settings
 from optikit_assets.specs import BASELINE, Catalog, JobSpec
+from optikit_assets.tuner import check
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,10 @@ def plan_submission(
     ------
     StageError
         If what the flow takes as it is, is not there or not current.
+    SpecError
+        If the model's engine lacks the flags of a search space.
     """
+    _check_search_spaces(submission, catalog)
     cancel_orphaned_runs(instance)
     register_model(instance, submission.model_key)
     observe(catalog, instance, hardware)
@@ -122,6 +126,13 @@ def require_what_is_not_made(
             + "; ".join(f"{item.node}, which is {item.state} ({item.reason})" for item in lacking)
             + f": run a flow that does first; {PIPELINE.name} does all"
         )
+
+
+def _check_search_spaces(submission: Submission, catalog: Catalog) -> None:
+    engine = catalog.model(graph.split_model(submission.model_key)[0]).engine
+    searched = {n.key.slo for n in submission.nodes() if n.asset == graph.TUNED_CONFIG}
+    for slo in sorted(searched):
+        check(catalog.search_space(catalog.slo(slo).search_space), engine)
 
 
 def observe(catalog: Catalog, instance: dg.DagsterInstance, hardware: Hardware) -> None:

@@ -1,7 +1,5 @@
 """`History`: append rows, drain them into the database, ask questions."""
 
-import fcntl
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+from filelock import FileLock, Timeout
 
 from optikit_assets.errors import HistoryError, StorageError, UnknownNameError
 from optikit_assets.history import reader
@@ -131,7 +130,7 @@ class History:
             If the disk is full.
         """
         deadline = time.monotonic() + timeout_s
-        with self._turn(deadline, timeout_s):
+        with self._drain_lock(deadline, timeout_s):
             self._spool.sweep()
             sweep_copies(self.published_path)
             if not self._database.exists():
@@ -166,30 +165,25 @@ class History:
         return reader.query(self.published_path, sql, params, timeout_s)
 
     @contextmanager
-    def _turn(self, deadline: float, timeout_s: float) -> Iterator[None]:
+    def _drain_lock(self, deadline: float, timeout_s: float) -> Iterator[None]:
         """Hold the drain lock; the kernel releases it when the process dies."""
-        lock = self.root / "private" / "lock"
+        file = self.root / "private" / "lock"
+        lock = FileLock(file)
         try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=max(0.0, deadline - time.monotonic()), poll_interval=_POLL_S)
+        except Timeout:
+            raise HistoryError(
+                f"another process has been loading the history for {timeout_s:g} s; "
+                f"{self.waiting_files} appends wait safely in {self._spool.folder} for the next "
+                "drain"
+            ) from None
         except OSError as error:
             raise StorageError(f"cannot write to {self.root}: {error.strerror}") from error
         try:
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= deadline:
-                        raise HistoryError(
-                            f"another process has been loading the history for {timeout_s:g} s; "
-                            f"{self.waiting_files} appends wait safely in {self._spool.folder} "
-                            "for the next drain"
-                        ) from None
-                    time.sleep(_POLL_S)
             yield
         finally:
-            os.close(descriptor)
+            lock.release()
 
     @contextmanager
     def _open(self, deadline: float) -> Iterator[duckdb.DuckDBPyConnection]:

@@ -1,10 +1,6 @@
 """Compression: calibration data and samplers, recipe to plan, backends (paper section 4.1)."""
 
-from optikit_assets.optimizer.architecture import (
-    expert_count,
-    read_config,
-    read_linear_layers,
-)
+from optikit_assets.optimizer.architecture import expert_count, read_linear_layers
 from optikit_assets.optimizer.backends import (
     CompressedModel,
     CompressionBackend,
@@ -33,7 +29,6 @@ __all__ = [
     "get_backend",
     "load_calibration",
     "make_plan",
-    "read_config",
     "read_linear_layers",
     "register_backend",
     "register_sampler",

@@ -1,53 +1,25 @@
 """Which linear layers a model has and how wide they are, read without loading any weight."""
 
-import json
 import re
-import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from optikit_assets.errors import ModelError
+from optikit_assets.model_files import language_config, read_safetensors_header
 
 LinearLayers = Mapping[str, tuple[int, int]]
 """Layer name -> (out_features, in_features)."""
 
 _EMBEDDING = re.compile(r"(^|\.)(embed\w*|wte|wpe|word_embeddings|position_embeddings)$")
-_MAX_HEADER_BYTES = 100_000_000
 _EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-
-
-def text_config(model_config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the part of a config.json that describes the language model."""
-    nested = model_config.get("text_config")
-    return nested if isinstance(nested, dict) else model_config
 
 
 def expert_count(model_config: Mapping[str, Any]) -> int:
     """Return the experts per layer of a mixture-of-experts model, 0 for any other."""
-    config = text_config(model_config)
+    config = language_config(model_config)
     found = (config.get(key) for key in _EXPERT_KEYS)
     return max((value for value in found if isinstance(value, int) and value > 1), default=0)
-
-
-def read_config(model_path: Path) -> dict[str, Any]:
-    """Return the parsed config.json of a model folder.
-
-    Raises
-    ------
-    ModelError
-        If it is missing or not a JSON object.
-    """
-    file = model_path / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{file} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{file} must hold an object, not {type(config).__name__}")
-    return config
 
 
 def read_linear_layers(model_path: Path) -> dict[str, tuple[int, int]]:
@@ -66,11 +38,10 @@ def read_linear_layers(model_path: Path) -> dict[str, tuple[int, int]]:
         raise ModelError(f"{model_path} has no *.safetensors file")
     layers: dict[str, tuple[int, int]] = {}
     for file in files:
-        for name, entry in _header(file).items():
-            shape = entry.get("shape", []) if isinstance(entry, dict) else []
+        for name, shape in read_safetensors_header(file).items():
             layer = name.removesuffix(".weight")
             if layer != name and len(shape) == 2 and not _EMBEDDING.search(layer):
-                layers[layer] = (int(shape[0]), int(shape[1]))
+                layers[layer] = (shape[0], shape[1])
     return dict(sorted(layers.items()))
 
 
@@ -79,7 +50,7 @@ def layers_from_config(model_config: Mapping[str, Any]) -> dict[str, tuple[int, 
 
     Empty for a config without the usual keys: an unknown architecture is not an error.
     """
-    config = text_config(model_config)
+    config = language_config(model_config)
     hidden, inner = config.get("hidden_size"), config.get("intermediate_size")
     heads, blocks = config.get("num_attention_heads"), config.get("num_hidden_layers")
     if not (
@@ -127,18 +98,3 @@ def _matches(name: str, entry: str) -> bool:
     if entry.startswith("re:"):
         return re.match(entry.removeprefix("re:"), name) is not None
     return entry in {"Linear", name}
-
-
-def _header(file: Path) -> dict[str, Any]:
-    """Return a safetensors header: eight bytes of little-endian length, then JSON."""
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > _MAX_HEADER_BYTES:
-                raise ValueError(f"header length {length} is impossible")
-            header = json.loads(stream.read(length))
-    except (OSError, ValueError, RecursionError, struct.error) as error:
-        raise ModelError(f"{file} is not a readable safetensors file: {error}") from error
-    if not isinstance(header, dict):
-        raise ModelError(f"{file} is not a readable safetensors file: header is not an object")
-    return header

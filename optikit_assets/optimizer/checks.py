@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from optikit_assets.errors import CompressionError
+from optikit_assets.model_files import language_config
 from optikit_assets.optimizer.architecture import (
     LinearLayers,
     expert_count,
     layers_from_config,
     select_layers,
-    text_config,
 )
 from optikit_assets.optimizer.families import family_problems
 from optikit_assets.specs import RecipeSpec
@@ -94,7 +94,7 @@ def group_sizes(recipe: RecipeSpec) -> dict[str, int]:
 
 
 def _context(model_config: Mapping[str, Any]) -> int | None:
-    value = text_config(model_config).get("max_position_embeddings")
+    value = language_config(model_config).get("max_position_embeddings")
     return value if isinstance(value, int) and value > 0 else None
 
 

@@ -4,13 +4,14 @@ Two things depend on it. SmoothQuant and AWQ scale a norm and undo that in the l
 a list of llm-compressor 0.14 (``modifiers/transform``); for an architecture that is not in it, both
 take the layers' usual names, which scales what nothing undoes. And transformers 5 keeps the experts
 of a layer in one tensor, which has to become linear layers, and separate ones in the checkpoint
-again, under the names that vLLM reads.
+again, under the names that engines read.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from optikit_assets.optimizer.architecture import expert_count, text_config
+from optikit_assets.model_files import language_config
+from optikit_assets.optimizer.architecture import expert_count
 from optikit_assets.specs import RecipeSpec
 from optikit_assets.specs.recipe import AWQ, SmoothQuant
 
@@ -60,7 +61,7 @@ def _smoothing_problems(recipe: RecipeSpec, model_config: Mapping[str, Any]) -> 
 
 def _expert_problems(recipe: RecipeSpec, model_config: Mapping[str, Any]) -> list[str]:
     count = expert_count(model_config)
-    config = text_config(model_config)
+    config = language_config(model_config)
     kind = config.get("model_type")
     if not count or not isinstance(kind, str):
         return []

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from optikit_assets.errors import CompressionError
-from optikit_assets.optimizer.architecture import read_config, read_linear_layers
+from optikit_assets.model_files import read_config
+from optikit_assets.optimizer.architecture import read_linear_layers
 from optikit_assets.optimizer.calibration import CalibrationData, CalibrationRow, rows_digest
 from optikit_assets.optimizer.checks import check_plan, sequence_length
 from optikit_assets.optimizer.samplers import draw

@@ -159,11 +159,6 @@ class Certification(Result):
     )
     summary: str = ""
 
-    @property
-    def limit_shown(self) -> bool:
-        """Whether the overload probe missed the SLO, as it should."""
-        return self.overload_verdict == "fail"
-
     def of(self, recipe: str, tuned: bool) -> ArmCertificate | None:
         """Return what was seen of one configuration, if it took part."""
         return next((arm for arm in self.arms if arm.key == (recipe, tuned)), None)

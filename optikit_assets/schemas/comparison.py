@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from optikit_assets.schemas.base import Result
-from optikit_assets.schemas.document import Document
+from optikit_assets.schemas.document import Document, Json
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 IntervalMethod = Literal["bca", "percentile", "score", "augmented", "none"]
@@ -82,9 +82,6 @@ class TaskSpread(Result):
     task: str
     trials: int
     baseline_score: float
-    best_trial: int
-    best_score: float
-    best_recovery: float | None
     mean: float
     min: float
     max: float
@@ -127,10 +124,6 @@ class Comparison(Result):
     def representative(self) -> TrialComparison:
         """The comparison of q*."""
         return self.trial(self.q_star)
-
-    def gate_verdict(self, title: str) -> Verdict:
-        """Return the verdict of q* on one task."""
-        return self.representative.task(title).verdict
 
     def rows(self) -> tuple["RecoveryRow", ...]:
         """Return one row per task: q* against the baseline, with the spread over trials."""
@@ -187,4 +180,13 @@ class RecoveryRow(Result):
         )
 
 
-COMPARISON_FILE: Document[Comparison] = Document("comparison.json", Comparison, version=1)
+def _without_the_best(fields: Json) -> Json:
+    """Leave out which trial was best in each task, which version 1 kept too."""
+    unused = ("best_trial", "best_score", "best_recovery")
+    tasks = [{k: v for k, v in task.items() if k not in unused} for task in fields["tasks"]]
+    return {**fields, "tasks": tasks}
+
+
+COMPARISON_FILE: Document[Comparison] = Document(
+    "comparison.json", Comparison, version=2, upgrades={1: _without_the_best}
+)

@@ -10,6 +10,7 @@ from optikit_assets.schemas.certification import Certification, Gain
 from optikit_assets.schemas.comparison import RecoveryRow
 from optikit_assets.schemas.document import Document
 from optikit_assets.specs import SloSpec
+from optikit_assets.specs.plugins import DEFAULT_ENGINE
 from optikit_assets.specs.search_space import Scalar
 
 QualityVerdict = Literal["reference", "pass", "fail", "inconclusive", "failed", "skipped"]
@@ -49,11 +50,11 @@ class Deployment(Result):
     model_digest: str = Field(description="Of the base model that was submitted.")
     recipe: str | None = None
     tuned: bool | None = None
-    checkpoint_path: str | None = Field(default=None, description="Weights that vllm.yaml serves.")
+    checkpoint_path: str | None = Field(default=None, description="Weights that are served.")
     checkpoint_digest: str | None = None
     checkpoint_bytes: int | None = None
     flags: dict[str, Scalar] = Field(
-        default_factory=dict, description="All engine flags, as in vllm.yaml."
+        default_factory=dict, description="All engine flags, as in the bundle's file."
     )
     tuned_flags: dict[str, Scalar] = Field(
         default_factory=dict, description="Those of `flags` that the tuner chose."
@@ -86,6 +87,9 @@ class Deployment(Result):
     )
     closest: str = ""
     accelerator: str
+    engine: str = Field(
+        default=DEFAULT_ENGINE, description="Engine that was measured and is deployed."
+    )
     versions: dict[str, str] = Field(default_factory=dict)
     environment: dict[str, str] = Field(
         default_factory=dict,

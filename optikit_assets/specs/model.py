@@ -12,21 +12,34 @@ DEFAULT_CALIBRATION = "hf:neuralmagic/LLM_compression_calibration"
 
 
 class EngineSpec(SpecModel):
-    """Engine flags that hold for this model in every stage; never searched."""
+    """The engine and those of its flags that hold for this model in every stage; never searched."""
 
+    name: str = Field(
+        default=plugins.DEFAULT_ENGINE,
+        description=f"Engine: {', '.join(plugins.BUILTIN_ENGINES)}, or one of a package.",
+    )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         default="auto", description="Compute type of the unquantized weights."
     )
     flags: dict[str, Scalar] = Field(
-        default_factory=dict, description="Further vLLM flags, e.g. enforce_eager: true."
+        default_factory=dict, description="Further flags of the engine, e.g. enforce_eager: true."
     )
     start_timeout_s: float = Field(
-        default=900, gt=0, le=7200, description="Longest wait for the server to answer /health."
+        default=900, gt=0, le=7200, description="Longest wait for the server to be ready."
     )
 
+    @field_validator("name")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return plugins.check_engine(value)
+
     def digest(self) -> str:
-        """Return the sha256 of what changes how the model is served; patience does not."""
-        return digest(self.model_dump(mode="json", exclude={"start_timeout_s"}))
+        """Return the sha256 of what changes how the model is served; patience does not.
+
+        The default engine has the digest that it had when there was no other.
+        """
+        left_out = {"start_timeout_s", *({"name"} if self.name == plugins.DEFAULT_ENGINE else ())}
+        return digest(self.model_dump(mode="json", exclude=left_out))
 
 
 class ModelSpec(Spec):

@@ -19,9 +19,12 @@ SOURCES = "optikit.sources"
 PUBLISHERS = "optikit.publishers"
 FLOWS = "optikit.flows"
 EXECUTORS = "optikit.executors"
+ENGINES = "optikit.engines"
 
 BUILTIN_BACKENDS = ("autoround", "llmcompressor")
 BUILTIN_EXECUTORS = ("local",)
+BUILTIN_ENGINES = ("vllm",)
+DEFAULT_ENGINE = "vllm"
 BUILTIN_SAMPLERS = ("length_weighted", "random", "token_stratified")
 DEFAULT_FLOW = "quantize_and_tune"
 BUILTIN_FLOWS = (
@@ -40,6 +43,7 @@ _BUILTIN = {
     PUBLISHERS: ("folder",),
     FLOWS: BUILTIN_FLOWS,
     EXECUTORS: BUILTIN_EXECUTORS,
+    ENGINES: BUILTIN_ENGINES,
 }
 
 
@@ -76,6 +80,13 @@ def known_flow(name: str) -> str:
     names = known(FLOWS)
     if name not in names:
         raise ValueError(f"no flow of this name is installed; known: {', '.join(names)}")
+    return name
+
+
+def check_engine(name: str) -> str:
+    """Return the name of an engine, or raise ``ValueError`` if there is none."""
+    if name not in known(ENGINES):
+        raise ValueError(f"unknown engine {name!r}; known: {', '.join(known(ENGINES))}")
     return name
 
 

@@ -3,9 +3,10 @@
 import re
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from optikit_assets.specs.base import Spec, SpecModel
+from optikit_assets.specs import plugins
+from optikit_assets.specs.base import Spec, SpecModel, digest
 
 Scalar = bool | int | float | str
 _FLAG = re.compile(r"^[a-z][a-z0-9_]*$")
@@ -71,8 +72,9 @@ Domain = Annotated[Choices | IntRange | FloatRange, BeforeValidator(_domain)]
 
 
 class SearchSpaceSpec(Spec):
-    """Which engine flags are searched, over which values, with how many trials."""
+    """Which flags of one engine are searched, over which values, with how many trials."""
 
+    engine: str = Field(default=plugins.DEFAULT_ENGINE, description="Engine whose flags these are.")
     trials: int = Field(
         default=30, ge=1, le=10_000, description="Trials, the default one included."
     )
@@ -82,9 +84,19 @@ class SearchSpaceSpec(Spec):
         description="Random trials before TPE models the objective; less than trials.",
     )
     parameters: dict[str, Domain] = Field(
-        min_length=1, description="vLLM flag (underscores) -> choices, {low, high} or {min, max}."
+        min_length=1, description="Flag (underscores) -> choices, {low, high} or {min, max}."
     )
     timeout_minutes: float = Field(default=600, gt=0, description="No new trial starts after this.")
+
+    @field_validator("engine")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return plugins.check_engine(value)
+
+    def digest(self) -> str:
+        """Return the digest; a space of the default engine has the one it had without the key."""
+        left_out = {"description", *({"engine"} if self.engine == plugins.DEFAULT_ENGINE else ())}
+        return digest(self.model_dump(mode="json", exclude=left_out))
 
     @model_validator(mode="after")
     def _consistent(self) -> "SearchSpaceSpec":

@@ -3,7 +3,7 @@
 ``scores``      what one evaluated candidate is, and its files
 ``tasks``       the suite's task files, checked before a model is loaded
 ``harness``     lm-eval runs, item by item (serve environment)
-``engines``     the model behind lm-eval: vLLM in this process, or an endpoint (serve environment)
+``endpoint``    an OpenAI-compatible endpoint as the model behind lm-eval (serve environment)
 ``judges``      verdicts on free text
 ``proportions`` tests and intervals for right and wrong answers to the same items
 ``paired``      statistics of one task: candidate against baseline on the same items
@@ -11,6 +11,5 @@
 ``recovery``    mean recovery over the tasks, with its confidence bound
 ``comparison``  all candidates of a recipe against the baseline: table, gate, q*
 
-Nothing is imported here: one half needs lm-eval and vLLM, the other statsmodels, and no environment
-has both.
+Nothing is imported here: one half needs lm-eval, which only the serve environment has.
 """

@@ -15,7 +15,6 @@ q* is the trial with the highest lower confidence bound of its mean recovery.
 
 from collections.abc import Sequence
 from statistics import fmean, stdev
-from typing import Any, cast
 
 import numpy as np
 
@@ -102,16 +101,19 @@ def compare(
     )
 
 
-def holm(p_values: Sequence[float | None], alpha: float) -> list[float | None]:
-    """Return Holm's adjusted p-values; tests that do not exist (None) are left out."""
-    from statsmodels.stats.multitest import multipletests  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Return Holm's adjusted p-values; tests that do not exist (None) are left out.
 
-    present = [p for p in p_values if p is not None]
-    if not present:
-        return list(p_values)
-    corrected = cast("Any", multipletests(present, alpha=alpha, method="holm"))[1]
-    adjusted = iter(float(p) for p in corrected)
-    return [None if p is None else next(adjusted) for p in p_values]
+    The i-th smallest of m is multiplied by m - i + 1, and is at least as large as the one before
+    (Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6, 1979).
+    """
+    present = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for done, (p, i) in enumerate(present):
+        highest = max(highest, min(1.0, p * (len(present) - done)))
+        adjusted[i] = highest
+    return adjusted
 
 
 def _compare_trial(
@@ -143,10 +145,10 @@ def _compare_trial(
         for task, (b, c) in zip(suite.tasks, pairs, strict=True)
     ]
     alpha = suite.gate.alpha
-    mcnemar = holm([r.mcnemar_p for r in results], alpha)
+    mcnemar = holm([r.mcnemar_p for r in results])
     passing = [None if r.noninferior_p is None else r.noninferior_p * trials for r in results]
-    noninferior = holm([p if p is None else min(p, 1.0) for p in passing], alpha)
-    inferior = holm([r.inferior_p for r in results], alpha)
+    noninferior = holm([p if p is None else min(p, 1.0) for p in passing])
+    inferior = holm([r.inferior_p for r in results])
     tasks = tuple(
         _task_comparison(suite, task, result, (m, p, q), is_baseline)
         for task, result, m, p, q in zip(
@@ -321,21 +323,17 @@ def _spread(
     title: str, baseline: EvaluatedCandidate, candidates: Sequence[EvaluatedCandidate]
 ) -> TaskSpread:
     reference = baseline.scores()[title]
-    scores = {candidate.trial: candidate.scores()[title] for candidate in candidates}
-    best = max(sorted(scores), key=lambda trial: scores[trial])
-    mean = fmean(scores.values())
-    std = stdev(scores.values()) if len(scores) > 1 else None
+    scores = [candidate.scores()[title] for candidate in candidates]
+    mean = fmean(scores)
+    std = stdev(scores) if len(scores) > 1 else None
     parts = _components(title, baseline, candidates)
     return TaskSpread(
         task=title,
         trials=len(scores),
         baseline_score=reference,
-        best_trial=best,
-        best_score=scores[best],
-        best_recovery=scores[best] / reference if reference > 0 else None,
         mean=mean,
-        min=min(scores.values()),
-        max=max(scores.values()),
+        min=min(scores),
+        max=max(scores),
         std=std,
         rsd=None if std is None or mean == 0 else std / mean,
         mean_recovery=mean / reference if reference > 0 else None,

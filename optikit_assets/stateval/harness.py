@@ -13,8 +13,8 @@ from optikit_assets.errors import EvaluationError
 from optikit_assets.specs.suite import SuiteSpec, TaskSpec
 from optikit_assets.stateval.judges import judge_for
 from optikit_assets.stateval.scores import (
+    EvaluatedTask,
     Item,
-    TaskOutcome,
     TaskScore,
     item_scores,
     mean_value,
@@ -38,7 +38,7 @@ def run_task(
     *,
     seed: int,
     clock: Callable[[], float] = time.monotonic,
-) -> TaskOutcome:
+) -> EvaluatedTask:
     """Evaluate one task and return its score with every item.
 
     Parameters
@@ -99,7 +99,7 @@ def run_task(
         seconds=round(clock() - begin, 3),
     )
     log.info("%s: %.4f on %d items, %.1f s", spec.title, summary.score, summary.n, summary.seconds)
-    return TaskOutcome(summary=summary, items=tuple(items))
+    return EvaluatedTask(summary=summary, items=tuple(items))
 
 
 def _scored_by_harness(

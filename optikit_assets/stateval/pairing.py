@@ -4,7 +4,7 @@ import numpy as np
 
 from optikit_assets.errors import EvaluationError
 from optikit_assets.stateval.proportions import Floats
-from optikit_assets.stateval.scores import EvaluatedCandidate, Item, TaskOutcome
+from optikit_assets.stateval.scores import EvaluatedCandidate, EvaluatedTask, Item
 
 _SHOWN = 3
 
@@ -24,7 +24,7 @@ def check_same_tasks(
             )
 
 
-def pair(title: str, baseline: TaskOutcome, candidate: TaskOutcome) -> tuple[Floats, Floats]:
+def pair(title: str, baseline: EvaluatedTask, candidate: EvaluatedTask) -> tuple[Floats, Floats]:
     """Return the scores of the same items in the same order, shape (n,) each.
 
     Raises
@@ -54,7 +54,7 @@ def pair(title: str, baseline: TaskOutcome, candidate: TaskOutcome) -> tuple[Flo
     )
 
 
-def _by_item(title: str, outcome: TaskOutcome) -> dict[tuple[int, str], Item]:
+def _by_item(title: str, outcome: EvaluatedTask) -> dict[tuple[int, str], Item]:
     items = {(item.doc_id, item.doc_hash): item for item in outcome.items}
     if len(items) != len(outcome.items):
         raise EvaluationError(f"{title}: an item occurs twice in an evaluation; evaluate it again")

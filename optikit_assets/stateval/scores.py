@@ -59,7 +59,7 @@ class TaskScore(Frozen):
     seconds: float = Field(description="Time of the generations and their scoring.")
 
 
-class TaskOutcome(Frozen):
+class EvaluatedTask(Frozen):
     """A task's score with its items, in the order of the data."""
 
     summary: TaskScore
@@ -76,7 +76,7 @@ class EvaluatedCandidate(Frozen):
 
     trial: int
     suite: str
-    tasks: tuple[TaskOutcome, ...]
+    tasks: tuple[EvaluatedTask, ...]
     seed: int
     versions: dict[str, str] = Field(default_factory=dict)
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -85,7 +85,7 @@ class EvaluatedCandidate(Frozen):
         default=None, description="Where it is kept in the artifact store."
     )
 
-    def task(self, title: str) -> TaskOutcome:
+    def task(self, title: str) -> EvaluatedTask:
         """Return the outcome on the task with this title."""
         return next(task for task in self.tasks if task.title == title)
 
@@ -181,7 +181,7 @@ def load_candidate(
             **head,
             trial=trial,
             tasks=tuple(
-                TaskOutcome(summary=summary, items=tuple(items[summary.title]))
+                EvaluatedTask(summary=summary, items=tuple(items[summary.title]))
                 for summary in summaries
             ),
             artifact_key=artifact_key or artifact_path.name,

@@ -13,10 +13,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from pydantic import Field
 
+from optikit_assets.engines import Flags
 from optikit_assets.errors import TuningError
 from optikit_assets.faults import fault_in
 from optikit_assets.schemas import DEFAULT_TRIAL, Result, Trial
-from optikit_assets.serving.flags import Flags
 
 RECORD = "record"
 """Attribute of a trial: its `TrialRecord`."""

@@ -5,7 +5,7 @@ import math
 import random
 from collections.abc import Callable
 
-from optikit_assets.serving.flags import Flags
+from optikit_assets.engines import Flags
 from optikit_assets.specs import Choices, FloatRange, IntRange
 from optikit_assets.specs.search_space import Scalar
 from optikit_assets.tuner.search_space import BoundedSpace

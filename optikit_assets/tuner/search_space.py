@@ -6,30 +6,10 @@ from typing import cast
 
 import optuna
 
+from optikit_assets.engines import Engine, Flags, Hardware, ModelFacts, get_engine
 from optikit_assets.errors import SpecError, TuningError
-from optikit_assets.serving.flag_catalog import CUDA_ONLY, check_searchable
-from optikit_assets.serving.flags import Flags, default_batch_limits, repair
-from optikit_assets.serving.hardware import Hardware
-from optikit_assets.serving.memory import estimate
-from optikit_assets.serving.model_facts import ModelFacts
 from optikit_assets.specs import Choices, EngineSpec, FloatRange, IntRange, SearchSpaceSpec
 from optikit_assets.specs.search_space import Domain, Scalar
-
-_PARALLEL = "tensor_parallel_size"
-# Defaults of vLLM 0.32 that do not follow from the device.
-_ENGINE_DEFAULTS: Flags = {
-    "tensor_parallel_size": 1,
-    "pipeline_parallel_size": 1,
-    "data_parallel_size": 1,
-    "performance_mode": "balanced",
-    "stream_interval": 1,
-    "long_prefill_token_threshold": 0,
-    "gpu_memory_utilization": 0.92,
-    "scheduling_policy": "fcfs",
-    "enable_prefix_caching": True,
-    "enable_chunked_prefill": True,
-    "prefill_schedule_interval": 1,
-}
 
 
 @dataclass(frozen=True)
@@ -44,6 +24,8 @@ class BoundedSpace:
         Flags for which one value was left.
     max_model_len
         Context length, for the constraints between flags.
+    engine
+        Whose flags they are.
     hardware
         Machine, for the engine's defaults.
     notes
@@ -53,6 +35,7 @@ class BoundedSpace:
     domains: dict[str, Domain]
     constants: Flags
     max_model_len: int | None
+    engine: Engine
     hardware: Hardware
     notes: tuple[str, ...] = ()
 
@@ -85,9 +68,9 @@ class BoundedSpace:
         return self.repaired({**self.constants, **drawn})
 
     def repaired(self, flags: Mapping[str, Scalar]) -> Flags:
-        """Return the flags with vLLM's own constraints made true (`serving.flags.repair`)."""
+        """Return the flags with the engine's own constraints made true (`Engine.repair`)."""
         context: Flags = {} if self.max_model_len is None else {"max_model_len": self.max_model_len}
-        fixed = repair({**context, **flags}, self.hardware)
+        fixed = self.engine.repair({**context, **flags}, self.hardware)
         return {name: value for name, value in sorted(fixed.items()) if name not in context}
 
     def effective(self, flags: Mapping[str, Scalar]) -> Flags:
@@ -112,8 +95,7 @@ class BoundedSpace:
         return point if inside and same and point else None
 
     def _defaults(self) -> Flags:
-        block = {"block_size": 128} if self.hardware.kind == "cpu" else {}
-        return {**_ENGINE_DEFAULTS, **default_batch_limits(self.hardware), **block}
+        return self.engine.defaults(self.hardware)
 
 
 def build(
@@ -123,7 +105,6 @@ def build(
     engine: EngineSpec | None = None,
     facts: ModelFacts | None = None,
     max_model_len: int | None = None,
-    gpus: int | None = None,
 ) -> BoundedSpace:
     """Check a search space and cut it to what this machine and model allow.
 
@@ -134,25 +115,24 @@ def build(
     hardware
         Machine; on a CPU the flags that only GPUs have are left out.
     engine
-        The model's fixed engine flags, which are not searched.
+        The model's engine and its fixed flags, which are not searched.
     facts
         Sizes of the model; bounds tensor parallelism by heads and memory.
     max_model_len
         Context length of the workload.
-    gpus
-        Accelerators that may be leased, all of the machine's by default.
 
     Raises
     ------
     SpecError
-        If the space names flags that do not exist or may not be searched, or values of the wrong
-        type; all problems at once.
+        If the space belongs to another engine, or names flags that do not exist or may not be
+        searched, or values of the wrong type; all problems at once.
     TuningError
         If the model fits on no allowed number of accelerators.
     """
-    check(space)
-    fixed = dict(engine.flags) if engine else {}
-    available = gpus if gpus is not None else hardware.count
+    spec = engine or EngineSpec(name=space.engine)
+    check(space, spec)
+    used = get_engine(spec.name)
+    fixed = dict(spec.flags)
     domains: dict[str, Domain] = {}
     constants: Flags = {}
     notes: list[str] = []
@@ -160,54 +140,69 @@ def build(
         if name in fixed:
             notes.append(f"{name}: not searched, the model's spec fixes it to {fixed[name]}")
             continue
-        if hardware.kind == "cpu" and name in CUDA_ONLY:
+        if hardware.kind == "cpu" and name in used.catalog.gpu_only:
             notes.append(f"{name}: not searched, it has no meaning on a CPU")
             continue
         bounded = domain
-        if name == _PARALLEL:
-            bounded = _bound_parallelism(domain, available, hardware, facts, max_model_len, notes)
+        if name == used.parallel_flag:
+            bounded = _bound_parallelism(name, domain, used, hardware, facts, max_model_len, notes)
         only = _only_value(bounded)
         if only is None:
             domains[name] = bounded
         else:
             constants[name] = only
-    return BoundedSpace(domains, constants, max_model_len, hardware, tuple(notes))
+    return BoundedSpace(domains, constants, max_model_len, used, hardware, tuple(notes))
 
 
-def check(space: SearchSpaceSpec) -> None:
-    """Raise `SpecError` if a flag does not exist, may not be searched, or has a wrong type."""
+def check(space: SearchSpaceSpec, spec: EngineSpec) -> None:
+    """Check that a model's engine has the flags of a space, before anything is run.
+
+    Raises
+    ------
+    SpecError
+        If the space belongs to another engine, or a flag does not exist, may not be searched, or
+        has a wrong type.
+    """
     problems: list[str] = []
-    for name, domain in space.parameters.items():
-        problems += check_searchable(name, _samples(domain))
+    if space.engine != spec.name:
+        problems.append(
+            f"engine: its flags are those of {space.engine}, but the model's spec says "
+            f"engine.name: {spec.name}; use an SLO whose search space has engine: {spec.name}"
+        )
+    else:
+        catalog = get_engine(spec.name).catalog
+        for name, domain in space.parameters.items():
+            problems += catalog.check_searchable(name, _samples(domain))
     if problems:
         raise SpecError(f"recipes/search_spaces/{space.name}.yaml", problems)
 
 
 def _bound_parallelism(
+    flag: str,
     domain: Domain,
-    available: int,
+    engine: Engine,
     hardware: Hardware,
     facts: ModelFacts | None,
     max_model_len: int | None,
     notes: list[str],
 ) -> Choices:
     if isinstance(domain, FloatRange):
-        raise TuningError(f"{_PARALLEL}: needs choices or {{low, high}}")
+        raise TuningError(f"{flag}: needs choices or {{low, high}}")
     wanted = [int(v) for v in domain.choices] if isinstance(domain, Choices) else list(
         range(domain.low, domain.high + 1, domain.step)
     )  # fmt: skip
     kept: list[int] = []
     dropped: list[str] = []
     for size in sorted(wanted):
-        if size > available:
-            dropped.append(f"{size} (only {available} accelerators)")
+        if size > hardware.count:
+            dropped.append(f"{size} (only {hardware.count} accelerators)")
         elif facts is not None and not facts.allows_tensor_parallel(size):
             dropped.append(
                 f"{size} (does not divide {facts.attention_heads} heads, {facts.kv_heads} kv heads)"
             )
         else:
             memory = (
-                estimate(facts, hardware, {_PARALLEL: size}, max_model_len=max_model_len or 0)
+                engine.estimate(facts, hardware, {flag: size}, context_length=max_model_len or 0)
                 if facts is not None
                 else None
             )
@@ -216,9 +211,9 @@ def _bound_parallelism(
             else:
                 kept.append(size)
     if not kept:
-        raise TuningError(f"{_PARALLEL}: no value is left: {'; '.join(dropped)}")
+        raise TuningError(f"{flag}: no value is left: {'; '.join(dropped)}")
     if dropped:
-        notes.append(f"{_PARALLEL}: left out {'; '.join(dropped)}")
+        notes.append(f"{flag}: left out {'; '.join(dropped)}")
     return Choices(choices=tuple(kept))
 
 

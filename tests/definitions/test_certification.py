@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.engines import Hardware
 from optikit_assets.errors import StageError, StorageError
 from optikit_assets.execution import Lease
 from optikit_assets.graph import Node
 from optikit_assets.headless.materialize import materialize_node
 from optikit_assets.history import History
 from optikit_assets.schemas import BENCHMARK_FILE, CompletedBenchmark
-from optikit_assets.serving.hardware import Hardware
 from optikit_assets.settings import settings
 from optikit_assets.workers.benchmark import BenchmarkWorkerResult, confirmation
 from optikit_assets.workers.channel import Emit

@@ -17,6 +17,8 @@ from optikit_assets.headless.plan import NodePlan, State
 from optikit_assets.settings import REPOSITORY
 from tests.alive import is_alive
 
+pytestmark = pytest.mark.serial
+
 FOLDER = "OPTIKIT_TEST_FOLDER"
 _LIMIT_S = 90
 

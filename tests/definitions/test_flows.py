@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from optikit_assets.engines import Hardware, detect
 from optikit_assets.errors import StageError
 from optikit_assets.graph import PIPELINE, Flow, Node, get_flow
 from optikit_assets.headless.materialize import materialize_node, open_instance
 from optikit_assets.headless.optimize import require_what_is_not_made, status
-from optikit_assets.serving.hardware import Hardware, detect
 from tests.definitions.test_certification import DEPLOYABLE, SLO, Machine, artifact_of
 from tests.definitions.world import HARDWARE, MODEL, World, in_process
 from tests.executors import execute_with

@@ -9,12 +9,12 @@ from optikit_assets import graph
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.defs.recorded import DATA_VERSION_TAG, INPUTS_METADATA, STATUS_TAG, Versions
 from optikit_assets.defs.source_versions import SourceVersions
+from optikit_assets.engines import Hardware
 from optikit_assets.execution import LocalExecutor
 from optikit_assets.execution.testing import InProcessExecutor, Work
 from optikit_assets.graph import Node, outcome_version
 from optikit_assets.headless.optimize import Submission
 from optikit_assets.headless.plan import NodePlan, make_plan
-from optikit_assets.serving.hardware import Hardware
 from optikit_assets.settings import REPOSITORY, Settings
 from optikit_assets.specs import Catalog
 from tests.tiny_model import write_model

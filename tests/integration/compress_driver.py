@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.dequantized import cosine
-from optikit_assets.optimizer import expert_count, read_config
+from optikit_assets.model_files import read_config
+from optikit_assets.optimizer import expert_count
 
 WORDS = [f"w{number}" for number in range(200)]
 

@@ -14,11 +14,11 @@ from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.defs.recorded import Versions
 from optikit_assets.defs.source_versions import SourceVersions
+from optikit_assets.engines import detect
 from optikit_assets.environments.status import python_of
 from optikit_assets.errors import EnvironmentMissingError
 from optikit_assets.graph import Node
 from optikit_assets.headless.materialize import materialize_node, open_instance, register_model
-from optikit_assets.serving.hardware import detect
 from optikit_assets.settings import REPOSITORY, Settings, settings
 from optikit_assets.specs import Catalog
 

@@ -19,7 +19,7 @@ import psutil
 import pytest
 import yaml
 
-from optikit_assets.serving import VllmServer
+from optikit_assets.engines import EngineServer, get_engine
 from optikit_assets.settings import REPOSITORY, settings
 
 pytestmark = [pytest.mark.integration, pytest.mark.e2e, pytest.mark.timeout(1200)]
@@ -189,10 +189,9 @@ def test_the_next_run_goes_on_and_ends_with_a_certified_bundle(workspace: Worksp
 
 def test_vllm_starts_from_the_bundle_and_answers(workspace: Workspace, tmp_path: Path) -> None:
     python = settings().envs_home / "envs" / "serve" / "bin" / "python"
-    with VllmServer(
-        "named in the file",
-        MODEL,
-        config_file=workspace.bundle / "vllm.yaml",
+    with EngineServer(
+        get_engine("vllm"),
+        workspace.bundle / "vllm.yaml",
         log_file=tmp_path / "server.log",
         python=python,
         timeout_s=240,

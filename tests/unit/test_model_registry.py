@@ -11,38 +11,12 @@ from huggingface_hub import errors as hub_errors
 
 from optikit_assets.artifacts import file_digests
 from optikit_assets.artifacts.file_digests import FileDigests
-from optikit_assets.artifacts.model_folder import check_model_folder, read_safetensors_header
+from optikit_assets.artifacts.model_folder import check_model_folder
 from optikit_assets.artifacts.models import ModelRegistry, ModelVersion
 from optikit_assets.errors import ModelError, SpecError, StorageError, UnknownNameError
+from optikit_assets.model_files import read_safetensors_header
 from optikit_assets.specs import Catalog, ModelSpec
-
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "dtype": "bfloat16",
-    "hidden_size": 64,
-    "max_position_embeddings": 512,
-    "num_attention_heads": 4,
-    "num_hidden_layers": 2,
-    "vocab_size": 100,
-}
-
-
-def safetensors_bytes(tensors: dict[str, tuple[int, ...]], fill: int = 0) -> bytes:
-    """Write BF16 tensors in the format's published layout."""
-    header, position = {}, 0
-    for name, shape in tensors.items():
-        size = 2
-        for dimension in shape:
-            size *= dimension
-        header[name] = {
-            "dtype": "BF16",
-            "shape": shape,
-            "data_offsets": [position, position + size],
-        }
-        position += size
-    header["__metadata__"] = {"format": "pt"}
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + bytes([fill]) * position
+from tests.tiny_model import CONFIG, safetensors_bytes
 
 
 def make_model(folder: Path, fill: int = 0) -> Path:
@@ -87,7 +61,9 @@ def test_whole_model_is_described(tmp_path, folder):
 
 def test_facts_of_a_nested_language_config_are_found(tmp_path, folder):
     (folder / "config.json").write_text(
-        json.dumps({"architectures": ["Gemma3"], "text_config": CONFIG})
+        json.dumps(
+            {"architectures": ["Gemma3"], "text_config": CONFIG, "max_position_embeddings": 7}
+        )
     )
     found = registry(tmp_path).describe(folder)
     assert (found.architecture, found.context_length) == ("Gemma3", 512)

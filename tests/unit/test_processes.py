@@ -18,6 +18,8 @@ import pytest
 from optikit_assets.processes import OwnedProcess, kill_orphans, log_tail
 from optikit_assets.settings import REPOSITORY
 
+pytestmark = pytest.mark.serial
+
 LIMIT_S = 30.0
 
 

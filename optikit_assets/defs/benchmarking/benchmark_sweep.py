@@ -12,7 +12,7 @@ from optikit_assets.defs.benchmarking.measurement import (
     remember_sweep,
 )
 from optikit_assets.defs.body import Partition
-from optikit_assets.defs.evaluation.candidates import served_candidate
+from optikit_assets.defs.evaluation.candidates import representative_of
 from optikit_assets.defs.partitions import declared
 from optikit_assets.schemas import BENCHMARK_FILE
 from optikit_assets.specs import SloSpec
@@ -26,7 +26,7 @@ from resources import (
 
 @dg.asset(
     **declared(graph.BENCHMARK_SWEEP),
-    kinds={"vllm", "gpu"},
+    kinds={"gpu"},
     owners=["team:ml-platform"],
     automation_condition=VERSIONED,
 )
@@ -53,7 +53,7 @@ def benchmark_sweep(
 
 
 def _measure(stage: Partition, recipe: str, slo: SloSpec) -> Benchmarked:
-    candidate = served_candidate(stage, recipe)
+    candidate = representative_of(stage, recipe)
     certain = known_beforehand(stage, slo, candidate, {})
     if certain is not None:
         with stage.keep() as draft:

@@ -11,10 +11,11 @@ from optikit_assets.artifacts.pins import Pin
 from optikit_assets.artifacts.store import Artifact
 from optikit_assets.benchmarker import read_requests
 from optikit_assets.defs.body import BENCHMARKS, Partition
-from optikit_assets.defs.evaluation.candidates import ServedCandidate
+from optikit_assets.defs.evaluation.candidates import Representative
 from optikit_assets.deployment import Series
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import latency_against_rate, steady_state
+from optikit_assets.engines import Flags, ModelFacts
 from optikit_assets.errors import OptikitError, ResultMissingError, StageError
 from optikit_assets.faults import raise_machine_fault
 from optikit_assets.graph import FAILED, outcome_version
@@ -27,14 +28,6 @@ from optikit_assets.schemas import (
     ProbeResult,
     SkippedBenchmark,
 )
-from optikit_assets.serving import (
-    ModelFacts,
-    accelerators_of,
-    engine_flags,
-    estimate,
-    max_model_len,
-)
-from optikit_assets.serving.flags import Flags
 from optikit_assets.specs import SloSpec
 from optikit_assets.workers.benchmark import REQUESTS_FILE, unfinished_requests
 from optikit_assets.workers.messages import BenchmarkRequest, BenchmarkWorkerResult, Record
@@ -69,7 +62,7 @@ class Benchmarked:
 
 
 def known_beforehand(
-    stage: Partition, slo: SloSpec, candidate: ServedCandidate, flags: Flags
+    stage: Partition, slo: SloSpec, candidate: Representative, flags: Flags
 ) -> InfeasibleBenchmark | SkippedBenchmark | None:
     """Return the outcome if it is certain without a server; no GPU time is spent then.
 
@@ -80,12 +73,13 @@ def known_beforehand(
         reason = "; ".join(candidate.reasons) or candidate.verdict
         return SkippedBenchmark(reason=f"the quality gate refused it: {reason}")
     hardware = stage.runner.hardware
-    gpus = accelerators_of(stage.model_spec.engine, flags, hardware)
+    engine, spec = stage.engine, stage.model_spec.engine
+    gpus = engine.accelerators(spec, flags, hardware)
     facts = ModelFacts.read(candidate.path)
     try:
-        length = max_model_len(stage.model_spec.engine, slo, facts)
-        complete = engine_flags(stage.model_spec.engine, slo, flags, hardware=hardware, facts=facts)
-        memory = estimate(facts, hardware, complete, max_model_len=length)
+        length = engine.context_length(spec, slo, facts)
+        complete = engine.flags(spec, slo, flags, hardware=hardware, facts=facts)
+        memory = engine.estimate(facts, hardware, complete, context_length=length)
     except OptikitError as error:
         raise_machine_fault(error)
         return InfeasibleBenchmark(reason=str(error), closest=str(error), gpus=gpus)
@@ -97,7 +91,7 @@ def known_beforehand(
 def benchmark(
     stage: Partition,
     slo: SloSpec,
-    candidate: ServedCandidate,
+    candidate: Representative,
     *,
     artifact_key: str,
     flags: Flags,
@@ -120,7 +114,7 @@ def benchmark(
         If the machine failed: that is no result of this candidate or these flags.
     """
     store = stage.artifacts.store
-    gpus = accelerators_of(stage.model_spec.engine, flags, stage.runner.hardware)
+    gpus = stage.engine.accelerators(stage.model_spec.engine, flags, stage.runner.hardware)
     with stage.runner.executor.lease(gpus) as lease:
         request = BenchmarkRequest(
             store_root=stage.artifacts.root,
@@ -161,7 +155,7 @@ def benchmark(
     return Benchmarked.of(artifact)
 
 
-def _pins(stage: Partition, candidate: ServedCandidate) -> tuple[Pin, ...]:
+def _pins(stage: Partition, candidate: Representative) -> tuple[Pin, ...]:
     sources = stage.versions.sources
     model = sources.model_pin(stage.model_key)
     served = (model,) if str(candidate.path) == model.path else ()

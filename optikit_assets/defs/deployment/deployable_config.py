@@ -13,17 +13,24 @@ from optikit_assets.defs.benchmarking.measurement import remember_benchmarks
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.deployment.fresh_servers import StageServers, all_flags, config_text
 from optikit_assets.defs.deployment.outcomes import Evaluated, collect, evidence
-from optikit_assets.defs.evaluation.candidates import served_candidate, verified
+from optikit_assets.defs.evaluation.candidates import representative_of, verified
 from optikit_assets.defs.partitions import declared
-from optikit_assets.deployment import Limits, build_deployment, certify, select, write_bundle
+from optikit_assets.deployment import (
+    ConfigFile,
+    Limits,
+    build_deployment,
+    certify,
+    select,
+    write_bundle,
+)
 from optikit_assets.deployment.arm_plots import four_arms, gain_text
-from optikit_assets.deployment.bundle import CONFIG_FILE, REPORT_FILE
+from optikit_assets.deployment.bundle import REPORT_FILE
 from optikit_assets.deployment.canvas import markdown_image
+from optikit_assets.engines import Flags
 from optikit_assets.errors import StageError
 from optikit_assets.history import RowsByTable
 from optikit_assets.publishing import Bundle, Published
 from optikit_assets.schemas import DEPLOYMENT_FILE, Certification, Deployment
-from optikit_assets.serving.flags import Flags
 from optikit_assets.specs import BASELINE, SloSpec
 from resources import (
     ArtifactStoreResource,
@@ -36,7 +43,7 @@ from resources import (
 
 @dg.asset(
     **declared(graph.DEPLOYABLE_CONFIG),
-    kinds={"vllm", "gpu"},
+    kinds={"gpu"},
     owners=["team:ml-platform"],
     automation_condition=SETTLED,
 )
@@ -61,7 +68,7 @@ def deployable_config(
         status=deployment.status,
         cached=cached,
         artifact=artifact,
-        metadata={**_metadata(deployment, artifact, published), **_left_out(stage)},
+        metadata={**_metadata(stage, deployment, artifact, published), **_left_out(stage)},
     )
 
 
@@ -107,16 +114,18 @@ def _record(
     evaluated: list[Evaluated],
     certification: Certification,
     servers: StageServers,
-) -> tuple[Deployment, str | None]:
+) -> tuple[Deployment, ConfigFile | None]:
     outcomes = [item.outcome for item in evaluated]
     chosen = certification.candidate
     flags: Flags = {}
     config = None
     made_by: dict[str, Any] = {}
     if chosen is not None:
-        candidate = served_candidate(stage, chosen.recipe)
+        candidate = representative_of(stage, chosen.recipe)
         flags = all_flags(stage, slo, candidate, chosen.flags)
-        config = config_text(stage, slo, candidate, chosen.flags)
+        engine = stage.engine
+        text = config_text(stage, slo, candidate, chosen.flags)
+        config = ConfigFile(engine.config_file, text, engine.commands)
         # What ships was served last.
         made_by = servers.latest.made_by if servers.latest else {}
     name, version = graph.split_model(stage.model_key)
@@ -131,6 +140,7 @@ def _record(
         certification=certification,
         flags=flags,
         accelerator=made_by.get("accelerator", stage.runner.hardware.label),
+        engine=stage.engine.name,
         versions=made_by.get("versions", {}),
         environment=made_by.get("environment", {}),
         left_out=stage.versions.left_out(stage.node),
@@ -147,7 +157,7 @@ def _served_checkpoint(stage: Partition, deployment: Deployment) -> Mapping[str,
     """Return the checkpoint that the bundle points to; none for the base model."""
     if deployment.status != "feasible" or deployment.recipe in (None, BASELINE):
         return {}
-    return served_candidate(stage, deployment.recipe).references
+    return representative_of(stage, deployment.recipe).references
 
 
 def _publish(stage: Partition, artifact: Artifact, publisher: PublisherResource) -> Published:
@@ -221,7 +231,9 @@ def _left_out(stage: Partition) -> dict[str, Any]:
     return {"left_out": dg.MetadataValue.table(records)}
 
 
-def _metadata(deployment: Deployment, artifact: Artifact, published: Published) -> dict[str, Any]:
+def _metadata(
+    stage: Partition, deployment: Deployment, artifact: Artifact, published: Published
+) -> dict[str, Any]:
     records = [
         dg.TableRecord(
             {
@@ -247,7 +259,8 @@ def _metadata(deployment: Deployment, artifact: Artifact, published: Published) 
         "report": dg.MetadataValue.url((artifact.path / REPORT_FILE).as_uri()),
     }
     if deployment.status == "feasible":
-        metadata["vllm_config"] = dg.MetadataValue.path(str(artifact.path / CONFIG_FILE))
+        file = artifact.path / stage.engine.config_file
+        metadata["engine_config"] = dg.MetadataValue.path(str(file))
     if deployment.gain is not None:
         metadata["gain_over_baseline"] = round(deployment.gain.estimate, 3)
         metadata["gain_at_least"] = round(deployment.gain.low, 3)

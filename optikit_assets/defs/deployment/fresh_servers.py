@@ -10,18 +10,16 @@ from optikit_assets import graph
 from optikit_assets.benchmarker import near_search, read_probes
 from optikit_assets.defs.benchmarking.measurement import Benchmarked, benchmark, remember_probes
 from optikit_assets.defs.body import Partition
-from optikit_assets.defs.evaluation.candidates import ServedCandidate, served_candidate
+from optikit_assets.defs.evaluation.candidates import Representative, representative_of
 from optikit_assets.deployment import Held, Served
+from optikit_assets.engines import Flags, Hardware, ModelFacts
 from optikit_assets.schemas import ArmMeasurement, ProbeResult
-from optikit_assets.serving import ModelFacts, engine_flags, to_yaml
-from optikit_assets.serving.flags import Flags
-from optikit_assets.serving.hardware import Hardware
 from optikit_assets.specs import SloSpec, digest
 
 
-def all_flags(stage: Partition, slo: SloSpec, candidate: ServedCandidate, tuned: Flags) -> Flags:
+def all_flags(stage: Partition, slo: SloSpec, candidate: Representative, tuned: Flags) -> Flags:
     """Return every engine flag of a configuration."""
-    return engine_flags(
+    return stage.engine.flags(
         stage.model_spec.engine,
         slo,
         tuned,
@@ -41,10 +39,12 @@ def _measured_on(stage: Partition, recipe: str) -> Hardware:
     return TypeAdapter(Hardware).validate_python(kept) if kept else stage.runner.hardware
 
 
-def config_text(stage: Partition, slo: SloSpec, candidate: ServedCandidate, tuned: Flags) -> str:
-    """Return the vllm.yaml of a configuration: what is certified is what is shipped."""
+def config_text(stage: Partition, slo: SloSpec, candidate: Representative, tuned: Flags) -> str:
+    """Return the file of a configuration: what is certified is what is shipped."""
     flags = all_flags(stage, slo, candidate, tuned)
-    return to_yaml(flags, model=str(candidate.path), served_model_name=stage.model_key)
+    return stage.engine.config_text(
+        flags, model=str(candidate.path), served_model_name=stage.model_key
+    )
 
 
 @dataclass
@@ -86,7 +86,7 @@ class StageServers:
 
     def _run(self, arm: ArmMeasurement, slo: SloSpec, seed: int, **how: Any) -> Benchmarked:
         stage = self.stage
-        candidate = served_candidate(stage, arm.recipe)
+        candidate = representative_of(stage, arm.recipe)
         config = config_text(stage, self.slo, candidate, arm.flags)
         budget = slo.budget.model_dump(mode="json")
         key = digest(

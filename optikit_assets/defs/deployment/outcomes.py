@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from optikit_assets import graph
 from optikit_assets.defs.benchmarking.measurement import Benchmarked
 from optikit_assets.defs.body import Partition
-from optikit_assets.defs.evaluation.candidates import comparison_of, served_candidate
+from optikit_assets.defs.evaluation.candidates import comparison_of, representative_of
 from optikit_assets.deployment import Evidence, RecipeOutcome, Series
+from optikit_assets.engines import Flags
 from optikit_assets.graph import Node
 from optikit_assets.schemas import (
     STUDY_FILE,
@@ -16,7 +17,6 @@ from optikit_assets.schemas import (
     FailedBenchmark,
     TunedConfiguration,
 )
-from optikit_assets.serving.flags import Flags
 from optikit_assets.specs import BASELINE
 
 
@@ -55,7 +55,7 @@ def collect(stage: Partition, recipes: Sequence[str]) -> list[Evaluated]:
 
 
 def _collect(stage: Partition, recipe: str) -> Evaluated:
-    candidate = served_candidate(stage, recipe)
+    candidate = representative_of(stage, recipe)
     sweep = _sweep(stage, stage.node.needed(graph.BENCHMARK_SWEEP, recipe))
     tuning = stage.node.needed(graph.TUNED_CONFIG, recipe)
     arm, tuned = _tuned(stage, recipe, tuning) if tuning in stage.inputs else (None, None)

@@ -16,7 +16,7 @@ UNSUPPORTED_FILE = "unsupported.json"
 
 
 @dataclass(frozen=True)
-class ServedCandidate:
+class Representative:
     """The checkpoint that is served, and what the quality gate said of it.
 
     ``references`` is its key with its digest, empty for the base model.
@@ -56,7 +56,7 @@ def checkpoint_key(evaluation: Artifact, comparison: Comparison) -> str | None:
     return evaluation.read_json(CHECKPOINTS_FILE)[str(comparison.q_star)]
 
 
-def served_candidate(stage: Partition, recipe: str) -> ServedCandidate:
+def representative_of(stage: Partition, recipe: str) -> Representative:
     """Return q* of a recipe of this stage's model, from the recorded evaluation.
 
     Raises
@@ -71,7 +71,7 @@ def served_candidate(stage: Partition, recipe: str) -> ServedCandidate:
     evaluation, comparison = _evaluation(stage, recipe), comparison_of(stage, recipe)
     if evaluation is None or comparison is None:
         reason = why_not_evaluated(evaluation)
-        return ServedCandidate(recipe, 0, stage.base.path, "", 0, FAILED, False, (reason,))
+        return Representative(recipe, 0, stage.base.path, "", 0, FAILED, False, (reason,))
     key = checkpoint_key(evaluation, comparison)
     checkpoint = None if key is None else verified(stage, key)
     references = {} if checkpoint is None else {checkpoint.key: checkpoint.digest}
@@ -80,7 +80,7 @@ def served_candidate(stage: Partition, recipe: str) -> ServedCandidate:
             f"the checkpoint of trial {comparison.q_star} of {recipe} was made anew after it was "
             "evaluated, with another content; run again, it is evaluated first"
         )
-    return ServedCandidate(
+    return Representative(
         recipe=recipe,
         trial=comparison.q_star,
         path=stage.base.path if checkpoint is None else checkpoint.path,

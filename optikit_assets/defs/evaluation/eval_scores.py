@@ -29,7 +29,8 @@ from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.quality_plots import flips, recovery_per_task, trial_spread
 from optikit_assets.errors import CompressionError, StageError
 from optikit_assets.graph import FAILED
-from optikit_assets.optimizer import expert_count, read_config
+from optikit_assets.model_files import read_config
+from optikit_assets.optimizer import expert_count
 from optikit_assets.optimizer.adaptive import goes_on, round_recipe, suite_of_a_round
 from optikit_assets.optimizer.contamination import CLEAN
 from optikit_assets.schemas import (
@@ -40,7 +41,6 @@ from optikit_assets.schemas import (
     EvaluationSources,
     QuantizationResult,
 )
-from optikit_assets.serving.support import unsupported
 from optikit_assets.specs import BASELINE, SuiteSpec, digest
 from optikit_assets.stateval.comparison import compare
 from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate
@@ -106,7 +106,8 @@ def _refuse_unsupported(stage: Partition) -> Artifact | None:
     quantized = _quantized(stage)
     refused = None if quantized is None else QUANTIZATION_FILE.read(quantized).unsupported
     experts = expert_count(read_config(stage.base.path)) > 0
-    reason = refused or unsupported(recipe, stage.model_spec.engine, hardware, experts=experts)
+    spec = stage.model_spec.engine
+    reason = refused or stage.engine.unsupported(recipe, spec, hardware, experts=experts)
     if reason is None:
         return None
     with stage.keep() as draft:

@@ -36,40 +36,41 @@ def _candidates(stage: Partition, evaluations: Mapping[int, str]) -> Iterator[Ev
             stage.context.log.warning(f"the history lacks the scores of trial {trial}: {error}")
 
 
+def score_columns(candidate: EvaluatedCandidate) -> list[dict[str, Any]]:
+    """Return what a candidate's scores say in the history, a row per task."""
+    return [
+        {
+            "seed": candidate.seed,
+            "versions": candidate.versions,
+            "trial": candidate.trial,
+            "task": task.title,
+            "metric": "+".join(sorted(task.summary.metrics)),
+            "score": task.summary.score,
+            "stderr": task.summary.stderr,
+            "items": task.summary.n,
+            "num_fewshot": task.summary.num_fewshot,
+            "seconds": task.summary.seconds,
+            "suite": candidate.suite,
+            "settings": candidate.settings,
+            "artifact_key": candidate.artifact_key,
+        }
+        for task in candidate.tasks
+    ]
+
+
 def _score_rows(stage: Partition, candidate: EvaluatedCandidate, made: Artifact) -> RowsByTable:
     """Yield the scores and every item's outcome of an evaluated candidate."""
-    common = {
-        "recipe": stage.recipe,
-        "seed": candidate.seed,
-        "versions": candidate.versions,
-        "trial": candidate.trial,
-    }
-    yield (
-        "evaluation_scores",
-        [
-            stage.row(
-                made,
-                **common,
-                task=task.title,
-                metric="+".join(sorted(task.summary.metrics)),
-                score=task.summary.score,
-                stderr=task.summary.stderr,
-                items=task.summary.n,
-                num_fewshot=task.summary.num_fewshot,
-                seconds=task.summary.seconds,
-                suite=candidate.suite,
-                settings=candidate.settings,
-                artifact_key=candidate.artifact_key,
-            )
-            for task in candidate.tasks
-        ],
-    )
+    scores = score_columns(candidate)
+    yield "evaluation_scores", [stage.row(made, recipe=stage.recipe, **row) for row in scores]
     yield (
         "sample_outcomes",
         [
             stage.row(
                 made,
-                **common,
+                recipe=stage.recipe,
+                seed=candidate.seed,
+                versions=candidate.versions,
+                trial=candidate.trial,
                 task=task.title,
                 item_id=str(item.doc_id),
                 score=item.score,
@@ -85,43 +86,8 @@ def _score_rows(stage: Partition, candidate: EvaluatedCandidate, made: Artifact)
 def _comparison_rows(stage: Partition, comparison: Comparison, made: Artifact) -> RowsByTable:
     """Yield the comparison of every trial, the spread over trials and the gate's verdict."""
     common: dict[str, Any] = {"recipe": stage.recipe, "seed": comparison.seed}
-    yield (
-        "comparisons",
-        [
-            stage.row(
-                made,
-                **common,
-                trial=trial.trial,
-                task=task.task,
-                baseline_score=task.baseline_score,
-                score=task.score,
-                items=task.n,
-                recovery=task.recovery,
-                recovery_low=task.recovery_low,
-                recovery_high=task.recovery_high,
-                recovery_method=task.recovery_method,
-                difference=task.difference,
-                difference_low=task.difference_low,
-                difference_high=task.difference_high,
-                mcnemar_p=task.mcnemar_p,
-                holm_p=task.mcnemar_p_holm,
-                noninferior_p=task.noninferior_p,
-                noninferior_holm_p=task.noninferior_p_holm,
-                inferior_p=task.inferior_p,
-                inferior_holm_p=task.inferior_p_holm,
-                margin=task.margin,
-                weight=task.weight,
-                gained=task.gained,
-                lost=task.lost,
-                items_needed=task.items_needed,
-                verdict=task.verdict,
-                reason=task.reason,
-                selected=trial.trial == comparison.q_star,
-            )
-            for trial in comparison.trials
-            for task in trial.tasks
-        ],
-    )
+    compared = _comparison_columns(comparison)
+    yield "comparisons", [stage.row(made, **common, **row) for row in compared]
     yield (
         "trial_spreads",
         [
@@ -161,3 +127,22 @@ def _comparison_rows(stage: Partition, comparison: Comparison, made: Artifact) -
             )
         ],
     )
+
+
+def _comparison_columns(comparison: Comparison) -> Iterator[dict[str, Any]]:
+    """Yield what the history says of each trial and task."""
+    # Columns whose name is another than the field's.
+    renamed = {
+        "n": "items",
+        "mcnemar_p_holm": "holm_p",
+        "noninferior_p_holm": "noninferior_holm_p",
+        "inferior_p_holm": "inferior_holm_p",
+    }
+    for trial in comparison.trials:
+        for task in trial.tasks:
+            fields = task.model_dump(exclude={"difference_method"})
+            yield {
+                "trial": trial.trial,
+                "selected": trial.trial == comparison.q_star,
+                **{renamed.get(name, name): value for name, value in fields.items()},
+            }

@@ -12,6 +12,7 @@ import dagster as dg
 from pydantic import Field
 
 from optikit_assets.defs.evaluation.candidates import checkpoint_key, read_comparison
+from optikit_assets.defs.evaluation.history import score_columns
 from optikit_assets.defs.evaluation.scoring import evaluate
 from optikit_assets.defs.recorded import recorded
 from optikit_assets.errors import ResultMissingError, StageError
@@ -19,7 +20,7 @@ from optikit_assets.graph import EVAL_SCORES, Key, Node
 from optikit_assets.schemas import Result
 from optikit_assets.specs import BASELINE, Catalog, EngineSpec, SuiteSpec, digest, load_spec
 from optikit_assets.specs.endpoint_address import CREDENTIALS_VARIABLE, url_to_keep
-from optikit_assets.stateval.engines import served_model
+from optikit_assets.stateval.endpoint import served_model
 from optikit_assets.stateval.scores import EvaluatedCandidate, TaskScore, load_candidate
 from optikit_assets.workers.messages import Candidate, EvaluateRequest, EvaluateResult
 from resources import (
@@ -51,7 +52,7 @@ class RepeatabilityConfig(dg.Config):
     recipe: str = Field(default=BASELINE, description="Its representative q* is evaluated.")
     suite: str = Field(default="", description="Suite name or suite file; unset: the model's.")
     times: int = Field(default=10, ge=2, le=1000, description="Number of evaluations.")
-    deterministic: bool = Field(default=True, description="vLLM's deterministic mode.")
+    deterministic: bool = Field(default=True, description="The engine's deterministic mode.")
     seed: int = Field(default=1234, description="The same for every evaluation.")
 
 
@@ -124,19 +125,9 @@ def evaluate_server(
         {
             **_common(context, runner, found, key, started_at),
             "model": config.model,
-            "trial": 0,
-            "task": task.title,
-            "metric": "+".join(sorted(task.summary.metrics)),
-            "score": task.summary.score,
-            "stderr": task.summary.stderr,
-            "items": task.summary.n,
-            "num_fewshot": task.summary.num_fewshot,
-            "seconds": task.summary.seconds,
-            "suite": found.suite,
-            "settings": found.settings,
-            "artifact_key": key,
+            **columns,
         }
-        for task in found.tasks
+        for columns in score_columns(found)
     ]
     history.append("evaluation_scores", rows)
     history.drain()
@@ -249,12 +240,11 @@ def _common(
     content_key: str,
     started_at: datetime,
 ) -> dict[str, Any]:
-    hardware = runner.hardware
     return {
         "content_key": content_key,
         "seed": found.seed,
         "versions": found.versions,
-        "accelerator": f"CPU {hardware.name}" if hardware.kind == "cpu" else hardware.name,
+        "accelerator": runner.hardware.accelerator,
         "run_id": context.run_id,
         "started_at": started_at,
         "ended_at": datetime.now(UTC),

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from optikit_assets.engines import get_engine
 from optikit_assets.execution import Lease, settle
-from optikit_assets.serving import accelerators_of
-from optikit_assets.serving.support import compute_dtype
 from optikit_assets.workers.messages import Candidate, EvaluateRequest, EvaluateResult
 from resources import ArtifactStoreResource, StageRunnerResource
 
@@ -25,9 +24,10 @@ def evaluate(
         Artifact key of every candidate that kept failing -> reason of its last attempt.
     """
     hardware = runner.hardware
+    used = get_engine(request.engine.name)
 
     def run(batch: Sequence[Candidate], lease: Lease) -> dict[str, str]:
-        dtype = compute_dtype(request.engine, lease.hardware)
+        dtype = used.compute_dtype(request.engine, lease.hardware)
         engine = request.engine.model_copy(update={"dtype": dtype})
         part = request.model_copy(update={"candidates": tuple(batch), "engine": engine})
         result = runner.run(context, "evaluate", part, EvaluateResult, lease)
@@ -41,5 +41,5 @@ def evaluate(
         # In deterministic mode GPU memory is not given back within a process (paper section 5.3).
         per_worker=1 if hardware.kind != "cpu" else len(request.candidates),
         max_attempts=2,
-        accelerators=accelerators_of(request.engine, {}, hardware),
+        accelerators=used.accelerators(request.engine, {}, hardware),
     )

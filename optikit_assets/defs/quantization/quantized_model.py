@@ -13,17 +13,18 @@ from optikit_assets.defs.automation import VERSIONED
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.partitions import declared
 from optikit_assets.defs.quantization.contamination import evaluation_data
+from optikit_assets.engines import get_engine
 from optikit_assets.errors import ChangedInputError, CompressionError
 from optikit_assets.execution import Lease, settle
 from optikit_assets.graph import Node
-from optikit_assets.optimizer import check_plan, expert_count, read_config, read_linear_layers
+from optikit_assets.model_files import read_config
+from optikit_assets.optimizer import check_plan, expert_count, read_linear_layers
 from optikit_assets.schemas import (
     QUANTIZATION_FILE,
     CalibrationTrial,
     FailedCalibrationTrial,
     QuantizationResult,
 )
-from optikit_assets.serving.support import fallback, unsupported
 from optikit_assets.specs import EngineSpec, RecipeSpec, digest
 from optikit_assets.workers.messages import CompressRequest, CompressResult, CompressTrial, Record
 from resources import (
@@ -130,10 +131,12 @@ def _check(stage: Partition, recipe: RecipeSpec) -> list[str]:
     path = stage.base.path
     config = read_config(path)
     # How the model is served is no input of this stage: what speaks against it comes out later.
-    reason = unsupported(recipe, EngineSpec(), hardware, experts=expert_count(config) > 0)
+    spec = EngineSpec()
+    engine = get_engine(spec.name)
+    reason = engine.unsupported(recipe, spec, hardware, experts=expert_count(config) > 0)
     if reason is not None:
         raise CompressionError(reason)
-    note = fallback(recipe, hardware)
+    note = engine.fallback(recipe, hardware)
     checked = check_plan(recipe, config, layers=read_linear_layers(path))
     return [note, *checked] if note else checked
 

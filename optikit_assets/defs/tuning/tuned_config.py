@@ -15,10 +15,11 @@ from optikit_assets.defs.benchmarking.measurement import (
     remember_probes,
 )
 from optikit_assets.defs.body import Partition
-from optikit_assets.defs.evaluation.candidates import ServedCandidate, served_candidate
+from optikit_assets.defs.evaluation.candidates import Representative, representative_of
 from optikit_assets.defs.partitions import declared
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import optimization_history
+from optikit_assets.engines import Flags, ModelFacts
 from optikit_assets.errors import ModelError
 from optikit_assets.graph import FAILED
 from optikit_assets.history import RowsByTable
@@ -28,8 +29,6 @@ from optikit_assets.schemas import (
     StudyResult,
     TunedConfiguration,
 )
-from optikit_assets.serving import ModelFacts, max_model_len
-from optikit_assets.serving.flags import Flags
 from optikit_assets.settings import settings
 from optikit_assets.specs import SloSpec, digest
 from optikit_assets.tuner import (
@@ -47,7 +46,7 @@ from resources import (
 
 @dg.asset(
     **declared(graph.TUNED_CONFIG),
-    kinds={"vllm", "optuna", "gpu"},
+    kinds={"optuna", "gpu"},
     owners=["team:ml-platform"],
     automation_condition=VERSIONED,
 )
@@ -80,11 +79,11 @@ def _tune(stage: Partition, recipe: str, slo: SloSpec) -> Artifact | None:
     """Search the flags; the study's journal keeps finished trials if this process dies."""
     swept = stage.artifact_of(stage.node.needed(graph.BENCHMARK_SWEEP))
     default = Benchmarked.of(swept) if swept else None
-    candidate = served_candidate(stage, recipe)
+    candidate = representative_of(stage, recipe)
     certain = known_beforehand(stage, slo, candidate, {})
     facts = ModelFacts.read(candidate.path)
     try:
-        length = max_model_len(stage.model_spec.engine, slo, facts)
+        length = stage.engine.context_length(stage.model_spec.engine, slo, facts)
     except ModelError:
         length = None
     # Other flags may fit where the default does not, but make no room for a longer workload.
@@ -127,7 +126,7 @@ def _tune(stage: Partition, recipe: str, slo: SloSpec) -> Artifact | None:
 def _measure(
     stage: Partition,
     slo: SloSpec,
-    candidate: ServedCandidate,
+    candidate: Representative,
     flags: Flags,
     initial_rate_rps: float | None,
 ) -> Benchmarked:

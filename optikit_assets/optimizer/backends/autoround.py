@@ -27,7 +27,7 @@ from optikit_assets.specs.recipe import AutoRound
 DISTRIBUTIONS = ("auto-round", "compressed-tensors", "torch", "transformers")
 
 FORMAT = "llm_compressor"
-"""Of the formats it exports, the one that vLLM also loads on a CPU."""
+"""Of the formats it exports, the one that the default engine also loads on a CPU."""
 
 _BATCH_SIZE = 8
 _BITS = {"W4A16": 4, "W8A16": 8}
@@ -35,7 +35,7 @@ _BITS = {"W4A16": 4, "W8A16": 8}
 
 @register_backend("autoround")
 class AutoRoundBackend:
-    """Runs ``auto_round.AutoRound`` and saves compressed-tensors checkpoints that vLLM loads."""
+    """Runs ``auto_round.AutoRound`` and saves compressed-tensors checkpoints."""
 
     def versions(self) -> dict[str, str]:
         return library_versions("AutoRound", "auto_round", DISTRIBUTIONS)

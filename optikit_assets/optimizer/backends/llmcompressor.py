@@ -50,7 +50,7 @@ _KNOWN = ("No accelerator available", "MoE is being linearized after loading")
 
 @register_backend("llmcompressor")
 class LLMCompressorBackend:
-    """Runs ``llmcompressor.oneshot`` and saves compressed-tensors checkpoints that vLLM loads."""
+    """Runs ``llmcompressor.oneshot`` and saves compressed-tensors checkpoints."""
 
     def versions(self) -> dict[str, str]:
         return library_versions("llm-compressor", "llmcompressor", DISTRIBUTIONS)

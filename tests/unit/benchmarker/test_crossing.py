@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import special
 
-from optikit_assets.benchmarker.crossing import Evidence, locate
+from optikit_assets.benchmarker.crossing import LateShare, locate
 
 LIMIT = 10.0
 ALLOWED = 0.05
@@ -18,13 +18,13 @@ def drawn(
     claimed: int | None = None,
     floor: float = 0.0,
     slope: float = 20.0,
-) -> list[Evidence]:
+) -> list[LateShare]:
     """Draw shares from `effective` requests each about a curve through 5 % at ``LIMIT``."""
     rng = np.random.default_rng(seed)
     crossing = special.logit((ALLOWED - floor) / (1 - floor))
     late = floor + (1 - floor) * special.expit(crossing + slope * np.log(np.array(rates) / LIMIT))
     return [
-        Evidence(
+        LateShare(
             rate,
             float(rng.binomial(effective, q) / effective),
             effective * inflation,
@@ -35,15 +35,15 @@ def drawn(
     ]
 
 
-def covered(evidence: list[list[Evidence]]) -> float:
-    found = [c for c in map(locate, evidence) if c is not None]
-    assert len(found) > 0.9 * len(evidence)
+def covered(late_shares: list[list[LateShare]]) -> float:
+    found = [c for c in map(locate, late_shares) if c is not None]
+    assert len(found) > 0.9 * len(late_shares)
     return float(np.mean([0.025 <= 1.0 - c.probability_above(LIMIT) <= 0.975 for c in found]))
 
 
 def test_nothing_is_known_without_probes_on_both_sides():
-    below = Evidence(8.0, 0.01, 100, 100.0, ALLOWED)
-    above = Evidence(12.0, 0.4, 100, 100.0, ALLOWED)
+    below = LateShare(8.0, 0.01, 100, 100.0, ALLOWED)
+    above = LateShare(12.0, 0.4, 100, 100.0, ALLOWED)
     assert locate([]) is None
     assert locate([below]) is None
     assert locate([above]) is None
@@ -75,9 +75,9 @@ def test_scatter_beyond_the_claimed_sizes_widens_the_posterior():
 
 def test_an_overload_tells_no_more_than_that_the_rate_is_too_high():
     # One probe near the limit, one far beyond with every request late: the slope stays unknown.
-    near = Evidence(9.1, 0.034, 1500, 48.0, ALLOWED)
+    near = LateShare(9.1, 0.034, 1500, 48.0, ALLOWED)
     crossings = [
-        locate([near, Evidence(11.5, 1.0, requests, float(requests), ALLOWED)])
+        locate([near, LateShare(11.5, 1.0, requests, float(requests), ALLOWED)])
         for requests in (20, 2000)
     ]
     for crossing in crossings:

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy import special
 
-from optikit_assets.benchmarker.crossing import Evidence
-from optikit_assets.benchmarker.rate_search import Outcome, search_rate
+from optikit_assets.benchmarker.crossing import LateShare
+from optikit_assets.benchmarker.rate_search import Finding, search_rate
 from optikit_assets.benchmarker.shares import share_of
 
 
@@ -31,7 +31,7 @@ def run(
         verdict = "pass" if rate <= capacity else "fail"
         if verdicts:
             verdict = verdicts(rate, len(rates), verdict)
-        return Outcome(verdict, rate, holds=verdict == "pass")
+        return Finding(verdict, rate, holds=verdict == "pass")
 
     result = search_rate(
         probe,
@@ -69,7 +69,7 @@ def test_search_never_probes_at_or_above_a_rate_that_failed():
 
         result, rates = run(capacity, verdicts=noisy)
         for i, visit in enumerate(result.visits):
-            if visit.outcome.verdict == "fail":
+            if visit.finding.verdict == "fail":
                 assert all(rate < visit.rate_rps for rate in rates[i + 1 :])
 
 
@@ -150,7 +150,7 @@ def test_a_fail_beside_a_rate_that_the_client_cannot_send_is_within_the_toleranc
 
 def test_certified_rate_is_what_the_pass_vouches_for():
     def probe(rate):
-        return Outcome("pass" if rate <= 3 else "fail", 0.97 * rate, holds=rate <= 3)
+        return Finding("pass" if rate <= 3 else "fail", 0.97 * rate, holds=rate <= 3)
 
     result = search_rate(
         probe,
@@ -162,7 +162,7 @@ def test_certified_rate_is_what_the_pass_vouches_for():
     )
     assert result.best is not None
     best = result.visits[result.best]
-    assert best.outcome.certified_rps == pytest.approx(0.97 * best.rate_rps)
+    assert best.finding.certified_rps == pytest.approx(0.97 * best.rate_rps)
 
 
 class Noisy:
@@ -177,8 +177,8 @@ class Noisy:
         late = self.rng.binomial(self.effective, special.expit(logit)) / self.effective
         share = share_of(np.array([late]), float(self.effective), 0.02)
         verdict = "pass" if share.high <= 0.05 else "fail" if share.low > 0.05 else "unresolved"
-        evidence = (Evidence(rate, late, self.effective, self.effective, 0.05),)
-        return Outcome(verdict, rate, holds=late <= 0.05, evidence=evidence)
+        late_shares = (LateShare(rate, late, self.effective, self.effective, 0.05),)
+        return Finding(verdict, rate, holds=late <= 0.05, late_shares=late_shares)
 
 
 def search_noisy(seed, **kwargs):
@@ -199,7 +199,7 @@ def test_probes_that_prove_nothing_by_themselves_certify_together():
     assert np.mean(rates > 10.0 * 1.05) <= 0.05
     covered = [r.low_rps <= 10.0 <= r.high_rps for r in results]
     assert np.mean(covered) >= 0.9
-    alone = [r.visits[r.best or 0].outcome.verdict == "pass" for r in results]
+    alone = [r.visits[r.best or 0].finding.verdict == "pass" for r in results]
     assert np.mean(alone) < 0.9
 
 
@@ -208,8 +208,8 @@ def test_a_fail_for_another_reason_than_late_requests_is_never_cleared():
     shares = Noisy(10.0, 0)
 
     def probe(rate):
-        outcome = shares(rate)
-        return outcome if rate < 8.0 else replace(outcome, verdict="fail", holds=False, final=True)
+        finding = shares(rate)
+        return finding if rate < 8.0 else replace(finding, verdict="fail", holds=False, final=True)
 
     options = {"start_rps": 6.0, "tolerance": 0.05, "max_probes": 30, "seconds_needed": 1.0}
     result = search_rate(probe, seconds_left=lambda: 1e9, **options)
@@ -221,7 +221,7 @@ def test_what_is_certified_was_probed_and_held():
     for seed in range(10):
         result = search_noisy(seed)
         assert result.best is not None
-        assert result.visits[result.best].outcome.holds
+        assert result.visits[result.best].finding.holds
         assert best_rate(result) < (result.lowest_fail_rps or math.inf)
 
 

@@ -17,7 +17,7 @@ from optikit_assets.errors import EndpointError
 from optikit_assets.specs.slo import Objective, SearchBudget, SloSpec, Workload
 from tests.servers.imitation import Behaviour, running
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.serial]
 
 LIMITS = ClientLimits(connect_s=1.0, first_request_s=1.0, idle_s=2.0)
 # Bounds are wide: other processes may hold up the loopback by tens of milliseconds.

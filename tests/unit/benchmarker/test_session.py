@@ -3,7 +3,7 @@
 import pytest
 
 from optikit_assets.benchmarker import session
-from optikit_assets.benchmarker.conclusion import outcome_of
+from optikit_assets.benchmarker.conclusion import finding_of
 from optikit_assets.specs.slo import SloSpec
 from tests.servers.engine_model import Shape
 from tests.servers.virtual import virtual_benchmark, virtual_confirmation
@@ -97,11 +97,11 @@ def test_requests_that_fail_refuse_a_rate_whatever_share_is_late():
         miss_share={"e2e_latency_p95": 0.02},
         effective_requests={"e2e_latency_p95": 600.0},
     )
-    outcome = outcome_of(rejected, make_slo(("e2e_latency", 95, 500)))
-    assert outcome.final
-    assert outcome.evidence[0].late == 1.0
+    finding = finding_of(rejected, make_slo(("e2e_latency", 95, 500)))
+    assert finding.final
+    assert finding.late_shares[0].late == 1.0
     late = rejected.model_copy(update={"errors": 3})
-    assert not outcome_of(late, make_slo(("e2e_latency", 95, 500))).final
+    assert not finding_of(late, make_slo(("e2e_latency", 95, 500))).final
 
 
 def test_a_search_begun_far_too_high_does_not_call_the_server_never_steady():

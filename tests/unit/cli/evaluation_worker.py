@@ -6,7 +6,7 @@ Run n gets item n wrong, so that runs differ in a known way. A candidate at a da
 from pathlib import Path
 
 from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.stateval.engines import served_model
+from optikit_assets.stateval.endpoint import served_model
 from optikit_assets.stateval.scores import write_candidate
 from optikit_assets.workers.channel import Emit, worker_main
 from optikit_assets.workers.evaluate import EVALUATION

@@ -17,6 +17,8 @@ from optikit_assets.specs import SloSpec, load_spec
 from tests.servers.imitation import Behaviour, running
 from tests.unit.cli.conftest import Ended, Optikit
 
+pytestmark = pytest.mark.serial
+
 SERVER = {"slots": 8, "prefill_s": 0.03, "token_s": 0.01}
 SLO = """\
 name: short

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from optikit_assets.deployment import (
+    ConfigFile,
     Evidence,
     Held,
     Limits,
@@ -34,12 +35,14 @@ TWO_BOUNDS = SloSpec(
     ),
 )
 TUNED_FLAGS = {"max_num_seqs": 48, "max_num_batched_tokens": 4096}
-VLLM_YAML = (
+CONFIG = ConfigFile(
+    "vllm.yaml",
     "model: /models/int_w8a8\n"
     "served-model-name: qwen\n"
     "max-model-len: 1472\n"
     "max-num-seqs: 48\n"
-    "max-num-batched-tokens: 4096\n"
+    "max-num-batched-tokens: 4096\n",
+    ("vllm serve --config vllm.yaml", "python -m vllm.server --config vllm.yaml"),
 )
 
 
@@ -314,6 +317,7 @@ def deployment(found=None, *, servers=None, slo=CHAT) -> Deployment:
         certification=certification,
         flags={"max_model_len": 1472, **TUNED_FLAGS},
         accelerator="NVIDIA H100 80GB HBM3",
+        engine="vllm",
         versions={"vllm": "0.32.0", "llmcompressor": "0.14.0.1", "optikit": "0.1.0"},
         environment={"LD_PRELOAD": "/usr/lib/libtcmalloc.so.4"},
         left_out={"fp8_kv_cache": "its scores are older than the suite"},

@@ -41,7 +41,7 @@ class Page(HTMLParser):
 
 def written(tmp_path, deployment, evidence=None):
     feasible = deployment.status == "feasible"
-    return write_bundle(tmp_path, deployment, samples.VLLM_YAML if feasible else None, evidence)
+    return write_bundle(tmp_path, deployment, samples.CONFIG if feasible else None, evidence)
 
 
 def page(tmp_path, deployment, evidence=None):
@@ -56,7 +56,7 @@ def test_bundle_has_configuration_record_and_report(tmp_path):
         "vllm.yaml",
     ]
     assert bundle.config is not None
-    assert bundle.config.read_text() == samples.VLLM_YAML
+    assert bundle.config.read_text() == samples.CONFIG.text
 
 
 def test_record_survives_a_round_trip(tmp_path):
@@ -77,7 +77,7 @@ def test_record_tells_rate_gain_and_proof():
     assert deployment.gain.probes == 2 * 4 * 4
     assert deployment.gain_over_baseline == deployment.gain.estimate
     assert deployment.checkpoint_digest == "sha256:int_w8a8"
-    assert deployment.certification.limit_shown
+    assert deployment.certification.overload_verdict == "fail"
     assert [arm.deployed for arm in deployment.arms.rows()] == [False, False, False, True]
 
 
@@ -113,7 +113,7 @@ def test_gain_is_undefined_when_the_baseline_misses_the_slo():
 
 
 def test_feasible_deployment_without_configuration_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"needs its vllm\.yaml"):
+    with pytest.raises(ValueError, match=r"needs its configuration"):
         write_bundle(tmp_path, samples.deployment())
     assert list(tmp_path.iterdir()) == []
 
@@ -160,7 +160,7 @@ def test_report_names_what_to_run_and_at_which_rate(tmp_path):
     for expected in (
         "Deploy Qwen2.5-7B-Instruct@1 as int_w8a8 with tuned flags",
         "vllm serve --config vllm.yaml",
-        "python -m vllm.entrypoints.openai.api_server --config vllm.yaml",
+        "python -m vllm.server --config vllm.yaml",
         "max-num-seqs: 48",
         "7.5 req/s",
         "2.13×",

@@ -29,7 +29,7 @@ def test_what_is_proven_faster_side_by_side_ships_with_its_interval():
     assert evidence(found) == {PLAIN: ("confirmed", 5.0), A: ("confirmed", 8.0)}
     assert "1.60 times the rate of the plain baseline" in found.summary
     assert "1.5 times that rate misses the SLO" in found.summary
-    assert found.limit_shown
+    assert found.overload_verdict == "fail"
 
 
 def test_a_claim_that_fresh_servers_refute_does_not_ship_below_the_baseline():
@@ -292,7 +292,7 @@ def test_only_the_best_claims_take_part_beside_the_baseline():
 def test_overload_that_passes_is_reported_as_conservative():
     servers = Moody({PLAIN: 5.0}, ["pass", "pass"])
     found = certify([arm("baseline", 5.0)], servers, **SETTINGS)
-    assert not found.limit_shown
+    assert found.overload_verdict == "pass"
     assert "conservative" in found.summary
 
 

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from optikit_assets.engines import Hardware
 from optikit_assets.environments.layout import (
     REPOSITORY_ROOT,
     Stamp,
@@ -12,7 +13,6 @@ from optikit_assets.environments.layout import (
     write_stamp,
 )
 from optikit_assets.execution import LocalExecutor
-from optikit_assets.serving.hardware import Hardware
 
 TWO_GPUS = Hardware(
     kind="cuda", name="Test GPU", count=2, memory_bytes=80 * 2**30, devices=("0", "1")

@@ -15,6 +15,8 @@ from optikit_assets.errors import AcceleratorError, StorageError
 from optikit_assets.settings import REPOSITORY
 from tests.unit.execution.devices import CPU, TWO_GPUS, executor_on
 
+pytestmark = pytest.mark.serial
+
 # Says when it asks and when it has what it asked for, and keeps it until it is ended.
 HOLDER = """
 import sys, time
@@ -33,7 +35,6 @@ STREAM = """
 import sys, time
 from pathlib import Path
 from tests.unit.execution.devices import TWO_GPUS, executor_on
-
 executor = executor_on(Path(sys.argv[1]), TWO_GPUS)
 while True:
     with executor.lease():

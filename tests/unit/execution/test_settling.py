@@ -19,6 +19,8 @@ from tests.unit.execution.devices import TWO_GPUS, executor_on, install_environm
 from tests.unit.execution.test_local_executor import ledger
 from tests.unit.execution.worker import Done, Work
 
+pytestmark = pytest.mark.serial
+
 
 @dataclass(frozen=True)
 class Item:

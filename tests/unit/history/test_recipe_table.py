@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks.recipes import HEADER, SECTION, main, refusals_on, table
 from benchmarks.tables import write_section
+from optikit_assets.engines import Hardware
 from optikit_assets.history import History
-from optikit_assets.serving.hardware import Hardware
 from optikit_assets.settings import REPOSITORY, settings
 from optikit_assets.specs import ModelSpec, RecipeSpec
 from tests.unit.history.conftest import Rows

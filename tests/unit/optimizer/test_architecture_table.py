@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.architectures import CALIBRATION, SECTION, TOKENIZER, Effort, Table
-from optikit_assets.serving import Hardware
+from optikit_assets.engines import Hardware
 from optikit_assets.settings import REPOSITORY
 from optikit_assets.specs import RecipeSpec, load_spec
 

@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import json
-import struct
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from optikit_assets.optimizer.plan import CompressionPlan
 from optikit_assets.specs import RecipeSpec
 from optikit_assets.workers import compress
 from optikit_assets.workers.messages import CompressRequest, CompressTrial, Record
+from tests.tiny_model import safetensors_bytes
 
 
 class FakeBackend:
@@ -58,9 +58,8 @@ def request_for(tmp_path: Path):
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text(json.dumps({"hidden_size": 64}))
-    shape = {"dtype": "BF16", "shape": [64, 64], "data_offsets": [0, 0]}
-    header = json.dumps({"model.layers.0.mlp.up_proj.weight": shape}).encode()
-    (model / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    weights = safetensors_bytes({"model.layers.0.mlp.up_proj.weight": (64, 64)})
+    (model / "model.safetensors").write_bytes(weights)
     recipe = RecipeSpec.model_validate(
         {
             "name": "fp8_dynamic",
@@ -213,11 +212,14 @@ def test_a_library_counts_once_it_is_installed_and_can_be_imported() -> None:
             base.library_versions("Some Library", module, [distribution])
 
 
-def test_long_reasons_are_cut_to_one_readable_line() -> None:
-    reason = compress._reason(ValueError("x " * 1000))
-    assert reason.startswith("ValueError: x x")
-    assert len(reason) < 650
-    assert compress._reason(MemoryError()) == "MemoryError: "
+def test_a_long_reason_is_recorded_as_one_readable_line(failures, request_for) -> None:
+    failures[7] = ValueError("layer 3 has\n" + "x " * 1000)
+    failures[8] = MemoryError()
+    result = compress.handle(request_for(7, 8), lambda record: None)
+    assert result.failed[0].startswith("ValueError: layer 3 has x x")
+    assert result.failed[0].endswith("...")
+    assert len(result.failed[0]) < 650
+    assert result.failed[1] == "MemoryError"
 
 
 def test_backends_are_found_by_name() -> None:

@@ -1,4 +1,4 @@
-"""From recipe and seed to a plan, on model folders that hold headers only."""
+"""From recipe and seed to a plan, on model folders that nothing can be computed with."""
 
 import json
 import struct
@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 from optikit_assets.errors import CompressionError, ModelError
+from optikit_assets.model_files import read_config
 from optikit_assets.optimizer import CalibrationData, CalibrationRow, make_plan
 from optikit_assets.optimizer.architecture import (
     layers_from_config,
-    read_config,
     read_linear_layers,
     select_layers,
 )
 from optikit_assets.specs import RecipeSpec
+from tests.tiny_model import safetensors_bytes
 
 CONFIG = {
     "hidden_size": 256,
@@ -25,16 +26,6 @@ CONFIG = {
     "num_hidden_layers": 1,
     "max_position_embeddings": 64,
 }
-
-
-def write_header(file: Path, shapes: dict[str, list[int]]) -> None:
-    """Write a safetensors file whose data is missing; the header is all that is read."""
-    header = {
-        name: {"dtype": "BF16", "shape": shape, "data_offsets": [0, 0]}
-        for name, shape in shapes.items()
-    }
-    content = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
-    file.write_bytes(struct.pack("<Q", len(content)) + content)
 
 
 @pytest.fixture
@@ -50,7 +41,7 @@ def model(tmp_path: Path) -> Path:
         "model.layers.0.self_attn.q_proj.bias": [256],
         "model.layers.0.mlp.experts.gate_up_proj": [8, 512, 256],
     }
-    write_header(folder / "model.safetensors", shapes)
+    (folder / "model.safetensors").write_bytes(safetensors_bytes(shapes))
     return folder
 
 
@@ -96,26 +87,36 @@ def test_headers_tell_linear_layers_from_embeddings_norms_and_fused_experts(mode
 
 
 def test_sharded_models_are_read_from_all_files(model: Path) -> None:
-    write_header(model / "model-00002-of-00002.safetensors", {"extra.proj.weight": [8, 16]})
+    second = safetensors_bytes({"extra.proj.weight": [8, 16]})
+    (model / "model-00002-of-00002.safetensors").write_bytes(second)
     layers = read_linear_layers(model)
     assert layers["extra.proj"] == (8, 16)
     assert "lm_head" in layers
 
 
-@pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 64, struct.pack("<Q", 4) + b"[12]"])
-def test_a_broken_weights_file_is_named(model: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "is not a safetensors file"),
+        (b"short", "is not a safetensors file"),
+        (b"\xff" * 64, "is not a safetensors file"),
+        (struct.pack("<Q", 4) + b"[12]", "has a damaged safetensors header"),
+        (safetensors_bytes({"a.weight": [8, 8]})[:-1], "is truncated"),
+    ],
+)
+def test_a_broken_weights_file_is_named(model: Path, content: bytes, problem: str) -> None:
     (model / "model.safetensors").write_bytes(content)
-    with pytest.raises(ModelError, match=r"model\.safetensors is not a readable safetensors file"):
+    with pytest.raises(ModelError, match=rf"model\.safetensors {problem}"):
         read_linear_layers(model)
 
 
 def test_a_folder_without_safetensors_or_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has no \*\.safetensors file"):
         read_linear_layers(tmp_path)
-    with pytest.raises(ModelError, match=r"config\.json cannot be read"):
+    with pytest.raises(ModelError, match=r"has no config\.json"):
         read_config(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ModelError, match=r"config\.json is not JSON"):
+    with pytest.raises(ModelError, match=r"config\.json is not valid JSON"):
         read_config(tmp_path)
 
 
@@ -186,6 +187,7 @@ def test_the_baseline_has_no_plan(model: Path, data) -> None:
 
 
 def test_checks_use_the_layers_that_are_really_there(model: Path, data) -> None:
-    write_header(model / "model.safetensors", {"model.layers.0.mlp.odd_proj.weight": [64, 100]})
+    weights = safetensors_bytes({"model.layers.0.mlp.odd_proj.weight": [64, 100]})
+    (model / "model.safetensors").write_bytes(weights)
     with pytest.raises(CompressionError, match=r"odd_proj \(100 columns\)"):
         plan(GPTQ, model, data)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from optikit_assets.engines import ModelFacts
 from optikit_assets.errors import CompressionError, EvaluationError, ModelError, SpecError
-from optikit_assets.optimizer.architecture import read_config
+from optikit_assets.model_files import read_config
 from optikit_assets.optimizer.calibration import load_texts
 from optikit_assets.optimizer.contamination import read_items
-from optikit_assets.serving.model_facts import ModelFacts
 from optikit_assets.specs import JobSpec, RecipeSpec, load_spec
 from optikit_assets.specs.json_text import parse_json
 from optikit_assets.specs.prompt_file import PromptFile

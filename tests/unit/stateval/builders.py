@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optikit_assets.specs import SuiteSpec
-from optikit_assets.stateval.scores import EvaluatedCandidate, Item, TaskOutcome, TaskScore
+from optikit_assets.stateval.scores import EvaluatedCandidate, EvaluatedTask, Item, TaskScore
 
 
 def outcome(
     title: str, scores: Sequence[float], *, first: int = 0, prompt: str = "p"
-) -> TaskOutcome:
+) -> EvaluatedTask:
     items = tuple(
         Item(
             doc_id=first + number,
@@ -33,7 +33,7 @@ def outcome(
         num_fewshot=0,
         seconds=1.0,
     )
-    return TaskOutcome(summary=summary, items=items)
+    return EvaluatedTask(summary=summary, items=items)
 
 
 def candidate(trial: int, tasks: Mapping[str, Sequence[float]], **extra: Any) -> EvaluatedCandidate:

@@ -2,6 +2,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
 from optikit_assets.errors import EvaluationError
@@ -35,7 +37,7 @@ def test_large_loss_on_one_task_fails_and_is_named() -> None:
     worse = candidate(1, {"a": RIGHT, "b": flipped(RIGHT, 90)})
     result = compare(suite("a", "b", margin=0.05), BASELINE, [worse], seed=1)
     assert (result.verdict, result.accepted) == ("fail", False)
-    assert result.gate_verdict("b") == "fail"
+    assert result.representative.task("b").verdict == "fail"
     assert result.reasons[0] == "refused: shown to lose more than the margin on b"
 
 
@@ -113,9 +115,9 @@ def test_spread_over_trials_is_that_of_table_3() -> None:
         candidate(2, {"a": flipped(RIGHT, 12), "b": RIGHT}),
     ]
     row = compare(suite("a", "b"), BASELINE, trials, seed=1).tasks[0]
-    assert (row.trials, row.best_trial, row.best_score) == (3, 0, 0.84)
-    assert row.best_recovery == pytest.approx(0.84 / 0.85)
+    assert (row.trials, row.baseline_score, row.min, row.max) == (3, 0.85, 0.82, 0.84)
     assert row.mean == pytest.approx(0.83)
+    assert row.mean_recovery == pytest.approx(0.83 / 0.85)
     assert row.std == pytest.approx(0.01)
     assert row.rsd == pytest.approx(0.01 / 0.83)
 
@@ -195,15 +197,16 @@ def test_same_seed_gives_the_same_comparison() -> None:
     assert results[0].trials != results[2].trials
 
 
-def test_holm_agrees_with_statsmodels_and_skips_missing_tests() -> None:
-    corrected: Any = multipletests([0.01, 0.04, 0.03], alpha=0.05, method="holm")
-    expected = corrected[1]
-    assert holm([0.01, None, 0.04, 0.03], 0.05) == [
-        pytest.approx(expected[0]),
-        None,
-        pytest.approx(expected[1]),
-        pytest.approx(expected[2]),
-    ]
+def test_holm_skips_missing_tests() -> None:
+    assert holm([0.01, None, 0.04, 0.03]) == pytest.approx([0.03, None, 0.06, 0.06])
+    assert holm([None, None]) == [None, None]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0.0, 1.0) | st.sampled_from([0.0, 0.01, 0.05, 1.0]), min_size=1))
+def test_holm_agrees_with_statsmodels(p_values: list[float]) -> None:
+    expected: Any = multipletests(p_values, method="holm")
+    assert holm(p_values) == pytest.approx(list(expected[1]))
 
 
 def test_mean_recovery_weighs_the_tasks() -> None:

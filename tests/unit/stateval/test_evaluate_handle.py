@@ -1,9 +1,9 @@
-"""The evaluate worker's bookkeeping, with numbers in place of a model's answers."""
+"""The evaluate worker's bookkeeping, with numbers in place of what lm-eval makes of a model."""
 
-import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,14 +15,17 @@ from optikit_assets.errors import AcceleratorError, CompressionError, Evaluation
 from optikit_assets.headless.driver import describe_record
 from optikit_assets.optimizer.contamination import CLEAN
 from optikit_assets.specs import EngineSpec
-from optikit_assets.workers import evaluate
+from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate
+from optikit_assets.workers.evaluate import Open, TaskFiles, handle
 from optikit_assets.workers.messages import (
     BASELINE_TRIAL,
     Candidate,
     EvaluateRequest,
+    EvaluateResult,
     Record,
 )
-from tests.unit.stateval.builders import outcome, suite
+from tests.unit.stateval.builders import candidate as scored
+from tests.unit.stateval.builders import suite
 
 QUESTION = "How many people are on the train to the mountains?"
 BEYOND_LIMIT = "How many people are on the boat to the islands?"
@@ -44,40 +47,48 @@ def request_for(store: Path, *models: str) -> EvaluateRequest:
     )
 
 
-@pytest.fixture(autouse=True)
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the paths of the models that were opened; ``damaged`` cannot be opened."""
-    found: list[str] = []
+class Numbers:
+    """Scores every model alike; ``damaged`` cannot be opened, nor can any with a `fault`."""
 
-    def open_model(
-        request: EvaluateRequest, item: Candidate
-    ) -> tuple[contextlib.AbstractContextManager[None], dict[str, Any]]:
-        found.append(item.model_path)
+    def __init__(self, fault: Exception | None = None) -> None:
+        self.fault = fault
+        self.opened: list[str] = []
+
+    def load(self, request: EvaluateRequest, folder: Path | None, files: TaskFiles) -> list[Any]:
+        return [SimpleNamespace(eval_docs=[{"question": QUESTION}, {"question": BEYOND_LIMIT}])]
+
+    def score(
+        self, request: EvaluateRequest, candidate: Candidate, suite_tasks: list[Any], opened: Open
+    ) -> EvaluatedCandidate:
+        self.opened.append(candidate.model_path)
         (Path(os.environ["VLLM_RPC_BASE_PATH"]) / "socket").touch()
-        if item.model_path == "damaged":
-            raise EvaluationError("vLLM cannot load the checkpoint")
-        return contextlib.nullcontext(), {}
-
-    def run_task(*arguments: Any, **options: Any):
-        return outcome("sums", [1.0, 0.0])
-
-    # The worker's process ends with what it sets; this one goes on.
-    monkeypatch.setenv("VLLM_RPC_BASE_PATH", "")
-    monkeypatch.setattr(evaluate.engines, "set_environment", lambda **options: None)
-    task = SimpleNamespace(eval_docs=[{"question": QUESTION}, {"question": BEYOND_LIMIT}])
-    monkeypatch.setattr(evaluate, "load_tasks", lambda *arguments: [task])
-    monkeypatch.setattr(evaluate, "_open_model", open_model)
-    monkeypatch.setattr(evaluate, "run_task", run_task)
-    return found
+        error = EvaluationError("the engine cannot load the checkpoint")
+        if self.fault or candidate.model_path == "damaged":
+            raise error from self.fault
+        scores = scored(candidate.trial, {"sums": [1.0, 0.0]}, settings={"load_seconds": 3.0})
+        return scores.model_copy(update={"suite": request.suite.name})
 
 
-def test_no_candidate_is_begun_after_one_that_failed(tmp_path: Path, opened: list[str]) -> None:
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """Undo what the worker sets: its process ends with it, this one goes on."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def evaluated(request: EvaluateRequest, harness: Numbers) -> tuple[EvaluateResult, list[Record]]:
     records: list[Record] = []
-    models = ("first", "damaged", "third")
-    result = evaluate.handle(request_for(tmp_path, *models), records.append)
+    return handle(request, records.append, harness=harness), records
+
+
+def test_no_candidate_is_begun_after_one_that_failed(tmp_path: Path) -> None:
+    harness = Numbers()
+    result, records = evaluated(request_for(tmp_path, "first", "damaged", "third"), harness)
     assert result.finished == {0: key_of(0)}
-    assert result.failed == {1: "vLLM cannot load the checkpoint"}
-    assert opened == ["first", "damaged"]
+    assert result.failed == {1: "the engine cannot load the checkpoint"}
+    assert harness.opened == ["first", "damaged"]
     assert [record.kind for record in records] == [
         *("progress", "candidate_finished"),
         *("progress", "candidate_failed"),
@@ -86,44 +97,46 @@ def test_no_candidate_is_begun_after_one_that_failed(tmp_path: Path, opened: lis
     assert [store.find(key_of(trial)) is not None for trial in range(3)] == [True, False, False]
 
 
-def test_the_next_worker_goes_on_where_the_failure_was(tmp_path: Path, opened: list[str]) -> None:
-    evaluate.handle(request_for(tmp_path, "first", "damaged", "third"), lambda record: None)
-    opened.clear()
-    records: list[Record] = []
-    result = evaluate.handle(request_for(tmp_path, "first", "healed", "third"), records.append)
+def test_the_next_worker_goes_on_where_the_failure_was(tmp_path: Path) -> None:
+    evaluated(request_for(tmp_path, "first", "damaged", "third"), Numbers())
+    harness = Numbers()
+    result, records = evaluated(request_for(tmp_path, "first", "healed", "third"), harness)
     assert result.finished == {trial: key_of(trial) for trial in range(3)}
-    assert opened == ["healed", "third"]
+    assert harness.opened == ["healed", "third"]
     finished = [record.payload for record in records if record.kind == "candidate_finished"]
     assert [payload["reused"] for payload in finished] == [True, False, False]
 
 
+def test_scores_are_kept_with_what_they_hold_for(tmp_path: Path) -> None:
+    request = request_for(tmp_path, "first")
+    evaluated(request, Numbers())
+    artifact = ArtifactStore(tmp_path).get(key_of(0))
+    assert load_candidate(artifact.path, 0).scores() == {"sums": 0.5}
+    assert artifact.manifest["suite_digest"] == request.suite.digest()
+    assert artifact.manifest["model_path"] == "first"
+    # How long the model took to load decides nothing.
+    assert artifact.manifest["settings"] == {}
+
+
 @pytest.mark.parametrize("model", ["first", "damaged"])
 def test_the_sockets_between_the_engines_processes_are_removed(tmp_path: Path, model: str) -> None:
-    evaluate.handle(request_for(tmp_path, model), lambda record: None)
+    evaluated(request_for(tmp_path, model), Numbers())
     assert not Path(os.environ["VLLM_RPC_BASE_PATH"]).exists()
 
 
-def test_a_fault_of_the_machine_is_no_failed_candidate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_device(*arguments: Any, **options: Any) -> None:
-        try:
-            raise RuntimeError("CUDA error: no CUDA-capable device is detected")
-        except RuntimeError as error:
-            raise EvaluationError("vLLM cannot load the checkpoint") from error
-
-    monkeypatch.setattr(evaluate, "run_task", no_device)
+def test_a_fault_of_the_machine_is_no_failed_candidate(tmp_path: Path) -> None:
     records: list[Record] = []
+    harness = Numbers(RuntimeError("CUDA error: no CUDA-capable device is detected"))
     with pytest.raises(AcceleratorError, match="no CUDA-capable device"):
-        evaluate.handle(request_for(tmp_path, "first", "second"), records.append)
+        handle(request_for(tmp_path, "first", "second"), records.append, harness=harness)
     assert [record.kind for record in records] == ["progress"]
 
 
 def test_the_baseline_of_a_comparison_is_called_so(tmp_path: Path) -> None:
     request = request_for(tmp_path, "first")
     baseline = request.candidates[0].model_copy(update={"trial": BASELINE_TRIAL})
-    records: list[Record] = []
-    evaluate.handle(request.model_copy(update={"candidates": (baseline,)}), records.append)
+    request = request.model_copy(update={"candidates": (baseline,)})
+    _, records = evaluated(request, Numbers())
     assert [describe_record(record) for record in records] == [
         f"evaluating baseline with suite {request.suite.name}",
         "baseline finished",
@@ -139,16 +152,14 @@ def with_calibration(tmp_path: Path, text: str) -> EvaluateRequest:
     return request.model_copy(update={"calibration_data": str(rows), "suite": limited})
 
 
-def test_a_row_that_holds_an_item_is_refused_before_a_model_is_opened(
-    tmp_path: Path, opened: list[str]
-) -> None:
-    request = with_calibration(tmp_path, f"Q: {QUESTION} A: 35")
+def test_a_row_that_holds_an_item_is_refused_before_a_model_is_opened(tmp_path: Path) -> None:
+    request, harness = with_calibration(tmp_path, f"Q: {QUESTION} A: 35"), Numbers()
     with pytest.raises(CompressionError, match=r"rows\.jsonl, line 1 holds item 0 of sums"):
-        evaluate.handle(request, lambda record: None)
-    assert opened == []
+        evaluated(request, harness)
+    assert harness.opened == []
 
 
 def test_what_came_of_the_comparison_is_kept_with_the_scores(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path / "store")
-    evaluate.handle(with_calibration(tmp_path, BEYOND_LIMIT), lambda record: None)
+    evaluated(with_calibration(tmp_path, BEYOND_LIMIT), Numbers())
     assert store.get(key_of(0)).manifest["contamination"] == {"sums": CLEAN}

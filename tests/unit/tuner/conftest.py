@@ -1,6 +1,6 @@
 import pytest
 
-from optikit_assets.serving import Hardware
+from optikit_assets.engines import Hardware
 from optikit_assets.specs import SearchSpaceSpec
 
 GIB = 1024**3

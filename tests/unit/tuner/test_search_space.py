@@ -1,8 +1,8 @@
 import optuna
 import pytest
 
+from optikit_assets.engines import Hardware, ModelFacts
 from optikit_assets.errors import SpecError, TuningError
-from optikit_assets.serving import Hardware, ModelFacts
 from optikit_assets.settings import REPOSITORY
 from optikit_assets.specs import Choices, EngineSpec, SearchSpaceSpec, load_spec
 from optikit_assets.tuner import build, check
@@ -16,11 +16,11 @@ FACTS = ModelFacts(10 * 1024**3, layers=32, attention_heads=12, kv_heads=4, head
 def test_shipped_search_spaces_name_real_flags(name):
     file = REPOSITORY / "recipes" / "search_spaces" / f"{name}.yaml"
     space = load_spec(file, SearchSpaceSpec)
-    check(space)
+    check(space, EngineSpec())
     assert space.parameters
     unreal = {f"{flag}_of_another_engine": domain for flag, domain in space.parameters.items()}
     with pytest.raises(SpecError) as caught:
-        check(space.model_copy(update={"parameters": unreal}))
+        check(space.model_copy(update={"parameters": unreal}), EngineSpec())
     assert len(caught.value.problems) == len(unreal)
 
 
@@ -34,12 +34,18 @@ def test_every_problem_of_a_space_is_reported(space_of):
         }
     )
     with pytest.raises(SpecError) as caught:
-        check(space)
+        check(space, EngineSpec())
     text = str(caught.value)
     assert "recipes/search_spaces/s.yaml: parameters.max_num_sequences" in text
     assert "parameters.kv_cache_dtype: may not be searched" in text
     assert "parameters.max_num_seqs: 'two' is not an integer" in text
     assert "parameters.performance_mode: 'fast' is not one of balanced" in text
+
+
+def test_a_space_of_another_engine_is_refused(space_of):
+    other = space_of(SEQS).model_copy(update={"engine": "another"})
+    with pytest.raises(SpecError, match=r"engine: its flags are those of another, but .* vllm"):
+        check(other, EngineSpec())
 
 
 def test_flags_of_gpus_are_left_out_on_a_cpu_with_a_note(space_of, cpu):

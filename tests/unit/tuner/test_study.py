@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 
 import pytest
@@ -262,19 +261,6 @@ def test_equal_seeds_propose_equal_trials_and_other_seeds_others(tmp_path, cpu, 
     assert flags(1, "a") != flags(2, "c")
 
 
-def test_trials_run_side_by_side_when_asked(study, space_of):
-    together = threading.Barrier(3, timeout=20)
-
-    def evaluate(number, flags, hint):
-        if 1 <= number <= 3:
-            together.wait()
-        return peak_at_32(number, flags, hint)
-
-    result = study(space_of(SEQS, trials=8, startup_trials=3), evaluate, parallel=3)
-    assert [trial.number for trial in result.trials] == list(range(8))
-    assert len({trial.flags.get("max_num_seqs") for trial in result.trials}) == 8
-
-
 def test_importance_ranks_the_flag_that_matters(study, space_of):
     result = study(space_of(SEQS | BATCH, trials=25, startup_trials=10), peak_at_32)
     assert sum(result.importance.values()) == pytest.approx(1.0)
@@ -284,7 +270,7 @@ def test_importance_ranks_the_flag_that_matters(study, space_of):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from optikit_assets.serving import Hardware
+from optikit_assets.engines import Hardware
 from optikit_assets.specs import SearchSpaceSpec
 from optikit_assets.tuner import TrialOutcome, run_study
 import math

@@ -8,11 +8,10 @@ has been removed").
 
 from dataclasses import dataclass
 
-from optikit_assets.serving.hardware import Hardware
+from optikit_assets.engines.demands import missing_features, named, unmet_demands
+from optikit_assets.engines.hardware import WIDE_VECTORS, Hardware
 from optikit_assets.specs import EngineSpec, RecipeSpec
 from optikit_assets.specs.recipe import CpuFeature
-
-_WIDE_VECTORS: CpuFeature = "avx512f"
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ _INT8 = _Needs(below=10.0)
 # W4A16: CompressedTensorsWNA16.get_min_capability is 75 (Marlin). CPU: CPUWNA16LinearKernel takes
 # 4-bit weights only; its cpu_gemm_wna16 is in the AVX-512 build alone, and there for the 16-bit
 # types alone.
-_INT4_WEIGHTS = _Needs(cpu=(_WIDE_VECTORS,), cpu_float32=False)
+_INT4_WEIGHTS = _Needs(cpu=(WIDE_VECTORS,), cpu_float32=False)
 _INT8_WEIGHTS = _Needs(cpu=None)
 # FP8: CompressedTensorsW8A8Fp8.get_min_capability is 89; below it CompressedTensorsW8A16Fp8 (75,
 # Marlin). CPU: ChannelWiseTorchFP8ScaledMMLinearKernel, emulated.
@@ -77,42 +76,20 @@ _SCHEMES = {
 }
 # FlashInfer from 8.0, Triton from 8.9 (v1/attention/backends/flashinfer.py, triton_attn.py). CPU:
 # _get_attn_isa asks for AVX-512 or AMX (cpu_attn.py), and no processor has AMX alone.
-_FP8_CACHE = _Needs(capability=8.0, cpu=(_WIDE_VECTORS,))
-
-
-def compute_dtype(engine: EngineSpec, hardware: Hardware) -> str:
-    """Return the compute type to serve with: the spec's, or what suits the processor.
-
-    Without AVX-512 a processor emulates bfloat16, which takes three times as long as float32.
-    """
-    if engine.dtype == "auto" and hardware.kind == "cpu" and _WIDE_VECTORS not in hardware.features:
-        return "float32"
-    return engine.dtype
+_FP8_CACHE = _Needs(capability=8.0, cpu=(WIDE_VECTORS,))
 
 
 def unsupported(
     recipe: RecipeSpec, engine: EngineSpec, hardware: Hardware, *, experts: bool = False
 ) -> str | None:
-    """Return why checkpoints of `recipe` cannot be served on `hardware`, or None if they can.
-
-    Parameters
-    ----------
-    recipe
-        Its schemes, its key-value cache and its own demands count.
-    engine
-        Its compute type counts too.
-    hardware
-        Machine; a compute capability that is not known does not speak against a recipe.
-    experts
-        Whether the model is a mixture of experts.
-    """
+    """Return why checkpoints of `recipe` cannot be served; see `Engine.unsupported`."""
     reasons = [
         reason
         for what, needs in _needs(recipe).items()
         if (reason := _refusal(what, needs, engine, hardware))
     ]
     reasons += _refused_experts(recipe, hardware) if experts else []
-    reasons += _declared(recipe, hardware)
+    reasons += unmet_demands(recipe, hardware)
     if not reasons:
         return None
     return f"recipe {recipe.name} cannot be served here: " + "; ".join(reasons)
@@ -130,7 +107,7 @@ def fallback(recipe: RecipeSpec, hardware: Hardware) -> str | None:
         return None
     return (
         f"vLLM keeps only the weights compressed (Marlin): it computes in {', '.join(late)} on, "
-        f"{_named(hardware)}"
+        f"{named(hardware)}"
     )
 
 
@@ -148,11 +125,11 @@ def _refusal(what: str, needs: _Needs, engine: EngineSpec, hardware: Hardware) -
     if found is None:
         return None
     if found < needs.capability:
-        return f"{what} needs compute capability {needs.capability}, {_named(hardware)}"
+        return f"{what} needs compute capability {needs.capability}, {named(hardware)}"
     if needs.below is not None and found >= needs.below:
         return (
             f"vLLM has no kernel for {what} from compute capability {needs.below} on, "
-            f"{_named(hardware)}: use an FP8 recipe"
+            f"{named(hardware)}: use an FP8 recipe"
         )
     return None
 
@@ -161,7 +138,7 @@ def _refusal_on_cpu(what: str, needs: _Needs, engine: EngineSpec, hardware: Hard
     if needs.cpu is None:
         return f"vLLM has no CPU kernel for {what}: use a GPU or another recipe"
     kernel = f"vLLM's CPU kernel for {what}"
-    if missing := _missing(needs.cpu, hardware):
+    if missing := missing_features(needs.cpu, hardware):
         return (
             f"{kernel} needs {missing}, which {hardware.name} does not have: use a GPU or another "
             "recipe"
@@ -184,31 +161,9 @@ def _refused_experts(recipe: RecipeSpec, hardware: Hardware) -> list[str]:
         if wanted is None or (scheme == "W4A16" and grouped):
             in_groups = f" in groups of {_NO_CPU_KERNEL_GROUP}" if wanted else ""
             reasons.append(f"vLLM has no CPU kernel for experts in {scheme}{in_groups}: use a GPU")
-        elif missing := _missing(wanted, hardware):
+        elif missing := missing_features(wanted, hardware):
             reasons.append(
                 f"vLLM's CPU kernel for experts in {scheme} needs {missing}, which "
                 f"{hardware.name} does not have: use a GPU"
             )
     return reasons
-
-
-def _declared(recipe: RecipeSpec, hardware: Hardware) -> list[str]:
-    """Return which of the recipe's own demands (``requires``) the hardware does not meet."""
-    wanted = recipe.requires
-    if wanted.accelerator not in ("any", hardware.kind):
-        return [f"it requires accelerator {wanted.accelerator}, this is a {hardware.kind} machine"]
-    if hardware.kind == "cpu":
-        missing = _missing(wanted.cpu_features, hardware)
-        return [f"it requires {missing}, which {hardware.name} does not have"] if missing else []
-    least, found = wanted.compute_capability, hardware.capability
-    if least is None or found is None or found >= least:
-        return []
-    return [f"it requires compute capability {least}, {_named(hardware)}"]
-
-
-def _missing(wanted: tuple[CpuFeature, ...], hardware: Hardware) -> str:
-    return ", ".join(feature for feature in wanted if feature not in hardware.features)
-
-
-def _named(hardware: Hardware) -> str:
-    return f"{hardware.name} has {hardware.capability}"

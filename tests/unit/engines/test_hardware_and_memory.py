@@ -2,11 +2,12 @@ import json
 
 import pytest
 
+from optikit_assets.engines import Hardware, ModelFacts, detect, get_engine
+from optikit_assets.engines.vllm.memory import cpu_kv_cache_bytes
 from optikit_assets.errors import ModelError
-from optikit_assets.serving import Hardware, ModelFacts, detect, estimate
-from optikit_assets.serving.memory import cpu_kv_cache_bytes
 
 GIB = 1024**3
+estimate = get_engine("vllm").estimate
 MIB = 1024**2
 TWO_GPUS = """\
 0, GPU-aaaa1111, NVIDIA H100 80GB HBM3, 81559, 580.95.05, 9.0
@@ -80,7 +81,7 @@ def test_tensor_parallelism_follows_the_heads(size, allowed):
 
 def test_a_model_that_cannot_fit_says_by_how_much():
     gpu = Hardware("cuda", "NVIDIA L4", 1, 16 * GIB)
-    verdict = estimate(LLAMA_8B, gpu, {}, max_model_len=8192)
+    verdict = estimate(LLAMA_8B, gpu, {}, context_length=8192)
     assert not verdict.fits
     # 16.06e9 * 1.02 + 8192 * 131072 = 1.7456e10 bytes = 16.3 GiB of 0.92 * 16 = 14.7 GiB
     assert "16.3 GiB per device (15.0 GiB of weights), 14.7 GiB are available" in verdict.reason
@@ -88,7 +89,7 @@ def test_a_model_that_cannot_fit_says_by_how_much():
 
 def test_splitting_over_two_gpus_makes_it_fit():
     gpus = Hardware("cuda", "NVIDIA L4", 2, 16 * GIB)
-    verdict = estimate(LLAMA_8B, gpus, {"tensor_parallel_size": 2}, max_model_len=8192)
+    verdict = estimate(LLAMA_8B, gpus, {"tensor_parallel_size": 2}, context_length=8192)
     assert verdict.fits
     assert verdict.reason == ""
     assert verdict.weights_bytes == LLAMA_8B.weights_bytes // 2

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from optikit_assets.errors import EndpointError, EvaluationError
-from optikit_assets.stateval.engines import (
+from optikit_assets.stateval.endpoint import (
     check_endpoint_tasks,
-    determinism,
     refusing_silence,
     served_model,
     tokenizer_in,
@@ -126,8 +125,3 @@ def test_a_reply_without_log_probabilities_is_an_error() -> None:
 def test_an_address_that_is_none_is_an_error() -> None:
     with pytest.raises(EndpointError, match="localhost:80a/v1/models does not list a model"):
         served_model("http://localhost:80a/v1", "qwen")
-
-
-def test_determinism_is_vllms_single_process_mode() -> None:
-    assert determinism(True) == {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    assert determinism(False) == {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}

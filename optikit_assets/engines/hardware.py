@@ -17,6 +17,8 @@ NVIDIA_SMI = (
     "--query-gpu=index,uuid,name,memory.total,driver_version,compute_cap",
     "--format=csv,noheader,nounits",
 )
+WIDE_VECTORS: CpuFeature = "avx512f"
+"""What a processor needs to compute with 16-bit floats."""
 _QUERY_LIMIT_S = 20.0
 _MIB = 1024**2
 _CPUINFO = Path("/proc/cpuinfo")
@@ -73,6 +75,11 @@ class Hardware:
             self.kind, self.name, self.count, memory_gib, self.driver, self.cores,
             self.capability, *self.features,
         ]  # fmt: skip
+
+    @property
+    def accelerator(self) -> str:
+        """What the history calls it; a CPU's cost is looked up by the first word."""
+        return f"CPU {self.name}" if self.kind == "cpu" else self.name
 
     @property
     def label(self) -> str:

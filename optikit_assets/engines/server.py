@@ -1,24 +1,21 @@
-"""A vLLM server with one owner."""
+"""A server of any engine, with one owner."""
 
 import http.client
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
+from optikit_assets.engines.base import Engine, Place
+from optikit_assets.engines.environment import server_environment
+from optikit_assets.engines.start_failures import classify, machine_fault_in, root_cause
 from optikit_assets.errors import EndpointError, MachineError, ServerStartError
 from optikit_assets.processes import OwnedProcess
-from optikit_assets.serving.environment import server_environment
-from optikit_assets.serving.flags import to_argv
-from optikit_assets.serving.start_failures import classify, machine_fault_in, root_cause
-from optikit_assets.specs.search_space import Scalar
 
-# The `vllm` command asks for a distribution named vllm, which the CPU build does not have.
-SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 HOST = "127.0.0.1"
 
 _POLL_S = 0.2
@@ -32,73 +29,56 @@ _ADVICE = {
 }
 
 
-class VllmServer:
+class EngineServer:
     """A running OpenAI-compatible server on this machine; a context manager.
 
-    Entering starts it and waits until it answers ``/health``; leaving ends it with everything it
-    started.
+    Entering starts it and waits until it is ready; leaving ends it with everything it started.
 
     Parameters
     ----------
-    model_path
-        Folder of the checkpoint.
-    served_model_name
-        Name that requests use.
+    engine
+        What is started.
+    config_file
+        Model, name and flags, as `Engine.config_text` wrote them.
     log_file
         Receives the server's output (appended).
-    flags
-        Engine flags (`engine_flags`).
-    config_file
-        Serve with vLLM's ``--config FILE`` instead: model, name and flags come from the file.
     python
         Interpreter of the serve environment.
-    gpus
-        Leased devices; empty keeps the inherited ``CUDA_VISIBLE_DEVICES``.
     env
         Further environment variables.
     cache_dir
         Where compiled kernels are kept between starts.
     timeout_s
-        Longest wait for ``/health``.
+        Longest wait until it is ready.
     port
         None picks a free one.
     """
 
     def __init__(
         self,
-        model_path: Path | str,
-        served_model_name: str,
+        engine: Engine,
+        config_file: Path,
         *,
         log_file: Path,
-        flags: Mapping[str, Scalar] | None = None,
-        config_file: Path | None = None,
         python: Path | str = sys.executable,
-        gpus: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         cache_dir: Path | None = None,
         timeout_s: float = 900.0,
         port: int | None = None,
     ) -> None:
-        self.served_model_name = served_model_name
+        self.engine = engine
         self.log_file = log_file
         self.start_s = 0.0
+        self._config_file = config_file
         self._python = str(python)
         self._timeout_s = timeout_s
         self._wanted_port = port
         self._port = port or 0
-        self._environ = {**server_environment(cache_dir=cache_dir, gpus=gpus), **(env or {})}
+        self._cache_dir = cache_dir
+        self._further = dict(env or {})
         self._stack = ExitStack()
         self._process: OwnedProcess | None = None
         self._log_offset = 0
-        if config_file is not None:
-            # Two words: vLLM expands only this spelling of --config.
-            self._arguments = ["--config", str(config_file)]
-        else:
-            self._arguments = [
-                f"--model={model_path}",
-                f"--served-model-name={served_model_name}",
-                *to_argv(flags or {}),
-            ]
 
     @property
     def port(self) -> int:
@@ -120,7 +100,7 @@ class VllmServer:
         """Process id of the server."""
         return self._running.pid
 
-    def __enter__(self) -> "VllmServer":
+    def __enter__(self) -> "EngineServer":
         attempts = 1 if self._wanted_port else _PORT_ATTEMPTS
         for attempt in range(1, attempts + 1):
             try:
@@ -151,12 +131,13 @@ class VllmServer:
         if code is None:
             return
         log = self._log()
-        cause = root_cause(log) or "no error in its log"
-        memory = ", out of memory" if classify(log, code) == "out_of_memory" else ""
+        words = self.engine.log_words
+        cause = root_cause(log, words) or "no error in its log"
+        memory = ", out of memory" if classify(log, code, words) == "out_of_memory" else ""
         kind = machine_fault_in(log) or EndpointError
         raise kind(
-            f"the vLLM server died while in use (exit code {code}{memory}): {cause}; "
-            f"log: {self.log_file}"
+            f"the {self.engine.title} server died while in use (exit code {code}{memory}): "
+            f"{cause}; log: {self.log_file}"
         )
 
     def log_tail(self, lines: int = 20) -> str:
@@ -174,17 +155,20 @@ class VllmServer:
         if self._wanted_port:
             _check_port_free(self._wanted_port)
         self._log_offset = self.log_file.stat().st_size if self.log_file.exists() else 0
-        argv = [
-            self._python, "-m", SERVER_MODULE,
-            *self._arguments,
-            f"--host={HOST}", f"--port={self._port}",
-        ]  # fmt: skip
         started = time.monotonic()
         with ExitStack() as stack:
-            # The sockets between its processes, which it leaves behind.
-            sockets = stack.enter_context(tempfile.TemporaryDirectory(prefix="optikit-vllm-"))
-            environ = {**self._environ, "VLLM_RPC_BASE_PATH": sockets}
-            process = OwnedProcess(argv, log_file=self.log_file, env=environ, name="vLLM server")
+            prefix = f"optikit-{self.engine.name}-"
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix)))
+            place = Place(self._python, HOST, self._port, scratch, self._cache_dir)
+            launch = self.engine.launch(self._config_file, place)
+            environ = {
+                **server_environment(self.engine.variables, cache_dir=self._cache_dir),
+                **launch.environment,
+                **self._further,
+            }
+            process = OwnedProcess(
+                launch.argv, log_file=self.log_file, env=environ, name=f"{self.engine.title} server"
+            )
             stack.enter_context(process)
             self._process = process
             self._wait_healthy(process, started + self._timeout_s)
@@ -203,7 +187,7 @@ class VllmServer:
     def _healthy(self) -> bool:
         connection = http.client.HTTPConnection(HOST, self._port, timeout=5.0)
         try:
-            connection.request("GET", "/health")
+            connection.request("GET", self.engine.health_path)
             return connection.getresponse().status == http.client.OK
         except (OSError, http.client.HTTPException):
             return False
@@ -213,18 +197,19 @@ class VllmServer:
     def _failure(self, exit_code: int | None) -> ServerStartError | MachineError:
         log = self._log()
         fault = machine_fault_in(log)
-        reason = classify(log, exit_code)
+        reason = classify(log, exit_code, self.engine.log_words)
         if exit_code is None:
-            happened = f"did not answer /health within {self._timeout_s:g} s"
+            happened = f"did not answer {self.engine.health_path} within {self._timeout_s:g} s"
         else:
             happened = f"ended with exit code {exit_code} before it was ready"
-        cause = root_cause(log)
+        cause = root_cause(log, self.engine.log_words)
         if fault is not None:
             return fault(
-                f"the vLLM server {happened}: {cause or _ADVICE['exited']}; log: {self.log_file}"
+                f"the {self.engine.title} server {happened}: {cause or _ADVICE['exited']}; "
+                f"log: {self.log_file}"
             )
         return ServerStartError(
-            f"the vLLM server {happened} ({reason})"
+            f"the {self.engine.title} server {happened} ({reason})"
             + (f": {cause}" if cause else "")
             + f"; {_ADVICE[reason]}; log: {self.log_file}",
             log_tail="\n".join(log.splitlines()[-20:]),

@@ -1,11 +1,11 @@
 """What a checkpoint's own files say about its size, read without loading it."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from optikit_assets.errors import ModelError
+from optikit_assets.model_files import language_config, read_config
 
 _BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 
@@ -49,12 +49,7 @@ class ModelFacts:
             If the configuration is missing or lacks a number that is needed.
         """
         file = folder / "config.json"
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise ModelError(f"{file}: cannot be read as JSON ({error})") from error
-        # Multimodal models nest the language model.
-        text: dict[str, Any] = {**config, **config.get("text_config", {})}
+        text = language_config(read_config(folder))
         try:
             heads = int(text["num_attention_heads"])
             layers = int(text["num_hidden_layers"])
@@ -92,7 +87,7 @@ class ModelFacts:
         return self.layers * 2 * heads * self.head_dim * element
 
     def allows_tensor_parallel(self, size: int) -> bool:
-        """Whether the heads can be split over `size` devices as vLLM does it.
+        """Whether the heads can be split over `size` devices evenly.
 
         Query heads have to divide evenly; key-value heads are split, or replicated evenly when
         there are fewer of them than devices.

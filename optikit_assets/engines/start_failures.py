@@ -2,6 +2,7 @@
 
 import re
 import signal
+from dataclasses import dataclass
 from typing import Literal
 
 from optikit_assets.errors import MachineError, StorageError
@@ -11,10 +12,6 @@ Reason = Literal["exited", "timeout", "port_in_use", "out_of_memory"]
 
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|OutOfMemoryError|CUDA_ERROR_OUT_OF_MEMORY|\bMemoryError\b"
-    r"|No available memory for the cache blocks"
-    r"|larger than the (?:maximum number of tokens|available KV cache memory)"
-    r"|is less than desired (?:GPU|CPU) memory utilization"
-    r"|is less than requested memory for kv"
     r"|can't allocate memory|Cannot allocate memory|DefaultCPUAllocator: not enough memory",
     re.IGNORECASE,
 )
@@ -22,16 +19,32 @@ _PORT_IN_USE = re.compile(r"address already in use|\[Errno 98\]", re.IGNORECASE)
 _ERROR_LINE = re.compile(
     r"(?:^|\s)(?:[\w.]+\.)?(?P<error>\w*(?:Error|Exception)): (?P<message>\S.*)$"
 )
-# These only point at the real cause, which stands further up.
-_POINTERS = ("See root cause above", "Engine core initialization failed", "WorkerProc failed")
 
 
-def classify(log: str, exit_code: int | None) -> Reason:
+@dataclass(frozen=True)
+class LogWords:
+    """What an engine's log says in words of its own.
+
+    Parameters
+    ----------
+    out_of_memory
+        Regular expressions, beside what the libraries below it say.
+    pointers
+        Parts of error lines that only point at the cause, which stands further up.
+    """
+
+    out_of_memory: tuple[str, ...] = ()
+    pointers: tuple[str, ...] = ()
+
+
+def classify(log: str, exit_code: int | None, words: LogWords) -> Reason:
     """Return the class of a failed start; ``exit_code`` None means that it still runs."""
     if _PORT_IN_USE.search(log):
         return "port_in_use"
     # The kernel's out-of-memory killer leaves no line in the log.
-    if _OUT_OF_MEMORY.search(log) or exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL):
+    killed = exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL)
+    own = any(re.search(text, log, re.IGNORECASE) for text in words.out_of_memory)
+    if killed or own or _OUT_OF_MEMORY.search(log):
         return "out_of_memory"
     return "timeout" if exit_code is None else "exited"
 
@@ -49,10 +62,10 @@ def machine_fault_in(log: str) -> type[MachineError] | None:
     return fault_in(raised)
 
 
-def root_cause(log: str) -> str:
+def root_cause(log: str, words: LogWords) -> str:
     """Return the first error line that says more than "see above", or an empty string."""
     for line in log.splitlines():
         match = _ERROR_LINE.search(line)
-        if match and not any(pointer in line for pointer in _POINTERS):
+        if match and not any(pointer in line for pointer in words.pointers):
             return f"{match['error']}: {match['message'].strip()}"
     return ""

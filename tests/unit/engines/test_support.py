@@ -2,12 +2,13 @@
 
 import pytest
 
-from optikit_assets.serving import support
-from optikit_assets.serving.hardware import Hardware
-from optikit_assets.serving.support import compute_dtype, fallback
+from optikit_assets.engines import Hardware, get_engine
+from optikit_assets.engines.vllm import support
+from optikit_assets.engines.vllm.support import fallback
 from optikit_assets.specs import EngineSpec, RecipeSpec
 
 GIB = 1024**3
+compute_dtype = get_engine("vllm").compute_dtype
 
 
 def gpu(capability: float | None) -> Hardware:

@@ -1,22 +1,13 @@
 import pytest
 import yaml
 
+from optikit_assets.engines import Hardware, ModelFacts, get_engine
 from optikit_assets.errors import ModelError, SpecError
-from optikit_assets.serving import (
-    Hardware,
-    ModelFacts,
-    accelerators_of,
-    engine_flags,
-    from_yaml,
-    gpus_of,
-    max_model_len,
-    repair,
-    to_argv,
-    to_yaml,
-)
-from optikit_assets.serving.flag_catalog import check_flag, check_searchable, known_flags
 from optikit_assets.specs import EngineSpec, SloSpec
 
+VLLM = get_engine("vllm")
+engine_flags, max_model_len, repair = VLLM.flags, VLLM.context_length, VLLM.repair
+check_flag, check_searchable = VLLM.catalog.check, VLLM.catalog.check_searchable
 GIB = 1024**3
 CPU = Hardware("cpu", "some processor", 1, 16 * GIB, cores=2, features=("avx512f",))
 H100 = Hardware("cuda", "NVIDIA H100 80GB HBM3", 4, 80 * GIB, driver="580", devices=("0", "1"))
@@ -174,7 +165,7 @@ def test_command_line_spells_switches_and_values():
         "disable_log_stats": False,
         "long_prefill_token_threshold": -1,
     }
-    assert to_argv(flags) == [
+    assert VLLM.catalog.to_argv(flags) == [
         "--enforce-eager",
         "--no-enable-prefix-caching",
         "--max-num-seqs=8",
@@ -184,8 +175,10 @@ def test_command_line_spells_switches_and_values():
 
 def test_config_file_round_trips_and_leaves_host_and_port_open():
     flags = {"enforce_eager": True, "enable_prefix_caching": False, "max_num_seqs": 8}
-    text = to_yaml(flags, model="models/m/1", served_model_name="m@1", header="made\nby hand")
-    assert from_yaml(text) == flags
+    text = VLLM.config_text(
+        flags, model="models/m/1", served_model_name="m@1", header="made\nby hand"
+    )
+    assert VLLM.config_flags(text) == flags
     content = yaml.safe_load(text)
     assert content["model"] == "models/m/1"
     assert content["served-model-name"] == "m@1"
@@ -196,18 +189,18 @@ def test_config_file_round_trips_and_leaves_host_and_port_open():
 
 
 def test_gpus_multiply_over_kinds_of_parallelism():
-    assert gpus_of({}) == 1
-    assert gpus_of({"tensor_parallel_size": 4, "data_parallel_size": 2}) == 8
+    assert VLLM.devices({}) == 1
+    assert VLLM.devices({"tensor_parallel_size": 4, "data_parallel_size": 2}) == 8
 
 
 def test_flags_of_the_model_count_for_the_lease_and_a_cpu_is_one():
     engine = EngineSpec(flags={"tensor_parallel_size": 2})
-    assert accelerators_of(engine, {"data_parallel_size": 2}, H100) == 4
-    assert accelerators_of(engine, {}, CPU) == 1
+    assert VLLM.accelerators(engine, {"data_parallel_size": 2}, H100) == 4
+    assert VLLM.accelerators(engine, {}, CPU) == 1
 
 
 def test_catalog_knows_the_flags_of_the_shipped_search_spaces():
-    assert {"max_num_seqs", "max_num_batched_tokens", "stream_interval"} <= set(known_flags())
+    assert {"max_num_seqs", "max_num_batched_tokens", "stream_interval"} <= set(VLLM.catalog.flags)
 
 
 @pytest.mark.parametrize("name", ["kv_cache_dtype", "dtype", "max_num_queued_reqs"])
@@ -218,3 +211,11 @@ def test_flags_that_change_answers_or_reject_requests_may_not_be_searched(name):
 def test_choices_of_the_engine_are_enforced():
     assert check_flag("performance_mode", "throughput") == ""
     assert "balanced" in check_flag("performance_mode", "fast")
+
+
+def test_defaults_are_those_of_the_engine_and_follow_the_device():
+    on_gpu, on_cpu = VLLM.defaults(H100), VLLM.defaults(CPU)
+    assert on_gpu["enable_prefix_caching"] is True
+    assert (on_gpu["max_num_seqs"], on_cpu["max_num_seqs"]) == (1024, 128)
+    assert "block_size" not in on_gpu
+    assert on_cpu["block_size"] == 128

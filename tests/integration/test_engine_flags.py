@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from optikit_assets import serving
-from optikit_assets.serving import Hardware, default_batch_limits, from_yaml, to_argv, to_yaml
-from optikit_assets.serving.flags import Flags
+from optikit_assets.engines import Flags, Hardware, get_engine
+from optikit_assets.engines.vllm import flag_catalog
 from optikit_assets.settings import REPOSITORY, settings
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
+VLLM = get_engine("vllm")
+LIMITS = ("max_num_seqs", "max_num_batched_tokens")
 FLAGS: Flags = {
     "dtype": "bfloat16",
     "enforce_eager": True,
@@ -63,21 +64,21 @@ def in_serve_environment():
 
 
 def test_the_shipped_flags_are_those_of_the_installed_parser(in_serve_environment):
-    installed = yaml.safe_load(in_serve_environment("-m", "optikit_assets.serving.dump_flags"))
+    installed = yaml.safe_load(in_serve_environment("-m", "optikit_assets.engines.vllm.dump_flags"))
     shipped = yaml.safe_load(
-        (Path(serving.__file__).parent / "vllm_flags.yaml").read_text(encoding="utf-8")
+        Path(flag_catalog.__file__).with_name("flags.yaml").read_text(encoding="utf-8")
     )
     assert installed == shipped
 
 
 def test_the_config_file_means_to_vllm_what_the_command_line_means(in_serve_environment, tmp_path):
     config = tmp_path / "vllm.yaml"
-    text = to_yaml(FLAGS, model="models/m/1", served_model_name="m@1", header="a comment")
+    text = VLLM.config_text(FLAGS, model="models/m/1", served_model_name="m@1", header="a comment")
     config.write_text(text)
-    assert from_yaml(text) == FLAGS
+    assert VLLM.config_flags(text) == FLAGS
     name_and_model = ["--model=models/m/1", "--served-model-name=m@1"]
     commands = [
-        [*name_and_model, *to_argv(FLAGS), "--host=127.0.0.1", "--port=8123"],
+        [*name_and_model, *VLLM.catalog.to_argv(FLAGS), "--host=127.0.0.1", "--port=8123"],
         ["--config", str(config), "--host=127.0.0.1", "--port=8123"],
     ]
     out = in_serve_environment("-c", PARSE, json.dumps(commands), json.dumps(list(FLAGS)))
@@ -103,5 +104,8 @@ def test_the_engines_batch_limits_are_those_we_assume(in_serve_environment):
     is_cpu, sequences, tokens = json.loads(line.removeprefix("LIMITS "))
     if not is_cpu:
         pytest.skip("the limits of a GPU follow its memory")
-    assumed = default_batch_limits(Hardware("cpu", "", 1, 1024**3))
-    assert assumed == {"max_num_seqs": sequences, "max_num_batched_tokens": tokens}
+    assumed = VLLM.defaults(Hardware("cpu", "", 1, 1024**3))
+    assert {name: assumed[name] for name in LIMITS} == {
+        "max_num_seqs": sequences,
+        "max_num_batched_tokens": tokens,
+    }

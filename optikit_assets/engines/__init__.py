@@ -1,0 +1,39 @@
+"""Inference engines behind one protocol; importing this package registers them."""
+
+from optikit_assets.engines.base import (
+    Engine,
+    HotReconfiguration,
+    Launch,
+    Offline,
+    Place,
+    engine_names,
+    engine_variables,
+    get_engine,
+    register_engine,
+)
+from optikit_assets.engines.flags import FlagCatalog, Flags
+from optikit_assets.engines.hardware import Hardware, detect
+from optikit_assets.engines.memory import MemoryEstimate
+from optikit_assets.engines.model_facts import ModelFacts
+from optikit_assets.engines.server import EngineServer
+from optikit_assets.engines.vllm.engine import VllmEngine
+
+__all__ = [
+    "Engine",
+    "EngineServer",
+    "FlagCatalog",
+    "Flags",
+    "Hardware",
+    "HotReconfiguration",
+    "Launch",
+    "MemoryEstimate",
+    "ModelFacts",
+    "Offline",
+    "Place",
+    "VllmEngine",
+    "detect",
+    "engine_names",
+    "engine_variables",
+    "get_engine",
+    "register_engine",
+]

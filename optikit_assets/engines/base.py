@@ -1,0 +1,313 @@
+"""What an inference engine must offer to be benchmarked, evaluated and deployed, and the registry.
+
+The control environment has no engine, so everything here but `Offline` and what `Engine.launch`
+names works without one: engines import their libraries inside functions.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from optikit_assets.engines.context import context_length
+from optikit_assets.engines.flags import FlagCatalog, Flags
+from optikit_assets.engines.hardware import WIDE_VECTORS, Hardware
+from optikit_assets.engines.memory import MemoryEstimate
+from optikit_assets.engines.model_facts import ModelFacts
+from optikit_assets.engines.start_failures import LogWords
+from optikit_assets.environments.variables import EngineVariables
+from optikit_assets.errors import UnknownNameError
+from optikit_assets.specs import EngineSpec, RecipeSpec, SloSpec, SuiteSpec, plugins
+from optikit_assets.specs.search_space import Scalar
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a server process is started: its command, and variables beside those of every server."""
+
+    argv: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server runs.
+
+    Parameters
+    ----------
+    python
+        Interpreter of the serve environment.
+    host, port
+        What it listens on.
+    scratch
+        Empty folder that lives as long as the server.
+    cache_dir
+        What is kept between starts; None leaves it to the engine.
+    """
+
+    python: str
+    host: str
+    port: int
+    scratch: Path
+    cache_dir: Path | None = None
+
+
+class Offline(Protocol):
+    """Evaluation in the worker's own process, through the engine's model in lm-eval."""
+
+    def prepared(self, *, deterministic: bool) -> AbstractContextManager[dict[str, str]]:
+        """Set what the libraries read when they are imported; yield what is recorded of it."""
+        ...
+
+    def arguments(
+        self,
+        suite: SuiteSpec,
+        spec: EngineSpec,
+        model_path: str,
+        *,
+        seed: int,
+        trust_remote_code: bool,
+    ) -> dict[str, Any]:
+        """Return what the model is opened with; ``pretrained`` is `model_path`, all is recorded.
+
+        The suite's context length wins over the engine's. Flags that only a server knows are left
+        out: they do not change what the model answers.
+        """
+        ...
+
+    def opened(self, arguments: dict[str, Any]) -> AbstractContextManager[Any]:
+        """Load a checkpoint into lm-eval's model of this engine, and free it at the end.
+
+        Raises
+        ------
+        EvaluationError
+            If it does not load, with its reason.
+        """
+        ...
+
+
+@runtime_checkable
+class HotReconfiguration(Protocol):
+    """What an engine offers beside `Engine` if a running server can take other flags."""
+
+    hot_flags: frozenset[str]
+    """Flags that a running server can change."""
+
+    def reconfigure(self, base_url: str, flags: Mapping[str, Scalar]) -> None:
+        """Have the idle server at `base_url` go on with these values of `hot_flags`."""
+        ...
+
+
+class Engine(ABC):
+    """One inference engine with an OpenAI-compatible server; without state.
+
+    Flags are written with underscores everywhere. Order of precedence: tuned values, then the
+    model's own flags, then what follows from workload and machine; what nobody names stays at the
+    engine's default.
+    """
+
+    name: ClassVar[str]
+    """What specs call it."""
+    title: ClassVar[str]
+    """What people call it."""
+    config_file: ClassVar[str]
+    """Name of the file in a bundle that a server is started from."""
+    commands: ClassVar[tuple[str, ...]]
+    """How a person starts a server from `config_file`, in the bundle's folder."""
+    distributions: ClassVar[tuple[str, ...]]
+    """Packages that it is installed as; those that are there are the version of a measurement."""
+    health_path: ClassVar[str] = "/health"
+    """Answers 200 as soon as the first request can be served."""
+    variables: ClassVar[EngineVariables] = EngineVariables()
+    log_words: ClassVar[LogWords] = LogWords()
+    parallel_flag: ClassVar[str | None] = None
+    """The flag that splits a model's heads over devices."""
+
+    @property
+    @abstractmethod
+    def catalog(self) -> FlagCatalog:
+        """Flags of its server."""
+
+    @property
+    @abstractmethod
+    def offline(self) -> Offline:
+        """How checkpoints are evaluated without a server."""
+
+    @abstractmethod
+    def flags(
+        self,
+        spec: EngineSpec,
+        slo: SloSpec | None,
+        tuned: Mapping[str, Scalar] | None = None,
+        *,
+        hardware: Hardware | None = None,
+        facts: ModelFacts | None = None,
+        trust_remote_code: bool = False,
+    ) -> Flags:
+        """Merge everything that decides how the server runs, sorted by name.
+
+        Parameters
+        ----------
+        spec
+            Flags that hold for this model in every stage.
+        slo
+            Gives the context length; None leaves it to the engine.
+        tuned
+            Values of a search, empty for the engine's default.
+        hardware
+            Leaves out what the machine does not have; None changes nothing.
+        facts
+            Bounds the context length.
+        trust_remote_code
+            Run Python code that comes with the model.
+
+        Raises
+        ------
+        SpecError
+            If a flag does not exist or has a value of the wrong type; all problems at once.
+        ModelError
+            If the workload does not fit into the model's context.
+        """
+
+    @abstractmethod
+    def estimate(
+        self,
+        facts: ModelFacts,
+        hardware: Hardware,
+        flags: Mapping[str, Scalar],
+        *,
+        context_length: int,
+    ) -> MemoryEstimate:
+        """Estimate the memory of one device under the given flags."""
+
+    @abstractmethod
+    def unsupported(
+        self, recipe: RecipeSpec, spec: EngineSpec, hardware: Hardware, *, experts: bool = False
+    ) -> str | None:
+        """Return why checkpoints of `recipe` cannot be served on `hardware`, None if they can.
+
+        Parameters
+        ----------
+        recipe
+            Its schemes, its key-value cache and its own demands count.
+        spec
+            Its compute type counts too.
+        hardware
+            Machine; a compute capability that is not known does not speak against a recipe.
+        experts
+            Whether the model is a mixture of experts.
+        """
+
+    @abstractmethod
+    def config_text(
+        self, flags: Mapping[str, Scalar], *, model: str, served_model_name: str, header: str = ""
+    ) -> str:
+        """Return the content of `config_file`; host and port are left to who starts it.
+
+        Parameters
+        ----------
+        flags
+            Flags as `flags` returns them.
+        model
+            Folder of the checkpoint.
+        served_model_name
+            Name that requests use, where the server takes one.
+        header
+            Comment lines for people, without the ``#``.
+        """
+
+    @abstractmethod
+    def config_flags(self, text: str) -> Flags:
+        """Read the flags back from what `config_text` wrote."""
+
+    @abstractmethod
+    def launch(self, config_file: Path, place: Place) -> Launch:
+        """Return how a server is started from a file that `config_text` wrote."""
+
+    def request_name(self, model: str, served_model_name: str) -> str:
+        """Return the model name that its server wants in requests."""
+        return served_model_name
+
+    def context_length(
+        self, spec: EngineSpec, slo: SloSpec, facts: ModelFacts | None = None
+    ) -> int:
+        """Return the context length to serve a workload with; see `context.context_length`."""
+        return context_length(slo, facts)
+
+    def defaults(self, hardware: Hardware) -> Flags:
+        """Return the values in force on `hardware` of flags that are not set, as far as known."""
+        return self.catalog.defaults()
+
+    def repair(self, flags: Mapping[str, Scalar], hardware: Hardware | None = None) -> Flags:
+        """Return `flags` with the constraints between them made true that it checks at start-up."""
+        return dict(flags)
+
+    def devices(self, flags: Mapping[str, Scalar]) -> int:
+        """Return how many accelerators a server with these flags occupies."""
+        return 1
+
+    def accelerators(
+        self, spec: EngineSpec, tuned: Mapping[str, Scalar], hardware: Hardware
+    ) -> int:
+        """Return how many accelerators to lease for a model; a machine without a GPU is one."""
+        return 1 if hardware.kind == "cpu" else self.devices({**spec.flags, **tuned})
+
+    def compute_dtype(self, spec: EngineSpec, hardware: Hardware) -> str:
+        """Return the compute type to serve with: the spec's, or what suits the processor.
+
+        Without AVX-512 a processor emulates bfloat16, which takes three times as long as float32.
+        """
+        emulated = hardware.kind == "cpu" and WIDE_VECTORS not in hardware.features
+        return "float32" if spec.dtype == "auto" and emulated else spec.dtype
+
+    def fallback(self, recipe: RecipeSpec, hardware: Hardware) -> str | None:
+        """Return what it does instead of computing as the recipe says, None if it does so."""
+        return None
+
+
+_ENGINES: dict[str, Callable[[], Engine]] = {}
+
+
+def register_engine(name: str) -> Callable[[Callable[[], Engine]], Callable[[], Engine]]:
+    """Register an engine class under the name that specs use.
+
+    Other packages register theirs as entry points in the group ``optikit.engines``.
+    """
+
+    def add(make: Callable[[], Engine]) -> Callable[[], Engine]:
+        if name in _ENGINES:
+            raise ValueError(f"engine {name!r} is registered already")
+        _ENGINES[name] = make
+        return make
+
+    return add
+
+
+@lru_cache(maxsize=32)
+def get_engine(name: str) -> Engine:
+    """Return the engine called `name`: an own one, or that of an installed package.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is none.
+    EnvironmentMissingError
+        If the package that registered it cannot be imported.
+    """
+    make = _ENGINES.get(name) or plugins.load(plugins.ENGINES, name)
+    if make is None:
+        raise UnknownNameError("engine", name, list(engine_names()))
+    return make()  # type: ignore[operator]
+
+
+def engine_names() -> tuple[str, ...]:
+    """Return the names of all registered engines, sorted."""
+    return tuple(sorted({*_ENGINES, *plugins.registered(plugins.ENGINES)}))
+
+
+def engine_variables() -> EngineVariables:
+    """Return the environment variables of all registered engines."""
+    return EngineVariables.union(get_engine(name).variables for name in engine_names())

@@ -1,0 +1,1 @@
+"""vLLM: all that knows it."""

@@ -1,0 +1,123 @@
+# pyright: standard, reportMissingImports=false
+# The libraries behind this module have no types and live in another environment.
+"""vLLM in the worker's own process, as lm-eval's model.
+
+It runs in its deterministic mode unless asked otherwise: one process, fixed seed (paper section
+5.3, Table 4). Memory of a GPU is not given back for certain within one process, so on a GPU each
+process gets one candidate.
+"""
+
+import contextlib
+import gc
+import importlib.metadata
+import logging
+import os
+import tempfile
+from collections.abc import Generator
+from typing import Any
+
+from optikit_assets.errors import EvaluationError
+from optikit_assets.specs import EngineSpec, SuiteSpec
+
+log = logging.getLogger("optikit.evaluate")
+
+_CPU_KV_CACHE_GIB = "2"
+
+
+class VllmOffline:
+    """See `optikit_assets.engines.base.Offline`."""
+
+    @contextlib.contextmanager
+    def prepared(self, *, deterministic: bool) -> Generator[dict[str, str]]:
+        mode = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0" if deterministic else "1"}
+        os.environ.update(mode)
+        # vLLM divides by the elapsed time of its progress bar, which a disabled bar does not count.
+        os.environ.pop("TQDM_DISABLE", None)
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        # The default takes half of the memory. Only the CPU build reads it.
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", _CPU_KV_CACHE_GIB)
+        # One for the whole process: vLLM keeps the first path that it reads.
+        with tempfile.TemporaryDirectory(prefix="optikit-vllm-") as sockets:
+            # The sockets between its processes, which it leaves behind.
+            os.environ["VLLM_RPC_BASE_PATH"] = sockets
+            yield mode
+
+    def arguments(
+        self,
+        suite: SuiteSpec,
+        spec: EngineSpec,
+        model_path: str,
+        *,
+        seed: int,
+        trust_remote_code: bool,
+    ) -> dict[str, Any]:
+        arguments: dict[str, Any] = {"dtype": spec.dtype, **_offline_flags(spec)}
+        if suite.max_model_len is not None:
+            arguments["max_model_len"] = suite.max_model_len
+        arguments.update(
+            pretrained=model_path,
+            batch_size=suite.batch_size,
+            seed=seed,
+            trust_remote_code=trust_remote_code,
+        )
+        return arguments
+
+    @contextlib.contextmanager
+    def opened(self, arguments: dict[str, Any]) -> Generator[Any]:
+        module = _adapter()
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        model: Any = None
+        try:
+            try:
+                model = module.VLLM(**arguments)
+            except Exception as error:
+                reason = " ".join(str(error).split())[:600]
+                raise EvaluationError(
+                    f"vLLM cannot load the checkpoint: {type(error).__name__}: {reason}"
+                ) from error
+            yield model
+        finally:
+            # The engine must be unreachable before the process groups go; this also frees its
+            # memory.
+            model = None
+            gc.collect()
+            cleanup_dist_env_and_memory()
+
+
+def _offline_flags(spec: EngineSpec) -> dict[str, Any]:
+    import dataclasses
+
+    from vllm.engine.arg_utils import EngineArgs
+
+    known = {field.name for field in dataclasses.fields(EngineArgs)}
+    ignored = sorted(set(spec.flags) - known)
+    if ignored:
+        log.info("server flags without meaning offline are left out: %s", ", ".join(ignored))
+    return {name: value for name, value in spec.flags.items() if name in known}
+
+
+def _adapter() -> Any:
+    """Import lm-eval's vLLM model, also beside the CPU build of vLLM.
+
+    lm-eval asks for the version of a distribution called ``vllm``; the CPU build is installed as
+    ``vllm-cpu``. The answer is the one that vLLM itself gives in this case.
+    """
+    ask = importlib.metadata.version
+
+    def version(name: str) -> str:
+        try:
+            return ask(name)
+        except importlib.metadata.PackageNotFoundError:
+            if name != "vllm":
+                raise
+            return ask("vllm-cpu") + "+cpu"
+
+    importlib.metadata.version = version
+    try:
+        from lm_eval.models import vllm_causallms
+    finally:
+        importlib.metadata.version = ask
+    vllm_causallms.version = version  # type: ignore[attr-defined]
+    return vllm_causallms

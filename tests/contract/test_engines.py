@@ -1,0 +1,15 @@
+"""The engines that ship with OptiKIT keep the contract."""
+
+from typing import ClassVar
+
+from optikit_assets.engines import Flags
+from tests.contract.engine import EngineContract
+
+
+class TestVllm(EngineContract):
+    name = "vllm"
+    flags: ClassVar[Flags] = {
+        "max_num_seqs": 8,
+        "max_num_batched_tokens": 512,
+        "enforce_eager": True,
+    }
