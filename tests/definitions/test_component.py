@@ -57,7 +57,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(project: Path, *command: str) -> str:
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("OPTIKIT_", "DAGSTER_"))}
+    # Bytecode is often switched off in containers: every process would compile Dagster anew.
+    ours = ("OPTIKIT_", "DAGSTER_", "PYTHONDONTWRITEBYTECODE")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     # Where an installation in the environment would have put it.
     env["PYTHONPATH"] = str(project)
     done = subprocess.run(
