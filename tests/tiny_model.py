@@ -31,9 +31,11 @@ def write_model(folder: Path, fill: int = 0, columns: int = 0) -> Path:
     return folder
 
 
-def safetensors_bytes(shapes: Mapping[str, Sequence[int]], fill: int = 0) -> bytes:
+def safetensors_bytes(
+    shapes: Mapping[str, Sequence[int]], fill: int = 0, metadata: Mapping[str, str] | None = None
+) -> bytes:
     """Return a file of BF16 tensors in the format's published layout."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {} if metadata is None else {"__metadata__": metadata}
     size = 0
     for name, shape in shapes.items():
         begin, size = size, size + 2 * math.prod(shape)

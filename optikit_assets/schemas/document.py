@@ -19,6 +19,11 @@ Upgrade = Callable[[Json], Json]
 class Readable(Protocol):
     """An artifact."""
 
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        ...
+
     def read_json(self, name: str) -> Any:
         """Return the parsed content of a file."""
         ...
@@ -70,7 +75,7 @@ class Document(Generic[_T]):
 
     def is_in(self, artifact: Readable) -> bool:
         """Whether an artifact holds such a result."""
-        return artifact.file(self.file).exists()
+        return (artifact.path / self.file).exists()
 
     def write(self, draft: Writable, result: _T) -> None:
         """Put a result into an artifact."""

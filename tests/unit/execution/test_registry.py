@@ -36,8 +36,8 @@ def test_an_installed_package_brings_an_executor(
     info = tmp_path / "acme-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[optikit.executors]\nacme = acme_kit:Elsewhere\n")
-    (tmp_path / "acme_kit.py").write_text(MODULE)
+    (info / "entry_points.txt").write_text("[optikit.executors]\nacme = acme_cluster:Elsewhere\n")
+    (tmp_path / "acme_cluster.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     plugins.registered.cache_clear()
     try:

@@ -41,7 +41,8 @@ def model(tmp_path: Path) -> Path:
         "model.layers.0.self_attn.q_proj.bias": [256],
         "model.layers.0.mlp.experts.gate_up_proj": [8, 512, 256],
     }
-    (folder / "model.safetensors").write_bytes(safetensors_bytes(shapes))
+    weights = safetensors_bytes(shapes, metadata={"format": "pt"})
+    (folder / "model.safetensors").write_bytes(weights)
     return folder
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.errors import StorageError
 from optikit_assets.schemas import (
     BENCHMARK_FILE,
@@ -242,3 +243,14 @@ def test_a_version_that_no_upgrade_leads_from_is_refused() -> None:
 def test_the_best_of_equals_is_the_earliest() -> None:
     trials = tuple(Trial(number=n, status="feasible", rate_rps=1.0, fitness=1.0) for n in range(3))
     assert StudyResult(name="s", trials=trials).best == trials[0]
+
+
+def test_an_artifact_without_the_result_is_told_from_one_with_it(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    with store.create("a" * 64, "benchmark") as draft:
+        draft.write_json("unsupported.json", {"reason": "no kernel"})
+    with store.create("b" * 64, "benchmark") as draft:
+        BENCHMARK_FILE.write(draft, benchmark())
+    assert not BENCHMARK_FILE.is_in(store.get("a" * 64))
+    assert BENCHMARK_FILE.is_in(store.get("b" * 64))
+    assert BENCHMARK_FILE.read(store.get("b" * 64)) == benchmark()

@@ -268,7 +268,9 @@ def test_judge_is_chosen_by_the_task() -> None:
     assert judge_for(suite, suite.tasks[1]) is refusal_rules
 
 
-@pytest.mark.parametrize("lacking", [set(), {"classifier.weight", "classifier.bias"}], ids=str)
+@pytest.mark.parametrize(
+    "lacking", [set(), {"classifier.weight", "classifier.bias"}], ids=["none", "head"]
+)
 def test_a_classifier_whose_head_is_random_is_found_before_a_model_is_loaded(
     monkeypatch: pytest.MonkeyPatch, lacking: set[str]
 ) -> None:
