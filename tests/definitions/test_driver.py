@@ -166,7 +166,7 @@ def test_an_empty_plan_ends_at_once(tmp_path: Path):
 SLOW = """
 import os, signal, sys, time
 from pathlib import Path
-from optikit_assets.defs import driver
+from optikit_assets.headless import driver
 from optikit_assets.graph import BASE_MODEL, Key, Node
 from optikit_assets.headless.plan import NodePlan
 from optikit_assets.processes import OwnedProcess
