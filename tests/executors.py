@@ -10,6 +10,6 @@ from optikit_assets.settings import Settings, settings
 
 def execute_with(monkeypatch: pytest.MonkeyPatch, make: Callable[[Settings], Executor]) -> None:
     """Register an executor for the rest of the test, and choose it."""
-    monkeypatch.setitem(base._EXECUTORS, "of_the_test", make)
+    monkeypatch.setitem(base._EXECUTORS.own, "of_the_test", make)
     monkeypatch.setenv("OPTIKIT_EXECUTOR", "of_the_test")
     settings.cache_clear()

@@ -19,7 +19,6 @@ from optikit_assets.engines.memory import MemoryEstimate
 from optikit_assets.engines.model_facts import ModelFacts
 from optikit_assets.engines.start_failures import LogWords
 from optikit_assets.environments.variables import EngineVariables
-from optikit_assets.errors import UnknownNameError
 from optikit_assets.specs import EngineSpec, RecipeSpec, SloSpec, SuiteSpec, plugins
 from optikit_assets.specs.search_space import Scalar
 
@@ -268,7 +267,7 @@ class Engine(ABC):
         return None
 
 
-_ENGINES: dict[str, Callable[[], Engine]] = {}
+_ENGINES: plugins.Registry[Callable[[], Engine]] = plugins.Registry("engine", plugins.ENGINES)
 
 
 def register_engine(name: str) -> Callable[[Callable[[], Engine]], Callable[[], Engine]]:
@@ -276,14 +275,7 @@ def register_engine(name: str) -> Callable[[Callable[[], Engine]], Callable[[], 
 
     Other packages register theirs as entry points in the group ``optikit.engines``.
     """
-
-    def add(make: Callable[[], Engine]) -> Callable[[], Engine]:
-        if name in _ENGINES:
-            raise ValueError(f"engine {name!r} is registered already")
-        _ENGINES[name] = make
-        return make
-
-    return add
+    return _ENGINES.register(name)
 
 
 @lru_cache(maxsize=32)
@@ -297,15 +289,12 @@ def get_engine(name: str) -> Engine:
     EnvironmentMissingError
         If the package that registered it cannot be imported.
     """
-    make = _ENGINES.get(name) or plugins.load(plugins.ENGINES, name)
-    if make is None:
-        raise UnknownNameError("engine", name, list(engine_names()))
-    return make()  # type: ignore[operator]
+    return _ENGINES.get(name)()
 
 
 def engine_names() -> tuple[str, ...]:
     """Return the names of all registered engines, sorted."""
-    return tuple(sorted({*_ENGINES, *plugins.registered(plugins.ENGINES)}))
+    return _ENGINES.names()
 
 
 def engine_variables() -> EngineVariables:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from optikit_assets.engines import Hardware
-from optikit_assets.errors import AcceleratorError, UnknownNameError
+from optikit_assets.errors import AcceleratorError
 from optikit_assets.settings import Settings
 from optikit_assets.specs import plugins
 from optikit_assets.workers.messages import Message, Record
@@ -142,7 +142,9 @@ class Executor(Protocol):
 
 ExecutorFactory = Callable[[Settings], Executor]
 
-_EXECUTORS: dict[str, ExecutorFactory] = {}
+_EXECUTORS: plugins.Registry[ExecutorFactory] = plugins.Registry(
+    "executor", plugins.EXECUTORS, "OPTIKIT_EXECUTOR names it"
+)
 
 
 def register_executor(name: str) -> Callable[[ExecutorFactory], ExecutorFactory]:
@@ -150,14 +152,7 @@ def register_executor(name: str) -> Callable[[ExecutorFactory], ExecutorFactory]
 
     Other packages register theirs as entry points in the group ``optikit.executors``.
     """
-
-    def add(make: ExecutorFactory) -> ExecutorFactory:
-        if name in _EXECUTORS:
-            raise ValueError(f"executor {name!r} is registered already")
-        _EXECUTORS[name] = make
-        return make
-
-    return add
+    return _EXECUTORS.register(name)
 
 
 def get_executor(settings: Settings) -> Executor:
@@ -170,12 +165,7 @@ def get_executor(settings: Settings) -> Executor:
     EnvironmentMissingError
         If the package that registered it cannot be imported.
     """
-    name = settings.executor
-    make = _EXECUTORS.get(name) or plugins.load(plugins.EXECUTORS, name)
-    if make is None:
-        known = sorted({*_EXECUTORS, *plugins.registered(plugins.EXECUTORS)})
-        raise UnknownNameError("executor", name, known, hint="OPTIKIT_EXECUTOR names it")
-    return make(settings)  # type: ignore[operator]
+    return _EXECUTORS.get(settings.executor)(settings)
 
 
 def check_count(accelerators: int, hardware: Hardware) -> None:

@@ -12,7 +12,7 @@ flow's, the value a `Flow`.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from optikit_assets.errors import EnvironmentMissingError, UnknownNameError
+from optikit_assets.errors import EnvironmentMissingError
 from optikit_assets.graph.keys import parts_of
 from optikit_assets.graph.nodes import Node, in_plan_order, nodes_of
 from optikit_assets.graph.stages import (
@@ -83,39 +83,38 @@ class Flow:
         return in_plan_order(found)
 
 
-_FLOWS = {
-    name: Flow(name, frozenset(stages), description)
-    for name, stages, description in (
-        (
-            "quantize",
-            (BASE_MODEL, QUANTIZED_MODEL, EVAL_SCORES),
-            "Candidate checkpoints, their scores and the gate (the paper's `quantization`).",
-        ),
-        (
-            "evaluate_only",
-            (BASE_MODEL, EVAL_SCORES),
-            "Scores of the model as it is, or of checkpoints that there are.",
-        ),
-        (
-            "benchmark_only",
-            (BASE_MODEL, EVAL_SCORES, BENCHMARK_SWEEP),
-            "Rates of the model as it is, or of checkpoints that there are.",
-        ),
-        (
-            "tune_only",
-            (BASE_MODEL, EVAL_SCORES, BENCHMARK_SWEEP, TUNED_CONFIG, DEPLOYABLE_CONFIG),
-            "Engine flags for the model as it is, or for checkpoints that there are, certified.",
-        ),
-        (
-            "quantize_and_benchmark",
-            (BASE_MODEL, QUANTIZED_MODEL, EVAL_SCORES, BENCHMARK_SWEEP, DEPLOYABLE_CONFIG),
-            "The whole pipeline but for tuning: every recipe with the engine's defaults.",
-        ),
-        (plugins.DEFAULT_FLOW, STAGES, "The whole pipeline (paper Algorithm 2)."),
-    )
-}
+_FLOWS: plugins.Registry[Flow] = plugins.Registry("flow", plugins.FLOWS)
+for _name, _stages, _description in (
+    (
+        "quantize",
+        (BASE_MODEL, QUANTIZED_MODEL, EVAL_SCORES),
+        "Candidate checkpoints, their scores and the gate (the paper's `quantization`).",
+    ),
+    (
+        "evaluate_only",
+        (BASE_MODEL, EVAL_SCORES),
+        "Scores of the model as it is, or of checkpoints that there are.",
+    ),
+    (
+        "benchmark_only",
+        (BASE_MODEL, EVAL_SCORES, BENCHMARK_SWEEP),
+        "Rates of the model as it is, or of checkpoints that there are.",
+    ),
+    (
+        "tune_only",
+        (BASE_MODEL, EVAL_SCORES, BENCHMARK_SWEEP, TUNED_CONFIG, DEPLOYABLE_CONFIG),
+        "Engine flags for the model as it is, or for checkpoints that there are, certified.",
+    ),
+    (
+        "quantize_and_benchmark",
+        (BASE_MODEL, QUANTIZED_MODEL, EVAL_SCORES, BENCHMARK_SWEEP, DEPLOYABLE_CONFIG),
+        "The whole pipeline but for tuning: every recipe with the engine's defaults.",
+    ),
+    (plugins.DEFAULT_FLOW, STAGES, "The whole pipeline (paper Algorithm 2)."),
+):
+    _FLOWS.register(_name)(Flow(_name, frozenset(_stages), _description))
 
-PIPELINE = _FLOWS[plugins.DEFAULT_FLOW]
+PIPELINE = _FLOWS.own[plugins.DEFAULT_FLOW]
 
 
 def get_flow(name: str) -> Flow:
@@ -128,9 +127,8 @@ def get_flow(name: str) -> Flow:
     EnvironmentMissingError
         If what a package registered cannot be imported, or is no flow of this name.
     """
-    flow = _FLOWS.get(name) or plugins.load(plugins.FLOWS, name)
-    if flow is None:
-        raise UnknownNameError("flow", name, list(flow_names()))
+    # Whatever a package's entry point names is loaded.
+    flow: object = _FLOWS.get(name)
     if not isinstance(flow, Flow) or flow.name != name:
         entry = plugins.registered(plugins.FLOWS)[name]
         raise EnvironmentMissingError(
@@ -142,4 +140,4 @@ def get_flow(name: str) -> Flow:
 
 def flow_names() -> tuple[str, ...]:
     """Return the names of all flows, sorted."""
-    return tuple(sorted({*_FLOWS, *plugins.registered(plugins.FLOWS)}))
+    return _FLOWS.names()

@@ -21,13 +21,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from optikit_assets.errors import CompressionError, UnknownNameError
+from optikit_assets.errors import CompressionError
 from optikit_assets.specs import plugins
 
 Tokens = Sequence[Sequence[int]]
 SamplerFunction = Callable[[Tokens, int, np.random.Generator], list[int]]
 
-_SAMPLERS: dict[str, SamplerFunction] = {}
+_SAMPLERS: plugins.Registry[SamplerFunction] = plugins.Registry("sampler", plugins.SAMPLERS)
 
 LENGTH_BINS = 4
 SURPRISAL_BINS = 3
@@ -42,19 +42,12 @@ def register_sampler(name: str) -> Callable[[SamplerFunction], SamplerFunction]:
     A sampler takes the token ids of all rows, the number of rows to draw (at most their number)
     and a generator, and returns distinct row indices in the order of drawing.
     """
-
-    def add(function: SamplerFunction) -> SamplerFunction:
-        if name in _SAMPLERS:
-            raise ValueError(f"sampler {name!r} is registered already")
-        _SAMPLERS[name] = function
-        return function
-
-    return add
+    return _SAMPLERS.register(name)
 
 
 def sampler_names() -> tuple[str, ...]:
     """Return the names of all registered samplers, sorted."""
-    return tuple(sorted({*_SAMPLERS, *plugins.registered(plugins.SAMPLERS)}))
+    return _SAMPLERS.names()
 
 
 def draw(name: str, tokens: Tokens, samples: int, seed: int) -> list[int]:
@@ -85,15 +78,13 @@ def draw(name: str, tokens: Tokens, samples: int, seed: int) -> list[int]:
     CompressionError
         If there is no row, or an empty one.
     """
-    sampler = _SAMPLERS.get(name) or plugins.load(plugins.SAMPLERS, name)
-    if sampler is None:
-        raise UnknownNameError("sampler", name, list(sampler_names()))
+    sampler = _SAMPLERS.get(name)
     if samples < 1:
         raise CompressionError(f"at least one calibration row must be drawn, not {samples}")
     if not tokens or any(len(row) == 0 for row in tokens):
         raise CompressionError("calibration rows must exist and have at least one token each")
     wanted = min(samples, len(tokens))
-    drawn = sampler(tokens, wanted, np.random.default_rng(seed))  # type: ignore[operator]
+    drawn = sampler(tokens, wanted, np.random.default_rng(seed))
     if len(set(drawn)) != wanted:
         raise CompressionError(
             f"sampler {name!r} drew {len(set(drawn))} distinct rows instead of {wanted}"

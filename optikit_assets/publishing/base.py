@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from optikit_assets.errors import UnknownNameError
 from optikit_assets.specs import plugins
 
 
@@ -59,7 +58,9 @@ class Publisher(Protocol):
         ...
 
 
-_PUBLISHERS: dict[str, Callable[[Path], Publisher]] = {}
+_PUBLISHERS: plugins.Registry[Callable[[Path], Publisher]] = plugins.Registry(
+    "publisher", plugins.PUBLISHERS, "OPTIKIT_PUBLISHER names it"
+)
 
 
 def register_publisher(
@@ -70,14 +71,7 @@ def register_publisher(
     What is registered takes ``OPTIKIT_HOME``. Other packages register theirs as entry points in the
     group ``optikit.publishers``.
     """
-
-    def add(make: Callable[[Path], Publisher]) -> Callable[[Path], Publisher]:
-        if name in _PUBLISHERS:
-            raise ValueError(f"publisher {name!r} is registered already")
-        _PUBLISHERS[name] = make
-        return make
-
-    return add
+    return _PUBLISHERS.register(name)
 
 
 def get_publisher(name: str, home: Path) -> Publisher:
@@ -90,12 +84,9 @@ def get_publisher(name: str, home: Path) -> Publisher:
     EnvironmentMissingError
         If the package that registered it cannot be imported.
     """
-    make = _PUBLISHERS.get(name) or plugins.load(plugins.PUBLISHERS, name)
-    if make is None:
-        raise UnknownNameError("publisher", name, list(publisher_names()))
-    return make(home)  # type: ignore[operator]
+    return _PUBLISHERS.get(name)(home)
 
 
 def publisher_names() -> tuple[str, ...]:
     """Return the names of all registered publishers, sorted."""
-    return tuple(sorted({*_PUBLISHERS, *plugins.registered(plugins.PUBLISHERS)}))
+    return _PUBLISHERS.names()

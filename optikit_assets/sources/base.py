@@ -87,7 +87,7 @@ class ModelSource(Protocol):
         ...
 
 
-_SOURCES: dict[str, Callable[[], ModelSource]] = {}
+_SOURCES: plugins.Registry[Callable[[], ModelSource]] = plugins.Registry("source", plugins.SOURCES)
 
 
 def register_source(
@@ -97,14 +97,7 @@ def register_source(
 
     Other packages register theirs as entry points in the group ``optikit.sources``.
     """
-
-    def add(make: Callable[[], ModelSource]) -> Callable[[], ModelSource]:
-        if scheme in _SOURCES:
-            raise ValueError(f"source {scheme!r} is registered already")
-        _SOURCES[scheme] = make
-        return make
-
-    return add
+    return _SOURCES.register(scheme)
 
 
 def source_of(reference: str) -> ModelSource:
@@ -116,6 +109,5 @@ def source_of(reference: str) -> ModelSource:
         If the package that registered it cannot be imported.
     """
     scheme, colon, _ = reference.partition(":")
-    scheme = scheme if colon else PATH
-    make = _SOURCES.get(scheme) or plugins.load(plugins.SOURCES, scheme) or _SOURCES[PATH]
-    return make()  # type: ignore[operator]
+    make = _SOURCES.find(scheme if colon else PATH) or _SOURCES.get(PATH)
+    return make()

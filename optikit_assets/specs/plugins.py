@@ -6,11 +6,13 @@ process runs, so each group is read once.
 """
 
 import importlib.util
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import Generic, TypeVar, cast
 
-from optikit_assets.errors import EnvironmentMissingError
+from optikit_assets.errors import EnvironmentMissingError, UnknownNameError
 
 BACKENDS = "optikit.backends"
 SAMPLERS = "optikit.samplers"
@@ -45,6 +47,8 @@ _BUILTIN = {
     EXECUTORS: BUILTIN_EXECUTORS,
     ENGINES: BUILTIN_ENGINES,
 }
+
+_T = TypeVar("_T")
 
 
 @lru_cache(maxsize=16)
@@ -113,6 +117,75 @@ def load(group: str, name: str) -> object | None:
             f"{name!r} of {distribution(entry)} cannot be loaded from {entry.value} "
             f"({type(error).__name__}: {error}); install the package again in this environment"
         ) from error
+
+
+class Registry(Generic[_T]):
+    """What there is of one kind: our own, and what installed packages registered.
+
+    Parameters
+    ----------
+    kind
+        Word for people.
+    group
+        Of the entry points of other packages.
+    hint
+        The next step for who asks for a name that nobody registered.
+
+    Attributes
+    ----------
+    own
+        Name -> what OptiKIT itself registered under it.
+    """
+
+    def __init__(self, kind: str, group: str, hint: str = "") -> None:
+        self.kind = kind
+        self.group = group
+        self.hint = hint
+        self.own: dict[str, _T] = {}
+
+    def register(self, name: str) -> Callable[[_T], _T]:
+        """Return a decorator that registers something of our own under `name`.
+
+        Raises
+        ------
+        ValueError
+            By the decorator, if the name is taken.
+        """
+
+        def add(item: _T) -> _T:
+            if name in self.own:
+                raise ValueError(f"{self.kind} {name!r} is registered already")
+            self.own[name] = item
+            return item
+
+        return add
+
+    def find(self, name: str) -> _T | None:
+        """Return what is registered under `name`, None if nothing is.
+
+        Raises
+        ------
+        EnvironmentMissingError
+            If the package that registered it cannot be imported.
+        """
+        return self.own[name] if name in self.own else cast("_T | None", load(self.group, name))
+
+    def get(self, name: str) -> _T:
+        """Return what is registered under `name`; raises as `find` does.
+
+        Raises
+        ------
+        UnknownNameError
+            If nothing is.
+        """
+        found = self.find(name)
+        if found is None:
+            raise UnknownNameError(self.kind, name, list(self.names()), self.hint)
+        return found
+
+    def names(self) -> tuple[str, ...]:
+        """Return all registered names, sorted."""
+        return tuple(sorted({*self.own, *registered(self.group)}))
 
 
 def recipe_folders() -> dict[str, Path]:

@@ -105,7 +105,9 @@ def test_a_flow_without_compression_needs_checkpoints_but_the_models_own(world: 
 
 @pytest.mark.parametrize("name", ["quantize", "quantize_and_benchmark", "quantize_and_tune"])
 def test_a_flow_that_makes_checkpoints_needs_nothing(world: World, name: str):
-    refuse(world, get_flow(name), TWO)
+    flow = get_flow(name)
+    assert {item.state for item in world.judge(flow.nodes(MODEL, ["chat"], TWO))} == {"missing"}
+    refuse(world, flow, TWO)
 
 
 def test_a_flow_of_one_stage_needs_all_above_it(world: World):

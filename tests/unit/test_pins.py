@@ -68,10 +68,14 @@ def test_a_tree_holds_what_its_links_lead_to_and_no_pipes(tmp_path, tree):
 
 def test_unchanged_pins_pass_with_and_without_a_memory(tmp_path, tree):
     pins = [pin(tree, "tree"), pin(write_model(tmp_path / "model"), "model")]
-    check_pins(pins)
     digests = FileDigests(tmp_path / "cache.json")
-    check_pins(pins, digests)
-    check_pins(pins, digests)
+    for memory in (None, digests, digests):
+        check_pins(pins, memory)
+    # That they pass says something of a check that refuses.
+    (tmp_path / "model" / "tokenizer.json").write_text('{"changed": true}')
+    for memory in (None, digests):
+        with pytest.raises(ChangedInputError):
+            check_pins(pins, memory)
 
 
 def test_every_changed_pin_is_named_with_both_digests(tmp_path, tree):

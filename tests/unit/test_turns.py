@@ -47,7 +47,7 @@ def test_threads_make_an_artifact_once(tmp_path: Path):
 
 def test_turns_of_different_artifacts_do_not_wait(tmp_path: Path):
     with turn(tmp_path, KEY), turn(tmp_path, "b" * 64, timeout_s=0.1):
-        pass
+        assert len(list((tmp_path / "turns").iterdir())) == 2
 
 
 def test_a_killed_holder_gives_its_turn_back_and_a_living_one_is_named(tmp_path: Path):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from optikit_assets.errors import EnvironmentMissingError, UnknownNameError
+from optikit_assets.errors import EnvironmentMissingError
 from optikit_assets.optimizer.plan import CompressionPlan
 from optikit_assets.specs import plugins
 
@@ -87,7 +87,9 @@ def library_versions(library: str, module: str, distributions: Sequence[str]) ->
     return found
 
 
-_BACKENDS: dict[str, Callable[[], CompressionBackend]] = {}
+_BACKENDS: plugins.Registry[Callable[[], CompressionBackend]] = plugins.Registry(
+    "compression backend", plugins.BACKENDS
+)
 
 
 def register_backend(
@@ -97,14 +99,7 @@ def register_backend(
 
     Other packages register theirs as entry points in the group ``optikit.backends``.
     """
-
-    def add(make: Callable[[], CompressionBackend]) -> Callable[[], CompressionBackend]:
-        if name in _BACKENDS:
-            raise ValueError(f"backend {name!r} is registered already")
-        _BACKENDS[name] = make
-        return make
-
-    return add
+    return _BACKENDS.register(name)
 
 
 def get_backend(name: str) -> CompressionBackend:
@@ -117,12 +112,9 @@ def get_backend(name: str) -> CompressionBackend:
     EnvironmentMissingError
         If the package that registered it cannot be imported.
     """
-    make = _BACKENDS.get(name) or plugins.load(plugins.BACKENDS, name)
-    if make is None:
-        raise UnknownNameError("compression backend", name, list(backend_names()))
-    return make()  # type: ignore[operator]
+    return _BACKENDS.get(name)()
 
 
 def backend_names() -> tuple[str, ...]:
     """Return the names of all registered backends, sorted."""
-    return tuple(sorted({*_BACKENDS, *plugins.registered(plugins.BACKENDS)}))
+    return _BACKENDS.names()

@@ -45,5 +45,9 @@ def test_a_device_is_written_as_it_is():
         write_json(Path("/dev/full"), 1, kept_in="x")
 
 
-def test_no_file_is_no_problem():
+def test_no_file_is_no_problem_and_none_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     check_output(None)
+    assert list(tmp_path.iterdir()) == []

@@ -47,7 +47,7 @@ class FakeBackend:
 def failures(monkeypatch: pytest.MonkeyPatch) -> dict[int, Exception]:
     monkeypatch.setattr(FakeBackend, "failures", {})
     monkeypatch.setattr(FakeBackend, "plans", [])
-    monkeypatch.setitem(base._BACKENDS, "llmcompressor", FakeBackend)
+    monkeypatch.setitem(base._BACKENDS.own, "llmcompressor", FakeBackend)
     for name in (*compress._QUIET, *compress._OFFLINE):
         monkeypatch.setenv(name, "1")
     return FakeBackend.failures
@@ -200,7 +200,7 @@ def test_a_missing_library_stops_the_whole_request(
 ) -> None:
     # The control environment has no llm-compressor, so the real backend is that case.
     real = __import__("optikit_assets.optimizer.backends.llmcompressor", fromlist=["x"])
-    monkeypatch.setitem(base._BACKENDS, "llmcompressor", real.LLMCompressorBackend)
+    monkeypatch.setitem(base._BACKENDS.own, "llmcompressor", real.LLMCompressorBackend)
     with pytest.raises(EnvironmentMissingError, match=r"compress environment.*optikit doctor"):
         compress.handle(request_for(7), lambda record: None)
 
