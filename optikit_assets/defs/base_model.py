@@ -17,7 +17,6 @@ from resources import (
 @dg.asset(
     **declared(graph.BASE_MODEL),
     kinds={"huggingface"},
-    owners=["team:ml-platform"],
     automation_condition=VERSIONED,
 )
 def base_model(

@@ -25,6 +25,8 @@ def all_nodes(asset: str, models: list[str]) -> list[Node]:
 
 
 models = dg.DynamicPartitionsDefinition(name=MODEL_DIMENSION)
+# Whom Dagster shows as answering for the stages.
+_OWNER = "team:ml-platform"
 _STATIC = {
     "recipe": RECIPES,
     "slo": SLOS,
@@ -64,7 +66,12 @@ def declared(asset: str) -> dict[str, Any]:
     }
     if item.observed:
         return common
-    return {**common, "deps": dependencies(asset), "code_version": item.code_version}
+    return {
+        **common,
+        "deps": dependencies(asset),
+        "code_version": item.code_version,
+        "owners": [_OWNER],
+    }
 
 
 def multi_partition_key(node: Node) -> str | None:

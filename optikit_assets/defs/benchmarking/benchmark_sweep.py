@@ -27,7 +27,6 @@ from resources import (
 @dg.asset(
     **declared(graph.BENCHMARK_SWEEP),
     kinds={"gpu"},
-    owners=["team:ml-platform"],
     automation_condition=VERSIONED,
 )
 def benchmark_sweep(

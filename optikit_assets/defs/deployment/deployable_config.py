@@ -44,7 +44,6 @@ from resources import (
 @dg.asset(
     **declared(graph.DEPLOYABLE_CONFIG),
     kinds={"gpu"},
-    owners=["team:ml-platform"],
     automation_condition=SETTLED,
 )
 def deployable_config(

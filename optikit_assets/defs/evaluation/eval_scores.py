@@ -59,7 +59,6 @@ _CONTAMINATION_FILE = "contamination.json"
     **declared(graph.EVAL_SCORES),
     check_specs=check_specs(),
     kinds={"python", "gpu"},
-    owners=["team:ml-platform"],
     automation_condition=VERSIONED,
 )
 def eval_scores(

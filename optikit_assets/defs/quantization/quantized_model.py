@@ -40,7 +40,6 @@ _MADE = ("rows_digest", "row_numbers", "seconds", "bytes", "versions", "started_
 @dg.asset(
     **declared(graph.QUANTIZED_MODEL),
     kinds={"llmcompressor", "gpu"},
-    owners=["team:ml-platform"],
     automation_condition=VERSIONED,
 )
 def quantized_model(

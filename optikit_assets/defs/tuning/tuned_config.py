@@ -47,7 +47,6 @@ from resources import (
 @dg.asset(
     **declared(graph.TUNED_CONFIG),
     kinds={"optuna", "gpu"},
-    owners=["team:ml-platform"],
     automation_condition=VERSIONED,
 )
 def tuned_config(
