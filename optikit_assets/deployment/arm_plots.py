@@ -27,6 +27,8 @@ def rate_text(arm: Arm, digits: str = ".3g") -> str:
         return format(arm.rate_per_gpu, digits)
     if arm.refuted_rps is not None:
         return f"* refuted at {arm.refuted_rps:.3g}"
+    if arm.evidence == "not_asked":
+        return "not asked"
     return "* SLO not met" if arm.status == "infeasible" else f"* {arm.status}"
 
 

@@ -190,6 +190,13 @@ def test_arms_without_rates_say_why():
     assert "* SLO not met" in words(figure)
 
 
+def test_an_arm_that_nobody_asked_for_is_not_called_skipped():
+    found = arms([samples.outcome("baseline", 5.0, tuned=None)])
+    shown = words(arm_plots.four_arms(found))
+    assert "not asked" in shown
+    assert not any("skipped" in text for text in shown)
+
+
 def test_the_race_shows_what_every_arm_read_in_every_round():
     raced = samples.deployment().certification.arms
     figure = arm_plots.race(raced)
