@@ -46,7 +46,7 @@ class Conversation:
         self._error_class = ""
 
     def take(self, messages: Iterable[dict[str, Any]]) -> None:
-        """Handle messages in their order; what an interrupt leaves is handled by the next call."""
+        """Handle messages in their order; an interrupt leaves the rest to the next call."""
         self._pending.extend(messages)
         while self._pending:
             message = self._pending.popleft()

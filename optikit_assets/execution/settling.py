@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Protocol, TypeVar
 
 from optikit_assets.errors import StageError
@@ -101,6 +101,9 @@ def _in_parallel(
     with ThreadPoolExecutor(width) as pool:
         futures = [pool.submit(do, item) for item in items]
         try:
+            # The first that fails ends all, in whatever order they were begun.
+            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                future.result()
             return [future.result() for future in futures]
         except BaseException:
             # Leaving the pool waits for its threads; their leases end with this.

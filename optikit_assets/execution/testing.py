@@ -98,7 +98,10 @@ class InProcessExecutor:
 
 @contextmanager
 def _nothing_left() -> Iterator[None]:
-    """Kill the processes that were started in the context, by this one or by one of those."""
+    """Kill the processes that were started in the context, by this one or by one of those.
+
+    Whose they are cannot be told apart: work that starts processes is called one at a time.
+    """
     ours = psutil.Process()
     before = set(ours.children(recursive=True))
     try:

@@ -28,6 +28,8 @@ class BoundedSpace:
         Whose flags they are.
     hardware
         Machine, for the engine's defaults.
+    spec
+        The model's engine, with the flags that are fixed.
     notes
         What was left out and why, for people.
     """
@@ -37,7 +39,12 @@ class BoundedSpace:
     max_model_len: int | None
     engine: Engine
     hardware: Hardware
+    spec: EngineSpec
     notes: tuple[str, ...] = ()
+
+    def accelerators(self, flags: Mapping[str, Scalar]) -> int:
+        """Return how many accelerators a server with these flags holds; 1 for a CPU."""
+        return self.engine.accelerators(self.spec, flags, self.hardware)
 
     @property
     def size(self) -> int | None:
@@ -145,13 +152,15 @@ def build(
             continue
         bounded = domain
         if name == used.parallel_flag:
-            bounded = _bound_parallelism(name, domain, used, hardware, facts, max_model_len, notes)
+            bounded = _bound_parallelism(
+                name, domain, used, fixed, hardware, facts, max_model_len, notes
+            )
         only = _only_value(bounded)
         if only is None:
             domains[name] = bounded
         else:
             constants[name] = only
-    return BoundedSpace(domains, constants, max_model_len, used, hardware, tuple(notes))
+    return BoundedSpace(domains, constants, max_model_len, used, hardware, spec, tuple(notes))
 
 
 def check(space: SearchSpaceSpec, spec: EngineSpec) -> None:
@@ -181,6 +190,7 @@ def _bound_parallelism(
     flag: str,
     domain: Domain,
     engine: Engine,
+    fixed: Flags,
     hardware: Hardware,
     facts: ModelFacts | None,
     max_model_len: int | None,
@@ -194,15 +204,18 @@ def _bound_parallelism(
     kept: list[int] = []
     dropped: list[str] = []
     for size in sorted(wanted):
-        if size > hardware.count:
-            dropped.append(f"{size} (only {hardware.count} accelerators)")
+        flags = {**fixed, flag: size}
+        devices = engine.devices(flags)
+        if devices > hardware.count:
+            needed = "" if devices == size else f"needs {devices}, "
+            dropped.append(f"{size} ({needed}only {hardware.count} accelerators)")
         elif facts is not None and not facts.allows_tensor_parallel(size):
             dropped.append(
                 f"{size} (does not divide {facts.attention_heads} heads, {facts.kv_heads} kv heads)"
             )
         else:
             memory = (
-                engine.estimate(facts, hardware, {flag: size}, context_length=max_model_len or 0)
+                engine.estimate(facts, hardware, flags, context_length=max_model_len or 0)
                 if facts is not None
                 else None
             )

@@ -21,12 +21,11 @@ from optuna.trial import TrialState
 from optikit_assets.engines import Flags, Hardware, ModelFacts
 from optikit_assets.errors import (
     EndpointError,
-    MachineError,
     ModelError,
     ServerStartError,
     StageError,
 )
-from optikit_assets.faults import raise_machine_fault
+from optikit_assets.faults import machine_fault, raise_machine_fault
 from optikit_assets.schemas import DEFAULT_TRIAL, StudyResult, Trial, best_trial
 from optikit_assets.specs import EngineSpec, SearchSpaceSpec, digest
 from optikit_assets.tuner.importance import parameter_importance
@@ -162,7 +161,7 @@ class _Session:
         elif record.attempt >= _ATTEMPTS:
             outcome = TrialOutcome(
                 "failed",
-                gpus=self._bounded.engine.devices(record.flags),
+                gpus=self._bounded.accelerators(record.flags),
                 reason=f"the tuner was killed {_ATTEMPTS} times while this configuration ran",
             )
             self._finish(trial, record, outcome)
@@ -174,10 +173,11 @@ class _Session:
         """Have a trial repeated that the machine broke off, which is not the trial's attempt."""
         try:
             yield
-        except MachineError:
-            # Where the journal cannot be written either, it counts as one that was interrupted.
-            with contextlib.suppress(OSError):
-                self._repeat(trial, record)
+        except Exception as error:
+            if machine_fault(error) is not None:
+                # Where the journal cannot be written either, it counts as one interrupted.
+                with contextlib.suppress(OSError):
+                    self._repeat(trial, record)
             raise
 
     def _repeat(self, trial: optuna.Trial, record: TrialRecord) -> None:
@@ -298,7 +298,7 @@ class _Session:
             return self._evaluate(number, flags, hint_rps)
         except _TRIAL_ERRORS as error:
             raise_machine_fault(error)
-            gpus = self._bounded.engine.devices(flags)
+            gpus = self._bounded.accelerators(flags)
             return TrialOutcome("failed", gpus=gpus, reason=str(error))
 
     def _finish(self, asked: optuna.Trial, record: TrialRecord, outcome: TrialOutcome) -> None:

@@ -174,8 +174,7 @@ def _evaluate_in_turn(
         started_at = clock()
         common = {"trial": candidate.trial, "artifact_key": candidate.artifact_key}
         found = store.find(candidate.artifact_key)
-        reused = found is not None
-        if not reused and not suite_tasks:
+        if found is None and not suite_tasks:
             # Outside the guard: when this fails the suite is at fault, not the candidate.
             check_inputs(request)
             suite_tasks = harness.load(request, folder, files)
@@ -184,7 +183,9 @@ def _evaluate_in_turn(
             with turn(store.root, candidate.artifact_key):
                 # The baseline belongs to every recipe: another run may have made it meanwhile.
                 found = store.find(candidate.artifact_key)
+                reused = found is not None
                 if found is None:
+                    started_at = clock()
                     evaluated = harness.score(request, candidate, suite_tasks, opened)
                     _keep(request, candidate, evaluated, contamination, store, started_at, clock)
                     found = store.get(candidate.artifact_key)

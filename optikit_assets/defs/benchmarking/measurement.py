@@ -75,6 +75,10 @@ def known_beforehand(
     hardware = stage.runner.hardware
     engine, spec = stage.engine, stage.model_spec.engine
     gpus = engine.accelerators(spec, flags, hardware)
+    if flags and gpus > hardware.count:
+        # Without flags of a study it is the model's spec that asks for what is not there.
+        reason = f"needs {gpus} accelerators, there are {hardware.count}"
+        return InfeasibleBenchmark(reason=reason, closest=reason, gpus=gpus)
     facts = ModelFacts.read(candidate.path)
     try:
         length = engine.context_length(spec, slo, facts)

@@ -207,6 +207,25 @@ def test_batches_run_in_parallel_on_different_devices(tmp_path):
     assert sorted(devices) == [("0",), ("1",)]
 
 
+def test_a_fault_of_the_machine_ends_what_was_begun_before_it(tmp_path):
+    begun: list[str] = []
+    patient = threading.Event()
+
+    def do(batch: Sequence[Item], lease: Lease) -> dict[str, str]:
+        begun.append(batch[0].artifact_key)
+        if batch[0].artifact_key == "a":
+            patient.set()
+            assert lease.stop.wait(60)
+            return {}
+        assert patient.wait(60)
+        raise StorageError("the disk is full")
+
+    executor = executor_on(tmp_path, TWO_GPUS)
+    with pytest.raises(StorageError):
+        settle_on(executor, ITEMS, do, is_done=lambda k: False, per_worker=1, max_attempts=1)
+    assert begun == ["a", "b"]
+
+
 def test_an_interrupt_kills_parallel_workers_and_starts_no_more(tmp_path: Path):
     install_environment(tmp_path)
     executor = executor_on(tmp_path, TWO_GPUS)

@@ -88,6 +88,15 @@ def test_what_the_models_spec_fixes_is_not_searched(space_of, cpu):
     assert bounded.notes == ("max_num_seqs: not searched, the model's spec fixes it to 4",)
 
 
+def test_devices_that_the_models_spec_takes_already_count(space_of, four_gpus):
+    spec = EngineSpec(flags={"pipeline_parallel_size": 2})
+    bounded = build(space_of(TP), four_gpus, engine=spec)
+    assert bounded.domains == {"tensor_parallel_size": Choices(choices=(1, 2))}
+    (note,) = bounded.notes
+    assert "4 (needs 8, only 4 accelerators); 8 (needs 16, only 4 accelerators)" in note
+    assert bounded.accelerators({"tensor_parallel_size": 2}) == 4
+
+
 def test_drawn_points_satisfy_the_engines_constraints(space_of, cpu):
     space = build(
         space_of(SEQS | {"max_num_batched_tokens": {"low": 32, "high": 8192, "log": True}}), cpu

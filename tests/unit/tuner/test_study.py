@@ -1,3 +1,4 @@
+import errno
 import math
 import os
 import signal
@@ -163,6 +164,21 @@ def test_a_fault_of_the_machine_ends_the_study_and_keeps_what_was_measured(study
     result = study(space, evaluate)
     assert measured == [3, 4, 5]
     assert [trial.number for trial in result.trials] == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_disk_that_stays_full_is_never_held_against_a_configuration(study, space_of):
+    space = space_of(SEQS, trials=3, startup_trials=2)
+
+    def disk_full_at_1(number, flags, hint):
+        if number == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return peak_at_32(number, flags, hint)
+
+    for _ in range(4):
+        with pytest.raises(OSError, match="No space left"):
+            study(space, disk_full_at_1)
+    result = study(space, peak_at_32)
+    assert [trial.status for trial in result.trials] == ["feasible"] * 3
 
 
 def test_when_nothing_can_be_measured_the_study_gives_up(study, space_of):
