@@ -1,7 +1,7 @@
 """What `optikit optimize` shows at the end, which depends on how far its flow goes."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,15 +39,15 @@ class Made:
 def made_by(submission: Submission, report: DriverReport) -> Made:
     """Return what a submission that was run has to show."""
     flow = submission.flow
-    if flow.decides:
-        return _decided(submission, report)
-    if flow.measures:
-        return _measured(submission, measured_recipes(submission))
-    return _evaluated(submission, evaluated_recipes(submission))
-
-
-def _decided(submission: Submission, report: DriverReport) -> Made:
     unfinished = {*report.failed, *report.blocked}
+    if flow.decides:
+        return _decided(submission, unfinished)
+    if flow.measures:
+        return _measured(submission, measured_recipes(submission, unfinished))
+    return _evaluated(submission, evaluated_recipes(submission, unfinished))
+
+
+def _decided(submission: Submission, unfinished: Set[Node]) -> Made:
     found = {
         slo: DEPLOYMENT_FILE.read(artifact)
         for slo, artifact in deployments(submission).items()
@@ -62,7 +62,7 @@ def _decided(submission: Submission, report: DriverReport) -> Made:
             for slo, deployment in found.items()
             if deployment.status == "infeasible"
         ),
-        ", ".join(map(str, links.values())),
+        ", ".join(link for link in links.values() if link is not None),
     )
 
 
@@ -86,8 +86,9 @@ def _measured(submission: Submission, found: Sequence[MeasuredRecipe]) -> Made:
     return Made(
         (rates,) if found else (),
         tuple(map(dataclasses.asdict, found)),
-        tuple(
-            f"no recipe meets SLO {slo} at any rate" for slo in submission.slos if slo not in held
+        (
+            *(f"{r.recipe} under {r.slo}: {r.reason}" for r in found if r.status == FAILED),
+            *(f"no rate was certified under SLO {s}" for s in submission.slos if s not in held),
         ),
         ", ".join(row.artifact for row in found if row.artifact),
     )
@@ -105,13 +106,15 @@ def _evaluated(submission: Submission, found: Sequence[EvaluatedRecipe]) -> Made
             _share(row.recovery),
             f"{_share(row.recovery_low)} to {_share(row.recovery_high)}" if known else "–",
             # What was not compared has a reason in place of a checkpoint.
-            Text(row.checkpoint or ("the model itself" if row.recovery else row.reason)),
+            Text(
+                row.checkpoint or ("the model itself" if row.verdict == "reference" else row.reason)
+            ),
         )
     return Made(
         (scores,) if found else (),
         tuple(map(dataclasses.asdict, found)),
         tuple(f"{row.recipe}: {row.reason}" for row in found if row.verdict == FAILED),
-        ", ".join(row.checkpoint for row in found if row.checkpoint),
+        ", ".join(row.artifact for row in found if row.artifact),
     )
 
 

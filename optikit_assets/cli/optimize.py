@@ -37,6 +37,8 @@ def run_optimize(
     started = time.monotonic()
     with _progress(console) as show:
         _, report = run_submission(submission, show, catalog)
+    for node, reason in report.failed.items():
+        errors.print(f"error: {node}: {reason}", markup=False, highlight=False, soft_wrap=True)
     made = made_by(submission, report)
     for table in made.tables:
         console.print(table)
@@ -46,8 +48,7 @@ def run_optimize(
         f"in {time.monotonic() - started:.0f} s",
         highlight=False,
     )
-    failed = [f"{node}: {reason}" for node, reason in report.failed.items()]
-    for problem in (*failed, *made.problems):
+    for problem in made.problems:
         errors.print(f"error: {problem}", markup=False, highlight=False, soft_wrap=True)
     if json_out is not None:
         write_json(json_out, list(made.records), kept_in=made.kept_in)

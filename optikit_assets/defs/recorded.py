@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import dagster as dg
 
+from optikit_assets.artifacts.store import Artifact, ArtifactStore
 from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.graph import (
     DEPLOYABLE_CONFIG,
@@ -14,6 +15,7 @@ from optikit_assets.graph import (
     MISSING,
     Node,
     content_key,
+    is_failed,
     measurements_of,
     outcome_version,
     results_of,
@@ -56,6 +58,11 @@ def recorded(instance: dg.DagsterInstance, node: Node) -> Recorded | None:
         records[0].run_id,
         _inputs(event.metadata),
     )
+
+
+def artifact_of(store: ArtifactStore, known: Recorded | None) -> Artifact | None:
+    """Return what a recorded version stands for; None for a failure, and where it is gone."""
+    return None if known is None or is_failed(known.version) else store.find(known.version)
 
 
 def _is_optional(node: Node) -> bool:

@@ -1,5 +1,6 @@
 """What a flow made that decides nothing: q* of every recipe, and its rate under every SLO."""
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 import dagster as dg
@@ -11,7 +12,7 @@ from optikit_assets.defs.evaluation.candidates import (
     read_comparison,
     why_not_evaluated,
 )
-from optikit_assets.defs.recorded import recorded
+from optikit_assets.defs.recorded import artifact_of, recorded
 from optikit_assets.graph import Node
 from optikit_assets.headless.materialize import open_instance
 from optikit_assets.headless.optimize import Submission
@@ -24,7 +25,8 @@ class EvaluatedRecipe:
     """A recipe's representative q* against the baseline.
 
     ``recovery`` is its weighted mean over tasks, unset where the baseline scores nothing;
-    ``checkpoint`` its folder, unset for the model itself and where nothing was compared.
+    ``checkpoint`` its folder, unset for the model itself and where nothing was compared;
+    ``artifact`` holds the comparison.
     """
 
     recipe: str
@@ -34,6 +36,7 @@ class EvaluatedRecipe:
     recovery_high: float | None = None
     reason: str = ""
     checkpoint: str | None = None
+    artifact: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,33 +54,47 @@ class MeasuredRecipe:
     artifact: str | None = None
 
 
-def evaluated_recipes(submission: Submission) -> list[EvaluatedRecipe]:
-    """Return what was found out about each recipe of the submission that was evaluated."""
+def evaluated_recipes(submission: Submission, unfinished: Set[Node]) -> list[EvaluatedRecipe]:
+    """Return what was found out about each recipe of the submission that was evaluated.
+
+    Parameters
+    ----------
+    unfinished
+        What this run did not bring up to date: what is recorded of it is older.
+    """
     store = ArtifactStore(settings().store)
     with open_instance() as instance:
         return [
             _evaluated(store, node.key.recipe, artifact)
-            for node, artifact in _recorded(instance, store, submission, graph.EVAL_SCORES)
+            for node, artifact in _recorded(
+                instance, store, submission, graph.EVAL_SCORES, unfinished
+            )
         ]
 
 
-def measured_recipes(submission: Submission) -> list[MeasuredRecipe]:
-    """Return what was found out about each recipe of the submission that was load-tested."""
+def measured_recipes(submission: Submission, unfinished: Set[Node]) -> list[MeasuredRecipe]:
+    """Return what was found out about each recipe that was load-tested, as `evaluated_recipes`."""
     store = ArtifactStore(settings().store)
     with open_instance() as instance:
         return [
             _measured(node, artifact)
-            for node, artifact in _recorded(instance, store, submission, graph.BENCHMARK_SWEEP)
+            for node, artifact in _recorded(
+                instance, store, submission, graph.BENCHMARK_SWEEP, unfinished
+            )
         ]
 
 
 def _recorded(
-    instance: dg.DagsterInstance, store: ArtifactStore, submission: Submission, asset: str
+    instance: dg.DagsterInstance,
+    store: ArtifactStore,
+    submission: Submission,
+    asset: str,
+    unfinished: Set[Node],
 ) -> list[tuple[Node, Artifact | None]]:
     """Return the recorded partitions of an asset; without an artifact what failed."""
-    nodes = [node for node in submission.nodes() if node.asset == asset]
+    nodes = [n for n in submission.nodes() if n.asset == asset and n not in unfinished]
     known = [(node, recorded(instance, node)) for node in nodes]
-    return [(node, store.find(latest.version)) for node, latest in known if latest is not None]
+    return [(node, artifact_of(store, latest)) for node, latest in known if latest is not None]
 
 
 def _evaluated(store: ArtifactStore, recipe: str, evaluation: Artifact | None) -> EvaluatedRecipe:
@@ -95,6 +112,7 @@ def _evaluated(store: ArtifactStore, recipe: str, evaluation: Artifact | None) -
         star.mean_recovery_high,
         "; ".join(comparison.reasons),
         None if key is None else str(store.folder(key)),
+        str(evaluation.path),
     )
 
 

@@ -10,7 +10,7 @@ from optikit_assets.artifacts.model_folder import check_model_folder
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.artifacts.store import Artifact, ArtifactStore
 from optikit_assets.defs.partitions import MODEL_DIMENSION
-from optikit_assets.defs.recorded import Versions, recorded
+from optikit_assets.defs.recorded import Versions, artifact_of, recorded
 from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.defs.sources import changed_observations, source_nodes
 from optikit_assets.engines import Hardware
@@ -102,7 +102,7 @@ def plan_submission(
     nodes = submission.nodes()
     versions = _versions(catalog, instance, hardware, nodes)
     require_what_is_not_made(submission.flow, versions, nodes, _has_artifact)
-    return make_plan(versions, nodes, _has_artifact)
+    return [_unless_published(versions, item) for item in make_plan(versions, nodes, _has_artifact)]
 
 
 def require_what_is_not_made(
@@ -182,7 +182,7 @@ def deployments(submission: Submission) -> dict[str, Artifact]:
         for slo in submission.slos:
             node = Node(graph.DEPLOYABLE_CONFIG, Key(submission.model_key, slo=slo))
             known = recorded(instance, node)
-            artifact = store.find(known.version) if known else None
+            artifact = artifact_of(store, known)
             if artifact is not None:
                 found[slo] = artifact
     return found
@@ -222,7 +222,8 @@ def status(
                 optional = GRAPH[graph.DEPLOYABLE_CONFIG].optional if decided else ()
                 asked += [n for n in wanted if n.asset not in optional or versions.recorded(n)]
     versions = versions.about_to_run(asked)
-    judged = {item.node: item for item in make_plan(versions, asked, _has_artifact)}
+    plan = make_plan(versions, asked, _has_artifact)
+    judged = {item.node: _unless_published(versions, item) for item in plan}
     beyond = [node for node in nodes if node not in judged]
     for item in make_plan(versions, beyond, _has_artifact):
         never = item.timestamp is None
@@ -247,6 +248,18 @@ def _versions(
 
 def _has_artifact(key: str) -> bool:
     return ArtifactStore(settings().store).find_complete(key) is not None
+
+
+def _unless_published(versions: Versions, item: NodePlan) -> NodePlan:
+    """Have a decision run, to be found and published, if its bundle is not what is published."""
+    known = versions.recorded(item.node)
+    if item.node.asset != graph.DEPLOYABLE_CONFIG or item.state != "fresh" or known is None:
+        return item
+    publisher = get_publisher(settings().publisher, settings().home)
+    found = publisher.published(item.node.key.model, item.node.key.slo)
+    if found is not None and found.key == known.version:
+        return item
+    return replace(item, state="missing", reason="its bundle is not what is published")
 
 
 def published_at(model_key: str, slo: str) -> str | None:

@@ -3,22 +3,27 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from optikit_assets.cli.made import made_by
 from optikit_assets.engines import Hardware, detect
 from optikit_assets.errors import StageError
 from optikit_assets.graph import PIPELINE, Flow, Node, get_flow
+from optikit_assets.headless.driver import DriverReport
 from optikit_assets.headless.materialize import materialize_node, open_instance
-from optikit_assets.headless.optimize import require_what_is_not_made, status
+from optikit_assets.headless.optimize import Submission, require_what_is_not_made, status
+from optikit_assets.settings import settings
 from tests.definitions.test_certification import DEPLOYABLE, SLO, Machine, artifact_of
 from tests.definitions.world import HARDWARE, MODEL, World, in_process
 from tests.executors import execute_with
 
 TWO = ["baseline", "int_w8a8"]
 DECISION = Node.of("deployable_config", f"{MODEL}|chat")
+SCORES = Node.of("eval_scores", f"{MODEL}|int_w8a8")
 STUDY = Node.of("tuned_config", f"{MODEL}|int_w8a8@chat")
 
 
@@ -167,6 +172,49 @@ def test_what_there_is_is_certified_and_tuning_is_not_asked_for_until_it_is(
     assert evidence()["tuning_only"] in ("confirmed", "measured")
     assert evidence()["quantization_and_tuning"] == "not_asked"
     assert state_of(real, DEPLOYABLE) == ("fresh", "")
+
+
+def test_a_decision_whose_bundle_is_not_what_is_published_runs_again(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = prepared(real, monkeypatch)
+    assert materialize_node(DEPLOYABLE) == "feasible"
+    link = settings().home / "deployments" / MODEL / "demo"
+    link.unlink()
+    assert state_of(real, DEPLOYABLE) == ("missing", "its bundle is not what is published")
+    machine.asked.clear()
+    assert materialize_node(DEPLOYABLE) == "feasible"
+    assert machine.asked == []
+    assert link.resolve() == artifact_of(DEPLOYABLE).path
+    assert state_of(real, DEPLOYABLE) == ("fresh", "")
+
+
+def test_what_failed_or_was_not_brought_up_to_date_is_not_shown_as_found(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared(real, monkeypatch)
+    flow = get_flow("benchmark_only")
+    submission = Submission(MODEL, ("demo",), tuple(TWO), flow)
+    sweeps = {n.key.recipe: n for n in submission.nodes() if n.asset == "benchmark_sweep"}
+
+    found = made_by(submission, DriverReport())
+    assert [row["recipe"] for row in found.records] == TWO
+    assert found.problems == ()
+
+    blocked = made_by(submission, DriverReport(blocked=[sweeps["int_w8a8"]]))
+    assert [row["recipe"] for row in blocked.records] == ["baseline"]
+
+    with open_instance() as instance:
+        real.instance = instance
+        real.materialize([sweeps["int_w8a8"], SCORES], status="failed")
+    failed = made_by(submission, DriverReport())
+    assert [row["status"] for row in failed.records] == ["feasible", "failed"]
+    assert failed.problems == ("int_w8a8 under demo: its sweep failed",)
+    quantized = made_by(replace(submission, flow=get_flow("quantize")), DriverReport())
+    assert [row["verdict"] for row in quantized.records] == ["reference", "failed"]
+    assert quantized.problems == (
+        "int_w8a8: no candidate of it could be evaluated: see eval_scores",
+    )
 
 
 def optikit(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

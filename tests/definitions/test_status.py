@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.graph import BASE_MODEL, DEPLOYABLE_CONFIG, PIPELINE, Node, get_flow
 from optikit_assets.headless.optimize import status
+from optikit_assets.publishing import Bundle, get_publisher
 from optikit_assets.settings import settings
 from tests.definitions.world import HARDWARE, MODEL, World
 from tests.tiny_model import write_model
@@ -17,7 +18,7 @@ OTHER = [str(node) for node in PIPELINE.nodes(MODEL, ["chat"], ["fp8_dynamic"])[
 
 
 def ran(world: World, nodes: Iterable[Node]) -> None:
-    """Record a run of each node and keep an artifact for it."""
+    """Record a run of each node, keep an artifact for it, and publish a decision."""
     nodes = list(nodes)
     world.materialize(nodes)
     store = ArtifactStore(settings().store)
@@ -28,6 +29,10 @@ def ran(world: World, nodes: Iterable[Node]) -> None:
         if node.asset != BASE_MODEL and store.find(known.version) is None:
             with store.create(known.version, node.asset) as draft:
                 draft.write_json("result.json", {})
+        if node.asset == DEPLOYABLE_CONFIG:
+            bundle = Bundle(known.version, store.get(known.version).path)
+            publisher = get_publisher(settings().publisher, settings().home)
+            publisher.publish(bundle, node.key.model, node.key.slo)
 
 
 def states(world: World, *models: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from pydantic import Field
 from optikit_assets.defs.evaluation.candidates import checkpoint_key, read_comparison
 from optikit_assets.defs.evaluation.history import score_columns
 from optikit_assets.defs.evaluation.scoring import evaluate
-from optikit_assets.defs.recorded import recorded
+from optikit_assets.defs.recorded import artifact_of, recorded
 from optikit_assets.errors import ResultMissingError, StageError
 from optikit_assets.graph import EVAL_SCORES, Key, Node
 from optikit_assets.schemas import Result
@@ -223,7 +223,7 @@ def _representative(
     """Return the checkpoint of q*."""
     node = Node(EVAL_SCORES, Key(model_key, recipe))
     known = recorded(instance, node)
-    evaluation = artifacts.find(known.version) if known else None
+    evaluation = artifact_of(artifacts.store, known)
     comparison = read_comparison(evaluation)
     key = checkpoint_key(evaluation, comparison) if evaluation and comparison else None
     if key is None:
