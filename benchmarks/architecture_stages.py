@@ -64,7 +64,7 @@ def models(job: dict[str, Any]) -> dict[str, Any]:
 def compress(job: dict[str, Any]) -> dict[str, Any]:
     """Carry out each of ``requests``; say where the checkpoint is, or why there is none."""
     from benchmarks.dequantized import cosine
-    from optikit_assets.artifacts.store import ArtifactStore
+    from optikit_assets.artifacts import open_store
     from optikit_assets.workers.compress import handle
     from optikit_assets.workers.messages import CompressRequest, Record
 
@@ -76,11 +76,11 @@ def compress(job: dict[str, Any]) -> dict[str, Any]:
         if result.failed:
             answers[name] = {"failed": result.failed[0]}
             continue
-        path = ArtifactStore(Path(request.store_root)).get(result.finished[0]).path
+        path = open_store(request.store, Path()).get(result.finished[0]).folder()
         payload = records[-1].payload
         weights = sum(file.stat().st_size for file in path.glob("*.safetensors"))
         answers[name] = {"path": str(path), "bytes": weights, "seconds": payload["seconds"]}
-        answers[name]["cosine"] = cosine(Path(request.model_path), path)
+        answers[name]["cosine"] = cosine(Path(request.model.where), path)
     return answers
 
 

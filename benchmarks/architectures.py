@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.architecture_stages import ARCHITECTURES
 from benchmarks.tables import markdown, write_section
+from optikit_assets.artifacts import Reference
 from optikit_assets.engines import Hardware, detect
 from optikit_assets.engines.vllm.support import unsupported
 from optikit_assets.errors import CompressionError, OptikitError
@@ -51,10 +52,10 @@ class Effort:
                 modifier["iters"] = self.autoround_steps
         key = digest([model.name, content])
         return {
-            "store_root": str(store),
-            "model_path": str(model),
+            "store": store.absolute().as_uri(),
+            "model": Reference.to(model, "model", "model").model_dump(mode="json"),
             "recipe": content,
-            "calibration_data": str(CALIBRATION),
+            "calibration_data": Reference.to(CALIBRATION, "file", "rows").model_dump(mode="json"),
             "trials": [{"trial": 0, "seed": _SEED, "artifact_key": key}],
         }
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from optikit_assets import graph
-from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.artifacts import LocalStore
 from optikit_assets.processes import OwnedProcess
 from optikit_assets.schemas import DEPLOYMENT_FILE, Deployment
 from optikit_assets.settings import REPOSITORY, settings
@@ -120,11 +120,11 @@ def optimizing(home: Path) -> OwnedProcess:
 
 def share_artifacts(first: Path, home: Path) -> int:
     """Link what load has no influence on into a fresh state folder; return how many artifacts."""
-    source = ArtifactStore(first / "artifacts")
+    source = LocalStore(first / "artifacts")
     shared = [artifact for artifact in source.all() if artifact.kind not in _LOADED]
     for artifact in shared:
-        place = home / "artifacts" / artifact.path.relative_to(first / "artifacts")
-        shutil.copytree(artifact.path, place, copy_function=os.link)
+        place = home / "artifacts" / artifact.folder().relative_to(first / "artifacts")
+        shutil.copytree(artifact.folder(), place, copy_function=os.link)
     return len(shared)
 
 

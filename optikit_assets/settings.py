@@ -37,6 +37,10 @@ class Settings(BaseSettings):
     environments_home: Path | None = Field(
         default=None, description="Use the stage environments of another OPTIKIT_HOME."
     )
+    store: str = Field(
+        default="",
+        description="URL of the artifact store; unset: the folder artifacts/ below `home`.",
+    )
     executor: str = Field(
         default="local", description="Where stages run: an own executor or one that is installed."
     )
@@ -45,11 +49,6 @@ class Settings(BaseSettings):
     def envs_home(self) -> Path:
         """The OPTIKIT_HOME whose stage environments are used."""
         return self.environments_home or self.home
-
-    @property
-    def store(self) -> Path:
-        """Artifact store."""
-        return self.home / "artifacts"
 
     @property
     def history(self) -> Path:
@@ -81,9 +80,11 @@ class Settings(BaseSettings):
 def settings() -> Settings:
     """Return this process's settings, with absolute paths."""
     read = Settings()  # pyright: ignore[reportCallIssue]
+    home = read.home.expanduser().absolute()
     return read.model_copy(
         update={
-            "home": read.home.expanduser().absolute(),
+            "home": home,
+            "store": read.store or (home / "artifacts").as_uri(),
             "recipes": read.recipes.expanduser().absolute(),
             "root": read.root.expanduser().absolute(),
             "environments_home": read.environments_home

@@ -5,18 +5,19 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from optikit_assets.artifacts.store import Artifact, ArtifactStore
+from optikit_assets.artifacts import Artifact, ArtifactStore, open_store
 
 
 class ArtifactStoreResource(dg.ConfigurableResource):
     """Finds and keeps artifacts by content key."""
 
-    root: str = Field(description="Folder of the store.")
+    url: str = Field(description="URL of the store.")
+    home: str = Field(description="OPTIKIT_HOME.")
 
     @property
     def store(self) -> ArtifactStore:
         """The store itself."""
-        return ArtifactStore(Path(self.root))
+        return open_store(self.url, Path(self.home))
 
     def find(self, key: str) -> Artifact | None:
         """Return the complete artifact with this key, or None."""

@@ -1,15 +1,21 @@
 """Content-addressed artifacts and model versions.
 
-`store` needs the standard library only, so it works in every stage environment; `models` is for
-the control environment.
+Everything but `models` works in every stage environment too.
 """
 
-from optikit_assets.artifacts.store import (
-    Artifact,
-    ArtifactDraft,
-    ArtifactStore,
-    check_free_space,
-    human_bytes,
-)
+from optikit_assets.artifacts.artifact import Artifact, ArtifactDraft
+from optikit_assets.artifacts.base import ArtifactStore, open_store, register_store
+from optikit_assets.artifacts.local import LocalStore
+from optikit_assets.artifacts.objects import ObjectStore
+from optikit_assets.artifacts.references import Reference
 
-__all__ = ["Artifact", "ArtifactDraft", "ArtifactStore", "check_free_space", "human_bytes"]
+__all__ = [
+    "Artifact",
+    "ArtifactDraft",
+    "ArtifactStore",
+    "LocalStore",
+    "ObjectStore",
+    "Reference",
+    "open_store",
+    "register_store",
+]

@@ -8,7 +8,7 @@ releases, knows sizes only: such an artifact is read, but nobody can prove that 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,12 @@ class Entry:
     sha256: str | None = None
     link: str | None = None
 
+    def as_json(self) -> dict[str, Any]:
+        """Return what the manifest says of it."""
+        if self.link is not None:
+            return {"link": self.link}
+        return {"bytes": self.bytes, "sha256": self.sha256}
+
     def is_there(self, path: Path) -> bool:
         """Return whether `path` looks like it, without reading a file."""
         if self.link is not None:
@@ -52,6 +58,7 @@ class Manifest:
     references: Mapping[str, str | None]
     notes: dict[str, Any]
     has_digests: bool
+    text: str = field(repr=False)
 
     @cached_property
     def digest(self) -> str | None:
@@ -76,25 +83,46 @@ def write_manifest(
         If a link leads out of the folder: what is there may change.
     """
     (folder / MANIFEST).unlink(missing_ok=True)
+    text = manifest_text(key, kind, _stock(folder), notes, references)
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def manifest_text(
+    key: str,
+    kind: str,
+    entries: Mapping[str, Entry],
+    notes: Mapping[str, Any],
+    references: Mapping[str, str | None],
+) -> str:
+    """Return the content of a new ``manifest.json``, sealed."""
     content = {
         "format": FORMAT,
         "key": key,
         "kind": kind,
         "created_at": datetime.now(UTC).isoformat(),
-        "files": _stock(folder),
+        "files": {name: entry.as_json() for name, entry in sorted(entries.items())},
         "references": dict(references),
         "manifest": dict(notes),
     }
     # As it will be read: a number as the key of an object comes back as text.
     content = json.loads(json.dumps(content))
     text = json.dumps({**content, "seal": _seal(content)}, indent=1, ensure_ascii=False)
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    return text + "\n"
 
 
 def read_manifest(folder: Path, key: str) -> Manifest | None:
     """Return the manifest of an artifact, None if it cannot be read or is another's."""
     try:
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        text = (folder / MANIFEST).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return parse_manifest(text, key)
+
+
+def parse_manifest(text: str, key: str) -> Manifest | None:
+    """Return what `manifest_text` wrote, None if it is damaged or another artifact's."""
+    try:
+        content = json.loads(text)
         if content["key"] != key:
             return None
         if content["format"] == _SIZES_ONLY:
@@ -111,8 +139,9 @@ def read_manifest(folder: Path, key: str) -> Manifest | None:
             references=content.get("references", {}),
             notes=content["manifest"],
             has_digests=content["format"] == FORMAT,
+            text=text,
         )
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -122,16 +151,18 @@ def names_below(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in paths)
 
 
-def _stock(folder: Path) -> dict[str, dict[str, Any]]:
+def _stock(folder: Path) -> dict[str, Entry]:
     names = names_below(folder)
-    stock: dict[str, dict[str, Any]] = {
-        name: {"link": _link_within(folder, name)} for name in names if (folder / name).is_symlink()
+    stock = {
+        name: Entry(link=_link_within(folder, name))
+        for name in names
+        if (folder / name).is_symlink()
     }
     files = [name for name in names if name not in stock]
     digests = FileDigests().of([folder / name for name in files])
     for name, digest in zip(files, digests, strict=True):
-        stock[name] = {"bytes": (folder / name).stat().st_size, "sha256": digest}
-    return dict(sorted(stock.items()))
+        stock[name] = Entry((folder / name).stat().st_size, digest)
+    return stock
 
 
 def _link_within(folder: Path, name: str) -> str:

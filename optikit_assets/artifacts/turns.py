@@ -10,12 +10,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from optikit_assets.artifacts.base import TURN_TIMEOUT_S
 from optikit_assets.errors import StorageError
 
 _FOLDER = "turns"
 _FIRST_WAIT_S = 1.0
-# Longer than any stage may take.
-TIMEOUT_S = 7 * 24 * 3600.0
 
 
 @contextmanager
@@ -24,7 +23,7 @@ def turn(
     key: str,
     *,
     on_wait: Callable[[], object] = lambda: None,
-    timeout_s: float = TIMEOUT_S,
+    timeout_s: float = TURN_TIMEOUT_S,
 ) -> Iterator[None]:
     """Hold the right to make the artifact `key` of the store at `root`.
 

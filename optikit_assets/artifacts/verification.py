@@ -4,10 +4,10 @@ import contextlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from optikit_assets.artifacts.artifact import Quarantined
 from optikit_assets.artifacts.file_digests import FileDigests
 from optikit_assets.artifacts.manifest import MANIFEST, Manifest, names_below
 from optikit_assets.errors import ChangedInputError, StorageError
@@ -15,16 +15,6 @@ from optikit_assets.errors import ChangedInputError, StorageError
 NOTE = "damage.json"
 
 _QUARANTINE = "quarantine"
-
-
-@dataclass(frozen=True)
-class Quarantined:
-    """A damaged artifact that was put aside."""
-
-    path: Path
-    key: str
-    kind: str
-    damage: tuple[str, ...]
 
 
 def damage_of(folder: Path, manifest: Manifest | None, digests: FileDigests) -> list[str]:
@@ -108,5 +98,5 @@ def quarantined(root: Path) -> list[Quarantined]:
             note = json.loads((place / NOTE).read_text(encoding="utf-8"))
         key = place.name.partition(".")[0]
         damage = tuple(note.get("damage", ()))
-        found.append(Quarantined(place, key, note.get("kind", "unknown"), damage))
+        found.append(Quarantined(str(place), key, note.get("kind", "unknown"), damage))
     return found

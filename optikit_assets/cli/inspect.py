@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from optikit_assets.artifacts import ArtifactStore, open_store
 from optikit_assets.artifacts.models import ModelRegistry, ModelVersion
-from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.environments.status import environment_status
 from optikit_assets.errors import DamagedArtifactError, HistoryError, StorageError
 from optikit_assets.history import History
@@ -126,7 +126,7 @@ def run_doctor(verify: bool = False) -> int:
     )
     for problem in _registry().problems():
         table.add_row("models", "[yellow]problem[/]", problem, "")
-    store = ArtifactStore(settings().store)
+    store = open_store(settings().store, settings().home)
     if verify:
         ready &= _verify_all(store, table)
     for aside in store.quarantined():
@@ -134,7 +134,7 @@ def run_doctor(verify: bool = False) -> int:
             f"{aside.kind} {aside.key[:12]}…",
             "[yellow]quarantined[/]",
             "; ".join(aside.damage[:3]),
-            f"run again, it is made anew; delete {aside.path}",
+            f"run again, it is made anew; delete {aside.where}",
         )
     (Console() if sys.stdout.isatty() else Console(width=200)).print(table)
     return 0 if ready else 1

@@ -42,7 +42,7 @@ def resources(listener: Listener = nobody) -> dict[str, object]:
         "models": ModelRegistryResource(
             home=str(here.home), recipes=str(here.recipes), root=str(here.root)
         ),
-        "artifacts": ArtifactStoreResource(root=str(here.store)),
+        "artifacts": ArtifactStoreResource(url=here.store, home=str(here.home)),
         "history": HistoryResource(root=str(here.history)),
         "publisher": PublisherResource(name=here.publisher, home=str(here.home)),
         "runner": StageRunnerResource.on(lambda: get_executor(here), listener),

@@ -5,14 +5,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import dagster as dg
 
+from optikit_assets.artifacts import Artifact, ArtifactDraft, Reference
 from optikit_assets.artifacts.models import FetchedModel
-from optikit_assets.artifacts.store import Artifact, ArtifactDraft
-from optikit_assets.artifacts.turns import turn
 from optikit_assets.defs.recorded import INPUTS_METADATA, STATUS_TAG, Versions
 from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.engines import Engine, get_engine
@@ -34,6 +32,8 @@ from resources import (
     ModelRegistryResource,
     StageRunnerResource,
 )
+
+SharedT = TypeVar("SharedT", bound=Reference | str | None)
 
 CACHE_TAG = "optikit/cache"
 PROVENANCE = "provenance"
@@ -108,7 +108,7 @@ class Partition:
         """Make this partition's artifact alone: who comes second waits here, and then finds it."""
         # Not the artifact's own turn: that is the worker's.
         name = digest(["stage", self.key])
-        with turn(Path(self.artifacts.root), name, on_wait=self._say_that_it_waits):
+        with self.artifacts.store.turn(name, on_wait=self._say_that_it_waits):
             yield
 
     def _say_that_it_waits(self) -> None:
@@ -148,6 +148,17 @@ class Partition:
     def base(self) -> FetchedModel:
         """The unquantized model's files and facts."""
         return self.versions.sources.model(self.model_key)
+
+    @cached_property
+    def base_reference(self) -> Reference:
+        """The unquantized model's files, for every node that reads them."""
+        return self.share(self.versions.sources.model_reference(self.model_key))
+
+    def share(self, reference: SharedT) -> SharedT:
+        """Return what every node finds; the name of data on a hub, and nothing, are that."""
+        if isinstance(reference, Reference):
+            return self.artifacts.store.share(reference)
+        return reference
 
     def seed(self, *parts: object) -> int:
         """Return a seed that depends on this partition's content key and `parts` alone."""
@@ -259,7 +270,7 @@ class Partition:
             INPUTS_METADATA: {str(node): version for node, version in self.inputs.items()},
         }
         if artifact is not None:
-            shown["artifact"] = dg.MetadataValue.path(str(artifact.path))
+            shown["artifact"] = dg.MetadataValue.path(artifact.where)
         seconds = (datetime.now(UTC) - self.started_at).total_seconds()
         return dg.MaterializeResult(
             data_version=dg.DataVersion(version),

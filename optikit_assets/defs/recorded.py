@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import dagster as dg
 
-from optikit_assets.artifacts.store import Artifact, ArtifactStore
+from optikit_assets.artifacts import Artifact, ArtifactStore
 from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.graph import (
     DEPLOYABLE_CONFIG,

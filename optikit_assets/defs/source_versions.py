@@ -1,6 +1,6 @@
 """Versions of what is not made here: specs, calibration data, runtimes and model folders.
 
-Each is a digest of what is on disk now. What a stage will read from a path again is a pin: the
+Each is a digest of what is on disk now. What a stage will read again is named by a reference: the
 version is derived from the very digest that the worker then holds the path to.
 """
 
@@ -12,8 +12,9 @@ from pathlib import Path
 
 from optikit_assets.artifacts.file_digests import FileDigests
 from optikit_assets.artifacts.models import FetchedModel, ModelRegistry
-from optikit_assets.artifacts.pins import Pin, PinKind, digest_of
+from optikit_assets.artifacts.references import LocalKind, Reference
 from optikit_assets.engines import Hardware, engine_variables, get_engine
+from optikit_assets.environments.installed import installed
 from optikit_assets.environments.layout import environment_path
 from optikit_assets.environments.variables import effective_variables
 from optikit_assets.graph import (
@@ -40,15 +41,16 @@ NO_DATA = "none"
 
 @dataclass
 class SourceVersions:
-    """Versions and pins of sources at one moment: everything is read once per object."""
+    """Versions of sources and references to them at one moment: all is read once per object."""
 
     catalog: Catalog
     registry: ModelRegistry
     hardware: Hardware
     _versions: dict[Node, str] = field(default_factory=dict)
-    _pins: dict[tuple[str, str], Pin] = field(default_factory=dict)
+    _references: dict[tuple[str, str], Reference] = field(default_factory=dict)
     _models: dict[str, FetchedModel] = field(default_factory=dict)
     _rows: dict[str, str] = field(default_factory=dict)
+    _environments: dict[str, str] = field(default_factory=dict)
 
     def version(self, node: Node) -> str:
         """Return the version of one partition of a source or of ``base_model``."""
@@ -66,10 +68,11 @@ class SourceVersions:
             self._models[key] = self.registry.fetch(self.registry.resolve(key))
         return self._models[key]
 
-    def model_pin(self, key: str) -> Pin:
-        """Return the pin of a model version's folder."""
+    def model_reference(self, key: str) -> Reference:
+        """Return the reference of a model version's folder."""
         model = self.model(key)
-        return Pin(path=str(model.path), sha256=model.digest, what=f"model {key}", kind="model")
+        what = f"model {key}"
+        return Reference(kind="model", where=str(model.path), sha256=model.digest, what=what)
 
     def calibration_data(self, model_key: str) -> str:
         """Return where a model's calibration rows are: a file, or a data set at a commit."""
@@ -81,34 +84,37 @@ class SourceVersions:
             self._rows[reference] = found
         return self._rows[reference]
 
-    def calibration_pin(self, model_key: str) -> Pin | None:
-        """Return the pin of a model's calibration file; None for data on a hub."""
+    def calibration_reference(self, model_key: str) -> Reference | str:
+        """Return the reference of a model's calibration file, or the name of data on a hub."""
         data = self.calibration_data(model_key)
-        if is_hub_dataset(data):
-            return None
-        return self._pin("calibration data", data, "file")
+        return data if is_hub_dataset(data) else self._refer("calibration data", data, "file")
 
-    def suite_pins(self, suite: str) -> tuple[Pin, ...]:
-        """Return the pins of a suite's own task files and of a classifier that judges for it."""
+    def task_files(self, suite: str) -> Reference | None:
+        """Return the reference of a suite's own task files, None if it has none."""
         folder = self.catalog.task_folder(suite)
+        return None if folder is None else self._refer(f"task files of {suite}", folder, "tree")
+
+    def judge(self, suite: str) -> Reference | None:
+        """Return the reference of a classifier that judges for a suite and lies on this machine."""
         spec = self.catalog.suite(suite)
-        found = [] if folder is None else [self._pin(f"task files of {suite}", folder, "tree")]
         judges = any(task.judge == "classifier" for task in spec.tasks)
         if judges and spec.judge_model and Path(spec.judge_model).is_dir():
-            found.append(self._pin(f"judge of {suite}", spec.judge_model, "tree"))
-        return tuple(found)
+            return self._refer(f"judge of {suite}", spec.judge_model, "tree")
+        return None
 
-    def environment_pin(self, name: str) -> Pin:
-        """Return the pin of what is installed in a stage environment."""
-        folder = environment_path(settings().envs_home, name)
-        return self._pin(f"the {name} environment", folder, "environment")
+    def environment(self, name: str) -> str:
+        """Return the digest of what is installed in a stage environment."""
+        if name not in self._environments:
+            folder = environment_path(settings().envs_home, name)
+            self._environments[name] = digest(installed(folder))
+        return self._environments[name]
 
-    def _pin(self, what: str, path: Path | str, kind: PinKind) -> Pin:
+    def _refer(self, what: str, path: Path | str, kind: LocalKind) -> Reference:
         where = str(Path(path).absolute())
-        if (kind, where) not in self._pins:
-            sha256 = digest_of(kind, where, FileDigests(settings().digests))
-            self._pins[kind, where] = Pin(path=where, sha256=sha256, what=what, kind=kind)
-        return self._pins[kind, where]
+        if (kind, where) not in self._references:
+            found = Reference.to(where, kind, what, FileDigests(settings().digests))
+            self._references[kind, where] = found
+        return self._references[kind, where]
 
     def _spec(self, model_key: str) -> ModelSpec:
         return self.catalog.model(split_model(model_key)[0])
@@ -136,8 +142,9 @@ class SourceVersions:
 
     def _evaluation(self, key: Key) -> str:
         suite = self._spec(key.model).suite
-        pinned = [pin.sha256 for pin in self.suite_pins(suite)]
-        return digest([self.catalog.suite(suite).digest(), pinned])
+        files = [found for found in (self.task_files(suite), self.judge(suite)) if found]
+        digests = [found.sha256 for found in files]
+        return digest([self.catalog.suite(suite).digest(), digests])
 
     def _engine(self, key: Key) -> str:
         spec = self._spec(key.model)
@@ -146,8 +153,8 @@ class SourceVersions:
     def _calibration(self, key: Key) -> str:
         if self.catalog.recipe(key.recipe).calibration is None:
             return NO_DATA
-        pin = self.calibration_pin(key.model)
-        return digest([self.calibration_data(key.model)]) if pin is None else pin.sha256
+        data = self.calibration_reference(key.model)
+        return digest([data]) if isinstance(data, str) else data.sha256 or ""
 
     def _base_model(self, key: Key) -> str:
         return digest([BASE_MODEL, self.model(key.model).digest])
@@ -155,10 +162,10 @@ class SourceVersions:
     def _compress_runtime(self, _: Key) -> str:
         # Neither the card nor its driver: a checkpoint is worth the same wherever it was made.
         variables = engine_variables().without(self._variables)
-        return digest([self.environment_pin("compress").sha256, self.hardware.kind, variables])
+        return digest([self.environment("compress"), self.hardware.kind, variables])
 
     def _serving_runtime(self, _: Key) -> str:
-        environment = self.environment_pin("serve").sha256
+        environment = self.environment("serve")
         return digest([environment, self.hardware.measured(), self._variables])
 
     @cached_property

@@ -7,6 +7,9 @@ from typing import Any
 from optikit_assets.errors import ModelError
 from optikit_assets.model_files import language_config, read_config
 
+CONFIG = "config.json"
+WEIGHTS = ".safetensors"
+
 _BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 
 
@@ -46,17 +49,37 @@ class ModelFacts:
         Raises
         ------
         ModelError
-            If the configuration is missing or lacks a number that is needed.
+            If the configuration is missing, or as `of` does.
         """
-        file = folder / "config.json"
-        text = language_config(read_config(folder))
+        weights = sum(file.stat().st_size for file in folder.glob(f"*{WEIGHTS}"))
+        return cls.of(read_config(folder), weights, str(folder / CONFIG))
+
+    @classmethod
+    def of(cls, config: dict[str, Any], weights_bytes: int, source: str) -> "ModelFacts":
+        """Return the facts in a parsed ``config.json``.
+
+        Parameters
+        ----------
+        config
+            Its content.
+        weights_bytes
+            Sum of the safetensors files.
+        source
+            The file as the user knows it, for messages.
+
+        Raises
+        ------
+        ModelError
+            If it lacks a number that is needed.
+        """
+        text = language_config(config)
         try:
             heads = int(text["num_attention_heads"])
             layers = int(text["num_hidden_layers"])
             head_dim = int(text.get("head_dim") or int(text["hidden_size"]) // heads)
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(
-                f"{file}: {error} is missing or not a number; num_attention_heads, "
+                f"{source}: {error} is missing or not a number; num_attention_heads, "
                 "num_hidden_layers and hidden_size are needed"
             ) from error
         kinds = text.get("layer_types")
@@ -65,7 +88,7 @@ class ModelFacts:
             layers = sum("linear" not in str(kind) for kind in kinds)
         dtype = str(text.get("dtype") or text.get("torch_dtype") or "bfloat16")
         return cls(
-            weights_bytes=sum(f.stat().st_size for f in folder.glob("*.safetensors")),
+            weights_bytes=weights_bytes,
             layers=layers,
             attention_heads=heads,
             kv_heads=int(text.get("num_key_value_heads") or heads),

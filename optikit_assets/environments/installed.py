@@ -6,19 +6,22 @@ from pathlib import Path
 
 _INFO = ".dist-info"
 _ORIGIN = "direct_url.json"
+_CARRIERS = {"obstore"}
 
 
 def installed(folder: Path) -> dict[str, str]:
     """Return the version of every installed distribution, and Python's own, sorted by name.
 
     A distribution that was built from a repository or an archive carries its commit or digest after
-    a ``+``: two builds of one version are not one thing. Empty if there is no environment in
-    `folder`.
+    a ``+``: two builds of one version are not one thing. What only moves files, whose digests are
+    compared, is left out. Empty if there is no environment in `folder`.
     """
     found = {"python": _python(folder)} if (folder / "pyvenv.cfg").exists() else {}
     for info in folder.glob(f"lib/python*/site-packages/*{_INFO}"):
         distribution, _, version = info.name.removesuffix(_INFO).rpartition("-")
-        found[distribution.lower().replace("_", "-")] = version + _origin(info / _ORIGIN)
+        name = distribution.lower().replace("_", "-")
+        if name not in _CARRIERS:
+            found[name] = version + _origin(info / _ORIGIN)
     return dict(sorted(found.items()))
 
 

@@ -4,7 +4,8 @@ Only what is named here reaches a process that makes or measures something, so t
 with the same recorded variables run the same thing. Three kinds:
 
 plumbing     where files lie, how the network is reached: passed on, part of no version
-credentials  tokens of hubs and endpoints: passed to workers, never to a server, recorded nowhere
+credentials  of hubs and endpoints, and of the object store in use: passed to workers, never to a
+             server, recorded nowhere
 effective    what may change the outcome (``LD_PRELOAD``, ``NCCL_*`` …, an engine's own): passed on,
              part of the runtime's version and of the deployed bundle
 
@@ -27,6 +28,9 @@ _CREDENTIALS = (
     "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY", "OPTIKIT_ENDPOINT_CREDENTIALS",
     "OPTIKIT_JUDGE_API_KEY", "OPTIKIT_JUDGE_CREDENTIALS",
 )  # fmt: skip
+# By the scheme of the store's URL: other clouds are none of a worker's business.
+_STORE_VARIABLE = "OPTIKIT_STORE"
+_STORE_CREDENTIALS = {"s3": "AWS_*", "gs": "GOOGLE_*", "az": "AZURE_*"}
 _EFFECTIVE = (
     "ATEN_*", "BLIS_*", "CUBLAS_*", "CUDA_*", "CUDNN_*", "DNNL_*", "FLASHINFER_*",
     "GLIBC_TUNABLES", "GLOO_*", "GOMP_*", "KMP_*", "LD_LIBRARY_PATH", "LD_PRELOAD", "MALLOC_*",
@@ -82,9 +86,11 @@ def effective_variables(environ: Mapping[str, str], engine: EngineVariables) -> 
 
 def worker_variables(environ: Mapping[str, str], engine: EngineVariables) -> dict[str, str]:
     """Return what reaches a worker: plumbing, credentials and the effective variables."""
+    scheme = environ.get(_STORE_VARIABLE, "").partition("://")[0]
+    credentials = (*_CREDENTIALS, *filter(None, [_STORE_CREDENTIALS.get(scheme)]))
     return {
         **_plumbing(environ),
-        **{name: environ[name] for name in _CREDENTIALS if name in environ},
+        **{name: value for name, value in environ.items() if _named(name, credentials)},
         **effective_variables(environ, engine),
     }
 
@@ -98,7 +104,7 @@ def _plumbing(environ: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environ.items()
-        if _named(name, _PLUMBING) and name not in _CREDENTIALS
+        if _named(name, _PLUMBING) and not _named(name, _CREDENTIALS)
     }
 
 

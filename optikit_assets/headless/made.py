@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from optikit_assets import graph
-from optikit_assets.artifacts.store import Artifact, ArtifactStore
+from optikit_assets.artifacts import Artifact, ArtifactStore, open_store
 from optikit_assets.defs.evaluation.candidates import (
     checkpoint_key,
     read_comparison,
@@ -62,7 +62,7 @@ def evaluated_recipes(submission: Submission, unfinished: Set[Node]) -> list[Eva
     unfinished
         What this run did not bring up to date: what is recorded of it is older.
     """
-    store = ArtifactStore(settings().store)
+    store = open_store(settings().store, settings().home)
     with open_instance() as instance:
         return [
             _evaluated(store, node.key.recipe, artifact)
@@ -74,7 +74,7 @@ def evaluated_recipes(submission: Submission, unfinished: Set[Node]) -> list[Eva
 
 def measured_recipes(submission: Submission, unfinished: Set[Node]) -> list[MeasuredRecipe]:
     """Return what was found out about each recipe that was load-tested, as `evaluated_recipes`."""
-    store = ArtifactStore(settings().store)
+    store = open_store(settings().store, settings().home)
     with open_instance() as instance:
         return [
             _measured(node, artifact)
@@ -111,8 +111,8 @@ def _evaluated(store: ArtifactStore, recipe: str, evaluation: Artifact | None) -
         star.mean_recovery_low,
         star.mean_recovery_high,
         "; ".join(comparison.reasons),
-        None if key is None else str(store.folder(key)),
-        str(evaluation.path),
+        None if key is None else store.get(key).where,
+        evaluation.where,
     )
 
 
@@ -131,5 +131,5 @@ def _measured(node: Node, artifact: Artifact | None) -> MeasuredRecipe:
         high,
         outcome.gpus,
         outcome.reason,
-        str(artifact.path),
+        artifact.where,
     )

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import dagster as dg
 
 from optikit_assets import graph
+from optikit_assets.artifacts import Artifact, open_store
 from optikit_assets.artifacts.model_folder import check_model_folder
 from optikit_assets.artifacts.models import ModelRegistry
-from optikit_assets.artifacts.store import Artifact, ArtifactStore
 from optikit_assets.defs.partitions import MODEL_DIMENSION
 from optikit_assets.defs.recorded import Versions, artifact_of, recorded
 from optikit_assets.defs.source_versions import SourceVersions
@@ -161,7 +161,7 @@ def run_submission(
     if any(item.state != "fresh" for item in plan):
         for name in ("compress", "serve"):
             python_of(settings().envs_home, name)
-        ArtifactStore(settings().store).sweep_staging()
+        open_store(settings().store, settings().home).sweep_staging()
     report = run_plan(
         plan, width=width(executor.slots), log_folder=settings().logs / "driver", on_event=on_event
     )
@@ -176,7 +176,7 @@ def width(slots: int) -> int:
 
 def deployments(submission: Submission) -> dict[str, Artifact]:
     """Return the newest bundle of each SLO of the submission that has one."""
-    store = ArtifactStore(settings().store)
+    store = open_store(settings().store, settings().home)
     found = {}
     with open_instance() as instance:
         for slo in submission.slos:
@@ -247,7 +247,7 @@ def _versions(
 
 
 def _has_artifact(key: str) -> bool:
-    return ArtifactStore(settings().store).find_complete(key) is not None
+    return open_store(settings().store, settings().home).find_complete(key) is not None
 
 
 def _unless_published(versions: Versions, item: NodePlan) -> NodePlan:

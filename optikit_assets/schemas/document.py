@@ -20,16 +20,16 @@ class Readable(Protocol):
     """An artifact."""
 
     @property
-    def path(self) -> Path:
-        """Its folder."""
+    def where(self) -> str:
+        """Its place."""
+        ...
+
+    def has(self, name: str) -> bool:
+        """Return whether it has a file."""
         ...
 
     def read_json(self, name: str) -> Any:
         """Return the parsed content of a file."""
-        ...
-
-    def file(self, name: str) -> Path:
-        """Return where a file is."""
         ...
 
 
@@ -71,11 +71,11 @@ class Document(Generic[_T]):
 
     def read(self, artifact: Readable) -> _T:
         """Return the result that an artifact holds; raises as `load` does."""
-        return self.load(artifact.read_json(self.file), str(artifact.file(self.file)))
+        return self.load(artifact.read_json(self.file), f"{artifact.where}/{self.file}")
 
     def is_in(self, artifact: Readable) -> bool:
         """Whether an artifact holds such a result."""
-        return (artifact.path / self.file).exists()
+        return artifact.has(self.file)
 
     def write(self, draft: Writable, result: _T) -> None:
         """Put a result into an artifact."""

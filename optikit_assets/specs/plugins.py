@@ -22,10 +22,12 @@ PUBLISHERS = "optikit.publishers"
 FLOWS = "optikit.flows"
 EXECUTORS = "optikit.executors"
 ENGINES = "optikit.engines"
+STORES = "optikit.stores"
 
 BUILTIN_BACKENDS = ("autoround", "llmcompressor")
 BUILTIN_EXECUTORS = ("local",)
 BUILTIN_ENGINES = ("vllm",)
+BUILTIN_STORES = ("az", "file", "gs", "s3")
 DEFAULT_ENGINE = "vllm"
 BUILTIN_SAMPLERS = ("length_weighted", "random", "token_stratified")
 DEFAULT_FLOW = "quantize_and_tune"
@@ -46,6 +48,7 @@ _BUILTIN = {
     FLOWS: BUILTIN_FLOWS,
     EXECUTORS: BUILTIN_EXECUTORS,
     ENGINES: BUILTIN_ENGINES,
+    STORES: BUILTIN_STORES,
 }
 
 _T = TypeVar("_T")

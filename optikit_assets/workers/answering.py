@@ -6,6 +6,7 @@ from typing import Any
 
 from optikit_assets.engines import get_engine
 from optikit_assets.stateval import endpoint
+from optikit_assets.workers.inputs import local
 from optikit_assets.workers.messages import Candidate, EvaluateRequest
 
 Opened = tuple[AbstractContextManager[Any], dict[str, Any]]
@@ -31,6 +32,11 @@ def versions(request: EvaluateRequest) -> dict[str, str]:
     return endpoint.versions(engine.name, engine.distributions)
 
 
+def model_folder(request: EvaluateRequest, candidate: Candidate) -> str:
+    """Return the folder of a candidate's checkpoint on this machine, empty if it has none."""
+    return "" if candidate.model is None else str(local(request, candidate.model))
+
+
 def _in_this_process(
     request: EvaluateRequest, candidate: Candidate, mode: dict[str, str]
 ) -> Opened:
@@ -38,7 +44,7 @@ def _in_this_process(
     arguments = engine.offline.arguments(
         request.suite,
         request.engine,
-        candidate.model_path,
+        model_folder(request, candidate),
         seed=request.seed,
         trust_remote_code=request.trust_remote_code,
     )
@@ -54,7 +60,7 @@ def _in_this_process(
 def _running_server(request: EvaluateRequest, candidate: Candidate) -> Opened:
     base_url, chat = request.base_url or "", request.suite.apply_chat_template
     name = endpoint.served_model(base_url, request.endpoint_model)
-    tokenizer = endpoint.tokenizer_in(candidate.model_path)
+    tokenizer = endpoint.tokenizer_in(model_folder(request, candidate))
     opened = endpoint.endpoint_model(base_url, name, request.suite, tokenizer, seed=request.seed)
     served = {"backend": "endpoint", "base_url": base_url, "model": name, "chat": chat}
     return opened, {**served, "seed": request.seed}

@@ -12,8 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from optikit_assets.artifacts.store import ArtifactDraft, ArtifactStore
-from optikit_assets.artifacts.turns import turn
+from optikit_assets.artifacts import ArtifactDraft, ArtifactStore
 from optikit_assets.benchmarker import (
     append_requests,
     confirm_rate,
@@ -25,7 +24,7 @@ from optikit_assets.environments.variables import effective_variables
 from optikit_assets.errors import EndpointError, MachineError, ServerStartError
 from optikit_assets.schemas import BENCHMARK_FILE, CompletedBenchmark, ProbeResult
 from optikit_assets.workers.channel import Emit, worker_main
-from optikit_assets.workers.inputs import check_inputs
+from optikit_assets.workers.inputs import check_inputs, home, local, store_of
 from optikit_assets.workers.messages import BenchmarkRequest, BenchmarkWorkerResult, Record
 
 BENCHMARK = "benchmark"
@@ -39,13 +38,19 @@ _LIBRARIES = ("torch", "transformers", "compressed-tensors")
 _CURVES = ("arrivals_s", "completions_s")
 
 
-def unfinished_requests(store_root: str, artifact_key: str) -> Path:
+def unfinished_requests(home: Path, artifact_key: str) -> Path:
     """Return where the timelines of requests lie until the artifact is finished.
 
     They stay there, beside the server's log, if the benchmark breaks off.
+
+    Parameters
+    ----------
+    home
+        OPTIKIT_HOME of the node.
+    artifact_key
+        What they become part of.
     """
-    logs = Path(store_root).absolute().parent / "logs" / "servers"
-    return logs / f"{artifact_key[:16]}.{REQUESTS_FILE}"
+    return home / "logs" / "servers" / f"{artifact_key[:16]}.{REQUESTS_FILE}"
 
 
 def handle(
@@ -72,12 +77,12 @@ def handle(
         If the server does not come up.
     EndpointError
         If it dies or cannot be used. The server's log and the timelines of requests stay in
-        ``logs/servers`` beside the store; finished probes went to `emit`.
+        ``logs/servers`` below OPTIKIT_HOME; finished probes went to `emit`.
     MachineError
         If what the server's log says of its end is no fault of the configuration.
     """
-    store = ArtifactStore(Path(request.store_root))
-    with turn(store.root, request.artifact_key):
+    store = store_of(request)
+    with store.turn(request.artifact_key):
         if store.find(request.artifact_key) is None:
             _make(request, emit, store, python)
     return BenchmarkWorkerResult(artifact_key=request.artifact_key)
@@ -86,13 +91,13 @@ def handle(
 def _make(request: BenchmarkRequest, emit: Emit, store: ArtifactStore, python: Path | str) -> None:
     check_inputs(request)
     engine = get_engine(request.engine.name)
-    text = request.config or _config(request, engine)
+    model = local(request, request.model)
+    text = _config(request, engine, model)
     flags = engine.config_flags(text)
     with store.create(request.artifact_key, BENCHMARK) as draft:
         config = draft.file(engine.config_file)
         config.write_text(text, encoding="utf-8")
-        state = Path(request.store_root).absolute().parent
-        requests_file = unfinished_requests(request.store_root, request.artifact_key)
+        requests_file = unfinished_requests(home(), request.artifact_key)
         log_file = requests_file.with_name(f"{request.artifact_key[:16]}.log")
         # What an earlier attempt left is not ours.
         log_file.unlink(missing_ok=True)
@@ -103,7 +108,7 @@ def _make(request: BenchmarkRequest, emit: Emit, store: ArtifactStore, python: P
             config,
             log_file=log_file,
             python=python,
-            cache_dir=state / "cache" / "serving",
+            cache_dir=home() / "cache" / "serving",
             timeout_s=request.engine.start_timeout_s,
         )
         benchmark = _serve_and_measure(request, server, flags, draft, emit)
@@ -157,8 +162,9 @@ def _serve_and_measure(
 def _measure(
     request: BenchmarkRequest, server: EngineServer, gpus: int, draft: ArtifactDraft, emit: Emit
 ) -> CompletedBenchmark:
-    requests_file = unfinished_requests(request.store_root, request.artifact_key)
-    name = server.engine.request_name(request.model_path, request.served_model_name)
+    requests_file = unfinished_requests(home(), request.artifact_key)
+    model = str(local(request, request.model))
+    name = server.engine.request_name(model, request.served_model_name)
     if request.mode == "search":
         _progress(emit, "searching the highest rate")
         found = run_benchmark(
@@ -222,18 +228,18 @@ def confirmation(
     )
 
 
-def _config(request: BenchmarkRequest, engine: Engine) -> str:
+def _config(request: BenchmarkRequest, engine: Engine, model: Path) -> str:
+    if request.config is not None:
+        return request.config.replace(request.model.symbol, str(model))
     flags = engine.flags(
         request.engine,
         request.slo,
         request.flags,
         hardware=request.hardware,
-        facts=ModelFacts.read(Path(request.model_path)),
+        facts=ModelFacts.read(model),
         trust_remote_code=request.trust_remote_code,
     )
-    return engine.config_text(
-        flags, model=request.model_path, served_model_name=request.served_model_name
-    )
+    return engine.config_text(flags, model=str(model), served_model_name=request.served_model_name)
 
 
 def _announce(emit: Emit, probe: ProbeResult) -> None:

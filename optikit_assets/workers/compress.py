@@ -8,10 +8,8 @@ import os
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
-from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.artifacts.turns import turn
+from optikit_assets.artifacts import ArtifactStore
 from optikit_assets.errors import (
     CompressionError,
     EnvironmentMissingError,
@@ -26,9 +24,8 @@ from optikit_assets.optimizer.calibration import (
 )
 from optikit_assets.optimizer.contamination import check_contamination, read_items
 from optikit_assets.optimizer.plan import CompressionPlan, make_plan
-from optikit_assets.sources.references import is_hub_dataset
 from optikit_assets.workers.channel import Emit, worker_main
-from optikit_assets.workers.inputs import check_inputs
+from optikit_assets.workers.inputs import calibration_location, check_inputs, local, store_of
 from optikit_assets.workers.messages import (
     CompressRequest,
     CompressResult,
@@ -70,7 +67,7 @@ def handle(request: CompressRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
     Parameters
     ----------
     request
-        ``calibration_data`` is an absolute path or a hub reference (`resolve_calibration`).
+        What is to be made, of what.
     emit
         Receives ``trial_finished`` and ``trial_failed`` records.
     clock
@@ -96,11 +93,11 @@ def handle(request: CompressRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
             "package in the control and the compress environment"
         )
     # Before the first import of a library that reads them.
-    _set_environment(online=is_hub_dataset(request.calibration_data))
+    _set_environment(online=isinstance(request.calibration_data, str))
     backend = get_backend(request.recipe.backend)
     versions = backend.versions()
     check_inputs(request)
-    store = ArtifactStore(Path(request.store_root))
+    store = store_of(request)
     calibration, tokens = _load_rows(request)
     finished: dict[int, str] = {}
     failed: dict[int, str] = {}
@@ -110,7 +107,7 @@ def handle(request: CompressRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
         emit(Record(kind="progress", payload=progress))
         started_at = clock()
         try:
-            with turn(store.root, trial.artifact_key):
+            with store.turn(trial.artifact_key):
                 payload = _run_trial(request, trial, backend, store, calibration, tokens, versions)
         except Exception as error:
             raise_machine_fault(error)
@@ -152,7 +149,7 @@ def _run_trial(
     with store.create(trial.artifact_key, CHECKPOINT, _model_bytes(request)) as draft:
         plan = make_plan(
             request.recipe,
-            model_path=Path(request.model_path),
+            model_path=local(request, request.model),
             destination=draft.path,
             seed=trial.seed,
             calibration=calibration,
@@ -191,18 +188,19 @@ def _run_trial(
 
 def _load_rows(request: CompressRequest) -> tuple[CalibrationData | None, Tokens]:
     """Read and tokenize the calibration data once for all trials."""
-    if request.recipe.calibration is None:
+    if request.recipe.calibration is None or request.calibration_data is None:
         return None, []
     from optikit_assets.optimizer.backends.models import load_tokenizer, tokenize
 
-    tokenizer = load_tokenizer(Path(request.model_path), request.trust_remote_code)
+    tokenizer = load_tokenizer(local(request, request.model), request.trust_remote_code)
     render = None
     if getattr(tokenizer, "chat_template", None):
         render = lambda messages: tokenizer.apply_chat_template(messages, tokenize=False)  # noqa: E731
-    calibration = load_calibration(request.calibration_data, render_chat=render)
+    where = calibration_location(request, request.calibration_data)
+    calibration = load_calibration(where, render_chat=render)
     if request.evaluation_data is not None:
-        rows = load_texts(request.calibration_data)
-        check_contamination(rows, read_items(Path(request.evaluation_data)))
+        items = read_items(local(request, request.evaluation_data))
+        check_contamination(load_texts(where), items)
     # One token more than is kept shows which rows are cut.
     length = request.recipe.calibration.max_sequence_length + 1
     return calibration, tokenize(tokenizer, calibration.rows, length)
@@ -210,7 +208,7 @@ def _load_rows(request: CompressRequest) -> tuple[CalibrationData | None, Tokens
 
 def _model_bytes(request: CompressRequest) -> int:
     """Return the size of the uncompressed weights: no candidate is larger."""
-    return sum(f.stat().st_size for f in Path(request.model_path).glob("*.safetensors"))
+    return sum(f.stat().st_size for f in local(request, request.model).glob("*.safetensors"))
 
 
 def _set_environment(*, online: bool) -> None:

@@ -11,8 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from optikit_assets.artifacts.store import ArtifactStore
-from optikit_assets.artifacts.turns import turn
+from optikit_assets.artifacts import ArtifactStore
 from optikit_assets.errors import (
     EndpointError,
     EvaluationError,
@@ -26,9 +25,9 @@ from optikit_assets.stateval.harness import run_task
 from optikit_assets.stateval.judges import check_judges
 from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate, write_candidate
 from optikit_assets.stateval.tasks import load_tasks, needs_network, task_files
-from optikit_assets.workers.answering import Opened, answering, versions
+from optikit_assets.workers.answering import Opened, answering, model_folder, versions
 from optikit_assets.workers.channel import Emit, worker_main
-from optikit_assets.workers.inputs import check_inputs
+from optikit_assets.workers.inputs import calibration_location, check_inputs, local, store_of
 from optikit_assets.workers.messages import (
     Candidate,
     EvaluateRequest,
@@ -74,7 +73,7 @@ class LmEval:
         suite_tasks = load_tasks(request.suite, folder, files)
         check_judges(request.suite)
         if request.backend == "endpoint":
-            tokenizer = endpoint.tokenizer_in(request.candidates[0].model_path)
+            tokenizer = endpoint.tokenizer_in(model_folder(request, request.candidates[0]))
             chat = request.suite.apply_chat_template
             endpoint.check_endpoint_tasks(suite_tasks, chat=chat, tokenizer=tokenizer)
         return suite_tasks
@@ -145,7 +144,10 @@ def handle(
         where = {"called": "base_url", "kept": "with the scores", "variable": CREDENTIALS_VARIABLE}
         base_url = url_to_keep(request.base_url, **where)
         request = request.model_copy(update={"base_url": base_url})
-    folder = Path(request.task_folder) if request.task_folder else None
+    if request.judge is not None:
+        judged = {"judge_model": str(local(request, request.judge))}
+        request = request.model_copy(update={"suite": request.suite.model_copy(update=judged)})
+    folder = local(request, request.task_folder) if request.task_folder else None
     files = task_files(folder)
     online = needs_network(request.suite, files) or _asks_hub_for_judge(request)
     with answering(request) as opened:
@@ -162,7 +164,7 @@ def _evaluate_in_turn(
     files: TaskFiles,
     opened: Open,
 ) -> EvaluateResult:
-    store = ArtifactStore(Path(request.store_root))
+    store = store_of(request)
     suite_tasks: list[Any] = []
     contamination: dict[str, str] = {}
     finished: dict[int, str] = {}
@@ -180,7 +182,7 @@ def _evaluate_in_turn(
             suite_tasks = harness.load(request, folder, files)
             contamination = _check_calibration(request, suite_tasks)
         try:
-            with turn(store.root, candidate.artifact_key):
+            with store.turn(candidate.artifact_key):
                 # The baseline belongs to every recipe: another run may have made it meanwhile.
                 found = store.find(candidate.artifact_key)
                 reused = found is not None
@@ -189,7 +191,7 @@ def _evaluate_in_turn(
                     evaluated = harness.score(request, candidate, suite_tasks, opened)
                     _keep(request, candidate, evaluated, contamination, store, started_at, clock)
                     found = store.get(candidate.artifact_key)
-            payload = _payload(load_candidate(found.path, candidate.trial), found.manifest)
+            payload = _payload(load_candidate(found.folder(), candidate.trial), found.manifest)
         except EndpointError:
             raise
         except Exception as error:
@@ -222,7 +224,7 @@ def _keep(
         draft.manifest.update(
             suite=request.suite.name,
             suite_digest=request.suite.digest(),
-            model_path=candidate.model_path,
+            model=candidate.model and candidate.model.where,
             seed=request.seed,
             contamination=contamination,
             settings=settings,
@@ -241,7 +243,7 @@ def _check_calibration(request: EvaluateRequest, suite_tasks: list[Any]) -> dict
         return {}
     pairs = zip(suite_tasks, request.suite.tasks, strict=True)
     documents = {spec.title: list(task.eval_docs)[: spec.limit] for task, spec in pairs}
-    return check_tasks(request.calibration_data, documents)
+    return check_tasks(calibration_location(request, request.calibration_data), documents)
 
 
 def _payload(candidate: EvaluatedCandidate, manifest: dict[str, Any]) -> dict[str, Any]:

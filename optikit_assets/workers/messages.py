@@ -5,11 +5,12 @@ finished unit of work, so that nothing finished is lost when it dies. Results na
 which the documents are.
 """
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from optikit_assets.artifacts.pins import Pin
+from optikit_assets.artifacts.references import Reference
 from optikit_assets.engines import Hardware
 from optikit_assets.specs import EngineSpec, RecipeSpec, SloSpec, SuiteSpec
 from optikit_assets.specs.search_space import Scalar
@@ -31,12 +32,30 @@ def trial_title(trial: int) -> str:
 
 
 class Request(Message):
-    """What every request has; ``store_root`` is the folder of the artifact store."""
+    """What every request has.
 
-    store_root: str
-    pins: tuple[Pin, ...] = Field(
-        default=(), description="What is read by its path, with the digest that it has to have."
+    It names what is read by references, which mean the same on every node.
+    """
+
+    store: str = Field(description="URL of the artifact store.")
+    environment: str | None = Field(
+        default=None, description="Digest that the worker's environment has to have; unset: any."
     )
+
+    def inputs(self) -> tuple[Reference, ...]:
+        """Return everything that the result is made from, each once."""
+        return tuple(dict.fromkeys(_references_in(self)))
+
+
+def _references_in(value: object) -> Iterator[Reference]:
+    if isinstance(value, Reference):
+        yield value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _references_in(getattr(value, name))
+    elif isinstance(value, tuple):
+        for item in cast("tuple[object, ...]", value):
+            yield from _references_in(item)
 
 
 class Record(Message):
@@ -52,6 +71,10 @@ class Record(Message):
     payload: dict[str, Any] = Field(default_factory=dict)
 
 
+CalibrationSource = Reference | str
+"""A file with rows, or a data set of a hub at a commit."""
+
+
 class CompressTrial(Message):
     """One calibration trial: ``artifact_key`` is where its checkpoint goes in the store."""
 
@@ -63,11 +86,13 @@ class CompressTrial(Message):
 class CompressRequest(Request):
     """Make the given candidate checkpoints, one after the other, each its own artifact."""
 
-    model_path: str
+    model: Reference
     trust_remote_code: bool = False
     recipe: RecipeSpec
-    calibration_data: str
-    evaluation_data: str | None = Field(
+    calibration_data: CalibrationSource | None = Field(
+        default=None, description="Unset for a recipe that does not calibrate."
+    )
+    evaluation_data: Reference | None = Field(
         default=None, description="Folder with evaluation items that no calibration row may hold."
     )
     packages: dict[str, str] = Field(
@@ -77,6 +102,16 @@ class CompressRequest(Request):
         default_factory=dict, description="Who asks, for the manifests of the checkpoints."
     )
     trials: tuple[CompressTrial, ...]
+
+    @model_validator(mode="after")
+    def _has_rows(self) -> Self:
+        if self.recipe.calibration is not None and self.calibration_data is None:
+            raise ValueError(f"recipe {self.recipe.name} calibrates: calibration_data is needed")
+        return self
+
+    def inputs(self) -> tuple[Reference, ...]:
+        """Leave out the evaluation items: rows are compared with them, nothing is made of them."""
+        return tuple(item for item in super().inputs() if item != self.evaluation_data)
 
 
 class CompressResult(Message):
@@ -91,7 +126,7 @@ class Candidate(Message):
     """A checkpoint to evaluate; its scores become the artifact ``artifact_key``."""
 
     trial: int
-    model_path: str
+    model: Reference | None = Field(description="Unset: a server's, which needs no tokenizer here.")
     artifact_key: str
 
 
@@ -104,11 +139,14 @@ class EvaluateRequest(Request):
     """
 
     suite: SuiteSpec
-    task_folder: str | None = None
+    task_folder: Reference | None = None
+    judge: Reference | None = Field(
+        default=None, description="Folder of the suite's judge model, where it is no hub's."
+    )
     candidates: tuple[Candidate, ...]
     engine: EngineSpec
     trust_remote_code: bool = False
-    calibration_data: str | None = Field(
+    calibration_data: CalibrationSource | None = Field(
         default=None, description="What may hold no item of the suite; unset: nothing to compare."
     )
     seed: int = 1234
@@ -149,13 +187,15 @@ class BenchmarkRequest(Request):
     """
 
     artifact_key: str
-    model_path: str
+    model: Reference
     served_model_name: str
     engine: EngineSpec
     trust_remote_code: bool = False
     flags: dict[str, Scalar] = Field(default_factory=dict)
     config: str | None = Field(
-        default=None, description="Text of the engine's config file, instead of flags."
+        default=None,
+        description="Text of the engine's config file, instead of flags; the model's symbol in it "
+        "stands for the model's folder.",
     )
     hardware: Hardware = Field(
         description="Of the node that executes, as its lease names it: flags follow from it."

@@ -4,7 +4,7 @@ import errno
 import os
 from pathlib import Path
 
-from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.artifacts import open_store
 from optikit_assets.schemas import BENCHMARK_FILE
 from optikit_assets.workers.benchmark import BENCHMARK
 from optikit_assets.workers.channel import Emit, worker_main
@@ -17,7 +17,7 @@ def handle(request: BenchmarkRequest, emit: Emit) -> BenchmarkWorkerResult:
     if machine == "full disk":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     rate = 5.0 - abs(float(request.flags.get("max_num_seqs", 128)) - 32) / 100
-    with ArtifactStore(Path(request.store_root)).create(request.artifact_key, BENCHMARK) as draft:
+    with open_store(request.store, Path()).create(request.artifact_key, BENCHMARK) as draft:
         BENCHMARK_FILE.write(draft, benchmark(rate, seed=request.seed))
         draft.manifest.update(
             versions={}, server_start_s=1.0, flags={}, provenance=request.provenance

@@ -3,13 +3,12 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from optikit_assets.artifacts.store import Artifact, ArtifactStore
+from optikit_assets.artifacts import Artifact, ArtifactStore, open_store
 from optikit_assets.defs.evaluation.jobs import repeatability
 from optikit_assets.defs.recorded import recorded
 from optikit_assets.engines import Hardware
@@ -56,7 +55,7 @@ class Workers:
     def work(self, worker: str, request: Any, lease: Lease, on_record: Emit) -> Message:
         if worker == "evaluate":
             self.engines.append((request.engine.dtype, lease.devices))
-        store = ArtifactStore(Path(request.store_root))
+        store = open_store(request.store, settings().home)
         return (self.compress if worker == "compress" else self.evaluate)(request, store, on_record)
 
     def compress(self, request: Any, store: ArtifactStore, on_record: Any) -> CompressResult:
@@ -86,7 +85,7 @@ class Workers:
                 failed = {item.trial: "vLLM cannot load the checkpoint"}
                 return EvaluateResult(finished=finished, failed=failed, versions={})
             self.evaluated.append(item.artifact_key)
-            rows = Path(item.model_path) / "rows.json"
+            rows = store.local(item.model) / "rows.json"
             lost = self.lost_with[json.loads(rows.read_text())] if rows.exists() else 0
             scores = [0.0] * lost + [1.0] * (ITEMS - lost)
             with store.create(item.artifact_key, "evaluation") as draft:
@@ -110,7 +109,7 @@ def artifact_of(node: Node) -> Artifact:
     with open_instance() as instance:
         known = recorded(instance, node)
     assert known is not None
-    return ArtifactStore(settings().store).get(known.version)
+    return open_store(settings().store, settings().home).get(known.version)
 
 
 def recorded_metadata(node: Node) -> Mapping[str, Any]:

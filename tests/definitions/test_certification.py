@@ -2,12 +2,11 @@
 
 import dataclasses
 import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.artifacts import ArtifactStore, open_store
 from optikit_assets.engines import Hardware
 from optikit_assets.errors import StageError, StorageError
 from optikit_assets.execution import Lease
@@ -52,7 +51,7 @@ class Checkpoints(Workers):
         for trial in request.trials:
             with store.create(trial.artifact_key, "checkpoint") as draft:
                 draft.write_json("rows.json", 256)
-                shutil.copy(Path(request.model_path) / "config.json", draft.path)
+                shutil.copy(store.local(request.model) / "config.json", draft.path)
             payload = {**trial.model_dump(), "row_numbers": [trial.trial]}
             on_record(
                 Record(
@@ -83,12 +82,13 @@ class Machine:
     def work(self, worker: str, request: Any, lease: Lease, emit: Emit) -> Message:
         if worker != "benchmark":
             return self.candidates.work(worker, request, lease, emit)
-        arm = "baseline" if "weights" in request.model_path else "int_w8a8"
+        arm = "baseline" if "weights" in request.model.where else "int_w8a8"
         if request.config is not None:
             if self.stop_after == len(self.certified):
                 raise StorageError("stopped")
             self.asked.append((arm, request))
-            self.configs[arm] = request.config
+            place = open_store(request.store, settings().home).local(request.model)
+            self.configs[arm] = request.config.replace(request.model.symbol, str(place))
             if arm in self.fails:
                 raise self.fails[arm]
         return self.serve(request, self.factor if arm == "int_w8a8" else 1.0)
@@ -119,7 +119,7 @@ class Machine:
             "provenance": request.provenance,
             "hardware": dataclasses.asdict(self.node),
         }
-        with ArtifactStore(Path(request.store_root)).create(
+        with open_store(request.store, settings().home).create(
             request.artifact_key, "benchmark"
         ) as draft:
             BENCHMARK_FILE.write(draft, outcome)
@@ -160,7 +160,7 @@ def test_a_faster_recipe_ships_with_its_interval_and_the_text_it_was_measured_wi
     assert "dtype: float32" not in machine.configs["int_w8a8"]
     gain = found["gain"]
     assert 1.0 < gain["low"] < gain["estimate"] < gain["high"]
-    bundle = artifact_of(DEPLOYABLE).path
+    bundle = artifact_of(DEPLOYABLE).folder()
     assert (bundle / "vllm.yaml").read_text() == machine.configs["int_w8a8"]
     # All arms of a round see the same arrivals.
     searches = [(arm, r.seed) for arm, r in machine.asked if r.mode == "search"]

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from optikit_assets.artifacts import LocalStore, Reference
 from optikit_assets.artifacts.models import ModelRegistry
-from optikit_assets.artifacts.pins import Pin
-from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.environments.installed import installed
+from optikit_assets.environments.layout import environment_path
 from optikit_assets.errors import ChangedInputError, StageError
 from optikit_assets.headless.materialize import materialize_node
 from optikit_assets.settings import REPOSITORY, settings
-from optikit_assets.specs import Catalog, EngineSpec, SloSpec
+from optikit_assets.specs import Catalog, EngineSpec, SloSpec, digest
 from optikit_assets.workers.benchmark import handle
 from optikit_assets.workers.messages import BenchmarkRequest, Record
 from tests.definitions.test_candidates import BASE, QUANTIZED, SCORES, work
@@ -92,10 +93,15 @@ def test_a_worker_is_told_what_its_inputs_were(
     model = ModelRegistry(settings().home, REPOSITORY, Catalog.load(settings().recipes)).describe(
         real.root / "weights" / "1"
     )
-    pins = [{pin.what: pin for pin in request.pins} for request in asked]
-    assert set(pins[0]) == {f"model {MODEL}", "the compress environment", "calibration data"}
-    assert set(pins[1]) == {f"model {MODEL}", "the serve environment", "task files of quick"}
-    assert pins[0][f"model {MODEL}"].sha256 == model.digest
+    inputs = [{item.what: item for item in request.inputs()} for request in asked]
+    assert set(inputs[0]) == {f"model {MODEL}", "calibration data"}
+    checkpoints = {name for name in inputs[1] if name.startswith("checkpoint ")}
+    sources = {f"model {MODEL}", "calibration data", "task files of quick"}
+    assert set(inputs[1]) == sources | checkpoints
+    assert inputs[0][f"model {MODEL}"].sha256 == model.digest
+    for request, environment in zip(asked, ("compress", "serve"), strict=True):
+        folder = environment_path(settings().envs_home, environment)
+        assert request.environment == digest(installed(folder))
 
 
 def test_a_model_that_changes_while_it_is_served_gives_no_result(
@@ -103,18 +109,15 @@ def test_a_model_that_changes_while_it_is_served_gives_no_result(
 ) -> None:
     folder = tmp_path / "weights"
     write_model(folder, fill=1)
-    digest = ModelRegistry(home, REPOSITORY, Catalog(tmp_path)).describe(folder).digest
-    pin = Pin(path=str(folder), sha256=digest, what=f"model {MODEL}", kind="model")
     request = BenchmarkRequest(
-        store_root=str(home / "artifacts"),
+        store=(home / "artifacts").as_uri(),
         artifact_key="b" * 64,
-        model_path=str(folder),
+        model=Reference.to(folder, "model", f"model {MODEL}"),
         served_model_name=MODEL,
         engine=EngineSpec(),
         hardware=HARDWARE,
         slo=SLO,
         seed=1,
-        pins=(pin,),
     )
     python = install(tmp_path / "serve" / "python", MODEL, 10_000)
 
@@ -124,7 +127,7 @@ def test_a_model_that_changes_while_it_is_served_gives_no_result(
 
     with pytest.raises(ChangedInputError, match=r"model tiny@1 .* changed while it was used"):
         handle(request, emit, python=python)
-    assert list(ArtifactStore(home / "artifacts").all()) == []
+    assert list(LocalStore(home / "artifacts").all()) == []
     # Changed before it began, it is not even served.
     with pytest.raises(ChangedInputError):
         handle(request, lambda record: pytest.fail(f"{record.kind} came"), python=python)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from optikit_assets import graph
-from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.artifacts import ArtifactStore, LocalStore, open_store
 from optikit_assets.errors import StageError
 from optikit_assets.graph import Node
 from optikit_assets.headless.materialize import materialize_node, open_instance
@@ -62,7 +62,7 @@ def damage_q_star() -> str:
     scores = artifact_of(SCORES)
     q_star = scores.read_json("comparison.json")["q_star"]
     key = scores.read_json("checkpoints.json")[str(q_star)]
-    file = ArtifactStore(settings().store).get(key).file("weights")
+    file = open_store(settings().store, settings().home).get(key).file("weights")
     before = file.stat()
     file.write_text(file.read_text().replace("st", "ts"))
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -88,7 +88,7 @@ def test_a_damaged_checkpoint_is_not_measured_and_the_next_run_makes_it_anew(
     key = damage_q_star()
     with pytest.raises(StageError, match=r"was damaged \(weights: .* run again, it is made anew"):
         materialize_node(SWEEP)
-    (aside,) = ArtifactStore(settings().store).quarantined()
+    (aside,) = open_store(settings().store, settings().home).quarantined()
     assert aside.key == key
     assert not_fresh(real) == {"quantized_model": GONE, "eval_scores": GONE}
 
@@ -115,14 +115,17 @@ def test_a_checkpoint_that_was_made_anew_with_another_content_is_evaluated_anew(
     evaluated = len(workers.evaluated)
     assert materialize_node(SCORES) == "ok"
     assert len(workers.evaluated) == evaluated + 1
-    assert artifact_of(SCORES).references[key] == ArtifactStore(settings().store).get(key).digest
+    assert (
+        artifact_of(SCORES).references[key]
+        == open_store(settings().store, settings().home).get(key).digest
+    )
     assert not_fresh(real) == {}
 
 
 def test_a_damaged_checkpoint_is_not_evaluated(real: World, workers: NoisyWorkers) -> None:
-    ArtifactStore(settings().store).remove(artifact_of(SCORES).key)
+    open_store(settings().store, settings().home).remove(artifact_of(SCORES).key)
     key = artifact_of(QUANTIZED).read_json("quantization.json")["finished"][0]["artifact_key"]
-    (ArtifactStore(settings().store).folder(key) / "weights").write_text('"wrong"\n')
+    (LocalStore(settings().home / "artifacts").folder(key) / "weights").write_text('"wrong"\n')
     with pytest.raises(StageError, match="was damaged"):
         materialize_node(SCORES)
     assert len(workers.evaluated) == 3
@@ -140,12 +143,13 @@ def bundle(real: World, workers: NoisyWorkers) -> Path:
     q_star = scores.read_json("checkpoints.json")[
         str(scores.read_json("comparison.json")["q_star"])
     ]
-    store = ArtifactStore(settings().store)
+    store = open_store(settings().store, settings().home)
     with store.create(key, graph.DEPLOYABLE_CONFIG) as draft:
         DEPLOYMENT_FILE.write(draft, samples.deployment())
         draft.file("vllm.yaml").write_text("model: here\n")
+        draft.file("report.html").touch()
         draft.references[q_star] = store.get(q_star).digest
-    return store.folder(key)
+    return store.get(key).folder()
 
 
 def link() -> Path:

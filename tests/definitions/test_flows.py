@@ -161,7 +161,7 @@ def test_what_there_is_is_certified_and_tuning_is_not_asked_for_until_it_is(
         "quantization_and_tuning": "not_asked",
     }
     assert set(machine.certified) == set(TWO)
-    report = (artifact_of(DEPLOYABLE).path / "report.html").read_text()
+    report = (artifact_of(DEPLOYABLE).folder() / "report.html").read_text()
     assert "Tuning only" in report
     assert state_of(real, DEPLOYABLE) == ("fresh", "")
     study = Node.of("tuned_config", f"{MODEL}|baseline@demo")
@@ -185,7 +185,7 @@ def test_a_decision_whose_bundle_is_not_what_is_published_runs_again(
     machine.asked.clear()
     assert materialize_node(DEPLOYABLE) == "feasible"
     assert machine.asked == []
-    assert link.resolve() == artifact_of(DEPLOYABLE).path
+    assert link.resolve() == artifact_of(DEPLOYABLE).folder()
     assert state_of(real, DEPLOYABLE) == ("fresh", "")
 
 

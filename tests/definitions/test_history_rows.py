@@ -3,13 +3,12 @@
 import dataclasses
 import shutil
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from optikit_assets.artifacts import ArtifactStore, open_store
 from optikit_assets.artifacts.manifest import write_manifest
-from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.benchmarker import RequestRecord
 from optikit_assets.benchmarker.records import append_requests
 from optikit_assets.errors import StageError, StorageError
@@ -102,7 +101,7 @@ class Stages(Workers):
         if self.fails:
             self.fails -= 1
             raise StageError("the server did not start")
-        self.benchmark(request, ArtifactStore(Path(request.store_root)))
+        self.benchmark(request, open_store(request.store, settings().home))
         self.die_in(worker)
         return BenchmarkWorkerResult(artifact_key=request.artifact_key)
 
@@ -262,7 +261,7 @@ def test_rows_that_a_full_disk_refused_are_appended_by_the_next_run_as_the_first
 
 def test_a_result_that_is_made_anew_has_its_own_rows(stages: Stages) -> None:
     make([*SERVED, SWEEP])
-    store = ArtifactStore(settings().store)
+    store = open_store(settings().store, settings().home)
     assert store.remove(artifact_of(SWEEP).key)
     assert materialize_node(SWEEP) == "feasible"
     assert {row["run_id"] for row in ask("SELECT run_id FROM sweeps")} == {run_ids()[-1]}
@@ -325,7 +324,7 @@ def test_what_keeps_no_provenance_has_the_rows_it_had(stages: Stages) -> None:
     before = rows()
     made = artifact_of(SWEEP)
     notes = {key: note for key, note in made.manifest.items() if key != "provenance"}
-    write_manifest(made.path, made.key, made.kind, notes, made.references)
+    write_manifest(made.folder(), made.key, made.kind, notes, made.references)
     shutil.rmtree(settings().history / "private" / "appended")
     assert materialize_node(SWEEP) == "feasible"
     assert rows() == before
@@ -333,7 +332,7 @@ def test_what_keeps_no_provenance_has_the_rows_it_had(stages: Stages) -> None:
 
 def test_scores_that_are_gone_keep_no_stage_from_its_end(stages: Stages) -> None:
     make(SCORED)
-    store = ArtifactStore(settings().store)
+    store = open_store(settings().store, settings().home)
     for key in artifact_of(SCORES).read_json("sources.json")["evaluations"].values():
         store.remove(key)
     shutil.rmtree(settings().history)

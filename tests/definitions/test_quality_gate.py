@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from optikit_assets import graph
-from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.artifacts import open_store
 from optikit_assets.defs.evaluation.candidates import CHECKPOINTS_FILE
 from optikit_assets.defs.evaluation.checks import (
     GATE,
@@ -141,7 +141,7 @@ def test_a_run_records_its_checks_for_its_own_partition(
     with open_instance() as instance:
         world.instance = instance
         key = world.versions().actual(node)[0]
-    store = ArtifactStore(settings().store)
+    store = open_store(settings().store, settings().home)
     with store.create(key, graph.EVAL_SCORES) as draft:
         COMPARISON_FILE.write(draft, compared(0, 90, 0))
         draft.write_json(CHECKPOINTS_FILE, {"1": None})

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.artifacts import open_store
 from optikit_assets.graph import BASE_MODEL, DEPLOYABLE_CONFIG, PIPELINE, Node, get_flow
 from optikit_assets.headless.optimize import status
 from optikit_assets.publishing import Bundle, get_publisher
@@ -21,7 +21,7 @@ def ran(world: World, nodes: Iterable[Node]) -> None:
     """Record a run of each node, keep an artifact for it, and publish a decision."""
     nodes = list(nodes)
     world.materialize(nodes)
-    store = ArtifactStore(settings().store)
+    store = open_store(settings().store, settings().home)
     versions = world.versions()
     for node in nodes:
         known = versions.recorded(node)
@@ -30,7 +30,7 @@ def ran(world: World, nodes: Iterable[Node]) -> None:
             with store.create(known.version, node.asset) as draft:
                 draft.write_json("result.json", {})
         if node.asset == DEPLOYABLE_CONFIG:
-            bundle = Bundle(known.version, store.get(known.version).path)
+            bundle = Bundle(known.version, store.get(known.version).folder())
             publisher = get_publisher(settings().publisher, settings().home)
             publisher.publish(bundle, node.key.model, node.key.slo)
 

@@ -4,12 +4,11 @@ import multiprocessing
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.artifacts import LocalStore
 from optikit_assets.execution import Lease
 from optikit_assets.execution.testing import InProcessExecutor
 from optikit_assets.graph import Node
@@ -64,7 +63,7 @@ def test_the_second_run_of_a_sweep_and_of_a_study_finds_what_the_first_measured(
     ledger = real.root / "measured"
     benchmark = stages.benchmark
 
-    def slow(request: Any, store: ArtifactStore) -> None:
+    def slow(request: Any, store: LocalStore) -> None:
         with ledger.open("a") as out:
             out.write(f"{request.artifact_key}\n")
         time.sleep(1.0)
@@ -86,4 +85,4 @@ def test_the_second_run_of_a_sweep_and_of_a_study_finds_what_the_first_measured(
         {"asset": "benchmark_sweep", "runs": 2, "found": 1},
         {"asset": "tuned_config", "runs": 2, "found": 1},
     ]
-    assert list(Path(settings().store, "turns").iterdir()) == []
+    assert list((settings().home / "artifacts" / "turns").iterdir()) == []

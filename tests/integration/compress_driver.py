@@ -102,7 +102,7 @@ def run(job_file: Path) -> None:
             "records": [record.model_dump(mode="json") for record in records],
             "result": result.model_dump(mode="json"),
             "similarity": {
-                str(trial): similarity(Path(request.model_path), checkpoint(request, key))
+                str(trial): similarity(Path(request.model.where), checkpoint(request, key))
                 for trial, key in result.finished.items()
             },
         }
@@ -134,9 +134,9 @@ def scaled() -> dict[str, list[str]]:
 
 
 def checkpoint(request: Any, key: str) -> Path:
-    from optikit_assets.artifacts.store import ArtifactStore
+    from optikit_assets.artifacts import open_store
 
-    return ArtifactStore(Path(request.store_root)).get(key).path
+    return open_store(request.store, Path()).get(key).folder()
 
 
 def similarity(original: Path, compressed: Path) -> float:

@@ -12,6 +12,7 @@ from dagster_pipes import encode_param
 
 from optikit_assets.settings import Settings
 from optikit_assets.specs import SuiteSpec, load_spec
+from tests.references import as_json
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "demo" / "models" / "demo-llama" / "1"
@@ -124,11 +125,11 @@ def demo_suite(limit: int = LIMIT) -> SuiteSpec:
 
 def request(store: Path, suite: SuiteSpec, models: dict[int, Path], **more: Any) -> dict[str, Any]:
     return {
-        "store_root": str(store),
+        "store": store.as_uri(),
         "suite": suite.model_dump(mode="json"),
-        "task_folder": str(SUITE_FILE.with_suffix("")),
+        "task_folder": as_json(SUITE_FILE.with_suffix("")),
         "candidates": [
-            {"trial": t, "model_path": str(path), "artifact_key": artifact_key(store, t)}
+            {"trial": t, "model": as_json(path), "artifact_key": artifact_key(store, t)}
             for t, path in models.items()
         ],
         "engine": {"dtype": "bfloat16", "flags": {"enforce_eager": True}},

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from dagster_pipes import encode_param
 
-from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.artifacts import LocalStore
 from optikit_assets.optimizer.families import SMOOTHED
+from tests.references import as_json
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -82,7 +83,7 @@ class Run:
     """What the driver emitted and returned, by scenario."""
 
     def __init__(self, store: Path, job: dict[str, Any], answers: dict[str, Any]) -> None:
-        self.store, self.job, self.answers = ArtifactStore(store), job, answers
+        self.store, self.job, self.answers = LocalStore(store), job, answers
         self.scaled: dict[str, list[str]] = answers.pop("scaled")
 
     def records(self, scenario: str, kind: str) -> list[dict[str, Any]]:
@@ -90,7 +91,7 @@ class Run:
         return [record["payload"] for record in records if record["kind"] == kind]
 
     def checkpoint(self, scenario: str, trial: int = 0) -> Path:
-        return self.store.get(self.answers[scenario]["result"]["finished"][str(trial)]).path
+        return self.store.get(self.answers[scenario]["result"]["finished"][str(trial)]).folder()
 
 
 def request(
@@ -115,10 +116,10 @@ def request(
     if modifiers is MIXED:
         recipe["mixed_precision"] = {"scheme": "W8A8", "share": 0.3}
     return {
-        "store_root": str(store),
-        "model_path": str(model),
+        "store": store.as_uri(),
+        "model": as_json(model),
         "recipe": recipe,
-        "calibration_data": str(calibration),
+        "calibration_data": as_json(calibration),
         "trials": [
             {"trial": trial, "seed": seed, "artifact_key": artifact_key(scenario, trial)}
             for trial, seed in enumerate(seeds)
@@ -196,7 +197,7 @@ def test_checkpoints_are_complete_and_compressed(ran: Run, models: Path, scenari
     types = {entry["dtype"] for name, entry in header(checkpoint).items() if name != "__metadata__"}
     expected = {"w8a8": "I8", "fp8": "F8_E4M3", "w4a16": "I32", "awq": "I32"}
     assert expected[scenario.rsplit("_", 1)[-1]] in types
-    original = Path(ran.job[scenario]["request"]["model_path"])
+    original = Path(ran.job[scenario]["request"]["model"]["where"])
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (checkpoint / name).read_bytes() == (original / name).read_bytes()
     assert not list(checkpoint.rglob("*.bin"))
@@ -212,7 +213,7 @@ def test_checkpoints_still_compute_what_the_model_computes(ran: Run, scenario: s
 @pytest.mark.parametrize("scenario", ALL)
 def test_routers_and_output_layers_keep_their_weights(ran: Run, scenario: str) -> None:
     tensors = header(ran.checkpoint(scenario))
-    original = header(Path(ran.job[scenario]["request"]["model_path"]))
+    original = header(Path(ran.job[scenario]["request"]["model"]["where"]))
     kept = [name for name in tensors if name.endswith(("lm_head.weight", "mlp.gate.weight"))]
     assert all(tensors[name]["dtype"] == original[name]["dtype"] for name in kept)
 
@@ -319,7 +320,7 @@ def test_records_and_manifest_say_how_the_checkpoint_came_about(ran: Run) -> Non
     (record, *_) = ran.records("llama_w8a8", "trial_finished")
     artifact = ran.store.get(record["artifact_key"])
     assert record["bytes"] == sum(
-        f.stat().st_size for f in artifact.path.rglob("*") if f.name != "manifest.json"
+        f.stat().st_size for f in artifact.folder().rglob("*") if f.name != "manifest.json"
     )
     assert record["rows"] == SAMPLES == len(set(record["row_numbers"]))
     assert record["seconds"] > 0
@@ -424,7 +425,7 @@ def test_calibration_rows_that_hold_an_evaluation_item_stop_the_request(
     (tmp_path / "suite").mkdir()
     (tmp_path / "suite" / "items.jsonl").write_text(json.dumps({"prompt": item.upper()}) + "\n")
     payload = request("held", models / "llama", W8A8, calibration, tmp_path / "store")
-    payload["evaluation_data"] = str(tmp_path / "suite")
+    payload["evaluation_data"] = as_json(tmp_path / "suite")
     done = in_compress_environment(
         "-m", "optikit_assets.workers.compress", **pipes_environment(tmp_path, payload)
     )

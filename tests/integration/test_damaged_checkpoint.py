@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from optikit_assets import graph
+from optikit_assets.artifacts import open_store
 from optikit_assets.artifacts.manifest import write_manifest
 from optikit_assets.artifacts.models import ModelRegistry
-from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.defs.recorded import Versions
 from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.engines import detect
@@ -91,16 +91,16 @@ def key_of(node: Node) -> str:
 
 
 def test_a_damaged_checkpoint_is_refused(recipes: Path) -> None:
-    store = ArtifactStore(settings().store)
+    store = open_store(settings().store, settings().home)
     quantized = Node.of(graph.QUANTIZED_MODEL, f"{MODEL}|int_w8a8")
     assert materialize_node(Node.of(graph.BASE_MODEL, MODEL)) == "ok"
     assert materialize_node(quantized) == "ok"
     assert materialize_node(Node.of(graph.QUANTIZED_MODEL, f"{MODEL}|baseline")) == "ok"
     (trial,) = store.get(key_of(quantized)).read_json("quantization.json")["finished"]
     made = store.get(trial["artifact_key"])
-    multiply(made.path / "model.safetensors", SCALE, 16)
+    multiply(made.folder() / "model.safetensors", SCALE, 16)
     # Damaged in its making: the store keeps what it was given.
-    write_manifest(made.path, made.key, made.kind, made.manifest, made.references)
+    write_manifest(made.folder(), made.key, made.kind, made.manifest, made.references)
 
     for recipe in ("int_w8a8", "baseline"):
         assert materialize_node(Node.of(graph.EVAL_SCORES, f"{MODEL}|{recipe}")) == "ok"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.artifacts import LocalStore
 from optikit_assets.specs import SuiteSpec
 from optikit_assets.stateval.comparison import compare
 from optikit_assets.stateval.scores import load_candidate
@@ -25,6 +25,7 @@ from tests.integration.evaluate_driver import (
     request,
 )
 from tests.integration.test_task_resources import make_resource
+from tests.references import as_json
 from tests.servers.replies import replying
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -53,7 +54,7 @@ def test_every_candidate_is_scored_on_every_task(evaluated: tuple[Path, Outcome]
         assert all(score["n"] == LIMIT for score in record["scores"].values())
         assert record["started_at"] < record["ended_at"]
         assert record["seconds"] > 0
-    manifest = ArtifactStore(store).get(artifact_key(store, 0)).manifest
+    manifest = LocalStore(store).get(artifact_key(store, 0)).manifest
     assert manifest["versions"]["lm-eval"]
     assert manifest["settings"]["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
 
@@ -67,7 +68,7 @@ def test_broken_candidate_is_reported_and_none_is_begun_after_it(
     assert "vLLM cannot load the checkpoint" in failure["reason"]
     assert outcome.only("result")["failed"] == {"2": failure["reason"]}
     assert len(outcome.records("progress")) == 3
-    assert [ArtifactStore(store).find(artifact_key(store, trial)) for trial in (2, 3)] == [None] * 2
+    assert [LocalStore(store).find(artifact_key(store, trial)) for trial in (2, 3)] == [None] * 2
 
 
 def test_same_model_gives_the_same_items_and_recovery_one(
@@ -75,7 +76,7 @@ def test_same_model_gives_the_same_items_and_recovery_one(
 ) -> None:
     store, _ = evaluated
     first, second = (
-        load_candidate(ArtifactStore(store).get(artifact_key(store, trial)).path, trial)
+        load_candidate(LocalStore(store).get(artifact_key(store, trial)).folder(), trial)
         for trial in (0, 1)
     )
     answers = [[item.response for task in c.tasks for item in task.items] for c in (first, second)]
@@ -135,7 +136,7 @@ def test_item_without_a_needed_field_is_refused_before_a_model_is_loaded(tmp_pat
         {"name": "s", "tasks": [{"task": "mine", "metrics": ["exact_match,none"]}]}
     )
     wanted = request(tmp_path / "store", suite, {0: tmp_path / "nothing"})
-    outcome = evaluate(tmp_path, wanted | {"task_folder": str(tasks)})
+    outcome = evaluate(tmp_path, wanted | {"task_folder": as_json(tasks)})
     assert outcome.returncode == 1
     message = outcome.only("error")["message"]
     assert "task 'mine'" in message
@@ -334,7 +335,7 @@ def test_data_of_the_papers_three_shapes_are_scored_through_an_endpoint(
     )
     wanted = request(
         tmp_path / "store", suite, {0: MODEL}, backend="endpoint", base_url=endpoint,
-        endpoint_model="served", task_folder=str(tasks),
+        endpoint_model="served", task_folder=as_json(tasks),
     )  # fmt: skip
     outcome = evaluate(tmp_path, wanted)
     assert outcome.only("result")["failed"] == {}, outcome.log
@@ -344,7 +345,7 @@ def test_data_of_the_papers_three_shapes_are_scored_through_an_endpoint(
     assert scores["following"] == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert scores["refusing"] == 0.5
     assert 0 < scores["sums"] <= 1
-    store = ArtifactStore(tmp_path / "store")
-    found = load_candidate(store.get(artifact_key(tmp_path / "store", 0)).path, 0)
+    store = LocalStore(tmp_path / "store")
+    found = load_candidate(store.get(artifact_key(tmp_path / "store", 0)).folder(), 0)
     assert found.settings["chat"] is chat
     assert found.settings["model"] == "served"

@@ -8,6 +8,7 @@ import pytest
 
 from optikit_assets.specs import SuiteSpec
 from tests.integration.evaluate_driver import evaluate, exact_match_task, request
+from tests.references import as_json
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -59,7 +60,8 @@ def test_items_outside_the_task_folder_are_looked_for_before_a_model_is_loaded(
     )
     wanted = request(
         tmp_path / "store", suite, {0: tmp_path / "nothing"}, backend="endpoint",
-        base_url="http://127.0.0.1:9/v1", task_folder=str(tasks), calibration_data=str(rows),
+        base_url="http://127.0.0.1:9/v1", task_folder=as_json(tasks),
+        calibration_data=as_json(rows),
     )  # fmt: skip
     error = evaluate(tmp_path, wanted).only("error")
     assert error["error_class"] == error_class

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.artifacts import LocalStore
 from optikit_assets.settings import settings
 from tests.integration.test_recipes import MODEL, ROOT, artifact_key, header
+from tests.references import as_json
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -90,10 +91,10 @@ def test_its_backend_makes_a_checkpoint_and_its_sampler_draws(site: Path, tmp_pa
     job = {
         name: {
             "request": {
-                "store_root": str(tmp_path / "store"),
-                "model_path": str(MODEL),
+                "store": (tmp_path / "store").as_uri(),
+                "model": as_json(MODEL),
                 "recipe": recipe,
-                "calibration_data": str(ROOT / "demo" / "calibration.jsonl"),
+                "calibration_data": as_json(ROOT / "demo" / "calibration.jsonl"),
                 "packages": {packages[name]: "optikit-example==1.0.0"},
                 "trials": [{"trial": 0, "seed": 7, "artifact_key": artifact_key(name)}],
             }
@@ -109,8 +110,8 @@ def test_its_backend_makes_a_checkpoint_and_its_sampler_draws(site: Path, tmp_pa
     for name in recipes:
         assert answers[name]["result"]["failed"] == {}
         assert answers[name]["similarity"]["0"] > 0.95
-    pruned = ArtifactStore(tmp_path / "store").get(artifact_key("magnitude_10"))
-    assert header(pruned.path).keys() == header(MODEL).keys()
+    pruned = LocalStore(tmp_path / "store").get(artifact_key("magnitude_10"))
+    assert header(pruned.folder()).keys() == header(MODEL).keys()
     assert pruned.manifest["versions"]["optikit-example"] == "1.0.0"
     drawn = answers["longest"]["records"][-1]["payload"]["row_numbers"]
     lines = (ROOT / "demo" / "calibration.jsonl").read_text().splitlines()

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.artifacts import LocalStore
 from optikit_assets.settings import settings
 from optikit_assets.specs import RecipeSpec, load_spec
+from tests.references import as_json
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -43,10 +44,10 @@ def request(name: str, store: Path) -> dict[str, Any]:
     if recipe["backend"] == "autoround":
         recipe["modifiers"][0]["iters"] = 8
     return {
-        "store_root": str(store),
-        "model_path": str(MODEL),
+        "store": store.as_uri(),
+        "model": as_json(MODEL),
         "recipe": recipe,
-        "calibration_data": str(ROOT / "demo" / "calibration.jsonl"),
+        "calibration_data": as_json(ROOT / "demo" / "calibration.jsonl"),
         "trials": [
             {"trial": trial, "seed": 7, "artifact_key": artifact_key(name, trial)}
             for trial in range(recipe["trials"])
@@ -58,10 +59,10 @@ class Made:
     """Checkpoints and records by recipe."""
 
     def __init__(self, store: Path, answers: dict[str, Any]) -> None:
-        self.store, self.answers = ArtifactStore(store), answers
+        self.store, self.answers = LocalStore(store), answers
 
     def checkpoint(self, name: str, trial: int = 0) -> Path:
-        return self.store.get(self.answers[name]["result"]["finished"][str(trial)]).path
+        return self.store.get(self.answers[name]["result"]["finished"][str(trial)]).folder()
 
     def quantization(self, name: str) -> dict[str, Any]:
         return json.loads((self.checkpoint(name) / "config.json").read_text()).get(

@@ -16,6 +16,7 @@ from tests.integration.evaluate_driver import (
     request,
     run_in_serve,
 )
+from tests.references import as_json
 from tests.servers.replies import replying
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -241,7 +242,7 @@ def evaluated(tmp_path: Path, folder: Path, base_url: str) -> Any:
     suite = SuiteSpec.model_validate({"name": "s", "apply_chat_template": True, "tasks": [task]})
     wanted = request(
         tmp_path / "store", suite, {0: MODEL}, backend="endpoint", base_url=base_url,
-        task_folder=str(folder),
+        task_folder=as_json(folder),
     )  # fmt: skip
     return evaluate(tmp_path, wanted)
 

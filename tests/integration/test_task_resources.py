@@ -8,6 +8,7 @@ import pytest
 from optikit_assets.specs import SuiteSpec
 from optikit_assets.stateval.task_resources import NLTK_DATA
 from tests.integration.evaluate_driver import evaluate, request, run_in_serve
+from tests.references import as_json
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -108,7 +109,7 @@ def test_a_worker_without_ifevals_data_asks_for_no_model(
     )
     wanted = request(
         tmp_path / "store", suite, {0: tmp_path / "nothing"}, backend="endpoint",
-        base_url="http://127.0.0.1:9/v1", task_folder=str(tasks),
+        base_url="http://127.0.0.1:9/v1", task_folder=as_json(tasks),
     )  # fmt: skip
     error = evaluate(tmp_path, wanted).only("error")
     # The endpoint is the model here: it is asked only once the task is found to be complete.

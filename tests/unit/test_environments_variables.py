@@ -56,6 +56,20 @@ def test_a_worker_gets_its_credentials_and_nothing_of_other_programs():
     }
 
 
+def test_credentials_of_a_cloud_reach_a_worker_if_the_store_is_there():
+    own = {**ENVIRON, "AWS_ACCESS_KEY_ID": "key", "GOOGLE_API_KEY": "secret"}
+    for store, reached in (
+        ("", set()),
+        ("file:///artifacts", set()),
+        ("s3://bucket/prefix", {"AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"}),
+        ("gs://bucket/prefix", {"GOOGLE_API_KEY"}),
+    ):
+        variables = worker_variables({**own, "OPTIKIT_STORE": store}, ENGINES)
+        assert {n for n in variables if n.startswith(("AWS_", "GOOGLE_"))} == reached
+        served = server_variables({**own, "OPTIKIT_STORE": store}, ENGINES)
+        assert not any(name.startswith(("AWS_", "GOOGLE_")) for name in served)
+
+
 def test_a_server_gets_no_secret_at_all():
     reached = server_environment(ENGINES, base=ENVIRON)
     assert set(server_variables(ENVIRON, ENGINES)) == EFFECTIVE | PLUMBING

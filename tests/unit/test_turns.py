@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.artifacts import LocalStore
 from optikit_assets.artifacts.turns import turn
 from optikit_assets.errors import StorageError
 
@@ -24,7 +24,7 @@ with turn(Path(sys.argv[1]), sys.argv[2]):
 
 
 def test_threads_make_an_artifact_once(tmp_path: Path):
-    store = ArtifactStore(tmp_path)
+    store = LocalStore(tmp_path)
     made: list[int] = []
 
     def make(number: int) -> None:

@@ -7,15 +7,14 @@ from typing import Any
 
 import dagster as dg
 
-from optikit_assets.artifacts.pins import Pin
-from optikit_assets.artifacts.store import Artifact
+from optikit_assets.artifacts import Artifact
 from optikit_assets.benchmarker import read_requests
 from optikit_assets.defs.body import BENCHMARKS, Partition
 from optikit_assets.defs.evaluation.candidates import Representative
 from optikit_assets.deployment import Series
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import latency_against_rate, steady_state
-from optikit_assets.engines import Flags, ModelFacts
+from optikit_assets.engines import Flags
 from optikit_assets.errors import OptikitError, ResultMissingError, StageError
 from optikit_assets.faults import raise_machine_fault
 from optikit_assets.graph import FAILED, outcome_version
@@ -28,6 +27,7 @@ from optikit_assets.schemas import (
     ProbeResult,
     SkippedBenchmark,
 )
+from optikit_assets.settings import settings
 from optikit_assets.specs import SloSpec
 from optikit_assets.workers.benchmark import REQUESTS_FILE, unfinished_requests
 from optikit_assets.workers.messages import BenchmarkRequest, BenchmarkWorkerResult, Record
@@ -52,8 +52,10 @@ class Benchmarked:
     @property
     def requests_file(self) -> Path | None:
         """Timelines of the requests, if there are any."""
-        file = self.artifact.path / REQUESTS_FILE if self.artifact else self.left_requests
-        return file if file and file.exists() else None
+        if self.artifact is None:
+            left = self.left_requests
+            return left if left and left.exists() else None
+        return self.artifact.file(REQUESTS_FILE) if self.artifact.has(REQUESTS_FILE) else None
 
     @property
     def made_by(self) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def known_beforehand(
         # Without flags of a study it is the model's spec that asks for what is not there.
         reason = f"needs {gpus} accelerators, there are {hardware.count}"
         return InfeasibleBenchmark(reason=reason, closest=reason, gpus=gpus)
-    facts = ModelFacts.read(candidate.path)
+    facts = candidate.facts()
     try:
         length = engine.context_length(spec, slo, facts)
         complete = engine.flags(spec, slo, flags, hardware=hardware, facts=facts)
@@ -121,9 +123,10 @@ def benchmark(
     gpus = stage.engine.accelerators(stage.model_spec.engine, flags, stage.runner.hardware)
     with stage.runner.executor.lease(gpus) as lease:
         request = BenchmarkRequest(
-            store_root=stage.artifacts.root,
+            store=store.url,
+            environment=stage.versions.sources.environment("serve"),
             artifact_key=artifact_key,
-            model_path=str(candidate.path),
+            model=candidate.model,
             served_model_name=stage.model_key,
             engine=stage.model_spec.engine,
             trust_remote_code=stage.model_spec.trust_remote_code,
@@ -136,7 +139,6 @@ def benchmark(
             rates_rps=rates_rps,
             initial_rate_rps=initial_rate_rps,
             provenance=stage.provenance,
-            pins=_pins(stage, candidate),
         )
         artifact = store.find(artifact_key)
         if artifact is None:
@@ -159,18 +161,11 @@ def benchmark(
     return Benchmarked.of(artifact)
 
 
-def _pins(stage: Partition, candidate: Representative) -> tuple[Pin, ...]:
-    sources = stage.versions.sources
-    model = sources.model_pin(stage.model_key)
-    served = (model,) if str(candidate.path) == model.path else ()
-    return (sources.environment_pin("serve"), *served)
-
-
 def _broken_off(
     request: BenchmarkRequest, reason: str, gpus: int, probes: list[ProbeResult]
 ) -> Benchmarked:
     outcome = FailedBenchmark.after(probes, reason=reason, seed=request.seed, gpus=gpus)
-    left = unfinished_requests(request.store_root, request.artifact_key) if probes else None
+    left = unfinished_requests(settings().home, request.artifact_key) if probes else None
     return Benchmarked(outcome, left_requests=left)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from optikit_assets import graph
-from optikit_assets.artifacts.store import Artifact
+from optikit_assets.artifacts import Artifact
 from optikit_assets.defs.automation import SETTLED
 from optikit_assets.defs.benchmarking.measurement import remember_benchmarks
 from optikit_assets.defs.body import Partition
@@ -124,6 +124,8 @@ def _record(
         flags = all_flags(stage, slo, candidate, chosen.flags)
         engine = stage.engine
         text = config_text(stage, slo, candidate, chosen.flags)
+        model = str(stage.artifacts.store.local(candidate.model))
+        text = text.replace(candidate.model.symbol, model)
         config = ConfigFile(engine.config_file, text, engine.commands)
         # What ships was served last.
         made_by = servers.latest.made_by if servers.latest else {}
@@ -167,9 +169,11 @@ def _publish(stage: Partition, artifact: Artifact, publisher: PublisherResource)
     DamagedArtifactError
         If the bundle or the checkpoint that it serves is not what was certified.
     """
-    for key in (artifact.key, *artifact.references):
+    served = (artifact.key, *artifact.references)
+    for key in served:
         verified(stage, key)
-    bundle = Bundle(artifact.key, artifact.path)
+    stage.artifacts.store.keep_here(f"{stage.model_key}/{stage.slo}", served)
+    bundle = Bundle(artifact.key, artifact.folder())
     return publisher.publisher.publish(bundle, stage.model_key, stage.slo)
 
 
@@ -199,7 +203,7 @@ def _rows(stage: Partition, deployment: Deployment, artifact: Artifact) -> RowsB
                     a.model_dump(mode="json") for a in deployment.certification.attempts
                 ],
                 flags=deployment.flags,
-                bundle_path=str(artifact.path),
+                bundle_path=artifact.where,
                 quality_verdict=chosen.verdict if chosen else None,
                 mean_recovery=chosen.mean_recovery if chosen else None,
                 reason=deployment.summary,
@@ -255,10 +259,10 @@ def _metadata(
             markdown_image(four_arms(deployment.arms), "the four arms")
         ),
         "bundle": dg.MetadataValue.path(published.where),
-        "report": dg.MetadataValue.url((artifact.path / REPORT_FILE).as_uri()),
+        "report": dg.MetadataValue.url(artifact.file(REPORT_FILE).as_uri()),
     }
     if deployment.status == "feasible":
-        file = artifact.path / stage.engine.config_file
+        file = artifact.file(stage.engine.config_file)
         metadata["engine_config"] = dg.MetadataValue.path(str(file))
     if deployment.gain is not None:
         metadata["gain_over_baseline"] = round(deployment.gain.estimate, 3)

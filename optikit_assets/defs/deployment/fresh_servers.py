@@ -12,7 +12,7 @@ from optikit_assets.defs.benchmarking.measurement import Benchmarked, benchmark,
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.evaluation.candidates import Representative, representative_of
 from optikit_assets.deployment import Held, Served
-from optikit_assets.engines import Flags, Hardware, ModelFacts
+from optikit_assets.engines import Flags, Hardware
 from optikit_assets.schemas import ArmMeasurement, ProbeResult
 from optikit_assets.specs import SloSpec, digest
 
@@ -24,7 +24,7 @@ def all_flags(stage: Partition, slo: SloSpec, candidate: Representative, tuned: 
         slo,
         tuned,
         hardware=_measured_on(stage, candidate.recipe),
-        facts=ModelFacts.read(candidate.path),
+        facts=candidate.facts(),
         trust_remote_code=stage.model_spec.trust_remote_code,
     )
 
@@ -40,10 +40,13 @@ def _measured_on(stage: Partition, recipe: str) -> Hardware:
 
 
 def config_text(stage: Partition, slo: SloSpec, candidate: Representative, tuned: Flags) -> str:
-    """Return the file of a configuration: what is certified is what is shipped."""
+    """Return the file of a configuration: what is certified is what is shipped.
+
+    The symbol of the model stands for its folder, which each machine has elsewhere.
+    """
     flags = all_flags(stage, slo, candidate, tuned)
     return stage.engine.config_text(
-        flags, model=str(candidate.path), served_model_name=stage.model_key
+        flags, model=candidate.model.symbol, served_model_name=stage.model_key
     )
 
 

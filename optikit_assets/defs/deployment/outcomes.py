@@ -76,7 +76,7 @@ def _collect(stage: Partition, recipe: str) -> Evaluated:
             trials=len(comparison.trials) if comparison else None,
             sweep=measurement(recipe, sweep, tuned=False, flags={}),
             tuned=arm,
-            model_path=str(candidate.path),
+            model_path=candidate.where,
             model_digest=candidate.digest,
             checkpoint_bytes=candidate.total_bytes,
         ),

@@ -1,12 +1,13 @@
 """q* of a recipe, as later stages see it, read from the recorded evaluation."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 from optikit_assets import graph
-from optikit_assets.artifacts.store import Artifact
+from optikit_assets.artifacts import Artifact, Reference
+from optikit_assets.artifacts.models import FetchedModel
 from optikit_assets.defs.body import Partition
+from optikit_assets.engines import ModelFacts
+from optikit_assets.engines.model_facts import CONFIG, WEIGHTS
 from optikit_assets.errors import ChangedInputError
 from optikit_assets.graph import FAILED
 from optikit_assets.schemas import COMPARISON_FILE, Comparison
@@ -19,18 +20,54 @@ UNSUPPORTED_FILE = "unsupported.json"
 class Representative:
     """The checkpoint that is served, and what the quality gate said of it.
 
-    ``references`` is its key with its digest, empty for the base model.
+    ``model`` is what messages carry; ``base`` is the model that it was made of, and served itself
+    where there is no ``checkpoint``.
     """
 
     recipe: str
     trial: int
-    path: Path
-    digest: str
-    total_bytes: int
+    model: Reference
+    base: FetchedModel
+    checkpoint: Artifact | None
     verdict: str
     accepted: bool
     reasons: tuple[str, ...]
-    references: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Of what is served."""
+        if self.checkpoint is None:
+            return self.base.digest
+        return self.checkpoint.digest or self.checkpoint.key
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of what is served."""
+        return (self.checkpoint or self.base).total_bytes
+
+    @property
+    def where(self) -> str:
+        """Where what is served is, as people may look it up."""
+        return str(self.base.path) if self.checkpoint is None else self.checkpoint.where
+
+    @property
+    def references(self) -> dict[str, str | None]:
+        """Key of the checkpoint with its digest, empty for the base model."""
+        return {} if self.checkpoint is None else {self.checkpoint.key: self.checkpoint.digest}
+
+    def facts(self) -> ModelFacts:
+        """Return the sizes that bound how it can be served; no weights are read for it.
+
+        Raises
+        ------
+        ModelError
+            If its configuration lacks a number that is needed.
+        """
+        if self.checkpoint is None:
+            return ModelFacts.read(self.base.path)
+        sizes = (e.bytes for n, e in self.checkpoint.entries.items() if n.endswith(WEIGHTS))
+        config = self.checkpoint.read_json(CONFIG)
+        return ModelFacts.of(config, sum(sizes), f"{self.checkpoint.where}/{CONFIG}")
 
 
 def comparison_of(stage: Partition, recipe: str) -> Comparison | None:
@@ -71,11 +108,12 @@ def representative_of(stage: Partition, recipe: str) -> Representative:
     evaluation, comparison = _evaluation(stage, recipe), comparison_of(stage, recipe)
     if evaluation is None or comparison is None:
         reason = why_not_evaluated(evaluation)
-        return Representative(recipe, 0, stage.base.path, "", 0, FAILED, False, (reason,))
+        base = stage.base_reference
+        return Representative(recipe, 0, base, stage.base, None, FAILED, False, (reason,))
     key = checkpoint_key(evaluation, comparison)
     checkpoint = None if key is None else verified(stage, key)
-    references = {} if checkpoint is None else {checkpoint.key: checkpoint.digest}
-    if any(evaluation.references.get(k) not in (None, now) for k, now in references.items()):
+    then = None if checkpoint is None else evaluation.references.get(checkpoint.key)
+    if checkpoint is not None and then not in (None, checkpoint.digest):
         raise ChangedInputError(
             f"the checkpoint of trial {comparison.q_star} of {recipe} was made anew after it was "
             "evaluated, with another content; run again, it is evaluated first"
@@ -83,13 +121,12 @@ def representative_of(stage: Partition, recipe: str) -> Representative:
     return Representative(
         recipe=recipe,
         trial=comparison.q_star,
-        path=stage.base.path if checkpoint is None else checkpoint.path,
-        digest=stage.base.digest if checkpoint is None else checkpoint.digest or checkpoint.key,
-        total_bytes=stage.base.total_bytes if checkpoint is None else checkpoint.total_bytes,
+        model=stage.base_reference if checkpoint is None else checkpoint.reference,
+        base=stage.base,
+        checkpoint=checkpoint,
         verdict=comparison.verdict,
         accepted=comparison.accepted,
         reasons=comparison.reasons,
-        references=references,
     )
 
 
@@ -104,7 +141,7 @@ def verified(stage: Partition, key: str) -> Artifact:
     artifact = stage.artifacts.store.verify(key)
     if not artifact.verified:
         stage.context.log.warning(
-            f"{artifact.path} was made by an earlier release, without digests: only the sizes of "
+            f"{artifact.where} was made by an earlier release, without digests: only the sizes of "
             "its files were compared"
         )
     return artifact

@@ -6,8 +6,7 @@ from typing import Any
 import dagster as dg
 
 from optikit_assets import graph
-from optikit_assets.artifacts.pins import Pin
-from optikit_assets.artifacts.store import Artifact
+from optikit_assets.artifacts import Artifact
 from optikit_assets.defs.automation import VERSIONED
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.evaluation.candidates import (
@@ -79,7 +78,7 @@ def eval_scores(
         return stage.result(
             status=FAILED, metadata={"reason": artifact}, checks=failed_checks(artifact)
         )
-    if (artifact.path / UNSUPPORTED_FILE).exists():
+    if artifact.has(UNSUPPORTED_FILE):
         reason = artifact.read_json(UNSUPPORTED_FILE)["reason"]
         return stage.result(
             status="unsupported",
@@ -180,24 +179,19 @@ def _evaluated(
 
 def _run(stage: Partition, suite: SuiteSpec, candidates: Sequence[Candidate]) -> dict[str, str]:
     """Evaluate what has no artifact yet; return the reasons of what kept failing."""
-    folder = stage.catalog.task_folder(suite.name)
+    sources = stage.versions.sources
     request = EvaluateRequest(
-        store_root=stage.artifacts.root,
+        store=stage.artifacts.url,
+        environment=sources.environment("serve"),
         suite=suite,
-        task_folder=None if folder is None else str(folder),
+        task_folder=stage.share(sources.task_files(suite.name)),
+        judge=stage.share(sources.judge(suite.name)),
         candidates=tuple(candidates),
         engine=stage.model_spec.engine,
         trust_remote_code=stage.model_spec.trust_remote_code,
         calibration_data=calibration_data(stage),
-        pins=_pins(stage, suite),
     )
     return evaluate(stage.context, stage.runner, stage.artifacts, request)
-
-
-def _pins(stage: Partition, suite: SuiteSpec) -> tuple[Pin, ...]:
-    sources = stage.versions.sources
-    pins = (sources.model_pin(stage.model_key), sources.environment_pin("serve"))
-    return (*pins, *sources.suite_pins(suite.name))
 
 
 def _candidate(stage: Partition, suite: SuiteSpec, trial: int, key: str | None) -> Candidate:
@@ -211,19 +205,19 @@ def _candidate(stage: Partition, suite: SuiteSpec, trial: int, key: str | None) 
     content = [checkpoint.digest] if checkpoint and checkpoint.digest else []
     return Candidate(
         trial=trial,
-        model_path=str(checkpoint.path if checkpoint else stage.base.path),
+        model=checkpoint.reference if checkpoint else stage.base_reference,
         artifact_key=digest(["evaluation", key or base, suite.name, settings, *content]),
     )
 
 
 def _load(stage: Partition, candidate: Candidate) -> EvaluatedCandidate:
     artifact = verified(stage, candidate.artifact_key)
-    return load_candidate(artifact.path, max(candidate.trial, 0))
+    return load_candidate(artifact.folder(), max(candidate.trial, 0))
 
 
 def _contamination(stage: Partition, artifact: Artifact) -> dict[str, Any]:
     """Say for each task whether calibration rows hold its items; warn where nobody looked."""
-    if not (artifact.path / _CONTAMINATION_FILE).exists():
+    if not artifact.has(_CONTAMINATION_FILE):
         return {}
     found = artifact.read_json(_CONTAMINATION_FILE)
     for task, outcome in found.items():

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from optikit_assets.artifacts.store import Artifact
+from optikit_assets.artifacts import Artifact
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.evaluation.candidates import CHECKPOINTS_FILE
 from optikit_assets.defs.quantization.quantized_model import trial_rows
@@ -30,7 +30,7 @@ def remember_evaluation(stage: Partition, comparison: Comparison, made: Artifact
 def _candidates(stage: Partition, evaluations: Mapping[int, str]) -> Iterator[EvaluatedCandidate]:
     for trial, key in evaluations.items():
         try:
-            yield load_candidate(stage.artifacts.store.get(key).path, trial)
+            yield load_candidate(stage.artifacts.store.get(key).folder(), trial)
         except (StorageError, EvaluationError) as error:
             # The comparison, which is what counts, is there all the same.
             stage.context.log.warning(f"the history lacks the scores of trial {trial}: {error}")

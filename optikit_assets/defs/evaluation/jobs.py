@@ -11,6 +11,9 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from optikit_assets.artifacts import Reference
+from optikit_assets.artifacts.file_digests import FileDigests
+from optikit_assets.artifacts.references import LocalKind
 from optikit_assets.defs.evaluation.candidates import checkpoint_key, read_comparison
 from optikit_assets.defs.evaluation.history import score_columns
 from optikit_assets.defs.evaluation.scoring import evaluate
@@ -18,6 +21,7 @@ from optikit_assets.defs.recorded import artifact_of, recorded
 from optikit_assets.errors import ResultMissingError, StageError
 from optikit_assets.graph import EVAL_SCORES, Key, Node
 from optikit_assets.schemas import Result
+from optikit_assets.settings import settings
 from optikit_assets.specs import BASELINE, Catalog, EngineSpec, SuiteSpec, digest, load_spec
 from optikit_assets.specs.endpoint_address import CREDENTIALS_VARIABLE, url_to_keep
 from optikit_assets.stateval.endpoint import served_model
@@ -99,11 +103,12 @@ def evaluate_server(
     served_model(base_url, config.model)
     key = digest(["endpoint", context.run_id])
     started_at = datetime.now(UTC)
+    tokenizer = _shared(artifacts, "tree", config.tokenizer, "tokenizer")
     request = EvaluateRequest(
-        store_root=artifacts.root,
+        store=artifacts.url,
         suite=suite,
-        task_folder=None if folder is None else str(folder.absolute()),
-        candidates=(Candidate(trial=0, model_path=config.tokenizer or "", artifact_key=key),),
+        task_folder=_shared(artifacts, "tree", folder, "task files"),
+        candidates=(Candidate(trial=0, model=tokenizer, artifact_key=key),),
         engine=EngineSpec(),
         seed=config.seed,
         backend="endpoint",
@@ -120,7 +125,7 @@ def evaluate_server(
     else:
         if result.failed:
             raise StageError(f"{base_url}: {result.failed[0]}")
-    found = load_candidate(artifacts.store.get(key).path, 0, key)
+    found = load_candidate(artifacts.store.get(key).folder(), 0, key)
     rows = [
         {
             **_common(context, runner, found, key, started_at),
@@ -132,7 +137,7 @@ def evaluate_server(
     history.append("evaluation_scores", rows)
     history.drain()
     return EndpointScores(
-        artifact=str(artifacts.store.get(key).path),
+        artifact=artifacts.store.get(key).where,
         suite=found.suite,
         model=config.model,
         seed=found.seed,
@@ -157,20 +162,20 @@ def evaluate_repeatedly(
     version = registry.resolve(config.model)
     spec = catalog.model(version.name)
     suite, folder = find_suite(catalog, config.suite or spec.suite)
-    base = registry.fetch(version)
-    path = base.path
-    if catalog.recipe(config.recipe).name != BASELINE:
-        path = _representative(context.instance, artifacts, version.key, config.recipe)
+    if catalog.recipe(config.recipe).name == BASELINE:
+        model = _shared(artifacts, "model", registry.fetch(version).path, f"model {version.key}")
+    else:
+        model = _representative(context.instance, artifacts, version.key, config.recipe)
     series = digest(["repeatability", context.run_id])
     candidates = [
-        Candidate(trial=n, model_path=str(path), artifact_key=digest([series, n]))
+        Candidate(trial=n, model=model, artifact_key=digest([series, n]))
         for n in range(config.times)
     ]
     started_at = datetime.now(UTC)
     request = EvaluateRequest(
-        store_root=artifacts.root,
+        store=artifacts.url,
         suite=suite,
-        task_folder=None if folder is None else str(folder.absolute()),
+        task_folder=_shared(artifacts, "tree", folder, "task files"),
         candidates=tuple(candidates),
         engine=spec.engine,
         trust_remote_code=spec.trust_remote_code,
@@ -183,7 +188,7 @@ def evaluate_repeatedly(
             f"{len(failed)} of {config.times} evaluations failed: {next(iter(failed.values()))}"
         )
     found = [
-        load_candidate(artifacts.store.get(c.artifact_key).path, c.trial, c.artifact_key)
+        load_candidate(artifacts.store.get(c.artifact_key).folder(), c.trial, c.artifact_key)
         for c in candidates
     ]
     history.append(
@@ -219,7 +224,7 @@ def changed_responses(first: EvaluatedCandidate, other: EvaluatedCandidate, titl
 
 def _representative(
     instance: dg.DagsterInstance, artifacts: ArtifactStoreResource, model_key: str, recipe: str
-) -> Path:
+) -> Reference:
     """Return the checkpoint of q*."""
     node = Node(EVAL_SCORES, Key(model_key, recipe))
     known = recorded(instance, node)
@@ -230,7 +235,17 @@ def _representative(
         raise StageError(
             f"{node} has no representative checkpoint: run optikit optimize with this recipe first"
         )
-    return artifacts.store.get(key).path
+    return artifacts.store.get(key).reference
+
+
+def _shared(
+    artifacts: ArtifactStoreResource, kind: LocalKind, path: Path | str | None, what: str
+) -> Reference | None:
+    """Return what every node finds of a path of this machine, None if there is no path."""
+    if not path:
+        return None
+    reference = Reference.to(path, kind, what, FileDigests(settings().digests))
+    return artifacts.store.share(reference)
 
 
 def _common(

@@ -2,26 +2,20 @@
 
 from collections.abc import Iterable
 
+from optikit_assets.artifacts import Reference
 from optikit_assets.defs.body import Partition
 from optikit_assets.optimizer.calibration import PARQUET, load_texts
 from optikit_assets.optimizer.contamination import check_contamination, read_items
 from optikit_assets.settings import settings
 from optikit_assets.sources.references import is_hub_dataset
-from optikit_assets.specs import Catalog, ModelSpec
 from optikit_assets.stateval.scores import EvaluatedCandidate
 
 
-def evaluation_data(catalog: Catalog, model: ModelSpec) -> str | None:
-    """Return the folder with the suite's own items, None if its data come from a hub."""
-    folder = catalog.task_folder(model.suite)
-    return None if folder is None else str(folder)
-
-
-def calibration_data(stage: Partition) -> str | None:
+def calibration_data(stage: Partition) -> Reference | str | None:
     """Return the data that this stage's recipe is calibrated with, None if it needs none."""
     if stage.catalog.recipe(stage.recipe).calibration is None:
         return None
-    return stage.versions.sources.calibration_data(stage.model_key)
+    return stage.share(stage.versions.sources.calibration_reference(stage.model_key))
 
 
 def contamination_outcomes(
@@ -31,7 +25,7 @@ def contamination_outcomes(
 
     An evaluation that other stages share may be older than the question.
     """
-    if calibration_data(stage) is None:
+    if stage.catalog.recipe(stage.recipe).calibration is None:
         return {}
     tasks = stage.catalog.suite(stage.model_spec.suite).tasks
     found = {task.title: "not checked: the scores are older than this check" for task in tasks}
@@ -52,7 +46,7 @@ def check_present_suite(stage: Partition) -> None:
     CompressionError
         If a row holds an item.
     """
-    if calibration_data(stage) is None:
+    if stage.catalog.recipe(stage.recipe).calibration is None:
         return
     reference = stage.model_spec.calibration_data
     folder = stage.catalog.task_folder(stage.model_spec.suite)

@@ -7,12 +7,10 @@ from typing import Any
 import dagster as dg
 
 from optikit_assets import graph
-from optikit_assets.artifacts.pins import Pin
-from optikit_assets.artifacts.store import Artifact, ArtifactStore
+from optikit_assets.artifacts import Artifact, ArtifactStore
 from optikit_assets.defs.automation import VERSIONED
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.partitions import declared
-from optikit_assets.defs.quantization.contamination import evaluation_data
 from optikit_assets.engines import get_engine
 from optikit_assets.errors import ChangedInputError, CompressionError
 from optikit_assets.execution import Lease, settle
@@ -176,18 +174,24 @@ def make_candidates(stage: Partition, recipe: RecipeSpec, first: int = 0) -> Qua
             told[ended.artifact_key] = ended
             _remember(stage, recipe, QuantizationResult(failed=(ended,)))
 
+    sources = stage.versions.sources
+    rows = items = None
+    if recipe.calibration is not None:
+        rows = stage.share(sources.calibration_reference(stage.model_key))
+        items = stage.share(sources.task_files(stage.model_spec.suite))
+
     def compress(batch: Sequence[CompressTrial], lease: Lease) -> dict[str, str]:
         request = CompressRequest(
-            store_root=stage.artifacts.root,
-            model_path=str(stage.base.path),
+            store=store.url,
+            environment=stage.versions.sources.environment("compress"),
+            model=stage.base_reference,
             trust_remote_code=stage.model_spec.trust_remote_code,
             recipe=recipe,
-            calibration_data=stage.versions.sources.calibration_data(stage.model_key),
-            evaluation_data=evaluation_data(stage.catalog, stage.model_spec),
+            calibration_data=rows,
+            evaluation_data=items,
             packages=recipe.packages,
             provenance=stage.provenance,
             trials=tuple(batch),
-            pins=_pins(stage, recipe),
         )
         result = stage.runner.run(stage.context, "compress", request, CompressResult, lease, record)
         return {t.artifact_key: result.failed[t.trial] for t in batch if t.trial in result.failed}
@@ -256,13 +260,6 @@ def _sources(stage: Partition) -> tuple[Node, Node, Node]:
         stage.node.needed(graph.CALIBRATION_DATA),
         stage.node.needed(graph.COMPRESS_RUNTIME),
     )
-
-
-def _pins(stage: Partition, recipe: RecipeSpec) -> tuple[Pin, ...]:
-    sources = stage.versions.sources
-    pins = [sources.model_pin(stage.model_key), sources.environment_pin("compress")]
-    rows = sources.calibration_pin(stage.model_key) if recipe.calibration else None
-    return tuple(pins if rows is None else [*pins, rows])
 
 
 def _remember(stage: Partition, recipe: RecipeSpec, ended: QuantizationResult) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 
 from optikit_assets import graph
-from optikit_assets.artifacts.store import Artifact
+from optikit_assets.artifacts import Artifact
 from optikit_assets.defs.automation import VERSIONED
 from optikit_assets.defs.benchmarking.measurement import (
     Benchmarked,
@@ -19,7 +19,7 @@ from optikit_assets.defs.evaluation.candidates import Representative, representa
 from optikit_assets.defs.partitions import declared
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import optimization_history
-from optikit_assets.engines import Flags, ModelFacts
+from optikit_assets.engines import Flags
 from optikit_assets.errors import ModelError
 from optikit_assets.graph import FAILED
 from optikit_assets.history import RowsByTable
@@ -80,7 +80,7 @@ def _tune(stage: Partition, recipe: str, slo: SloSpec) -> Artifact | None:
     default = Benchmarked.of(swept) if swept else None
     candidate = representative_of(stage, recipe)
     certain = known_beforehand(stage, slo, candidate, {})
-    facts = ModelFacts.read(candidate.path)
+    facts = candidate.facts()
     try:
         length = stage.engine.context_length(stage.model_spec.engine, slo, facts)
     except ModelError:

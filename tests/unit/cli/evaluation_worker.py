@@ -5,7 +5,7 @@ Run n gets item n wrong, so that runs differ in a known way. A candidate at a da
 
 from pathlib import Path
 
-from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.artifacts import open_store
 from optikit_assets.stateval.endpoint import served_model
 from optikit_assets.stateval.scores import write_candidate
 from optikit_assets.workers.channel import Emit, worker_main
@@ -19,7 +19,7 @@ ITEMS = 20
 def handle(request: EvaluateRequest, emit: Emit) -> EvaluateResult:
     if request.base_url:
         served_model(request.base_url, request.endpoint_model)
-    store = ArtifactStore(Path(request.store_root))
+    store = open_store(request.store, Path())
     finished: dict[int, str] = {}
     for done, wanted in enumerate(request.candidates):
         progress = {"done": done, "total": len(request.candidates), "text": "evaluating"}

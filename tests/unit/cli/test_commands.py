@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from optikit_assets import __version__
-from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.artifacts import open_store
 from optikit_assets.cli.app import app
 from optikit_assets.history import History
 from optikit_assets.settings import settings
@@ -127,11 +127,11 @@ def test_doctor_names_folders_that_cannot_be_models(optikit: Optikit, home: Path
 
 
 def test_doctor_verifies_when_asked_and_lists_what_was_put_aside(optikit: Optikit):
-    store = ArtifactStore(settings().store)
+    store = open_store(settings().store, settings().home)
     for key in ("a" * 64, "b" * 64):
         with store.create(key, "checkpoint") as draft:
             draft.file("weights").write_text("first")
-    (store.folder("a" * 64) / "weights").write_text("other")
+    store.get("a" * 64).file("weights").write_text("other")
     assert "quarantined" not in optikit("doctor").out
     out = optikit("doctor", "--verify").out
     assert "1 verified, 1 damaged" in out

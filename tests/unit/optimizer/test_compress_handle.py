@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.artifacts import LocalStore, open_store
 from optikit_assets.errors import (
     AcceleratorError,
     ChangedInputError,
@@ -23,6 +23,7 @@ from optikit_assets.optimizer.plan import CompressionPlan
 from optikit_assets.specs import RecipeSpec
 from optikit_assets.workers import compress
 from optikit_assets.workers.messages import CompressRequest, CompressTrial, Record
+from tests.references import refer
 from tests.tiny_model import safetensors_bytes
 
 
@@ -70,8 +71,8 @@ def request_for(tmp_path: Path):
 
     def make(*seeds: int, **changes: Any) -> CompressRequest:
         request = CompressRequest(
-            store_root=str(tmp_path / "store"),
-            model_path=str(model),
+            store=(tmp_path / "store").as_uri(),
+            model=refer(model),
             recipe=recipe,
             calibration_data="hf:org/data",
             trials=tuple(
@@ -117,11 +118,11 @@ def test_a_failing_trial_does_not_stop_the_others(failures, request_for) -> None
     assert failed["ended_at"] == "2026-01-01T00:00:30+00:00"
 
 
-def test_a_failed_trial_leaves_nothing_in_the_store(failures, request_for) -> None:
+def test_a_failed_trial_leaves_nothing_in_the_store(failures, request_for, tmp_path) -> None:
     failures[7] = RuntimeError("boom")
     request = request_for(7)
     compress.handle(request, lambda record: None)
-    store = ArtifactStore(Path(request.store_root))
+    store = LocalStore(tmp_path / "store")
     assert store.find(key_of(0)) is None
     assert list((store.root / "staging").glob("*")) == []
 
@@ -143,7 +144,7 @@ def test_a_second_call_reuses_what_the_first_finished(failures, request_for) -> 
 def test_the_manifest_holds_the_provenance(failures, request_for) -> None:
     request = request_for(7)
     compress.handle(request, lambda record: None)
-    manifest = ArtifactStore(Path(request.store_root)).get(key_of(0)).manifest
+    manifest = open_store(request.store, Path()).get(key_of(0)).manifest
     assert manifest["seed"] == 7
     assert manifest["recipe_digest"] == request.recipe.digest()
     assert manifest["versions"] == {"fake": "1.0"}

