@@ -18,6 +18,7 @@ from optikit_assets.errors import OptikitError
 from optikit_assets.history import History
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, ModelSpec, RecipeSpec
+from resources.history import open_history
 
 SQL = Path(__file__).with_suffix(".sql")
 SECTION = "results"
@@ -106,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         catalog = Catalog.load(settings().recipes)
         model = catalog.model(options.model.partition("@")[0])
         refusals = refusals_on(detect(), catalog.recipes, model)
-        history = History(settings().history)
+        history = open_history(settings())
         made = table(history, catalog.recipes, options.model, options.slo, refusals)
         if options.write is None:
             sys.stdout.write(made + "\n")

@@ -1,7 +1,7 @@
 """Dagster resources: what assets use of the outside world."""
 
 from resources.artifact_store import ArtifactStoreResource
-from resources.history import HistoryResource
+from resources.history import HistoryResource, open_history
 from resources.model_registry import ModelRegistryResource
 from resources.publisher import PublisherResource
 from resources.stage_runner import StageRunnerResource
@@ -12,4 +12,5 @@ __all__ = [
     "ModelRegistryResource",
     "PublisherResource",
     "StageRunnerResource",
+    "open_history",
 ]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from optikit_assets.artifacts.artifact import Artifact, ArtifactDraft, Quarantined
 from optikit_assets.artifacts.references import Reference
+from optikit_assets.artifacts.shared_log import BucketLog
 from optikit_assets.errors import StorageError
 from optikit_assets.specs import plugins
 
@@ -157,6 +158,11 @@ class ArtifactStore(ABC):
         StorageError
             If one cannot be had.
         """
+
+    @property
+    def shared_log(self) -> BucketLog | None:
+        """What the histories of several machines are exchanged by; None for one machine's store."""
+        return None
 
     @abstractmethod
     def remove(self, key: str) -> bool:

@@ -124,12 +124,12 @@ class Bucket:
             total.update(chunk)
         return total.hexdigest()
 
-    def list(self, prefix: str) -> Iterator[Listed]:
-        """Yield the objects whose names begin with a folder."""
+    def list(self, prefix: str, after: str | None = None) -> Iterator[Listed]:
+        """Yield the objects whose names begin with a folder, those that sort after `after`."""
         import obstore
 
         with self._explained(f"list {prefix}"):
-            for page in obstore.list(self._store, prefix, chunk_size=1000):
+            for page in obstore.list(self._store, prefix, offset=after, chunk_size=1000):
                 for item in page:
                     yield Listed(item["path"], item["size"], item["last_modified"])
 

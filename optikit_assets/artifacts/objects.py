@@ -8,6 +8,7 @@
       uploads/KEY.TOKEN                 an upload that has begun; gone when it has ended
       quarantine/KEY.TIME.json          what was found damaged
       turns/NAME                        who makes an artifact now
+      log/TIME.NAME                     rows of the history, for all machines
 
 An upload that was killed goes on where it was: files that are there already are not sent again.
 """
@@ -55,6 +56,7 @@ from optikit_assets.artifacts.references import (
     check_unchanged,
     names_in,
 )
+from optikit_assets.artifacts.shared_log import BucketLog
 from optikit_assets.errors import ChangedInputError, DamagedArtifactError, StorageError
 from optikit_assets.specs import digest
 
@@ -111,6 +113,11 @@ class ObjectStore(ArtifactStore):
     def url(self) -> str:
         """Of the bucket and the prefix."""
         return self.bucket.url
+
+    @property
+    def shared_log(self) -> BucketLog:
+        """The files below ``log/``."""
+        return BucketLog(self.bucket)
 
     def find(self, key: str) -> Artifact | None:
         """Read its manifest, which is written when everything else is there."""

@@ -10,10 +10,11 @@ from optikit_assets.deployment import Series
 from optikit_assets.deployment.canvas import encode
 from optikit_assets.deployment.plots import latency_against_rate, steady_state
 from optikit_assets.errors import HistoryError, StorageError
-from optikit_assets.history import History, benchmark_rows
+from optikit_assets.history import benchmark_rows
 from optikit_assets.schemas import BENCHMARK_FILE, BenchmarkOutcome, FailedBenchmark, ProbeResult
 from optikit_assets.settings import settings
 from optikit_assets.specs import SloSpec, digest
+from resources.history import open_history
 
 
 class BenchRecord:
@@ -84,7 +85,7 @@ class BenchRecord:
             self._remember(outcome)
 
     def _remember(self, outcome: BenchmarkOutcome) -> None:
-        history = History(settings().history)
+        history = open_history(settings())
         low, high = outcome.rate_ci_rps or (None, None)
         common = {
             "model": self.model,

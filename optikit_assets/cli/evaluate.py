@@ -27,6 +27,7 @@ from optikit_assets.specs import Catalog
 from optikit_assets.specs.endpoint_address import CREDENTIALS_VARIABLE, EndpointAddress
 from optikit_assets.stateval.endpoint import served_model, tokenizer_in
 from optikit_assets.workers.messages import Record
+from resources.history import open_history
 
 _COLUMNS = ("min", "max", "mean", "std", "rsd_percent", "runs", "items", "most_changed_responses")
 
@@ -106,7 +107,7 @@ def run_repeatability(
     }
     console = Console()
     series = run_job(repeatability, "evaluate_repeatedly", config, _shower(console))
-    rows = table4(History(settings().history), series)
+    rows = table4(open_history(settings()), series)
     table = Table("task", *_COLUMNS, box=None)
     for row in rows:
         table.add_row(row["task"], *(_number(row[column]) for column in _COLUMNS))

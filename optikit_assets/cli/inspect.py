@@ -16,9 +16,9 @@ from optikit_assets.artifacts import ArtifactStore, open_store
 from optikit_assets.artifacts.models import ModelRegistry, ModelVersion
 from optikit_assets.environments.status import environment_status
 from optikit_assets.errors import DamagedArtifactError, HistoryError, StorageError
-from optikit_assets.history import History
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog
+from resources.history import open_history
 
 _STYLES = {
     "fresh": "green",
@@ -36,7 +36,7 @@ def _registry() -> ModelRegistry:
 
 def run_sql(query: str, output_format: str) -> None:
     """Print the answer to a query."""
-    history = History(settings().history)
+    history = open_history(settings())
     if history.is_behind:
         # What a killed run left in the spool belongs to the answer, but is not worth an error.
         with contextlib.suppress(HistoryError, StorageError):

@@ -43,7 +43,7 @@ def resources(listener: Listener = nobody) -> dict[str, object]:
             home=str(here.home), recipes=str(here.recipes), root=str(here.root)
         ),
         "artifacts": ArtifactStoreResource(url=here.store, home=str(here.home)),
-        "history": HistoryResource(root=str(here.history)),
+        "history": HistoryResource(root=str(here.history), store=here.store, home=str(here.home)),
         "publisher": PublisherResource(name=here.publisher, home=str(here.home)),
         "runner": StageRunnerResource.on(lambda: get_executor(here), listener),
     }

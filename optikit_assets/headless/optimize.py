@@ -31,11 +31,11 @@ from optikit_assets.headless.driver import DriverReport, Event, run_plan
 from optikit_assets.headless.materialize import open_instance, register_model
 from optikit_assets.headless.plan import NodePlan, make_plan
 from optikit_assets.headless.run_owners import cancel_orphaned_runs
-from optikit_assets.history import History
 from optikit_assets.publishing import get_publisher
 from optikit_assets.settings import settings
 from optikit_assets.specs import BASELINE, Catalog, JobSpec
 from optikit_assets.tuner import check
+from resources.history import open_history
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def run_submission(
     report = run_plan(
         plan, width=width(executor.slots), log_folder=settings().logs / "driver", on_event=on_event
     )
-    History(settings().history).drain(timeout_s=60)
+    open_history(settings()).drain(timeout_s=60)
     return plan, report
 
 

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from optikit_assets.errors import HistoryError, StorageError, UnknownNameError
 from optikit_assets.history import reader
+from optikit_assets.history.exchange import Exchange, SharedLog
 from optikit_assets.history.loading import load
 from optikit_assets.history.markers import Markers
 from optikit_assets.history.publishing import is_current, publish, sweep_copies
@@ -50,14 +51,24 @@ class History:
         Folder of the history; made on the first append.
     clock_ns
         Wall clock that orders appends.
+    log
+        By which rows are exchanged with other machines; None: there are none.
     """
 
-    def __init__(self, root: Path, clock_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        root: Path,
+        clock_ns: Callable[[], int] = time.time_ns,
+        log: SharedLog | None = None,
+    ) -> None:
         self.root = Path(root)
         self._spool = Spool(self.root / "spool", clock_ns)
         self._database = self.root / "private" / "history.duckdb"
         # Beside the database, so that they go when it goes.
         self._appended = Markers(self.root / "private" / "appended")
+
+        known = self.root / "private" / "exchanged.txt"
+        self._exchange = None if log is None else Exchange(log, self._spool, known, clock_ns)
 
     @property
     def published_path(self) -> Path:
@@ -116,7 +127,7 @@ class History:
         return True
 
     def drain(self, timeout_s: float = 60.0) -> DrainResult:
-        """Load waiting rows into the database and publish a new copy.
+        """Load waiting rows, and those of other machines, and publish a new copy.
 
         Drains of several processes take turns. Readers of the published copy never matter. What
         writers and drains that were killed left unfinished is removed.
@@ -127,7 +138,7 @@ class History:
             If the turn did not come in time or the database is held by a foreign program; the
             rows stay in the spool for the next drain.
         StorageError
-            If the disk is full.
+            If the disk is full, or what machines share cannot be reached; rows wait in the spool.
         """
         deadline = time.monotonic() + timeout_s
         with self._drain_lock(deadline, timeout_s):
@@ -136,6 +147,10 @@ class History:
             if not self._database.exists():
                 # What was appended to one that is gone has to be appended again.
                 self._appended.clear()
+                if self._exchange:
+                    self._exchange.forget()
+            if self._exchange:
+                self._exchange.run()
             listed = self._spool.files()
             files = [file for file in listed if file.version <= latest_version()]
             with self._open(deadline) as connection:

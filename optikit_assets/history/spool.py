@@ -40,6 +40,12 @@ class SpoolFile:
         """File name, unique over all appends."""
         return self.path.name
 
+    @classmethod
+    def of(cls, path: Path) -> "SpoolFile | None":
+        """Return what a path's name says of it, None if it is no such name."""
+        match = _NAME.fullmatch(path.name)
+        return match and cls(path, match["table"], int(match["version"]))
+
 
 class Spool:
     """The spool folder."""
@@ -93,8 +99,8 @@ class Spool:
         """Return the waiting files in order of their appends."""
         if not self.folder.is_dir():
             return []
-        matches = ((path, _NAME.fullmatch(path.name)) for path in sorted(self.folder.iterdir()))
-        return [SpoolFile(p, m["table"], int(m["version"])) for p, m in matches if m]
+        found = (SpoolFile.of(path) for path in sorted(self.folder.iterdir()))
+        return [file for file in found if file is not None]
 
     def sweep(self, older_than_s: float = 60.0) -> list[str]:
         """Remove what writers that died left unfinished; return the names.

@@ -1,0 +1,36 @@
+"""Small files in a bucket that many machines add and none changes, in the order of their names."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from optikit_assets.artifacts.bucket import Bucket
+
+_LOG = "log"
+
+
+class BucketLog:
+    """The files below ``log/``.
+
+    Parameters
+    ----------
+    bucket
+        Where they are.
+    """
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+
+    def add(self, name: str, file: Path) -> None:
+        """Add a file; one of this name that is there already is the same."""
+        self._bucket.create(f"{_LOG}/{name}", file.read_bytes())
+
+    def names(self, after: str) -> Iterator[str]:
+        """Yield the names that sort after `after`, in order."""
+        begin = f"{_LOG}/"
+        for item in self._bucket.list(begin, after=f"{begin}{after}"):
+            yield item.name.removeprefix(begin)
+
+    def fetch(self, name: str, to: Path) -> None:
+        """Write a file's content to a path."""
+        found = self._bucket.read(f"{_LOG}/{name}")
+        to.write_bytes(b"" if found is None else found[0])

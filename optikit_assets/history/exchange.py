@@ -1,0 +1,135 @@
+"""The histories of several machines, each with all rows: what one appends, the others load.
+
+Every append is a file with a name of its own. A machine puts its files into a log that all share,
+and takes from there what it has not had. Files come at least once and rows have keys, so each row
+is in each history once, whichever machine died in between.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol
+
+from optikit_assets.errors import StorageError
+from optikit_assets.history.spool import Spool, SpoolFile, sync_folder
+
+# How far apart the clocks of two machines may be, and how long a listed file may take to be seen.
+_LATE_NS = 3600 * 10**9
+
+
+class SharedLog(Protocol):
+    """Small files that many machines add and none changes, in the order of their names."""
+
+    def add(self, name: str, file: Path) -> None:
+        """Add a file; one of this name that is there already is the same."""
+        ...
+
+    def names(self, after: str) -> Iterable[str]:
+        """Return the names that sort after `after`, in order."""
+        ...
+
+    def fetch(self, name: str, to: Path) -> None:
+        """Write a file's content to a path."""
+        ...
+
+
+class Exchange:
+    """One machine's part.
+
+    Parameters
+    ----------
+    log
+        What all machines share.
+    spool
+        Where this machine's appends wait to be loaded, and those of others are put.
+    known_file
+        Names that this machine has added or taken, a line each; without it all are taken again.
+    clock_ns
+        Wall clock that orders what is added.
+    """
+
+    def __init__(
+        self,
+        log: SharedLog,
+        spool: Spool,
+        known_file: Path,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._log = log
+        self._spool = spool
+        self._known_file = known_file
+        self._clock_ns = clock_ns
+
+    def forget(self) -> None:
+        """Take everything again: the database is gone."""
+        self._known_file.unlink(missing_ok=True)
+
+    def run(self) -> int:
+        """Add what waits here, and put what others added into the spool; return how many of those.
+
+        Raises
+        ------
+        StorageError
+            If the log cannot be reached or the disk is full; nothing is lost then.
+        """
+        known = self._known()
+        self._add(known)
+        return self._take(known)
+
+    def _add(self, known: dict[str, int]) -> None:
+        for file in self._spool.files():
+            if file.name not in known:
+                now = self._clock_ns()
+                # Sorted by when it came, not by when it was appended: a machine may be away long.
+                self._log.add(f"{now:020d}.{file.name}", file.path)
+                self._note(known, file.name, now)
+
+    def _take(self, known: dict[str, int]) -> int:
+        after = max(0, max(known.values(), default=0) - _LATE_NS)
+        taken = 0
+        for entry in self._log.names(f"{after:020d}"):
+            when, _, name = entry.partition(".")
+            if name in known or not when.isdigit() or SpoolFile.of(Path(name)) is None:
+                continue
+            self._fetch(entry, name)
+            self._note(known, name, int(when))
+            taken += 1
+        return taken
+
+    def _fetch(self, entry: str, name: str) -> None:
+        part = self._spool.folder / f".{name}.{os.getpid()}.taken"
+        try:
+            part.parent.mkdir(parents=True, exist_ok=True)
+            self._log.fetch(entry, part)
+            with part.open("rb") as stream:
+                os.fsync(stream.fileno())
+            part.rename(self._spool.folder / name)
+            sync_folder(self._spool.folder)
+        except OSError as error:
+            raise StorageError(
+                f"cannot write rows of another machine to {self._spool.folder}: {error.strerror}; "
+                "free some space or fix its permissions"
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink()
+
+    def _known(self) -> dict[str, int]:
+        try:
+            lines = self._known_file.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return {}
+        pairs = (line.split(" ") for line in lines)
+        # The last line of a process that was killed may be cut: then the file comes once more.
+        return {pair[1]: int(pair[0]) for pair in pairs if len(pair) == 2 and pair[0].isdigit()}
+
+    def _note(self, known: dict[str, int], name: str, when: int) -> None:
+        known[name] = when
+        try:
+            self._known_file.parent.mkdir(parents=True, exist_ok=True)
+            with self._known_file.open("a", encoding="utf-8") as out:
+                out.write(f"{when} {name}\n")
+        except OSError as error:
+            raise StorageError(f"cannot write {self._known_file}: {error.strerror}") from error

@@ -1,0 +1,133 @@
+"""Machines that exchange their rows: each has all of them, once, whatever dies in between."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from optikit_assets.errors import StorageError
+from optikit_assets.history import History
+
+SWEEP = {"model": "m@1", "recipe": "r", "slo": "s", "status": "feasible"}
+
+
+class Log(dict[str, bytes]):
+    """What machines share, with the clock of each and what goes wrong next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fails = ""
+        self.asked: list[str] = []
+
+    def add(self, name: str, file: Path) -> None:
+        if self.fails == "add":
+            raise StorageError("the log cannot be reached")
+        self.setdefault(name, file.read_bytes())
+        if self.fails == "after adding":
+            self.fails = ""
+            raise KeyboardInterrupt
+
+    def names(self, after: str) -> Iterable[str]:
+        self.asked.append(after)
+        return sorted(name for name in self if name > after)
+
+    def fetch(self, name: str, to: Path) -> None:
+        if self.fails == "fetch":
+            self.fails = ""
+            raise KeyboardInterrupt
+        to.write_bytes(self[name])
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+def machine(folder: Path, log: Log) -> History:
+    return History(folder, log=log)
+
+
+def keys(history: History) -> list[str]:
+    return list(history.query("SELECT content_key FROM sweeps ORDER BY content_key")["content_key"])
+
+
+def test_every_machine_has_the_rows_of_all(tmp_path: Path, log: Log) -> None:
+    one, two = machine(tmp_path / "one", log), machine(tmp_path / "two", log)
+    one.append("sweeps", [SWEEP | {"content_key": "a"}])
+    two.append("sweeps", [SWEEP | {"content_key": "b"}])
+    for history in (one, two, one):
+        history.drain()
+    assert keys(one) == keys(two) == ["a", "b"]
+    assert len(log) == 2
+    # Nothing is taken twice, and nothing of one's own.
+    assert [one.drain().files, two.drain().files] == [0, 0]
+
+
+def test_what_died_after_it_was_added_is_there_once(tmp_path: Path, log: Log) -> None:
+    one, two = machine(tmp_path / "one", log), machine(tmp_path / "two", log)
+    one.append("sweeps", [SWEEP | {"content_key": "a"}])
+    log.fails = "after adding"
+    with pytest.raises(KeyboardInterrupt):
+        one.drain()
+    one.drain()
+    two.drain()
+    assert keys(one) == keys(two) == ["a"]
+
+
+def test_what_died_while_it_took_rows_takes_them_the_next_time(tmp_path: Path, log: Log) -> None:
+    one, two = machine(tmp_path / "one", log), machine(tmp_path / "two", log)
+    for key in "abc":
+        one.append("sweeps", [SWEEP | {"content_key": key}])
+    one.drain()
+    log.fails = "fetch"
+    with pytest.raises(KeyboardInterrupt):
+        two.drain()
+    two.drain()
+    assert keys(two) == ["a", "b", "c"]
+    assert list((tmp_path / "two" / "spool").glob(".*")) == []
+
+
+def test_rows_wait_while_the_log_cannot_be_reached(tmp_path: Path, log: Log) -> None:
+    one = machine(tmp_path / "one", log)
+    one.append("sweeps", [SWEEP | {"content_key": "a"}])
+    log.fails = "add"
+    with pytest.raises(StorageError, match="cannot be reached"):
+        one.drain()
+    assert one.waiting_files == 1
+    log.fails = ""
+    one.drain()
+    assert keys(one) == ["a"]
+
+
+def test_a_machine_that_was_away_for_long_is_heard(tmp_path: Path, log: Log) -> None:
+    clock = [10**18]
+    one = History(tmp_path / "one", clock_ns=lambda: clock[0], log=log)
+    two = History(tmp_path / "two", clock_ns=lambda: clock[0], log=log)
+    one.append("sweeps", [SWEEP | {"content_key": "old"}])
+    clock[0] += 90 * 24 * 3600 * 10**9
+    two.append("sweeps", [SWEEP | {"content_key": "new"}])
+    two.drain()
+    one.drain()
+    two.drain()
+    assert keys(one) == keys(two) == ["new", "old"]
+    # And nobody reads a long log from its beginning each time.
+    assert log.asked[-1] > f"{10**18:020d}"
+
+
+def test_a_history_that_was_deleted_comes_back(tmp_path: Path, log: Log) -> None:
+    one, two = machine(tmp_path / "one", log), machine(tmp_path / "two", log)
+    one.append("sweeps", [SWEEP | {"content_key": "a"}])
+    two.append("sweeps", [SWEEP | {"content_key": "b"}])
+    for history in (one, two, one):
+        history.drain()
+    (tmp_path / "one" / "private" / "history.duckdb").unlink()
+    one.drain()
+    assert keys(one) == ["a", "b"]
+
+
+def test_what_is_no_append_in_the_log_is_left_alone(tmp_path: Path, log: Log) -> None:
+    log["00000000000000000001.notes.txt"] = b"hello"
+    log["readme"] = b"hello"
+    one = machine(tmp_path / "one", log)
+    assert one.drain().files == 0
+    assert one.waiting_files == 0
