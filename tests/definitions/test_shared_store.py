@@ -1,22 +1,23 @@
 """Two control machines with one bucket: what one made the other finds, and each has all rows."""
 
-import multiprocessing
+import json
+import os
 import shutil
-import time
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from optikit_assets.artifacts import ArtifactStore, open_store
-from optikit_assets.execution.testing import InProcessExecutor
-from optikit_assets.graph import Node
+from optikit_assets.artifacts import open_store
 from optikit_assets.headless.materialize import materialize_node, open_instance, register_model
+from optikit_assets.locations import REPOSITORY
 from optikit_assets.settings import configure, settings
 from resources import open_history
-from tests.definitions.test_history_rows import DEPLOYED, NODES, SWEEP, TUNED, Stages
-from tests.definitions.world import CHAT, HARDWARE, MODEL, World
+from tests.definitions.control_machine import Told
+from tests.definitions.test_history_rows import DEPLOYED, NODES
+from tests.definitions.world import CHAT, MODEL, World
 from tests.executors import execute_with
 from tests.servers.s3 import BUCKET, s3_server, weed
 
@@ -29,46 +30,10 @@ pytestmark = [
 COUNTED = ("sweeps", "probes", "tuning_trials", "quantization_trials", "deployments", "comparisons")
 
 
-class Told(Stages):
-    """Stages that write down what each of them measured or made, in whichever process."""
-
-    def __init__(self, ledger: Path) -> None:
-        super().__init__({64: 90, 128: 0, 256: 0})
-        self.ledger = ledger
-
-    def note(self, what: str) -> None:
-        with self.ledger.open("a") as out:
-            out.write(f"{what}\n")
-
-    def made(self) -> list[str]:
-        return self.ledger.read_text().split() if self.ledger.exists() else []
-
-    def work(self, worker: str, request: Any, lease: Any, on_record: Any) -> Any:
-        store = open_store(request.store, settings().home)
-        items = {"compress": "trials", "evaluate": "candidates"}.get(worker)
-        keys = (
-            [request.artifact_key]
-            if items is None
-            else [item.artifact_key for item in getattr(request, items)]
-        )
-        for key in keys:
-            if store.find(key) is None:
-                self.note(key)
-        time.sleep(0.3)
-        return super().work(worker, request, lease, on_record)
-
-    def benchmark(self, request: Any, store: ArtifactStore) -> None:
-        # The node has what it serves.
-        assert store.local(request.model).is_dir()
-        super().benchmark(request, store)
-
-
 @pytest.fixture
 def stages(real: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Told]:
     told = Told(tmp_path / "made")
-    execute_with(
-        monkeypatch, lambda here: InProcessExecutor(told.work, HARDWARE, here.home / "leases")
-    )
+    execute_with(monkeypatch, told.executor)
     real.write("slos/demo.yaml", CHAT.replace("name: chat", "name: demo"))
     with s3_server(tmp_path / "s3") as server:
         for name, value in server.environment.items():
@@ -128,35 +93,31 @@ def test_the_second_machine_makes_nothing_that_the_first_made(
     assert counts() == first
 
 
-def _run(home: Path, nodes: list[Node], outcomes: Any) -> None:
-    try:
-        on(home)
-        outcomes.put([materialize_node(node) for node in nodes])
-    except BaseException as error:
-        outcomes.put(repr(error))
-
-
 def test_two_machines_at_once_do_no_work_twice(
     stages: Told, real: World, home: Path, empty_instance: Path
 ) -> None:
-    nodes = NODES[: NODES.index(DEPLOYED)]
-    assert {SWEEP, TUNED} < set(nodes)
+    nodes = [str(node) for node in NODES[: NODES.index(DEPLOYED)]]
     homes = [home, second_home(real, empty_instance)]
-    fork = multiprocessing.get_context("fork")
-    outcomes = fork.SimpleQueue()
-    machines = [fork.Process(target=_run, args=(place, nodes, outcomes)) for place in homes]
-    for process in machines:
-        process.start()
+    command = [sys.executable, "-m", "tests.definitions.control_machine", str(stages.ledger)]
+    machines = [
+        subprocess.Popen(
+            [*command, *nodes],
+            env={**os.environ, "OPTIKIT_HOME": str(place)},
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for place in homes
+    ]
     try:
-        for process in machines:
-            process.join(400)
-        found = [outcomes.get() for _ in machines if not outcomes.empty()]
+        found = [machine.communicate(timeout=400)[0].splitlines()[-1] for machine in machines]
     finally:
-        for process in machines:
-            process.kill()
-            process.join(10)
+        for machine in machines:
+            machine.kill()
+            machine.wait(10)
     assert found == [found[0], found[0]]
-    assert isinstance(found[0], list), found
+    assert json.loads(found[0])["eval_scores[tiny@1|baseline]"] == "ok"
     made = stages.made()
     assert len(made) == len(set(made))
     both = []

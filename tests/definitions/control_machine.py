@@ -1,0 +1,71 @@
+"""A control machine of a test: ``python -m tests.definitions.control_machine LEDGER NODE ...``.
+
+Materializes the nodes one after the other and prints what each recorded.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from optikit_assets.artifacts import ArtifactStore, open_store
+from optikit_assets.execution import Executor, base
+from optikit_assets.execution.testing import InProcessExecutor
+from optikit_assets.graph import Node
+from optikit_assets.headless.materialize import materialize_node, open_instance, register_model
+from optikit_assets.settings import Settings, settings
+from tests.definitions.test_history_rows import Stages
+from tests.definitions.world import HARDWARE, MODEL
+
+
+class Told(Stages):
+    """Stages that write down what each of them measured or made, in whichever process."""
+
+    def __init__(self, ledger: Path) -> None:
+        super().__init__({64: 90, 128: 0, 256: 0})
+        self.ledger = ledger
+
+    def executor(self, here: Settings) -> Executor:
+        return InProcessExecutor(self.work, HARDWARE, here.home / "leases")
+
+    def note(self, what: str) -> None:
+        with self.ledger.open("a") as out:
+            out.write(f"{what}\n")
+
+    def made(self) -> list[str]:
+        return self.ledger.read_text().split() if self.ledger.exists() else []
+
+    def work(self, worker: str, request: Any, lease: Any, on_record: Any) -> Any:
+        store = open_store(request.store, settings().home)
+        items = {"compress": "trials", "evaluate": "candidates"}.get(worker)
+        keys = (
+            [request.artifact_key]
+            if items is None
+            else [item.artifact_key for item in getattr(request, items)]
+        )
+        for key in keys:
+            if store.find(key) is None:
+                self.note(key)
+        time.sleep(0.3)
+        return super().work(worker, request, lease, on_record)
+
+    def benchmark(self, request: Any, store: ArtifactStore) -> None:
+        # The node has what it serves.
+        assert store.local(request.model).is_dir()
+        super().benchmark(request, store)
+
+
+def main(ledger: str, *nodes: str) -> None:
+    base._EXECUTORS.own["of_the_test"] = Told(Path(ledger)).executor
+    with open_instance() as instance:
+        register_model(instance, MODEL)
+    found = {}
+    for name in nodes:
+        asset, _, partition = name.rstrip("]").partition("[")
+        found[name] = materialize_node(Node.of(asset, partition))
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
