@@ -18,7 +18,7 @@ from optikit_assets.defs.sensors import new_model_versions, spec_changes
 from optikit_assets.graph import PIPELINE, Node, upstream
 from optikit_assets.headless.job import optimize_model
 from optikit_assets.settings import REPOSITORY, settings
-from resources import ModelRegistryResource, StageRunnerResource
+from resources import ArtifactStoreResource, ModelRegistryResource, StageRunnerResource
 from tests.definitions.world import HARDWARE, local_on
 from tests.executors import execute_with
 from tests.tiny_model import write_model
@@ -250,7 +250,8 @@ class Site:
 
     def tick(self, sensor: dg.SensorDefinition) -> dg.SensorResult | dg.SkipReason:
         runner = StageRunnerResource.on(lambda: local_on(HARDWARE)(settings()))
-        wanted = {"models": self.models, "runner": runner}
+        artifacts = ArtifactStoreResource(root=str(settings().store))
+        wanted = {"models": self.models, "artifacts": artifacts, "runner": runner}
         resources = {k: v for k, v in wanted.items() if k in sensor.required_resource_keys}
         with dg.build_sensor_context(
             instance=self.instance, resources=resources, cursor=self.cursor

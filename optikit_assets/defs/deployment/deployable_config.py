@@ -102,7 +102,7 @@ def _recipes(stage: Partition) -> list[str]:
     if BASELINE not in found:
         nodes = graph.results_of(stage.node.key, BASELINE)
         # What it needs comes before what it can be decided without.
-        why = next(why for node in nodes if (why := stage.versions.outdated(node)))
+        why = next(why for node in nodes if (why := stage.versions.why_left_out(node)))
         raise StageError(f"{stage.node} needs the results of {BASELINE} first: {why}")
     return found
 
