@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.cli.made import made_by
 from optikit_assets.engines import Hardware, detect
 from optikit_assets.errors import StageError
@@ -17,6 +18,7 @@ from optikit_assets.graph import PIPELINE, Flow, Node, get_flow
 from optikit_assets.headless.driver import DriverReport
 from optikit_assets.headless.materialize import materialize_node, open_instance
 from optikit_assets.headless.optimize import Submission, require_what_is_not_made, status
+from optikit_assets.schemas import BENCHMARK_FILE, MEASURED_RECIPE
 from optikit_assets.settings import settings
 from tests.definitions.test_certification import DEPLOYABLE, SLO, Machine, artifact_of
 from tests.definitions.world import HARDWARE, MODEL, World, in_process
@@ -246,7 +248,7 @@ def test_what_failed_or_was_not_brought_up_to_date_is_not_shown_as_found(
         real.instance = instance
         real.materialize([sweeps["int_w8a8"], SCORES], status="failed")
     failed = made_by(submission, DriverReport())
-    assert [row["status"] for row in failed.records] == ["feasible", "failed"]
+    assert [row["benchmark"]["status"] for row in failed.records] == ["feasible", "failed"]
     assert failed.problems == ("int_w8a8 under demo: its sweep failed",)
     quantized = made_by(replace(submission, flow=get_flow("quantize")), DriverReport())
     assert [row["verdict"] for row in quantized.records] == ["reference", "failed"]
@@ -281,6 +283,7 @@ def test_the_command_line_shows_what_a_flow_made(
     assert made.returncode == 0, made.stderr
     assert "0 partitions run, 5 fresh" in made.stdout
     baseline, quantized = json.loads(out.read_text())
+    assert baseline["schema_version"] == 1
     assert (baseline["recipe"], baseline["verdict"]) == ("baseline", "reference")
     assert quantized["verdict"] == "pass"
     assert quantized["recovery_low"] <= quantized["recovery"] <= quantized["recovery_high"]
@@ -289,7 +292,13 @@ def test_the_command_line_shows_what_a_flow_made(
 
     made = optikit(*job, "benchmark_only", "--slo", "demo", "--json", out)
     assert made.returncode == 0, made.stderr
-    rates = {row["recipe"]: row["rate_rps"] for row in json.loads(out.read_text())}
+    found = [MEASURED_RECIPE.load(row, str(out)) for row in json.loads(out.read_text())]
+    rates = {row.recipe: row.benchmark.certified_rate_rps for row in found}
+    assert {row.slo for row in found} == {"demo"}
+    assert [row.benchmark for row in found] == [
+        BENCHMARK_FILE.read(ArtifactStore(settings().store).get(Path(row.artifact or "").name))
+        for row in found
+    ]
     assert rates["int_w8a8"] > rates["baseline"] > 0
     assert f"{rates['int_w8a8']:.3f}" in made.stdout
 
