@@ -10,7 +10,6 @@ import pytest
 
 from optikit_assets.defs.evaluation.jobs import evaluate_endpoint
 from optikit_assets.environments.layout import (
-    REPOSITORY_ROOT,
     Stamp,
     environment_path,
     python_path,
@@ -18,6 +17,7 @@ from optikit_assets.environments.layout import (
 )
 from optikit_assets.errors import StageError
 from optikit_assets.headless.materialize import run_job
+from optikit_assets.locations import REPOSITORY
 from tests.executors import execute_with
 from tests.servers.imitation import Behaviour, running
 from tests.unit.cli.conftest import Optikit
@@ -33,7 +33,7 @@ def worker(with_instance: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tests.unit.cli.evaluation_worker\n')
     python.chmod(0o755)
     location = str(environment_path(with_instance, "serve"))
-    write_stamp(with_instance, "serve", Stamp("0" * 64, location, str(REPOSITORY_ROOT), "cpu"))
+    write_stamp(with_instance, "serve", Stamp("0" * 64, location, str(REPOSITORY), "cpu"))
     execute_with(monkeypatch, lambda settings: executor_on(settings.home))
     return with_instance
 
