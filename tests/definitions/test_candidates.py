@@ -29,6 +29,8 @@ from tests.executors import execute_with
 from tests.tiny_model import write_model
 from tests.unit.stateval.builders import candidate
 
+pytestmark = pytest.mark.slow
+
 ITEMS = 300
 BASE = Node.of("base_model", MODEL)
 QUANTIZED = Node.of("quantized_model", f"{MODEL}|int_w8a8")

@@ -25,6 +25,8 @@ from tests.executors import execute_with
 from tests.servers.engine_model import Shape
 from tests.servers.virtual import virtual_benchmark, virtual_confirmation
 
+pytestmark = pytest.mark.slow
+
 DEPLOYABLE = Node.of("deployable_config", f"{MODEL}|demo")
 SLO = """\
 name: demo

@@ -20,6 +20,8 @@ from tests.definitions.world import CHAT, HARDWARE, MODEL, World, in_process
 from tests.executors import execute_with
 from tests.unit.deployment import samples
 
+pytestmark = pytest.mark.slow
+
 SLO = "demo"
 SWEEP = Node.of("benchmark_sweep", f"{MODEL}|int_w8a8@{SLO}")
 DEPLOYABLE = Node.of("deployable_config", f"{MODEL}|{SLO}")

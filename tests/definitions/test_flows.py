@@ -214,6 +214,7 @@ def test_what_there_is_is_certified_and_tuning_is_not_asked_for_until_it_is(
     assert evidence()["tuning_only"] == "not_asked"
 
 
+@pytest.mark.slow
 def test_a_decision_whose_bundle_is_not_what_is_published_runs_again(
     real: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +230,7 @@ def test_a_decision_whose_bundle_is_not_what_is_published_runs_again(
     assert state_of(real, DEPLOYABLE) == ("fresh", "")
 
 
+@pytest.mark.slow
 def test_what_failed_or_was_not_brought_up_to_date_is_not_shown_as_found(
     real: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -176,6 +176,7 @@ def registered(instance: dg.DagsterInstance) -> dg.DagsterInstance:
     return instance
 
 
+@pytest.mark.slow
 def test_scores_come_from_their_own_recipe_and_model(registered):
     assert parents(Node.of("eval_scores", "m@1|int_w8a8"), registered) == {
         Node.of("base_model", "m@1"),
@@ -196,6 +197,7 @@ def test_a_sweep_depends_on_its_recipe_and_on_its_scenario(registered):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asset", SNAPSHOT)
 def test_dagster_and_the_table_agree_on_every_edge(asset, registered):
     nodes = partitions.all_nodes(asset, [MODEL, "other@1"])
@@ -455,6 +457,7 @@ def test_an_empty_folder_is_not_a_model_version_yet(site: Site):
     assert isinstance(site.look_for_models(), dg.SkipReason)
 
 
+@pytest.mark.slow
 def test_every_source_is_observed_once(site: Site):
     everything = site.look_for_edits()
     assert ("serving_runtime", None) in everything
@@ -467,6 +470,7 @@ def test_every_source_is_observed_once(site: Site):
     assert site.look_for_edits() == set()
 
 
+@pytest.mark.slow
 def test_an_edited_value_is_observed_where_it_counts_and_a_comment_is_not(site: Site):
     site.look_for_edits()
     recipe, slo, model = "quantization/int_w8a8.yaml", "slos/demo.yaml", "models/demo-llama.yaml"
@@ -486,6 +490,7 @@ def test_an_edited_value_is_observed_where_it_counts_and_a_comment_is_not(site: 
     assert site.look_for_edits() == set()
 
 
+@pytest.mark.slow
 def test_a_model_that_was_removed_is_not_observed(site: Site):
     site.instance.add_dynamic_partitions(partitions.MODEL_DIMENSION, ["gone@1"])
     assert not any(partition == "gone@1" for _, partition in site.look_for_edits())

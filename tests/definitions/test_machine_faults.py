@@ -24,6 +24,8 @@ from tests.definitions.test_candidates import BASE, Workers, artifact_of
 from tests.definitions.world import HARDWARE, MODEL, World, in_process, local_on
 from tests.executors import execute_with
 
+pytestmark = pytest.mark.slow
+
 SWEEP = Node.of("benchmark_sweep", f"{MODEL}|baseline@demo")
 TUNED = Node.of("tuned_config", f"{MODEL}|baseline@demo")
 

@@ -125,6 +125,7 @@ def test_tasks_whose_titles_differ_in_punctuation_have_checks_of_their_own(world
         assert re.fullmatch(r"recovery_mmlu_5_shot_[0-9a-f]{8}", names[title])
 
 
+@pytest.mark.slow
 def test_a_run_records_its_checks_for_its_own_partition(
     world: World, with_instance: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

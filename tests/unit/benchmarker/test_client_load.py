@@ -80,6 +80,7 @@ def probe(share, factor):
     return outcome.result, progress
 
 
+@pytest.mark.slow
 def test_server_is_not_blamed_for_what_an_overloaded_client_saw():
     assert probe(0.5, 1.5)[0].verdict == "fail"
     result, _ = probe(0.95, 1.5)
@@ -88,10 +89,12 @@ def test_server_is_not_blamed_for_what_an_overloaded_client_saw():
     assert result.client_cores == pytest.approx(0.95, abs=0.02)
 
 
+@pytest.mark.slow
 def test_pass_of_a_busy_client_stands():
     assert probe(0.95, 0.5)[0].verdict == "pass"
 
 
+@pytest.mark.slow
 def test_rate_that_takes_more_processes_than_there_are_is_named(monkeypatch):
     monkeypatch.setattr("optikit_assets.benchmarker.process_pool._REQUEST_S", 0.05)
     result, progress = probe(0.95, 1.5)

@@ -89,6 +89,7 @@ FAILED = [
 MISSED = [outcome("baseline", 0.0, 2.0), outcome("int_w8a8", 3.0, 4.0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("found", "servers"),
     [

@@ -50,6 +50,7 @@ def test_tpe_finds_the_optimum_of_a_known_function(study, space_of):
     assert result.stopped == "all 25 trials were used"
 
 
+@pytest.mark.slow
 def test_its_later_proposals_are_better_than_random_ones(tmp_path, cpu, space_of):
     def late_fitness(startup, seed):
         result = run_study(
