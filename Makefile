@@ -22,20 +22,24 @@ PYTEST_ARGS ?=
 TEST_PROCESSES ?= 2
 WAITING_PROCESSES ?= 3
 
-# Runs the tests that match $(1): first those that compute, file by file and the long ones first, then
-# those that measure time and mostly wait for it, beside each other alone, also if some of the first
-# failed. pytest says 5 where it finds no test, as one part does when PYTEST_ARGS names a file.
+# Runs the tests that match $(1), in three parts: those that compute, file by file and the long ones
+# first; those that mostly wait for real time; and one by one those that bear no other test beside
+# them. A part runs also if some of an earlier one failed. pytest says 5 where it finds no test, as it
+# does when PYTEST_ARGS names a file.
 define RUN_TESTS
-	@compute=0; wait=0; \
-	"$(CONTROL_BIN)/python" -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
-		-m "($(1)) and not serial" $(PYTEST_ARGS) || compute=$$?; \
-	case $$compute in 0 | 1 | 5) ;; *) exit $$compute ;; esac; \
-	"$(CONTROL_BIN)/python" -m pytest -n $(WAITING_PROCESSES) --dist loadgroup \
-		-m "($(1)) and serial" $(PYTEST_ARGS) || wait=$$?; \
-	case "$$compute $$wait" in \
-		"0 0" | "0 5" | "5 0") echo "tests: passed" ;; \
-		*) echo "tests: FAILED (pytest ended with $$compute for those that compute, with $$wait" \
-			"for those that wait: 0 passed, 1 failed, 5 found none)" >&2; exit 1 ;; \
+	@ended=(); \
+	part() { \
+		local code=0; "$(CONTROL_BIN)/python" -m pytest "$$@" $(PYTEST_ARGS) || code=$$?; \
+		case $$code in 0 | 1 | 5) ended+=($$code) ;; *) exit $$code ;; esac; \
+	}; \
+	part -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
+		-m "($(1)) and not serial and not alone"; \
+	part -n $(WAITING_PROCESSES) --dist worksteal -m "($(1)) and serial"; \
+	part -m "($(1)) and alone"; \
+	case "$${ended[*]}" in \
+		*1* | "5 5 5") echo "tests: FAILED (the parts of pytest ended with $${ended[*]}:" \
+			"0 passed, 1 failed, 5 found none)" >&2; exit 1 ;; \
+		*) echo "tests: passed" ;; \
 	esac
 endef
 
@@ -74,12 +78,11 @@ test-fast: setup ## In a minute: ruff, and the tests that take no second of a pr
 	@"$(CONTROL_BIN)/ruff" check .
 	@"$(CONTROL_BIN)/ruff" format --check .
 	@"$(CONTROL_BIN)/python" -m pytest -n $(TEST_PROCESSES) --dist loadfile \
-		-m "not slow and not serial and not integration and not e2e" $(PYTEST_ARGS)
+		-m "not slow and not serial and not alone and not integration and not e2e" $(PYTEST_ARGS)
 
 .PHONY: test-all
 test-all: setup check ## The same with the end-to-end test: the whole pipeline on real servers (about 15 minutes more)
-	$(call RUN_TESTS,not e2e)
-	@"$(CONTROL_BIN)/python" -m pytest -m e2e $(PYTEST_ARGS)
+	$(call RUN_TESTS,e2e or not e2e)
 
 .PHONY: check
 check: setup ## ruff, pyright, import-linter, dg check

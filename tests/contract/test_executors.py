@@ -12,7 +12,7 @@ from tests.contract.executor import ExecutorContract
 from tests.contract.executor_worker import Work, handle
 from tests.unit.execution.devices import TWO_GPUS, executor_on, install_environment
 
-pytestmark = [pytest.mark.serial, pytest.mark.xdist_group("orphans")]
+pytestmark = pytest.mark.serial
 
 
 class TestLocalExecutor(ExecutorContract):

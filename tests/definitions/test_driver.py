@@ -17,7 +17,7 @@ from optikit_assets.headless.plan import NodePlan, State
 from optikit_assets.settings import REPOSITORY
 from tests.alive import is_alive
 
-pytestmark = [pytest.mark.serial, pytest.mark.xdist_group("driver")]
+pytestmark = pytest.mark.serial
 
 FOLDER = "OPTIKIT_TEST_FOLDER"
 _LIMIT_S = 90

@@ -123,7 +123,7 @@ def brief(name: str) -> Case:
 
 
 @pytest.mark.slow
-@pytest.mark.serial
+@pytest.mark.alone
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("name", ["heavy_tail", "prefill_by_tokens"])
 def test_real_time_over_loopback_agrees_with_virtual_time(name):

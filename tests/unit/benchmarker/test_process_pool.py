@@ -21,7 +21,7 @@ from optikit_assets.specs.slo import Objective, SearchBudget, SloSpec, Workload
 from tests.alive import is_alive
 from tests.servers.imitation import Behaviour, running
 
-pytestmark = [pytest.mark.slow, pytest.mark.serial]
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 LIMITS = ClientLimits(connect_s=2.0, first_request_s=5.0, idle_s=5.0)
 SERVER = Behaviour(slots=200, prefill_s=0.01, token_s=0.001)

@@ -15,7 +15,7 @@ from optikit_assets.errors import AcceleratorError, StorageError
 from optikit_assets.settings import REPOSITORY
 from tests.unit.execution.devices import CPU, TWO_GPUS, executor_on
 
-pytestmark = [pytest.mark.serial, pytest.mark.xdist_group("orphans")]
+pytestmark = pytest.mark.serial
 
 # Says when it asks and when it has what it asked for, and keeps it until it is ended.
 HOLDER = """

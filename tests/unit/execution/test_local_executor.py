@@ -24,7 +24,7 @@ from tests.alive import is_alive
 from tests.unit.execution.devices import executor_on, install_environment
 from tests.unit.execution.worker import Behaviour, Done, Work
 
-pytestmark = [pytest.mark.serial, pytest.mark.xdist_group("orphans")]
+pytestmark = pytest.mark.serial
 
 
 @pytest.fixture

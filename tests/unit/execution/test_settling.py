@@ -19,7 +19,7 @@ from tests.unit.execution.devices import TWO_GPUS, executor_on, install_environm
 from tests.unit.execution.test_local_executor import ledger
 from tests.unit.execution.worker import Done, Work
 
-pytestmark = [pytest.mark.serial, pytest.mark.xdist_group("orphans")]
+pytestmark = pytest.mark.serial
 
 
 @dataclass(frozen=True)
