@@ -8,7 +8,7 @@ from optikit_assets.benchmarker.arrivals import probe_schedule
 from optikit_assets.benchmarker.client import CompletionClient, RequestShape
 from optikit_assets.benchmarker.client_load import LoadMeter, cores, idle_s
 from optikit_assets.benchmarker.endpoint import Target
-from optikit_assets.benchmarker.open_loop import ProbePlan, run_open_probe
+from optikit_assets.benchmarker.open_loop import ProbeSetup, run_open_probe
 from optikit_assets.benchmarker.prompts import SyntheticPrompts
 from optikit_assets.benchmarker.sample import Sample
 from optikit_assets.benchmarker.verdict import Rules, judge
@@ -75,7 +75,7 @@ def probe(share, factor):
         client.share = share
         prompts = SyntheticPrompts(CASE.slo.workload, 1)
         target = Target(cast("CompletionClient", client), "virtual", RequestShape(), prompts)
-        plan = ProbePlan(0, rate_rps, schedule_s, 20, rules, timeout_s=10.0)
+        plan = ProbeSetup(0, rate_rps, schedule_s, 20, rules, timeout_s=10.0)
         outcome = runner.run(run_open_probe(target, plan, on_progress=progress.append))
     return outcome.result, progress
 

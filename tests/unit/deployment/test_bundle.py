@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from optikit_assets.deployment import Evidence, Series, arms_table, write_bundle
+from optikit_assets.deployment import ReportData, Series, arms_table, write_bundle
 from optikit_assets.schemas import DEPLOYMENT_FILE
 from optikit_assets.specs import Workload
 from tests.unit.deployment import samples
@@ -123,7 +123,7 @@ def test_feasible_deployment_without_configuration_is_refused(tmp_path):
 
 def test_infeasible_bundle_has_no_configuration_but_says_what_came_closest(tmp_path):
     deployment = samples.deployment(samples.infeasible_outcomes())
-    bundle = written(tmp_path, deployment, Evidence())
+    bundle = written(tmp_path, deployment, ReportData())
     assert bundle.config is None
     assert not (tmp_path / "vllm.yaml").exists()
     assert deployment.status == "infeasible"
@@ -191,7 +191,7 @@ def test_report_escapes_what_comes_from_outside(tmp_path):
 @pytest.mark.slow
 def test_report_tells_an_unbounded_percentile_from_a_missing_one(tmp_path):
     late = probe(rate_rps=9.0, verdict="fail", latency_ms={"e2e_latency_p95": None})
-    evidence = Evidence(series=(Series(label="x", benchmark=benchmark(probes=(late,))),))
+    evidence = ReportData(series=(Series(label="x", benchmark=benchmark(probes=(late,))),))
     assert "unbounded" in page(tmp_path, samples.deployment(), evidence).text
 
 
