@@ -50,7 +50,7 @@ def recipes(with_instance: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(yaml.safe_dump(spec))
 
-    rows = {"samples": 64, "max_sequence_length": 128}
+    rows = {"samples": 16, "max_sequence_length": 128}
     write("quantization/int_w8a8.yaml", trials=1, calibration=rows)
     suite = yaml.safe_load((shipped / "evaluations" / "demo.yaml").read_text())
     write("evaluations/demo.yaml", tasks=[{**task, "limit": LIMIT} for task in suite["tasks"]])
