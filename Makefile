@@ -1,7 +1,8 @@
 # make help        lists the targets
 # OPTIKIT_HOME=…   where everything is kept (default: .optikit in the repository)
 # PYTHON=…         the Python 3.11 that the environments are made with
-# PYTEST_ARGS=…    more arguments for pytest, e.g. a folder or -x; TEST_PROCESSES=…: test processes
+# PYTEST_ARGS=…    more arguments for pytest, e.g. a folder or -x
+# TEST_PROCESSES=…, WAITING_PROCESSES=…  test processes for tests that compute, and that wait
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
@@ -19,20 +20,26 @@ OPTIKIT := $(CONTROL_BIN)/optikit
 DEMO_JOB := recipes/jobs/demo.yaml
 PYTEST_ARGS ?=
 TEST_PROCESSES ?= 2
+WAITING_PROCESSES ?= 3
 
-# Runs the tests that match $(1): first those that may share the machine, then, one by one, those
-# that may not, also if some of the first failed. pytest says 5 where it finds no test, as one part
+# Runs the tests that match $(1), in three parts: those that compute, file by file and the long ones
+# first; those that mostly wait for real time; and one by one those that bear no other test beside
+# them. A part runs also if some of an earlier one failed. pytest says 5 where it finds no test, as it
 # does when PYTEST_ARGS names a file.
 define RUN_TESTS
-	@together=0; alone=0; \
-	"$(CONTROL_BIN)/python" -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "($(1)) and not serial" \
-		$(PYTEST_ARGS) || together=$$?; \
-	case $$together in 0 | 1 | 5) ;; *) exit $$together ;; esac; \
-	"$(CONTROL_BIN)/python" -m pytest -m "($(1)) and serial" $(PYTEST_ARGS) || alone=$$?; \
-	case "$$together $$alone" in \
-		"0 0" | "0 5" | "5 0") echo "tests: passed" ;; \
-		*) echo "tests: FAILED (pytest ended with $$together for those side by side, with $$alone" \
-			"for those one by one: 0 passed, 1 failed, 5 found none)" >&2; exit 1 ;; \
+	@ended=(); \
+	part() { \
+		local code=0; "$(CONTROL_BIN)/python" -m pytest "$$@" $(PYTEST_ARGS) || code=$$?; \
+		case $$code in 0 | 1 | 5) ended+=($$code) ;; *) exit $$code ;; esac; \
+	}; \
+	part -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
+		-m "($(1)) and not serial and not alone"; \
+	part -n $(WAITING_PROCESSES) --dist worksteal -m "($(1)) and serial"; \
+	part -m "($(1)) and alone"; \
+	case "$${ended[*]}" in \
+		*1* | "5 5 5") echo "tests: FAILED (the parts of pytest ended with $${ended[*]}:" \
+			"0 passed, 1 failed, 5 found none)" >&2; exit 1 ;; \
+		*) echo "tests: passed" ;; \
 	esac
 endef
 
@@ -67,10 +74,11 @@ test: setup check ## All checks, then the whole test suite
 	$(call RUN_TESTS,not e2e)
 
 .PHONY: test-fast
-test-fast: setup ## ruff, and the tests that are neither slow nor start a stage environment
+test-fast: setup ## In a minute: ruff, and the tests that take no second of a processor and start no engine
 	@"$(CONTROL_BIN)/ruff" check .
 	@"$(CONTROL_BIN)/ruff" format --check .
-	$(call RUN_TESTS,not slow and not integration and not e2e)
+	@"$(CONTROL_BIN)/python" -m pytest -n $(TEST_PROCESSES) --dist loadfile \
+		-m "not slow and not serial and not alone and not integration and not e2e" $(PYTEST_ARGS)
 
 .PHONY: test-all
 test-all: setup check ## The same with the end-to-end test: the whole pipeline on real servers (about 15 minutes more)

@@ -20,7 +20,7 @@ from benchmarks.tables import markdown, write_section
 from optikit_assets.benchmarker.arrivals import probe_schedule
 from optikit_assets.benchmarker.client import CompletionClient
 from optikit_assets.benchmarker.endpoint import Target, prepare
-from optikit_assets.benchmarker.open_loop import ProbeOutcome, ProbePlan, run_open_probe
+from optikit_assets.benchmarker.open_loop import ProbeOutcome, ProbeSetup, run_open_probe
 from optikit_assets.benchmarker.priority import prompt_thread
 from optikit_assets.benchmarker.process_pool import ProcessPool
 from optikit_assets.benchmarker.verdict import Rules
@@ -72,7 +72,7 @@ async def measure(
         probe=number,
     )
     rules = Rules(_SLO, seconds / 2, 100, seconds, _MAX_LAG_S)
-    plan = ProbePlan(number, rate_rps, schedule_s, _WARMUP, rules, _TIMEOUT_S, fixed=True)
+    plan = ProbeSetup(number, rate_rps, schedule_s, _WARMUP, rules, _TIMEOUT_S, fixed=True)
     processes = await pool.for_rate(rate_rps)
     pids = [psutil.Process(), *(psutil.Process(p.owned.pid) for p in processes)]
     before = [process.cpu_times() for process in pids]

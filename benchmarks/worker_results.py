@@ -25,7 +25,6 @@ import dagster as dg
 from benchmarks.tables import markdown
 from benchmarks.talkative_worker import Said, Talk, text_of
 from optikit_assets.environments.layout import (
-    REPOSITORY_ROOT,
     Stamp,
     environment_path,
     python_path,
@@ -74,7 +73,7 @@ def local_executor(home: Path) -> LocalExecutor:
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m benchmarks.talkative_worker\n')
     python.chmod(0o755)
     location = str(environment_path(home, "compress"))
-    write_stamp(home, "compress", Stamp("0" * 64, location, str(REPOSITORY_ROOT), "cpu"))
+    write_stamp(home, "compress", Stamp("0" * 64, location, str(REPOSITORY), "cpu"))
     return LocalExecutor(home)
 
 

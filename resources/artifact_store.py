@@ -19,6 +19,10 @@ class ArtifactStoreResource(dg.ConfigurableResource):
         """The store itself."""
         return open_store(self.url, Path(self.home))
 
+    def has(self, key: str) -> bool:
+        """Whether the artifact with this key is there with all that it refers to."""
+        return self.store.find_complete(key) is not None
+
     def find(self, key: str) -> Artifact | None:
         """Return the complete artifact with this key, or None."""
         return self.store.find(key)

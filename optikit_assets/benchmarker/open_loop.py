@@ -38,7 +38,7 @@ _SLACK_S = 5.0
 
 
 @dataclass(frozen=True)
-class ProbePlan:
+class ProbeSetup:
     """What an open-loop probe is to do.
 
     Attributes
@@ -77,7 +77,7 @@ class ProbeOutcome:
 
 async def run_open_probe(
     target: Target,
-    plan: ProbePlan,
+    plan: ProbeSetup,
     *,
     on_progress: Callable[[Progress], None] | None = None,
     processes: Sequence[ClientProcess] = (),
@@ -97,7 +97,7 @@ class _OpenProbe:
     def __init__(
         self,
         target: Target,
-        plan: ProbePlan,
+        plan: ProbeSetup,
         on_progress: Callable[[Progress], None] | None,
         processes: Sequence[ClientProcess],
     ) -> None:

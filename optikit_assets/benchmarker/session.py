@@ -10,7 +10,7 @@ from optikit_assets.benchmarker.endpoint import Target
 from optikit_assets.benchmarker.ladder import climb, start_rate_rps
 from optikit_assets.benchmarker.open_loop import (
     ProbeOutcome,
-    ProbePlan,
+    ProbeSetup,
     Progress,
     run_open_probe,
 )
@@ -195,7 +195,7 @@ class Session:
             alpha=_ALPHA,
         )
         fixed = budget.strategy == "paper" and not last
-        plan = ProbePlan(number, rate_rps, schedule, warmup, rules, self._timeout_s(), fixed)
+        plan = ProbeSetup(number, rate_rps, schedule, warmup, rules, self._timeout_s(), fixed)
         outcome = await run_open_probe(
             self.target,
             plan,

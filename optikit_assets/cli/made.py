@@ -1,6 +1,5 @@
 """What `optikit optimize` shows at the end, which depends on how far its flow goes."""
 
-import dataclasses
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +11,15 @@ from rich.text import Text
 from optikit_assets.deployment import arms_table
 from optikit_assets.graph import DEPLOYABLE_CONFIG, FAILED, Key, Node
 from optikit_assets.headless.driver import DriverReport
-from optikit_assets.headless.made import (
+from optikit_assets.headless.made import evaluated_recipes, measured_recipes
+from optikit_assets.headless.optimize import Submission, deployments, published_at
+from optikit_assets.schemas import (
+    DEPLOYMENT_FILE,
+    EVALUATED_RECIPE,
+    MEASURED_RECIPE,
     EvaluatedRecipe,
     MeasuredRecipe,
-    evaluated_recipes,
-    measured_recipes,
 )
-from optikit_assets.headless.optimize import Submission, deployments, published_at
-from optikit_assets.schemas import DEPLOYMENT_FILE
 
 
 @dataclass(frozen=True)
@@ -72,22 +72,25 @@ def _measured(submission: Submission, found: Sequence[MeasuredRecipe]) -> Made:
     rates.add_column("Accelerators", justify="right")
     rates.add_column("Why", overflow="fold")
     for row in found:
-        feasible = row.status == "feasible"
+        found_rate = row.benchmark
+        feasible = found_rate.status == "feasible"
+        low, high = found_rate.rate_ci_rps or (None, None)
         rates.add_row(
             Text(row.recipe),
             Text(row.slo),
-            row.status,
-            f"{row.rate_rps:.3f}" if feasible else "–",
-            f"{_shown(row.rate_low_rps)} and {_shown(row.rate_high_rps)}" if feasible else "–",
-            str(row.gpus),
-            Text(row.reason),
+            found_rate.status,
+            f"{found_rate.certified_rate_rps:.3f}" if feasible else "–",
+            f"{_shown(low)} and {_shown(high)}" if feasible else "–",
+            str(found_rate.gpus),
+            Text(found_rate.reason),
         )
-    held = {row.slo for row in found if row.status == "feasible"}
+    held = {row.slo for row in found if row.benchmark.status == "feasible"}
+    failed = [row for row in found if row.benchmark.status == FAILED]
     return Made(
         (rates,) if found else (),
-        tuple(map(dataclasses.asdict, found)),
+        tuple(map(MEASURED_RECIPE.dump, found)),
         (
-            *(f"{r.recipe} under {r.slo}: {r.reason}" for r in found if r.status == FAILED),
+            *(f"{row.recipe} under {row.slo}: {row.benchmark.reason}" for row in failed),
             *(f"no rate was certified under SLO {s}" for s in submission.slos if s not in held),
         ),
         ", ".join(row.artifact for row in found if row.artifact),
@@ -112,7 +115,7 @@ def _evaluated(submission: Submission, found: Sequence[EvaluatedRecipe]) -> Made
         )
     return Made(
         (scores,) if found else (),
-        tuple(map(dataclasses.asdict, found)),
+        tuple(map(EVALUATED_RECIPE.dump, found)),
         tuple(f"{row.recipe}: {row.reason}" for row in found if row.verdict == FAILED),
         ", ".join(row.artifact for row in found if row.artifact),
     )

@@ -74,7 +74,7 @@ class Partition:
         registry = self.models.registry(self.catalog)
         hardware = self.runner.hardware
         sources = SourceVersions(self.catalog, registry, hardware)
-        return Versions(self.context.instance, sources)
+        return Versions(self.context.instance, sources, self.artifacts.has)
 
     @cached_property
     def inputs(self) -> dict[Node, str]:

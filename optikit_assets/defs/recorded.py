@@ -1,6 +1,6 @@
 """What the instance recorded of nodes, against what their present inputs give."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -82,6 +82,9 @@ class Versions:
 
     Parameters
     ----------
+    has_artifact
+        Whether the store holds the artifact of a content key. A version that was recorded is worth
+        nothing if somebody deleted what it stands for.
     asked
         Nodes that are about to be brought up to date: a deployable config among them will choose
         from their recipes as well.
@@ -89,6 +92,7 @@ class Versions:
 
     instance: dg.DagsterInstance
     sources: SourceVersions
+    has_artifact: Callable[[str], bool]
     asked: frozenset[Node] = frozenset()
     _expected: dict[Node, str] = field(default_factory=dict)
     _recorded: dict[Node, Recorded | None] = field(default_factory=dict)
@@ -101,7 +105,10 @@ class Versions:
 
     def about_to_run(self, nodes: Iterable[Node]) -> "Versions":
         """Return the versions of the same moment for another set of `asked` nodes."""
-        return Versions(self.instance, self.sources, frozenset(nodes), _recorded=self._recorded)
+        asked = frozenset(nodes)
+        return Versions(
+            self.instance, self.sources, self.has_artifact, asked, _recorded=self._recorded
+        )
 
     def of_source(self, node: Node) -> str:
         """Return the version of a spec, of a runtime or of a model from what is on disk now."""
@@ -117,7 +124,8 @@ class Versions:
         """Return the nodes that `node` depends on, a decision's recipes as they are now.
 
         What a decision can be made without is among them if it was asked for, now or before: an
-        arm that nobody ever measured, or that is outdated, is no reason against the others.
+        arm that nobody ever measured, that is outdated or whose artifact is gone is no reason
+        against the others.
         """
         if node.asset != DEPLOYABLE_CONFIG:
             return upstream(node)
@@ -127,8 +135,8 @@ class Versions:
     def participants(self, node: Node) -> list[str]:
         """Return the recipes that a deployable config chooses from.
 
-        Those are the ones asked for now, and those whose results are current; what nobody asked for
-        and what is outdated takes no part.
+        Those are the ones asked for now, and those whose results are current and there; what nobody
+        asked for, what is outdated and what was deleted takes no part.
         """
         return [name for name in sorted(self.catalog.recipes) if self._takes_part(node, name)]
 
@@ -137,7 +145,17 @@ class Versions:
         return all(self._counts(node) for node in nodes if not _is_optional(node))
 
     def _counts(self, result: Node) -> bool:
-        return result in self.asked or not self.outdated(result)
+        return result in self.asked or not self.why_left_out(result)
+
+    def why_left_out(self, result: Node) -> str:
+        """Say why a result that nobody asks for now is nothing to decide on, or return ""."""
+        return self.outdated(result) or self._gone(result)
+
+    def _gone(self, result: Node) -> str:
+        known = self.recorded(result)
+        if known is None or is_failed(known.version) or self.has_artifact(known.version):
+            return ""
+        return f"the artifact of {result} is gone"
 
     def left_out(self, node: Node) -> dict[str, str]:
         """Return recipe -> why its results take no part in a deployable config, or one of them.
@@ -155,7 +173,7 @@ class Versions:
                 if never or self._counts(result):
                     continue
                 part = f"without {result.asset}, " if name in taking_part else ""
-                reasons[name] = f"{part}{self.outdated(result)}"
+                reasons[name] = f"{part}{self.why_left_out(result)}"
                 break
         return reasons
 

@@ -12,7 +12,7 @@ from optikit_assets.defs.sources import changed_observations, source_nodes, sour
 from optikit_assets.graph import get_flow, split_model
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog
-from resources import ModelRegistryResource, StageRunnerResource
+from resources import ArtifactStoreResource, ModelRegistryResource, StageRunnerResource
 
 OPTIMIZE_JOB = "optimize_model"
 """Name of the job that brings one model up to date (`headless.job`)."""
@@ -92,10 +92,12 @@ def _has_failed(instance: dg.DagsterInstance, key: str) -> bool:
 def spec_changes(
     context: dg.SensorEvaluationContext,
     models: ModelRegistryResource,
+    artifacts: ArtifactStoreResource,
     runner: StageRunnerResource,
 ) -> dg.SensorResult | dg.SkipReason:
     """Report an observation for every source whose digest changed."""
-    versions = Versions(context.instance, source_versions(models, runner))
+    sources = source_versions(models, runner)
+    versions = Versions(context.instance, sources, artifacts.has)
     existing = {version.key for version in versions.sources.registry.versions()}
     keys = context.instance.get_dynamic_partitions(partitions.MODEL_DIMENSION)
     nodes = source_nodes([key for key in keys if key in existing])

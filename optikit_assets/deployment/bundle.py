@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from optikit_assets.deployment.evidence import Evidence
 from optikit_assets.deployment.report import ConfigFile, render_report
+from optikit_assets.deployment.report_data import ReportData
 from optikit_assets.schemas import DEPLOYMENT_FILE, Deployment
 
 REPORT_FILE = "report.html"
@@ -25,7 +25,7 @@ def write_bundle(
     folder: Path,
     deployment: Deployment,
     config: ConfigFile | None = None,
-    evidence: Evidence | None = None,
+    data: ReportData | None = None,
 ) -> Bundle:
     """Write the bundle into `folder`, which must exist.
 
@@ -50,6 +50,6 @@ def write_bundle(
     content = json.dumps(DEPLOYMENT_FILE.dump(deployment), indent=2, ensure_ascii=False)
     record.write_text(content + "\n", encoding="utf-8")
     report = folder / REPORT_FILE
-    report.write_text(render_report(deployment, evidence or Evidence(), shipped), encoding="utf-8")
+    report.write_text(render_report(deployment, data or ReportData(), shipped), encoding="utf-8")
     written = None if shipped is None else folder / shipped.name
     return Bundle(folder=folder, record=record, report=report, config=written)

@@ -19,7 +19,7 @@ from matplotlib.ticker import (
 )
 
 from optikit_assets.deployment import canvas
-from optikit_assets.deployment.evidence import Series, running_best
+from optikit_assets.deployment.report_data import Series, running_best
 from optikit_assets.schemas import ProbeResult, Trial
 from optikit_assets.specs import Objective
 

@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from optikit_assets.deployment import arm_plots, canvas, plots, quality_plots
-from optikit_assets.deployment.evidence import Evidence
+from optikit_assets.deployment.report_data import ReportData
 from optikit_assets.schemas import Deployment, RecoveryRow
 from optikit_assets.specs import Objective
 from optikit_assets.specs.workload import Length
@@ -34,7 +34,7 @@ class ConfigFile:
 
 
 def render_report(
-    deployment: Deployment, evidence: Evidence, config: ConfigFile | None = None
+    deployment: Deployment, data: ReportData, config: ConfigFile | None = None
 ) -> str:
     """Return the page; everything on it comes from the arguments.
 
@@ -48,9 +48,9 @@ def render_report(
         .get_template("report.html.j2")
         .render(
             d=deployment,
-            evidence=evidence,
+            data=data,
             config=config,
-            figures=_figures(deployment, evidence),
+            figures=_figures(deployment, data),
             full_precision=_full_precision(deployment),
             workload=_workload(deployment),
             metric_title=plots.metric_title,
@@ -81,23 +81,23 @@ def _environment() -> Environment:
     return environment
 
 
-def _figures(deployment: Deployment, evidence: Evidence) -> dict[str, str]:
+def _figures(deployment: Deployment, data: ReportData) -> dict[str, str]:
     """Return name -> data URI of an SVG; no entry where there is nothing to draw."""
     slo = deployment.slo
     quantized = {q.recipe: q.tasks for q in deployment.quality if q.verdict != "reference"}
     refused = {q.recipe for q in deployment.quality if not q.accepted}
-    probe = evidence.steady_state_probe
+    probe = data.steady_state_probe
     drawn: dict[str, Figure] = {}
     if any(arm.rate_per_gpu for arm in deployment.arms.rows()):
         drawn["arms"] = arm_plots.four_arms(deployment.arms)
     if any(len(arm.rounds) > 1 for arm in deployment.certification.arms):
         drawn["race"] = arm_plots.race(deployment.certification.arms)
-    if any(p.kind == "open" for series in evidence.series for p in series.probes):
-        drawn["latency"] = plots.latency_against_rate(evidence.series, slo.objectives)
+    if any(p.kind == "open" for series in data.series for p in series.probes):
+        drawn["latency"] = plots.latency_against_rate(data.series, slo.objectives)
     if probe is not None and probe.arrivals_s:
         drawn["steady_state"] = plots.steady_state(probe, slo.budget.steady_state_tolerance)
-    if evidence.trials:
-        drawn["tuning"] = plots.optimization_history(evidence.trials)
+    if data.trials:
+        drawn["tuning"] = plots.optimization_history(data.trials)
     if any(quantized.values()):
         drawn["recovery"] = quality_plots.recovery_per_task(quantized, refused)
         drawn["flips"] = quality_plots.flips(quantized)

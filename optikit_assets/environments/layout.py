@@ -33,7 +33,6 @@ Accelerator = Literal["cpu", "gpu"]
 ENVIRONMENT_NAMES: tuple[str, ...] = (
     ("control", "compress", "serve") if IS_CHECKOUT else ("compress", "serve")
 )
-REPOSITORY_ROOT = REPOSITORY
 
 # Not in the repository's root: Dagster warns at every start of a dagster.yaml in the working folder
 # that is not the one in DAGSTER_HOME.
@@ -198,7 +197,7 @@ def _meaningful_lines(path: Path) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def wanted_digest(installation: Installation, repository: Path = REPOSITORY_ROOT) -> str:
+def wanted_digest(installation: Installation, repository: Path = REPOSITORY) -> str:
     """Compute the digest that a complete, current environment carries in its stamp.
 
     Comments do not count. Of pyproject.toml only what an installation depends on counts, so that

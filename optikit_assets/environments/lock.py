@@ -12,7 +12,6 @@ from pathlib import Path
 
 from optikit_assets.environments.layout import (
     INSTALLATIONS,
-    REPOSITORY_ROOT,
     Installation,
     default_home,
     setup_log_path,
@@ -26,6 +25,7 @@ from optikit_assets.environments.uv_tool import (
     torch_arguments,
     uv_environ,
 )
+from optikit_assets.locations import REPOSITORY
 
 _COMPILE_LIMIT_S = 900.0
 # Constrains what builds the project itself when it is installed into an environment.
@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except CommandError as error:
             sys.stderr.write(f"error: {error}\n")
             return 1
-        pins = (REPOSITORY_ROOT / installation.requirements).read_text(encoding="utf-8")
+        pins = (REPOSITORY / installation.requirements).read_text(encoding="utf-8")
         count = sum(not line.startswith("#") for line in pins.splitlines())
         sys.stderr.write(f"  {installation.requirements}: {count} packages\n")
     return 0

@@ -19,7 +19,6 @@ from typing import NoReturn, TextIO
 from optikit_assets.environments.layout import (
     ENVIRONMENT_NAMES,
     INSTALLATIONS,
-    REPOSITORY_ROOT,
     Accelerator,
     Installation,
     Stamp,
@@ -48,7 +47,7 @@ from optikit_assets.environments.uv_tool import (
     uv_environ,
 )
 from optikit_assets.errors import OptikitError
-from optikit_assets.locations import IS_CHECKOUT
+from optikit_assets.locations import IS_CHECKOUT, REPOSITORY
 
 LOCK_LIMIT_S = 1800.0
 INSTALL_LIMIT_S = 3600.0
@@ -195,12 +194,12 @@ def _install(home: Path, plan: Plan, *, log_file: Path, progress: Progress, lock
             str(folder),
         )
     sync = ["pip", "sync", "--python", str(python_path(home, name))]
-    sync.append(str(REPOSITORY_ROOT / installation.requirements))
+    sync.append(str(REPOSITORY / installation.requirements))
     if installation.installs_project:
         # One more line of the set, because synchronizing removes whatever is not listed.
         project = folder / "project.txt"
-        project.write_text(f"-e {REPOSITORY_ROOT}\n", encoding="utf-8")
-        constraints = str(REPOSITORY_ROOT / "requirements" / "build.txt")
+        project.write_text(f"-e {REPOSITORY}\n", encoding="utf-8")
+        constraints = str(REPOSITORY / "requirements" / "build.txt")
         sync += [str(project), "--build-constraints", constraints]
     attempts = torch_arguments(installation, environ)
     for number, extra in enumerate(attempts, start=1):
@@ -213,7 +212,7 @@ def _install(home: Path, plan: Plan, *, log_file: Path, progress: Progress, lock
     if not installation.installs_project:
         put_project_on_path(folder)
     location = str(folder.absolute())
-    write_stamp(home, name, Stamp(plan.digest, location, str(REPOSITORY_ROOT), plan.accelerator))
+    write_stamp(home, name, Stamp(plan.digest, location, str(REPOSITORY), plan.accelerator))
 
 
 def put_project_on_path(folder: Path) -> None:
@@ -224,9 +223,9 @@ def put_project_on_path(folder: Path) -> None:
     version = ".".join(str(number) for number in sys.version_info[:2])
     site_packages = folder / "lib" / f"python{version}" / "site-packages"
     if IS_CHECKOUT:
-        site_packages.joinpath("optikit.pth").write_text(f"{REPOSITORY_ROOT}\n", encoding="utf-8")
+        site_packages.joinpath("optikit.pth").write_text(f"{REPOSITORY}\n", encoding="utf-8")
         return
-    package = REPOSITORY_ROOT.parent
+    package = REPOSITORY.parent
     link = site_packages / package.name
     link.unlink(missing_ok=True)
     link.symlink_to(package)

@@ -12,7 +12,6 @@ from typing import Literal
 from optikit_assets.environments.layout import (
     ENVIRONMENT_NAMES,
     INSTALLATIONS,
-    REPOSITORY_ROOT,
     Stamp,
     detect_accelerator,
     environment_path,
@@ -21,7 +20,7 @@ from optikit_assets.environments.layout import (
     wanted_digest,
 )
 from optikit_assets.errors import EnvironmentMissingError
-from optikit_assets.locations import IS_CHECKOUT
+from optikit_assets.locations import IS_CHECKOUT, REPOSITORY
 
 State = Literal["ready", "outdated", "incomplete", "missing"]
 
@@ -95,7 +94,7 @@ def inspect_environment(
     name: str,
     *,
     wanted: str | None = None,
-    repository: Path = REPOSITORY_ROOT,
+    repository: Path = REPOSITORY,
 ) -> EnvironmentStatus:
     """Look at one environment.
 

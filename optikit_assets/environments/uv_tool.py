@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from optikit_assets.environments.layout import REPOSITORY_ROOT, Installation
+from optikit_assets.environments.layout import Installation
 from optikit_assets.errors import OptikitError
+from optikit_assets.locations import REPOSITORY
 
 BOOTSTRAP_REQUIREMENTS = "requirements/bootstrap.txt"
 
@@ -35,7 +36,7 @@ def run_logged(
     limit_s: float,
     on_wait: Callable[[], None] = lambda: None,
     keep_open: Sequence[int] = (),
-    cwd: Path = REPOSITORY_ROOT,
+    cwd: Path = REPOSITORY,
 ) -> None:
     """Run a command to its end, or end it together with everything it started.
 
@@ -131,7 +132,7 @@ def ensure_uv(
     folder = home / "bootstrap"
     uv = folder / "bin" / "uv"
     mark = folder / _BOOTSTRAP_MARK
-    requirements = REPOSITORY_ROOT / BOOTSTRAP_REQUIREMENTS
+    requirements = REPOSITORY / BOOTSTRAP_REQUIREMENTS
     wanted = json.dumps(
         {"location": str(folder), "requirements": requirements.read_text(encoding="utf-8")}
     )

@@ -1,7 +1,6 @@
 """What a flow made that decides nothing: q* of every recipe, and its rate under every SLO."""
 
 from collections.abc import Set
-from dataclasses import dataclass
 
 import dagster as dg
 
@@ -16,42 +15,13 @@ from optikit_assets.defs.recorded import artifact_of, recorded
 from optikit_assets.graph import Node
 from optikit_assets.headless.materialize import open_instance
 from optikit_assets.headless.optimize import Submission
-from optikit_assets.schemas import BENCHMARK_FILE
+from optikit_assets.schemas import (
+    BENCHMARK_FILE,
+    EvaluatedRecipe,
+    FailedBenchmark,
+    MeasuredRecipe,
+)
 from optikit_assets.settings import settings
-
-
-@dataclass(frozen=True)
-class EvaluatedRecipe:
-    """A recipe's representative q* against the baseline.
-
-    ``recovery`` is its weighted mean over tasks, unset where the baseline scores nothing;
-    ``checkpoint`` its folder, unset for the model itself and where nothing was compared;
-    ``artifact`` holds the comparison.
-    """
-
-    recipe: str
-    verdict: str
-    recovery: float | None = None
-    recovery_low: float | None = None
-    recovery_high: float | None = None
-    reason: str = ""
-    checkpoint: str | None = None
-    artifact: str | None = None
-
-
-@dataclass(frozen=True)
-class MeasuredRecipe:
-    """The highest rate at which q* of a recipe meets an SLO with the engine's defaults."""
-
-    recipe: str
-    slo: str
-    status: str
-    rate_rps: float = 0.0
-    rate_low_rps: float | None = None
-    rate_high_rps: float | None = None
-    gpus: int = 1
-    reason: str = ""
-    artifact: str | None = None
 
 
 def evaluated_recipes(submission: Submission, unfinished: Set[Node]) -> list[EvaluatedRecipe]:
@@ -101,35 +71,27 @@ def _evaluated(store: ArtifactStore, recipe: str, evaluation: Artifact | None) -
     comparison = read_comparison(evaluation)
     if evaluation is None or comparison is None:
         verdict = graph.FAILED if evaluation is None else "unsupported"
-        return EvaluatedRecipe(recipe, verdict, reason=why_not_evaluated(evaluation))
+        return EvaluatedRecipe(recipe=recipe, verdict=verdict, reason=why_not_evaluated(evaluation))
     star = comparison.representative
     key = checkpoint_key(evaluation, comparison)
     return EvaluatedRecipe(
-        recipe,
-        "reference" if comparison.is_baseline else comparison.verdict,
-        star.mean_recovery,
-        star.mean_recovery_low,
-        star.mean_recovery_high,
-        "; ".join(comparison.reasons),
-        None if key is None else store.get(key).where,
-        evaluation.where,
+        recipe=recipe,
+        verdict="reference" if comparison.is_baseline else comparison.verdict,
+        recovery=star.mean_recovery,
+        recovery_low=star.mean_recovery_low,
+        recovery_high=star.mean_recovery_high,
+        reason="; ".join(comparison.reasons),
+        checkpoint=None if key is None else store.get(key).where,
+        artifact=evaluation.where,
     )
 
 
 def _measured(node: Node, artifact: Artifact | None) -> MeasuredRecipe:
-    recipe, slo = node.key.recipe, node.key.slo
-    if artifact is None:
-        return MeasuredRecipe(recipe, slo, graph.FAILED, reason="its sweep failed")
-    outcome = BENCHMARK_FILE.read(artifact)
-    low, high = outcome.rate_ci_rps or (None, None)
     return MeasuredRecipe(
-        recipe,
-        slo,
-        outcome.status,
-        outcome.certified_rate_rps,
-        low,
-        high,
-        outcome.gpus,
-        outcome.reason,
-        artifact.where,
+        recipe=node.key.recipe,
+        slo=node.key.slo,
+        benchmark=FailedBenchmark(reason="its sweep failed")
+        if artifact is None
+        else BENCHMARK_FILE.read(artifact),
+        artifact=None if artifact is None else artifact.where,
     )

@@ -20,6 +20,7 @@ from optikit_assets.execution import get_executor
 from optikit_assets.graph import (
     GRAPH,
     PIPELINE,
+    STAGES,
     Flow,
     Key,
     Node,
@@ -30,6 +31,7 @@ from optikit_assets.graph import (
 from optikit_assets.headless.driver import DriverReport, Event, run_plan
 from optikit_assets.headless.materialize import open_instance, register_model
 from optikit_assets.headless.plan import NodePlan, make_plan
+from optikit_assets.headless.requests import Request, remember_request, requests
 from optikit_assets.headless.run_owners import cancel_orphaned_runs
 from optikit_assets.publishing import get_publisher
 from optikit_assets.settings import settings
@@ -101,13 +103,11 @@ def plan_submission(
     observe(catalog, instance, hardware)
     nodes = submission.nodes()
     versions = _versions(catalog, instance, hardware, nodes)
-    require_what_is_not_made(submission.flow, versions, nodes, _has_artifact)
-    return [_unless_published(versions, item) for item in make_plan(versions, nodes, _has_artifact)]
+    require_what_is_not_made(submission.flow, versions, nodes)
+    return [_unless_published(versions, item) for item in make_plan(versions, nodes)]
 
 
-def require_what_is_not_made(
-    flow: Flow, versions: Versions, nodes: Sequence[Node], has_artifact: Callable[[str], bool]
-) -> None:
+def require_what_is_not_made(flow: Flow, versions: Versions, nodes: Sequence[Node]) -> None:
     """Make sure of what the partitions of a flow need that it does not make.
 
     Raises
@@ -119,7 +119,7 @@ def require_what_is_not_made(
     made = [node for node in nodes if node.asset != graph.DEPLOYABLE_CONFIG]
     needed = {up for node in made for up in versions.upstream(node) if not up.observed}
     beyond = in_plan_order(needed - set(nodes))
-    lacking = [p for p in make_plan(versions, beyond, has_artifact) if p.state != "fresh"]
+    lacking = [p for p in make_plan(versions, beyond) if p.state != "fresh"]
     if lacking:
         raise StageError(
             f"flow {flow.name} does not make "
@@ -158,6 +158,9 @@ def run_submission(
     hardware = executor.hardware()
     with open_instance() as instance:
         plan = plan_submission(submission, catalog, instance, hardware)
+        remember_request(
+            instance, submission.model_key, submission.flow, submission.slos, submission.recipes
+        )
     if any(item.state != "fresh" for item in plan):
         for name in ("compress", "serve"):
             python_of(settings().envs_home, name)
@@ -198,7 +201,8 @@ def status(
 
     Once there is a deployable config, what was asked for are the recipes that have results under
     its SLO, and those studies of theirs that were made: it was decided among those, and the others
-    are no reason to decide again.
+    are no reason to decide again. Until then it is what the requests named; where none is known,
+    as of an earlier release, it is everything.
     """
     versions = _versions(catalog, instance, hardware)
     every = tuple(sorted(catalog.recipes))
@@ -212,20 +216,31 @@ def status(
             (graph.QUANTIZED_MODEL, graph.EVAL_SCORES), models=[key], recipes=every
         )
         nodes += [node for node in without_slo if versions.recorded(node)]
+        made = requests(instance, key)
         for slo in catalog.slos:
             decision = Node(graph.DEPLOYABLE_CONFIG, Key(key, slo=slo))
             measured = tuple(name for name in every if _is_measured(versions, decision, name))
             decided = versions.recorded(decision)
-            if decided or measured:
-                nodes += Submission(key, (slo,), every).nodes()
-                wanted = Submission(key, (slo,), measured if decided else every).nodes()
-                optional = GRAPH[graph.DEPLOYABLE_CONFIG].optional if decided else ()
+            if not decided and not measured:
+                continue
+            nodes += Submission(key, (slo,), every).nodes()
+            if decided:
+                wanted = Submission(key, (slo,), measured).nodes()
+                optional = GRAPH[graph.DEPLOYABLE_CONFIG].optional
                 asked += [n for n in wanted if n.asset not in optional or versions.recorded(n)]
+            else:
+                named = [request for request in made if slo in request.slos]
+                asked += [
+                    node
+                    for request in named or [Request(STAGES, (slo,), every)]
+                    for node in request.nodes(key)
+                    if node.key.slo in ("", slo) and node.key.recipe in ("", *every)
+                ]
     versions = versions.about_to_run(asked)
-    plan = make_plan(versions, asked, _has_artifact)
+    plan = make_plan(versions, asked)
     judged = {item.node: _unless_published(versions, item) for item in plan}
     beyond = [node for node in nodes if node not in judged]
-    for item in make_plan(versions, beyond, _has_artifact):
+    for item in make_plan(versions, beyond):
         never = item.timestamp is None
         judged[item.node] = replace(item, state="not asked for", reason="") if never else item
     return [judged[node] for node in dict.fromkeys(nodes)]
@@ -243,7 +258,7 @@ def _versions(
 ) -> Versions:
     registry = ModelRegistry(settings().home, settings().root, catalog)
     sources = SourceVersions(catalog, registry, hardware)
-    return Versions(instance, sources, frozenset(asked))
+    return Versions(instance, sources, _has_artifact, frozenset(asked))
 
 
 def _has_artifact(key: str) -> bool:

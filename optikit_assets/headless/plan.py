@@ -4,7 +4,7 @@ Freshness is transitive here: a node counts as stale as soon as anything above i
 its parent has run again (which is how Dagster's own staleness works).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,9 +27,7 @@ class NodePlan:
     timestamp: float | None
 
 
-def make_plan(
-    versions: Versions, nodes: Iterable[Node], has_artifact: Callable[[str], bool]
-) -> list[NodePlan]:
+def make_plan(versions: Versions, nodes: Iterable[Node]) -> list[NodePlan]:
     """Judge every node, upstream first.
 
     Parameters
@@ -38,18 +36,13 @@ def make_plan(
         Made just now for these nodes: it answers for one moment.
     nodes
         The scope, in topological order; what they need beyond it has to exist.
-    has_artifact
-        Whether the store holds the artifact of a content key. A version that was recorded is worth
-        nothing if somebody deleted what it stands for.
     """
     ordered = list(dict.fromkeys(nodes))
     scope = frozenset(ordered)
-    return [_judge(versions, node, scope, has_artifact) for node in ordered]
+    return [_judge(versions, node, scope) for node in ordered]
 
 
-def _judge(
-    versions: Versions, node: Node, scope: frozenset[Node], has_artifact: Callable[[str], bool]
-) -> NodePlan:
+def _judge(versions: Versions, node: Node, scope: frozenset[Node]) -> NodePlan:
     ups = versions.upstream(node)
     waits_for = tuple(up for up in ups if up in scope)
     known = versions.recorded(node)
@@ -62,7 +55,7 @@ def _judge(
     elif known.version != versions.expected(node):
         state = "stale"
         reason = _cause(versions, ups, known.inputs)
-    elif not node.is_root and not has_artifact(known.version):
+    elif not node.is_root and not versions.has_artifact(known.version):
         state, reason = "missing", "its artifact is not in the store"
     return NodePlan(node, state, reason, waits_for, known.status, known.timestamp)
 

@@ -1,4 +1,4 @@
-"""Compression: calibration data and samplers, recipe to plan, backends (paper section 4.1)."""
+"""Calibration data and samplers, recipe to compression, backends (paper section 4.1)."""
 
 from optikit_assets.optimizer.architecture import expert_count, read_linear_layers
 from optikit_assets.optimizer.backends import (
@@ -14,21 +14,21 @@ from optikit_assets.optimizer.calibration import (
     resolve_calibration,
 )
 from optikit_assets.optimizer.checks import check_plan, sequence_length
-from optikit_assets.optimizer.plan import CompressionPlan, make_plan
+from optikit_assets.optimizer.compression import Compression, prepare_compression
 from optikit_assets.optimizer.samplers import draw, register_sampler, sampler_names
 
 __all__ = [
     "CalibrationData",
     "CalibrationRow",
     "CompressedModel",
+    "Compression",
     "CompressionBackend",
-    "CompressionPlan",
     "check_plan",
     "draw",
     "expert_count",
     "get_backend",
     "load_calibration",
-    "make_plan",
+    "prepare_compression",
     "read_linear_layers",
     "register_backend",
     "register_sampler",

@@ -31,6 +31,20 @@ from optikit_assets.schemas.deployment import (
     Rejection,
 )
 from optikit_assets.schemas.document import Document
+from optikit_assets.schemas.evaluation import (
+    CHECKPOINTS_FILE,
+    CONTAMINATION_FILE,
+    UNSUPPORTED_FILE,
+    Checkpoints,
+    Contamination,
+    Unsupported,
+)
+from optikit_assets.schemas.flow_results import (
+    EVALUATED_RECIPE,
+    MEASURED_RECIPE,
+    EvaluatedRecipe,
+    MeasuredRecipe,
+)
 from optikit_assets.schemas.probe import ProbeKind, ProbeResult, ProbeVerdict
 from optikit_assets.schemas.quantization import (
     QUANTIZATION_FILE,
@@ -52,12 +66,17 @@ from optikit_assets.schemas.study import (
 
 __all__ = [
     "BENCHMARK_FILE",
+    "CHECKPOINTS_FILE",
     "COMPARISON_FILE",
+    "CONTAMINATION_FILE",
     "DEFAULT_TRIAL",
     "DEPLOYMENT_FILE",
+    "EVALUATED_RECIPE",
+    "MEASURED_RECIPE",
     "QUANTIZATION_FILE",
     "SOURCES_FILE",
     "STUDY_FILE",
+    "UNSUPPORTED_FILE",
     "Arm",
     "ArmCertificate",
     "ArmMeasurement",
@@ -65,16 +84,20 @@ __all__ = [
     "BenchmarkOutcome",
     "CalibrationTrial",
     "Certification",
+    "Checkpoints",
     "Comparison",
     "CompletedBenchmark",
+    "Contamination",
     "Deployment",
     "Document",
+    "EvaluatedRecipe",
     "EvaluationSources",
     "FailedBenchmark",
     "FailedCalibrationTrial",
     "FourArms",
     "Gain",
     "InfeasibleBenchmark",
+    "MeasuredRecipe",
     "ProbeKind",
     "ProbeResult",
     "ProbeVerdict",
@@ -92,5 +115,6 @@ __all__ = [
     "TrialComparison",
     "TrialStatus",
     "TunedConfiguration",
+    "Unsupported",
     "best_trial",
 ]

@@ -30,11 +30,11 @@ from optikit_assets.schemas import DEFAULT_TRIAL, StudyResult, Trial, best_trial
 from optikit_assets.specs import EngineSpec, SearchSpaceSpec, digest
 from optikit_assets.tuner.importance import parameter_importance
 from optikit_assets.tuner.journal import DEFAULT, TrialRecord, open_journal
-from optikit_assets.tuner.outcome import TrialOutcome
 from optikit_assets.tuner.random_points import unseen_point
 from optikit_assets.tuner.search_space import BoundedSpace, build
+from optikit_assets.tuner.trial_result import TrialResult
 
-Evaluate = Callable[[int, Flags, float | None], TrialOutcome]
+Evaluate = Callable[[int, Flags, float | None], TrialResult]
 """``(trial number, flags, rate to begin the search at) -> outcome``."""
 _CONSTRAINT = "slo_penalty"
 # Sampled again so often before a point is drawn that is certainly new.
@@ -61,7 +61,7 @@ def run_study(
     engine: EngineSpec | None = None,
     facts: ModelFacts | None = None,
     max_model_len: int | None = None,
-    default_outcome: TrialOutcome | None = None,
+    default_outcome: TrialResult | None = None,
     on_trial: Callable[[Trial], object] | None = None,
     clock: Callable[[], float] = time.monotonic,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -159,7 +159,7 @@ class _Session:
             self._tell(trial, record.trial)
             self._remember(record.trial)
         elif record.attempt >= _ATTEMPTS:
-            outcome = TrialOutcome(
+            outcome = TrialResult(
                 "failed",
                 gpus=self._bounded.accelerators(record.flags),
                 reason=f"the tuner was killed {_ATTEMPTS} times while this configuration ran",
@@ -184,7 +184,7 @@ class _Session:
         self._study.tell(trial, state=TrialState.FAIL)
         self._study.enqueue_trial(trial.params, user_attrs=record.attributes())
 
-    def settle_default(self, outcome: TrialOutcome | None) -> None:
+    def settle_default(self, outcome: TrialResult | None) -> None:
         """Make sure that trial 0 is known to the study, and to the sampler if it can be."""
         if DEFAULT_TRIAL not in self._trials:
             started_at = self._now().isoformat()
@@ -286,22 +286,22 @@ class _Session:
     def _derived_seed(self, what: str) -> int:
         return int(hashlib.sha256(f"{self._seed} {what}".encode()).hexdigest()[:8], 16)
 
-    def _measure_record(self, record: TrialRecord) -> TrialOutcome:
+    def _measure_record(self, record: TrialRecord) -> TrialResult:
         flags = record.flags
         best = best_trial(self._trials.values())
         devices = self._bounded.engine.devices
         hint = None if best is None else best.rate_rps * devices(flags) / devices(best.flags)
         return self._measure(record.number, flags, hint)
 
-    def _measure(self, number: int, flags: Flags, hint_rps: float | None) -> TrialOutcome:
+    def _measure(self, number: int, flags: Flags, hint_rps: float | None) -> TrialResult:
         try:
             return self._evaluate(number, flags, hint_rps)
         except _TRIAL_ERRORS as error:
             raise_machine_fault(error)
             gpus = self._bounded.accelerators(flags)
-            return TrialOutcome("failed", gpus=gpus, reason=str(error))
+            return TrialResult("failed", gpus=gpus, reason=str(error))
 
-    def _finish(self, asked: optuna.Trial, record: TrialRecord, outcome: TrialOutcome) -> None:
+    def _finish(self, asked: optuna.Trial, record: TrialRecord, outcome: TrialResult) -> None:
         trial = self._as_trial(record.number, record.flags, outcome, record.started_at)
         # Kept before the sampler is told: a kill between the two loses nothing.
         record.model_copy(update={"trial": trial}).note_in(asked)
@@ -323,7 +323,7 @@ class _Session:
         else:
             self._study.tell(asked, trial.fitness)
 
-    def _as_trial(self, number: int, flags: Flags, outcome: TrialOutcome, started_at: str) -> Trial:
+    def _as_trial(self, number: int, flags: Flags, outcome: TrialResult, started_at: str) -> Trial:
         return Trial(
             number=number,
             flags=flags,

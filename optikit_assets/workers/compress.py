@@ -22,8 +22,8 @@ from optikit_assets.optimizer.calibration import (
     load_calibration,
     load_texts,
 )
+from optikit_assets.optimizer.compression import Compression, prepare_compression
 from optikit_assets.optimizer.contamination import check_contamination, read_items
-from optikit_assets.optimizer.plan import CompressionPlan, make_plan
 from optikit_assets.workers.channel import Emit, worker_main
 from optikit_assets.workers.inputs import calibration_location, check_inputs, local, store_of
 from optikit_assets.workers.messages import (
@@ -147,7 +147,7 @@ def _run_trial(
         return {**existing.manifest, "reused": True}
     begin = _utc_now()
     with store.create(trial.artifact_key, CHECKPOINT, _model_bytes(request)) as draft:
-        plan = make_plan(
+        compression = prepare_compression(
             request.recipe,
             model_path=local(request, request.model),
             destination=draft.path,
@@ -156,14 +156,14 @@ def _run_trial(
             tokens=tokens,
             trust_remote_code=request.trust_remote_code,
         )
-        _log_plan(trial, plan)
-        compressed = backend.compress(plan)
+        _log_plan(trial, compression)
+        compressed = backend.compress(compression)
         made = {
-            "rows_digest": plan.rows_digest,
-            "rows": len(plan.rows),
-            "row_numbers": list(plan.row_numbers),
-            "max_sequence_length": plan.max_sequence_length,
-            "notes": [*plan.notes, *compressed.notes],
+            "rows_digest": compression.rows_digest,
+            "rows": len(compression.rows),
+            "row_numbers": list(compression.row_numbers),
+            "max_sequence_length": compression.max_sequence_length,
+            "notes": [*compression.notes, *compressed.notes],
             "seconds": round(compressed.elapsed_s, 3),
             "bytes": compressed.total_bytes,
         }
@@ -216,9 +216,9 @@ def _set_environment(*, online: bool) -> None:
         os.environ.setdefault(name, value)
 
 
-def _log_plan(trial: CompressTrial, plan: CompressionPlan) -> None:
-    log.info("trial %d: seed %d, %d rows", trial.trial, trial.seed, len(plan.rows))
-    for note in plan.notes:
+def _log_plan(trial: CompressTrial, compression: Compression) -> None:
+    log.info("trial %d: seed %d, %d rows", trial.trial, trial.seed, len(compression.rows))
+    for note in compression.notes:
         log.info("trial %d: %s", trial.trial, note)
 
 

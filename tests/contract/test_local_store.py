@@ -48,6 +48,7 @@ def _race(root: Path, number: int, start) -> None:
             draft.file(f"part{part}").write_text(str(number))
 
 
+@pytest.mark.slow
 def test_racing_processes_leave_one_whole_artifact(store):
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(4)

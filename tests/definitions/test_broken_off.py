@@ -18,6 +18,8 @@ from tests.definitions.world import MODEL, World, in_process
 from tests.executors import execute_with
 from tests.servers.vllm_stand_in import install
 
+pytestmark = pytest.mark.slow
+
 SWEEP = Node.of("benchmark_sweep", f"{MODEL}|baseline@demo")
 # The closed loop is over by then, the first open-loop probe is not.
 AFTER = 24

@@ -18,6 +18,7 @@ from optikit_assets.graph import Node
 from optikit_assets.headless.materialize import materialize_node, open_instance, run_job
 from optikit_assets.history import History
 from optikit_assets.optimizer.contamination import CLEAN
+from optikit_assets.schemas import CHECKPOINTS_FILE, UNSUPPORTED_FILE
 from optikit_assets.settings import settings
 from optikit_assets.stateval.scores import write_candidate
 from optikit_assets.workers.channel import Emit
@@ -26,6 +27,8 @@ from tests.definitions.world import CHAT, HARDWARE, MODEL, World, in_process
 from tests.executors import execute_with
 from tests.tiny_model import write_model
 from tests.unit.stateval.builders import candidate
+
+pytestmark = pytest.mark.slow
 
 ITEMS = 300
 BASE = Node.of("base_model", MODEL)
@@ -142,7 +145,7 @@ def test_a_recipe_that_cannot_be_served_here_is_refused_before_any_worker_starts
     assert materialize_node(SCORES) == "unsupported"
     reason = "recipe int_w8a8 cannot be served here: it requires compute capability 10.0, Test GPU"
     assert artifact_of(QUANTIZED).read_json("quantization.json")["unsupported"].startswith(reason)
-    assert artifact_of(SCORES).read_json("unsupported.json")["reason"].startswith(reason)
+    assert UNSUPPORTED_FILE.read(artifact_of(SCORES)).reason.startswith(reason)
     assert workers.drawn == workers.evaluated == []
 
 
@@ -184,7 +187,7 @@ def test_a_recipe_that_does_not_fit_the_model_ends_alone(
     assert materialize_node(QUANTIZED) == "unsupported"
     assert materialize_node(SCORES) == "unsupported"
     reason = "recipe 'int_w8a8' cannot be applied: W4A16's group size 128 does not divide"
-    assert artifact_of(SCORES).read_json("unsupported.json")["reason"].startswith(reason)
+    assert UNSUPPORTED_FILE.read(artifact_of(SCORES)).reason.startswith(reason)
     real.write("slos/demo.yaml", CHAT.replace("name: chat", "name: demo"))
     for asset in ("benchmark_sweep", "tuned_config"):
         node = Node.of(asset, f"{MODEL}|int_w8a8@demo")
@@ -208,7 +211,7 @@ def test_trials_go_on_with_more_rows_until_the_gate_is_passed(
     assert comparison["verdict"] == "pass"
     assert comparison["q_star"] in (2, 3)
     assert comparison["alpha"] == pytest.approx(0.05 / 3)
-    assert len(artifact_of(SCORES).read_json("checkpoints.json")) == 4
+    assert len(CHECKPOINTS_FILE.read(artifact_of(SCORES)).checkpoints) == 4
 
 
 def test_rounds_end_with_the_budget(real: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +234,7 @@ def test_rounds_of_equal_rows_and_samplers_draw_anew(
         assert materialize_node(node) == "ok"
     assert workers.drawn == [(64, "random")] * 6
     assert len(set(workers.seeds)) == 6
-    assert len(set(artifact_of(SCORES).read_json("checkpoints.json").values())) == 6
+    assert len(set(CHECKPOINTS_FILE.read(artifact_of(SCORES)).checkpoints.values())) == 6
 
 
 def test_without_rounds_one_has_to_do(real: World, monkeypatch: pytest.MonkeyPatch) -> None:

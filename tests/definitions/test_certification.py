@@ -24,6 +24,8 @@ from tests.executors import execute_with
 from tests.servers.engine_model import Shape
 from tests.servers.virtual import virtual_benchmark, virtual_confirmation
 
+pytestmark = pytest.mark.slow
+
 DEPLOYABLE = Node.of("deployable_config", f"{MODEL}|demo")
 SLO = """\
 name: demo
@@ -176,6 +178,7 @@ def test_a_faster_recipe_ships_with_its_interval_and_the_text_it_was_measured_wi
     view = History(settings().history).query("SELECT arm, evidence, deployed FROM table5")
     evidence = dict(zip(view["arm"], view["evidence"], strict=True))
     assert evidence["baseline"] == "confirmed"
+    assert evidence == {name: arm["evidence"] for name, arm in found["arms"].items()}
     assert list(view[view["deployed"]]["arm"]) == [
         "quantization_and_tuning" if found["tuned"] else "quantization_only"
     ]

@@ -22,6 +22,8 @@ from tests.definitions.world import HARDWARE, MODEL, World
 from tests.servers.vllm_stand_in import install
 from tests.tiny_model import write_model
 
+pytestmark = pytest.mark.slow
+
 SLO = SloSpec.model_validate(
     {
         "name": "demo",

@@ -57,7 +57,7 @@ class FixedSources:
 def test_stages_have_the_keys_that_earlier_versions_gave_them(world: World):
     nodes = world.nodes(slos=("chat",))
     sources = cast("SourceVersions", FixedSources(world))
-    versions = Versions(world.instance, sources, frozenset(nodes))
+    versions = Versions(world.instance, sources, lambda key: True, frozenset(nodes))
     assert {str(node): versions.expected(node)[:16] for node in nodes} == KEYS
 
 

@@ -12,13 +12,15 @@ from optikit_assets.errors import StageError
 from optikit_assets.graph import Node
 from optikit_assets.headless.materialize import materialize_node, open_instance
 from optikit_assets.headless.optimize import status
-from optikit_assets.schemas import DEPLOYMENT_FILE
+from optikit_assets.schemas import CHECKPOINTS_FILE, COMPARISON_FILE, DEPLOYMENT_FILE
 from optikit_assets.settings import settings
 from optikit_assets.workers.messages import CompressResult, Record
 from tests.definitions.test_candidates import BASE, QUANTIZED, SCORES, Workers, artifact_of
 from tests.definitions.world import CHAT, HARDWARE, MODEL, World, in_process
 from tests.executors import execute_with
 from tests.unit.deployment import samples
+
+pytestmark = pytest.mark.slow
 
 SLO = "demo"
 SWEEP = Node.of("benchmark_sweep", f"{MODEL}|int_w8a8@{SLO}")
@@ -61,7 +63,8 @@ def damage_q_star() -> str:
     """Change a byte of the representative checkpoint, size and times stay; return its key."""
     scores = artifact_of(SCORES)
     q_star = scores.read_json("comparison.json")["q_star"]
-    key = scores.read_json("checkpoints.json")[str(q_star)]
+    key = CHECKPOINTS_FILE.read(scores).checkpoints[q_star]
+    assert key is not None
     file = open_store(settings().store, settings().home).get(key).file("weights")
     before = file.stat()
     file.write_text(file.read_text().replace("st", "ts"))
@@ -140,9 +143,8 @@ def bundle(real: World, workers: NoisyWorkers) -> Path:
         real.materialize(n for n in real.nodes(slos=(SLO,)) if n not in {*done, DEPLOYABLE})
         key = real.versions().actual(DEPLOYABLE)[0]
     scores = artifact_of(SCORES)
-    q_star = scores.read_json("checkpoints.json")[
-        str(scores.read_json("comparison.json")["q_star"])
-    ]
+    q_star = CHECKPOINTS_FILE.read(scores).checkpoints[COMPARISON_FILE.read(scores).q_star]
+    assert q_star is not None
     store = open_store(settings().store, settings().home)
     with store.create(key, graph.DEPLOYABLE_CONFIG) as draft:
         DEPLOYMENT_FILE.write(draft, samples.deployment())

@@ -1,11 +1,14 @@
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
 from optikit_assets import graph
 from optikit_assets.defs.recorded import DATA_VERSION_TAG, STATUS_TAG
 from optikit_assets.graph import Node, outcome_version
 from optikit_assets.headless.materialize import materialize_node, open_instance, register_model
+
+pytestmark = pytest.mark.slow
 
 MODEL = "demo-llama@1"
 

@@ -1,6 +1,7 @@
 """Flows that stop early: what is decided without tuning, what they refuse, what they show."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from optikit_assets.artifacts import open_store
 from optikit_assets.cli.made import made_by
 from optikit_assets.engines import Hardware, detect
 from optikit_assets.errors import StageError
@@ -16,6 +18,7 @@ from optikit_assets.graph import PIPELINE, Flow, Node, get_flow
 from optikit_assets.headless.driver import DriverReport
 from optikit_assets.headless.materialize import materialize_node, open_instance
 from optikit_assets.headless.optimize import Submission, require_what_is_not_made, status
+from optikit_assets.schemas import BENCHMARK_FILE, MEASURED_RECIPE
 from optikit_assets.settings import settings
 from tests.definitions.test_certification import DEPLOYABLE, SLO, Machine, artifact_of
 from tests.definitions.world import HARDWARE, MODEL, World, in_process
@@ -75,6 +78,39 @@ def test_a_study_that_is_outdated_takes_no_part_and_is_named(world: World):
     assert set(versions.left_out(DECISION)) == {"baseline"}
 
 
+def test_a_study_whose_artifact_is_gone_takes_no_part_and_is_named(world: World):
+    everything = PIPELINE.nodes(MODEL, ["chat"], TWO)
+    world.materialize(everything)
+    study = world.versions().recorded(STUDY)
+    world.deleted.add(study.version)
+    untuned = get_flow("quantize_and_benchmark").nodes(MODEL, ["chat"], TWO)
+    plan = {item.node: item for item in world.judge(untuned) if item.state != "fresh"}
+    assert {node: item.reason for node, item in plan.items()} == {
+        DECISION: f"{STUDY} takes no part any more"
+    }
+    versions = world.versions()
+    assert versions.participants(DECISION) == TWO
+    assert versions.left_out(DECISION) == {
+        "int_w8a8": f"without tuned_config, the artifact of {STUDY} is gone"
+    }
+    world.materialize([DECISION])
+    assert {item.state for item in world.judge(untuned)} == {"fresh"}
+    # Where it is asked for it is made again, and the first decision is current again.
+    plan = {item.node: item.state for item in world.judge(everything) if item.state != "fresh"}
+    assert plan == {STUDY: "missing", DECISION: "stale"}
+
+
+def test_a_recipe_that_was_not_asked_for_and_whose_sweep_is_gone_takes_no_part(world: World):
+    world.materialize(PIPELINE.nodes(MODEL, ["chat"], TWO))
+    sweep = Node.of("benchmark_sweep", f"{MODEL}|int_w8a8@chat")
+    world.deleted.add(world.versions().recorded(sweep).version)
+    only = PIPELINE.nodes(MODEL, ["chat"], ["baseline"])
+    assert [item.node for item in world.judge(only) if item.state != "fresh"] == [DECISION]
+    versions = world.versions()
+    assert versions.participants(DECISION) == ["baseline"]
+    assert versions.left_out(DECISION) == {"int_w8a8": f"the artifact of {sweep} is gone"}
+
+
 def test_a_study_that_is_current_takes_part_whichever_flow_runs(world: World):
     everything = PIPELINE.nodes(MODEL, ["chat"], TWO)
     world.materialize(everything)
@@ -88,7 +124,7 @@ def test_a_study_that_is_current_takes_part_whichever_flow_runs(world: World):
 def refuse(world: World, flow: Flow, recipes: list[str]) -> None:
     nodes = flow.nodes(MODEL, ["chat"], recipes)
     versions = world.versions().about_to_run(nodes)
-    require_what_is_not_made(flow, versions, nodes, lambda key: key not in world.deleted)
+    require_what_is_not_made(flow, versions, nodes)
 
 
 def test_a_flow_without_compression_needs_checkpoints_but_the_models_own(world: World):
@@ -172,8 +208,13 @@ def test_what_there_is_is_certified_and_tuning_is_not_asked_for_until_it_is(
     assert evidence()["tuning_only"] in ("confirmed", "measured")
     assert evidence()["quantization_and_tuning"] == "not_asked"
     assert state_of(real, DEPLOYABLE) == ("fresh", "")
+    # Without what a study found it is decided as if there were none, which was done before.
+    shutil.rmtree(artifact_of(study).folder())
+    assert materialize_node(DEPLOYABLE) == "feasible"
+    assert evidence()["tuning_only"] == "not_asked"
 
 
+@pytest.mark.slow
 def test_a_decision_whose_bundle_is_not_what_is_published_runs_again(
     real: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +230,7 @@ def test_a_decision_whose_bundle_is_not_what_is_published_runs_again(
     assert state_of(real, DEPLOYABLE) == ("fresh", "")
 
 
+@pytest.mark.slow
 def test_what_failed_or_was_not_brought_up_to_date_is_not_shown_as_found(
     real: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,7 +250,7 @@ def test_what_failed_or_was_not_brought_up_to_date_is_not_shown_as_found(
         real.instance = instance
         real.materialize([sweeps["int_w8a8"], SCORES], status="failed")
     failed = made_by(submission, DriverReport())
-    assert [row["status"] for row in failed.records] == ["feasible", "failed"]
+    assert [row["benchmark"]["status"] for row in failed.records] == ["feasible", "failed"]
     assert failed.problems == ("int_w8a8 under demo: its sweep failed",)
     quantized = made_by(replace(submission, flow=get_flow("quantize")), DriverReport())
     assert [row["verdict"] for row in quantized.records] == ["reference", "failed"]
@@ -243,6 +285,7 @@ def test_the_command_line_shows_what_a_flow_made(
     assert made.returncode == 0, made.stderr
     assert "0 partitions run, 5 fresh" in made.stdout
     baseline, quantized = json.loads(out.read_text())
+    assert baseline["schema_version"] == 1
     assert (baseline["recipe"], baseline["verdict"]) == ("baseline", "reference")
     assert quantized["verdict"] == "pass"
     assert quantized["recovery_low"] <= quantized["recovery"] <= quantized["recovery_high"]
@@ -251,9 +294,20 @@ def test_the_command_line_shows_what_a_flow_made(
 
     made = optikit(*job, "benchmark_only", "--slo", "demo", "--json", out)
     assert made.returncode == 0, made.stderr
-    rates = {row["recipe"]: row["rate_rps"] for row in json.loads(out.read_text())}
+    found = [MEASURED_RECIPE.load(row, str(out)) for row in json.loads(out.read_text())]
+    rates = {row.recipe: row.benchmark.certified_rate_rps for row in found}
+    assert {row.slo for row in found} == {"demo"}
+    assert [row.benchmark for row in found] == [
+        BENCHMARK_FILE.read(
+            open_store(settings().store, settings().home).get(Path(row.artifact or "").name)
+        )
+        for row in found
+    ]
     assert rates["int_w8a8"] > rates["baseline"] > 0
     assert f"{rates['int_w8a8']:.3f}" in made.stdout
+
+    study = Node.of("tuned_config", f"{MODEL}|int_w8a8@demo")
+    assert state_of(real, study) == state_of(real, DEPLOYABLE) == ("not asked for", "")
 
     refused = optikit(*job, "evaluate_only", "--recipe", "fp8_dynamic")
     assert refused.returncode == 1

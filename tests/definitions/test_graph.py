@@ -18,7 +18,7 @@ from optikit_assets.defs.sensors import new_model_versions, spec_changes
 from optikit_assets.graph import PIPELINE, Node, upstream
 from optikit_assets.headless.job import optimize_model
 from optikit_assets.settings import REPOSITORY, settings
-from resources import ModelRegistryResource, StageRunnerResource
+from resources import ArtifactStoreResource, ModelRegistryResource, StageRunnerResource
 from tests.definitions.world import HARDWARE, local_on
 from tests.executors import execute_with
 from tests.tiny_model import write_model
@@ -176,6 +176,7 @@ def registered(instance: dg.DagsterInstance) -> dg.DagsterInstance:
     return instance
 
 
+@pytest.mark.slow
 def test_scores_come_from_their_own_recipe_and_model(registered):
     assert parents(Node.of("eval_scores", "m@1|int_w8a8"), registered) == {
         Node.of("base_model", "m@1"),
@@ -196,6 +197,7 @@ def test_a_sweep_depends_on_its_recipe_and_on_its_scenario(registered):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asset", SNAPSHOT)
 def test_dagster_and_the_table_agree_on_every_edge(asset, registered):
     nodes = partitions.all_nodes(asset, [MODEL, "other@1"])
@@ -250,7 +252,8 @@ class Site:
 
     def tick(self, sensor: dg.SensorDefinition) -> dg.SensorResult | dg.SkipReason:
         runner = StageRunnerResource.on(lambda: local_on(HARDWARE)(settings()))
-        wanted = {"models": self.models, "runner": runner}
+        artifacts = ArtifactStoreResource(url=settings().store, home=str(self.home))
+        wanted = {"models": self.models, "artifacts": artifacts, "runner": runner}
         resources = {k: v for k, v in wanted.items() if k in sensor.required_resource_keys}
         with dg.build_sensor_context(
             instance=self.instance, resources=resources, cursor=self.cursor
@@ -454,6 +457,7 @@ def test_an_empty_folder_is_not_a_model_version_yet(site: Site):
     assert isinstance(site.look_for_models(), dg.SkipReason)
 
 
+@pytest.mark.slow
 def test_every_source_is_observed_once(site: Site):
     everything = site.look_for_edits()
     assert ("serving_runtime", None) in everything
@@ -466,6 +470,7 @@ def test_every_source_is_observed_once(site: Site):
     assert site.look_for_edits() == set()
 
 
+@pytest.mark.slow
 def test_an_edited_value_is_observed_where_it_counts_and_a_comment_is_not(site: Site):
     site.look_for_edits()
     recipe, slo, model = "quantization/int_w8a8.yaml", "slos/demo.yaml", "models/demo-llama.yaml"
@@ -485,6 +490,7 @@ def test_an_edited_value_is_observed_where_it_counts_and_a_comment_is_not(site: 
     assert site.look_for_edits() == set()
 
 
+@pytest.mark.slow
 def test_a_model_that_was_removed_is_not_observed(site: Site):
     site.instance.add_dynamic_partitions(partitions.MODEL_DIMENSION, ["gone@1"])
     assert not any(partition == "gone@1" for _, partition in site.look_for_edits())

@@ -35,6 +35,8 @@ from tests.executors import execute_with
 from tests.unit.deployment.samples import probes
 from tests.unit.schemas.samples import benchmark
 
+pytestmark = pytest.mark.slow
+
 SCENARIO = f"{MODEL}|baseline@demo"
 SWEEP, TUNED = Node.of("benchmark_sweep", SCENARIO), Node.of("tuned_config", SCENARIO)
 DEPLOYED = Node.of("deployable_config", f"{MODEL}|demo")
@@ -190,7 +192,6 @@ def run_ids() -> list[str]:
         return [run.run_id for run in reversed(instance.get_runs())]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_rows_are_read_from_the_artifacts_where_they_are_missing_and_are_always_the_same(
     real: World, stages: Stages, monkeypatch: pytest.MonkeyPatch
@@ -223,7 +224,6 @@ def test_rows_are_read_from_the_artifacts_where_they_are_missing_and_are_always_
     assert hits["n"] == len(NODES) - 1
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_rows_that_a_full_disk_refused_are_appended_by_the_next_run_as_the_first_had_them(
     stages: Stages, monkeypatch: pytest.MonkeyPatch

@@ -7,7 +7,6 @@ import pytest
 
 from optikit_assets.defs.recorded import recorded
 from optikit_assets.environments.layout import (
-    REPOSITORY_ROOT,
     Stamp,
     environment_path,
     python_path,
@@ -17,12 +16,15 @@ from optikit_assets.errors import StageError
 from optikit_assets.graph import Node
 from optikit_assets.headless.materialize import materialize_node, open_instance
 from optikit_assets.history import History
+from optikit_assets.locations import REPOSITORY
 from optikit_assets.schemas import STUDY_FILE
 from optikit_assets.settings import settings
 from tests.definitions.test_broken_off import SLO
 from tests.definitions.test_candidates import BASE, Workers, artifact_of
 from tests.definitions.world import HARDWARE, MODEL, World, in_process, local_on
 from tests.executors import execute_with
+
+pytestmark = pytest.mark.slow
 
 SWEEP = Node.of("benchmark_sweep", f"{MODEL}|baseline@demo")
 TUNED = Node.of("tuned_config", f"{MODEL}|baseline@demo")
@@ -35,7 +37,7 @@ def install(home: Path) -> None:
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tests.definitions.benchmark_worker\n')
     python.chmod(0o755)
     location = str(environment_path(home, "serve"))
-    write_stamp(home, "serve", Stamp("0" * 64, location, str(REPOSITORY_ROOT), "cpu"))
+    write_stamp(home, "serve", Stamp("0" * 64, location, str(REPOSITORY), "cpu"))
 
 
 @pytest.fixture

@@ -61,6 +61,7 @@ def deployable(slos: tuple[str, ...] = SLOS) -> set[str]:
 # --- nothing changed ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_everything_is_missing_at_first(world: World):
     assert {item.state for item in world.plan()} == {"missing"}
     assert [item.node for item in world.plan()] == world.nodes()
@@ -269,6 +270,7 @@ def test_requirements_that_nobody_installed_change_nothing(own: World, home: Pat
     assert own.not_fresh() == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [{"count": 2}, {"memory_bytes": 32 * 2**30}, {"driver": "580.2"}, {"cores": 8}, {"name": "X"}],
@@ -465,6 +467,7 @@ def test_a_deleted_artifact_is_made_again_and_nothing_below_it(fresh: World):
 # --- what a real run records --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_records_what_the_plan_calls_fresh(real: World):
     base = Node.of("base_model", MODEL)
     scores = Node.of("eval_scores", f"{MODEL}|baseline")

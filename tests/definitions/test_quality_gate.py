@@ -9,7 +9,6 @@ import pytest
 
 from optikit_assets import graph
 from optikit_assets.artifacts import open_store
-from optikit_assets.defs.evaluation.candidates import CHECKPOINTS_FILE
 from optikit_assets.defs.evaluation.checks import (
     GATE,
     check_name,
@@ -21,7 +20,7 @@ from optikit_assets.deployment import RecipeOutcome, select
 from optikit_assets.graph import Node
 from optikit_assets.headless.materialize import materialize_node, open_instance, register_model
 from optikit_assets.history import History
-from optikit_assets.schemas import COMPARISON_FILE, Comparison
+from optikit_assets.schemas import CHECKPOINTS_FILE, COMPARISON_FILE, Checkpoints, Comparison
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, SuiteSpec
 from optikit_assets.stateval.comparison import compare
@@ -126,6 +125,7 @@ def test_tasks_whose_titles_differ_in_punctuation_have_checks_of_their_own(world
         assert re.fullmatch(r"recovery_mmlu_5_shot_[0-9a-f]{8}", names[title])
 
 
+@pytest.mark.slow
 def test_a_run_records_its_checks_for_its_own_partition(
     world: World, with_instance: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,7 +144,7 @@ def test_a_run_records_its_checks_for_its_own_partition(
     store = open_store(settings().store, settings().home)
     with store.create(key, graph.EVAL_SCORES) as draft:
         COMPARISON_FILE.write(draft, compared(0, 90, 0))
-        draft.write_json(CHECKPOINTS_FILE, {"1": None})
+        CHECKPOINTS_FILE.write(draft, Checkpoints(checkpoints={1: None}))
 
     # The artifact is there already, so no worker starts.
     assert materialize_node(node) == "ok"

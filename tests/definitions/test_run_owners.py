@@ -51,6 +51,7 @@ def started_run(instance: dg.DagsterInstance, owner: str) -> str:
     return instance.add_run(run).run_id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", [(), IN_A_CONTAINER], ids=["here", "in a container"])
 def test_a_run_is_canceled_when_its_process_was_killed_and_not_before(holders, prefix):
     if prefix and subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode:

@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 
 from optikit_assets.artifacts import open_store
-from optikit_assets.graph import BASE_MODEL, DEPLOYABLE_CONFIG, PIPELINE, Node, get_flow
+from optikit_assets.graph import BASE_MODEL, DEPLOYABLE_CONFIG, PIPELINE, Flow, Node, get_flow
 from optikit_assets.headless.optimize import status
+from optikit_assets.headless.requests import remember_request, requests
 from optikit_assets.publishing import Bundle, get_publisher
 from optikit_assets.settings import settings
-from tests.definitions.world import HARDWARE, MODEL, World
+from tests.definitions.world import HARDWARE, MODEL, RECIPES, World
 from tests.tiny_model import write_model
 
 TWO = ["baseline", "int_w8a8"]
@@ -139,3 +140,40 @@ def test_what_was_made_without_any_slo_is_shown(world: World):
     quantized = get_flow("quantize").nodes(MODEL, (), TWO)
     ran(world, quantized)
     assert states(world) == {str(node): "fresh" for node in quantized}
+
+
+def test_what_no_request_named_is_not_owed_before_the_first_decision(world: World):
+    flow = get_flow("benchmark_only")
+    measured = flow.nodes(MODEL, ["chat"], ["baseline"])
+    ran(world, measured)
+    remember_request(world.instance, MODEL, flow, ["chat"], ["baseline"])
+    rest = {str(node) for node in PIPELINE.nodes(MODEL, ["chat"], RECIPES)} - set(
+        map(str, measured)
+    )
+    assert states(world) == {
+        **{str(node): "fresh" for node in measured},
+        **dict.fromkeys(rest, "not asked for"),
+    }
+
+
+def test_what_requests_named_is_owed_until_it_is_there(world: World):
+    pipeline = PIPELINE.nodes(MODEL, ["chat"], TWO)
+    ran(world, get_flow("benchmark_only").nodes(MODEL, ["chat"], ["baseline"]))
+    remember_request(world.instance, MODEL, get_flow("benchmark_only"), ["chat"], ["baseline"])
+    for _ in range(2):
+        remember_request(world.instance, MODEL, PIPELINE, ["chat", "batch"], TWO)
+    remember_request(world.instance, MODEL, PIPELINE, ["batch"], RECIPES)
+    assert len(requests(world.instance, MODEL)) == 3
+    found = states(world)
+    assert {found.pop(name) for name in OTHER} == {"not asked for"}
+    assert set(found) == set(map(str, pipeline))
+    owed = {name for name, state in found.items() if state == "missing: never materialized"}
+    made = get_flow("benchmark_only").nodes(MODEL, ["chat"], ["baseline"])
+    assert owed == set(map(str, pipeline)) - set(map(str, made))
+
+
+def test_a_request_of_a_flow_and_a_recipe_that_are_gone_breaks_nothing(world: World):
+    ran(world, get_flow("benchmark_only").nodes(MODEL, ["chat"], ["baseline"]))
+    flow = Flow("of_a_package", frozenset({"benchmark_sweep"}))
+    remember_request(world.instance, MODEL, flow, ["chat"], ["baseline", "gone"])
+    assert states(world)[DEPLOYABLE] == "not asked for"

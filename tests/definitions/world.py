@@ -119,7 +119,8 @@ class World:
     def versions(self) -> Versions:
         catalog = self.catalog()
         registry = ModelRegistry(self.root / "home", REPOSITORY, catalog)
-        return Versions(self.instance, SourceVersions(catalog, registry, self.hardware))
+        sources = SourceVersions(catalog, registry, self.hardware)
+        return Versions(self.instance, sources, lambda key: key not in self.deleted)
 
     def nodes(self, model: str = MODEL, slos: tuple[str, ...] = SLOS) -> list[Node]:
         return Submission(model, slos, tuple(sorted(self.catalog().recipes))).nodes()
@@ -156,7 +157,7 @@ class World:
         """Plan any nodes; the store holds every artifact but those in ``deleted``."""
         nodes = list(nodes)
         versions = self.versions().about_to_run(nodes)
-        return make_plan(versions, nodes, lambda key: key not in self.deleted)
+        return make_plan(versions, nodes)
 
     def not_fresh(self, model: str = MODEL, slos: tuple[str, ...] = SLOS) -> dict[str, str]:
         """Return ``state: reason`` of every partition that would run."""

@@ -1,7 +1,7 @@
 """The classifier judge with the real transformers, in the serve environment."""
 
 import json
-from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,47 +14,59 @@ JUDGE = """
 import json, sys
 from optikit_assets.errors import EvaluationError
 from optikit_assets.stateval.judges import classifier_judge
-responses = json.loads(sys.argv[2])
-try:
-    print(json.dumps(classifier_judge(sys.argv[1], batch_size=1)(responses, responses)))
-except EvaluationError as error:
-    print(error)
+responses, *models = map(json.loads, sys.argv[1:])
+for model in models:
+    try:
+        said = classifier_judge(model, batch_size=1)(responses, responses)
+    except EvaluationError as error:
+        said = str(error)
+    print("JUDGED", json.dumps([model, said]))
 """
 # A classifier whose weights say one thing of every text: a bias is all that it has learnt.
 MAKE = """
 import sys, torch, transformers
-source, folder, harmless = sys.argv[1:]
+source, parent = sys.argv[1:]
 tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-tokenizer.save_pretrained(folder)
 config = transformers.BertConfig(
     vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
     intermediate_size=16, id2label={0: "harmful", 1: "harmless"},
 )
 network = transformers.BertForSequenceClassification(config)
 torch.nn.init.zeros_(network.classifier.weight)
-network.classifier.bias.data = torch.tensor([0.0, 1.0 if harmless == "yes" else -1.0])
-network.save_pretrained(folder)
+for name, bias in (("harmless", 1.0), ("harmful", -1.0)):
+    network.classifier.bias.data = torch.tensor([0.0, bias])
+    network.save_pretrained(f"{parent}/{name}")
+    tokenizer.save_pretrained(f"{parent}/{name}")
 """
+HUB = "LibrAI/longformer-harmful-ro"
 
 
-def judged(model: str) -> str:
-    return run_in_serve(JUDGE, model, json.dumps(RESPONSES))
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What each classifier says of the responses; one process, for the libraries take longest."""
+    folder = tmp_path_factory.mktemp("classifiers")
+    run_in_serve(MAKE, str(MODEL), str(folder))
+    made = {name: str(folder / name) for name in ("harmless", "harmful")}
+    models = {**made, "untrained": str(MODEL), "hub": HUB}
+    said = run_in_serve(JUDGE, *map(json.dumps, (RESPONSES, *models.values())))
+    lines = [line.removeprefix("JUDGED ") for line in said.splitlines() if "JUDGED" in line]
+    found = dict(map(json.loads, lines))
+    return {name: found[model] for name, model in models.items()}
 
 
-@pytest.mark.parametrize(("harmless", "scores"), [("yes", [1.0, 1.0]), ("no", [0.0, 0.0])])
+@pytest.mark.parametrize(("name", "scores"), [("harmless", [1.0, 1.0]), ("harmful", [0.0, 0.0])])
 def test_responses_get_the_label_that_the_classifier_gives(
-    tmp_path: Path, harmless: str, scores: list[float]
+    judged: dict[str, Any], name: str, scores: list[float]
 ) -> None:
-    run_in_serve(MAKE, str(MODEL), str(tmp_path), harmless)
-    assert json.loads(judged(str(tmp_path))) == scores
+    assert judged[name] == scores
 
 
-def test_a_model_that_never_learnt_to_classify_is_refused() -> None:
-    assert "has no trained score.weight" in judged(str(MODEL))
+def test_a_model_that_never_learnt_to_classify_is_refused(judged: dict[str, Any]) -> None:
+    assert "has no trained score.weight" in judged["untrained"]
 
 
-def test_classifier_of_do_not_answer_tells_refusal_from_help() -> None:
-    said = judged("LibrAI/longformer-harmful-ro")
+def test_classifier_of_do_not_answer_tells_refusal_from_help(judged: dict[str, Any]) -> None:
+    said = judged["hub"]
     if "cannot be loaded" in said:
         pytest.skip("the classifier is not in the hub cache of this machine")
-    assert json.loads(said)[0] == 1.0
+    assert said[0] == 1.0

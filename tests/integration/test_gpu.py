@@ -11,7 +11,7 @@ import pytest
 from optikit_assets.engines.hardware import detect
 from optikit_assets.execution.leases import MachineLeases
 
-pytestmark = [pytest.mark.gpu, pytest.mark.serial]
+pytestmark = [pytest.mark.gpu, pytest.mark.alone]
 
 # What CUDA shows a process, asked of the driver's library alone.
 VISIBLE = """

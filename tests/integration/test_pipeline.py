@@ -22,7 +22,12 @@ import yaml
 from optikit_assets.engines import EngineServer, get_engine
 from optikit_assets.settings import REPOSITORY, settings
 
-pytestmark = [pytest.mark.integration, pytest.mark.e2e, pytest.mark.timeout(1200)]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.e2e,
+    pytest.mark.alone,
+    pytest.mark.timeout(1200),
+]
 
 MODEL = "demo-llama@1"
 SLO = {

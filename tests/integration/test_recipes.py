@@ -42,7 +42,7 @@ def request(name: str, store: Path) -> dict[str, Any]:
         recipe["calibration"] |= {"samples": 24, "max_sequence_length": 128}
         recipe["trials"] = 2 if name in TWICE else 1
     if recipe["backend"] == "autoround":
-        recipe["modifiers"][0]["iters"] = 8
+        recipe["modifiers"][0]["iters"] = 4
     return {
         "store": store.as_uri(),
         "model": as_json(MODEL),

@@ -133,21 +133,46 @@ def test_recipes_models_and_definitions_are_those_of_the_repository(installed: I
     assert found["requirements"] == wanted
 
 
-def test_a_stage_environment_imports_the_installed_package_and_none_of_its_libraries(
-    installed: Installed, tmp_path: Path
+SET_UP = """
+import io, json, sys
+from dataclasses import replace
+from optikit_assets.environments import layout, setup, status
+from optikit_assets.environments.layout import INSTALLATIONS, default_home
+from optikit_assets.locations import REPOSITORY
+for name in layout.ENVIRONMENT_NAMES:
+    whole = INSTALLATIONS[name, "cpu"]
+    layout.wanted_digest(whole)
+    assert all((REPOSITORY / s).is_file() for s in whole.source if s.startswith("requirements"))
+    # The whole way, with a set of one small package in place of gigabytes.
+    small = replace(whole, requirements="requirements/bootstrap.txt", torch_backend=None)
+    INSTALLATIONS[name, "cpu"] = small
+home = default_home()
+done = [
+    setup.set_up(home, layout.ENVIRONMENT_NAMES, accelerator="cpu", stream=io.StringIO())
+    for _ in range(2)
+]
+found = {item.name: item.state for item in status.environment_status(home)}
+pythons = [str(status.python_of(home, name)) for name in found]
+print(json.dumps({"done": done, "found": found, "pythons": pythons}))
+"""
+IMPORT = """
+import importlib.util, optikit_assets.locations as locations
+print(locations.REPOSITORY, locations.WORKER_PATH or None, importlib.util.find_spec("dagster"))
+"""
+
+
+def test_it_sets_up_stage_environments_that_import_it_and_none_of_its_libraries(
+    installed: Installed,
 ) -> None:
-    stage = tmp_path / "stage"
-    _uv(installed.uv, "venv", "--python", sys.executable, stage)
-    link = (
-        "import sys; from pathlib import Path;"
-        "from optikit_assets.environments.setup import put_project_on_path;"
-        "put_project_on_path(Path(sys.argv[1])); put_project_on_path(Path(sys.argv[1]))"
-    )
-    installed.run(installed.bin / "python", "-c", link, stage)
-    look = (
-        "import importlib.util, optikit_assets.locations as l;"
-        "print(l.REPOSITORY, importlib.util.find_spec('dagster'))"
-    )
-    shipped, dagster = installed.run(stage / "bin" / "python", "-c", look).split()
-    assert Path(shipped).is_relative_to(installed.environment)
-    assert dagster == "None"
+    home = installed.cwd / "home"
+    # Downloads that are there already.
+    (home / "cache").mkdir(parents=True, exist_ok=True)
+    (home / "cache" / "uv").symlink_to(settings().envs_home / "cache" / "uv")
+    said = json.loads(installed.run(installed.bin / "python", "-c", SET_UP).splitlines()[-1])
+    assert said["done"] == [["compress", "serve"], []]
+    assert said["found"] == {"compress": "ready", "serve": "ready"}
+    for python in said["pythons"]:
+        assert Path(python).is_relative_to(home / "envs")
+        shipped, path, dagster = installed.run(python, "-c", IMPORT).split()
+        assert Path(shipped).is_relative_to(installed.environment)
+        assert (path, dagster) == ("None", "None")

@@ -34,6 +34,7 @@ def test_each_task_has_at_least_300_held_out_problems_without_repetition(task):
     assert {item.task for item in items} == {task}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", tasks.TASKS)
 def test_no_evaluation_problem_is_ever_trained_on(task):
     held_out = {item.key for item in tasks.evaluation_items(task)}

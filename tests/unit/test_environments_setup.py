@@ -21,6 +21,7 @@ from optikit_assets.environments.setup import InstallationError, main, set_up
 from optikit_assets.environments.setup_lock import setup_lock
 from optikit_assets.environments.status import environment_status
 from optikit_assets.errors import OptikitError
+from optikit_assets.locations import REPOSITORY
 
 FAKE_UV = """\
 #!{python}
@@ -198,7 +199,7 @@ def test_worker_environments_import_the_project_without_installing_it(
     syncs = [call for call in uv.take_calls() if call.startswith("pip sync")]
     assert [("project.txt" in call) for call in syncs] == [True, False, False]
     path_file = python_path(uv.home, "serve").parents[1].glob("lib/*/site-packages/optikit.pth")
-    assert [Path(file.read_text().strip()) for file in path_file] == [setup.REPOSITORY_ROOT]
+    assert [Path(file.read_text().strip()) for file in path_file] == [REPOSITORY]
 
 
 def test_nothing_is_printed_when_nothing_is_done_and_nobody_watches(

@@ -89,6 +89,7 @@ def model(tmp_path: Path, fill: int) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_branch_that_moves_does_not_change_an_existing_version(tmp_path, hub, machine):
     first = hub.push(model(tmp_path, 1))
     commit, digest = machine.ask(hub, f"add {SOURCE}", "fetch name@main")
@@ -106,6 +107,7 @@ def test_a_branch_that_moves_does_not_change_an_existing_version(tmp_path, hub, 
     assert again == [second, other, second]
 
 
+@pytest.mark.slow
 def test_calibration_data_are_those_of_their_first_use(tmp_path, hub, machine):
     rows = "hf:org/name"
     # Nothing is known of them while the hub cannot be reached.
@@ -120,6 +122,7 @@ def test_calibration_data_are_those_of_their_first_use(tmp_path, hub, machine):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_model_that_the_recipes_declare_is_resolved_at_its_first_use(tmp_path, hub, machine):
     first = hub.push(model(tmp_path, 1))
     before, digest, after = machine.ask(
@@ -132,6 +135,7 @@ def test_a_model_that_the_recipes_declare_is_resolved_at_its_first_use(tmp_path,
     assert content == {"source": "hf:org/name@main", "commit": first}
 
 
+@pytest.mark.slow
 def test_a_version_added_without_a_hub_is_resolved_later_and_used_without_one(
     tmp_path, hub, machine
 ):
@@ -156,6 +160,7 @@ def test_a_commit_is_taken_as_it_is_and_a_revision_that_does_not_exist_is_refuse
     assert refused == "refused: hf:org/name@gone: the repository has no such revision"
 
 
+@pytest.mark.slow
 def test_the_list_shows_branch_and_commit(tmp_path, hub, machine):
     first = hub.push(model(tmp_path, 1))
     added = machine.run(hub.endpoint, *OPTIKIT, "add", SOURCE, "--version", "1")

@@ -18,7 +18,7 @@ import pytest
 from optikit_assets.processes import OwnedProcess, kill_orphans, log_tail
 from optikit_assets.settings import REPOSITORY
 
-pytestmark = pytest.mark.serial
+pytestmark = pytest.mark.alone
 
 LIMIT_S = 30.0
 

@@ -12,7 +12,7 @@ from optikit_assets.defs.automation import SETTLED
 from optikit_assets.defs.benchmarking.measurement import remember_benchmarks
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.deployment.fresh_servers import StageServers, all_flags, config_text
-from optikit_assets.defs.deployment.outcomes import Evaluated, collect, evidence
+from optikit_assets.defs.deployment.outcomes import Evaluated, collect, report_data
 from optikit_assets.defs.evaluation.candidates import representative_of, verified
 from optikit_assets.defs.partitions import declared
 from optikit_assets.deployment import (
@@ -91,7 +91,7 @@ def _decide(stage: Partition) -> Artifact:
     deployment, config = _record(stage, slo, evaluated, certification, servers)
     chosen = by_recipe.get(deployment.recipe or BASELINE)
     with stage.keep() as draft:
-        write_bundle(draft.path, deployment, config, evidence(evaluated, chosen, deployment))
+        write_bundle(draft.path, deployment, config, report_data(evaluated, chosen, deployment))
         draft.references.update(_served_checkpoint(stage, deployment))
     return stage.artifacts.store.get(stage.key)
 
@@ -102,7 +102,7 @@ def _recipes(stage: Partition) -> list[str]:
     if BASELINE not in found:
         nodes = graph.results_of(stage.node.key, BASELINE)
         # What it needs comes before what it can be decided without.
-        why = next(why for node in nodes if (why := stage.versions.outdated(node)))
+        why = next(why for node in nodes if (why := stage.versions.why_left_out(node)))
         raise StageError(f"{stage.node} needs the results of {BASELINE} first: {why}")
     return found
 

@@ -7,7 +7,7 @@ from optikit_assets import graph
 from optikit_assets.defs.benchmarking.measurement import Benchmarked
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.evaluation.candidates import comparison_of, representative_of
-from optikit_assets.deployment import Evidence, RecipeOutcome, Series
+from optikit_assets.deployment import RecipeOutcome, ReportData, Series
 from optikit_assets.engines import Flags
 from optikit_assets.graph import Node
 from optikit_assets.schemas import (
@@ -104,9 +104,9 @@ def _tuned(
     return measurement(recipe, best, tuned=True, flags=tuned.flags), tuned
 
 
-def evidence(
+def report_data(
     evaluated: Sequence[Evaluated], chosen: Evaluated | None, deployment: Deployment
-) -> Evidence:
+) -> ReportData:
     """Return what the report draws: the deployed configuration first, then every recipe's sweep."""
     series = [
         Series(label=f"{item.outcome.recipe}, engine defaults", benchmark=item.sweep.outcome)
@@ -118,7 +118,7 @@ def evidence(
         series.insert(0, Series(label=f"{deployment.recipe}, tuned", benchmark=tuned.benchmark))
     elif chosen:
         series.sort(key=lambda item: not item.label.startswith(f"{chosen.outcome.recipe},"))
-    return Evidence(
+    return ReportData(
         series=tuple(series),
         study=tuned.study if tuned else None,
         tuned_recipe=chosen.outcome.recipe if chosen and tuned else "",

@@ -10,10 +10,12 @@ from optikit_assets.engines import ModelFacts
 from optikit_assets.engines.model_facts import CONFIG, WEIGHTS
 from optikit_assets.errors import ChangedInputError
 from optikit_assets.graph import FAILED
-from optikit_assets.schemas import COMPARISON_FILE, Comparison
-
-CHECKPOINTS_FILE = "checkpoints.json"
-UNSUPPORTED_FILE = "unsupported.json"
+from optikit_assets.schemas import (
+    CHECKPOINTS_FILE,
+    COMPARISON_FILE,
+    UNSUPPORTED_FILE,
+    Comparison,
+)
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def read_comparison(evaluation: Artifact | None) -> Comparison | None:
 
 def checkpoint_key(evaluation: Artifact, comparison: Comparison) -> str | None:
     """Return the key of the checkpoint of q*, None for the model itself."""
-    return evaluation.read_json(CHECKPOINTS_FILE)[str(comparison.q_star)]
+    return CHECKPOINTS_FILE.read(evaluation).checkpoints[comparison.q_star]
 
 
 def representative_of(stage: Partition, recipe: str) -> Representative:
@@ -155,4 +157,4 @@ def why_not_evaluated(artifact: Artifact | None) -> str:
     """Say why an evaluation compared nothing; None stands for one that failed."""
     if artifact is None:
         return "no candidate of it could be evaluated: see eval_scores"
-    return artifact.read_json(UNSUPPORTED_FILE)["reason"]
+    return UNSUPPORTED_FILE.read(artifact).reason

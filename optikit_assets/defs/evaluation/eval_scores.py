@@ -9,11 +9,7 @@ from optikit_assets import graph
 from optikit_assets.artifacts import Artifact
 from optikit_assets.defs.automation import VERSIONED
 from optikit_assets.defs.body import Partition
-from optikit_assets.defs.evaluation.candidates import (
-    CHECKPOINTS_FILE,
-    UNSUPPORTED_FILE,
-    verified,
-)
+from optikit_assets.defs.evaluation.candidates import verified
 from optikit_assets.defs.evaluation.checks import check_specs, compared_checks, failed_checks
 from optikit_assets.defs.evaluation.history import remember_evaluation
 from optikit_assets.defs.evaluation.scoring import evaluate
@@ -33,12 +29,17 @@ from optikit_assets.optimizer import expert_count
 from optikit_assets.optimizer.adaptive import goes_on, round_recipe, suite_of_a_round
 from optikit_assets.optimizer.contamination import CLEAN
 from optikit_assets.schemas import (
+    CHECKPOINTS_FILE,
     COMPARISON_FILE,
+    CONTAMINATION_FILE,
     QUANTIZATION_FILE,
     SOURCES_FILE,
+    UNSUPPORTED_FILE,
+    Checkpoints,
     Comparison,
     EvaluationSources,
     QuantizationResult,
+    Unsupported,
 )
 from optikit_assets.specs import BASELINE, SuiteSpec, digest
 from optikit_assets.stateval.comparison import compare
@@ -50,8 +51,6 @@ from resources import (
     ModelRegistryResource,
     StageRunnerResource,
 )
-
-_CONTAMINATION_FILE = "contamination.json"
 
 
 @dg.asset(
@@ -78,8 +77,8 @@ def eval_scores(
         return stage.result(
             status=FAILED, metadata={"reason": artifact}, checks=failed_checks(artifact)
         )
-    if artifact.has(UNSUPPORTED_FILE):
-        reason = artifact.read_json(UNSUPPORTED_FILE)["reason"]
+    if UNSUPPORTED_FILE.is_in(artifact):
+        reason = UNSUPPORTED_FILE.read(artifact).reason
         return stage.result(
             status="unsupported",
             cached=found is not None,
@@ -109,7 +108,7 @@ def _refuse_unsupported(stage: Partition) -> Artifact | None:
     if reason is None:
         return None
     with stage.keep() as draft:
-        draft.write_json(UNSUPPORTED_FILE, {"reason": reason})
+        UNSUPPORTED_FILE.write(draft, Unsupported(reason=reason))
     return stage.artifacts.store.get(stage.key)
 
 
@@ -146,11 +145,11 @@ def _evaluate(stage: Partition, suite: SuiteSpec) -> Artifact | str:
         rounds.append(made)
     with stage.keep() as draft:
         COMPARISON_FILE.write(draft, comparison)
-        draft.write_json(CHECKPOINTS_FILE, checkpoints)
+        CHECKPOINTS_FILE.write(draft, Checkpoints(checkpoints=checkpoints))
         draft.references.update(
             {key: stage.artifacts.store.get(key).digest for key in checkpoints.values() if key}
         )
-        draft.write_json(_CONTAMINATION_FILE, contamination_outcomes(stage, loaded))
+        CONTAMINATION_FILE.write(draft, contamination_outcomes(stage, loaded))
         evaluations = {item.trial: item.artifact_key for item in loaded[1:] if item.artifact_key}
         SOURCES_FILE.write(draft, EvaluationSources(evaluations=evaluations, rounds=tuple(rounds)))
     return stage.artifacts.store.get(stage.key)
@@ -217,9 +216,9 @@ def _load(stage: Partition, candidate: Candidate) -> EvaluatedCandidate:
 
 def _contamination(stage: Partition, artifact: Artifact) -> dict[str, Any]:
     """Say for each task whether calibration rows hold its items; warn where nobody looked."""
-    if not artifact.has(_CONTAMINATION_FILE):
+    if not CONTAMINATION_FILE.is_in(artifact):
         return {}
-    found = artifact.read_json(_CONTAMINATION_FILE)
+    found = CONTAMINATION_FILE.read(artifact).tasks
     for task, outcome in found.items():
         if outcome != CLEAN:
             stage.context.log.warning(f"calibration data against the items of {task}: {outcome}")

@@ -5,7 +5,7 @@ from typing import Any
 
 from optikit_assets.artifacts import Artifact
 from optikit_assets.defs.body import Partition
-from optikit_assets.defs.evaluation.candidates import CHECKPOINTS_FILE
+from optikit_assets.defs.evaluation.candidates import checkpoint_key
 from optikit_assets.defs.quantization.quantized_model import trial_rows
 from optikit_assets.errors import EvaluationError, StorageError
 from optikit_assets.history import RowsByTable
@@ -116,7 +116,7 @@ def _comparison_rows(stage: Partition, comparison: Comparison, made: Artifact) -
                 accepted=comparison.accepted,
                 q_star_trial=comparison.q_star,
                 q_star_reason=comparison.q_star_reason,
-                artifact_key=made.read_json(CHECKPOINTS_FILE)[str(comparison.q_star)],
+                artifact_key=checkpoint_key(made, comparison),
                 mean_recovery=star.mean_recovery,
                 mean_recovery_low=star.mean_recovery_low,
                 mean_recovery_high=star.mean_recovery_high,

@@ -6,6 +6,7 @@ from optikit_assets.artifacts import Reference
 from optikit_assets.defs.body import Partition
 from optikit_assets.optimizer.calibration import PARQUET, load_texts
 from optikit_assets.optimizer.contamination import check_contamination, read_items
+from optikit_assets.schemas import Contamination
 from optikit_assets.settings import settings
 from optikit_assets.sources.references import is_hub_dataset
 from optikit_assets.stateval.scores import EvaluatedCandidate
@@ -20,20 +21,20 @@ def calibration_data(stage: Partition) -> Reference | str | None:
 
 def contamination_outcomes(
     stage: Partition, candidates: Iterable[EvaluatedCandidate]
-) -> dict[str, str]:
-    """Return what the evaluate worker found for each task, empty for a recipe without calibration.
+) -> Contamination:
+    """Return what the evaluate worker found per task; nothing for a recipe without calibration.
 
     An evaluation that other stages share may be older than the question.
     """
     if stage.catalog.recipe(stage.recipe).calibration is None:
-        return {}
+        return Contamination(tasks={})
     tasks = stage.catalog.suite(stage.model_spec.suite).tasks
     found = {task.title: "not checked: the scores are older than this check" for task in tasks}
     for candidate in candidates:
         if candidate.artifact_key is not None:
             manifest = stage.artifacts.store.get(candidate.artifact_key).manifest
             found |= manifest.get("contamination", {})
-    return found
+    return Contamination(tasks=found)
 
 
 def check_present_suite(stage: Partition) -> None:

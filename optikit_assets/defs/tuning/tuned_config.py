@@ -32,8 +32,8 @@ from optikit_assets.schemas import (
 from optikit_assets.settings import settings
 from optikit_assets.specs import SloSpec, digest
 from optikit_assets.tuner import (
-    TrialOutcome,
-    outcome_of_benchmark,
+    TrialResult,
+    result_of_benchmark,
     run_study,
 )
 from resources import (
@@ -90,11 +90,11 @@ def _tune(stage: Partition, recipe: str, slo: SloSpec) -> Artifact | None:
         study = StudyResult(name=stage.key, stopped=certain.reason)
         return _keep(stage, TunedConfiguration(study=study, benchmark=certain))
 
-    def evaluate(number: int, flags: Flags, initial_rate_rps: float | None) -> TrialOutcome:
+    def evaluate(number: int, flags: Flags, initial_rate_rps: float | None) -> TrialResult:
         done = _measure(stage, slo, candidate, flags, initial_rate_rps)
         remember_probes(stage, recipe, slo, done, part="tuning", trial=number)
         key = done.artifact.key if done.artifact else None
-        return outcome_of_benchmark(done.outcome, slo, artifact_key=key)
+        return result_of_benchmark(done.outcome, slo, artifact_key=key)
 
     result = run_study(
         storage=settings().studies / f"{stage.key}.journal",
@@ -107,7 +107,7 @@ def _tune(stage: Partition, recipe: str, slo: SloSpec) -> Artifact | None:
         facts=facts,
         max_model_len=length,
         default_outcome=(
-            outcome_of_benchmark(default.outcome, slo, artifact_key=default.artifact.key)
+            result_of_benchmark(default.outcome, slo, artifact_key=default.artifact.key)
             if default and default.artifact
             else None
         ),

@@ -21,7 +21,7 @@ from optikit_assets.optimizer.backends.base import (
     library_versions,
     register_backend,
 )
-from optikit_assets.optimizer.plan import CompressionPlan
+from optikit_assets.optimizer.compression import Compression
 from optikit_assets.specs.recipe import AutoRound
 
 DISTRIBUTIONS = ("auto-round", "compressed-tensors", "torch", "transformers")
@@ -40,23 +40,23 @@ class AutoRoundBackend:
     def versions(self) -> dict[str, str]:
         return library_versions("AutoRound", "auto_round", DISTRIBUTIONS)
 
-    def compress(self, plan: CompressionPlan) -> CompressedModel:
+    def compress(self, compression: Compression) -> CompressedModel:
         import torch
 
         begin = time.monotonic()
-        models.seed_everything(plan.seed)
-        tokenizer = models.load_tokenizer(plan.model_path, plan.trust_remote_code)
-        model = models.load_model(plan)
+        models.seed_everything(compression.seed)
+        tokenizer = models.load_tokenizer(compression.model_path, compression.trust_remote_code)
+        model = models.load_model(compression)
         try:
             with _quiet(), _no_exit():
                 types = models.widen(model)
-                rounding = _prepare(plan, model, tokenizer)
+                rounding = _prepare(compression, model, tokenizer)
                 rounded, _ = rounding.quantize()
                 models.narrow(rounded, types)
-                rounding.save_quantized(str(plan.destination), format=FORMAT, inplace=True)
+                rounding.save_quantized(str(compression.destination), format=FORMAT, inplace=True)
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise CompressionError(
-                f"out of memory while compressing {plan.model_path.name}: "
+                f"out of memory while compressing {compression.model_path.name}: "
                 f"{models.first_line(error)}; lower max_sequence_length or samples in the recipe, "
                 "or use a larger accelerator"
             ) from error
@@ -65,8 +65,8 @@ class AutoRoundBackend:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-        models.copy_tokenizer(plan.model_path, plan.destination)
-        return CompressedModel.saved(plan.destination, time.monotonic() - begin)
+        models.copy_tokenizer(compression.model_path, compression.destination)
+        return CompressedModel.saved(compression.destination, time.monotonic() - begin)
 
 
 def join_rows(ids: Sequence[Sequence[int]], length: int) -> list[list[int]]:
@@ -84,14 +84,14 @@ def join_rows(ids: Sequence[Sequence[int]], length: int) -> list[list[int]]:
     return [tokens[end - length : end] for end in range(length, len(tokens) + 1, length)]
 
 
-def _prepare(plan: CompressionPlan, model: Any, tokenizer: Any) -> Any:
+def _prepare(compression: Compression, model: Any, tokenizer: Any) -> Any:
     import torch
     from auto_round import AutoRound as Rounding
     from auto_round.algorithms.quantization.sign_round.config import SignRoundConfig
 
-    (modifier,) = (m for m in plan.modifiers if isinstance(m, AutoRound))
-    ids = models.tokenize(tokenizer, plan.rows, plan.max_sequence_length)
-    sequences = join_rows(ids, plan.max_sequence_length or len(ids))
+    (modifier,) = (m for m in compression.modifiers if isinstance(m, AutoRound))
+    ids = models.tokenize(tokenizer, compression.rows, compression.max_sequence_length)
+    sequences = join_rows(ids, compression.max_sequence_length or len(ids))
     return Rounding(
         model=model,
         tokenizer=tokenizer,
@@ -103,19 +103,21 @@ def _prepare(plan: CompressionPlan, model: Any, tokenizer: Any) -> Any:
             sym=True,
         ),
         # Names, because a pattern of the library matches anywhere in a layer's name.
-        layer_config={name: {"bits": 16, "act_bits": 16} for name in _left_alone(plan, model)},
+        layer_config={
+            name: {"bits": 16, "act_bits": 16} for name in _left_alone(compression, model)
+        },
         dataset=[torch.tensor([sequence], dtype=torch.long) for sequence in sequences],
         nsamples=len(sequences),
         seqlen=len(sequences[0]),
         batch_size=min(_BATCH_SIZE, len(sequences)),
-        seed=plan.seed,
-        trust_remote_code=plan.trust_remote_code,
+        seed=compression.seed,
+        trust_remote_code=compression.trust_remote_code,
         enable_torch_compile=False,
         amp=torch.accelerator.is_available(),
     )
 
 
-def _left_alone(plan: CompressionPlan, model: Any) -> list[str]:
+def _left_alone(compression: Compression, model: Any) -> list[str]:
     from torch import nn
 
     shapes = {
@@ -123,7 +125,7 @@ def _left_alone(plan: CompressionPlan, model: Any) -> list[str]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear)
     }
-    chosen = select_layers(shapes, plan.targets, plan.ignore)
+    chosen = select_layers(shapes, compression.targets, compression.ignore)
     return [name for name in shapes if name not in chosen]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from optikit_assets.errors import EnvironmentMissingError
-from optikit_assets.optimizer.plan import CompressionPlan
+from optikit_assets.optimizer.compression import Compression
 from optikit_assets.specs import plugins
 
 
@@ -57,8 +57,8 @@ class CompressionBackend(Protocol):
         """
         ...
 
-    def compress(self, plan: CompressionPlan) -> CompressedModel:
-        """Carry out `plan`; the same plan gives the same bytes.
+    def compress(self, compression: Compression) -> CompressedModel:
+        """Carry out `compression`; the same gives the same bytes.
 
         Raises
         ------

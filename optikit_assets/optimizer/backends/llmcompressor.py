@@ -28,7 +28,7 @@ from optikit_assets.optimizer.backends.base import (
     register_backend,
 )
 from optikit_assets.optimizer.backends.sensitivity import choose, measure
-from optikit_assets.optimizer.plan import CompressionPlan
+from optikit_assets.optimizer.compression import Compression
 from optikit_assets.specs.recipe import AWQ, GPTQ, RTN, Modifier, SmoothQuant, SparseGPT, Wanda
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class LLMCompressorBackend:
     def versions(self) -> dict[str, str]:
         return library_versions("llm-compressor", "llmcompressor", DISTRIBUTIONS)
 
-    def compress(self, plan: CompressionPlan) -> CompressedModel:
+    def compress(self, compression: Compression) -> CompressedModel:
         import torch
         from llmcompressor import (
             oneshot,  # pyright: ignore[reportAttributeAccessIssue]
@@ -65,33 +65,34 @@ class LLMCompressorBackend:
 
         begin = time.monotonic()
         _quiet_libraries()
-        models.seed_everything(plan.seed)
+        models.seed_everything(compression.seed)
         model = None
         try:
-            tokenizer = models.load_tokenizer(plan.model_path, plan.trust_remote_code)
-            model = models.load_model(plan)
+            tokenizer = models.load_tokenizer(compression.model_path, compression.trust_remote_code)
+            model = models.load_model(compression)
             # Before anything looks for linear layers: `oneshot` would do it too late for the
             # choice of layers, and in the config's type, whatever the model was converted to.
             linearize_moe(model)
-            original_types = models.widen(model) if plan.rows else {}
-            loader = _data_loader(plan, tokenizer) if plan.rows else None
-            sensitive = _sensitive(plan, model, loader)
+            original_types = models.widen(model) if compression.rows else {}
+            loader = _data_loader(compression, tokenizer) if compression.rows else None
+            sensitive = _sensitive(compression, model, loader)
             with _pinning_only_with_accelerator():
                 oneshot(
                     model=model,
                     processor=tokenizer,
-                    recipe=_modifiers(plan, model, sensitive),
+                    recipe=_modifiers(compression, model, sensitive),
                     dataset=loader,
-                    num_calibration_samples=len(plan.rows) or 1,
+                    num_calibration_samples=len(compression.rows) or 1,
                     pipeline="independent",
-                    trust_remote_code_model=plan.trust_remote_code,
+                    trust_remote_code_model=compression.trust_remote_code,
                 )
             _narrow(model, original_types)
-            model.save_pretrained(str(plan.destination), save_compressed=True)
+            model.save_pretrained(str(compression.destination), save_compressed=True)
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise CompressionError(
-                f"out of memory while compressing {plan.model_path.name} "
-                f"({len(plan.rows)} rows of at most {plan.max_sequence_length} tokens): "
+                f"out of memory while compressing {compression.model_path.name} "
+                f"({len(compression.rows)} rows of at most {compression.max_sequence_length} "
+                "tokens): "
                 f"{models.first_line(error)}; lower max_sequence_length or samples in the recipe, "
                 "or use a larger accelerator"
             ) from error
@@ -102,9 +103,9 @@ class LLMCompressorBackend:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-        models.copy_tokenizer(plan.model_path, plan.destination)
+        models.copy_tokenizer(compression.model_path, compression.destination)
         notes = (f"sensitive layers: {', '.join(sensitive)}",) if sensitive else ()
-        return CompressedModel.saved(plan.destination, time.monotonic() - begin, notes)
+        return CompressedModel.saved(compression.destination, time.monotonic() - begin, notes)
 
 
 def batches_of_equal_length(ids: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
@@ -124,11 +125,11 @@ def batches_of_equal_length(ids: Sequence[Sequence[int]], max_tokens: int) -> li
     return batches
 
 
-def _data_loader(plan: CompressionPlan, tokenizer: Any) -> "DataLoader[dict[str, Tensor]]":
+def _data_loader(compression: Compression, tokenizer: Any) -> "DataLoader[dict[str, Tensor]]":
     import torch
     from torch.utils.data import DataLoader
 
-    ids = models.tokenize(tokenizer, plan.rows, plan.max_sequence_length)
+    ids = models.tokenize(tokenizer, compression.rows, compression.max_sequence_length)
     batches = []
     for group in batches_of_equal_length(ids, TOKENS_PER_BATCH):
         input_ids = torch.tensor([ids[index] for index in group], dtype=torch.long)
@@ -137,7 +138,7 @@ def _data_loader(plan: CompressionPlan, tokenizer: Any) -> "DataLoader[dict[str,
     return DataLoader(batches, batch_size=None, shuffle=False)  # type: ignore[arg-type]
 
 
-def _linear_layers(plan: CompressionPlan, model: Any) -> "dict[str, nn.Linear]":
+def _linear_layers(compression: Compression, model: Any) -> "dict[str, nn.Linear]":
     """Return the layers that the recipe targets, by name."""
     from torch import nn
 
@@ -145,29 +146,31 @@ def _linear_layers(plan: CompressionPlan, model: Any) -> "dict[str, nn.Linear]":
         name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)
     }
     shapes = {name: (layer.out_features, layer.in_features) for name, layer in found.items()}
-    return {name: found[name] for name in select_layers(shapes, plan.targets, plan.ignore)}
+    return {
+        name: found[name] for name in select_layers(shapes, compression.targets, compression.ignore)
+    }
 
 
-def _sensitive(plan: CompressionPlan, model: Any, loader: Any) -> list[str]:
+def _sensitive(compression: Compression, model: Any, loader: Any) -> list[str]:
     """Return the names of the layers that get the recipe's second scheme."""
-    if plan.mixed_precision is None:
+    if compression.mixed_precision is None:
         return []
-    layers = _linear_layers(plan, model)
-    (quantizer,) = (m for m in plan.modifiers if isinstance(m, GPTQ | AWQ | RTN))
+    layers = _linear_layers(compression, model)
+    (quantizer,) = (m for m in compression.modifiers if isinstance(m, GPTQ | AWQ | RTN))
     weights = _scheme(quantizer.scheme, ["Linear"], _group_size(quantizer)).weights
-    return choose(measure(model, layers, loader, weights), plan.mixed_precision.share)
+    return choose(measure(model, layers, loader, weights), compression.mixed_precision.share)
 
 
-def _modifiers(plan: CompressionPlan, model: Any, sensitive: Sequence[str]) -> list[Any]:
+def _modifiers(compression: Compression, model: Any, sensitive: Sequence[str]) -> list[Any]:
     """Return llm-compressor modifiers in the recipe's order."""
     translated: list[Any] = []
-    for modifier in plan.modifiers:
-        translated += _translate(modifier, plan, model, sensitive)
+    for modifier in compression.modifiers:
+        translated += _translate(modifier, compression, model, sensitive)
     return translated
 
 
 def _translate(
-    modifier: Modifier, plan: CompressionPlan, model: Any, sensitive: Sequence[str]
+    modifier: Modifier, compression: Compression, model: Any, sensitive: Sequence[str]
 ) -> list[Any]:
     from llmcompressor.modifiers.gptq import GPTQModifier
     from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
@@ -185,7 +188,7 @@ def _translate(
         case GPTQ():
             return [
                 GPTQModifier(
-                    **_quantization(modifier, plan, model, sensitive),
+                    **_quantization(modifier, compression, model, sensitive),
                     dampening_frac=modifier.dampening_frac,
                     block_size=modifier.block_size,
                     actorder=None if modifier.actorder == "none" else modifier.actorder,
@@ -195,16 +198,16 @@ def _translate(
             # AWQ only rescales; rounding is a modifier of its own that comes after it.
             return [
                 AWQModifier(duo_scaling=modifier.duo_scaling),
-                QuantizationModifier(**_quantization(modifier, plan, model, sensitive)),
+                QuantizationModifier(**_quantization(modifier, compression, model, sensitive)),
             ]
         case RTN():
-            return [QuantizationModifier(**_quantization(modifier, plan, model, sensitive))]
+            return [QuantizationModifier(**_quantization(modifier, compression, model, sensitive))]
         case SparseGPT() | Wanda():
             # By name: these two look a layer class up without the names in `ignore`.
             options: dict[str, Any] = {
                 "sparsity": modifier.sparsity,
                 "mask_structure": "2:4" if modifier.mask == "2:4" else "0:0",
-                "targets": list(_linear_layers(plan, model)),
+                "targets": list(_linear_layers(compression, model)),
             }
             if isinstance(modifier, Wanda):
                 return [WandaPruningModifier(**options)]
@@ -237,23 +240,23 @@ def _smoothed(model: Any) -> list[Any]:
 
 
 def _quantization(
-    modifier: GPTQ | AWQ | RTN, plan: CompressionPlan, model: Any, sensitive: Sequence[str]
+    modifier: GPTQ | AWQ | RTN, compression: Compression, model: Any, sensitive: Sequence[str]
 ) -> dict[str, Any]:
     """Return what every quantizing modifier is told: schemes, their layers, the cache."""
     from compressed_tensors.quantization import QuantizationArgs
 
-    targets = plan.targets
+    targets = compression.targets
     groups = {}
-    if plan.mixed_precision is not None:
-        groups["group_1"] = _scheme(plan.mixed_precision.scheme, sensitive)
+    if compression.mixed_precision is not None:
+        groups["group_1"] = _scheme(compression.mixed_precision.scheme, sensitive)
         # By name: a layer that two groups target gets both schemes, merged.
-        targets = [name for name in _linear_layers(plan, model) if name not in sensitive]
+        targets = [name for name in _linear_layers(compression, model) if name not in sensitive]
     groups["group_0"] = _scheme(modifier.scheme, targets, _group_size(modifier))
     cache = QuantizationArgs(num_bits=8, type="float", strategy="tensor", observer=_EXTREMA)
     return {
         "config_groups": groups,
-        "ignore": list(plan.ignore),
-        "kv_cache_scheme": cache if plan.kv_cache == "fp8" else None,
+        "ignore": list(compression.ignore),
+        "kv_cache_scheme": cache if compression.kv_cache == "fp8" else None,
     }
 
 

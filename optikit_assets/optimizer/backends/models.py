@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from optikit_assets.errors import CompressionError
 from optikit_assets.optimizer.calibration import CalibrationRow
-from optikit_assets.optimizer.plan import CompressionPlan
+from optikit_assets.optimizer.compression import Compression
 
 if TYPE_CHECKING:
     from torch import dtype
@@ -78,16 +78,16 @@ def tokenize(
     return ids
 
 
-def load_model(plan: CompressionPlan) -> Any:
+def load_model(compression: Compression) -> Any:
     """Return the uncompressed model in its own type."""
     from transformers import AutoModelForCausalLM
 
     # Fused experts are taken apart afterwards. llm-compressor's loader that does so while reading
     # looks into every transformers module and fails without torchvision, which no stage needs.
     return AutoModelForCausalLM.from_pretrained(
-        str(plan.model_path),
+        str(compression.model_path),
         dtype="auto",
-        trust_remote_code=plan.trust_remote_code,
+        trust_remote_code=compression.trust_remote_code,
         local_files_only=True,
         # Never a pickle, even if one lies beside the safetensors files.
         use_safetensors=True,

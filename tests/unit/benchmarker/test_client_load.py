@@ -8,7 +8,7 @@ from optikit_assets.benchmarker.arrivals import probe_schedule
 from optikit_assets.benchmarker.client import CompletionClient, RequestShape
 from optikit_assets.benchmarker.client_load import LoadMeter, cores, idle_s
 from optikit_assets.benchmarker.endpoint import Target
-from optikit_assets.benchmarker.open_loop import ProbePlan, run_open_probe
+from optikit_assets.benchmarker.open_loop import ProbeSetup, run_open_probe
 from optikit_assets.benchmarker.prompts import SyntheticPrompts
 from optikit_assets.benchmarker.sample import Sample
 from optikit_assets.benchmarker.verdict import Rules, judge
@@ -75,11 +75,12 @@ def probe(share, factor):
         client.share = share
         prompts = SyntheticPrompts(CASE.slo.workload, 1)
         target = Target(cast("CompletionClient", client), "virtual", RequestShape(), prompts)
-        plan = ProbePlan(0, rate_rps, schedule_s, 20, rules, timeout_s=10.0)
+        plan = ProbeSetup(0, rate_rps, schedule_s, 20, rules, timeout_s=10.0)
         outcome = runner.run(run_open_probe(target, plan, on_progress=progress.append))
     return outcome.result, progress
 
 
+@pytest.mark.slow
 def test_server_is_not_blamed_for_what_an_overloaded_client_saw():
     assert probe(0.5, 1.5)[0].verdict == "fail"
     result, _ = probe(0.95, 1.5)
@@ -88,10 +89,12 @@ def test_server_is_not_blamed_for_what_an_overloaded_client_saw():
     assert result.client_cores == pytest.approx(0.95, abs=0.02)
 
 
+@pytest.mark.slow
 def test_pass_of_a_busy_client_stands():
     assert probe(0.95, 0.5)[0].verdict == "pass"
 
 
+@pytest.mark.slow
 def test_rate_that_takes_more_processes_than_there_are_is_named(monkeypatch):
     monkeypatch.setattr("optikit_assets.benchmarker.process_pool._REQUEST_S", 0.05)
     result, progress = probe(0.95, 1.5)

@@ -68,6 +68,7 @@ def test_what_no_rate_can_meet_is_named(name):
     assert {result.certified_rate_rps for result in results} == {0.0}
 
 
+@pytest.mark.slow
 def test_the_ladder_is_recorded_and_obeys_littles_law():
     ladder = searched("light_tail", 0).ladder[:3]
     assert [rung.clients for rung in ladder] == [2, 4, 8]
@@ -77,6 +78,7 @@ def test_the_ladder_is_recorded_and_obeys_littles_law():
     assert ladder[2].throughput_rps == pytest.approx(capacity_rps, rel=0.15)
 
 
+@pytest.mark.slow
 def test_virtual_time_repeats_itself():
     case = BY_NAME["bursty_stalls"]
     assert virtual_benchmark(case.shape, case.slo, 0) == searched("bursty_stalls", 0)
@@ -121,7 +123,7 @@ def brief(name: str) -> Case:
 
 
 @pytest.mark.slow
-@pytest.mark.serial
+@pytest.mark.alone
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("name", ["heavy_tail", "prefill_by_tokens"])
 def test_real_time_over_loopback_agrees_with_virtual_time(name):

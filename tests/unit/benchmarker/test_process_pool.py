@@ -14,14 +14,14 @@ from optikit_assets.benchmarker import ClientLimits, confirm_rate, read_requests
 from optikit_assets.benchmarker.arrivals import probe_schedule
 from optikit_assets.benchmarker.client import CompletionClient
 from optikit_assets.benchmarker.endpoint import Target, prepare
-from optikit_assets.benchmarker.open_loop import ProbePlan, run_open_probe
+from optikit_assets.benchmarker.open_loop import ProbeSetup, run_open_probe
 from optikit_assets.benchmarker.process_pool import ProcessPool, processes_needed
 from optikit_assets.benchmarker.verdict import Rules
 from optikit_assets.specs.slo import Objective, SearchBudget, SloSpec, Workload
 from tests.alive import is_alive
 from tests.servers.imitation import Behaviour, running
 
-pytestmark = [pytest.mark.slow, pytest.mark.serial]
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 LIMITS = ClientLimits(connect_s=2.0, first_request_s=5.0, idle_s=5.0)
 SERVER = Behaviour(slots=200, prefill_s=0.01, token_s=0.001)
@@ -53,7 +53,7 @@ def plan(seconds, *, number=0, max_ms=4000.0, fixed=False):
     slo = SLO.model_copy(update={"objectives": (objective,)})
     # The machine may be busy: how late requests leave is not what is tested.
     rules = Rules(slo, 2.0, 10, seconds, max_lag_s=5.0)
-    return ProbePlan(number, RATE_RPS, schedule_s, 2, rules, timeout_s=10.0, fixed=fixed)
+    return ProbeSetup(number, RATE_RPS, schedule_s, 2, rules, timeout_s=10.0, fixed=fixed)
 
 
 def probes(server, plans, processes, during=None):

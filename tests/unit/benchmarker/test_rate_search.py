@@ -191,6 +191,7 @@ def search_noisy(seed, **kwargs):
     )
 
 
+@pytest.mark.slow
 def test_probes_that_prove_nothing_by_themselves_certify_together():
     results = [search_noisy(seed) for seed in range(40)]
     assert all(r.stop == "tolerance" for r in results)

@@ -14,6 +14,7 @@ def searched(name, seed, **options):
     return virtual_benchmark(case.shape, near_search(case.slo), seed, **options).probes
 
 
+@pytest.mark.slow
 def test_a_search_near_the_limit_takes_few_probes_and_reads_it():
     case = BY_NAME["light_tail"]
     truth = true_rate(case.shape, case.slo, requests=60_000)
@@ -25,6 +26,7 @@ def test_a_search_near_the_limit_takes_few_probes_and_reads_it():
     assert all(0 < f.log_sd < 0.2 for f in found)
 
 
+@pytest.mark.slow
 def test_probes_of_several_servers_are_vouched_for_together():
     probes = [p for seed in range(3) for p in searched("light_tail", seed, initial_rate_rps=26.0)]
     found = read_probes(probes, BY_NAME["light_tail"].slo)
@@ -42,6 +44,7 @@ def test_without_objectives_the_bracket_is_read():
     assert found.log_sd < 0.1
 
 
+@pytest.mark.slow
 def test_probes_on_one_side_of_the_limit_do_not_locate_it():
     probes = [p for p in searched("light_tail", 0, initial_rate_rps=26.0) if p.verdict == "pass"]
     found = read_probes(probes, BY_NAME["light_tail"].slo)
@@ -49,6 +52,7 @@ def test_probes_on_one_side_of_the_limit_do_not_locate_it():
     assert read_probes([], BY_NAME["light_tail"].slo).held is None
 
 
+@pytest.mark.slow
 def test_one_server_that_was_slowed_counts_little_beside_two_that_agree():
     calm: list[ProbeResult] = [
         p for seed in range(2) for p in searched("light_tail", seed, initial_rate_rps=26.0)

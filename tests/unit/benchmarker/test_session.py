@@ -60,6 +60,7 @@ def test_low_rates_get_probes_long_enough_to_pass():
     assert result.certified_rate_rps == pytest.approx(shape.capacity_rps(), rel=0.15)
 
 
+@pytest.mark.slow
 def test_a_confirmation_at_a_low_rate_can_pass():
     slo = make_slo(("e2e_latency", 99, 60_000), max_load_seconds=20_000)
     probe = virtual_confirmation(SLOW, slo, 0.05, seed=1)
@@ -104,6 +105,7 @@ def test_requests_that_fail_refuse_a_rate_whatever_share_is_late():
     assert not finding_of(late, make_slo(("e2e_latency", 95, 500))).final
 
 
+@pytest.mark.slow
 def test_a_search_begun_far_too_high_does_not_call_the_server_never_steady():
     # Five probes get from eight times the capacity to a little above it: an overload at each.
     shape = Shape(slots=8, prefill_s=0.03, token_s=0.015, tail=0.2)

@@ -144,6 +144,7 @@ def test_doctor_verifies_when_asked_and_lists_what_was_put_aside(optikit: Optiki
     assert "weights: its digest was" in shown
 
 
+@pytest.mark.slow
 def test_status_of_an_empty_instance_lists_the_models(optikit: Optikit, with_instance: Path):
     write_model(with_instance / "models" / "qwen" / "1")
     ended = optikit("status")

@@ -206,6 +206,7 @@ def test_a_model_that_broke_later_is_refused_by_optimize(optikit: Optikit, home:
     assert word in error
 
 
+@pytest.mark.slow
 def test_a_result_file_that_cannot_be_written_is_refused_before_anything_runs(
     optikit: Optikit, with_instance: Path, tmp_path: Path
 ):
@@ -216,6 +217,7 @@ def test_a_result_file_that_cannot_be_written_is_refused_before_anything_runs(
 # --- the machine --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_missing_environments(optikit: Optikit, with_instance: Path):
     error = optikit("optimize", *DEMO).error
     assert error == (

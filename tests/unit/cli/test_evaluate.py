@@ -10,7 +10,6 @@ import pytest
 
 from optikit_assets.defs.evaluation.jobs import evaluate_endpoint
 from optikit_assets.environments.layout import (
-    REPOSITORY_ROOT,
     Stamp,
     environment_path,
     python_path,
@@ -18,6 +17,7 @@ from optikit_assets.environments.layout import (
 )
 from optikit_assets.errors import StageError
 from optikit_assets.headless.materialize import run_job
+from optikit_assets.locations import REPOSITORY
 from tests.executors import execute_with
 from tests.servers.imitation import Behaviour, running
 from tests.unit.cli.conftest import Optikit
@@ -33,7 +33,7 @@ def worker(with_instance: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tests.unit.cli.evaluation_worker\n')
     python.chmod(0o755)
     location = str(environment_path(with_instance, "serve"))
-    write_stamp(with_instance, "serve", Stamp("0" * 64, location, str(REPOSITORY_ROOT), "cpu"))
+    write_stamp(with_instance, "serve", Stamp("0" * 64, location, str(REPOSITORY), "cpu"))
     execute_with(monkeypatch, lambda settings: executor_on(settings.home))
     return with_instance
 
@@ -41,6 +41,7 @@ def worker(with_instance: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # --- repeatability ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_repeatability_shows_table_4_and_keeps_every_run(
     optikit: Optikit, worker: Path, tmp_path: Path
 ):
@@ -68,6 +69,7 @@ def test_repeatability_shows_table_4_and_keeps_every_run(
     assert json.loads(asked.out) == [{"n": 9, "mode": "true", "vllm": "0"}]
 
 
+@pytest.mark.slow
 def test_repeatability_without_determinism_is_a_series_of_its_own(optikit: Optikit, worker: Path):
     for more in ((), ("--no-deterministic",)):
         assert optikit("repeatability", "--model", "demo-llama", "--times", "2", *more).code == 0
@@ -105,6 +107,7 @@ def test_repeatability_without_an_environment(optikit: Optikit):
 # --- evaluate -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_evaluate_scores_a_running_server(optikit: Optikit, worker: Path, tmp_path: Path):
     out = tmp_path / "scores.json"
     with running(Behaviour(model="llama")) as server:
@@ -128,6 +131,7 @@ def test_evaluate_scores_a_running_server(optikit: Optikit, worker: Path, tmp_pa
     assert json.loads(optikit("sql", "FROM table3", "--format", "json").out) == []
 
 
+@pytest.mark.slow
 def test_evaluate_takes_a_suite_file_with_its_task_folder(
     optikit: Optikit, worker: Path, tmp_path: Path
 ):
@@ -156,6 +160,7 @@ def test_evaluate_refuses_an_unknown_suite_before_asking_the_server(optikit: Opt
     assert error.startswith("unknown evaluation suite 'fast'; known: demo, paper")
 
 
+@pytest.mark.slow
 def test_credentials_of_the_server_reach_the_worker_and_are_kept_nowhere(
     optikit: Optikit, worker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -202,6 +207,7 @@ def test_a_result_file_that_cannot_be_written_starts_no_worker(
     assert not (worker / "logs" / "workers.jsonl").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [EVALUATE, REPEAT])
 def test_scores_that_cannot_be_written_at_the_end_are_kept_and_found(
     optikit: Optikit, worker: Path, command: tuple[str, ...]

@@ -6,10 +6,10 @@ from typing import Any
 
 from optikit_assets.deployment import (
     ConfigFile,
-    Evidence,
     Held,
     Limits,
     RecipeOutcome,
+    ReportData,
     Series,
     Served,
     build_deployment,
@@ -281,7 +281,7 @@ def trials():
 
 
 def evidence(labels=("e2e_latency_p95",)):
-    return Evidence(
+    return ReportData(
         series=(
             series("int_w8a8, tuned", 7.5, labels=labels),
             series("baseline", 3.52, seed=1, labels=labels, scale=1.1),

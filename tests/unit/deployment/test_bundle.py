@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from optikit_assets.deployment import Evidence, Series, arms_table, write_bundle
+from optikit_assets.deployment import ReportData, Series, arms_table, write_bundle
 from optikit_assets.schemas import DEPLOYMENT_FILE
 from optikit_assets.specs import Workload
 from tests.unit.deployment import samples
@@ -48,6 +48,7 @@ def page(tmp_path, deployment, evidence=None):
     return Page(written(tmp_path, deployment, evidence).report.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_bundle_has_configuration_record_and_report(tmp_path):
     bundle = written(tmp_path, samples.deployment(), samples.evidence())
     assert sorted(p.name for p in tmp_path.iterdir()) == [
@@ -59,6 +60,7 @@ def test_bundle_has_configuration_record_and_report(tmp_path):
     assert bundle.config.read_text() == samples.CONFIG.text
 
 
+@pytest.mark.slow
 def test_record_survives_a_round_trip(tmp_path):
     deployment = samples.deployment()
     content = json.loads(written(tmp_path, deployment).record.read_text(encoding="utf-8"))
@@ -93,6 +95,7 @@ def test_record_ships_what_is_proven_and_not_what_was_searched():
     assert deployment.arms.quantization_and_tuning.recipe == "fp8_dynamic"
 
 
+@pytest.mark.slow
 def test_where_no_gain_is_proven_the_plain_baseline_ships_and_it_is_said(tmp_path):
     capacity = dict.fromkeys(samples.claims(samples.outcomes()), 4.0)
     deployment = samples.deployment(servers=Servers(capacity))
@@ -120,7 +123,7 @@ def test_feasible_deployment_without_configuration_is_refused(tmp_path):
 
 def test_infeasible_bundle_has_no_configuration_but_says_what_came_closest(tmp_path):
     deployment = samples.deployment(samples.infeasible_outcomes())
-    bundle = written(tmp_path, deployment, Evidence())
+    bundle = written(tmp_path, deployment, ReportData())
     assert bundle.config is None
     assert not (tmp_path / "vllm.yaml").exists()
     assert deployment.status == "infeasible"
@@ -140,6 +143,7 @@ def test_measured_but_uncertified_is_infeasible_with_the_misses():
     assert "int_w8a8, tuned: refuted at 7.5 requests/s: the server exited" in deployment.closest
 
 
+@pytest.mark.slow
 def test_report_shows_every_arms_evidence_and_the_probes_behind_it(tmp_path):
     capacity = samples.claims(samples.outcomes()) | {"baseline, engine defaults": 3.2}
     text = page(tmp_path, samples.deployment(servers=Servers(capacity)), samples.evidence()).text
@@ -147,6 +151,7 @@ def test_report_shows_every_arms_evidence_and_the_probes_behind_it(tmp_path):
         assert expected in text
 
 
+@pytest.mark.slow
 def test_report_is_self_contained(tmp_path):
     html = written(tmp_path, samples.deployment(), samples.evidence()).report.read_text("utf-8")
     references = Page(html).references
@@ -155,6 +160,7 @@ def test_report_is_self_contained(tmp_path):
     assert not re.search(r"https?://|@import|url\(", html)
 
 
+@pytest.mark.slow
 def test_report_names_what_to_run_and_at_which_rate(tmp_path):
     text = page(tmp_path, samples.deployment(), samples.evidence()).text
     for expected in (
@@ -182,12 +188,14 @@ def test_report_escapes_what_comes_from_outside(tmp_path):
     assert "&lt;script&gt;alert(1)" in html
 
 
+@pytest.mark.slow
 def test_report_tells_an_unbounded_percentile_from_a_missing_one(tmp_path):
     late = probe(rate_rps=9.0, verdict="fail", latency_ms={"e2e_latency_p95": None})
-    evidence = Evidence(series=(Series(label="x", benchmark=benchmark(probes=(late,))),))
+    evidence = ReportData(series=(Series(label="x", benchmark=benchmark(probes=(late,))),))
     assert "unbounded" in page(tmp_path, samples.deployment(), evidence).text
 
 
+@pytest.mark.slow
 def test_report_without_objectives_is_throughput_oriented(tmp_path):
     slo = samples.CHAT.model_copy(update={"objectives": ()})
     text = page(tmp_path, samples.deployment(slo=slo), samples.evidence()).text

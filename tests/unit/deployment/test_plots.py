@@ -8,7 +8,7 @@ from matplotlib.colors import to_hex
 from numpy.testing import assert_allclose
 
 from optikit_assets.deployment import Series, arm_plots, arms, canvas, plots
-from optikit_assets.deployment.evidence import running_best
+from optikit_assets.deployment.report_data import running_best
 from optikit_assets.schemas import FailedBenchmark, Trial
 from tests.unit.deployment import samples
 from tests.unit.deployment.drawn import curves, marks, named, points, widths, words

@@ -6,13 +6,13 @@ from typing import Any
 
 from optikit_assets.engines import Hardware
 from optikit_assets.environments.layout import (
-    REPOSITORY_ROOT,
     Stamp,
     environment_path,
     python_path,
     write_stamp,
 )
 from optikit_assets.execution import LocalExecutor
+from optikit_assets.locations import REPOSITORY
 
 TWO_GPUS = Hardware(
     kind="cuda", name="Test GPU", count=2, memory_bytes=80 * 2**30, devices=("0", "1")
@@ -36,4 +36,4 @@ def install_environment(
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {worker}\n')
     python.chmod(0o755)
     location = str(environment_path(home, name))
-    write_stamp(home, name, Stamp("0" * 64, location, str(REPOSITORY_ROOT), "cpu"))
+    write_stamp(home, name, Stamp("0" * 64, location, str(REPOSITORY), "cpu"))

@@ -64,6 +64,7 @@ def test_a_result_of_a_worker_that_ends_badly_does_not_count(executor):
 # --- faults of the machine ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [StorageError, AcceleratorError, EnvironmentMissingError, ChangedInputError]
 )
@@ -90,6 +91,7 @@ def test_a_worker_that_somebody_ends_says_nothing_of_its_trial(executor):
         run(executor, "end_by_signal", flag="SIGTERM")
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_is_the_trials_where_the_model_is_in_the_worker(tmp_path):
     for name in ("compress", "serve"):
         install_environment(tmp_path, name)

@@ -130,6 +130,7 @@ def _work(root: Path, worker: int, start) -> None:
         history.drain(timeout_s=100)
 
 
+@pytest.mark.slow
 def test_concurrent_runs_lose_no_row(history):
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(3)

@@ -78,6 +78,7 @@ def _append_once(root: Path, start) -> None:
     History(root).append_once("key", sweep_rows())
 
 
+@pytest.mark.slow
 def test_two_processes_append_the_same_key(history):
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(2)

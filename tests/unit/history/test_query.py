@@ -42,6 +42,7 @@ def test_the_trials_that_saw_a_calibration_row_are_found(history):
     assert order["first"].iloc[0] == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sql", "message"),
     [
@@ -93,6 +94,7 @@ _ORDERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sql", _ORDERS)
 def test_no_statement_reaches_a_file_whoever_asks(filled, sql):
     copy, folder = filled.published_path, filled.root
@@ -105,6 +107,7 @@ def test_no_statement_reaches_a_file_whoever_asks(filled, sql):
     assert (copy.read_bytes(), sorted(p.name for p in folder.iterdir())) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sql",
     [

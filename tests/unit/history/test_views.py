@@ -27,6 +27,7 @@ def values(frame: pd.DataFrame, column: str) -> list:
 # --- table 5 ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rates", "gains"),
     [
@@ -119,6 +120,7 @@ def day(number: int) -> datetime:
     return datetime(2026, 1, 1 + number, tzinfo=UTC)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "tuned", "arm", "rates"),
     [

@@ -19,7 +19,7 @@ from optikit_assets.errors import (
     UnknownNameError,
 )
 from optikit_assets.optimizer.backends import CompressedModel, backend_names, base, get_backend
-from optikit_assets.optimizer.plan import CompressionPlan
+from optikit_assets.optimizer.compression import Compression
 from optikit_assets.specs import RecipeSpec
 from optikit_assets.workers import compress
 from optikit_assets.workers.messages import CompressRequest, CompressTrial, Record
@@ -31,17 +31,17 @@ class FakeBackend:
     """Writes the plan's seed; fails on the seeds it is told to."""
 
     failures: dict[int, Exception] = {}  # noqa: RUF012
-    plans: list[CompressionPlan] = []  # noqa: RUF012
+    plans: list[Compression] = []  # noqa: RUF012
 
     def versions(self) -> dict[str, str]:
         return {"fake": "1.0"}
 
-    def compress(self, plan: CompressionPlan) -> CompressedModel:
-        self.plans.append(plan)
-        (plan.destination / "model.safetensors").write_text(str(plan.seed))
-        if plan.seed in self.failures:
-            raise self.failures[plan.seed]
-        return CompressedModel(plan.destination, total_bytes=1, elapsed_s=2.5)
+    def compress(self, compression: Compression) -> CompressedModel:
+        self.plans.append(compression)
+        (compression.destination / "model.safetensors").write_text(str(compression.seed))
+        if compression.seed in self.failures:
+            raise self.failures[compression.seed]
+        return CompressedModel(compression.destination, total_bytes=1, elapsed_s=2.5)
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_a_second_call_reuses_what_the_first_finished(failures, request_for) -> 
     records: list[Record] = []
     result = compress.handle(request_for(7, 8), records.append)
     assert result.finished == {0: key_of(0), 1: key_of(1)}
-    assert [plan.seed for plan in FakeBackend.plans] == [8]
+    assert [compression.seed for compression in FakeBackend.plans] == [8]
     reused = [r.payload for r in records if r.kind == "trial_finished"]
     assert [payload["reused"] for payload in reused] == [True, False]
     assert reused[0]["seconds"] == 2.5
@@ -173,7 +173,7 @@ def test_a_fault_of_the_machine_is_no_failed_trial(failures, request_for, error,
     records: list[Record] = []
     with pytest.raises(fault):
         compress.handle(request_for(7, 8, 9), records.append)
-    assert [plan.seed for plan in FakeBackend.plans] == [7, 8]
+    assert [compression.seed for compression in FakeBackend.plans] == [7, 8]
     assert [r.kind for r in records if r.kind != "progress"] == ["trial_finished"]
 
 

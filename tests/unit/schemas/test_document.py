@@ -10,20 +10,29 @@ from optikit_assets.artifacts import LocalStore
 from optikit_assets.errors import StorageError
 from optikit_assets.schemas import (
     BENCHMARK_FILE,
+    CHECKPOINTS_FILE,
     COMPARISON_FILE,
+    CONTAMINATION_FILE,
     DEPLOYMENT_FILE,
+    EVALUATED_RECIPE,
+    MEASURED_RECIPE,
     QUANTIZATION_FILE,
     SOURCES_FILE,
     STUDY_FILE,
+    UNSUPPORTED_FILE,
     BenchmarkOutcome,
+    Checkpoints,
     CompletedBenchmark,
+    Contamination,
     Document,
     FailedBenchmark,
     InfeasibleBenchmark,
+    Result,
     SkippedBenchmark,
     StudyResult,
     Trial,
     TunedConfiguration,
+    Unsupported,
 )
 from tests.unit.deployment.samples import deployment
 from tests.unit.schemas.samples import benchmark, probe
@@ -176,6 +185,22 @@ def test_the_sources_of_an_evaluation_of_the_version_before_are_read() -> None:
     assert found.rounds == (QUANTIZATION_FILE.load(stored("quantization-1.json"), "x"),)
 
 
+@pytest.mark.parametrize(
+    ("document", "old", "now"),
+    [
+        (CHECKPOINTS_FILE, {"0": "a1", "1": None}, Checkpoints(checkpoints={0: "a1", 1: None})),
+        (CHECKPOINTS_FILE, {}, Checkpoints(checkpoints={})),
+        (CONTAMINATION_FILE, {"sums": "clean"}, Contamination(tasks={"sums": "clean"})),
+        (UNSUPPORTED_FILE, {"reason": "no kernel"}, Unsupported(reason="no kernel")),
+    ],
+)
+def test_what_the_version_before_kept_of_an_evaluation_is_read(
+    document: Document[Any], old: dict[str, Any], now: Result
+) -> None:
+    assert document.load(old, "x") == now
+    assert document.load(through_json(document, now), "x") == now
+
+
 def test_a_row_tells_of_q_star_and_of_the_spread_over_trials() -> None:
     comparison = COMPARISON_FILE.load(stored("comparison-1.json"), "comparison.json")
     spread, row = comparison.tasks[0], comparison.rows()[0]
@@ -217,6 +242,11 @@ def test_a_deployment_that_compared_with_no_fresh_baseline_is_not_read_any_more(
         DEPLOYMENT_FILE,
         QUANTIZATION_FILE,
         SOURCES_FILE,
+        CHECKPOINTS_FILE,
+        UNSUPPORTED_FILE,
+        CONTAMINATION_FILE,
+        EVALUATED_RECIPE,
+        MEASURED_RECIPE,
     ],
     ids=lambda item: item.file,
 )

@@ -43,6 +43,7 @@ def _spends_little() -> Iterator[None]:
     assert peak < 200 * 2**20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

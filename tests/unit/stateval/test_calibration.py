@@ -32,6 +32,7 @@ def test_best_of_five_trials_on_the_margin_passes_at_most_at_the_level(
     assert rate.plain > 0.15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gained", "lost"), [(0.02, 0.02), (0.0, 0.03)])
 def test_rare_losses_of_scores_that_are_not_binary_do_not_pass_too_often(
     rng: np.random.Generator, gained: float, lost: float
@@ -49,6 +50,7 @@ def test_power_is_within_three_points_of_the_theory(rng: np.random.Generator, tr
         assert rate.holds, rate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("truth", COVERAGE_TRUTHS, ids=str)
 def test_intervals_cover_the_truth(rng: np.random.Generator, truth: Truth) -> None:
     for rate in calibration.coverage(rng, truth, 100, 1000):
@@ -65,6 +67,7 @@ def test_intervals_cover_the_truth_where_bca_alone_does_not(
         assert rate.plain < rate.low - 3 * rate.error
 
 
+@pytest.mark.slow
 def test_intervals_of_scores_that_are_not_binary_cover_the_truth_where_bca_alone_does_not(
     rng: np.random.Generator,
 ) -> None:
@@ -74,6 +77,7 @@ def test_intervals_of_scores_that_are_not_binary_cover_the_truth_where_bca_alone
         assert rate.plain < rate.low - 3 * rate.error
 
 
+@pytest.mark.slow
 def test_interval_of_the_mean_recovery_covers_the_truth(rng: np.random.Generator) -> None:
     rate = calibration.mean_coverage(rng, 100, 600)
     assert rate.holds, rate

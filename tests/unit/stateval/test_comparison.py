@@ -203,6 +203,7 @@ def test_holm_skips_missing_tests() -> None:
     assert holm([]) == []
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(0.0, 1.0) | st.sampled_from([0.0, 0.01, 0.05, 1.0]), min_size=1))
 def test_holm_agrees_with_statsmodels(p_values: list[float]) -> None:
     expected: Any = multipletests(p_values, method="holm")

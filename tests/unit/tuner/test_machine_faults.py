@@ -10,7 +10,7 @@ import pytest
 from optikit_assets.engines import Flags, Hardware
 from optikit_assets.errors import ModelError, StageError, StorageError
 from optikit_assets.schemas import StudyResult
-from optikit_assets.tuner import TrialOutcome, run_study
+from optikit_assets.tuner import TrialResult, run_study
 
 SEQS = {"max_num_seqs": {"low": 1, "high": 512, "log": True}}
 DISK = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -28,11 +28,11 @@ class Engine:
         self.broken = broken or {}
         self.measured: list[tuple[int, Flags]] = []
 
-    def __call__(self, number: int, flags: Flags, hint: float | None) -> TrialOutcome:
+    def __call__(self, number: int, flags: Flags, hint: float | None) -> TrialResult:
         self.measured.append((number, flags))
         if number in self.broken:
             raise self.broken[number]
-        return TrialOutcome("feasible", 1.0 + 1.0 / float(flags.get("max_num_seqs", 128)))
+        return TrialResult("feasible", 1.0 + 1.0 / float(flags.get("max_num_seqs", 128)))
 
     @property
     def numbers(self) -> list[int]:
@@ -110,8 +110,8 @@ def test_a_default_that_failed_by_the_machine_is_measured_again(study) -> None:
 class Recorded(Engine):
     """An engine whose failures the study records whatever their reason, as it once did."""
 
-    def __call__(self, number: int, flags: Flags, hint: float | None) -> TrialOutcome:
+    def __call__(self, number: int, flags: Flags, hint: float | None) -> TrialResult:
         try:
             return super().__call__(number, flags, hint)
         except StageError as error:
-            return TrialOutcome("failed", reason=str(error))
+            return TrialResult("failed", reason=str(error))

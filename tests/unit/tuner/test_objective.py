@@ -2,7 +2,7 @@ import pytest
 
 from optikit_assets.schemas import FailedBenchmark
 from optikit_assets.specs import SloSpec
-from optikit_assets.tuner import TrialOutcome, fitness, outcome_of_benchmark, slo_penalty
+from optikit_assets.tuner import TrialResult, fitness, result_of_benchmark, slo_penalty
 from optikit_assets.tuner.objective import MAX_VIOLATION, MIN_PENALTY
 from tests.unit.schemas.samples import benchmark, probe
 
@@ -51,15 +51,15 @@ def seen(e2e, ttft=10.0):
 
 
 def test_a_feasible_benchmark_scores_its_rate_per_gpu():
-    outcome = outcome_of_benchmark(
+    outcome = result_of_benchmark(
         benchmark(9.0, probes=(seen(400.0),), gpus=2), SLO, artifact_key="k"
     )
-    assert outcome == TrialOutcome("feasible", 9.0, 2, artifact_key="k")
+    assert outcome == TrialResult("feasible", 9.0, 2, artifact_key="k")
     assert outcome.fitness == 4.5
 
 
 def test_an_infeasible_benchmark_is_scored_by_what_came_closest():
-    outcome = outcome_of_benchmark(
+    outcome = result_of_benchmark(
         benchmark(probes=(seen(900.0), seen(550.0)), closest="550 of 500 ms"), SLO
     )
     assert outcome.status == "infeasible"
@@ -68,17 +68,17 @@ def test_an_infeasible_benchmark_is_scored_by_what_came_closest():
 
 
 def test_missing_the_steady_state_alone_is_infeasible_with_the_least_penalty():
-    outcome = outcome_of_benchmark(benchmark(status="unresolved", probes=(seen(100.0),)), SLO)
+    outcome = result_of_benchmark(benchmark(status="unresolved", probes=(seen(100.0),)), SLO)
     assert (outcome.status, outcome.slo_penalty) == ("infeasible", MIN_PENALTY)
 
 
 def test_a_benchmark_that_never_ran_is_failed_and_has_no_fitness():
-    outcome = outcome_of_benchmark(FailedBenchmark(reason="out of memory"), SLO)
+    outcome = result_of_benchmark(FailedBenchmark(reason="out of memory"), SLO)
     assert (outcome.status, outcome.fitness, outcome.reason) == ("failed", None, "out of memory")
 
 
 def test_contradictory_outcomes_cannot_be_made():
     with pytest.raises(ValueError, match="rate above 0"):
-        TrialOutcome("feasible", 0.0)
+        TrialResult("feasible", 0.0)
     with pytest.raises(ValueError, match="penalty above 0"):
-        TrialOutcome("infeasible")
+        TrialResult("infeasible")

@@ -11,7 +11,7 @@ import pytest
 
 from optikit_assets.errors import ServerStartError, TuningError
 from optikit_assets.settings import REPOSITORY
-from optikit_assets.tuner import TrialOutcome, run_study
+from optikit_assets.tuner import TrialResult, run_study
 from optikit_assets.tuner.journal import open_journal
 
 SEQS = {"max_num_seqs": {"low": 1, "high": 512, "log": True}}
@@ -20,7 +20,7 @@ BATCH = {"max_num_batched_tokens": {"low": 512, "high": 8192, "log": True}}
 
 def peak_at_32(number, flags, hint):
     """Rate 10 at 32 sequences, falling with the squared distance in octaves; default (128): 6."""
-    return TrialOutcome(
+    return TrialResult(
         "feasible", max(0.1, 10 - math.log2(flags.get("max_num_seqs", 128) / 32) ** 2)
     )
 
@@ -50,6 +50,7 @@ def test_tpe_finds_the_optimum_of_a_known_function(study, space_of):
     assert result.stopped == "all 25 trials were used"
 
 
+@pytest.mark.slow
 def test_its_later_proposals_are_better_than_random_ones(tmp_path, cpu, space_of):
     def late_fitness(startup, seed):
         result = run_study(
@@ -58,14 +59,14 @@ def test_its_later_proposals_are_better_than_random_ones(tmp_path, cpu, space_of
             space=space_of(SEQS | BATCH, trials=21, startup_trials=startup),
             seed=seed,
             evaluate=lambda number, flags, hint: (
-                TrialOutcome(
+                TrialResult(
                     "feasible",
                     200
                     - math.log2(flags.get("max_num_seqs", 128) / 20) ** 2
                     - math.log2(flags.get("max_num_batched_tokens", 2048) / 700) ** 2,
                 )
                 if flags.get("max_num_seqs", 128) > 2
-                else TrialOutcome("infeasible", slo_penalty=1.0)
+                else TrialResult("infeasible", slo_penalty=1.0)
             ),
             hardware=cpu,
         )
@@ -78,7 +79,7 @@ def test_its_later_proposals_are_better_than_random_ones(tmp_path, cpu, space_of
 
 def test_trial_0_is_the_default_and_wins_if_nothing_is_better(study, space_of):
     def only_default(number, flags, hint):
-        return TrialOutcome("feasible", 5.0 if not flags else 1.0)
+        return TrialResult("feasible", 5.0 if not flags else 1.0)
 
     result = study(space_of(SEQS, trials=6, startup_trials=2), only_default)
     assert result.default.is_default
@@ -88,7 +89,7 @@ def test_trial_0_is_the_default_and_wins_if_nothing_is_better(study, space_of):
 
 def test_of_equal_trials_the_default_wins(study, space_of):
     result = study(
-        space_of(SEQS, trials=5, startup_trials=2), lambda *_: TrialOutcome("feasible", 3.0)
+        space_of(SEQS, trials=5, startup_trials=2), lambda *_: TrialResult("feasible", 3.0)
     )
     assert result.best.number == 0
 
@@ -100,7 +101,7 @@ def test_a_default_that_was_measured_already_is_not_measured_again(study, space_
         measured.append((number, flags, hint))
         return peak_at_32(number, flags, hint)
 
-    known = TrialOutcome("feasible", 6.0, artifact_key="sweep")
+    known = TrialResult("feasible", 6.0, artifact_key="sweep")
     result = study(space_of(SEQS, trials=4, startup_trials=2), evaluate, default_outcome=known)
     assert [number for number, _, _ in measured] == [1, 2, 3]
     assert result.default.artifact_key == "sweep"
@@ -113,8 +114,8 @@ def test_failed_and_infeasible_trials_are_never_the_best(study, space_of):
         if number % 3 == 1:
             raise ServerStartError("no memory", reason="out_of_memory")
         if number % 3 == 2:
-            return TrialOutcome("infeasible", slo_penalty=0.2, reason="too slow")
-        return TrialOutcome("feasible", 0.001)
+            return TrialResult("infeasible", slo_penalty=0.2, reason="too slow")
+        return TrialResult("feasible", 0.001)
 
     result = study(space_of(SEQS, trials=9, startup_trials=2), evaluate)
     assert result.best.status == "feasible"
@@ -128,7 +129,7 @@ def test_failed_and_infeasible_trials_are_never_the_best(study, space_of):
 def test_without_a_feasible_trial_there_is_no_best(study, space_of):
     result = study(
         space_of(SEQS, trials=4, startup_trials=2),
-        lambda *_: TrialOutcome("infeasible", slo_penalty=0.5),
+        lambda *_: TrialResult("infeasible", slo_penalty=0.5),
     )
     assert result.best is None
     assert len(result.trials) == 4
@@ -220,7 +221,7 @@ def test_points_that_repair_makes_equal_are_measured_once(study, space_of):
 
     def evaluate(number, flags, hint):
         seen.append(flags)
-        return TrialOutcome("feasible", 1.0)
+        return TrialResult("feasible", 1.0)
 
     space = space_of(
         {"max_num_seqs": {"choices": [64, 128, 256]}, "max_num_batched_tokens": {"choices": [64]}},
@@ -246,7 +247,7 @@ def test_no_trial_starts_after_the_time_limit(study, space_of):
 
     result = study(
         space_of(SEQS, trials=20, timeout_minutes=2), evaluate, clock=lambda: now[0],
-        default_outcome=TrialOutcome("feasible", 6.0),
+        default_outcome=TrialResult("feasible", 6.0),
     )  # fmt: skip
     assert len(result.trials) == 4
     assert result.stopped == "the limit of 2 minutes was reached"
@@ -288,7 +289,7 @@ import os, signal, sys
 from pathlib import Path
 from optikit_assets.engines import Hardware
 from optikit_assets.specs import SearchSpaceSpec
-from optikit_assets.tuner import TrialOutcome, run_study
+from optikit_assets.tuner import TrialResult, run_study
 import math
 
 folder, kill_at = Path(sys.argv[1]), int(sys.argv[2])
@@ -299,7 +300,7 @@ def evaluate(number, flags, hint):
     if number == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
     sequences = flags.get("max_num_seqs", 128)
-    return TrialOutcome("feasible", max(0.1, 10 - math.log2(sequences / 32) ** 2))
+    return TrialResult("feasible", max(0.1, 10 - math.log2(sequences / 32) ** 2))
 
 result = run_study(
     storage=folder / "study.journal", study_name="study", seed=7, evaluate=evaluate,

@@ -8,7 +8,7 @@ import pytest
 
 from optikit_assets.errors import CompressionError, ModelError
 from optikit_assets.model_files import read_config
-from optikit_assets.optimizer import CalibrationData, CalibrationRow, make_plan
+from optikit_assets.optimizer import CalibrationData, CalibrationRow, prepare_compression
 from optikit_assets.optimizer.architecture import (
     layers_from_config,
     read_linear_layers,
@@ -70,9 +70,9 @@ FP8 = RecipeSpec.model_validate(
 )
 
 
-def plan(recipe: RecipeSpec, model: Path, data, seed: int = 1):
+def compression(recipe: RecipeSpec, model: Path, data, seed: int = 1):
     calibration, tokens = data
-    return make_plan(
+    return prepare_compression(
         recipe,
         model_path=model,
         destination=model / "out",
@@ -134,7 +134,7 @@ def test_layers_are_selected_as_the_compression_library_matches_them() -> None:
 
 
 def test_a_plan_holds_the_rows_the_seed_draws(model: Path, data) -> None:
-    first, again, other = (plan(GPTQ, model, data, seed) for seed in (1, 1, 2))
+    first, again, other = (compression(GPTQ, model, data, seed) for seed in (1, 1, 2))
     assert first == again
     assert len(set(first.rows)) == 16
     assert set(first.rows) != set(other.rows)
@@ -142,13 +142,13 @@ def test_a_plan_holds_the_rows_the_seed_draws(model: Path, data) -> None:
 
 
 def test_a_plan_clamps_the_length_and_says_so(model: Path, data) -> None:
-    made = plan(GPTQ, model, data)
+    made = compression(GPTQ, model, data)
     assert made.max_sequence_length == 64
     assert any("cut at 64 tokens instead of 2048" in note for note in made.notes)
 
 
 def test_a_plan_counts_the_rows_that_are_cut_and_keeps_their_places(model: Path, data) -> None:
-    made = plan(GPTQ, model, data)
+    made = compression(GPTQ, model, data)
     # Rows have 6 to 7 characters and as many "x" as their number; each token is a character.
     longer = sum(len(row.text) > 64 for row in made.rows)
     assert 0 < longer < 16
@@ -160,7 +160,7 @@ def test_a_plan_counts_the_rows_that_are_cut_and_keeps_their_places(model: Path,
 def test_rows_without_tokens_are_never_drawn(model: Path, data) -> None:
     calibration, tokens = data
     tokens = [row if index < 10 else [] for index, row in enumerate(tokens)]
-    made = plan(GPTQ, model, (calibration, tokens))
+    made = compression(GPTQ, model, (calibration, tokens))
     assert set(made.rows) == set(calibration.rows[:10])
     assert any("only 10 exist" in note for note in made.notes)
     assert "90 empty calibration rows were left out" in made.notes
@@ -171,11 +171,11 @@ def test_no_usable_row_is_an_error(model: Path, data) -> None:
     with pytest.raises(
         CompressionError, match=r"16 calibration rows are asked for and there are none"
     ):
-        plan(GPTQ, model, (calibration, [[] for _ in tokens]))
+        compression(GPTQ, model, (calibration, [[] for _ in tokens]))
 
 
 def test_recipes_without_calibration_take_no_rows(model: Path, data) -> None:
-    made = plan(FP8, model, data)
+    made = compression(FP8, model, data)
     assert made.rows == ()
     assert made.rows_digest is None
     assert made.max_sequence_length is None
@@ -184,11 +184,11 @@ def test_recipes_without_calibration_take_no_rows(model: Path, data) -> None:
 
 def test_the_baseline_has_no_plan(model: Path, data) -> None:
     with pytest.raises(CompressionError, match=r"there is nothing to compress"):
-        plan(RecipeSpec(name="baseline", backend="none"), model, data)
+        compression(RecipeSpec(name="baseline", backend="none"), model, data)
 
 
 def test_checks_use_the_layers_that_are_really_there(model: Path, data) -> None:
     weights = safetensors_bytes({"model.layers.0.mlp.odd_proj.weight": [64, 100]})
     (model / "model.safetensors").write_bytes(weights)
     with pytest.raises(CompressionError, match=r"odd_proj \(100 columns\)"):
-        plan(GPTQ, model, data)
+        compression(GPTQ, model, data)

@@ -8,7 +8,7 @@ from optikit_assets.tuner.objective import closest_penalty, fitness
 
 
 @dataclass(frozen=True)
-class TrialOutcome:
+class TrialResult:
     """Outcome of one configuration.
 
     Parameters
@@ -50,9 +50,9 @@ class TrialOutcome:
         return fitness(self.rate_rps, self.gpus, self.slo_penalty)
 
 
-def outcome_of_benchmark(
+def result_of_benchmark(
     benchmark: BenchmarkOutcome, slo: SloSpec, *, artifact_key: str | None = None
-) -> TrialOutcome:
+) -> TrialResult:
     """Return what a benchmark is as the outcome of a trial.
 
     A benchmark without a verdict (``unresolved``) has no certified rate and is infeasible; one
@@ -60,11 +60,11 @@ def outcome_of_benchmark(
     """
     gpus, rate = benchmark.gpus, benchmark.certified_rate_rps
     if benchmark.status == "feasible" and rate > 0:
-        return TrialOutcome("feasible", rate, gpus, artifact_key=artifact_key)
+        return TrialResult("feasible", rate, gpus, artifact_key=artifact_key)
     reason = benchmark.closest or benchmark.reason
     if not benchmark.probes:
-        return TrialOutcome("failed", gpus=gpus, reason=reason, artifact_key=artifact_key)
-    return TrialOutcome(
+        return TrialResult("failed", gpus=gpus, reason=reason, artifact_key=artifact_key)
+    return TrialResult(
         "infeasible",
         gpus=gpus,
         slo_penalty=closest_penalty(benchmark.probes, slo),

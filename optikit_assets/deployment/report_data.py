@@ -28,7 +28,7 @@ class Series(Result):
         return max(passing or kept, key=lambda probe: probe.rate_rps, default=None)
 
 
-class Evidence(Result):
+class ReportData(Result):
     """What the report draws. The first series is the deployed (or closest) configuration."""
 
     series: tuple[Series, ...] = ()

@@ -1,4 +1,4 @@
-"""From a recipe and a seed to a plan in which nothing is left to decide."""
+"""From a recipe and a seed to a compression in which nothing is left to decide."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from optikit_assets.specs.recipe import MixedPrecision, Modifier
 
 
 @dataclass(frozen=True)
-class CompressionPlan:
+class Compression:
     """Everything that determines a compressed checkpoint, and where it goes.
 
     Attributes
@@ -64,7 +64,7 @@ class CompressionPlan:
         return rows_digest(self.rows) if self.rows else None
 
 
-def make_plan(
+def prepare_compression(
     recipe: RecipeSpec,
     *,
     model_path: Path,
@@ -73,7 +73,7 @@ def make_plan(
     calibration: CalibrationData | None = None,
     tokens: Sequence[Sequence[int]] = (),
     trust_remote_code: bool = False,
-) -> CompressionPlan:
+) -> Compression:
     """Check `recipe` against the model and draw the calibration rows.
 
     Parameters
@@ -127,7 +127,7 @@ def make_plan(
             notes.append(
                 f"{cut} of {len(drawn)} drawn rows are longer than {length} tokens and cut"
             )
-    return CompressionPlan(
+    return Compression(
         model_path=model_path,
         destination=destination,
         modifiers=recipe.modifiers,

@@ -1,0 +1,63 @@
+"""What was asked for of a model: an event of ``base_model`` in the instance for every request."""
+
+from collections.abc import Iterable
+from typing import NamedTuple, cast
+
+import dagster as dg
+
+from optikit_assets.graph import BASE_MODEL, PIPELINE, STAGES, Flow, Node
+
+_REQUEST = "optikit/request"
+# A request that is made again is no event of its own: so many different ones nobody makes.
+_LIMIT = 1000
+
+
+class Request(NamedTuple):
+    """The flow by its stages, which hold whatever becomes of a package that named it."""
+
+    stages: tuple[str, ...]
+    slos: tuple[str, ...]
+    recipes: tuple[str, ...]
+
+    def nodes(self, model_key: str) -> list[Node]:
+        """Return what it asks for, upstream first; stages that there are no more are left out."""
+        known = frozenset(self.stages) & frozenset(STAGES)
+        if not known:
+            return []
+        return Flow(PIPELINE.name, known).nodes(model_key, self.slos, self.recipes)
+
+
+def remember_request(
+    instance: dg.DagsterInstance,
+    model_key: str,
+    flow: Flow,
+    slos: Iterable[str],
+    recipes: Iterable[str],
+) -> None:
+    """Keep what is about to be brought up to date."""
+    request = Request(tuple(sorted(flow.stages)), tuple(sorted(slos)), tuple(sorted(recipes)))
+    if request in requests(instance, model_key):
+        return
+    instance.report_runless_asset_event(
+        dg.AssetObservation(
+            BASE_MODEL,
+            description=f"asked for: {flow.name}",
+            partition=model_key,
+            metadata={_REQUEST: dg.MetadataValue.json(request._asdict())},
+        )
+    )
+
+
+def requests(instance: dg.DagsterInstance, model_key: str) -> list[Request]:
+    """Return every different request for a model since requests are kept."""
+    records_filter = dg.AssetRecordsFilter(
+        asset_key=dg.AssetKey(BASE_MODEL), asset_partitions=[model_key]
+    )
+    found: list[Request] = []
+    for record in instance.fetch_observations(records_filter, limit=_LIMIT).records:
+        event = record.asset_observation
+        value = event and event.metadata.get(_REQUEST)
+        if isinstance(value, dg.JsonMetadataValue):
+            fields = cast("dict[str, list[str]]", value.data)
+            found.append(Request(**{name: tuple(names) for name, names in fields.items()}))
+    return found
