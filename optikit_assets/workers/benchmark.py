@@ -170,6 +170,7 @@ def _measure(
             initial_rate_rps=request.initial_rate_rps,
             requests_file=requests_file,
             on_probe=lambda probe: _announce(emit, probe),
+            requests=server.engine.requests,
         )
         return found.model_copy(update={"model": request.served_model_name})
     probes: list[ProbeResult] = []
@@ -184,6 +185,7 @@ def _measure(
             # Each probe has its own arrivals and prompts.
             seed=request.seed + number,
             requests_file=part,
+            requests=server.engine.requests,
         )
         if part.exists():
             # A confirmation numbers its only probe 0.
