@@ -73,7 +73,7 @@ class Flight:
 
 @dataclass(frozen=True)
 class RequestBody:
-    """A request as it is sent, the lengths that it asks for (-1: not known), how its stream ends."""
+    """A request as sent, the lengths that it asks for (-1: not known), how its stream ends."""
 
     endpoint: Endpoint
     content: bytes

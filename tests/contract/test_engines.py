@@ -6,6 +6,15 @@ from optikit_assets.engines import Flags
 from tests.contract.engine import EngineContract
 
 
+class TestTransformers(EngineContract):
+    name = "transformers"
+    flags: ClassVar[Flags] = {
+        "continuous_batching": True,
+        "cb_max_batch_tokens": 512,
+        "cb_max_memory_percent": 0.5,
+    }
+
+
 class TestVllm(EngineContract):
     name = "vllm"
     flags: ClassVar[Flags] = {
