@@ -27,9 +27,7 @@ class TransformersEngine(Engine):
     name: ClassVar[str] = "transformers"
     title: ClassVar[str] = "transformers"
     config_file: ClassVar[str] = "transformers-serve.sh"
-    commands: ClassVar[tuple[str, ...]] = (
-        "sh transformers-serve.sh --host=127.0.0.1 --port=8000",
-    )
+    commands: ClassVar[tuple[str, ...]] = ("sh transformers-serve.sh --host=127.0.0.1 --port=8000",)
     distributions: ClassVar[tuple[str, ...]] = ("transformers", "accelerate")
     requests: ClassVar[Requests] = TransformersRequests()
 

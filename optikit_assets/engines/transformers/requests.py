@@ -15,7 +15,6 @@ class TransformersRequests(Requests):
 
     # It lists what lies in the hub's cache, whatever it serves, and fails where there is none.
     lists_models: ClassVar[bool] = False
-    # completion.py: "prompt must be a string."
     takes_token_ids: ClassVar[bool] = False
     ends_with_reason: ClassVar[bool] = True
 
