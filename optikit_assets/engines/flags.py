@@ -154,7 +154,16 @@ class FlagCatalog:
         return flags
 
 
-_READ: dict[str, Callable[[str], Scalar]] = {"int": int, "float": float}
+def _whole_or_text(text: str) -> Scalar:
+    return int(text) if text.removeprefix("-").isdecimal() else text
+
+
+_READ: dict[str, Callable[[str], Scalar]] = {
+    "int": int,
+    "float": float,
+    "size": _whole_or_text,
+    "json": _whole_or_text,
+}
 
 
 def integer(value: Scalar | None) -> int | None:

@@ -25,7 +25,7 @@ ENGINES = "optikit.engines"
 
 BUILTIN_BACKENDS = ("autoround", "llmcompressor")
 BUILTIN_EXECUTORS = ("local",)
-BUILTIN_ENGINES = ("transformers", "vllm")
+BUILTIN_ENGINES = ("sglang", "transformers", "vllm")
 DEFAULT_ENGINE = "vllm"
 BUILTIN_SAMPLERS = ("length_weighted", "random", "token_stratified")
 DEFAULT_FLOW = "quantize_and_tune"

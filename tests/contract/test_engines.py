@@ -6,6 +6,16 @@ from optikit_assets.engines import Flags
 from tests.contract.engine import EngineContract
 
 
+class TestSglang(EngineContract):
+    name = "sglang"
+    serves_without_a_gpu = False
+    flags: ClassVar[Flags] = {
+        "disable_radix_cache": True,
+        "max_running_requests": 32,
+        "mem_fraction_static": 0.8,
+    }
+
+
 class TestTransformers(EngineContract):
     name = "transformers"
     flags: ClassVar[Flags] = {

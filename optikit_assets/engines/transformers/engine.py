@@ -10,14 +10,16 @@ from optikit_assets.engines.hardware import Hardware
 from optikit_assets.engines.memory import MemoryEstimate, estimate
 from optikit_assets.engines.model_facts import ModelFacts
 from optikit_assets.engines.requests import Requests
+from optikit_assets.engines.script import read_script, write_script
 from optikit_assets.engines.transformers import support
 from optikit_assets.engines.transformers.flag_catalog import catalog
 from optikit_assets.engines.transformers.offline import TransformersOffline
 from optikit_assets.engines.transformers.requests import TransformersRequests
-from optikit_assets.engines.transformers.script import read_arguments, read_flags, write_script
-from optikit_assets.errors import SpecError
+from optikit_assets.errors import ModelError, SpecError
 from optikit_assets.specs import EngineSpec, RecipeSpec, SloSpec
 from optikit_assets.specs.search_space import Scalar
+
+_COMMAND = ("transformers", "serve")
 
 
 @register_engine("transformers")
@@ -92,13 +94,18 @@ class TransformersEngine(Engine):
     def config_text(
         self, flags: Mapping[str, Scalar], *, model: str, served_model_name: str, header: str = ""
     ) -> str:
-        return write_script(flags, model=model, header=header)
+        if "@" in model:
+            raise ModelError(
+                f"{model}: {self.title} takes what follows the @ for a revision; move the model, "
+                "or OPTIKIT_HOME, to a path without one"
+            )
+        return write_script(_COMMAND, [model, *catalog().to_argv(flags)], header=header)
 
     def config_flags(self, text: str) -> Flags:
-        return read_flags(text)
+        return catalog().from_argv(read_script(text, _COMMAND)[1:])
 
     def launch(self, config_file: Path, place: Place) -> Launch:
-        arguments = read_arguments(config_file.read_text(encoding="utf-8"))
+        arguments = read_script(config_file.read_text(encoding="utf-8"), _COMMAND)
         # What the `transformers` command of the script is.
         command = [place.python, "-m", "transformers.cli.transformers", "serve", *arguments]
         environment = {"HF_HUB_DISABLE_UPDATE_CHECK": "1"}
