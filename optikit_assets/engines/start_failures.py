@@ -17,7 +17,7 @@ _OUT_OF_MEMORY = re.compile(
 )
 _PORT_IN_USE = re.compile(r"address already in use|\[Errno 98\]", re.IGNORECASE)
 _ERROR_LINE = re.compile(
-    r"(?:^|\s)(?:[\w.]+\.)?(?P<error>\w*(?:Error|Exception)): (?P<message>\S.*)$"
+    r"(?:^|[\s(])(?:[\w.]+\.)?(?P<error>\w*(?:Error|Exception)): (?P<message>\S.*)$"
 )
 
 
