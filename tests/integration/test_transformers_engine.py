@@ -121,10 +121,10 @@ class Workspace:
         return self.home / "deployments" / "demo-llama@1" / "quick"
 
     def measured(self, kind: str) -> list[dict[str, Any]]:
-        """Return the manifests of all artifacts of a kind."""
+        """Return what the workers noted of all artifacts of a kind."""
         files = (self.home / "artifacts").glob("*/*/manifest.json")
-        manifests = [json.loads(file.read_text()) for file in files]
-        return [manifest for manifest in manifests if manifest.get("kind") == kind]
+        seals = [json.loads(file.read_text()) for file in files]
+        return [seal["manifest"] for seal in seals if seal["kind"] == kind]
 
 
 @pytest.fixture(scope="module")
@@ -205,15 +205,14 @@ def _is_open(port: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("flags", "model", "reason", "said"),
+    ("flags", "model", "said"),
     [
-        ({"quantization": "bnb-4bit"}, MODEL, "exited", "ImportError: Using `bitsandbytes` 4-bit"),
-        ({"dtype": "float17"}, MODEL, "exited", "ValueError: Unsupported dtype: 'float17'"),
-        ({}, Path("/no/such/model"), "exited", "no such"),
+        ({"quantization": "bnb-4bit"}, MODEL, "ImportError: Using `bitsandbytes` 4-bit"),
+        ({}, Path("/no/such/model"), "OSError: Repo id must be in the form"),
     ],
 )
 def test_a_failed_start_says_why(
-    python: Path, tmp_path: Path, flags: dict[str, Any], model: Path, reason: str, said: str
+    python: Path, tmp_path: Path, flags: dict[str, Any], model: Path, said: str
 ) -> None:
     config = tmp_path / ENGINE.config_file
     config.write_text(ENGINE.config_text(flags, model=str(model), served_model_name="m"))
@@ -222,5 +221,5 @@ def test_a_failed_start_says_why(
     )
     with pytest.raises(ServerStartError) as caught, server:
         pass
-    assert caught.value.reason == reason
+    assert caught.value.reason == "exited"
     assert said in str(caught.value)
