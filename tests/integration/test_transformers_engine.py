@@ -208,7 +208,7 @@ def _is_open(port: int) -> bool:
     ("flags", "model", "said"),
     [
         ({"quantization": "bnb-4bit"}, MODEL, "ImportError: Using `bitsandbytes` 4-bit"),
-        ({}, Path("/no/such/model"), "OSError: Repo id must be in the form"),
+        ({}, Path("/no/such/model"), "HFValidationError: Repo id must be in the form"),
     ],
 )
 def test_a_failed_start_says_why(

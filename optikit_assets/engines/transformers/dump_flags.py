@@ -8,6 +8,7 @@ shipped file with the installed command.
 """
 
 import sys
+from importlib.metadata import version
 from typing import Any
 
 from optikit_assets.engines.dumping import default_of, dump
@@ -17,12 +18,11 @@ _TYPES = {"boolean": "bool", "integer": "int", "float": "float", "text": "str", 
 
 def installed_flags() -> str:
     """Return the content of ``flags.yaml`` for the transformers that is installed."""
-    import transformers
     from transformers.cli.transformers import app
 
     options = [p for p in app.commands["serve"].params if p.param_type_name == "option"]
     described = {option.name: _describe(option) for option in options}
-    return dump(transformers.__version__, dict(sorted(described.items())))
+    return dump(version("transformers"), dict(sorted(described.items())))
 
 
 def _describe(option: Any) -> dict[str, Any]:

@@ -126,6 +126,8 @@ ImportError: Using `bitsandbytes` 4-bit quantization requires bitsandbytes: `pip
 """
 FOLDER = """\
 Traceback (most recent call last):
+huggingface_hub.errors.HFValidationError: Repo id must be in the form 'repo_name' or …
+Traceback (most recent call last):
 OSError: Repo id must be in the form 'repo_name' or 'namespace/repo_name': '/no/such/folder'.
 """
 OPTION = """\
@@ -148,7 +150,7 @@ PORT = "ValueError: port at 30000 is not available in 60 seconds. The port 30000
     ("engine", "log", "reason", "cause"),
     [
         (TRANSFORMERS, BNB, "exited", "ImportError: Using `bitsandbytes` 4-bit"),
-        (TRANSFORMERS, FOLDER, "exited", "OSError: Repo id must be in the form"),
+        (TRANSFORMERS, FOLDER, "exited", "HFValidationError: Repo id must be in"),
         (TRANSFORMERS, OPTION, "exited", "Error: No such option '--no-such-flag'."),
         (SGLANG, BUDGET, "out_of_memory", "RuntimeError: Not enough memory."),
         (SGLANG, CAPTURE, "out_of_memory", "Exception: Capture cuda graph failed"),
