@@ -86,7 +86,7 @@ class TransformersEngine(Engine):
     def unsupported(
         self, recipe: RecipeSpec, spec: EngineSpec, hardware: Hardware, *, experts: bool = False
     ) -> str | None:
-        return support.unsupported(recipe, spec, hardware, experts=experts)
+        return support.unsupported(recipe, hardware)
 
     def fallback(self, recipe: RecipeSpec, hardware: Hardware) -> str | None:
         return support.fallback(recipe)

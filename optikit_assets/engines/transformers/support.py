@@ -9,12 +9,10 @@ ships, on the demo model.
 
 from optikit_assets.engines.demands import unmet_demands
 from optikit_assets.engines.hardware import Hardware
-from optikit_assets.specs import EngineSpec, RecipeSpec
+from optikit_assets.specs import RecipeSpec
 
 
-def unsupported(
-    recipe: RecipeSpec, engine: EngineSpec, hardware: Hardware, *, experts: bool = False
-) -> str | None:
+def unsupported(recipe: RecipeSpec, hardware: Hardware) -> str | None:
     """Return why checkpoints of `recipe` cannot be served; see `Engine.unsupported`."""
     reasons = unmet_demands(recipe, hardware)
     return f"recipe {recipe.name} cannot be served here: " + "; ".join(reasons) if reasons else None
