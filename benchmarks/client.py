@@ -24,6 +24,7 @@ from optikit_assets.benchmarker.open_loop import ProbeOutcome, ProbeSetup, run_o
 from optikit_assets.benchmarker.priority import prompt_thread
 from optikit_assets.benchmarker.process_pool import ProcessPool
 from optikit_assets.benchmarker.verdict import Rules
+from optikit_assets.engines.requests import USUAL
 from optikit_assets.processes import OwnedProcess
 from optikit_assets.specs.slo import Objective, SearchBudget, SloSpec, Workload
 
@@ -114,7 +115,7 @@ def measure_all(
 
     async def go(url: str) -> None:
         async with CompletionClient(url) as client:
-            target = await prepare(client, "null", _SLO, seed=1)
+            target = await prepare(client, "null", _SLO, seed=1, requests=USUAL)
             for count in processes:
                 async with ProcessPool(target, _TOKENS, count) as pool:
                     # The same schedules, however many processes send them.

@@ -17,6 +17,7 @@ import aiohttp
 
 from optikit_assets.benchmarker.event_stream import ERROR_TEXT_CHARS, EventParser
 from optikit_assets.benchmarker.prompts import Prompt
+from optikit_assets.engines.requests import USUAL, Requests
 from optikit_assets.errors import EndpointError, one_line
 from optikit_assets.specs.endpoint_address import EndpointAddress, authorization
 from optikit_assets.specs.workload import Endpoint
@@ -72,12 +73,13 @@ class Flight:
 
 @dataclass(frozen=True)
 class RequestBody:
-    """A request as it is sent, and the lengths that it asks for (-1: not known)."""
+    """A request as sent, the lengths that it asks for (-1: not known), how its stream ends."""
 
     endpoint: Endpoint
     content: bytes
     input_tokens: int
     output_tokens: int
+    ends_with_reason: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,15 +91,18 @@ class RequestShape:
     endpoint
         Which path is asked.
     fixed_length
-        Add the extensions ``ignore_eos`` and ``min_tokens``.
+        Ask for an answer of exactly that length.
     salt
-        Unless empty, add the extension ``cache_salt``, made from this and the prompt's scope: a
-        prefix cache then serves requests of one salt and scope only.
+        Unless empty, ask for a prefix cache that serves requests of this salt and the prompt's
+        scope only.
+    requests
+        How the server is told so.
     """
 
     endpoint: Endpoint = "completions"
     fixed_length: bool = True
     salt: str = ""
+    requests: Requests = USUAL
 
     def body(self, model: str, prompt: Prompt) -> RequestBody:
         """Return the request for `prompt`."""
@@ -109,12 +114,18 @@ class RequestShape:
             "stream_options": {"include_usage": True},
         }
         if self.fixed_length:
-            options |= {"ignore_eos": True, "min_tokens": prompt.output_tokens}
+            options |= self.requests.exact_length(prompt.output_tokens)
         if self.salt:
-            options["cache_salt"] = f"{self.salt}.{prompt.scope}"
+            options |= self.requests.own_cache(f"{self.salt}.{prompt.scope}")
         key = b"messages" if self.endpoint == "chat" else b"prompt"
         content = json.dumps(options)[:-1].encode() + b', "' + key + b'": ' + prompt.content + b"}"
-        return RequestBody(self.endpoint, content, prompt.input_tokens, prompt.output_tokens)
+        return RequestBody(
+            self.endpoint,
+            content,
+            prompt.input_tokens,
+            prompt.output_tokens,
+            ends_with_reason=self.requests.ends_with_reason,
+        )
 
 
 class CompletionClient:
@@ -259,7 +270,8 @@ class CompletionClient:
                     text = (await response.text(errors="replace"))[:ERROR_TEXT_CHARS]
                     flight.error = f"HTTP {response.status}: {' '.join(text.split())}"
                     return
-                await self._follow(flight, response, EventParser(body.endpoint))
+                parser = EventParser(body.endpoint, ends_with_reason=body.ends_with_reason)
+                await self._follow(flight, response, parser)
         except asyncio.CancelledError:
             flight.error = "cancelled"
             raise

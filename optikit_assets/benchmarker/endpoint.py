@@ -20,10 +20,12 @@ from optikit_assets.benchmarker.client import (
 )
 from optikit_assets.benchmarker.prompts import (
     DEFAULT_TOKEN_IDS,
+    LETTERS,
     FilePrompts,
     PromptSource,
     SyntheticPrompts,
 )
+from optikit_assets.engines.requests import Requests
 from optikit_assets.errors import EndpointError
 from optikit_assets.specs.slo import SloSpec
 from optikit_assets.specs.workload import Workload
@@ -111,11 +113,16 @@ class Target:
             await asyncio.sleep(_IDLE_PAUSE_S)
 
 
+class _InexactError(EndpointError):
+    """Texts of one kind have no exact length."""
+
+
 async def prepare(
     client: CompletionClient,
     model: str,
     slo: SloSpec,
     seed: int,
+    requests: Requests,
 ) -> Target:
     """Check that the endpoint serves the model and find out how to ask it.
 
@@ -126,12 +133,15 @@ async def prepare(
         exact length impossible, or every way to phrase the request refused.
     """
     workload = slo.workload
-    await _check_model(client, model, workload)
+    if requests.lists_models:
+        await _check_model(client, model, workload)
     # Even with the same seed, an earlier run must not have filled the prefix cache for this one.
-    full = RequestShape(workload.endpoint, salt=uuid.uuid4().hex[:12])
+    full = RequestShape(workload.endpoint, salt=uuid.uuid4().hex[:12], requests=requests)
+    shapes = (full, replace(full, salt=""), replace(full, salt="", fixed_length=False))
     refusals: list[str] = []
-    sources = await _sources(client, model, workload, seed)
-    for shape in (full, replace(full, salt=""), replace(full, salt="", fixed_length=False)):
+    sources = await _sources(client, model, workload, seed, requests)
+    for shape in shapes if requests.own_cache(full.salt) else shapes[1:]:
+        inexact: _InexactError | None = None
         for prompts in sources:
             target = Target(client, model, shape, prompts)
             first = await _ask(target, 0)
@@ -139,8 +149,11 @@ async def prepare(
                 refusals.append(first.error or "")
                 continue
             _raise_if_failed(target, first)
-            if isinstance(prompts, SyntheticPrompts) and prompts.is_text:
-                target = await _calibrate(target, workload, seed, first)
+            try:
+                target = await _calibrate(target, first)
+            except _InexactError as error:
+                inexact = inexact or error
+                continue
             second = await _ask(target, 100)
             _raise_if_failed(target, second)
             return replace(
@@ -148,6 +161,8 @@ async def prepare(
                 quiet_ttft_s=second.first_token_s - second.sent_s,
                 quiet_latency_s=second.last_token_s - second.sent_s,
             )
+        if inexact is not None:
+            raise inexact
     raise EndpointError(
         f"{client.base_url} refuses every request: {'; '.join(dict.fromkeys(refusals))}"
     )
@@ -158,15 +173,19 @@ async def _sources(
     model: str,
     workload: Workload,
     seed: int,
+    requests: Requests,
 ) -> list[PromptSource]:
-    """Return the kinds of prompts that the workload allows, the preferred one first."""
+    """Return the kinds of prompts that workload and server allow, the preferred one first."""
     if workload.prompts is not None:
         return [FilePrompts(workload, seed)]
-    text = SyntheticPrompts(workload, seed, token_ids=None)
-    if workload.endpoint == "chat":
-        return [text]
+    texts: list[PromptSource] = [
+        SyntheticPrompts(workload, seed, token_ids=None),
+        SyntheticPrompts(workload, seed, token_ids=None, text_pieces=LETTERS),
+    ]
+    if workload.endpoint == "chat" or not requests.takes_token_ids:
+        return texts
     ids = await _ask_for_ids(client, model)
-    return [SyntheticPrompts(workload, seed, token_ids=ids), text]
+    return [SyntheticPrompts(workload, seed, token_ids=ids), *texts]
 
 
 async def _check_model(client: CompletionClient, model: str, workload: Workload) -> None:
@@ -247,8 +266,17 @@ def _raise_if_failed(target: Target, flight: Flight) -> None:
         raise EndpointError(f"{target.url}: a single request failed: {flight.error}")
 
 
-async def _calibrate(target: Target, workload: Workload, seed: int, first: Flight) -> Target:
-    """Find how many tokens the server adds to a text prompt, so that its length is exact."""
+async def _calibrate(target: Target, first: Flight) -> Target:
+    """Find how many tokens the server adds to a text prompt, so that its length is exact.
+
+    Raises
+    ------
+    _InexactError
+        If its pieces are not one token each.
+    """
+    prompts = target.prompts
+    if not (isinstance(prompts, SyntheticPrompts) and prompts.is_text):
+        return target
     base_url = target.client.base_url
     overhead, flight = 0, first
     for attempt in range(_CALIBRATIONS):
@@ -262,13 +290,12 @@ async def _calibrate(target: Target, workload: Workload, seed: int, first: Fligh
             return target
         overhead += excess
         try:
-            prompts = SyntheticPrompts(workload, seed, token_ids=None, text_overhead=overhead)
+            target = replace(target, prompts=prompts.with_overhead(overhead))
         except ValueError as error:
-            raise EndpointError(f"{base_url}: {error}") from error
-        target = replace(target, prompts=prompts)
+            raise _InexactError(f"{base_url}: {error}") from error
         flight = await _ask(target, 10 * (attempt + 1))
         _raise_if_failed(target, flight)
-    raise EndpointError(
+    raise _InexactError(
         f"{base_url} takes no token ids here, and text prompts of exactly {flight.expected_input} "
         f"tokens could not be made (last: {flight.input_tokens})"
     )

@@ -21,10 +21,18 @@ _TEXT_BEGIN = re.compile(rb'"choices":.*?"text": ?"')
 
 
 class EventParser:
-    """Counts the token events of a server-sent event stream of completion or chat chunks."""
+    """Counts the token events of a server-sent event stream of completion or chat chunks.
 
-    def __init__(self, endpoint: Endpoint = "completions") -> None:
+    With `ends_with_reason` the event that says why the answer ended stands for no token, and for
+    the end: no ``[DONE]`` follows. That the connection was not cut is for HTTP to say.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint = "completions", *, ends_with_reason: bool = False
+    ) -> None:
         self._endpoint = endpoint
+        self._ends_with_reason = ends_with_reason
+        self._tokens_seen = False
         self._rest = b""
         # How an event that was decoded and found to be a token began, up to its text.
         self._alike = b""
@@ -51,7 +59,8 @@ class EventParser:
     def close(self) -> None:
         """Check that the stream ended as it should."""
         if not self.done:
-            raise ValueError("the stream ended without [DONE]")
+            last = "a finish_reason" if self._ends_with_reason else "[DONE]"
+            raise ValueError(f"the stream ended without {last}")
 
     def _is_token(self, event: bytes) -> bool:
         event = event.strip()
@@ -96,9 +105,15 @@ class EventParser:
             else (_is_chat_token, "delta")
         )
         try:
-            return any(is_token(choice) for choice in content["choices"])
-        except (KeyError, TypeError) as error:
+            if self._ends_with_reason and any(c.get("finish_reason") for c in content["choices"]):
+                self.done = True
+                # Tokens that print nothing have no event; all that is known of them is the end.
+                return not self._tokens_seen and self.usage is not None and self.usage[1] > 0
+            seen = any(is_token(choice) for choice in content["choices"])
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no {key} in {payload[:60]!r}") from error
+        self._tokens_seen = self._tokens_seen or seen
+        return seen
 
 
 def _count(tokens: Any) -> int:

@@ -1,8 +1,9 @@
 """Prompts of exact token length with shared prefixes, otherwise unlike each other; or one's own.
 
 Prompts are lists of token ids where the server takes them: their length is exact by
-construction. The text fallback joins common short words, each one token in most vocabularies; the
-number of words is calibrated against the server's own usage counts before the first probe.
+construction. The text fallback joins pieces that are one token each: common short words in most
+vocabularies, letters in one of characters. Their number is calibrated against the server's own
+usage counts before the first probe.
 
 All randomness comes from (seed, probe, request), so a probe can be repeated exactly. No two probes
 of a benchmark share anything, not even a prefix: a prefix cache is as cold at the start of one as
@@ -12,6 +13,7 @@ recur in every probe; there it takes the server's ``cache_salt`` to keep them ap
 
 import json
 import re
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -37,7 +39,8 @@ _WORD_LIST = (
     "into time has look two more write go see number no way could people my than first water been "
     "call who oil its now find long down day did get come made may part"
 )
-_WORDS = tuple(re.findall(r"\w+", _WORD_LIST))
+WORDS = tuple(" " + word for word in re.findall(r"\w+", _WORD_LIST))
+LETTERS = tuple(string.ascii_lowercase)
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,10 @@ class SyntheticPrompts:
         Seed of the benchmark.
     token_ids
         Ids to draw from; None: text prompts, the only ones that a chat takes.
+    text_pieces
+        Text only: what is joined, one token each.
     text_overhead
-        Text only: tokens that the server adds to the words (BOS, a chat's template).
+        Text only: tokens that the server adds to the pieces (BOS, a chat's template).
     """
 
     def __init__(
@@ -101,14 +106,14 @@ class SyntheticPrompts:
         seed: int,
         *,
         token_ids: Sequence[int] | None = DEFAULT_TOKEN_IDS,
+        text_pieces: Sequence[str] = WORDS,
         text_overhead: int = 0,
     ) -> None:
         self._is_text = token_ids is None
         self._is_chat = workload.endpoint == "chat"
         if self._is_chat and not self._is_text:
             raise ValueError("a chat takes text, not token_ids")
-        pieces = [" " + word for word in _WORDS] if token_ids is None else map(str, token_ids)
-        self._pieces = list(pieces)
+        self._pieces = list(text_pieces if token_ids is None else map(str, token_ids))
         if len(self._pieces) < 2:
             raise ValueError("token_ids must hold at least two ids")
         self._workload = workload
@@ -130,6 +135,22 @@ class SyntheticPrompts:
     def is_text(self) -> bool:
         """Whether prompts are texts rather than lists of token ids."""
         return self._is_text
+
+    def with_overhead(self, tokens: int) -> "SyntheticPrompts":
+        """Return the same texts, shorter by what the server adds to them.
+
+        Raises
+        ------
+        ValueError
+            If that leaves no room for a token of their own.
+        """
+        return SyntheticPrompts(
+            self._workload,
+            self._seed,
+            token_ids=None,
+            text_pieces=self._pieces,
+            text_overhead=tokens,
+        )
 
     def draw(self, probe: int, request: int) -> Prompt:
         rng = np.random.default_rng((self._seed, probe, request))

@@ -20,6 +20,7 @@ from optikit_assets.benchmarker.priority import prompt_thread
 from optikit_assets.benchmarker.process_pool import ProcessPool
 from optikit_assets.benchmarker.rate_search import SearchResult, search_rate
 from optikit_assets.benchmarker.session import Session
+from optikit_assets.engines.requests import USUAL, Requests
 from optikit_assets.schemas import CompletedBenchmark, ProbeResult
 from optikit_assets.specs.slo import SloSpec
 
@@ -39,6 +40,7 @@ def run_benchmark(
     on_progress: Callable[[Progress], None] | None = None,
     limits: ClientLimits | None = None,
     api_key: str | None = None,
+    requests: Requests = USUAL,
     processes: int | None = None,
 ) -> CompletedBenchmark:
     """Find the highest rate at which the endpoint meets the SLO.
@@ -63,6 +65,8 @@ def run_benchmark(
         Called after each probe, and about once a second during one (from another thread).
     limits, api_key
         See `CompletionClient`.
+    requests
+        How the engine behind it wants to be asked (`Engine.requests`).
     processes
         Processes that share the requests of an open-loop probe; None: as many as its rate needs.
 
@@ -77,7 +81,7 @@ def run_benchmark(
     with prompt_thread(), asyncio.Runner() as runner, contextlib.ExitStack() as stack:
         client = CompletionClient(base_url, limits=limits, api_key=api_key)
         _enter(stack, runner, client)
-        target = runner.run(prepare(client, model, slo, seed))
+        target = runner.run(prepare(client, model, slo, seed, requests))
         pool = ProcessPool(target, slo.workload.max_output_tokens, processes)
         _enter(stack, runner, pool)
         result = benchmark_target(
@@ -167,6 +171,7 @@ def confirm_rate(
     on_progress: Callable[[Progress], None] | None = None,
     limits: ClientLimits | None = None,
     api_key: str | None = None,
+    requests: Requests = USUAL,
     processes: int | None = None,
 ) -> ProbeResult:
     """Run one fresh open-loop probe at `rate_rps`, to a certain verdict if its limit allows.
@@ -182,7 +187,7 @@ def confirm_rate(
     with prompt_thread(), asyncio.Runner() as runner, contextlib.ExitStack() as stack:
         client = CompletionClient(base_url, limits=limits, api_key=api_key)
         _enter(stack, runner, client)
-        target = runner.run(prepare(client, model, slo, seed))
+        target = runner.run(prepare(client, model, slo, seed, requests))
         pool = ProcessPool(target, slo.workload.max_output_tokens, processes)
         _enter(stack, runner, pool)
         session = Session(target, slo, seed, requests_file, None, on_progress, pool)

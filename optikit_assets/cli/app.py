@@ -9,6 +9,7 @@ import typer
 
 from optikit_assets import __version__
 from optikit_assets.errors import OptikitError
+from optikit_assets.specs.plugins import DEFAULT_ENGINE
 
 app = typer.Typer(
     name="optikit",
@@ -114,6 +115,9 @@ def bench(
     model: Annotated[str, typer.Option(help="Model name as the endpoint knows it.")],
     slo: Annotated[str, typer.Option(metavar="SLO|FILE", help="SLO name or SLO file.")],
     seed: Annotated[int, typer.Option(min=0, help="Seed of arrivals and prompts.")] = 0,
+    engine: Annotated[
+        str, typer.Option(help="Engine behind the endpoint: some want to be asked in their way.")
+    ] = DEFAULT_ENGINE,
     client_processes: Annotated[
         int | None,
         typer.Option(min=1, help="Processes that send; default: as many as the rate needs."),
@@ -127,7 +131,7 @@ def bench(
     """
     from optikit_assets.cli.bench import run_bench
 
-    sys.exit(run_bench(base_url, model, slo, seed, client_processes, json_out))
+    sys.exit(run_bench(base_url, model, slo, seed, engine, client_processes, json_out))
 
 
 @app.command()

@@ -11,6 +11,7 @@ from rich.table import Table
 from optikit_assets.benchmarker import run_benchmark
 from optikit_assets.cli.bench_record import BenchRecord
 from optikit_assets.cli.output_file import check_output, write_json
+from optikit_assets.engines import get_engine
 from optikit_assets.errors import OptikitError
 from optikit_assets.schemas import BENCHMARK_FILE, BenchmarkOutcome, CompletedBenchmark, ProbeResult
 from optikit_assets.settings import settings
@@ -23,6 +24,7 @@ def run_bench(
     model: str,
     slo_or_file: str,
     seed: int,
+    engine: str,
     client_processes: int | None,
     json_out: Path | None,
 ) -> int:
@@ -32,6 +34,7 @@ def run_bench(
     message holds the credentials of `base_url`.
     """
     slo = _slo(slo_or_file)
+    requests = get_engine(engine).requests
     address = EndpointAddress.parse(base_url, called="--base-url")
     check_output(json_out)
     console = Console()
@@ -54,6 +57,7 @@ def run_bench(
             on_probe=on_probe,
             on_progress=table.follow,
             api_key=os.environ.get("OPENAI_API_KEY"),
+            requests=requests,
             processes=client_processes,
         )
 

@@ -22,8 +22,10 @@ from optikit_assets.graph import (
     CALIBRATION_DATA,
     COMPRESS_RUNTIME,
     ENGINE_SPEC,
+    ENGINE_SUPPORT,
     EVALUATION_SPEC,
     RECIPE_SPEC,
+    SAID_ELSEWHERE,
     SCENARIO_SPEC,
     SERVING_RUNTIME,
     Key,
@@ -122,20 +124,33 @@ class SourceVersions:
     # --- how each version is read -----------------------------------------------------------------
 
     def _recipe(self, key: Key) -> str:
-        """Return the digest of a recipe, and of whether a machine like this can serve it.
+        """Return the digest of a recipe, and of whether the default engine can serve it here.
 
-        A recipe is refused before it is made where it cannot be served, which may depend on whether
-        the model has experts; elsewhere, or after an upgrade that can, that refusal says nothing.
-        What was made is found again by a key without it.
+        The latter counts for models on that engine; it stands here since the time when there was
+        no other. What was made is found again by a key without it.
         """
-        recipe = self.catalog.recipe(key.recipe)
-        spec = EngineSpec()
+        served = self._served(key.recipe, EngineSpec())
+        return digest([self.catalog.recipe(key.recipe).digest(), served])
+
+    def _engine_support(self, key: Key) -> str:
+        """Return the digest of whether the model's engine can serve a recipe here.
+
+        A recipe is refused before it is made where it cannot be served; elsewhere, or after an
+        upgrade that can, that refusal says nothing.
+        """
+        spec = EngineSpec(name=self._spec(key.model).engine.name)
+        if spec == EngineSpec():
+            return SAID_ELSEWHERE
+        return digest([spec.name, self._served(key.recipe, spec)])
+
+    def _served(self, recipe: str, spec: EngineSpec) -> list[bool]:
+        """Return whether a machine like this can serve a recipe, without and with experts."""
         engine = get_engine(spec.name)
-        served = [
-            engine.unsupported(recipe, spec, self.hardware, experts=experts) is None
+        return [
+            engine.unsupported(self.catalog.recipe(recipe), spec, self.hardware, experts=experts)
+            is None
             for experts in (False, True)
         ]
-        return digest([recipe.digest(), served])
 
     def _scenario(self, key: Key) -> str:
         return self.catalog.scenario_digest(key.slo)
@@ -179,6 +194,7 @@ _READERS: dict[str, Callable[[SourceVersions, Key], str]] = {
     SCENARIO_SPEC: SourceVersions._scenario,
     EVALUATION_SPEC: SourceVersions._evaluation,
     ENGINE_SPEC: SourceVersions._engine,
+    ENGINE_SUPPORT: SourceVersions._engine_support,
     CALIBRATION_DATA: SourceVersions._calibration,
     COMPRESS_RUNTIME: SourceVersions._compress_runtime,
     SERVING_RUNTIME: SourceVersions._serving_runtime,

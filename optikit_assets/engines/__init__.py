@@ -16,6 +16,8 @@ from optikit_assets.engines.hardware import Hardware, detect
 from optikit_assets.engines.memory import MemoryEstimate
 from optikit_assets.engines.model_facts import ModelFacts
 from optikit_assets.engines.server import EngineServer
+from optikit_assets.engines.sglang.engine import SglangEngine
+from optikit_assets.engines.transformers.engine import TransformersEngine
 from optikit_assets.engines.vllm.engine import VllmEngine
 
 __all__ = [
@@ -30,6 +32,8 @@ __all__ = [
     "ModelFacts",
     "Offline",
     "Place",
+    "SglangEngine",
+    "TransformersEngine",
     "VllmEngine",
     "detect",
     "engine_names",

@@ -17,6 +17,7 @@ from optikit_assets.engines.flags import FlagCatalog, Flags
 from optikit_assets.engines.hardware import WIDE_VECTORS, Hardware
 from optikit_assets.engines.memory import MemoryEstimate
 from optikit_assets.engines.model_facts import ModelFacts
+from optikit_assets.engines.requests import USUAL, Requests
 from optikit_assets.engines.start_failures import LogWords
 from optikit_assets.environments.variables import EngineVariables
 from optikit_assets.specs import EngineSpec, RecipeSpec, SloSpec, SuiteSpec, plugins
@@ -120,6 +121,8 @@ class Engine(ABC):
     """Packages that it is installed as; those that are there are the version of a measurement."""
     health_path: ClassVar[str] = "/health"
     """Answers 200 as soon as the first request can be served."""
+    requests: ClassVar[Requests] = USUAL
+    """How its server is asked for completions."""
     variables: ClassVar[EngineVariables] = EngineVariables()
     log_words: ClassVar[LogWords] = LogWords()
     parallel_flag: ClassVar[str | None] = None

@@ -4,7 +4,7 @@ The control environment has no engine: each one's ``flags.yaml`` holds what its 
 from the command line of the pinned version.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -140,6 +140,30 @@ class FlagCatalog:
                 # One word, so that a value that begins with a dash is not taken for an option.
                 argv.append(f"{option}={value}")
         return argv
+
+    def from_argv(self, argv: Sequence[str]) -> Flags:
+        """Read the flags back from what `to_argv` wrote."""
+        flags: Flags = {}
+        for word in argv:
+            name, given, text = word.removeprefix("--").partition("=")
+            name = name.replace("-", "_")
+            if given:
+                flags[name] = _READ.get(self.flags[name].type, str)(text)
+            else:
+                flags[name.removeprefix("no_")] = not name.startswith("no_")
+        return flags
+
+
+def _whole_or_text(text: str) -> Scalar:
+    return int(text) if text.removeprefix("-").isdecimal() else text
+
+
+_READ: dict[str, Callable[[str], Scalar]] = {
+    "int": int,
+    "float": float,
+    "size": _whole_or_text,
+    "json": _whole_or_text,
+}
 
 
 def integer(value: Scalar | None) -> int | None:

@@ -17,7 +17,7 @@ _OUT_OF_MEMORY = re.compile(
 )
 _PORT_IN_USE = re.compile(r"address already in use|\[Errno 98\]", re.IGNORECASE)
 _ERROR_LINE = re.compile(
-    r"(?:^|\s)(?:[\w.]+\.)?(?P<error>\w*(?:Error|Exception)): (?P<message>\S.*)$"
+    r"(?:^|[\s(])(?:[\w.]+\.)?(?P<error>\w*(?:Error|Exception)): (?P<message>\S.*)$"
 )
 
 
@@ -29,24 +29,30 @@ class LogWords:
     ----------
     out_of_memory
         Regular expressions, beside what the libraries below it say.
+    port_in_use
+        The same.
     pointers
         Parts of error lines that only point at the cause, which stands further up.
     """
 
     out_of_memory: tuple[str, ...] = ()
+    port_in_use: tuple[str, ...] = ()
     pointers: tuple[str, ...] = ()
 
 
 def classify(log: str, exit_code: int | None, words: LogWords) -> Reason:
     """Return the class of a failed start; ``exit_code`` None means that it still runs."""
-    if _PORT_IN_USE.search(log):
+    if _PORT_IN_USE.search(log) or _says(log, words.port_in_use):
         return "port_in_use"
     # The kernel's out-of-memory killer leaves no line in the log.
     killed = exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL)
-    own = any(re.search(text, log, re.IGNORECASE) for text in words.out_of_memory)
-    if killed or own or _OUT_OF_MEMORY.search(log):
+    if killed or _says(log, words.out_of_memory) or _OUT_OF_MEMORY.search(log):
         return "out_of_memory"
     return "timeout" if exit_code is None else "exited"
+
+
+def _says(log: str, texts: tuple[str, ...]) -> bool:
+    return any(re.search(text, log, re.IGNORECASE) for text in texts)
 
 
 def machine_fault_in(log: str) -> type[MachineError] | None:

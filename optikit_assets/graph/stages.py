@@ -7,6 +7,7 @@ RECIPE_SPEC = "recipe_spec"
 SCENARIO_SPEC = "scenario_spec"
 EVALUATION_SPEC = "evaluation_spec"
 ENGINE_SPEC = "engine_spec"
+ENGINE_SUPPORT = "engine_support"
 CALIBRATION_DATA = "calibration_data"
 COMPRESS_RUNTIME = "compress_runtime"
 SERVING_RUNTIME = "serving_runtime"
@@ -61,8 +62,8 @@ _DECLARED = (
     Declaration(
         RECIPE_SPEC,
         ("recipe",),
-        "Digest of the parsed, normalized recipe (recipes/quantization/), and of whether this "
-        "machine can serve it.",
+        "Digest of the parsed, normalized recipe (recipes/quantization/), and of whether the "
+        "default engine can serve it on this machine.",
     ),
     Declaration(
         SCENARIO_SPEC,
@@ -78,6 +79,12 @@ _DECLARED = (
         ENGINE_SPEC,
         ("model",),
         "Digest of the engine settings that hold for the model in every stage.",
+    ),
+    Declaration(
+        ENGINE_SUPPORT,
+        ("model", "recipe"),
+        "Digest of whether the model's engine can serve the recipe on this machine; constant for "
+        "the default engine, of which recipe_spec says so.",
     ),
     Declaration(
         CALIBRATION_DATA,
@@ -96,7 +103,7 @@ _DECLARED = (
         ("model", "recipe"),
         "Candidate checkpoints of one recipe: N trials on distinct seeded calibration subsets "
         "(paper section 4.1).",
-        needs=(BASE_MODEL, RECIPE_SPEC, CALIBRATION_DATA, COMPRESS_RUNTIME),
+        needs=(BASE_MODEL, RECIPE_SPEC, ENGINE_SUPPORT, CALIBRATION_DATA, COMPRESS_RUNTIME),
         code_version="2",
     ),
     Declaration(

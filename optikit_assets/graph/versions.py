@@ -11,13 +11,17 @@ from optikit_assets.graph.stages import GRAPH
 from optikit_assets.specs import digest
 
 MISSING = "missing"
+SAID_ELSEWHERE = "said elsewhere"
+"""Version of an input that adds nothing to another one; keys are as if it were not there."""
 FAILED = "failed"
 _FAILED_SUFFIX = f"-{FAILED}"
 
 
 def content_key(asset: str, inputs: Mapping[Node, str]) -> str:
     """Return the content key of a stage with these versions upstream."""
-    upstream = sorted((str(node), value) for node, value in inputs.items())
+    upstream = sorted(
+        (str(node), value) for node, value in inputs.items() if value != SAID_ELSEWHERE
+    )
     return digest([asset, GRAPH[asset].code_version, upstream])
 
 

@@ -26,7 +26,7 @@ STORES = "optikit.stores"
 
 BUILTIN_BACKENDS = ("autoround", "llmcompressor")
 BUILTIN_EXECUTORS = ("local",)
-BUILTIN_ENGINES = ("vllm",)
+BUILTIN_ENGINES = ("sglang", "transformers", "vllm")
 BUILTIN_STORES = ("az", "file", "gs", "s3")
 DEFAULT_ENGINE = "vllm"
 BUILTIN_SAMPLERS = ("length_weighted", "random", "token_stratified")

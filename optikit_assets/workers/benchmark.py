@@ -176,6 +176,7 @@ def _measure(
             initial_rate_rps=request.initial_rate_rps,
             requests_file=requests_file,
             on_probe=lambda probe: _announce(emit, probe),
+            requests=server.engine.requests,
         )
         return found.model_copy(update={"model": request.served_model_name})
     probes: list[ProbeResult] = []
@@ -190,6 +191,7 @@ def _measure(
             # Each probe has its own arrivals and prompts.
             seed=request.seed + number,
             requests_file=part,
+            requests=server.engine.requests,
         )
         if part.exists():
             # A confirmation numbers its only probe 0.
@@ -230,15 +232,17 @@ def confirmation(
 
 def _config(request: BenchmarkRequest, engine: Engine, model: Path) -> str:
     if request.config is not None:
-        return request.config.replace(request.model.symbol, str(model))
-    flags = engine.flags(
-        request.engine,
-        request.slo,
-        request.flags,
-        hardware=request.hardware,
-        facts=ModelFacts.read(model),
-        trust_remote_code=request.trust_remote_code,
-    )
+        # The same text but for the folder, which each machine has elsewhere.
+        flags = engine.config_flags(request.config)
+    else:
+        flags = engine.flags(
+            request.engine,
+            request.slo,
+            request.flags,
+            hardware=request.hardware,
+            facts=ModelFacts.read(model),
+            trust_remote_code=request.trust_remote_code,
+        )
     return engine.config_text(flags, model=str(model), served_model_name=request.served_model_name)
 
 

@@ -194,8 +194,8 @@ class BenchmarkRequest(Request):
     flags: dict[str, Scalar] = Field(default_factory=dict)
     config: str | None = Field(
         default=None,
-        description="Text of the engine's config file, instead of flags; the model's symbol in it "
-        "stands for the model's folder.",
+        description="Text of the engine's config file, instead of flags; the folder of the model "
+        "in it is that of the node.",
     )
     hardware: Hardware = Field(
         description="Of the node that executes, as its lease names it: flags follow from it."

@@ -1,10 +1,14 @@
 """What every engine does; a package with one of its own subclasses `EngineContract`."""
 
+import json
+import pickle
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
+from optikit_assets.benchmarker.client import RequestShape
+from optikit_assets.benchmarker.prompts import Prompt
 from optikit_assets.engines import (
     Engine,
     Flags,
@@ -36,6 +40,7 @@ class EngineContract:
     name = ""
     flags: ClassVar[Flags] = {}
     """Flags that exist, none at its default, one of them a switch."""
+    serves_without_a_gpu = True
 
     @pytest.fixture
     def engine(self) -> Engine:
@@ -126,8 +131,36 @@ class EngineContract:
     def test_every_engine_serves_an_uncompressed_model(
         self, engine: Engine, spec: EngineSpec
     ) -> None:
-        assert engine.unsupported(BASELINE, spec, CPU) is None
-        assert engine.fallback(BASELINE, CPU) is None
+        assert engine.unsupported(BASELINE, spec, GPU) is None
+        assert engine.fallback(BASELINE, GPU) is None
+        refused = engine.unsupported(BASELINE, spec, CPU)
+        if self.serves_without_a_gpu:
+            assert refused is None
+        else:
+            assert "GPU" in (refused or "")
+
+    def test_what_a_recipe_demands_is_asked_of_the_machine(
+        self, engine: Engine, spec: EngineSpec
+    ) -> None:
+        demanding = RecipeSpec.model_validate(
+            {**BASELINE.model_dump(), "requires": {"compute_capability": 10.0}}
+        )
+        assert "10.0" in (engine.unsupported(demanding, spec, GPU) or "")
+
+    def test_how_it_is_asked_can_be_sent_to_the_clients_processes(self, engine: Engine) -> None:
+        requests = pickle.loads(pickle.dumps(engine.requests))
+        assert requests == engine.requests
+        shape = RequestShape(salt="s", requests=requests)
+        body = json.loads(shape.body("m", Prompt(b'"text"', 3, 7, "0")).content)
+        assert (body["model"], body["max_tokens"], body["stream"]) == ("m", 7, True)
+        # An answer that ends where the model likes cannot be measured.
+        assert requests.exact_length(7)
+        assert set(requests.exact_length(7)) <= set(body)
+
+    def test_a_person_is_told_how_to_start_its_file(self, engine: Engine, tmp_path: Path) -> None:
+        text = engine.config_text({}, model="/models/m", served_model_name="m", header="it's so")
+        assert "# it's so" in text
+        assert engine.config_flags(text) == {}
 
     @pytest.mark.parametrize(
         ("log", "code", "reason"),

@@ -14,8 +14,13 @@ from optikit_assets.defs.recorded import recorded
 from optikit_assets.engines import Hardware
 from optikit_assets.errors import StageError
 from optikit_assets.execution import Lease
-from optikit_assets.graph import Node
-from optikit_assets.headless.materialize import materialize_node, open_instance, run_job
+from optikit_assets.graph import SAID_ELSEWHERE, Node
+from optikit_assets.headless.materialize import (
+    materialize_node,
+    open_instance,
+    register_model,
+    run_job,
+)
 from optikit_assets.history import History
 from optikit_assets.optimizer.contamination import CLEAN
 from optikit_assets.schemas import CHECKPOINTS_FILE, UNSUPPORTED_FILE
@@ -175,6 +180,41 @@ def test_a_mixture_of_experts_is_refused_before_any_worker_starts(
     assert materialize_node(SCORES) == "unsupported"
     assert artifact_of(QUANTIZED).read_json("quantization.json")["unsupported"].startswith(reason)
     assert workers.drawn == workers.evaluated == []
+
+
+def test_a_recipe_is_refused_for_the_models_whose_engine_cannot_serve_it(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = work(monkeypatch, rows_256=0)
+    write_model(real.root / "weights" / "1", columns=256)
+    # Without wide vectors, one of the two engines has no kernel for it.
+    real.edit("quantization/int_w8a8.yaml", "scheme: W8A8", "scheme: W4A16")
+    other = real.model_text().replace("engine:", "engine:\n  name: transformers")
+    real.write("models/other.yaml", other.replace("name: tiny", "name: other"))
+    with open_instance() as instance:
+        register_model(instance, "other@1")
+    for model, status in ((MODEL, "unsupported"), ("other@1", "ok")):
+        assert materialize_node(Node.of("base_model", model)) == "ok"
+        assert materialize_node(Node.of("quantized_model", f"{model}|int_w8a8")) == status
+    assert len(workers.drawn) == 2
+    refused = artifact_of(QUANTIZED).read_json("quantization.json")["unsupported"]
+    assert "needs avx512f" in refused
+
+
+def test_a_checkpoint_is_asked_for_again_when_another_engine_serves_the_model(
+    world: World,
+) -> None:
+    support = Node.of("engine_support", f"{MODEL}|int_w8a8")
+    # What the default engine can serve is a part of the recipe's version, and no second one.
+    assert world.versions().of_source(support) == SAID_ELSEWHERE
+    first = world.versions().expected(QUANTIZED)
+    world.edit("models/tiny.yaml", "engine:", "engine:\n  name: transformers")
+    second = world.versions().expected(QUANTIZED)
+    assert second != first
+    world.edit("quantization/int_w8a8.yaml", "name:", "requires: {accelerator: cuda}\nname:")
+    refused = world.versions().of_source(support)
+    world.hardware = dataclasses.replace(HARDWARE, kind="cuda", name="Test GPU")
+    assert world.versions().of_source(support) != refused
 
 
 def test_a_recipe_that_does_not_fit_the_model_ends_alone(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from optikit_assets.artifacts import ArtifactStore, open_store
-from optikit_assets.engines import Hardware
+from optikit_assets.engines import Hardware, get_engine
 from optikit_assets.errors import StageError, StorageError
 from optikit_assets.execution import Lease
 from optikit_assets.graph import Node
@@ -15,7 +15,7 @@ from optikit_assets.headless.materialize import materialize_node
 from optikit_assets.history import History
 from optikit_assets.schemas import BENCHMARK_FILE, CompletedBenchmark
 from optikit_assets.settings import settings
-from optikit_assets.workers.benchmark import BenchmarkWorkerResult, confirmation
+from optikit_assets.workers.benchmark import BenchmarkWorkerResult, _config, confirmation
 from optikit_assets.workers.channel import Emit
 from optikit_assets.workers.messages import CompressResult, Message, Record
 from tests.definitions.test_candidates import BASE, Workers, artifact_of
@@ -90,7 +90,7 @@ class Machine:
                 raise StorageError("stopped")
             self.asked.append((arm, request))
             place = open_store(request.store, settings().home).local(request.model)
-            self.configs[arm] = request.config.replace(request.model.symbol, str(place))
+            self.configs[arm] = _config(request, get_engine("vllm"), place)
             if arm in self.fails:
                 raise self.fails[arm]
         return self.serve(request, self.factor if arm == "int_w8a8" else 1.0)

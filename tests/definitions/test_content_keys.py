@@ -8,7 +8,7 @@ from typing import cast
 
 from optikit_assets.defs.recorded import Versions
 from optikit_assets.defs.source_versions import SourceVersions
-from optikit_assets.graph import Node, upstream
+from optikit_assets.graph import ENGINE_SUPPORT, SAID_ELSEWHERE, Node, upstream
 from optikit_assets.specs import digest
 from tests.definitions.world import World
 
@@ -32,6 +32,9 @@ SOURCES = {
     "base_model[tiny@1]": "8bdc1f507d6dfed8",
     "recipe_spec[baseline]": "82b6c7f7fd76b538",
     "calibration_data[tiny@1|baseline]": "none",
+    "engine_support[tiny@1|baseline]": "said elsewhere",
+    "engine_support[tiny@1|fp8_dynamic]": "said elsewhere",
+    "engine_support[tiny@1|int_w8a8]": "said elsewhere",
     "recipe_spec[fp8_dynamic]": "3ee79148819e8120",
     "calibration_data[tiny@1|fp8_dynamic]": "none",
     "recipe_spec[int_w8a8]": "3ed9bc3ef61446d7",
@@ -45,12 +48,17 @@ SOURCES = {
 
 
 class FixedSources:
-    """Sources whose versions follow from their names, whatever the machine."""
+    """Sources whose versions follow from their names, whatever the machine.
+
+    All models are on the default engine.
+    """
 
     def __init__(self, world: World) -> None:
         self.catalog = world.catalog()
 
     def version(self, node: Node) -> str:
+        if node.asset == ENGINE_SUPPORT:
+            return SAID_ELSEWHERE
         return digest([node.asset, node.partition])
 
 

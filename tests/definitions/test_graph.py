@@ -33,7 +33,7 @@ SNAPSHOT: dict[str, tuple[tuple[str, ...], set[str], str | None]] = {
     "base_model": (OF_MODEL, set(), "1"),
     "quantized_model": (
         OF_RECIPE,
-        {"base_model", "recipe_spec", "calibration_data", "compress_runtime"},
+        {"base_model", "recipe_spec", "engine_support", "calibration_data", "compress_runtime"},
         "2",
     ),
     "eval_scores": (
@@ -52,6 +52,7 @@ SNAPSHOT: dict[str, tuple[tuple[str, ...], set[str], str | None]] = {
     "scenario_spec": (("scenario",), set(), None),
     "evaluation_spec": (OF_MODEL, set(), None),
     "engine_spec": (OF_MODEL, set(), None),
+    "engine_support": (OF_RECIPE, set(), None),
     "calibration_data": (OF_RECIPE, set(), None),
     "compress_runtime": ((), set(), None),
     "serving_runtime": ((), set(), None),
@@ -466,7 +467,7 @@ def test_every_source_is_observed_once(site: Site):
     assert ("evaluation_spec", "demo-llama@1") in everything
     assert ("engine_spec", "demo-llama@1") in everything
     scenarios = len(partitions.RECIPES) * len(partitions.SLOS)
-    assert len(everything) == 2 + 2 * len(partitions.RECIPES) + scenarios + 2
+    assert len(everything) == 2 + 3 * len(partitions.RECIPES) + scenarios + 2
     assert site.look_for_edits() == set()
 
 

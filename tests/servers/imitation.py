@@ -34,7 +34,10 @@ class Behaviour:
     A chat begins with a delta that names the role at once, before the prompt is processed. With
     ``reasons``, the first half of its tokens is reasoning. With an ``api_key``, or ``credentials``
     (USER:PASSWORD), HTTP 401 is the answer to whoever does not send them. A text counts one token
-    per word and ``text_overhead``; a chat ``template_tokens`` besides its words.
+    per word, or with ``characters`` one per character, and ``text_overhead``; a chat
+    ``template_tokens`` besides its words. With ``ends_with_reason`` the last event says why the
+    answer ended, holds the usage and no token, and there is no ``[DONE]``; then the length comes
+    from ``length`` in the body, not from ``ignore_eos``.
     """
 
     slots: int = 4
@@ -49,6 +52,8 @@ class Behaviour:
     takes_salt: bool = True
     text_overhead: int = 1
     template_tokens: int = 5
+    characters: bool = False
+    ends_with_reason: bool = False
     reasons: bool = False
     api_key: str = ""
     credentials: str = ""
@@ -219,6 +224,8 @@ class _Engine:
             return "prompt must be a string"
         if not b.takes_extensions and "ignore_eos" in body:
             return "unknown key ignore_eos"
+        if b.ends_with_reason and "length" not in body:
+            return "the length is missing"
         if not b.takes_salt and "cache_salt" in body:
             return "unknown key cache_salt"
         return ""
@@ -226,18 +233,26 @@ class _Engine:
     def _prompt_tokens(self, body: dict[str, Any]) -> int:
         b = self._behaviour
         if "messages" in body:
-            words = (len(message["content"].split()) for message in body["messages"])
-            return sum(words) + b.template_tokens
+            return sum(self._length(m["content"]) for m in body["messages"]) + b.template_tokens
         prompt = body["prompt"]
-        return len(prompt.split()) + b.text_overhead if isinstance(prompt, str) else len(prompt)
+        return self._length(prompt) + b.text_overhead if isinstance(prompt, str) else len(prompt)
+
+    def _length(self, text: str) -> int:
+        return len(text if self._behaviour.characters else text.split())
 
     def _choice(self, body: dict[str, Any], number: int, tokens: int) -> dict[str, Any]:
         """Return the chunk's choice for one token, as vLLM phrases it."""
-        finish = "length" if number == tokens - 1 else None
+        last = number == tokens - 1 and not self._behaviour.ends_with_reason
+        finish = "length" if last else None
         if "messages" not in body:
             return {"index": 0, "text": "a", "finish_reason": finish}
         key = "reasoning" if self._behaviour.reasons and number < tokens // 2 else "content"
         return {"index": 0, "delta": {key: "a"}, "finish_reason": finish}
+
+    def _ending(self, body: dict[str, Any], tokens: int) -> dict[str, Any]:
+        nothing = {"delta": {}} if "messages" in body else {"text": ""}
+        usage = {"prompt_tokens": self._prompt_tokens(body), "completion_tokens": tokens}
+        return {"choices": [{**nothing, "index": 0, "finish_reason": "length"}], "usage": usage}
 
     async def _stream(
         self, request: web.Request, body: dict[str, Any], fault: str, times_s: tuple[float, float]
@@ -263,6 +278,10 @@ class _Engine:
             else:
                 await response.write(_event({"choices": [self._choice(body, number, tokens)]}))
         if fault == "truncated":
+            await response.write_eof()
+            return response
+        if b.ends_with_reason:
+            await response.write(_event(self._ending(body, tokens)))
             await response.write_eof()
             return response
         if b.reports_usage and body.get("stream_options", {}).get("include_usage"):

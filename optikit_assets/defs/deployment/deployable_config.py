@@ -11,7 +11,7 @@ from optikit_assets.artifacts import Artifact
 from optikit_assets.defs.automation import SETTLED
 from optikit_assets.defs.benchmarking.measurement import remember_benchmarks
 from optikit_assets.defs.body import Partition
-from optikit_assets.defs.deployment.fresh_servers import StageServers, all_flags, config_text
+from optikit_assets.defs.deployment.fresh_servers import StageServers, all_flags
 from optikit_assets.defs.deployment.outcomes import Evaluated, collect, report_data
 from optikit_assets.defs.evaluation.candidates import representative_of, verified
 from optikit_assets.defs.partitions import declared
@@ -123,9 +123,8 @@ def _record(
         candidate = representative_of(stage, chosen.recipe)
         flags = all_flags(stage, slo, candidate, chosen.flags)
         engine = stage.engine
-        text = config_text(stage, slo, candidate, chosen.flags)
         model = str(stage.artifacts.store.local(candidate.model))
-        text = text.replace(candidate.model.symbol, model)
+        text = engine.config_text(flags, model=model, served_model_name=stage.model_key)
         config = ConfigFile(engine.config_file, text, engine.commands)
         # What ships was served last.
         made_by = servers.latest.made_by if servers.latest else {}

@@ -42,7 +42,7 @@ def _measured_on(stage: Partition, recipe: str) -> Hardware:
 def config_text(stage: Partition, slo: SloSpec, candidate: Representative, tuned: Flags) -> str:
     """Return the file of a configuration: what is certified is what is shipped.
 
-    The symbol of the model stands for its folder, which each machine has elsewhere.
+    The symbol of the model stands for its folder, which each machine has elsewhere and puts in.
     """
     flags = all_flags(stage, slo, candidate, tuned)
     return stage.engine.config_text(

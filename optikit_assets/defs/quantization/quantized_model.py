@@ -11,7 +11,6 @@ from optikit_assets.artifacts import Artifact, ArtifactStore
 from optikit_assets.defs.automation import VERSIONED
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.partitions import declared
-from optikit_assets.engines import get_engine
 from optikit_assets.errors import ChangedInputError, CompressionError
 from optikit_assets.execution import Lease, settle
 from optikit_assets.graph import Node
@@ -127,9 +126,9 @@ def _check(stage: Partition, recipe: RecipeSpec) -> list[str]:
     hardware = stage.runner.hardware
     path = stage.base.path
     config = read_config(path)
-    # How the model is served is no input of this stage: what speaks against it comes out later.
-    spec = EngineSpec()
-    engine = get_engine(spec.name)
+    # Of how the model is served only by whom is an input: what else speaks against it comes later.
+    engine = stage.engine
+    spec = EngineSpec(name=engine.name)
     reason = engine.unsupported(recipe, spec, hardware, experts=expert_count(config) > 0)
     if reason is not None:
         raise CompressionError(reason)

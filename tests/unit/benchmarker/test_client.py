@@ -54,6 +54,33 @@ def test_events_are_counted_however_the_bytes_are_cut(size):
     assert parser.usage == (5, 2)
 
 
+@pytest.mark.parametrize("endpoint", ["completions", "chat"])
+def test_a_stream_may_end_with_the_reason_instead_of_done(endpoint):
+    one = TOKEN if endpoint == "completions" else chunk({"content": "a"})
+    empty = {"text": ""} if endpoint == "completions" else {"delta": {}}
+    usage = {"prompt_tokens": 5, "completion_tokens": 3}
+    last = {"choices": [{**empty, "finish_reason": "length"}], "usage": usage}
+    end = b"data: " + json.dumps(last).encode() + b"\n\n"
+    parser = EventParser(endpoint, ends_with_reason=True)
+    assert parser.feed(one * 2) == 2
+    with pytest.raises(ValueError, match="without a finish_reason"):
+        parser.close()
+    assert parser.feed(end) == 0
+    parser.close()
+    assert parser.usage == (5, 3)
+    # None of its tokens printed anything: that there were some is known at the end.
+    silent = EventParser(endpoint, ends_with_reason=True)
+    assert silent.feed(end) == 1
+    silent.close()
+
+
+def test_a_reason_ends_no_stream_that_has_to_say_done():
+    parser = EventParser()
+    parser.feed(b'data: {"choices":[{"text":"a","finish_reason":"stop"}]}\n\n' + USAGE)
+    with pytest.raises(ValueError, match=r"without \[DONE\]"):
+        parser.close()
+
+
 def test_events_with_carriage_returns_are_understood():
     parser = EventParser()
     assert parser.feed((TOKEN * 3 + DONE).replace(b"\n", b"\r\n")) == 3

@@ -17,6 +17,7 @@ from optikit_assets.benchmarker.endpoint import Target, prepare
 from optikit_assets.benchmarker.open_loop import ProbeSetup, run_open_probe
 from optikit_assets.benchmarker.process_pool import ProcessPool, processes_needed
 from optikit_assets.benchmarker.verdict import Rules
+from optikit_assets.engines.requests import USUAL
 from optikit_assets.specs.slo import Objective, SearchBudget, SloSpec, Workload
 from tests.alive import is_alive
 from tests.servers.imitation import Behaviour, running
@@ -62,7 +63,7 @@ def probes(server, plans, processes, during=None):
     async def go():
         outcomes, pids = [], []
         async with CompletionClient(server.base_url, limits=LIMITS) as client:
-            target = await prepare(client, "imitation", SLO, 1)
+            target = await prepare(client, "imitation", SLO, 1, USUAL)
             async with ProcessPool(target, 4, processes) as pool:
                 for one in plans:
                     shared = await pool.for_rate(RATE_RPS)

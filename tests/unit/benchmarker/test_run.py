@@ -13,6 +13,7 @@ from optikit_assets.benchmarker import (
     read_requests,
     run_benchmark,
 )
+from optikit_assets.engines.requests import Requests
 from optikit_assets.errors import EndpointError
 from optikit_assets.specs.slo import Objective, SearchBudget, SloSpec, Workload
 from tests.servers.imitation import Behaviour, running
@@ -249,6 +250,55 @@ def test_server_without_token_ids_gets_text_of_the_exact_length():
     assert result.status == "feasible"
     assert len(body["prompt"].split()) + behaviour.text_overhead == 16
     assert "ignore_eos" not in body
+
+
+class OtherRequests(Requests):
+    """As an engine asks that knows neither the usual extensions nor the end of a stream."""
+
+    lists_models = False
+    takes_token_ids = False
+    ends_with_reason = True
+
+    def exact_length(self, tokens):
+        return {"length": tokens}
+
+    def own_cache(self, salt):
+        return {}
+
+
+@pytest.mark.parametrize("endpoint", ["completions", "chat"])
+def test_an_engine_is_asked_in_its_own_way(endpoint, tmp_path):
+    file = tmp_path / "requests.jsonl"
+    behaviour = replace(
+        SERVER,
+        takes_token_ids=False,
+        takes_extensions=False,
+        takes_salt=False,
+        lists_models=False,
+        ends_with_reason=True,
+        characters=True,
+    )
+    slo = make_slo(workload=load(endpoint=endpoint))
+    with running(behaviour) as server:
+        probe = confirm_rate(
+            base_url=server.base_url,
+            model="imitation",
+            slo=slo,
+            rate_rps=4.0,
+            seed=1,
+            limits=LIMITS,
+            requests=OtherRequests(),
+            requests_file=file,
+        )
+        # The first was of words, which have more characters than the prompt may have tokens.
+        bodies = server.bodies[1:]
+    assert probe.verdict == "pass"
+    assert {body["length"] for body in bodies} <= {1, 4}
+    assert not {"ignore_eos", "cache_salt"} & bodies[-1].keys()
+    records = [record for record in read_requests(file) if record.ok]
+    assert {(record.input_tokens, record.output_tokens) for record in records} == {(16, 4)}
+    # What ends the stream is no token.
+    assert {len(record.itl_s) for record in records} == {3}
 
 
 def test_server_that_refuses_salts_still_gets_answers_of_fixed_length():

@@ -45,6 +45,12 @@ def test_unknown_slo(optikit: Optikit, command: str):
     assert error.startswith("unknown SLO 'fast'; known: demo, ")
 
 
+def test_unknown_engine_behind_an_endpoint(optikit: Optikit):
+    where = ("--base-url", "http://127.0.0.1:1/v1", "--model", "m", "--slo", "demo")
+    error = optikit("bench", *where, "--engine", "enginex").error
+    assert error.startswith("unknown engine 'enginex'; known: sglang, transformers, vllm")
+
+
 def test_unknown_model_of_status(optikit: Optikit):
     assert optikit("status", "--model", "nope").error.startswith("unknown model 'nope'")
 

@@ -14,8 +14,12 @@ REGISTRATION = {
     "specs/plugins.py": r"BUILTIN_ENGINES = \(.*\)|DEFAULT_ENGINE = .*",
     "engines/__init__.py": r"from optikit_assets\.engines\.\w+\.engine import \w+|    .\w+Engine.,",
 }
-# transformers is also the library that reads every model, whoever serves it.
-ENGINES = sorted({*engine_names(), "vllm", "sglang"} - {"transformers"})
+# By their names. transformers is also the library that reads every model, whoever serves it: as an
+# engine it is a module, a class, a command, or what a spec or a comparison says.
+ENGINES = {name: name for name in engine_names()} | {
+    "transformers": r"engines[./]transformers|transformersengine|transformers[- ]serve"
+    r"|(name|engine)[\"']?\)?\s*(==|!=|:|=|in)\s*\(?[\"']?transformers\b",
+}
 
 
 def sources() -> list[tuple[str, Path]]:
@@ -30,11 +34,18 @@ def sources() -> list[tuple[str, Path]]:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_nothing_but_its_own_package_names_an_engine(engine: str) -> None:
+    word = re.compile(ENGINES[engine])
     found = [
         f"{name}:{number}: {line.strip()}"
         for name, file in sources()
         if not name.startswith(f"engines/{engine}/")
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
-        if engine in line.lower() and not re.fullmatch(REGISTRATION.get(name, "$^"), line)
+        if word.search(line.lower()) and not re.fullmatch(REGISTRATION.get(name, "$^"), line)
     ]
     assert found == []
+
+
+def test_what_is_looked_for_is_found_where_it_may_be() -> None:
+    for engine, words in ENGINES.items():
+        own = (file for name, file in sources() if name.startswith(f"engines/{engine}/"))
+        assert any(re.search(words, file.read_text(encoding="utf-8").lower()) for file in own)

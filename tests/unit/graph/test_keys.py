@@ -19,6 +19,7 @@ PARTITIONS = {
     "scenario_spec": "int_w8a8@chat",
     "evaluation_spec": "m@1",
     "engine_spec": "m@1",
+    "engine_support": "m@1|int_w8a8",
     "calibration_data": "m@1|int_w8a8",
     "compress_runtime": None,
     "serving_runtime": None,
