@@ -18,7 +18,7 @@ from optikit_assets.environments.status import environment_status
 from optikit_assets.errors import DamagedArtifactError, HistoryError, StorageError
 from optikit_assets.history import History
 from optikit_assets.settings import settings
-from optikit_assets.specs import Catalog
+from optikit_assets.specs import LOCAL, Catalog
 
 _STYLES = {
     "fresh": "green",
@@ -79,7 +79,9 @@ def run_status(model: str | None) -> None:
     registry = ModelRegistry(settings().home, settings().root, catalog)
     keys = [registry.resolve(model).key] if model else [v.key for v in registry.versions()]
     with open_instance() as instance:
-        plan = status(catalog, keys, instance, get_executor(settings()).hardware())
+        plan = status(
+            catalog, keys, instance, get_executor(settings(), catalog.pool(LOCAL)).hardware()
+        )
     table = Table("asset", "partition", "state", "outcome", "when", "why")
     for item in plan:
         when = datetime.fromtimestamp(item.timestamp, UTC).astimezone() if item.timestamp else None
@@ -105,7 +107,8 @@ def run_doctor(verify: bool = False) -> int:
         color = "green" if item.ready else "red"
         state = f"[{color}]{item.state}[/]"
         table.add_row(f"{item.name} environment", state, item.reason, item.what_to_do)
-    hardware = get_executor(settings()).hardware()
+    catalog = Catalog.load(settings().recipes)
+    hardware = get_executor(settings(), catalog.pool(LOCAL)).hardware()
     table.add_row("accelerator", "[green]found[/]", f"{hardware.count} × {hardware.name}", "")
     home = settings().home
     home.mkdir(parents=True, exist_ok=True)
@@ -117,7 +120,6 @@ def run_doctor(verify: bool = False) -> int:
         f"{free / 2**30:.0f} GiB free at {home}",
         "free space, or set OPTIKIT_HOME to a larger disk" if low else "",
     )
-    catalog = Catalog.load(settings().recipes)
     table.add_row(
         "specs",
         "[green]ok[/]",

@@ -9,6 +9,7 @@ from optikit_assets.defs.sources import SOURCES
 from optikit_assets.defs.tuning.tuned_config import tuned_config
 from optikit_assets.execution import get_executor
 from optikit_assets.settings import settings
+from optikit_assets.specs import LOCAL, PoolSpec
 from resources import (
     ArtifactStoreResource,
     HistoryResource,
@@ -45,5 +46,7 @@ def resources(listener: Listener = nobody) -> dict[str, object]:
         "artifacts": ArtifactStoreResource(root=str(here.store)),
         "history": HistoryResource(root=str(here.history)),
         "publisher": PublisherResource(name=here.publisher, home=str(here.home)),
-        "runner": StageRunnerResource.on(lambda: get_executor(here), listener),
+        "runner": StageRunnerResource.on(
+            lambda: get_executor(here, PoolSpec(name=LOCAL)), listener
+        ),
     }

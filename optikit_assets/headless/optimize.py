@@ -34,7 +34,7 @@ from optikit_assets.headless.run_owners import cancel_orphaned_runs
 from optikit_assets.history import History
 from optikit_assets.publishing import get_publisher
 from optikit_assets.settings import settings
-from optikit_assets.specs import BASELINE, Catalog, JobSpec
+from optikit_assets.specs import BASELINE, LOCAL, Catalog, JobSpec
 from optikit_assets.tuner import check
 
 
@@ -154,7 +154,7 @@ def run_submission(
     EnvironmentMissingError
         If a stage has to run and its environment is not installed.
     """
-    executor = get_executor(settings())
+    executor = get_executor(settings(), catalog.pool(LOCAL))
     hardware = executor.hardware()
     with open_instance() as instance:
         plan = plan_submission(submission, catalog, instance, hardware)

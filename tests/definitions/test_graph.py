@@ -18,6 +18,7 @@ from optikit_assets.defs.sensors import new_model_versions, spec_changes
 from optikit_assets.graph import PIPELINE, Node, upstream
 from optikit_assets.headless.job import optimize_model
 from optikit_assets.settings import REPOSITORY, settings
+from optikit_assets.specs import LOCAL, PoolSpec
 from resources import ModelRegistryResource, StageRunnerResource
 from tests.definitions.world import HARDWARE, local_on
 from tests.executors import execute_with
@@ -249,7 +250,9 @@ class Site:
         write_model(self.home / "models" / name / version)
 
     def tick(self, sensor: dg.SensorDefinition) -> dg.SensorResult | dg.SkipReason:
-        runner = StageRunnerResource.on(lambda: local_on(HARDWARE)(settings()))
+        runner = StageRunnerResource.on(
+            lambda: local_on(HARDWARE)(settings(), PoolSpec(name=LOCAL))
+        )
         wanted = {"models": self.models, "runner": runner}
         resources = {k: v for k, v in wanted.items() if k in sensor.required_resource_keys}
         with dg.build_sensor_context(

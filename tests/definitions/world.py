@@ -16,7 +16,7 @@ from optikit_assets.graph import Node, outcome_version
 from optikit_assets.headless.optimize import Submission
 from optikit_assets.headless.plan import NodePlan, make_plan
 from optikit_assets.settings import REPOSITORY, Settings
-from optikit_assets.specs import Catalog
+from optikit_assets.specs import Catalog, PoolSpec
 from tests.tiny_model import write_model
 
 MODEL = "tiny@1"
@@ -57,18 +57,18 @@ COARSE = "name: coarse\ntrials: 1\nparameters: {max_num_seqs: {choices: [64]}}\n
 SUITE = "name: quick\ntask_folder: quick\ntasks: [{task: sums, metrics: [acc], limit: 20}]\n"
 
 
-def local_on(hardware: Hardware) -> Callable[[Settings], LocalExecutor]:
+def local_on(hardware: Hardware) -> Callable[[Settings, PoolSpec], LocalExecutor]:
     """Return what makes the local executor of a machine with this hardware."""
-    return lambda settings: LocalExecutor(
+    return lambda settings, pool: LocalExecutor(
         settings.home, settings.envs_home, detect_hardware=lambda: hardware
     )
 
 
 def in_process(
     work: Work, hardware: Hardware = HARDWARE
-) -> Callable[[Settings], InProcessExecutor]:
+) -> Callable[[Settings, PoolSpec], InProcessExecutor]:
     """Return what makes an executor whose workers are a function of the test."""
-    return lambda settings: InProcessExecutor(work, hardware, settings.home / "leases")
+    return lambda settings, pool: InProcessExecutor(work, hardware, settings.home / "leases")
 
 
 class World:
