@@ -94,6 +94,13 @@ def optimize(
             "quantize_and_benchmark, or one that a package adds; default: quantize_and_tune.",
         ),
     ] = None,
+    pool: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Hardware pool (recipes/hardware/, or local) to measure on; may be repeated; "
+            "default: those of the SLO."
+        ),
+    ] = None,
     job: Annotated[
         str | None, typer.Option(metavar="NAME|FILE", help="Job file instead of the options.")
     ] = None,
@@ -105,7 +112,7 @@ def optimize(
     """
     from optikit_assets.cli.optimize import run_optimize
 
-    sys.exit(run_optimize(model, flow, slo or [], recipe or [], job, json_out))
+    sys.exit(run_optimize(model, flow, slo or [], recipe or [], pool or [], job, json_out))
 
 
 @app.command()

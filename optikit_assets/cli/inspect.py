@@ -15,7 +15,7 @@ from rich.text import Text
 from optikit_assets.artifacts.models import ModelRegistry, ModelVersion
 from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.environments.status import environment_status
-from optikit_assets.errors import DamagedArtifactError, HistoryError, StorageError
+from optikit_assets.errors import AcceleratorError, DamagedArtifactError, HistoryError, StorageError
 from optikit_assets.history import History
 from optikit_assets.settings import settings
 from optikit_assets.specs import LOCAL, Catalog
@@ -71,7 +71,7 @@ def _cell(value: Any) -> Text:
 
 def run_status(model: str | None) -> None:
     """Print the state of every partition of the SLOs that were ever asked for."""
-    from optikit_assets.execution import get_executor
+    from optikit_assets.execution import Pools
     from optikit_assets.headless.materialize import open_instance
     from optikit_assets.headless.optimize import status
 
@@ -79,9 +79,7 @@ def run_status(model: str | None) -> None:
     registry = ModelRegistry(settings().home, settings().root, catalog)
     keys = [registry.resolve(model).key] if model else [v.key for v in registry.versions()]
     with open_instance() as instance:
-        plan = status(
-            catalog, keys, instance, get_executor(settings(), catalog.pool(LOCAL)).hardware()
-        )
+        plan = status(catalog, keys, instance, Pools.of(settings(), catalog))
     table = Table("asset", "partition", "state", "outcome", "when", "why")
     for item in plan:
         when = datetime.fromtimestamp(item.timestamp, UTC).astimezone() if item.timestamp else None
@@ -98,8 +96,6 @@ def run_status(model: str | None) -> None:
 
 def run_doctor(verify: bool = False) -> int:
     """Print what is ready and what to do; 1 if something is missing or found damaged."""
-    from optikit_assets.execution import get_executor
-
     table = Table("what", "state", "details", "what to do")
     ready = True
     for item in environment_status(settings().envs_home):
@@ -108,8 +104,7 @@ def run_doctor(verify: bool = False) -> int:
         state = f"[{color}]{item.state}[/]"
         table.add_row(f"{item.name} environment", state, item.reason, item.what_to_do)
     catalog = Catalog.load(settings().recipes)
-    hardware = get_executor(settings(), catalog.pool(LOCAL)).hardware()
-    table.add_row("accelerator", "[green]found[/]", f"{hardware.count} × {hardware.name}", "")
+    ready &= _look_for_pools(catalog, table)
     home = settings().home
     home.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(home).free
@@ -140,6 +135,25 @@ def run_doctor(verify: bool = False) -> int:
         )
     (Console() if sys.stdout.isatty() else Console(width=200)).print(table)
     return 0 if ready else 1
+
+
+def _look_for_pools(catalog: Catalog, table: Table) -> bool:
+    """Add a row for the accelerators of every pool; say whether all are as declared."""
+    from optikit_assets.execution import Pools
+
+    pools = Pools.of(settings(), catalog)
+    found = True
+    for name in (LOCAL, *sorted(set(catalog.pools) - {LOCAL})):
+        what = "accelerator" if name == LOCAL else f"pool {name}"
+        try:
+            hardware = pools.hardware(name)
+        except AcceleratorError as error:
+            # A control machine may have no pool of its own.
+            found &= name == LOCAL and len(catalog.pools) > 0
+            table.add_row(what, "[red]not found[/]", Text(str(error)), "")
+        else:
+            table.add_row(what, "[green]found[/]", f"{hardware.count} × {hardware.name}", "")
+    return found
 
 
 def _verify_all(store: ArtifactStore, table: Table) -> bool:

@@ -7,9 +7,9 @@ from optikit_assets.defs.evaluation.eval_scores import eval_scores
 from optikit_assets.defs.quantization.quantized_model import quantized_model
 from optikit_assets.defs.sources import SOURCES
 from optikit_assets.defs.tuning.tuned_config import tuned_config
-from optikit_assets.execution import get_executor
+from optikit_assets.execution import Pools
 from optikit_assets.settings import settings
-from optikit_assets.specs import LOCAL, PoolSpec
+from optikit_assets.specs import Catalog
 from resources import (
     ArtifactStoreResource,
     HistoryResource,
@@ -46,7 +46,7 @@ def resources(listener: Listener = nobody) -> dict[str, object]:
         "artifacts": ArtifactStoreResource(root=str(here.store)),
         "history": HistoryResource(root=str(here.history)),
         "publisher": PublisherResource(name=here.publisher, home=str(here.home)),
-        "runner": StageRunnerResource.on(
-            lambda: get_executor(here, PoolSpec(name=LOCAL)), listener
+        "runner": StageRunnerResource.over(
+            lambda: Pools.of(here, Catalog.load(here.recipes)), listener
         ),
     }

@@ -22,11 +22,13 @@ from optikit_assets.graph import (
     COMPRESS_RUNTIME,
     ENGINE_SPEC,
     EVALUATION_SPEC,
+    POOL_SPEC,
     RECIPE_SPEC,
     SCENARIO_SPEC,
     SERVING_RUNTIME,
     Key,
     Node,
+    pool_name,
     split_model,
 )
 from optikit_assets.optimizer.calibration import resolve_calibration
@@ -40,18 +42,27 @@ NO_DATA = "none"
 
 @dataclass
 class SourceVersions:
-    """Versions and pins of sources at one moment: everything is read once per object."""
+    """Versions and pins of sources at one moment: everything is read once per object.
+
+    Parameters
+    ----------
+    hardware
+        Returns that of a pool's nodes, by the part of a key that stands for the pool.
+    """
 
     catalog: Catalog
     registry: ModelRegistry
-    hardware: Hardware
+    hardware: Callable[[str | None], Hardware]
     _versions: dict[Node, str] = field(default_factory=dict)
     _pins: dict[tuple[str, str], Pin] = field(default_factory=dict)
     _models: dict[str, FetchedModel] = field(default_factory=dict)
     _rows: dict[str, str] = field(default_factory=dict)
 
     def version(self, node: Node) -> str:
-        """Return the version of one partition of a source or of ``base_model``."""
+        """Return the version of one partition of a source or of ``base_model``.
+
+        Some of those that are of no pool depend on the kind of hardware: see `Node.on`.
+        """
         if node not in self._versions:
             if node.asset not in _READERS:
                 raise ValueError(f"{node.asset} is made from other assets")
@@ -126,7 +137,7 @@ class SourceVersions:
         spec = EngineSpec()
         engine = get_engine(spec.name)
         served = [
-            engine.unsupported(recipe, spec, self.hardware, experts=experts) is None
+            engine.unsupported(recipe, spec, self.hardware(key.pool), experts=experts) is None
             for experts in (False, True)
         ]
         return digest([recipe.digest(), served])
@@ -152,14 +163,19 @@ class SourceVersions:
     def _base_model(self, key: Key) -> str:
         return digest([BASE_MODEL, self.model(key.model).digest])
 
-    def _compress_runtime(self, _: Key) -> str:
+    def _compress_runtime(self, key: Key) -> str:
         # Neither the card nor its driver: a checkpoint is worth the same wherever it was made.
         variables = engine_variables().without(self._variables)
-        return digest([self.environment_pin("compress").sha256, self.hardware.kind, variables])
+        return digest(
+            [self.environment_pin("compress").sha256, self.hardware(key.pool).kind, variables]
+        )
 
-    def _serving_runtime(self, _: Key) -> str:
+    def _serving_runtime(self, key: Key) -> str:
         environment = self.environment_pin("serve").sha256
-        return digest([environment, self.hardware.measured(), self._variables])
+        return digest([environment, self.hardware(key.pool).measured(), self._variables])
+
+    def _pool(self, key: Key) -> str:
+        return digest(self.catalog.pool(pool_name(key.pool)).price_per_hour)
 
     @cached_property
     def _variables(self) -> dict[str, str]:
@@ -175,4 +191,5 @@ _READERS: dict[str, Callable[[SourceVersions, Key], str]] = {
     CALIBRATION_DATA: SourceVersions._calibration,
     COMPRESS_RUNTIME: SourceVersions._compress_runtime,
     SERVING_RUNTIME: SourceVersions._serving_runtime,
+    POOL_SPEC: SourceVersions._pool,
 }

@@ -10,7 +10,7 @@ from optikit_assets.execution.base import (
     register_executor,
 )
 from optikit_assets.execution.local import LocalExecutor
-from optikit_assets.execution.pools import check_pool
+from optikit_assets.execution.pools import Pools, check_pool
 from optikit_assets.execution.settling import WorkItem, settle
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "LocalExecutor",
     "OnRecord",
     "Origin",
+    "Pools",
     "WorkItem",
     "check_pool",
     "get_executor",

@@ -1,14 +1,71 @@
-"""What a pool declares, held against the hardware that is found on its nodes."""
+"""The pools: an executor for each, and what it declares held against what its nodes have."""
 
 import re
+from collections.abc import Callable
 
 from optikit_assets.engines import Hardware
 from optikit_assets.errors import AcceleratorError
-from optikit_assets.specs import PoolSpec
+from optikit_assets.execution.base import Executor, get_executor
+from optikit_assets.settings import Settings
+from optikit_assets.specs import Catalog, PoolSpec
 
 # What a card's driver reports is up to this much less than the round number that it is sold with.
 _MEMORY_SHARE = 0.9
 _GIB = 1024**3
+
+
+class Pools:
+    """The executor of every pool by its name, made when it is first asked for.
+
+    Parameters
+    ----------
+    spec_of
+        Returns what is declared of a pool.
+    make
+        Makes its executor.
+    """
+
+    def __init__(
+        self, spec_of: Callable[[str], PoolSpec], make: Callable[[PoolSpec], Executor]
+    ) -> None:
+        self._spec_of = spec_of
+        self._make = make
+        self._executors: dict[str, Executor] = {}
+        self._hardware: dict[str, Hardware] = {}
+
+    @classmethod
+    def of(cls, settings: Settings, catalog: Catalog) -> "Pools":
+        """Return the pools of a catalog on the executor that the settings name."""
+        return cls(catalog.pool, lambda pool: get_executor(settings, pool))
+
+    def executor(self, name: str) -> Executor:
+        """Return what runs the workers of a pool.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such pool.
+        AcceleratorError
+            If it is not reached from here.
+        """
+        if name not in self._executors:
+            self._executors[name] = self._make(self._spec_of(name))
+        return self._executors[name]
+
+    def hardware(self, name: str) -> Hardware:
+        """Return that of a pool's nodes, which is what the pool declares; asked once.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such pool.
+        AcceleratorError
+            If it is not reached from here, or is something else.
+        """
+        if name not in self._hardware:
+            found = self.executor(name).hardware()
+            self._hardware[name] = check_pool(self._spec_of(name), found)
+        return self._hardware[name]
 
 
 def check_pool(pool: PoolSpec, hardware: Hardware) -> Hardware:

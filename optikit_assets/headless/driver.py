@@ -64,6 +64,7 @@ def run_plan(
     log_folder: Path,
     on_event: Callable[[Event], object] = lambda event: None,
     materialize: Materialize | None = None,
+    home: str | None = None,
 ) -> DriverReport:
     """Run what is not fresh, upstream first.
 
@@ -80,6 +81,8 @@ def run_plan(
     materialize
         Runs in the processes, is told what hears of workers, and returns the outcome of a node;
         `materialize_node` by default.
+    home
+        Name of the pool for what is of no pool; see `materialize_node`.
     """
     states = {item.node: item for item in plan}
     sorter = graphlib.TopologicalSorter({item.node: item.waits_for for item in plan})
@@ -87,7 +90,7 @@ def run_plan(
     report = DriverReport()
     queue: list[Node] = []
     width = min(width, sum(item.state != "fresh" for item in plan))
-    start = functools.partial(_start, log_folder, materialize)
+    start = functools.partial(_start, log_folder, materialize, home)
     with _workers(width, start) as workers:
         while sorter.is_active():
             for node in sorter.get_ready():
@@ -175,14 +178,14 @@ def _workers(width: int, start: Callable[[], _Worker]) -> Iterator[list[_Worker]
 _numbers = itertools.count()
 
 
-def _start(log_folder: Path, materialize: Materialize | None) -> _Worker:
+def _start(log_folder: Path, materialize: Materialize | None, home: str | None) -> _Worker:
     log_folder.mkdir(parents=True, exist_ok=True)
     spawn = get_context("spawn")
     ours, theirs = spawn.Pipe()
     number = next(_numbers)
     log_file = log_folder / f"driver-{os.getpid()}-{number}.log"
     process = spawn.Process(
-        target=_serve, args=(theirs, log_file, materialize), name=f"optikit-driver-{number}"
+        target=_serve, args=(theirs, log_file, materialize, home), name=f"optikit-driver-{number}"
     )
     process.start()
     theirs.close()
@@ -219,7 +222,9 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _serve(connection: Connection, log_file: Path, materialize: Materialize | None) -> None:
+def _serve(
+    connection: Connection, log_file: Path, materialize: Materialize | None, home: str | None
+) -> None:
     """Materialize nodes as they come, in a process of its own."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -229,7 +234,9 @@ def _serve(connection: Connection, log_file: Path, materialize: Materialize | No
     # Ours alone: a terminal's Ctrl-C reaches the parent, which then asks us to stop.
     os.setpgid(0, 0)
     if materialize is None:
-        from optikit_assets.headless.materialize import materialize_node as materialize
+        from optikit_assets.headless.materialize import materialize_node
+
+        materialize = functools.partial(materialize_node, home=home)
     try:
         while (node := connection.recv()) is not None:
             connection.send(Event("started", node))

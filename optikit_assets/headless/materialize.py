@@ -8,7 +8,7 @@ import dagster as dg
 from optikit_assets import errors
 from optikit_assets.defs import partitions
 from optikit_assets.defs.assets import ASSETS, resources
-from optikit_assets.defs.recorded import recorded
+from optikit_assets.defs.recorded import POOL_TAG, recorded
 from optikit_assets.environments.layout import prepare_dagster_home
 from optikit_assets.errors import StageError
 from optikit_assets.graph import Node, split_model
@@ -23,8 +23,14 @@ def open_instance() -> dg.DagsterInstance:
     return dg.DagsterInstance.get()
 
 
-def materialize_node(node: Node, listener: Listener = nobody) -> str:
+def materialize_node(node: Node, listener: Listener = nobody, home: str | None = None) -> str:
     """Materialize one partition and return its recorded status; `listener` hears of its workers.
+
+    Parameters
+    ----------
+    home
+        Name of the pool on which it is made if it is of no pool (`Versions.pool_of`); None: nobody
+        said.
 
     Raises
     ------
@@ -38,7 +44,7 @@ def materialize_node(node: Node, listener: Listener = nobody) -> str:
             partition_key=partitions.multi_partition_key(node),
             instance=instance,
             resources=resources(listener),
-            tags=tags,
+            tags=tags if home is None else {**tags, POOL_TAG: home},
             raise_on_error=False,
         )
         if not result.success:

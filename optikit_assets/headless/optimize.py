@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import dagster as dg
 
@@ -9,14 +10,13 @@ from optikit_assets import graph
 from optikit_assets.artifacts.model_folder import check_model_folder
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.artifacts.store import Artifact, ArtifactStore
-from optikit_assets.defs.partitions import MODEL_DIMENSION
+from optikit_assets.defs.partitions import MODEL_DIMENSION, POOLS
 from optikit_assets.defs.recorded import Versions, artifact_of, recorded
 from optikit_assets.defs.source_versions import SourceVersions
-from optikit_assets.defs.sources import changed_observations, source_nodes
-from optikit_assets.engines import Hardware
+from optikit_assets.defs.sources import changed_observations
 from optikit_assets.environments.status import python_of
 from optikit_assets.errors import OptikitError, StageError
-from optikit_assets.execution import get_executor
+from optikit_assets.execution import Pools
 from optikit_assets.graph import (
     GRAPH,
     PIPELINE,
@@ -26,6 +26,8 @@ from optikit_assets.graph import (
     get_flow,
     in_plan_order,
     measurements_of,
+    pool_name,
+    pool_part,
 )
 from optikit_assets.headless.driver import DriverReport, Event, run_plan
 from optikit_assets.headless.materialize import open_instance, register_model
@@ -46,10 +48,23 @@ class Submission:
     slos: tuple[str, ...]
     recipes: tuple[str, ...]
     flow: Flow = PIPELINE
+    pools: tuple[tuple[str, ...], ...] = ()
+    """Names of the pools of each SLO, or of a flow that looks at none; none: this machine."""
+
+    @property
+    def pool_names(self) -> tuple[str, ...]:
+        """Every pool that it names; what is of no pool is made on the first."""
+        return tuple(dict.fromkeys(name for names in self.pools for name in names)) or (LOCAL,)
 
     def nodes(self) -> list[Node]:
         """Return every partition that it asks for, upstream first."""
-        return self.flow.nodes(self.model_key, self.slos, self.recipes)
+        found: list[Node] = []
+        for slos, names in zip_longest(
+            [(slo,) for slo in self.slos] or [()], self.pools, fillvalue=(LOCAL,)
+        ):
+            parts = [pool_part(name) for name in names]
+            found += self.flow.nodes(self.model_key, slos, self.recipes, parts)
+        return in_plan_order(found)
 
 
 def resolve_submission(job: JobSpec, catalog: Catalog) -> Submission:
@@ -58,7 +73,7 @@ def resolve_submission(job: JobSpec, catalog: Catalog) -> Submission:
     Raises
     ------
     UnknownNameError
-        For a flow, model, SLO or recipe that does not exist.
+        For a flow, model, SLO, recipe or pool that does not exist.
     OptikitError
         If the flow needs an SLO and none is named, or one is named that it does not look at.
     ModelError
@@ -78,13 +93,18 @@ def resolve_submission(job: JobSpec, catalog: Catalog) -> Submission:
         catalog.slo(slo)
     for recipe in job.recipes:
         catalog.recipe(recipe)
+    for pool in job.pools:
+        catalog.pool(pool)
     every = set(catalog.recipes) if flow.compresses else set()
     names = {BASELINE, *(job.recipes or every)}
-    return Submission(model.key, tuple(job.slos), tuple(sorted(names)), flow)
+    pools = tuple(job.pools or catalog.slo(slo).pools for slo in job.slos)
+    return Submission(
+        model.key, job.slos, tuple(sorted(names)), flow, pools or (job.pools or (LOCAL,),)
+    )
 
 
 def plan_submission(
-    submission: Submission, catalog: Catalog, instance: dg.DagsterInstance, hardware: Hardware
+    submission: Submission, catalog: Catalog, instance: dg.DagsterInstance, pools: Pools
 ) -> list[NodePlan]:
     """Register the model, observe all sources, and judge every partition of the submission.
 
@@ -94,13 +114,17 @@ def plan_submission(
         If what the flow takes as it is, is not there or not current.
     SpecError
         If the model's engine lacks the flags of a search space.
+    AcceleratorError
+        If a pool that it names cannot be reached, or is not what is declared of it.
     """
     _check_search_spaces(submission, catalog)
+    for name in submission.pool_names:
+        pools.hardware(name)
     cancel_orphaned_runs(instance)
     register_model(instance, submission.model_key)
-    observe(catalog, instance, hardware)
+    observe(catalog, instance, pools)
     nodes = submission.nodes()
-    versions = _versions(catalog, instance, hardware, nodes)
+    versions = _versions(catalog, instance, pools, nodes, submission.pool_names[0])
     require_what_is_not_made(submission.flow, versions, nodes, _has_artifact)
     return [_unless_published(versions, item) for item in make_plan(versions, nodes, _has_artifact)]
 
@@ -135,12 +159,12 @@ def _check_search_spaces(submission: Submission, catalog: Catalog) -> None:
         check(catalog.search_space(catalog.slo(slo).search_space), engine)
 
 
-def observe(catalog: Catalog, instance: dg.DagsterInstance, hardware: Hardware) -> None:
+def observe(catalog: Catalog, instance: dg.DagsterInstance, pools: Pools) -> None:
     """Record the present version of every source that changed since it was last observed."""
-    versions = _versions(catalog, instance, hardware)
+    versions = _versions(catalog, instance, pools)
     known = {version.key for version in versions.sources.registry.versions()}
     keys = [key for key in instance.get_dynamic_partitions(MODEL_DIMENSION) if key in known]
-    for observation in changed_observations(versions, source_nodes(keys)):
+    for observation in changed_observations(versions, keys):
         instance.report_runless_asset_event(observation)
 
 
@@ -154,24 +178,30 @@ def run_submission(
     EnvironmentMissingError
         If a stage has to run and its environment is not installed.
     """
-    executor = get_executor(settings(), catalog.pool(LOCAL))
-    hardware = executor.hardware()
+    pools = Pools.of(settings(), catalog)
     with open_instance() as instance:
-        plan = plan_submission(submission, catalog, instance, hardware)
+        plan = plan_submission(submission, catalog, instance, pools)
     if any(item.state != "fresh" for item in plan):
         for name in ("compress", "serve"):
             python_of(settings().envs_home, name)
         ArtifactStore(settings().store).sweep_staging()
     report = run_plan(
-        plan, width=width(executor.slots), log_folder=settings().logs / "driver", on_event=on_event
+        plan,
+        width=width(pools.executor(name).slots for name in submission.pool_names),
+        log_folder=settings().logs / "driver",
+        on_event=on_event,
+        home=submission.pool_names[0] if len(POOLS) > 1 else None,
     )
     History(settings().history).drain(timeout_s=60)
     return plan, report
 
 
-def width(slots: int) -> int:
-    """Return how many partitions run at a time: one per accelerator and one that prepares."""
-    return slots + 1
+def width(slots: Iterable[int]) -> int:
+    """Return how many partitions run at a time: one per accelerator of each pool, and one more.
+
+    That one prepares what follows while all others hold theirs.
+    """
+    return sum(slots) + 1
 
 
 def deployments(submission: Submission) -> dict[str, Artifact]:
@@ -192,7 +222,7 @@ def status(
     catalog: Catalog,
     model_keys: Sequence[str],
     instance: dg.DagsterInstance,
-    hardware: Hardware,
+    pools: Pools,
 ) -> list[NodePlan]:
     """Judge every partition of the given models under every SLO that was ever asked for.
 
@@ -200,7 +230,7 @@ def status(
     its SLO, and those studies of theirs that were made: it was decided among those, and the others
     are no reason to decide again.
     """
-    versions = _versions(catalog, instance, hardware)
+    versions = _versions(catalog, instance, pools)
     every = tuple(sorted(catalog.recipes))
     nodes: list[Node] = []
     asked: list[Node] = []
@@ -214,13 +244,21 @@ def status(
         nodes += [node for node in without_slo if versions.recorded(node)]
         for slo in catalog.slos:
             decision = Node(graph.DEPLOYABLE_CONFIG, Key(key, slo=slo))
-            measured = tuple(name for name in every if _is_measured(versions, decision, name))
             decided = versions.recorded(decision)
-            if decided or measured:
-                nodes += Submission(key, (slo,), every).nodes()
-                wanted = Submission(key, (slo,), measured if decided else every).nodes()
+            measured = {
+                pool: [n for n in every if _is_measured(versions, decision.on(pool), n)]
+                for pool in versions.pools
+            }
+            seen = [pool for pool, recipes in measured.items() if recipes]
+            for pool in seen or ([None] if decided else []):
+                nodes += PIPELINE.nodes(key, (slo,), every, [pool])
+                wanted = measured[pool] if decided else every
                 optional = GRAPH[graph.DEPLOYABLE_CONFIG].optional if decided else ()
-                asked += [n for n in wanted if n.asset not in optional or versions.recorded(n)]
+                asked += [
+                    node
+                    for node in PIPELINE.nodes(key, (slo,), wanted, [pool])
+                    if node.asset not in optional or versions.recorded(node)
+                ]
     versions = versions.about_to_run(asked)
     plan = make_plan(versions, asked, _has_artifact)
     judged = {item.node: _unless_published(versions, item) for item in plan}
@@ -238,12 +276,13 @@ def _is_measured(versions: Versions, decision: Node, recipe: str) -> bool:
 def _versions(
     catalog: Catalog,
     instance: dg.DagsterInstance,
-    hardware: Hardware,
+    pools: Pools,
     asked: Iterable[Node] = (),
+    home: str | None = None,
 ) -> Versions:
     registry = ModelRegistry(settings().home, settings().root, catalog)
-    sources = SourceVersions(catalog, registry, hardware)
-    return Versions(instance, sources, frozenset(asked))
+    sources = SourceVersions(catalog, registry, lambda pool: pools.hardware(pool_name(pool)))
+    return Versions(instance, sources, frozenset(asked), home)
 
 
 def _has_artifact(key: str) -> bool:

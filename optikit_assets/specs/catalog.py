@@ -131,6 +131,9 @@ class Catalog:
         self._require("models", self.models, "slos", self.slos, "SLO")
         self._require("jobs", self.jobs, "slos", self.slos, "SLO")
         self._require("jobs", self.jobs, "recipes", self.recipes, "recipe")
+        pools = {LOCAL: self.pool(LOCAL), **self.pools}
+        for folder, specs in (("slos", self.slos), ("models", self.models), ("jobs", self.jobs)):
+            self._require(folder, specs, "pools", pools, "hardware pool")
         for name, suite in self.suites.items():
             folder = self.task_folder(name)
             if folder is not None and not folder.is_dir():

@@ -18,7 +18,7 @@ from optikit_assets.headless.materialize import materialize_node, open_instance
 from optikit_assets.headless.optimize import Submission, require_what_is_not_made, status
 from optikit_assets.settings import settings
 from tests.definitions.test_certification import DEPLOYABLE, SLO, Machine, artifact_of
-from tests.definitions.world import HARDWARE, MODEL, World, in_process
+from tests.definitions.world import HARDWARE, MODEL, World, in_process, pools_of
 from tests.executors import execute_with
 
 TWO = ["baseline", "int_w8a8"]
@@ -138,7 +138,7 @@ def prepared(
 
 def state_of(real: World, node: Node) -> tuple[str, str]:
     with open_instance() as instance:
-        plan = status(real.catalog(), [MODEL], instance, HARDWARE)
+        plan = status(real.catalog(), [MODEL], instance, pools_of(HARDWARE))
     return next((item.state, item.reason) for item in plan if item.node == node)
 
 

@@ -7,7 +7,7 @@ from optikit_assets.graph import BASE_MODEL, DEPLOYABLE_CONFIG, PIPELINE, Node, 
 from optikit_assets.headless.optimize import status
 from optikit_assets.publishing import Bundle, get_publisher
 from optikit_assets.settings import settings
-from tests.definitions.world import HARDWARE, MODEL, World
+from tests.definitions.world import HARDWARE, MODEL, World, pools_of
 from tests.tiny_model import write_model
 
 TWO = ["baseline", "int_w8a8"]
@@ -37,7 +37,7 @@ def ran(world: World, nodes: Iterable[Node]) -> None:
 
 def states(world: World, *models: str) -> dict[str, str]:
     """Return ``state: reason`` of every row."""
-    plan = status(world.catalog(), models or [MODEL], world.instance, HARDWARE)
+    plan = status(world.catalog(), models or [MODEL], world.instance, pools_of(HARDWARE))
     return {str(item.node): f"{item.state}: {item.reason}".rstrip(": ") for item in plan}
 
 

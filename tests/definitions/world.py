@@ -10,12 +10,12 @@ from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.defs.recorded import DATA_VERSION_TAG, INPUTS_METADATA, STATUS_TAG, Versions
 from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.engines import Hardware
-from optikit_assets.execution import LocalExecutor
+from optikit_assets.execution import LocalExecutor, Pools
 from optikit_assets.execution.testing import InProcessExecutor, Work
 from optikit_assets.graph import Node, outcome_version
 from optikit_assets.headless.optimize import Submission
 from optikit_assets.headless.plan import NodePlan, make_plan
-from optikit_assets.settings import REPOSITORY, Settings
+from optikit_assets.settings import REPOSITORY, Settings, settings
 from optikit_assets.specs import Catalog, PoolSpec
 from tests.tiny_model import write_model
 
@@ -61,6 +61,13 @@ def local_on(hardware: Hardware) -> Callable[[Settings, PoolSpec], LocalExecutor
     """Return what makes the local executor of a machine with this hardware."""
     return lambda settings, pool: LocalExecutor(
         settings.home, settings.envs_home, detect_hardware=lambda: hardware
+    )
+
+
+def pools_of(hardware: Hardware) -> Pools:
+    """Return the pools of a machine with this hardware, and no other."""
+    return Pools(
+        lambda name: PoolSpec(name=name), lambda pool: local_on(hardware)(settings(), pool)
     )
 
 
@@ -119,7 +126,9 @@ class World:
     def versions(self) -> Versions:
         catalog = self.catalog()
         registry = ModelRegistry(self.root / "home", REPOSITORY, catalog)
-        return Versions(self.instance, SourceVersions(catalog, registry, self.hardware))
+        return Versions(
+            self.instance, SourceVersions(catalog, registry, lambda pool: self.hardware)
+        )
 
     def nodes(self, model: str = MODEL, slos: tuple[str, ...] = SLOS) -> list[Node]:
         return Submission(model, slos, tuple(sorted(self.catalog().recipes))).nodes()

@@ -87,7 +87,9 @@ def key_of(node: Node) -> str:
     catalog = Catalog.load(settings().recipes)
     registry = ModelRegistry(settings().home, REPOSITORY, catalog)
     with open_instance() as instance:
-        return Versions(instance, SourceVersions(catalog, registry, detect())).actual(node)[0]
+        return Versions(instance, SourceVersions(catalog, registry, lambda pool: detect())).actual(
+            node
+        )[0]
 
 
 def test_a_damaged_checkpoint_is_refused(recipes: Path) -> None:

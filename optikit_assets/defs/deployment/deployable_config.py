@@ -98,7 +98,7 @@ def _decide(stage: Partition) -> Artifact:
 
 def _recipes(stage: Partition) -> list[str]:
     """Return the recipes to choose from; the baseline is one of them or nothing compares."""
-    found = stage.versions.participants(stage.node)
+    found = stage.versions.participants(stage.node).get(stage.node.key.pool, [])
     if BASELINE not in found:
         nodes = graph.results_of(stage.node.key, BASELINE)
         # What it needs comes before what it can be decided without.
