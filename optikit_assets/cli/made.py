@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from optikit_assets.deployment import arms_table
+from optikit_assets.deployment import arms_table, pools_table
 from optikit_assets.graph import DEPLOYABLE_CONFIG, FAILED, Key, Node
 from optikit_assets.headless.driver import DriverReport
 from optikit_assets.headless.made import (
@@ -55,7 +55,14 @@ def _decided(submission: Submission, unfinished: Set[Node]) -> Made:
     }
     links = {slo: published_at(submission.model_key, slo) for slo in found}
     return Made(
-        tuple(arms_table(deployment, links[slo]) for slo, deployment in found.items()),
+        tuple(
+            table
+            for slo, deployment in found.items()
+            for table in (
+                arms_table(deployment, links[slo]),
+                *([pools_table(deployment)] if deployment.pools else []),
+            )
+        ),
         tuple(DEPLOYMENT_FILE.dump(deployment) for deployment in found.values()),
         tuple(
             f"no configuration meets SLO {slo}: {deployment.closest}"

@@ -1,5 +1,8 @@
 """All assets and resources of the graph in one place."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from optikit_assets.defs.base_model import base_model
 from optikit_assets.defs.benchmarking.benchmark_sweep import benchmark_sweep
 from optikit_assets.defs.deployment.deployable_config import deployable_config
@@ -8,6 +11,7 @@ from optikit_assets.defs.quantization.quantized_model import quantized_model
 from optikit_assets.defs.sources import SOURCES
 from optikit_assets.defs.tuning.tuned_config import tuned_config
 from optikit_assets.execution import Pools
+from optikit_assets.history import History
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog
 from resources import (
@@ -47,6 +51,10 @@ def resources(listener: Listener = nobody) -> dict[str, object]:
         "history": HistoryResource(root=str(here.history)),
         "publisher": PublisherResource(name=here.publisher, home=str(here.home)),
         "runner": StageRunnerResource.over(
-            lambda: Pools.of(here, Catalog.load(here.recipes)), listener
+            lambda: Pools.of(here, Catalog.load(here.recipes), _keep_lease), listener
         ),
     }
+
+
+def _keep_lease(row: Mapping[str, Any]) -> None:
+    History(settings().history).append("leases", [row])

@@ -89,7 +89,8 @@ class Partition:
         """Versions of sources and of what is materialized."""
         registry = self.models.registry(self.catalog)
         sources = SourceVersions(self.catalog, registry, self.runners.hardware)
-        return Versions(self.context.instance, sources, home=self.context.run.tags.get(POOL_TAG))
+        told = self.context.run.tags.get(POOL_TAG)
+        return Versions(self.context.instance, sources, named={"": told.split(",")} if told else {})
 
     @cached_property
     def inputs(self) -> dict[Node, str]:
@@ -298,6 +299,7 @@ class Partition:
                     "model": self.model_key,
                     "recipe": self.recipe or None,
                     "slo": self.slo or None,
+                    "pool": self.node.key.pool,
                     "cached": cached,
                     "run_id": self.context.run.run_id,
                     "materialized_at": datetime.now(UTC),

@@ -1,6 +1,6 @@
 """What the instance recorded of nodes, against what their present inputs give."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import NamedTuple
@@ -11,6 +11,7 @@ from optikit_assets.artifacts.store import Artifact, ArtifactStore
 from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.errors import AcceleratorError
 from optikit_assets.graph import (
+    BENCHMARK_SWEEP,
     DEPLOYABLE_CONFIG,
     EVAL_SCORES,
     FAILED,
@@ -34,7 +35,8 @@ DATA_VERSION_TAG = "dagster/data_version"
 STATUS_TAG = "optikit/status"
 INPUTS_METADATA = "inputs"
 POOL_TAG = "optikit/pool"
-"""Of a materialization or a run: the named pool that its workers were, or are to be, on."""
+"""Of a materialization: the named pool that its workers were on. Of a run: the names of the pools
+that it is about, with commas between them."""
 
 
 class Recorded(NamedTuple):
@@ -110,14 +112,15 @@ class Versions:
     asked
         Nodes that are about to be brought up to date: a deployable config among them will choose
         from their recipes as well.
-    home
-        Name of the pool on which stages of no pool are made, see `pool_of`; None: nobody said.
+    named
+        SLO -> names of the pools that a job names for it, and "" -> for what is under no SLO; empty
+        if there is no job.
     """
 
     instance: dg.DagsterInstance
     sources: SourceVersions
     asked: frozenset[Node] = frozenset()
-    home: str | None = None
+    named: Mapping[str, Sequence[str]] = field(default_factory=dict)
     _expected: dict[Node, str] = field(default_factory=dict)
     _recorded: dict[Node, Recorded | None] = field(default_factory=dict)
     _outdated: dict[Node, str] = field(default_factory=dict)
@@ -131,7 +134,7 @@ class Versions:
     def about_to_run(self, nodes: Iterable[Node]) -> "Versions":
         """Return the versions of the same moment for another set of `asked` nodes."""
         return Versions(
-            self.instance, self.sources, frozenset(nodes), self.home, _recorded=self._recorded
+            self.instance, self.sources, frozenset(nodes), self.named, _recorded=self._recorded
         )
 
     def of_source(self, node: Node) -> str:
@@ -169,9 +172,9 @@ class Versions:
         Checkpoints and scores are of no pool: there is one q* of a recipe, which all pools serve.
         Compression asks for a kind of hardware alone, and any pool will do. Scores depend on what
         computes them, so they are made on one pool: where they are current, they stay. Else they
-        are made on `home`, the first pool that a job names: a job has work done on its own pools,
-        and a pool that is added later, or a job that names another one first, makes no scores
-        outdated, nor what was measured with the q* that they chose.
+        are made on the first pool that a job names: a job has work done on its own pools, and a
+        pool that is added later, or a job that names another one first, makes no scores outdated,
+        nor what was measured with the q* that they chose.
         """
         if node.asset not in _OF_NO_POOL or node.key.pool is not None:
             return node.key.pool
@@ -182,13 +185,13 @@ class Versions:
     def _choose_pool(self, node: Node) -> str | None:
         if len(self.pools) == 1:
             return None
-        home = None if self.home is None else pool_part(self.home)
+        home = pool_part(self.named[""][0]) if self.named else None
         known = self.recorded(node)
         if known is None or known.pool == home:
             return home
         if known.pool is not None and known.pool not in self.catalog.pools:
             return home
-        if self.home is None:
+        if not self.named:
             return known.pool
         there = node.on(known.pool)
         inputs = {up: self.expected(up) for up in upstream(there, pools=[known.pool])}
@@ -203,9 +206,24 @@ class Versions:
         names = sorted(self.catalog.recipes)
         found = {
             pool: [name for name in names if self._takes_part(node.on(pool), name)]
-            for pool in self.pools
+            for pool in self._pools_of_choice(node)
         }
         return {pool: recipes for pool, recipes in found.items() if recipes}
+
+    def _pools_of_choice(self, decision: Node) -> list[str | None]:
+        """Return the pools that a job names; without a job those of the last decision, or all."""
+        if self.named:
+            names = self.named.get(decision.key.slo) or self.named[""]
+            return [pool_part(name) for name in names]
+        if len(self.pools) == 1:
+            return self.pools
+        known = self.recorded(decision)
+        chosen_from = {
+            Node.of(BENCHMARK_SWEEP, label.removeprefix(f"{BENCHMARK_SWEEP}[")[:-1]).key.pool
+            for label in (known.inputs if known else ())
+            if label.startswith(f"{BENCHMARK_SWEEP}[")
+        }
+        return [pool for pool in self.pools if pool in chosen_from] or self.pools
 
     @property
     def pools(self) -> list[str | None]:
@@ -227,7 +245,8 @@ class Versions:
         """
         reasons: dict[str, str] = {}
         taking_part = self.participants(node)
-        for pool, name in product(self.pools, sorted(self.catalog.recipes)):
+        pools = self._pools_of_choice(node)
+        for pool, name in product(pools, sorted(self.catalog.recipes)):
             key = node.on(pool).key
             if not any(self.recorded(result) for result in measurements_of(key, name)):
                 continue

@@ -1,22 +1,30 @@
 """Chooses what to deploy, certifies it and writes the bundle with its report."""
 
+from optikit_assets.deployment.across_pools import (
+    Contender,
+    certify_cheapest,
+    cost_per_million_tokens,
+    offers,
+)
 from optikit_assets.deployment.bundle import Bundle, write_bundle
 from optikit_assets.deployment.certification import certify
-from optikit_assets.deployment.evidence import Evidence, Series
+from optikit_assets.deployment.evidence import Evidence, HeldLease, Series
 from optikit_assets.deployment.four_arms import arms
 from optikit_assets.deployment.outcomes import RecipeOutcome
 from optikit_assets.deployment.race import FreshServers, Held, Limits, Served
 from optikit_assets.deployment.record import build_deployment
 from optikit_assets.deployment.report import ConfigFile
 from optikit_assets.deployment.selection import Selection, select
-from optikit_assets.deployment.terminal import arms_table
+from optikit_assets.deployment.terminal import arms_table, pools_table
 
 __all__ = [
     "Bundle",
     "ConfigFile",
+    "Contender",
     "Evidence",
     "FreshServers",
     "Held",
+    "HeldLease",
     "Limits",
     "RecipeOutcome",
     "Selection",
@@ -26,6 +34,10 @@ __all__ = [
     "arms_table",
     "build_deployment",
     "certify",
+    "certify_cheapest",
+    "cost_per_million_tokens",
+    "offers",
+    "pools_table",
     "select",
     "write_bundle",
 ]

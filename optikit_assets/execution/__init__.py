@@ -9,6 +9,7 @@ from optikit_assets.execution.base import (
     ignore,
     register_executor,
 )
+from optikit_assets.execution.ledger import RecordedExecutor
 from optikit_assets.execution.local import LocalExecutor
 from optikit_assets.execution.pools import Pools, check_pool
 from optikit_assets.execution.settling import WorkItem, settle
@@ -20,6 +21,7 @@ __all__ = [
     "OnRecord",
     "Origin",
     "Pools",
+    "RecordedExecutor",
     "WorkItem",
     "check_pool",
     "get_executor",

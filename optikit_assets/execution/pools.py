@@ -6,6 +6,7 @@ from collections.abc import Callable
 from optikit_assets.engines import Hardware
 from optikit_assets.errors import AcceleratorError
 from optikit_assets.execution.base import Executor, get_executor
+from optikit_assets.execution.ledger import Keep, RecordedExecutor
 from optikit_assets.settings import Settings
 from optikit_assets.specs import Catalog, PoolSpec
 
@@ -23,20 +24,26 @@ class Pools:
         Returns what is declared of a pool.
     make
         Makes its executor.
+    keep
+        Records who held which cards when, see `RecordedExecutor`; None: nobody does.
     """
 
     def __init__(
-        self, spec_of: Callable[[str], PoolSpec], make: Callable[[PoolSpec], Executor]
+        self,
+        spec_of: Callable[[str], PoolSpec],
+        make: Callable[[PoolSpec], Executor],
+        keep: Keep | None = None,
     ) -> None:
         self._spec_of = spec_of
         self._make = make
+        self._keep = keep
         self._executors: dict[str, Executor] = {}
         self._hardware: dict[str, Hardware] = {}
 
     @classmethod
-    def of(cls, settings: Settings, catalog: Catalog) -> "Pools":
+    def of(cls, settings: Settings, catalog: Catalog, keep: Keep | None = None) -> "Pools":
         """Return the pools of a catalog on the executor that the settings name."""
-        return cls(catalog.pool, lambda pool: get_executor(settings, pool))
+        return cls(catalog.pool, lambda pool: get_executor(settings, pool), keep)
 
     def executor(self, name: str) -> Executor:
         """Return what runs the workers of a pool.
@@ -49,7 +56,10 @@ class Pools:
             If it is not reached from here.
         """
         if name not in self._executors:
-            self._executors[name] = self._make(self._spec_of(name))
+            made = self._make(self._spec_of(name))
+            if self._keep is not None:
+                made = RecordedExecutor(made, name, self._keep)
+            self._executors[name] = made
         return self._executors[name]
 
     def hardware(self, name: str) -> Hardware:

@@ -1,6 +1,6 @@
 """One submission end to end: observe, plan, run, read the outcome. CLI and sensor job use it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
@@ -15,7 +15,7 @@ from optikit_assets.defs.recorded import Versions, artifact_of, recorded
 from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.defs.sources import changed_observations
 from optikit_assets.environments.status import python_of
-from optikit_assets.errors import OptikitError, StageError
+from optikit_assets.errors import HistoryError, OptikitError, StageError
 from optikit_assets.execution import Pools
 from optikit_assets.graph import (
     GRAPH,
@@ -55,6 +55,11 @@ class Submission:
     def pool_names(self) -> tuple[str, ...]:
         """Every pool that it names; what is of no pool is made on the first."""
         return tuple(dict.fromkeys(name for names in self.pools for name in names)) or (LOCAL,)
+
+    @property
+    def named(self) -> dict[str, tuple[str, ...]]:
+        """As `Versions.named`."""
+        return {"": self.pool_names, **dict(zip(self.slos, self.pools, strict=False))}
 
     def nodes(self) -> list[Node]:
         """Return every partition that it asks for, upstream first."""
@@ -124,7 +129,7 @@ def plan_submission(
     register_model(instance, submission.model_key)
     observe(catalog, instance, pools)
     nodes = submission.nodes()
-    versions = _versions(catalog, instance, pools, nodes, submission.pool_names[0])
+    versions = _versions(catalog, instance, pools, nodes, submission.named)
     require_what_is_not_made(submission.flow, versions, nodes, _has_artifact)
     return [_unless_published(versions, item) for item in make_plan(versions, nodes, _has_artifact)]
 
@@ -181,7 +186,9 @@ def run_submission(
     pools = Pools.of(settings(), catalog)
     with open_instance() as instance:
         plan = plan_submission(submission, catalog, instance, pools)
+    seconds: dict[Node, float] = {}
     if any(item.state != "fresh" for item in plan):
+        seconds = _known_seconds()
         for name in ("compress", "serve"):
             python_of(settings().envs_home, name)
         ArtifactStore(settings().store).sweep_staging()
@@ -190,10 +197,24 @@ def run_submission(
         width=width(pools.executor(name).slots for name in submission.pool_names),
         log_folder=settings().logs / "driver",
         on_event=on_event,
-        home=submission.pool_names[0] if len(POOLS) > 1 else None,
+        named=submission.named if len(POOLS) > 1 else {},
+        seconds=seconds,
     )
     History(settings().history).drain(timeout_s=60)
     return plan, report
+
+
+def _known_seconds() -> dict[Node, float]:
+    """Return how long partitions took when they were last made, as far as the history tells."""
+    try:
+        found = History(settings().history).query(
+            "SELECT asset, partition, seconds FROM partition_seconds"
+        )
+    except HistoryError:
+        # There is none yet, or one that an earlier release published.
+        return {}
+    rows = found.itertuples(index=False)
+    return {Node.of(row.asset, row.partition): row.seconds for row in rows if row.asset in GRAPH}
 
 
 def width(slots: Iterable[int]) -> int:
@@ -278,11 +299,11 @@ def _versions(
     instance: dg.DagsterInstance,
     pools: Pools,
     asked: Iterable[Node] = (),
-    home: str | None = None,
+    named: Mapping[str, Sequence[str]] | None = None,
 ) -> Versions:
     registry = ModelRegistry(settings().home, settings().root, catalog)
     sources = SourceVersions(catalog, registry, lambda pool: pools.hardware(pool_name(pool)))
-    return Versions(instance, sources, frozenset(asked), home)
+    return Versions(instance, sources, frozenset(asked), named or {})
 
 
 def _has_artifact(key: str) -> bool:

@@ -27,6 +27,7 @@ from optikit_assets.schemas.comparison import (
 from optikit_assets.schemas.deployment import (
     DEPLOYMENT_FILE,
     Deployment,
+    PoolOffer,
     RecipeQuality,
     Rejection,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "FourArms",
     "Gain",
     "InfeasibleBenchmark",
+    "PoolOffer",
     "ProbeKind",
     "ProbeResult",
     "ProbeVerdict",
