@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from optikit_assets.deployment import arms_table, pools_table
-from optikit_assets.graph import DEPLOYABLE_CONFIG, FAILED, Key, Node
+from optikit_assets.graph import DEPLOYABLE_CONFIG, FAILED, Key, Node, pool_name
 from optikit_assets.headless.driver import DriverReport
 from optikit_assets.headless.made import (
     EvaluatedRecipe,
@@ -78,6 +78,9 @@ def _measured(submission: Submission, found: Sequence[MeasuredRecipe]) -> Made:
     rates.add_column("Limit between", justify="right", no_wrap=True)
     rates.add_column("Accelerators", justify="right")
     rates.add_column("Why", overflow="fold")
+    pools = any(row.pool for row in found)
+    if pools:
+        rates.add_column("Pool", no_wrap=True)
     for row in found:
         feasible = row.status == "feasible"
         rates.add_row(
@@ -88,17 +91,23 @@ def _measured(submission: Submission, found: Sequence[MeasuredRecipe]) -> Made:
             f"{_shown(row.rate_low_rps)} and {_shown(row.rate_high_rps)}" if feasible else "–",
             str(row.gpus),
             Text(row.reason),
+            *([Text(pool_name(row.pool))] if pools else []),
         )
     held = {row.slo for row in found if row.status == "feasible"}
     return Made(
         (rates,) if found else (),
-        tuple(map(dataclasses.asdict, found)),
+        tuple(_without_pool(dataclasses.asdict(row)) for row in found),
         (
             *(f"{r.recipe} under {r.slo}: {r.reason}" for r in found if r.status == FAILED),
             *(f"no rate was certified under SLO {s}" for s in submission.slos if s not in held),
         ),
         ", ".join(row.artifact for row in found if row.artifact),
     )
+
+
+def _without_pool(record: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the pool where it is the machine itself, as for all that was before there were."""
+    return {name: value for name, value in record.items() if name != "pool" or value}
 
 
 def _evaluated(submission: Submission, found: Sequence[EvaluatedRecipe]) -> Made:

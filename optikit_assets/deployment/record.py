@@ -27,11 +27,11 @@ def build_deployment(
     versions: Mapping[str, str],
     environment: Mapping[str, str],
     left_out: Mapping[str, str],
-    pool: str | None,
-    pools: Sequence[PoolOffer],
     run_ids: Mapping[str, str],
     content_keys: Mapping[str, str],
     created_at: datetime,
+    pool: str | None = None,
+    pools: Sequence[PoolOffer] = (),
 ) -> Deployment:
     """Put together what was chosen, and proof.
 
@@ -45,12 +45,12 @@ def build_deployment(
         Variables that reached it.
     left_out
         Recipe -> why its results took no part.
+    created_at
+        With a time zone.
     pool
         Where it was certified; None on the machine itself.
     pools
         What every pool serves.
-    created_at
-        With a time zone.
     """
     raced = certification.passed_over()
     chosen = certification.candidate

@@ -11,7 +11,7 @@ from optikit_assets.execution.base import (
 )
 from optikit_assets.execution.ledger import RecordedExecutor
 from optikit_assets.execution.local import LocalExecutor
-from optikit_assets.execution.pools import Pools, check_pool
+from optikit_assets.execution.pools import Pools, beyond_a_node, check_pool
 from optikit_assets.execution.settling import WorkItem, settle
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Pools",
     "RecordedExecutor",
     "WorkItem",
+    "beyond_a_node",
     "check_pool",
     "get_executor",
     "ignore",

@@ -113,6 +113,14 @@ def check_pool(pool: PoolSpec, hardware: Hardware) -> Hardware:
     return hardware
 
 
+def beyond_a_node(pool: str, accelerators: int, hardware: Hardware) -> str:
+    """Say why a server cannot have so many accelerators of a pool."""
+    return (
+        f"needs {accelerators} accelerators, a node of pool {pool} has {hardware.count}: a server "
+        "runs on one node, so neither tensor nor pipeline parallelism goes beyond its cards"
+    )
+
+
 def _is_named(card: str, hardware: Hardware) -> bool:
     """Whether every word of a card type is one of the detected name, e.g. ``A100-80G``."""
     return _words(card) <= _words(hardware.accelerator)

@@ -41,7 +41,10 @@ class EvaluatedRecipe:
 
 @dataclass(frozen=True)
 class MeasuredRecipe:
-    """The highest rate at which q* of a recipe meets an SLO with the engine's defaults."""
+    """The highest rate at which q* of a recipe meets an SLO with the engine's defaults.
+
+    ``pool`` is unset on the machine itself.
+    """
 
     recipe: str
     slo: str
@@ -52,6 +55,7 @@ class MeasuredRecipe:
     gpus: int = 1
     reason: str = ""
     artifact: str | None = None
+    pool: str | None = None
 
 
 def evaluated_recipes(submission: Submission, unfinished: Set[Node]) -> list[EvaluatedRecipe]:
@@ -117,9 +121,9 @@ def _evaluated(store: ArtifactStore, recipe: str, evaluation: Artifact | None) -
 
 
 def _measured(node: Node, artifact: Artifact | None) -> MeasuredRecipe:
-    recipe, slo = node.key.recipe, node.key.slo
+    recipe, slo, pool = node.key.recipe, node.key.slo, node.key.pool
     if artifact is None:
-        return MeasuredRecipe(recipe, slo, graph.FAILED, reason="its sweep failed")
+        return MeasuredRecipe(recipe, slo, graph.FAILED, reason="its sweep failed", pool=pool)
     outcome = BENCHMARK_FILE.read(artifact)
     low, high = outcome.rate_ci_rps or (None, None)
     return MeasuredRecipe(
@@ -132,4 +136,5 @@ def _measured(node: Node, artifact: Artifact | None) -> MeasuredRecipe:
         outcome.gpus,
         outcome.reason,
         str(artifact.path),
+        pool,
     )

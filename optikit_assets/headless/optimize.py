@@ -14,9 +14,10 @@ from optikit_assets.defs.partitions import MODEL_DIMENSION, POOLS
 from optikit_assets.defs.recorded import Versions, artifact_of, recorded
 from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.defs.sources import changed_observations
+from optikit_assets.engines import get_engine
 from optikit_assets.environments.status import python_of
-from optikit_assets.errors import HistoryError, OptikitError, StageError
-from optikit_assets.execution import Pools
+from optikit_assets.errors import AcceleratorError, HistoryError, OptikitError, StageError
+from optikit_assets.execution import Pools, beyond_a_node
 from optikit_assets.graph import (
     GRAPH,
     PIPELINE,
@@ -120,11 +121,11 @@ def plan_submission(
     SpecError
         If the model's engine lacks the flags of a search space.
     AcceleratorError
-        If a pool that it names cannot be reached, or is not what is declared of it.
+        If a pool that it names cannot be reached, is not what is declared of it, or has no node
+        that the model's spec fits on.
     """
     _check_search_spaces(submission, catalog)
-    for name in submission.pool_names:
-        pools.hardware(name)
+    _check_pools(submission, catalog, pools)
     cancel_orphaned_runs(instance)
     register_model(instance, submission.model_key)
     observe(catalog, instance, pools)
@@ -155,6 +156,17 @@ def require_what_is_not_made(
             + "; ".join(f"{item.node}, which is {item.state} ({item.reason})" for item in lacking)
             + f": run a flow that does first; {PIPELINE.name} does all"
         )
+
+
+def _check_pools(submission: Submission, catalog: Catalog, pools: Pools) -> None:
+    found = {name: pools.hardware(name) for name in submission.pool_names}
+    first = submission.pool_names[0]
+    spec = catalog.model(graph.split_model(submission.model_key)[0]).engine
+    needed = get_engine(spec.name).accelerators(spec, {}, found[first])
+    # Scores are made on the first; on the others what does not fit comes out as infeasible.
+    if first != LOCAL and needed > found[first].count:
+        reason = beyond_a_node(first, needed, found[first])
+        raise AcceleratorError(f"{submission.model_key} {reason}: name another pool first")
 
 
 def _check_search_spaces(submission: Submission, catalog: Catalog) -> None:

@@ -7,7 +7,13 @@ import dagster as dg
 
 from optikit_assets import graph
 from optikit_assets.artifacts.models import ModelRegistry
-from optikit_assets.defs.recorded import DATA_VERSION_TAG, INPUTS_METADATA, STATUS_TAG, Versions
+from optikit_assets.defs.recorded import (
+    DATA_VERSION_TAG,
+    INPUTS_METADATA,
+    POOL_TAG,
+    STATUS_TAG,
+    Versions,
+)
 from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.engines import Hardware
 from optikit_assets.execution import LocalExecutor, Pools
@@ -87,6 +93,9 @@ class World:
         self.instance = instance
         self.deleted: set[str] = set()
         self.hardware = HARDWARE
+        # Of pools that are other machines.
+        self.elsewhere: dict[str, Hardware] = {}
+        self.named: dict[str, tuple[str, ...]] = {}
         for name, text in RECIPES.items():
             self.write(f"quantization/{name}.yaml", text)
         self.write("slos/chat.yaml", CHAT)
@@ -126,9 +135,10 @@ class World:
     def versions(self) -> Versions:
         catalog = self.catalog()
         registry = ModelRegistry(self.root / "home", REPOSITORY, catalog)
-        return Versions(
-            self.instance, SourceVersions(catalog, registry, lambda pool: self.hardware)
+        sources = SourceVersions(
+            catalog, registry, lambda pool: self.elsewhere.get(pool or "", self.hardware)
         )
+        return Versions(self.instance, sources, named=self.named)
 
     def nodes(self, model: str = MODEL, slos: tuple[str, ...] = SLOS) -> list[Node]:
         return Submission(model, slos, tuple(sorted(self.catalog().recipes))).nodes()
@@ -136,8 +146,10 @@ class World:
     def materialize(self, nodes: Iterable[Node], status: str = "ok") -> None:
         """Record what a run of each node would record, upstream first."""
         nodes = list(nodes)
-        versions = self.versions().about_to_run(nodes)
+        sources = self.versions()
         for node in nodes:
+            versions = sources.about_to_run(nodes)
+            versions._recorded.clear()
             if node.asset == graph.BASE_MODEL:
                 key, inputs = versions.of_source(node), {}
             else:
@@ -149,6 +161,7 @@ class World:
                     tags={
                         DATA_VERSION_TAG: outcome_version(key, status),
                         STATUS_TAG: status,
+                        **({POOL_TAG: pool} if (pool := versions.pool_of(node)) else {}),
                     },
                     metadata={
                         INPUTS_METADATA: dg.MetadataValue.json(

@@ -17,6 +17,7 @@ from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import latency_against_rate, steady_state
 from optikit_assets.engines import Flags, ModelFacts
 from optikit_assets.errors import OptikitError, ResultMissingError, StageError
+from optikit_assets.execution import beyond_a_node
 from optikit_assets.faults import raise_machine_fault
 from optikit_assets.graph import FAILED, outcome_version
 from optikit_assets.history import RowsByTable, benchmark_rows
@@ -105,10 +106,7 @@ def _refused_by(pool: str, stage: Partition, recipe: str, gpus: int) -> str | No
     """
     hardware = stage.runner.hardware
     if gpus > hardware.count:
-        return (
-            f"needs {gpus} accelerators, a node of pool {pool} has {hardware.count}: a server runs "
-            "on one node, so neither tensor nor pipeline parallelism goes beyond its cards"
-        )
+        return beyond_a_node(pool, gpus, hardware)
     experts = expert_count(read_config(stage.base.path)) > 0
     spec = stage.model_spec.engine
     reason = stage.engine.unsupported(stage.catalog.recipe(recipe), spec, hardware, experts=experts)

@@ -1,10 +1,13 @@
 """Pool files: what they may say, and what is wrong with them in one line each."""
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from optikit_assets.errors import SpecError, UnknownNameError
+from optikit_assets.settings import REPOSITORY
 from optikit_assets.specs import LOCAL, Catalog, PoolSpec, load_spec
 
 H100 = """\
@@ -75,3 +78,27 @@ def test_a_catalog_knows_the_machine_itself_without_a_file() -> None:
     assert catalog.pool(LOCAL) == PoolSpec(name=LOCAL)
     with pytest.raises(UnknownNameError, match="unknown hardware pool 'h100'"):
         catalog.pool("h100")
+
+
+PAGE = (Path(__file__).parents[3] / "docs" / "hardware.md").read_text(encoding="utf-8")
+
+
+def test_the_page_of_pools_has_an_example_that_loads_and_names_every_key(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    assert load(tmp_path, example).labels == {"ray.io/accelerator-type": "H100"}
+    named = set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE))
+    assert named >= set(PoolSpec.model_fields) - {"name", "description"}
+
+
+def test_who_names_a_pool_that_is_not_there_is_told(tmp_path: Path) -> None:
+    shutil.copytree(REPOSITORY / "recipes", tmp_path / "recipes")
+    slo = tmp_path / "recipes" / "slos" / "demo.yaml"
+    slo.write_text(slo.read_text() + "pools: [local, h100]\n")
+    with pytest.raises(SpecError, match=r"slos/demo.yaml.*unknown hardware pool 'h100'.*local"):
+        Catalog.load(tmp_path / "recipes")
+
+
+def test_on_which_pools_an_slo_is_asked_changes_nothing_of_what_is_asked() -> None:
+    catalog = Catalog.load(REPOSITORY / "recipes")
+    slo = catalog.slo("demo")
+    assert slo.model_copy(update={"pools": ("h100",)}).digest() == slo.digest()
