@@ -9,10 +9,10 @@ tokens cost
 Where no pool has a price, they are compared by :math:`r` alone; one without a price comes after all
 that have one.
 
-Certification takes accelerator time, so not every pool is certified. What a search found is the
-best of many noisy probes and rather too high than too low, so the cost that follows from it is a
-lower bound: pools are certified in the order of that bound, and no more once the best that was
-certified costs no more than the next could at best.
+Certification takes accelerator time, so not every pool is certified. A search gives its rate with
+an interval, and the upper end of it is what certification could find at best. Pools are certified
+from the cheapest by the rates that their searches found, and those are left out that could not
+become cheaper than the best that was certified.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,12 +32,15 @@ class Contender:
     ----------
     claimed_per_gpu
         Highest rate per card that a search found on it, of what may be deployed; 0: none.
+    at_best_per_gpu
+        Highest upper end of such a rate.
     """
 
     pool: str
     accelerator: str
     price_per_hour: float | None
     claimed_per_gpu: float
+    at_best_per_gpu: float
     recipe: str | None = None
     tuned: bool | None = None
     gpus: int | None = None
@@ -78,8 +81,8 @@ def certify_cheapest(
     found: dict[str, Certification] = {}
     best: tuple[tuple[bool, float], str] | None = None
     for contender in able:
-        if best is not None and best[0] <= expense(contender, contender.claimed_per_gpu):
-            break
+        if best is not None and best[0] <= expense(contender, contender.at_best_per_gpu):
+            continue
         seen = found[contender.pool] = certify(contender.pool)
         if seen.rate_per_gpu:
             here = (expense(contender, seen.rate_per_gpu), contender.pool)
@@ -129,7 +132,7 @@ def _offer(
         cost_per_million_tokens=cost_per_million_tokens(
             contender.claimed_per_gpu, contender.price_per_hour, slo
         ),
-        reason="as its search found it: no certification could have made it cheaper",
+        reason="by its search, which leaves no room for a lower cost than what is deployed",
         **common,
     )
 
@@ -147,7 +150,7 @@ def comparison(found: Sequence[PoolOffer]) -> str:
 def _numbers(offer: PoolOffer) -> str:
     if offer.rate_per_gpu is None:
         return "meets the SLO at no rate"
-    how = "" if offer.evidence == "confirmed" else " at most"
+    how = "" if offer.evidence == "confirmed" else " by its search"
     cost = offer.cost_per_million_tokens
     priced = "" if cost is None else f", {cost:.3g} per million tokens"
-    return f"serves{how} {offer.rate_per_gpu:.3g} requests/s per GPU{priced}"
+    return f"serves {offer.rate_per_gpu:.3g} requests/s per GPU{how}{priced}"

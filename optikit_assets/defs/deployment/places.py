@@ -51,6 +51,9 @@ class Place:
             accelerator=self.stage.runner.hardware.label,
             price_per_hour=self.stage.catalog.pool(name).price_per_hour,
             claimed_per_gpu=0.0 if best is None else best.rate_per_gpu,
+            at_best_per_gpu=max(
+                (arm.at_best_per_gpu for arm in self.selection.candidates), default=0.0
+            ),
             recipe=best and best.recipe,
             tuned=best and best.tuned,
             gpus=best and best.gpus,

@@ -17,8 +17,11 @@ from tests.unit.deployment import samples
 from tests.unit.deployment.samples import CHAT, arm
 
 
-def pool(name: str, claim: float, price: float | None = None) -> Contender:
-    return Contender(name, f"8 x {name}", price, claim, recipe="int_w8a8", tuned=True, gpus=1)
+def pool(
+    name: str, claim: float, price: float | None = None, at_best: float | None = None
+) -> Contender:
+    best = claim if at_best is None else at_best
+    return Contender(name, f"8 x {name}", price, claim, best, "int_w8a8", tuned=True, gpus=1)
 
 
 def certified(rate: float) -> Certification:
@@ -84,6 +87,13 @@ def test_a_million_tokens_cost_what_they_take_of_an_hour():
             id="a pool on which nothing holds is passed over",
         ),
         pytest.param(
+            [pool("h100", 4.0, 4.0, at_best=5.0), pool("h200", 6.0, 5.0)],
+            {"h100": 4.9, "h200": 5.9},
+            "h100",
+            ["h200", "h100"],
+            id="what may be more than its search found is looked at",
+        ),
+        pytest.param(
             [pool("h100", 4.0), pool("h200", 6.0)],
             {"h100": 3.9, "h200": 5.9},
             "h200",
@@ -132,8 +142,8 @@ def test_every_pool_tells_its_numbers_and_what_stands_behind_them():
     assert h200.cost_per_million_tokens == cost_per_million_tokens(5.0, 5.0, CHAT)
     assert (l4.rate_per_gpu, l4.cost_per_million_tokens) == (None, None)
     assert comparison(told()) == (
-        "Pool h200 serves 5 requests/s per GPU, 0.217 per million tokens; h100 serves at most 4 "
-        "requests/s per GPU, 0.217 per million tokens; l4 meets the SLO at no rate."
+        "Pool h200 serves 5 requests/s per GPU, 0.217 per million tokens; h100 serves 4 "
+        "requests/s per GPU by its search, 0.217 per million tokens; l4 meets the SLO at no rate."
     )
 
 
