@@ -194,7 +194,15 @@ class Versions:
         if not self.named:
             return known.pool
         there = node.on(known.pool)
-        inputs = {up: self.expected(up) for up in upstream(there, pools=[known.pool])}
+        try:
+            inputs = {up: self.expected(up) for up in upstream(there, pools=[known.pool])}
+        except AcceleratorError as error:
+            # Made anew elsewhere it would make all outdated that was measured with its q*.
+            name = pool_name(known.pool)
+            raise AcceleratorError(
+                f"{error}; {node} was made on pool {name}: wait until it is there, or delete "
+                f"recipes/hardware/{name}.yaml to have it made anew"
+            ) from error
         return known.pool if content_key(node.asset, inputs) == known.version else home
 
     def participants(self, node: Node) -> dict[str | None, list[str]]:

@@ -107,9 +107,11 @@ class Catalog:
 
     def pool(self, name: str) -> PoolSpec:
         """Return the pool called `name`; that of the machine itself needs no file."""
-        if name == LOCAL:
-            return self.pools.get(LOCAL) or PoolSpec(name=LOCAL)
-        return _look_up("hardware pool", self.pools, name)
+        return _look_up("hardware pool", self._every_pool, name)
+
+    @property
+    def _every_pool(self) -> dict[str, PoolSpec]:
+        return {LOCAL: PoolSpec(name=LOCAL), **self.pools}
 
     def scenario_digest(self, slo_name: str) -> str:
         """Return the digest of an SLO and its search space, the version of a scenario."""
@@ -131,9 +133,8 @@ class Catalog:
         self._require("models", self.models, "slos", self.slos, "SLO")
         self._require("jobs", self.jobs, "slos", self.slos, "SLO")
         self._require("jobs", self.jobs, "recipes", self.recipes, "recipe")
-        pools = {LOCAL: self.pool(LOCAL), **self.pools}
         for folder, specs in (("slos", self.slos), ("models", self.models), ("jobs", self.jobs)):
-            self._require(folder, specs, "pools", pools, "hardware pool")
+            self._require(folder, specs, "pools", self._every_pool, "hardware pool")
         for name, suite in self.suites.items():
             folder = self.task_folder(name)
             if folder is not None and not folder.is_dir():

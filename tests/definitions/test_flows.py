@@ -62,7 +62,7 @@ def test_a_study_that_is_outdated_takes_no_part_and_is_named(world: World):
     world.materialize(untuned)
     versions = world.versions()
     assert {item.state for item in world.judge(untuned)} == {"fresh"}
-    assert versions.participants(DECISION) == TWO
+    assert versions.participants(DECISION) == {None: TWO}
     assert STUDY not in versions.upstream(DECISION)
     assert set(versions.left_out(DECISION)) == set(TWO)
     assert versions.left_out(DECISION)["int_w8a8"].startswith(

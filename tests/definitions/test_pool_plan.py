@@ -149,6 +149,21 @@ def test_a_pool_that_cannot_be_asked_keeps_nobody_else_from_deciding(pools: Worl
     assert "pool h200 is away" in reason[1]
 
 
+def test_scores_are_not_made_anew_because_their_pool_is_away_for_a_while(pools: World):
+    class Gone(dict[str, Hardware]):
+        def get(self, pool: str, otherwise: Hardware) -> Hardware:  # type: ignore[override]
+            if pool == "h100":
+                raise AcceleratorError("the cluster is away")
+            return super().get(pool, otherwise)
+
+    pools.materialize(submit(pools, "h100"))
+    pools.elsewhere = Gone(pools.elsewhere)
+    with pytest.raises(
+        AcceleratorError, match=r"^the cluster is away; .*was made on pool h100: wa"
+    ):
+        plan(pools, "h200")
+
+
 def test_a_content_key_on_the_machine_itself_names_no_pool(world: World):
     alone = {str(up): v for up, v in actual(world).items()}
     assert "serving_runtime" in alone

@@ -76,7 +76,7 @@ def test_neither_price_nor_way_there_is_a_fact_of_the_hardware(tmp_path: Path) -
 def test_a_catalog_knows_the_machine_itself_without_a_file() -> None:
     catalog = Catalog(Path("recipes"))
     assert catalog.pool(LOCAL) == PoolSpec(name=LOCAL)
-    with pytest.raises(UnknownNameError, match="unknown hardware pool 'h100'"):
+    with pytest.raises(UnknownNameError, match="unknown hardware pool 'h100'; known: local"):
         catalog.pool("h100")
 
 
