@@ -225,8 +225,12 @@ def _known_seconds() -> dict[Node, float]:
     except HistoryError:
         # There is none yet, or one that an earlier release published.
         return {}
-    rows = found.itertuples(index=False)
-    return {Node.of(row.asset, row.partition): row.seconds for row in rows if row.asset in GRAPH}
+    rows = found.to_dict("records")
+    return {
+        Node.of(row["asset"], row["partition"]): row["seconds"]
+        for row in rows
+        if row["asset"] in GRAPH
+    }
 
 
 def width(slots: Iterable[int]) -> int:

@@ -39,7 +39,7 @@ def priorities(
     running = set(to_run)
     longest: dict[Node, float] = {}
     after: defaultdict[Node, float] = defaultdict(float)
-    for node in reversed(waits_for):
+    for node in reversed(list(waits_for)):
         own = seconds.get(node, usual.get(node.asset, overall)) if node in running else 0.0
         longest[node] = own + after[node]
         for up in waits_for[node]:

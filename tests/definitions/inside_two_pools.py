@@ -11,7 +11,7 @@ from optikit_assets.definitions import defs
 from optikit_assets.defs import partitions
 from optikit_assets.engines import Hardware
 from optikit_assets.errors import AcceleratorError
-from optikit_assets.execution import Pools
+from optikit_assets.execution import Lease, Pools
 from optikit_assets.execution.testing import InProcessExecutor
 from optikit_assets.graph import PIPELINE, Key, Node, pool_part, upstream
 from optikit_assets.headless.materialize import materialize_node, open_instance
@@ -19,6 +19,8 @@ from optikit_assets.headless.optimize import Submission, plan_submission
 from optikit_assets.history import History
 from optikit_assets.settings import settings
 from optikit_assets.workers.benchmark import BenchmarkWorkerResult
+from optikit_assets.workers.channel import Emit
+from optikit_assets.workers.messages import Message
 from tests.definitions.test_candidates import artifact_of
 from tests.definitions.test_certification import SLO, Machine
 from tests.definitions.test_graph import SNAPSHOT, SPECS
@@ -93,9 +95,9 @@ class Cards(Machine):
         self.speed = speed
         self.workers: list[str] = []
 
-    def work(self, worker: str, *told: Any) -> Any:
+    def work(self, worker: str, request: Any, lease: Lease, emit: Emit) -> Message:
         self.workers.append(worker)
-        return super().work(worker, *told)
+        return super().work(worker, request, lease, emit)
 
     def serve(self, request: Any, factor: float) -> BenchmarkWorkerResult:
         return super().serve(request, factor * self.speed)
@@ -185,7 +187,8 @@ def test_each_pool_is_measured_and_the_cheaper_one_ships_with_what_the_other_cos
         "SELECT pool, list_sort(list(DISTINCT worker)) AS workers, bool_and(returned) AS returned, "
         "max(slots) AS slots FROM leases GROUP BY pool ORDER BY pool"
     )
-    assert [(row.pool, list(row.workers), row.slots) for row in held.itertuples()] == [
+    kept = [(row["pool"], list(row["workers"]), row["slots"]) for row in held.to_dict("records")]
+    assert kept == [
         ("h100", ["benchmark", "compress", "evaluate"], 8),
         ("h200", ["benchmark"], 8),
     ]
