@@ -171,12 +171,13 @@ def repeatability(
     times: Annotated[int, typer.Option(min=2, max=1000, help="Number of evaluations.")] = 10,
     deterministic: Annotated[bool, typer.Option(help="The engine's deterministic mode.")] = True,
     seed: Annotated[int, typer.Option(min=0, help="The same for every evaluation.")] = 1234,
+    pool: Annotated[str, typer.Option(help="Hardware pool that it runs on.")] = "local",
     json_out: JsonOut = None,
 ) -> None:
     """Evaluate one checkpoint several times and show how far its scores vary by themselves."""
     from optikit_assets.cli.evaluate import run_repeatability
 
-    run_repeatability(model, recipe, suite, times, deterministic, seed, json_out)
+    run_repeatability(model, recipe, suite, times, deterministic, seed, pool, json_out)
 
 
 @app.command()
