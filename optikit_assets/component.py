@@ -38,6 +38,7 @@ class OptimizationComponent(dg.Component, dg.Model, dg.Resolvable):
     slos: Inline = Field(default_factory=list, description="Further SLOs.")
     search_spaces: Inline = Field(default_factory=list, description="Further search spaces.")
     models: Inline = Field(default_factory=list, description="Further models.")
+    hardware: Inline = Field(default_factory=list, description="Further hardware pools.")
     automation: Literal["stopped", "running"] = Field(
         default="stopped",
         description="Whether the sensors for new models, edits and stale partitions start on.",
@@ -107,6 +108,7 @@ class OptimizationComponent(dg.Component, dg.Model, dg.Resolvable):
             "slos": self.slos,
             "search_spaces": self.search_spaces,
             "models": self.models,
+            "hardware": self.hardware,
         }
         if not any(own.values()):
             return folder

@@ -4,12 +4,13 @@ from resources.artifact_store import ArtifactStoreResource
 from resources.history import HistoryResource, open_history
 from resources.model_registry import ModelRegistryResource
 from resources.publisher import PublisherResource
-from resources.stage_runner import StageRunnerResource
+from resources.stage_runner import PoolRunner, StageRunnerResource
 
 __all__ = [
     "ArtifactStoreResource",
     "HistoryResource",
     "ModelRegistryResource",
+    "PoolRunner",
     "PublisherResource",
     "StageRunnerResource",
     "open_history",

@@ -1,14 +1,16 @@
-"""The executor as a Dagster resource: it knows which asset or op asks for a worker."""
+"""The pools as a Dagster resource: it knows which asset or op asks for a worker, and where."""
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import dagster as dg
 
 from optikit_assets.engines import Hardware
 from optikit_assets.errors import AcceleratorError
-from optikit_assets.execution import Executor, Lease, OnRecord, Origin, ignore
+from optikit_assets.execution import Executor, Lease, OnRecord, Origin, Pools, ignore
+from optikit_assets.graph import pool_name
 from optikit_assets.workers.messages import Message, Record
 
 ResultT = TypeVar("ResultT", bound=Message)
@@ -20,26 +22,23 @@ def nobody(worker: str, record: Record) -> None:
     """Hear of nothing."""
 
 
-class StageRunnerResource(dg.ConfigurableResource):
-    """Runs the workers of stages on an executor."""
+@dataclass(frozen=True)
+class PoolRunner:
+    """Runs workers on one pool."""
 
-    executor: dg.ResourceDependency[Executor]
-    listener: dg.ResourceDependency[Listener]
+    name: str
+    pools: Pools
+    listener: Listener
 
-    @classmethod
-    def on(
-        cls, make_executor: Callable[[], Executor], listener: Listener = nobody
-    ) -> "StageRunnerResource":
-        """Return a runner; the executor is made anew for every run."""
-        return cls(
-            executor=dg.ResourceDefinition(lambda context: make_executor()),
-            listener=dg.ResourceDefinition.hardcoded_resource(listener),
-        )
+    @property
+    def executor(self) -> Executor:
+        """Of the pool: grants leases."""
+        return self.pools.executor(self.name)
 
     @property
     def hardware(self) -> Hardware:
         """Of the nodes that execute."""
-        return self.executor.hardware()
+        return self.pools.hardware(self.name)
 
     def run(
         self,
@@ -77,3 +76,28 @@ class StageRunnerResource(dg.ConfigurableResource):
         return self.executor.run(
             worker, request, result_model, lease, on_record=tell, origin=origin
         )
+
+
+class StageRunnerResource(dg.ConfigurableResource):
+    """Runs the workers of stages on pools."""
+
+    pools: dg.ResourceDependency[Pools]
+    listener: dg.ResourceDependency[Listener]
+
+    @classmethod
+    def over(
+        cls, make_pools: Callable[[], Pools], listener: Listener = nobody
+    ) -> "StageRunnerResource":
+        """Return a runner; its pools are made anew for every run."""
+        return cls(
+            pools=dg.ResourceDefinition(lambda context: make_pools()),
+            listener=dg.ResourceDefinition.hardcoded_resource(listener),
+        )
+
+    def on(self, pool: str | None) -> PoolRunner:
+        """Return what runs workers on one pool, by the part of a key that stands for it."""
+        return PoolRunner(pool_name(pool), self.pools, self.listener)
+
+    def hardware(self, pool: str | None) -> Hardware:
+        """Return that of a pool's nodes."""
+        return self.on(pool).hardware

@@ -95,6 +95,13 @@ def optimize(
             "quantize_and_benchmark, or one that a package adds; default: quantize_and_tune.",
         ),
     ] = None,
+    pool: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Hardware pool (recipes/hardware/, or local) to measure on; may be repeated; "
+            "default: those of the SLO."
+        ),
+    ] = None,
     job: Annotated[
         str | None, typer.Option(metavar="NAME|FILE", help="Job file instead of the options.")
     ] = None,
@@ -106,7 +113,7 @@ def optimize(
     """
     from optikit_assets.cli.optimize import run_optimize
 
-    sys.exit(run_optimize(model, flow, slo or [], recipe or [], job, json_out))
+    sys.exit(run_optimize(model, flow, slo or [], recipe or [], pool or [], job, json_out))
 
 
 @app.command()
@@ -168,12 +175,13 @@ def repeatability(
     times: Annotated[int, typer.Option(min=2, max=1000, help="Number of evaluations.")] = 10,
     deterministic: Annotated[bool, typer.Option(help="The engine's deterministic mode.")] = True,
     seed: Annotated[int, typer.Option(min=0, help="The same for every evaluation.")] = 1234,
+    pool: Annotated[str, typer.Option(help="Hardware pool that it runs on.")] = "local",
     json_out: JsonOut = None,
 ) -> None:
     """Evaluate one checkpoint several times and show how far its scores vary by themselves."""
     from optikit_assets.cli.evaluate import run_repeatability
 
-    run_repeatability(model, recipe, suite, times, deterministic, seed, json_out)
+    run_repeatability(model, recipe, suite, times, deterministic, seed, pool, json_out)
 
 
 @app.command()

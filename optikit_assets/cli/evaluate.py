@@ -88,12 +88,14 @@ def run_repeatability(
     times: int,
     deterministic: bool,
     seed: int,
+    pool: str,
     json_out: Path | None,
 ) -> None:
     """Evaluate a checkpoint several times and print the paper's Table 4 for it."""
     catalog = Catalog.load(settings().recipes)
     version = ModelRegistry(settings().home, settings().root, catalog).resolve(model)
     catalog.recipe(recipe)
+    catalog.pool(pool)
     find_suite(catalog, suite or catalog.model(version.name).suite)
     check_output(json_out)
     python_of(settings().envs_home, "serve")
@@ -104,6 +106,7 @@ def run_repeatability(
         "times": times,
         "deterministic": deterministic,
         "seed": seed,
+        "pool": pool,
     }
     console = Console()
     series = run_job(repeatability, "evaluate_repeatedly", config, _shower(console))

@@ -15,9 +15,9 @@ from rich.text import Text
 from optikit_assets.artifacts import ArtifactStore, open_store
 from optikit_assets.artifacts.models import ModelRegistry, ModelVersion
 from optikit_assets.environments.status import environment_status
-from optikit_assets.errors import DamagedArtifactError, HistoryError, StorageError
+from optikit_assets.errors import AcceleratorError, DamagedArtifactError, HistoryError, StorageError
 from optikit_assets.settings import settings
-from optikit_assets.specs import Catalog
+from optikit_assets.specs import LOCAL, Catalog
 from resources.history import open_history
 
 _STYLES = {
@@ -71,7 +71,7 @@ def _cell(value: Any) -> Text:
 
 def run_status(model: str | None) -> None:
     """Print the state of every partition of the SLOs that were ever asked for."""
-    from optikit_assets.execution import get_executor
+    from optikit_assets.execution import Pools
     from optikit_assets.headless.materialize import open_instance
     from optikit_assets.headless.optimize import status
 
@@ -79,7 +79,7 @@ def run_status(model: str | None) -> None:
     registry = ModelRegistry(settings().home, settings().root, catalog)
     keys = [registry.resolve(model).key] if model else [v.key for v in registry.versions()]
     with open_instance() as instance:
-        plan = status(catalog, keys, instance, get_executor(settings()).hardware())
+        plan = status(catalog, keys, instance, Pools.of(settings(), catalog))
     table = Table("asset", "partition", "state", "outcome", "when", "why")
     for item in plan:
         when = datetime.fromtimestamp(item.timestamp, UTC).astimezone() if item.timestamp else None
@@ -96,8 +96,6 @@ def run_status(model: str | None) -> None:
 
 def run_doctor(verify: bool = False) -> int:
     """Print what is ready and what to do; 1 if something is missing or found damaged."""
-    from optikit_assets.execution import get_executor
-
     table = Table("what", "state", "details", "what to do")
     ready = True
     for item in environment_status(settings().envs_home):
@@ -105,8 +103,8 @@ def run_doctor(verify: bool = False) -> int:
         color = "green" if item.ready else "red"
         state = f"[{color}]{item.state}[/]"
         table.add_row(f"{item.name} environment", state, item.reason, item.what_to_do)
-    hardware = get_executor(settings()).hardware()
-    table.add_row("accelerator", "[green]found[/]", f"{hardware.count} × {hardware.name}", "")
+    catalog = Catalog.load(settings().recipes)
+    ready &= _look_for_pools(catalog, table)
     home = settings().home
     home.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(home).free
@@ -117,7 +115,6 @@ def run_doctor(verify: bool = False) -> int:
         f"{free / 2**30:.0f} GiB free at {home}",
         "free space, or set OPTIKIT_HOME to a larger disk" if low else "",
     )
-    catalog = Catalog.load(settings().recipes)
     table.add_row(
         "specs",
         "[green]ok[/]",
@@ -138,6 +135,25 @@ def run_doctor(verify: bool = False) -> int:
         )
     (Console() if sys.stdout.isatty() else Console(width=200)).print(table)
     return 0 if ready else 1
+
+
+def _look_for_pools(catalog: Catalog, table: Table) -> bool:
+    """Add a row for the accelerators of every pool; say whether all are as declared."""
+    from optikit_assets.execution import Pools
+
+    pools = Pools.of(settings(), catalog)
+    found = True
+    for name in (LOCAL, *sorted(set(catalog.pools) - {LOCAL})):
+        what = "accelerator" if name == LOCAL else f"pool {name}"
+        try:
+            hardware = pools.hardware(name)
+        except AcceleratorError as error:
+            # A control machine may have no pool of its own.
+            found &= name == LOCAL and len(catalog.pools) > 0
+            table.add_row(what, "[red]not found[/]", Text(str(error)), "")
+        else:
+            table.add_row(what, "[green]found[/]", f"{hardware.count} × {hardware.name}", "")
+    return found
 
 
 def _verify_all(store: ArtifactStore, table: Table) -> bool:

@@ -8,8 +8,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from optikit_assets.deployment import arms_table
-from optikit_assets.graph import DEPLOYABLE_CONFIG, FAILED, Key, Node
+from optikit_assets.deployment import arms_table, pools_table
+from optikit_assets.graph import DEPLOYABLE_CONFIG, FAILED, Key, Node, pool_name
 from optikit_assets.headless.driver import DriverReport
 from optikit_assets.headless.made import evaluated_recipes, measured_recipes
 from optikit_assets.headless.optimize import Submission, deployments, published_at
@@ -55,7 +55,14 @@ def _decided(submission: Submission, unfinished: Set[Node]) -> Made:
     }
     links = {slo: published_at(submission.model_key, slo) for slo in found}
     return Made(
-        tuple(arms_table(deployment, links[slo]) for slo, deployment in found.items()),
+        tuple(
+            table
+            for slo, deployment in found.items()
+            for table in (
+                arms_table(deployment, links[slo]),
+                *([pools_table(deployment)] if deployment.pools else []),
+            )
+        ),
         tuple(DEPLOYMENT_FILE.dump(deployment) for deployment in found.values()),
         tuple(
             f"no configuration meets SLO {slo}: {deployment.closest}"
@@ -71,6 +78,9 @@ def _measured(submission: Submission, found: Sequence[MeasuredRecipe]) -> Made:
     rates.add_column("Limit between", justify="right", no_wrap=True)
     rates.add_column("Accelerators", justify="right")
     rates.add_column("Why", overflow="fold")
+    pools = any(row.pool for row in found)
+    if pools:
+        rates.add_column("Pool", no_wrap=True)
     for row in found:
         found_rate = row.benchmark
         feasible = found_rate.status == "feasible"
@@ -83,6 +93,7 @@ def _measured(submission: Submission, found: Sequence[MeasuredRecipe]) -> Made:
             f"{_shown(low)} and {_shown(high)}" if feasible else "–",
             str(found_rate.gpus),
             Text(found_rate.reason),
+            *([Text(pool_name(row.pool))] if pools else []),
         )
     held = {row.slo for row in found if row.benchmark.status == "feasible"}
     failed = [row for row in found if row.benchmark.status == FAILED]
@@ -95,6 +106,11 @@ def _measured(submission: Submission, found: Sequence[MeasuredRecipe]) -> Made:
         ),
         ", ".join(row.artifact for row in found if row.artifact),
     )
+
+
+def _without_pool(record: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the pool where it is the machine itself, as for all that was before there were."""
+    return {name: value for name, value in record.items() if name != "pool" or value}
 
 
 def _evaluated(submission: Submission, found: Sequence[EvaluatedRecipe]) -> Made:

@@ -25,12 +25,13 @@ def run_optimize(
     flow: str | None,
     slos: list[str],
     recipes: list[str],
+    pools: list[str],
     job: str | None,
     json_out: Path | None,
 ) -> int:
     """Run a submission and print what it made; 0 only if all that its flow asks for is there."""
     catalog = Catalog.load(settings().recipes)
-    submission = resolve_submission(_job(catalog, model, flow, slos, recipes, job), catalog)
+    submission = resolve_submission(_job(catalog, model, flow, slos, recipes, pools, job), catalog)
     check_output(json_out)
     console = Console()
     errors = Console(stderr=True)
@@ -61,12 +62,13 @@ def _job(
     flow: str | None,
     slos: list[str],
     recipes: list[str],
+    pools: list[str],
     job: str | None,
 ) -> JobSpec:
     if job is not None:
-        if model or flow or slos or recipes:
+        if model or flow or slos or recipes or pools:
             raise OptikitError(
-                "--job already names model, flow, SLOs and recipes: give one or the other"
+                "--job already names model, flow, SLOs, recipes and pools: give one or the other"
             )
         if job in catalog.jobs:
             return catalog.jobs[job]
@@ -79,6 +81,7 @@ def _job(
         model=model,
         slos=tuple(slos),
         recipes=tuple(recipes),
+        pools=tuple(pools),
     )
 
 

@@ -1,5 +1,8 @@
 """All assets and resources of the graph in one place."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from optikit_assets.defs.base_model import base_model
 from optikit_assets.defs.benchmarking.benchmark_sweep import benchmark_sweep
 from optikit_assets.defs.deployment.deployable_config import deployable_config
@@ -7,8 +10,10 @@ from optikit_assets.defs.evaluation.eval_scores import eval_scores
 from optikit_assets.defs.quantization.quantized_model import quantized_model
 from optikit_assets.defs.sources import SOURCES
 from optikit_assets.defs.tuning.tuned_config import tuned_config
-from optikit_assets.execution import get_executor
+from optikit_assets.execution import Pools
+from optikit_assets.history import History
 from optikit_assets.settings import settings
+from optikit_assets.specs import Catalog
 from resources import (
     ArtifactStoreResource,
     HistoryResource,
@@ -45,5 +50,11 @@ def resources(listener: Listener = nobody) -> dict[str, object]:
         "artifacts": ArtifactStoreResource(url=here.store, home=str(here.home)),
         "history": HistoryResource(root=str(here.history), store=here.store, home=str(here.home)),
         "publisher": PublisherResource(name=here.publisher, home=str(here.home)),
-        "runner": StageRunnerResource.on(lambda: get_executor(here), listener),
+        "runner": StageRunnerResource.over(
+            lambda: Pools.of(here, Catalog.load(here.recipes), _keep_lease), listener
+        ),
     }
+
+
+def _keep_lease(row: Mapping[str, Any]) -> None:
+    History(settings().history).append("leases", [row])

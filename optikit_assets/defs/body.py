@@ -1,5 +1,6 @@
 """What the body of every stage does around its one subsystem call: keys, memoization, rows."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import dagster as dg
 
 from optikit_assets.artifacts import Artifact, ArtifactDraft, Reference
 from optikit_assets.artifacts.models import FetchedModel
-from optikit_assets.defs.recorded import INPUTS_METADATA, STATUS_TAG, Versions
+from optikit_assets.defs.recorded import INPUTS_METADATA, POOL_TAG, STATUS_TAG, Versions
 from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.engines import Engine, get_engine
 from optikit_assets.errors import StageError
@@ -30,6 +31,7 @@ from resources import (
     ArtifactStoreResource,
     HistoryResource,
     ModelRegistryResource,
+    PoolRunner,
     StageRunnerResource,
 )
 
@@ -44,7 +46,7 @@ BENCHMARKS = "benchmarks"
 
 @dataclass
 class Partition:
-    """One partition of one asset while its body runs.
+    """One partition of one asset while its body runs, on one pool.
 
     The body computes the content key first and looks it up in the store: on a hit it re-emits the
     same version and starts no worker.
@@ -54,14 +56,28 @@ class Partition:
     models: ModelRegistryResource
     artifacts: ArtifactStoreResource
     history: HistoryResource
-    runner: StageRunnerResource
+    runners: StageRunnerResource
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     benchmarks: list[dict[str, Any]] = field(default_factory=list)
 
-    @property
+    @cached_property
     def node(self) -> Node:
-        """Which partition of which asset."""
-        return Node.of(self.context.asset_key.to_user_string(), self.context.partition_key)
+        """Which partition of which asset, as seen from the pool that its workers are on."""
+        node = Node.of(self.context.asset_key.to_user_string(), self.context.partition_key)
+        return node.on(self.versions.pool_of(node))
+
+    def on(self, pool: str | None) -> "Partition":
+        """Return this partition with its workers on another pool."""
+        other = copy.copy(self)
+        for name in ("runner", "provenance"):
+            vars(other).pop(name, None)
+        other.node = self.node.on(pool)
+        return other
+
+    @cached_property
+    def runner(self) -> PoolRunner:
+        """Runs workers on the pool."""
+        return self.runners.on(self.node.key.pool)
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -72,9 +88,10 @@ class Partition:
     def versions(self) -> Versions:
         """Versions of sources and of what is materialized."""
         registry = self.models.registry(self.catalog)
-        hardware = self.runner.hardware
-        sources = SourceVersions(self.catalog, registry, hardware)
-        return Versions(self.context.instance, sources, self.artifacts.has)
+        sources = SourceVersions(self.catalog, registry, self.runners.hardware)
+        told = self.context.run.tags.get(POOL_TAG)
+        named = {"": told.split(",")} if told else {}
+        return Versions(self.context.instance, sources, self.artifacts.has, named=named)
 
     @cached_property
     def inputs(self) -> dict[Node, str]:
@@ -275,7 +292,11 @@ class Partition:
         return dg.MaterializeResult(
             data_version=dg.DataVersion(version),
             metadata={"status": status, "seconds": round(seconds, 1), **shown},
-            tags={STATUS_TAG: status, CACHE_TAG: "hit" if cached else "miss"},
+            tags={
+                STATUS_TAG: status,
+                CACHE_TAG: "hit" if cached else "miss",
+                **({} if self.node.key.pool is None else {POOL_TAG: self.node.key.pool}),
+            },
             check_results=checks or [],
         )
 
@@ -290,6 +311,7 @@ class Partition:
                     "model": self.model_key,
                     "recipe": self.recipe or None,
                     "slo": self.slo or None,
+                    "pool": self.node.key.pool,
                     "cached": cached,
                     "run_id": self.context.run.run_id,
                     "materialized_at": datetime.now(UTC),

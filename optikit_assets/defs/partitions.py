@@ -1,27 +1,64 @@
 """The graph as Dagster has it: partitions, dependencies and mappings, derived from the table.
 
-Models are dynamic partitions, recipes and SLOs static ones.
+Models are dynamic partitions, recipes, SLOs and pools static ones. Without a file in
+``recipes/hardware/`` there are no pools here: what is partitioned by them is one partition then.
 """
 
 from typing import Any
 
 import dagster as dg
 
-from optikit_assets.graph import GRAPH, SCENARIO_SPEC, Node, nodes_of
+from optikit_assets.graph import (
+    GRAPH,
+    OBSERVED,
+    POOL_SPEC,
+    SCENARIO_SPEC,
+    SERVING_RUNTIME,
+    Node,
+    nodes_of,
+    pool_name,
+    pool_part,
+)
 from optikit_assets.graph.keys import parts_of, unpack
 from optikit_assets.settings import settings
-from optikit_assets.specs import Catalog
+from optikit_assets.specs import LOCAL, Catalog
 
 MODEL_DIMENSION = "models"
 
 catalog = Catalog.load(settings().recipes)
 RECIPES = sorted(catalog.recipes)
 SLOS = sorted(catalog.slos)
+POOLS = [LOCAL, *sorted(set(catalog.pools) - {LOCAL})]
+"""The machine itself first, whether or not it has a file."""
+SOURCES = tuple(asset for asset in OBSERVED if asset != POOL_SPEC or catalog.pools)
+"""Without a pool file nothing is said of prices."""
 
 
 def all_nodes(asset: str, models: list[str]) -> list[Node]:
     """Return every partition of an asset, for these models if it has such."""
-    return nodes_of([asset], models=models, recipes=RECIPES, slos=SLOS)
+    pools = sorted(catalog.pools) if asset == POOL_SPEC else POOLS
+    parts = [pool_part(name) for name in pools]
+    return nodes_of([asset], models=models, recipes=RECIPES, slos=SLOS, pools=parts)
+
+
+def keys_of(node: Node, models: list[str]) -> list[str | None]:
+    """Return the partition keys that Dagster knows a source by."""
+    pool = pool_name(node.key.pool)
+    match dimensions_of(node.asset):
+        case ("model", "pool"):
+            return [f"{model}|{pool}" for model in models]
+        case ("pool",):
+            return [pool]
+        case _:
+            return [node.partition]
+
+
+def dimensions_of(asset: str) -> tuple[str, ...]:
+    """Return what Dagster partitions an asset by."""
+    if asset == SERVING_RUNTIME:
+        # Dagster has no mapping from [pool] to [model|scenario], but one from [model|pool].
+        return ("model", "pool") if len(POOLS) > 1 else ()
+    return GRAPH[asset].dimensions
 
 
 models = dg.DynamicPartitionsDefinition(name=MODEL_DIMENSION)
@@ -30,6 +67,7 @@ _OWNER = "team:ml-platform"
 _STATIC = {
     "recipe": RECIPES,
     "slo": SLOS,
+    "pool": POOLS,
     "scenario": [str(node.partition) for node in all_nodes(SCENARIO_SPEC, [])],
 }
 _DIMENSIONS: dict[str, dg.PartitionsDefinition] = {
@@ -40,7 +78,9 @@ _DIMENSIONS: dict[str, dg.PartitionsDefinition] = {
 
 def partitions_of(asset: str) -> dg.PartitionsDefinition | None:
     """Return the partitions of an asset, None if it has none."""
-    dimensions = {name: _DIMENSIONS[name] for name in GRAPH[asset].dimensions}
+    if asset == POOL_SPEC:
+        return dg.StaticPartitionsDefinition(sorted(catalog.pools))
+    dimensions = {name: _DIMENSIONS[name] for name in dimensions_of(asset)}
     if len(dimensions) > 1:
         return dg.MultiPartitionsDefinition(dimensions)
     return next(iter(dimensions.values()), None)
@@ -48,10 +88,11 @@ def partitions_of(asset: str) -> dg.PartitionsDefinition | None:
 
 def dependencies(asset: str) -> list[dg.AssetDep]:
     """Return what an asset depends on, with how partitions correspond."""
-    below = GRAPH[asset].dimensions
+    below = dimensions_of(asset)
     return [
-        dg.AssetDep(need, partition_mapping=_mapping(GRAPH[need].dimensions, below))
+        dg.AssetDep(need, partition_mapping=_mapping(dimensions_of(need), below))
         for need in GRAPH[asset].needs
+        if need in SOURCES or not GRAPH[need].observed
     ]
 
 
@@ -85,6 +126,9 @@ def multi_partition_key(node: Node) -> str | None:
 def _mapping(above: tuple[str, ...], below: tuple[str, ...]) -> dg.PartitionMapping | None:
     if not above or above == below:
         return None
+    if above == ("pool",):
+        # A decision looks at every price.
+        return dg.AllPartitionMapping()
     if len(above) == 1:
         return dg.MultiToSingleDimensionPartitionMapping(above[0])
     found: dict[str, dg.DimensionPartitionMapping] = {}
@@ -100,7 +144,9 @@ def _mapping(above: tuple[str, ...], below: tuple[str, ...]) -> dg.PartitionMapp
 
 def _agreeing(upper: str, lower: str) -> dg.StaticPartitionMapping:
     """Map each key of a dimension to those of another that agree with it in what both have."""
-    both = [name for name in ("recipe", "slo") if name in parts_of([upper]) & parts_of([lower])]
+    both = [
+        name for name in ("recipe", "slo", "pool") if name in parts_of([upper]) & parts_of([lower])
+    ]
 
     def shared(dimension: str, packed: str) -> list[str]:
         key = unpack((dimension,), packed)

@@ -1,31 +1,42 @@
 """What the instance recorded of nodes, against what their present inputs give."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import NamedTuple
 
 import dagster as dg
 
 from optikit_assets.artifacts import Artifact, ArtifactStore
 from optikit_assets.defs.source_versions import SourceVersions
+from optikit_assets.errors import AcceleratorError
 from optikit_assets.graph import (
+    BENCHMARK_SWEEP,
     DEPLOYABLE_CONFIG,
+    EVAL_SCORES,
     FAILED,
     GRAPH,
     MISSING,
+    POOL_SPEC,
+    QUANTIZED_MODEL,
     Node,
     content_key,
     is_failed,
     measurements_of,
     outcome_version,
+    pool_name,
+    pool_part,
     results_of,
     upstream,
 )
-from optikit_assets.specs import Catalog
+from optikit_assets.specs import LOCAL, Catalog
 
 DATA_VERSION_TAG = "dagster/data_version"
 STATUS_TAG = "optikit/status"
 INPUTS_METADATA = "inputs"
+POOL_TAG = "optikit/pool"
+"""Of a materialization: the named pool that its workers were on. Of a run: the names of the pools
+that it is about, with commas between them."""
 
 
 class Recorded(NamedTuple):
@@ -36,19 +47,31 @@ class Recorded(NamedTuple):
     timestamp: float
     run_id: str | None
     inputs: dict[str, str]
+    pool: str | None = None
 
 
 def recorded(instance: dg.DagsterInstance, node: Node) -> Recorded | None:
     """Return the latest recorded version of one partition, through public API only."""
+    return _latest(instance, node.asset, node.partition, observed=node.observed)
+
+
+def observed(instance: dg.DagsterInstance, asset: str, partition: str | None) -> str | None:
+    """Return the version that was last observed of a source, by its partition key in Dagster."""
+    found = _latest(instance, asset, partition, observed=True)
+    return found and found.version
+
+
+def _latest(
+    instance: dg.DagsterInstance, asset: str, partition: str | None, *, observed: bool
+) -> Recorded | None:
     records_filter = dg.AssetRecordsFilter(
-        asset_key=dg.AssetKey(node.asset),
-        asset_partitions=None if node.partition is None else [node.partition],
+        asset_key=dg.AssetKey(asset), asset_partitions=None if partition is None else [partition]
     )
-    fetch = instance.fetch_observations if node.observed else instance.fetch_materializations
+    fetch = instance.fetch_observations if observed else instance.fetch_materializations
     records = fetch(records_filter, limit=1).records
     if not records:
         return None
-    event = records[0].asset_observation if node.observed else records[0].asset_materialization
+    event = records[0].asset_observation if observed else records[0].asset_materialization
     if event is None or event.tags is None or DATA_VERSION_TAG not in event.tags:
         return None
     return Recorded(
@@ -57,12 +80,16 @@ def recorded(instance: dg.DagsterInstance, node: Node) -> Recorded | None:
         records[0].timestamp,
         records[0].run_id,
         _inputs(event.metadata),
+        event.tags.get(POOL_TAG),
     )
 
 
 def artifact_of(store: ArtifactStore, known: Recorded | None) -> Artifact | None:
     """Return what a recorded version stands for; None for a failure, and where it is gone."""
     return None if known is None or is_failed(known.version) else store.find(known.version)
+
+
+_OF_NO_POOL = (QUANTIZED_MODEL, EVAL_SCORES)
 
 
 def _is_optional(node: Node) -> bool:
@@ -88,15 +115,20 @@ class Versions:
     asked
         Nodes that are about to be brought up to date: a deployable config among them will choose
         from their recipes as well.
+    named
+        SLO -> names of the pools that a job names for it, and "" -> for what is under no SLO; empty
+        if there is no job.
     """
 
     instance: dg.DagsterInstance
     sources: SourceVersions
     has_artifact: Callable[[str], bool]
     asked: frozenset[Node] = frozenset()
+    named: Mapping[str, Sequence[str]] = field(default_factory=dict)
     _expected: dict[Node, str] = field(default_factory=dict)
     _recorded: dict[Node, Recorded | None] = field(default_factory=dict)
     _outdated: dict[Node, str] = field(default_factory=dict)
+    _pools: dict[Node, str | None] = field(default_factory=dict)
 
     @property
     def catalog(self) -> Catalog:
@@ -105,9 +137,13 @@ class Versions:
 
     def about_to_run(self, nodes: Iterable[Node]) -> "Versions":
         """Return the versions of the same moment for another set of `asked` nodes."""
-        asked = frozenset(nodes)
         return Versions(
-            self.instance, self.sources, self.has_artifact, asked, _recorded=self._recorded
+            self.instance,
+            self.sources,
+            self.has_artifact,
+            frozenset(nodes),
+            self.named,
+            _recorded=self._recorded,
         )
 
     def of_source(self, node: Node) -> str:
@@ -128,17 +164,89 @@ class Versions:
         against the others.
         """
         if node.asset != DEPLOYABLE_CONFIG:
-            return upstream(node)
-        found = upstream(node, self.participants(node))
-        return tuple(up for up in found if not _is_optional(up) or self._counts(up))
+            pool = self.pool_of(node)
+            return upstream(node.on(pool), pools=[pool])
+        found = list(upstream(node, (), ()))
+        for pool, recipes in self.participants(node).items():
+            found += upstream(node, recipes, [pool])
+        return tuple(up for up in dict.fromkeys(found) if self._is_there(up))
 
-    def participants(self, node: Node) -> list[str]:
-        """Return the recipes that a deployable config chooses from.
+    def _is_there(self, up: Node) -> bool:
+        if up.asset == POOL_SPEC:
+            return pool_name(up.key.pool) in self.catalog.pools
+        return not _is_optional(up) or self._counts(up)
+
+    def pool_of(self, node: Node) -> str | None:
+        """Return on which pool a stage is made, as the part of a key.
+
+        Checkpoints and scores are of no pool: there is one q* of a recipe, which all pools serve.
+        Compression asks for a kind of hardware alone, and any pool will do. Scores depend on what
+        computes them, so they are made on one pool: where they are current, they stay. Else they
+        are made on the first pool that a job names: a job has work done on its own pools, and a
+        pool that is added later, or a job that names another one first, makes no scores outdated,
+        nor what was measured with the q* that they chose.
+        """
+        if node.asset not in _OF_NO_POOL or node.key.pool is not None:
+            return node.key.pool
+        if node not in self._pools:
+            self._pools[node] = self._choose_pool(node)
+        return self._pools[node]
+
+    def _choose_pool(self, node: Node) -> str | None:
+        if len(self.pools) == 1:
+            return None
+        home = pool_part(self.named[""][0]) if self.named else None
+        known = self.recorded(node)
+        if known is None or known.pool == home:
+            return home
+        if known.pool is not None and known.pool not in self.catalog.pools:
+            return home
+        if not self.named:
+            return known.pool
+        there = node.on(known.pool)
+        try:
+            inputs = {up: self.expected(up) for up in upstream(there, pools=[known.pool])}
+        except AcceleratorError as error:
+            # Made anew elsewhere it would make all outdated that was measured with its q*.
+            name = pool_name(known.pool)
+            raise AcceleratorError(
+                f"{error}; {node} was made on pool {name}: wait until it is there, or delete "
+                f"recipes/hardware/{name}.yaml to have it made anew"
+            ) from error
+        return known.pool if content_key(node.asset, inputs) == known.version else home
+
+    def participants(self, node: Node) -> dict[str | None, list[str]]:
+        """Return the recipes that a deployable config chooses from, by the pool they run on.
 
         Those are the ones asked for now, and those whose results are current and there; what nobody
         asked for, what is outdated and what was deleted takes no part.
         """
-        return [name for name in sorted(self.catalog.recipes) if self._takes_part(node, name)]
+        names = sorted(self.catalog.recipes)
+        found = {
+            pool: [name for name in names if self._takes_part(node.on(pool), name)]
+            for pool in self._pools_of_choice(node)
+        }
+        return {pool: recipes for pool, recipes in found.items() if recipes}
+
+    def _pools_of_choice(self, decision: Node) -> list[str | None]:
+        """Return the pools that a job names; without a job those of the last decision, or all."""
+        if self.named:
+            names = self.named.get(decision.key.slo) or self.named[""]
+            return [pool_part(name) for name in names]
+        if len(self.pools) == 1:
+            return self.pools
+        known = self.recorded(decision)
+        chosen_from = {
+            Node.of(BENCHMARK_SWEEP, label.removeprefix(f"{BENCHMARK_SWEEP}[")[:-1]).key.pool
+            for label in (known.inputs if known else ())
+            if label.startswith(f"{BENCHMARK_SWEEP}[")
+        }
+        return [pool for pool in self.pools if pool in chosen_from] or self.pools
+
+    @property
+    def pools(self) -> list[str | None]:
+        """The machine itself, then every named pool."""
+        return [None, *(name for name in sorted(self.catalog.pools) if name != LOCAL)]
 
     def _takes_part(self, decision: Node, recipe: str) -> bool:
         nodes = results_of(decision.key, recipe)
@@ -164,16 +272,19 @@ class Versions:
         is a study that was never made.
         """
         reasons: dict[str, str] = {}
-        taking_part = set(self.participants(node))
-        for name in sorted(self.catalog.recipes):
-            if not any(self.recorded(result) for result in measurements_of(node.key, name)):
+        taking_part = self.participants(node)
+        pools = self._pools_of_choice(node)
+        for pool, name in product(pools, sorted(self.catalog.recipes)):
+            key = node.on(pool).key
+            if not any(self.recorded(result) for result in measurements_of(key, name)):
                 continue
-            for result in results_of(node.key, name):
+            for result in results_of(key, name):
                 never = _is_optional(result) and self.recorded(result) is None
                 if never or self._counts(result):
                     continue
-                part = f"without {result.asset}, " if name in taking_part else ""
-                reasons[name] = f"{part}{self.why_left_out(result)}"
+                part = f"without {result.asset}, " if name in taking_part.get(pool, ()) else ""
+                shown = name if pool is None else f"{name} on {pool}"
+                reasons[shown] = f"{part}{self.why_left_out(result)}"
                 break
         return reasons
 
@@ -191,6 +302,15 @@ class Versions:
         known = self.recorded(node)
         if known is None:
             return f"{node} was never materialized"
+        try:
+            return self._why_not_present(node, known)
+        except AcceleratorError as error:
+            if node.key.pool is None:
+                raise
+            # What is measured elsewhere does not wait for a pool that nobody asked for.
+            return f"{node}: {error}"
+
+    def _why_not_present(self, node: Node, known: Recorded) -> str:
         if node.is_root:
             return "" if known.version == self.of_source(node) else f"{node}: its content changed"
         for up in self.upstream(node):
@@ -216,9 +336,9 @@ class Versions:
 
     def _hoped_for(self, node: Node, up: Node) -> str:
         # Nobody is about to try again what failed among the recipes that were not asked for.
-        if node.asset == DEPLOYABLE_CONFIG and up not in self.asked and (r := self.recorded(up)):
-            return r.version
-        return self.expected(up)
+        hopeless = node.asset == DEPLOYABLE_CONFIG and up not in self.asked and not up.observed
+        known = self.recorded(up) if hopeless else None
+        return self.expected(up) if known is None else known.version
 
     def actual(self, node: Node) -> tuple[str, dict[Node, str]]:
         """Return the key of `node` from sources as they are and stages as recorded, with inputs."""

@@ -8,7 +8,7 @@ import dagster as dg
 from optikit_assets.defs import partitions
 from optikit_assets.defs.automation import SENSORS
 from optikit_assets.defs.recorded import Versions
-from optikit_assets.defs.sources import changed_observations, source_nodes, source_versions
+from optikit_assets.defs.sources import changed_observations, source_versions
 from optikit_assets.graph import get_flow, split_model
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog
@@ -66,7 +66,8 @@ def new_model_versions(
 def _request(catalog: Catalog, key: str, revision: str) -> dg.RunRequest:
     spec = catalog.model(split_model(key)[0])
     slos = list(spec.slos or partitions.SLOS) if get_flow(spec.flow).measures else []
-    config = {"model": key, "flow": spec.flow, "slos": slos}
+    pools = {"pools": list(spec.pools)} if spec.pools else {}
+    config = {"model": key, "flow": spec.flow, "slos": slos, **pools}
     return dg.RunRequest(
         run_key=f"new-model-{key}-{revision[:12]}",
         run_config={"ops": {"optimize": {"config": config}}},
@@ -100,6 +101,5 @@ def spec_changes(
     versions = Versions(context.instance, sources, artifacts.has)
     existing = {version.key for version in versions.sources.registry.versions()}
     keys = context.instance.get_dynamic_partitions(partitions.MODEL_DIMENSION)
-    nodes = source_nodes([key for key in keys if key in existing])
-    changed = changed_observations(versions, nodes)
+    changed = changed_observations(versions, [key for key in keys if key in existing])
     return dg.SensorResult(asset_events=changed) if changed else dg.SkipReason("nothing changed")

@@ -24,12 +24,14 @@ from optikit_assets.graph import (
     ENGINE_SPEC,
     ENGINE_SUPPORT,
     EVALUATION_SPEC,
+    POOL_SPEC,
     RECIPE_SPEC,
     SAID_ELSEWHERE,
     SCENARIO_SPEC,
     SERVING_RUNTIME,
     Key,
     Node,
+    pool_name,
     split_model,
 )
 from optikit_assets.optimizer.calibration import resolve_calibration
@@ -43,11 +45,17 @@ NO_DATA = "none"
 
 @dataclass
 class SourceVersions:
-    """Versions of sources and references to them at one moment: all is read once per object."""
+    """Versions of sources and references to them at one moment: all is read once per object.
+
+    Parameters
+    ----------
+    hardware
+        Returns that of a pool's nodes, by the part of a key that stands for the pool.
+    """
 
     catalog: Catalog
     registry: ModelRegistry
-    hardware: Hardware
+    hardware: Callable[[str | None], Hardware]
     _versions: dict[Node, str] = field(default_factory=dict)
     _references: dict[tuple[str, str], Reference] = field(default_factory=dict)
     _models: dict[str, FetchedModel] = field(default_factory=dict)
@@ -55,7 +63,10 @@ class SourceVersions:
     _environments: dict[str, str] = field(default_factory=dict)
 
     def version(self, node: Node) -> str:
-        """Return the version of one partition of a source or of ``base_model``."""
+        """Return the version of one partition of a source or of ``base_model``.
+
+        Some of those that are of no pool depend on the kind of hardware: see `Node.on`.
+        """
         if node not in self._versions:
             if node.asset not in _READERS:
                 raise ValueError(f"{node.asset} is made from other assets")
@@ -129,7 +140,7 @@ class SourceVersions:
         The latter counts for models on that engine; it stands here since the time when there was
         no other. What was made is found again by a key without it.
         """
-        served = self._served(key.recipe, EngineSpec())
+        served = self._served(key, EngineSpec())
         return digest([self.catalog.recipe(key.recipe).digest(), served])
 
     def _engine_support(self, key: Key) -> str:
@@ -141,13 +152,14 @@ class SourceVersions:
         spec = EngineSpec(name=self._spec(key.model).engine.name)
         if spec == EngineSpec():
             return SAID_ELSEWHERE
-        return digest([spec.name, self._served(key.recipe, spec)])
+        return digest([spec.name, self._served(key, spec)])
 
-    def _served(self, recipe: str, spec: EngineSpec) -> list[bool]:
+    def _served(self, key: Key, spec: EngineSpec) -> list[bool]:
         """Return whether a machine like this can serve a recipe, without and with experts."""
         engine = get_engine(spec.name)
+        hardware = self.hardware(key.pool)
         return [
-            engine.unsupported(self.catalog.recipe(recipe), spec, self.hardware, experts=experts)
+            engine.unsupported(self.catalog.recipe(key.recipe), spec, hardware, experts=experts)
             is None
             for experts in (False, True)
         ]
@@ -174,14 +186,17 @@ class SourceVersions:
     def _base_model(self, key: Key) -> str:
         return digest([BASE_MODEL, self.model(key.model).digest])
 
-    def _compress_runtime(self, _: Key) -> str:
+    def _compress_runtime(self, key: Key) -> str:
         # Neither the card nor its driver: a checkpoint is worth the same wherever it was made.
         variables = engine_variables().without(self._variables)
-        return digest([self.environment("compress"), self.hardware.kind, variables])
+        return digest([self.environment("compress"), self.hardware(key.pool).kind, variables])
 
-    def _serving_runtime(self, _: Key) -> str:
+    def _serving_runtime(self, key: Key) -> str:
         environment = self.environment("serve")
-        return digest([environment, self.hardware.measured(), self._variables])
+        return digest([environment, self.hardware(key.pool).measured(), self._variables])
+
+    def _pool(self, key: Key) -> str:
+        return digest(self.catalog.pool(pool_name(key.pool)).price_per_hour)
 
     @cached_property
     def _variables(self) -> dict[str, str]:
@@ -198,4 +213,5 @@ _READERS: dict[str, Callable[[SourceVersions, Key], str]] = {
     CALIBRATION_DATA: SourceVersions._calibration,
     COMPRESS_RUNTIME: SourceVersions._compress_runtime,
     SERVING_RUNTIME: SourceVersions._serving_runtime,
+    POOL_SPEC: SourceVersions._pool,
 }

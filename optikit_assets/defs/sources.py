@@ -3,23 +3,23 @@
 Their data versions are digests of *parsed* content, so an edit of a comment changes nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import dagster as dg
 
 from optikit_assets.defs import partitions
-from optikit_assets.defs.recorded import DATA_VERSION_TAG, Versions
+from optikit_assets.defs.recorded import DATA_VERSION_TAG, Versions, observed
 from optikit_assets.defs.source_versions import SourceVersions
-from optikit_assets.graph import OBSERVED, Node
+from optikit_assets.errors import AcceleratorError
+from optikit_assets.graph import Node
 from resources import ModelRegistryResource, StageRunnerResource
 
 
 def source_versions(models: ModelRegistryResource, runner: StageRunnerResource) -> SourceVersions:
     """Return the versions of sources as they are now."""
     catalog = models.catalog()
-    hardware = runner.hardware
-    return SourceVersions(catalog, models.registry(catalog), hardware)
+    return SourceVersions(catalog, models.registry(catalog), runner.hardware)
 
 
 def _source(asset: str) -> Any:
@@ -28,39 +28,48 @@ def _source(asset: str) -> Any:
         context: dg.OpExecutionContext, models: ModelRegistryResource, runner: StageRunnerResource
     ) -> dg.DataVersion | dg.DataVersionsByPartition:
         model_keys = context.instance.get_dynamic_partitions(partitions.MODEL_DIMENSION)
-        nodes = partitions.all_nodes(asset, list(model_keys))
         sources = source_versions(models, runner)
-        if nodes == [Node(asset)]:
-            return dg.DataVersion(sources.version(nodes[0]))
+        if partitions.partitions_of(asset) is None:
+            return dg.DataVersion(sources.version(Node(asset)))
         return dg.DataVersionsByPartition(
-            {str(node.partition): sources.version(node) for node in nodes}
+            {str(key): version for key, version in _present(sources, asset, model_keys)}
         )
 
     return observe
 
 
-SOURCES = [_source(asset) for asset in OBSERVED]
+SOURCES = [_source(asset) for asset in partitions.SOURCES]
 
 
-def source_nodes(model_keys: Iterable[str]) -> list[Node]:
-    """Return every node whose version is observed rather than made."""
-    keys = list(model_keys)
-    return [node for asset in OBSERVED for node in partitions.all_nodes(asset, keys)]
+def _present(
+    sources: SourceVersions, asset: str, model_keys: Iterable[str]
+) -> Iterator[tuple[str | None, str]]:
+    """Yield every partition key of a source and its version, if its pool can be asked now."""
+    models = list(model_keys)
+    for node in partitions.all_nodes(asset, models):
+        try:
+            version = sources.version(node)
+        except AcceleratorError:
+            # With one pool there is nothing else to go on with.
+            if len(partitions.POOLS) == 1:
+                raise
+        else:
+            for key in partitions.keys_of(node, models):
+                yield key, version
 
 
-def changed_observations(versions: Versions, nodes: Iterable[Node]) -> list[dg.AssetObservation]:
+def changed_observations(
+    versions: Versions, model_keys: Iterable[str]
+) -> list[dg.AssetObservation]:
     """Return an observation for every source whose version is not the one last observed.
 
     Sources have to be observed before an asset that reads them runs: an asset that ran first stays
     "fresh" in Dagster's eyes for ever.
     """
-    observations = []
-    for node in nodes:
-        version, known = versions.of_source(node), versions.recorded(node)
-        if known is None or known.version != version:
-            observations.append(
-                dg.AssetObservation(
-                    node.asset, partition=node.partition, tags={DATA_VERSION_TAG: version}
-                )
-            )
-    return observations
+    keys = list(model_keys)
+    return [
+        dg.AssetObservation(asset, partition=key, tags={DATA_VERSION_TAG: version})
+        for asset in partitions.SOURCES
+        for key, version in _present(versions.sources, asset, keys)
+        if observed(versions.instance, asset, key) != version
+    ]

@@ -1,5 +1,11 @@
 """Chooses what to deploy, certifies it and writes the bundle with its report."""
 
+from optikit_assets.deployment.across_pools import (
+    Contender,
+    certify_cheapest,
+    cost_per_million_tokens,
+    offers,
+)
 from optikit_assets.deployment.bundle import Bundle, write_bundle
 from optikit_assets.deployment.certification import certify
 from optikit_assets.deployment.four_arms import arms
@@ -7,15 +13,17 @@ from optikit_assets.deployment.outcomes import RecipeOutcome
 from optikit_assets.deployment.race import FreshServers, Held, Limits, Served
 from optikit_assets.deployment.record import build_deployment
 from optikit_assets.deployment.report import ConfigFile
-from optikit_assets.deployment.report_data import ReportData, Series
+from optikit_assets.deployment.report_data import HeldLease, ReportData, Series
 from optikit_assets.deployment.selection import Selection, select
-from optikit_assets.deployment.terminal import arms_table
+from optikit_assets.deployment.terminal import arms_table, pools_table
 
 __all__ = [
     "Bundle",
     "ConfigFile",
+    "Contender",
     "FreshServers",
     "Held",
+    "HeldLease",
     "Limits",
     "RecipeOutcome",
     "ReportData",
@@ -26,6 +34,10 @@ __all__ = [
     "arms_table",
     "build_deployment",
     "certify",
+    "certify_cheapest",
+    "cost_per_million_tokens",
+    "offers",
+    "pools_table",
     "select",
     "write_bundle",
 ]

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from optikit_assets.deployment.across_pools import comparison
 from optikit_assets.deployment.four_arms import arms
 from optikit_assets.deployment.outcomes import RecipeOutcome
 from optikit_assets.deployment.selection import Selection, rejections
-from optikit_assets.schemas import Certification, Deployment, RecipeQuality, Rejection
+from optikit_assets.schemas import Certification, Deployment, PoolOffer, RecipeQuality, Rejection
 from optikit_assets.specs import SloSpec
 from optikit_assets.specs.search_space import Scalar
 
@@ -29,6 +30,8 @@ def build_deployment(
     run_ids: Mapping[str, str],
     content_keys: Mapping[str, str],
     created_at: datetime,
+    pool: str | None = None,
+    pools: Sequence[PoolOffer] = (),
 ) -> Deployment:
     """Put together what was chosen, and proof.
 
@@ -44,6 +47,10 @@ def build_deployment(
         Recipe -> why its results took no part.
     created_at
         With a time zone.
+    pool
+        Where it was certified; None on the machine itself.
+    pools
+        What every pool serves.
     """
     raced = certification.passed_over()
     chosen = certification.candidate
@@ -57,6 +64,8 @@ def build_deployment(
         "quality": tuple(_quality(outcome) for outcome in outcomes),
         "rejections": rejections(outcomes, chosen, raced),
         "left_out": tuple(Rejection(recipe=name, reason=why) for name, why in left_out.items()),
+        "pool": pool,
+        "pools": tuple(pools),
         "accelerator": accelerator,
         "engine": engine,
         "versions": dict(versions),
@@ -78,7 +87,7 @@ def build_deployment(
     gain = certification.gain
     return Deployment(
         status="feasible",
-        summary=f"{chosen.label}: {certification.summary}",
+        summary=f"{chosen.label}: {certification.summary} {comparison(pools)}".strip(),
         recipe=chosen.recipe,
         tuned=chosen.tuned,
         checkpoint_path=outcome.model_path,

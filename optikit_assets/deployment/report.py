@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from optikit_assets.deployment import arm_plots, canvas, plots, quality_plots
+from optikit_assets.deployment import arm_plots, canvas, lease_plots, plots, quality_plots
 from optikit_assets.deployment.report_data import ReportData
 from optikit_assets.schemas import Deployment, RecoveryRow
 from optikit_assets.specs import Objective
@@ -96,6 +96,8 @@ def _figures(deployment: Deployment, data: ReportData) -> dict[str, str]:
         drawn["latency"] = plots.latency_against_rate(data.series, slo.objectives)
     if probe is not None and probe.arrivals_s:
         drawn["steady_state"] = plots.steady_state(probe, slo.budget.steady_state_tolerance)
+    if data.leases:
+        drawn["gantt"] = lease_plots.gantt(data.leases)
     if data.trials:
         drawn["tuning"] = plots.optimization_history(data.trials)
     if any(quantized.values()):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from optikit_assets.schemas import BenchmarkOutcome, ProbeResult, Result, StudyResult, Trial
 
@@ -28,10 +28,35 @@ class Series(Result):
         return max(passing or kept, key=lambda probe: probe.rate_rps, default=None)
 
 
+class HeldLease(Result):
+    """Cards of one node that were held for a stage; ``returned`` is false if it was killed."""
+
+    pool: str
+    node: str
+    devices: tuple[str, ...]
+    asset: str
+    partition: str
+    held_from: AwareDatetime
+    held_to: AwareDatetime
+    returned: bool = True
+
+    @property
+    def rows(self) -> tuple[tuple[str, str, str], ...]:
+        """Pool, node and device of each card."""
+        return tuple((self.pool, self.node, device) for device in self.devices)
+
+    @property
+    def label(self) -> str:
+        """What they were held for; not the model, which is the report's, nor the pool."""
+        other = self.partition.partition("|")[2] or self.partition
+        return other.removesuffix(f"@{self.pool}")
+
+
 class ReportData(Result):
     """What the report draws. The first series is the deployed (or closest) configuration."""
 
     series: tuple[Series, ...] = ()
+    leases: tuple[HeldLease, ...] = ()
     study: StudyResult | None = None
     tuned_recipe: str = Field(default="", description="Recipe of the study.")
 

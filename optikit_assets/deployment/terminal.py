@@ -46,6 +46,38 @@ def arms_table(deployment: Deployment, bundle: Path | str | None = None) -> Tabl
     return table
 
 
+def pools_table(deployment: Deployment) -> Table:
+    """Return what every pool serves at which cost; the one that is deployed on is marked."""
+    table = Table(
+        title=f"Pools for {deployment.model_key} under {deployment.slo.name}",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for name in ("Pool", "Recipe"):
+        table.add_column(name, no_wrap=True)
+    for name in ("Rate per GPU", "Price per hour", "Per million tokens"):
+        table.add_column(name, justify="right")
+    table.add_column("Evidence", no_wrap=True)
+    for offer in deployment.pools:
+        table.add_row(
+            Text(f"{'→' if offer.deployed else ' '} {offer.pool}"),
+            Text("–" if offer.recipe is None else offer.recipe + ("+tuned" if offer.tuned else "")),
+            _number(offer.rate_per_gpu, ".3f"),
+            _number(offer.price_per_hour, ".2f"),
+            _number(offer.cost_per_million_tokens, ".3g"),
+            Text(offer.evidence),
+            style="bold green" if offer.deployed else None,
+        )
+    return table
+
+
+def _number(value: float | None, digits: str) -> str:
+    return "–" if value is None else format(value, digits)
+
+
 def _caption(deployment: Deployment, bundle: Path | str | None) -> Text:
     if deployment.status == "feasible":
         lines = [f"Certified: {deployment.certified_rate_rps:.3g} requests/s{_gain(deployment)}."]

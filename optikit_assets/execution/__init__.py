@@ -9,7 +9,9 @@ from optikit_assets.execution.base import (
     ignore,
     register_executor,
 )
+from optikit_assets.execution.ledger import RecordedExecutor
 from optikit_assets.execution.local import LocalExecutor
+from optikit_assets.execution.pools import Pools, beyond_a_node, check_pool
 from optikit_assets.execution.settling import WorkItem, settle
 
 __all__ = [
@@ -18,7 +20,11 @@ __all__ = [
     "LocalExecutor",
     "OnRecord",
     "Origin",
+    "Pools",
+    "RecordedExecutor",
     "WorkItem",
+    "beyond_a_node",
+    "check_pool",
     "get_executor",
     "ignore",
     "register_executor",

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 from optikit_assets.engines import Hardware
 from optikit_assets.errors import AcceleratorError
 from optikit_assets.settings import Settings
-from optikit_assets.specs import plugins
+from optikit_assets.specs import PoolSpec, plugins
 from optikit_assets.workers.messages import Message, Record
 
 log = logging.getLogger("optikit.execution")
@@ -34,12 +34,15 @@ class Lease:
         Of the node that executes.
     devices
         The ones held, as ``CUDA_VISIBLE_DEVICES`` names them there; empty on a CPU.
+    node
+        Name of that node.
     stop
         Breaks off what runs under the lease once it is set, as it did the wait for it.
     """
 
     hardware: Hardware
     devices: tuple[str, ...] = ()
+    node: str = field(default="", compare=False)
     stop: threading.Event = field(default_factory=threading.Event, compare=False)
 
     def env(self) -> dict[str, str]:
@@ -65,7 +68,7 @@ def ignore(record: Record) -> None:
 
 
 class Executor(Protocol):
-    """Where workers run: this machine, or the nodes of a cluster.
+    """Where workers run: this machine, or those nodes of a cluster that are in one pool.
 
     All nodes of an executor are alike in what results depend on (`Hardware.measured`): what is
     planned from `hardware` holds under every lease. `optikit_assets.execution.settle` keeps as many
@@ -140,7 +143,8 @@ class Executor(Protocol):
         ...
 
 
-ExecutorFactory = Callable[[Settings], Executor]
+ExecutorFactory = Callable[[Settings, PoolSpec], Executor]
+"""Makes what serves one pool; refuses one that it cannot reach with an `AcceleratorError`."""
 
 _EXECUTORS: plugins.Registry[ExecutorFactory] = plugins.Registry(
     "executor", plugins.EXECUTORS, "OPTIKIT_EXECUTOR names it"
@@ -155,8 +159,8 @@ def register_executor(name: str) -> Callable[[ExecutorFactory], ExecutorFactory]
     return _EXECUTORS.register(name)
 
 
-def get_executor(settings: Settings) -> Executor:
-    """Return the executor that the settings name: an own one, or that of an installed package.
+def get_executor(settings: Settings, pool: PoolSpec) -> Executor:
+    """Return the executor of a pool: of the kind that the settings name, an own or a package's.
 
     Raises
     ------
@@ -164,8 +168,10 @@ def get_executor(settings: Settings) -> Executor:
         If there is none.
     EnvironmentMissingError
         If the package that registered it cannot be imported.
+    AcceleratorError
+        If it does not reach this pool.
     """
-    return _EXECUTORS.get(settings.executor)(settings)
+    return _EXECUTORS.get(settings.executor)(settings, pool)
 
 
 def check_count(accelerators: int, hardware: Hardware) -> None:

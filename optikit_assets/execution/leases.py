@@ -16,6 +16,7 @@ gets until it has all: nobody else takes any, and what others hold they give bac
 
 import contextlib
 import os
+import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -49,6 +50,7 @@ class MachineLeases:
     ) -> None:
         self.root = root
         self.timeout_s = timeout_s
+        self.node = platform.node()
         self._clock = clock
 
     @contextmanager
@@ -59,7 +61,7 @@ class MachineLeases:
         stop = stop or threading.Event()
         check_count(accelerators, hardware)
         if accelerators == 0:
-            yield Lease(hardware, stop=stop)
+            yield Lease(hardware, node=self.node, stop=stop)
             return
         names = {f"{hardware.kind}-{device}": device for device in hardware.devices or ("0",)}
         with ExitStack() as held:
@@ -67,8 +69,8 @@ class MachineLeases:
             # A device is free for us only without the engine that a killed holder left on it.
             for orphan in kill_orphans():
                 log.warning("%s", orphan)
-            devices = tuple(device for name, device in names.items() if name in taken)
-            yield Lease(hardware, devices if hardware.devices else (), stop)
+            found = tuple(device for name, device in names.items() if name in taken)
+            yield Lease(hardware, found if hardware.devices else (), self.node, stop)
 
     def _in_turn(
         self, count: int, names: tuple[str, ...], stop: threading.Event, held: ExitStack

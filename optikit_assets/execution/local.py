@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from optikit_assets.engines import Hardware, detect
-from optikit_assets.errors import StageTimeoutError, WorkerKilledError
+from optikit_assets.errors import AcceleratorError, StageTimeoutError, WorkerKilledError
 from optikit_assets.execution.base import (
     NOBODY,
     Lease,
@@ -23,6 +23,7 @@ from optikit_assets.execution.leases import MachineLeases
 from optikit_assets.execution.worker_process import WorkerProcess
 from optikit_assets.processes import log_tail
 from optikit_assets.settings import Settings
+from optikit_assets.specs import PoolSpec
 from optikit_assets.workers.messages import Message
 
 _POLL_S = 0.1
@@ -140,6 +141,11 @@ class LocalExecutor:
 
 
 @register_executor("local")
-def local_executor(settings: Settings) -> LocalExecutor:
+def local_executor(settings: Settings, pool: PoolSpec) -> LocalExecutor:
     """Return the executor of this machine."""
+    if pool.labels:
+        raise AcceleratorError(
+            f"pool {pool.name} is selected by labels of a Ray cluster, and OPTIKIT_EXECUTOR is "
+            "local: set it to ray, or name pools that this machine is"
+        )
     return LocalExecutor(settings.home, settings.envs_home)

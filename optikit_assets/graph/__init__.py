@@ -1,7 +1,7 @@
 """The partition graph, declared once: assets, typed keys, edges and content keys."""
 
 from optikit_assets.graph.flows import PIPELINE, Flow, flow_names, get_flow
-from optikit_assets.graph.keys import Key, split_model
+from optikit_assets.graph.keys import Key, pool_name, pool_part, split_model
 from optikit_assets.graph.nodes import (
     Node,
     in_plan_order,
@@ -22,6 +22,7 @@ from optikit_assets.graph.stages import (
     EVALUATION_SPEC,
     GRAPH,
     OBSERVED,
+    POOL_SPEC,
     QUANTIZED_MODEL,
     RECIPE_SPEC,
     SCENARIO_SPEC,
@@ -53,6 +54,7 @@ __all__ = [
     "MISSING",
     "OBSERVED",
     "PIPELINE",
+    "POOL_SPEC",
     "QUANTIZED_MODEL",
     "RECIPE_SPEC",
     "SAID_ELSEWHERE",
@@ -71,6 +73,8 @@ __all__ = [
     "measurements_of",
     "nodes_of",
     "outcome_version",
+    "pool_name",
+    "pool_part",
     "results_of",
     "split_model",
     "upstream",

@@ -64,7 +64,13 @@ class Flow:
         """Whether it ends with a configuration to deploy."""
         return DEPLOYABLE_CONFIG in self.stages
 
-    def nodes(self, model: str, slos: Sequence[str], recipes: Iterable[str]) -> list[Node]:
+    def nodes(
+        self,
+        model: str,
+        slos: Sequence[str],
+        recipes: Iterable[str],
+        pools: Sequence[str | None] = (None,),
+    ) -> list[Node]:
         """Return the partitions that it asks for, upstream first.
 
         Parameters
@@ -73,13 +79,17 @@ class Flow:
             Of no meaning for a flow that does not measure.
         recipes
             The baseline among them.
+        pools
+            Where it measures; of no meaning for a flow that does not.
         """
         recipes = sorted(recipes)
         found: list[Node] = []
         if not self.compresses:
             found = nodes_of([QUANTIZED_MODEL], models=[model], recipes=[BASELINE])
         for some in [(slo,) for slo in slos] if self.measures else [()]:
-            found += nodes_of(sorted(self.stages), models=[model], recipes=recipes, slos=some)
+            found += nodes_of(
+                sorted(self.stages), models=[model], recipes=recipes, slos=some, pools=pools
+            )
         return in_plan_order(found)
 
 

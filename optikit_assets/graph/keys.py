@@ -8,7 +8,7 @@ them by name, and ``model`` sorts before ``recipe``, ``scenario`` and ``slo``.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from optikit_assets.specs import check_name
+from optikit_assets.specs import LOCAL, check_name
 
 SEP = "@"
 _DIMENSION_SEP = "|"
@@ -18,13 +18,18 @@ PARTS = {
     "model": ("model",),
     "recipe": ("recipe",),
     "slo": ("slo",),
+    "pool": ("pool",),
     "scenario": ("recipe", "slo", "pool"),
 }
 
 
 @dataclass(frozen=True)
 class Key:
-    """What a partition is of; a part that it does not have is empty."""
+    """What a partition is of; a part that it does not have is empty.
+
+    ``pool`` is None on the machine itself: its partitions have the keys that they had when there
+    was no other pool.
+    """
 
     model: str = ""
     recipe: str = ""
@@ -66,7 +71,17 @@ def unpack(dimensions: tuple[str, ...], partition: str) -> Key:
         if not required <= len(values) <= len(names):
             raise ValueError(f"{packed!r} is no {dimension}")
         found.update(zip(names, values, strict=False))
-    return Key(**found)
+    return Key(**{**found, "pool": pool_part(found.get("pool", LOCAL))})
+
+
+def pool_part(name: str) -> str | None:
+    """Return the part of a key that stands for a pool."""
+    return None if name == LOCAL else name
+
+
+def pool_name(part: str | None) -> str:
+    """Return the name of the pool that a part of a key stands for."""
+    return LOCAL if part is None else part
 
 
 def split_model(key: str) -> tuple[str, str]:

@@ -1,9 +1,9 @@
 """Partitions of the graph, and what follows for them from its declaration."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from optikit_assets.graph.keys import Key, parts_of, unpack
 from optikit_assets.graph.stages import DEPLOYABLE_CONFIG, GRAPH
@@ -37,6 +37,10 @@ class Node(NamedTuple):
         """Whether nothing is upstream of it: its version is that of what is on disk."""
         return not GRAPH[self.asset].needs
 
+    def on(self, pool: str | None) -> "Node":
+        """Return this node as seen from a pool, which its asset need not be partitioned by."""
+        return Node(self.asset, replace(self.key, pool=pool))
+
     def needed(self, asset: str, recipe: str = "") -> "Node":
         """Return the partition of another asset that goes with this one.
 
@@ -46,32 +50,52 @@ class Node(NamedTuple):
             In place of the node's own, and for one that has none.
         """
         whole = replace(self.key, recipe=recipe or self.key.recipe)
-        return Node(asset, whole.within(GRAPH[asset].dimensions))
+        need = Node(asset, whole.within(GRAPH[asset].dimensions))
+        return need.on(self.key.pool) if GRAPH[asset].by_hardware else need
 
     def __str__(self) -> str:
         return self.asset if self.partition is None else f"{self.asset}[{self.partition}]"
 
 
-def upstream(node: Node, recipes: Collection[str] = ()) -> tuple[Node, ...]:
+def upstream(
+    node: Node, recipes: Collection[str] = (), pools: Sequence[str | None] = (None,)
+) -> tuple[Node, ...]:
     """Return the nodes that `node` depends on directly.
 
     Parameters
     ----------
     recipes
         What a deployable config chooses from; of no meaning for other nodes.
+    pools
+        Where it chooses from, and where what has no pool in its key was or will be made; of no
+        meaning for nodes of a pool.
     """
     own = parts_of(GRAPH[node.asset].dimensions)
-    needs = GRAPH[node.asset].needs
-    per_recipe = [n for n in needs if "recipe" in parts_of(GRAPH[n].dimensions) - own]
-    direct = (node.needed(need) for need in needs if need not in per_recipe)
-    chosen = (node.needed(need, name) for name in sorted(recipes) for need in per_recipe)
+    beyond = {need: parts_of(GRAPH[need].dimensions) - own for need in GRAPH[node.asset].needs}
+    direct = [
+        place.needed(need)
+        for need, parts in beyond.items()
+        if "recipe" not in parts
+        for place in _places(node, parts, pools)
+    ]
+    chosen = [
+        place.needed(need, name)
+        for name in sorted(recipes)
+        for need, parts in beyond.items()
+        if "recipe" in parts
+        for place in _places(node, parts, pools)
+    ]
     return (*direct, *chosen)
 
 
+def _places(node: Node, parts: set[str], pools: Sequence[str | None]) -> list[Node]:
+    return [node.on(pool) for pool in pools] if "pool" in parts else [node]
+
+
 def results_of(key: Key, recipe: str) -> tuple[Node, ...]:
-    """Return what a decision for a model and an SLO knows of one recipe: its evaluation first."""
-    decision = Node(DEPLOYABLE_CONFIG, key)
-    return upstream(decision, [recipe])[len(upstream(decision)) :]
+    """Return what a decision knows of one recipe on the pool of `key`: its evaluation first."""
+    found = upstream(Node(DEPLOYABLE_CONFIG, key), [recipe], [key.pool])
+    return tuple(node for node in found if node.key.recipe)
 
 
 def measurements_of(key: Key, recipe: str) -> tuple[Node, ...]:
@@ -85,9 +109,15 @@ def nodes_of(
     models: Iterable[str] = (),
     recipes: Iterable[str] = (),
     slos: Iterable[str] = (),
+    pools: Iterable[str | None] = (None,),
 ) -> list[Node]:
     """Return every partition of these assets."""
-    known = {"model": list(models), "recipe": list(recipes), "slo": list(slos)}
+    known: dict[str, list[Any]] = {
+        "model": list(models),
+        "recipe": list(recipes),
+        "slo": list(slos),
+        "pool": list(pools),
+    }
     nodes: list[Node] = []
     for asset in assets:
         parts = parts_of(GRAPH[asset].dimensions)

@@ -11,6 +11,7 @@ ENGINE_SUPPORT = "engine_support"
 CALIBRATION_DATA = "calibration_data"
 COMPRESS_RUNTIME = "compress_runtime"
 SERVING_RUNTIME = "serving_runtime"
+POOL_SPEC = "pool_spec"
 QUANTIZED_MODEL = "quantized_model"
 EVAL_SCORES = "eval_scores"
 BENCHMARK_SWEEP = "benchmark_sweep"
@@ -31,6 +32,9 @@ class Declaration:
     code_version
         Raised when a stage's code changes what it computes; part of every content key. A source
         that is only observed has none.
+    by_hardware
+        Whether its version depends on the kind of hardware of the pool that it is seen from,
+        although it is not partitioned by pools.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Declaration:
     needs: tuple[str, ...] = ()
     code_version: str | None = None
     optional: tuple[str, ...] = ()
+    by_hardware: bool = False
 
     @property
     def observed(self) -> bool:
@@ -52,18 +57,26 @@ _DECLARED = (
         (),
         "Fingerprint of what makes checkpoints: the distributions installed in the compress "
         "environment, and whether there is a GPU.",
+        by_hardware=True,
     ),
     Declaration(
         SERVING_RUNTIME,
-        (),
+        ("pool",),
         "Fingerprint of what measures: the distributions installed in the serve environment, the "
         "variables that reach the engine, and the accelerators.",
+    ),
+    Declaration(
+        POOL_SPEC,
+        ("pool",),
+        "Digest of what a pool's cards cost (recipes/hardware/): decisions follow from it, "
+        "measurements do not.",
     ),
     Declaration(
         RECIPE_SPEC,
         ("recipe",),
         "Digest of the parsed, normalized recipe (recipes/quantization/), and of whether the "
         "default engine can serve it on this machine.",
+        by_hardware=True,
     ),
     Declaration(
         SCENARIO_SPEC,
@@ -134,7 +147,7 @@ _DECLARED = (
         ("model", "slo"),
         "The certified configuration to deploy: bundle with the engine's file, "
         "deployment.json and report.html; status infeasible if nothing meets the SLO.",
-        needs=(BASE_MODEL, EVAL_SCORES, BENCHMARK_SWEEP, TUNED_CONFIG),
+        needs=(BASE_MODEL, EVAL_SCORES, BENCHMARK_SWEEP, TUNED_CONFIG, POOL_SPEC),
         optional=(TUNED_CONFIG,),
         code_version="3",
     ),

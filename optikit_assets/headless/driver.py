@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -27,6 +27,7 @@ import psutil
 from optikit_assets.errors import OptikitError
 from optikit_assets.graph import Node
 from optikit_assets.headless.plan import NodePlan
+from optikit_assets.headless.priority import priorities
 from optikit_assets.processes import die_with_parent
 from optikit_assets.workers.messages import trial_title
 
@@ -64,6 +65,8 @@ def run_plan(
     log_folder: Path,
     on_event: Callable[[Event], object] = lambda event: None,
     materialize: Materialize | None = None,
+    named: Mapping[str, Sequence[str]] | None = None,
+    seconds: Mapping[Node, float] | None = None,
 ) -> DriverReport:
     """Run what is not fresh, upstream first.
 
@@ -80,14 +83,20 @@ def run_plan(
     materialize
         Runs in the processes, is told what hears of workers, and returns the outcome of a node;
         `materialize_node` by default.
+    named
+        SLO -> pools that the job names for it, see `Versions.named`.
+    seconds
+        How long partitions took before, see `priorities`.
     """
     states = {item.node: item for item in plan}
     sorter = graphlib.TopologicalSorter({item.node: item.waits_for for item in plan})
     sorter.prepare()
     report = DriverReport()
     queue: list[Node] = []
-    width = min(width, sum(item.state != "fresh" for item in plan))
-    start = functools.partial(_start, log_folder, materialize)
+    to_run = [item.node for item in plan if item.state != "fresh"]
+    first = priorities({item.node: item.waits_for for item in plan}, seconds or {}, to_run)
+    width = min(width, len(to_run))
+    start = functools.partial(_start, log_folder, materialize, named or {})
     with _workers(width, start) as workers:
         while sorter.is_active():
             for node in sorter.get_ready():
@@ -102,6 +111,7 @@ def run_plan(
                     sorter.done(node)
                 else:
                     queue.append(node)
+            queue.sort(key=lambda node: -first[node])
             for place, worker in enumerate(workers):
                 if queue and worker.node is None:
                     if worker.dead:
@@ -175,14 +185,16 @@ def _workers(width: int, start: Callable[[], _Worker]) -> Iterator[list[_Worker]
 _numbers = itertools.count()
 
 
-def _start(log_folder: Path, materialize: Materialize | None) -> _Worker:
+def _start(
+    log_folder: Path, materialize: Materialize | None, named: Mapping[str, Sequence[str]]
+) -> _Worker:
     log_folder.mkdir(parents=True, exist_ok=True)
     spawn = get_context("spawn")
     ours, theirs = spawn.Pipe()
     number = next(_numbers)
     log_file = log_folder / f"driver-{os.getpid()}-{number}.log"
     process = spawn.Process(
-        target=_serve, args=(theirs, log_file, materialize), name=f"optikit-driver-{number}"
+        target=_serve, args=(theirs, log_file, materialize, named), name=f"optikit-driver-{number}"
     )
     process.start()
     theirs.close()
@@ -219,7 +231,12 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _serve(connection: Connection, log_file: Path, materialize: Materialize | None) -> None:
+def _serve(
+    connection: Connection,
+    log_file: Path,
+    materialize: Materialize | None,
+    named: Mapping[str, Sequence[str]],
+) -> None:
     """Materialize nodes as they come, in a process of its own."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -229,7 +246,9 @@ def _serve(connection: Connection, log_file: Path, materialize: Materialize | No
     # Ours alone: a terminal's Ctrl-C reaches the parent, which then asks us to stop.
     os.setpgid(0, 0)
     if materialize is None:
-        from optikit_assets.headless.materialize import materialize_node as materialize
+        from optikit_assets.headless.materialize import materialize_node
+
+        materialize = functools.partial(materialize_node, named=named)
     try:
         while (node := connection.recv()) is not None:
             connection.send(Event("started", node))

@@ -25,6 +25,9 @@ class OptimizeConfig(dg.Config):
         description="Recipe names; empty: all, in a flow that makes no checkpoints the baseline "
         "alone.",
     )
+    pools: list[str] = Field(
+        default_factory=list, description="Names of hardware pools; empty: those of each SLO."
+    )
 
 
 @dg.op(description="Materializes every stale partition of one model, upstream first.")
@@ -37,6 +40,7 @@ def optimize(context: dg.OpExecutionContext, config: OptimizeConfig) -> None:
         model=config.model,
         slos=tuple(config.slos),
         recipes=tuple(config.recipes),
+        pools=tuple(config.pools),
     )
 
     def log(event: Event) -> None:

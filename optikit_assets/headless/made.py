@@ -90,6 +90,7 @@ def _measured(node: Node, artifact: Artifact | None) -> MeasuredRecipe:
     return MeasuredRecipe(
         recipe=node.key.recipe,
         slo=node.key.slo,
+        pool=node.key.pool,
         benchmark=FailedBenchmark(reason="its sweep failed")
         if artifact is None
         else BENCHMARK_FILE.read(artifact),

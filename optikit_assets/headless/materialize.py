@@ -1,6 +1,7 @@
 """Materializes one partition in this process; what the driver's processes call."""
 
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -8,7 +9,7 @@ import dagster as dg
 from optikit_assets import errors
 from optikit_assets.defs import partitions
 from optikit_assets.defs.assets import ASSETS, resources
-from optikit_assets.defs.recorded import recorded
+from optikit_assets.defs.recorded import POOL_TAG, recorded
 from optikit_assets.environments.layout import prepare_dagster_home
 from optikit_assets.errors import StageError
 from optikit_assets.graph import Node, split_model
@@ -23,8 +24,15 @@ def open_instance() -> dg.DagsterInstance:
     return dg.DagsterInstance.get()
 
 
-def materialize_node(node: Node, listener: Listener = nobody) -> str:
+def materialize_node(
+    node: Node, listener: Listener = nobody, named: Mapping[str, Sequence[str]] | None = None
+) -> str:
     """Materialize one partition and return its recorded status; `listener` hears of its workers.
+
+    Parameters
+    ----------
+    named
+        SLO -> pools that a job names for it, see `Versions.named`.
 
     Raises
     ------
@@ -38,13 +46,18 @@ def materialize_node(node: Node, listener: Listener = nobody) -> str:
             partition_key=partitions.multi_partition_key(node),
             instance=instance,
             resources=resources(listener),
-            tags=tags,
+            tags={**tags, **_pool_tag(node, named or {})},
             raise_on_error=False,
         )
         if not result.success:
             raise StageError(f"{_reason(result)} (Dagster run {result.run_id})")
         known = recorded(instance, node)
         return known.status if known else "ok"
+
+
+def _pool_tag(node: Node, named: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    names = named.get(node.key.slo) or named.get("")
+    return {POOL_TAG: ",".join(names)} if names else {}
 
 
 def run_job(

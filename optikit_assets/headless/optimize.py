@@ -1,6 +1,6 @@
 """One submission end to end: observe, plan, run, read the outcome. CLI and sensor job use it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import dagster as dg
@@ -9,14 +9,14 @@ from optikit_assets import graph
 from optikit_assets.artifacts import Artifact, open_store
 from optikit_assets.artifacts.model_folder import check_model_folder
 from optikit_assets.artifacts.models import ModelRegistry
-from optikit_assets.defs.partitions import MODEL_DIMENSION
+from optikit_assets.defs.partitions import MODEL_DIMENSION, POOLS
 from optikit_assets.defs.recorded import Versions, artifact_of, recorded
 from optikit_assets.defs.source_versions import SourceVersions
-from optikit_assets.defs.sources import changed_observations, source_nodes
-from optikit_assets.engines import Hardware
+from optikit_assets.defs.sources import changed_observations
+from optikit_assets.engines import get_engine
 from optikit_assets.environments.status import python_of
-from optikit_assets.errors import OptikitError, StageError
-from optikit_assets.execution import get_executor
+from optikit_assets.errors import AcceleratorError, HistoryError, OptikitError, StageError
+from optikit_assets.execution import Pools, beyond_a_node
 from optikit_assets.graph import (
     GRAPH,
     PIPELINE,
@@ -27,6 +27,7 @@ from optikit_assets.graph import (
     get_flow,
     in_plan_order,
     measurements_of,
+    pool_name,
 )
 from optikit_assets.headless.driver import DriverReport, Event, run_plan
 from optikit_assets.headless.materialize import open_instance, register_model
@@ -35,7 +36,7 @@ from optikit_assets.headless.requests import Request, remember_request, requests
 from optikit_assets.headless.run_owners import cancel_orphaned_runs
 from optikit_assets.publishing import get_publisher
 from optikit_assets.settings import settings
-from optikit_assets.specs import BASELINE, Catalog, JobSpec
+from optikit_assets.specs import BASELINE, LOCAL, Catalog, JobSpec
 from optikit_assets.tuner import check
 from resources.history import open_history
 
@@ -48,10 +49,27 @@ class Submission:
     slos: tuple[str, ...]
     recipes: tuple[str, ...]
     flow: Flow = PIPELINE
+    pools: tuple[tuple[str, ...], ...] = ()
+    """Names of the pools of each SLO, or of a flow that looks at none; none: this machine."""
+
+    @property
+    def pool_names(self) -> tuple[str, ...]:
+        """Every pool that it names; what is of no pool is made on the first."""
+        return tuple(dict.fromkeys(name for names in self.pools for name in names)) or (LOCAL,)
+
+    @property
+    def named(self) -> dict[str, tuple[str, ...]]:
+        """As `Versions.named`."""
+        return {"": self.pool_names, **dict(zip(self.slos, self.pools, strict=False))}
+
+    @property
+    def request(self) -> Request:
+        """What is asked for, of whichever model."""
+        return Request(tuple(sorted(self.flow.stages)), self.slos, self.recipes, self.pools)
 
     def nodes(self) -> list[Node]:
         """Return every partition that it asks for, upstream first."""
-        return self.flow.nodes(self.model_key, self.slos, self.recipes)
+        return self.request.nodes(self.model_key)
 
 
 def resolve_submission(job: JobSpec, catalog: Catalog) -> Submission:
@@ -60,7 +78,7 @@ def resolve_submission(job: JobSpec, catalog: Catalog) -> Submission:
     Raises
     ------
     UnknownNameError
-        For a flow, model, SLO or recipe that does not exist.
+        For a flow, model, SLO, recipe or pool that does not exist.
     OptikitError
         If the flow needs an SLO and none is named, or one is named that it does not look at.
     ModelError
@@ -80,13 +98,18 @@ def resolve_submission(job: JobSpec, catalog: Catalog) -> Submission:
         catalog.slo(slo)
     for recipe in job.recipes:
         catalog.recipe(recipe)
+    for pool in job.pools:
+        catalog.pool(pool)
     every = set(catalog.recipes) if flow.compresses else set()
     names = {BASELINE, *(job.recipes or every)}
-    return Submission(model.key, tuple(job.slos), tuple(sorted(names)), flow)
+    pools = tuple(job.pools or catalog.slo(slo).pools for slo in job.slos)
+    return Submission(
+        model.key, job.slos, tuple(sorted(names)), flow, pools or (job.pools or (LOCAL,),)
+    )
 
 
 def plan_submission(
-    submission: Submission, catalog: Catalog, instance: dg.DagsterInstance, hardware: Hardware
+    submission: Submission, catalog: Catalog, instance: dg.DagsterInstance, pools: Pools
 ) -> list[NodePlan]:
     """Register the model, observe all sources, and judge every partition of the submission.
 
@@ -96,13 +119,17 @@ def plan_submission(
         If what the flow takes as it is, is not there or not current.
     SpecError
         If the model's engine lacks the flags of a search space.
+    AcceleratorError
+        If a pool that it names cannot be reached, is not what is declared of it, or has no node
+        that the model's spec fits on.
     """
     _check_search_spaces(submission, catalog)
+    _check_pools(submission, catalog, pools)
     cancel_orphaned_runs(instance)
     register_model(instance, submission.model_key)
-    observe(catalog, instance, hardware)
+    observe(catalog, instance, pools)
     nodes = submission.nodes()
-    versions = _versions(catalog, instance, hardware, nodes)
+    versions = _versions(catalog, instance, pools, nodes, submission.named)
     require_what_is_not_made(submission.flow, versions, nodes)
     return [_unless_published(versions, item) for item in make_plan(versions, nodes)]
 
@@ -128,6 +155,17 @@ def require_what_is_not_made(flow: Flow, versions: Versions, nodes: Sequence[Nod
         )
 
 
+def _check_pools(submission: Submission, catalog: Catalog, pools: Pools) -> None:
+    found = {name: pools.hardware(name) for name in submission.pool_names}
+    first = submission.pool_names[0]
+    spec = catalog.model(graph.split_model(submission.model_key)[0]).engine
+    needed = get_engine(spec.name).accelerators(spec, {}, found[first])
+    # Scores are made on the first; on the others what does not fit comes out as infeasible.
+    if first != LOCAL and needed > found[first].count:
+        reason = beyond_a_node(first, needed, found[first])
+        raise AcceleratorError(f"{submission.model_key} {reason}: name another pool first")
+
+
 def _check_search_spaces(submission: Submission, catalog: Catalog) -> None:
     engine = catalog.model(graph.split_model(submission.model_key)[0]).engine
     searched = {n.key.slo for n in submission.nodes() if n.asset == graph.TUNED_CONFIG}
@@ -135,12 +173,12 @@ def _check_search_spaces(submission: Submission, catalog: Catalog) -> None:
         check(catalog.search_space(catalog.slo(slo).search_space), engine)
 
 
-def observe(catalog: Catalog, instance: dg.DagsterInstance, hardware: Hardware) -> None:
+def observe(catalog: Catalog, instance: dg.DagsterInstance, pools: Pools) -> None:
     """Record the present version of every source that changed since it was last observed."""
-    versions = _versions(catalog, instance, hardware)
+    versions = _versions(catalog, instance, pools)
     known = {version.key for version in versions.sources.registry.versions()}
     keys = [key for key in instance.get_dynamic_partitions(MODEL_DIMENSION) if key in known]
-    for observation in changed_observations(versions, source_nodes(keys)):
+    for observation in changed_observations(versions, keys):
         instance.report_runless_asset_event(observation)
 
 
@@ -154,27 +192,51 @@ def run_submission(
     EnvironmentMissingError
         If a stage has to run and its environment is not installed.
     """
-    executor = get_executor(settings())
-    hardware = executor.hardware()
+    pools = Pools.of(settings(), catalog)
     with open_instance() as instance:
-        plan = plan_submission(submission, catalog, instance, hardware)
-        remember_request(
-            instance, submission.model_key, submission.flow, submission.slos, submission.recipes
-        )
+        plan = plan_submission(submission, catalog, instance, pools)
+        remember_request(instance, submission.model_key, submission.flow, submission.request)
+    seconds: dict[Node, float] = {}
     if any(item.state != "fresh" for item in plan):
+        seconds = _known_seconds()
         for name in ("compress", "serve"):
             python_of(settings().envs_home, name)
         open_store(settings().store, settings().home).sweep_staging()
     report = run_plan(
-        plan, width=width(executor.slots), log_folder=settings().logs / "driver", on_event=on_event
+        plan,
+        width=width(pools.executor(name).slots for name in submission.pool_names),
+        log_folder=settings().logs / "driver",
+        on_event=on_event,
+        named=submission.named if len(POOLS) > 1 else {},
+        seconds=seconds,
     )
     open_history(settings()).drain(timeout_s=60)
     return plan, report
 
 
-def width(slots: int) -> int:
-    """Return how many partitions run at a time: one per accelerator and one that prepares."""
-    return slots + 1
+def _known_seconds() -> dict[Node, float]:
+    """Return how long partitions took when they were last made, as far as the history tells."""
+    try:
+        found = open_history(settings()).query(
+            "SELECT asset, partition, seconds FROM partition_seconds"
+        )
+    except HistoryError:
+        # There is none yet, or one that an earlier release published.
+        return {}
+    rows = found.to_dict("records")
+    return {
+        Node.of(row["asset"], row["partition"]): row["seconds"]
+        for row in rows
+        if row["asset"] in GRAPH
+    }
+
+
+def width(slots: Iterable[int]) -> int:
+    """Return how many partitions run at a time: one per accelerator of each pool, and one more.
+
+    That one prepares what follows while all others hold theirs.
+    """
+    return sum(slots) + 1
 
 
 def deployments(submission: Submission) -> dict[str, Artifact]:
@@ -195,7 +257,7 @@ def status(
     catalog: Catalog,
     model_keys: Sequence[str],
     instance: dg.DagsterInstance,
-    hardware: Hardware,
+    pools: Pools,
 ) -> list[NodePlan]:
     """Judge every partition of the given models under every SLO that was ever asked for.
 
@@ -204,7 +266,7 @@ def status(
     are no reason to decide again. Until then it is what the requests named; where none is known,
     as of an earlier release, it is everything.
     """
-    versions = _versions(catalog, instance, hardware)
+    versions = _versions(catalog, instance, pools)
     every = tuple(sorted(catalog.recipes))
     nodes: list[Node] = []
     asked: list[Node] = []
@@ -219,20 +281,29 @@ def status(
         made = requests(instance, key)
         for slo in catalog.slos:
             decision = Node(graph.DEPLOYABLE_CONFIG, Key(key, slo=slo))
-            measured = tuple(name for name in every if _is_measured(versions, decision, name))
             decided = versions.recorded(decision)
-            if not decided and not measured:
+            measured = {
+                pool: [n for n in every if _is_measured(versions, decision.on(pool), n)]
+                for pool in versions.pools
+            }
+            seen = [pool for pool, recipes in measured.items() if recipes]
+            if not decided and not seen:
                 continue
-            nodes += Submission(key, (slo,), every).nodes()
+            places = seen or [None]
+            nodes += PIPELINE.nodes(key, (slo,), every, places)
             if decided:
-                wanted = Submission(key, (slo,), measured).nodes()
                 optional = GRAPH[graph.DEPLOYABLE_CONFIG].optional
-                asked += [n for n in wanted if n.asset not in optional or versions.recorded(n)]
-            else:
-                named = [request for request in made if slo in request.slos]
                 asked += [
                     node
-                    for request in named or [Request(STAGES, (slo,), every)]
+                    for pool in places
+                    for node in PIPELINE.nodes(key, (slo,), measured[pool], [pool])
+                    if node.asset not in optional or versions.recorded(node)
+                ]
+            else:
+                everything = Request(STAGES, (slo,), every, (tuple(map(pool_name, places)),))
+                asked += [
+                    node
+                    for request in [r for r in made if slo in r.slos] or [everything]
                     for node in request.nodes(key)
                     if node.key.slo in ("", slo) and node.key.recipe in ("", *every)
                 ]
@@ -253,12 +324,13 @@ def _is_measured(versions: Versions, decision: Node, recipe: str) -> bool:
 def _versions(
     catalog: Catalog,
     instance: dg.DagsterInstance,
-    hardware: Hardware,
+    pools: Pools,
     asked: Iterable[Node] = (),
+    named: Mapping[str, Sequence[str]] | None = None,
 ) -> Versions:
     registry = ModelRegistry(settings().home, settings().root, catalog)
-    sources = SourceVersions(catalog, registry, hardware)
-    return Versions(instance, sources, _has_artifact, frozenset(asked))
+    sources = SourceVersions(catalog, registry, lambda pool: pools.hardware(pool_name(pool)))
+    return Versions(instance, sources, _has_artifact, frozenset(asked), named or {})
 
 
 def _has_artifact(key: str) -> bool:

@@ -1,11 +1,20 @@
 """What was asked for of a model: an event of ``base_model`` in the instance for every request."""
 
-from collections.abc import Iterable
-from typing import NamedTuple, cast
+from itertools import zip_longest
+from typing import Any, NamedTuple, cast
 
 import dagster as dg
 
-from optikit_assets.graph import BASE_MODEL, PIPELINE, STAGES, Flow, Node
+from optikit_assets.graph import (
+    BASE_MODEL,
+    PIPELINE,
+    STAGES,
+    Flow,
+    Node,
+    in_plan_order,
+    pool_part,
+)
+from optikit_assets.specs import LOCAL
 
 _REQUEST = "optikit/request"
 # A request that is made again is no event of its own: so many different ones nobody makes.
@@ -18,24 +27,28 @@ class Request(NamedTuple):
     stages: tuple[str, ...]
     slos: tuple[str, ...]
     recipes: tuple[str, ...]
+    pools: tuple[tuple[str, ...], ...] = ()
+    """Names of the pools of each SLO, or of a flow that looks at none; none: this machine."""
 
     def nodes(self, model_key: str) -> list[Node]:
         """Return what it asks for, upstream first; stages that there are no more are left out."""
         known = frozenset(self.stages) & frozenset(STAGES)
         if not known:
             return []
-        return Flow(PIPELINE.name, known).nodes(model_key, self.slos, self.recipes)
+        flow = Flow(PIPELINE.name, known)
+        found: list[Node] = []
+        for slos, names in zip_longest(
+            [(slo,) for slo in self.slos] or [()], self.pools, fillvalue=(LOCAL,)
+        ):
+            parts = [pool_part(name) for name in names]
+            found += flow.nodes(model_key, slos, self.recipes, parts)
+        return in_plan_order(found)
 
 
 def remember_request(
-    instance: dg.DagsterInstance,
-    model_key: str,
-    flow: Flow,
-    slos: Iterable[str],
-    recipes: Iterable[str],
+    instance: dg.DagsterInstance, model_key: str, flow: Flow, request: Request
 ) -> None:
-    """Keep what is about to be brought up to date."""
-    request = Request(tuple(sorted(flow.stages)), tuple(sorted(slos)), tuple(sorted(recipes)))
+    """Keep what is about to be brought up to date; `flow` is what it was called."""
     if request in requests(instance, model_key):
         return
     instance.report_runless_asset_event(
@@ -58,6 +71,8 @@ def requests(instance: dg.DagsterInstance, model_key: str) -> list[Request]:
         event = record.asset_observation
         value = event and event.metadata.get(_REQUEST)
         if isinstance(value, dg.JsonMetadataValue):
-            fields = cast("dict[str, list[str]]", value.data)
-            found.append(Request(**{name: tuple(names) for name, names in fields.items()}))
+            fields = dict(cast("dict[str, Any]", value.data))
+            pools = tuple(tuple(names) for names in fields.pop("pools", []))
+            given = {name: tuple(names) for name, names in fields.items()}
+            found.append(Request(**given, pools=pools))
     return found

@@ -27,6 +27,7 @@ from optikit_assets.schemas.comparison import (
 from optikit_assets.schemas.deployment import (
     DEPLOYMENT_FILE,
     Deployment,
+    PoolOffer,
     RecipeQuality,
     Rejection,
 )
@@ -98,6 +99,7 @@ __all__ = [
     "Gain",
     "InfeasibleBenchmark",
     "MeasuredRecipe",
+    "PoolOffer",
     "ProbeKind",
     "ProbeResult",
     "ProbeVerdict",

@@ -57,6 +57,12 @@ class ArmMeasurement(Result):
         return self.rate_rps / self.gpus
 
     @property
+    def at_best_per_gpu(self) -> float:
+        """Upper end of that rate."""
+        high = self.rate_ci_rps[1] if self.rate_ci_rps else self.rate_rps
+        return max(high, self.rate_rps) / self.gpus
+
+    @property
     def label(self) -> str:
         """Recipe and flags in words, e.g. ``int_w8a8, tuned``."""
         return f"{self.recipe}, {'tuned' if self.tuned else 'engine defaults'}"

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, Field
 
-from optikit_assets.schemas.arms import FourArms
+from optikit_assets.schemas.arms import ArmEvidence, FourArms
 from optikit_assets.schemas.base import Result
 from optikit_assets.schemas.certification import Certification, Gain
 from optikit_assets.schemas.comparison import RecoveryRow
@@ -34,6 +34,30 @@ class RecipeQuality(Result):
     trials: int | None = None
     checkpoint_bytes: int | None = None
     tasks: tuple[RecoveryRow, ...] = ()
+
+
+class PoolOffer(Result):
+    """What one hardware pool serves under the SLO, and at which cost.
+
+    ``evidence`` says where the rate comes from: ``confirmed`` by certification on this pool,
+    ``measured`` by a search alone, ``refuted``: no rate held on fresh servers.
+    """
+
+    pool: str
+    accelerator: str
+    evidence: ArmEvidence
+    recipe: str | None = None
+    tuned: bool | None = None
+    gpus: int | None = None
+    rate_per_gpu: float | None = Field(default=None, description="Null: it meets the SLO at none.")
+    price_per_hour: float | None = Field(
+        default=None, description="Of one card; all pools share a currency."
+    )
+    cost_per_million_tokens: float | None = Field(
+        default=None, description="Of input and output tokens together, at this rate."
+    )
+    deployed: bool = False
+    reason: str = ""
 
 
 class Deployment(Result):
@@ -86,6 +110,16 @@ class Deployment(Result):
         description="Recipes with results that are not those of the present inputs, and why.",
     )
     closest: str = ""
+    pool: str | None = Field(
+        default=None,
+        exclude_if=lambda pool: pool is None,
+        description="Named hardware pool that it was certified on and is to run on.",
+    )
+    pools: tuple[PoolOffer, ...] = Field(
+        default=(),
+        exclude_if=lambda pools: not pools,
+        description="Every pool that took part; none on a machine of which no price is known.",
+    )
     accelerator: str
     engine: str = Field(
         default=DEFAULT_ENGINE, description="Engine that was measured and is deployed."

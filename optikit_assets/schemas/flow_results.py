@@ -33,6 +33,7 @@ class MeasuredRecipe(Result):
 
     recipe: str
     slo: str
+    pool: str | None = Field(default=None, description="Unset on the machine itself.")
     benchmark: BenchmarkOutcome
     artifact: str | None = Field(default=None, description="Folder; unset where there is none.")
 

@@ -5,6 +5,7 @@ from optikit_assets.specs.catalog import BASELINE, Catalog
 from optikit_assets.specs.job import JobSpec
 from optikit_assets.specs.loading import load_spec
 from optikit_assets.specs.model import EngineSpec, ModelSpec
+from optikit_assets.specs.pool import LOCAL, PoolSpec
 from optikit_assets.specs.recipe import Calibration, RecipeSpec
 from optikit_assets.specs.search_space import Choices, FloatRange, IntRange, SearchSpaceSpec
 from optikit_assets.specs.slo import Metric, Objective, SearchBudget, SloSpec
@@ -13,6 +14,7 @@ from optikit_assets.specs.workload import Workload
 
 __all__ = [
     "BASELINE",
+    "LOCAL",
     "Calibration",
     "Catalog",
     "Choices",
@@ -24,6 +26,7 @@ __all__ = [
     "Metric",
     "ModelSpec",
     "Objective",
+    "PoolSpec",
     "RecipeSpec",
     "SearchBudget",
     "SearchSpaceSpec",

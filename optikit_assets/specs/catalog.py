@@ -11,6 +11,7 @@ from optikit_assets.specs.base import Spec, digest
 from optikit_assets.specs.job import JobSpec
 from optikit_assets.specs.loading import load_spec
 from optikit_assets.specs.model import ModelSpec
+from optikit_assets.specs.pool import LOCAL, PoolSpec
 from optikit_assets.specs.recipe import RecipeSpec
 from optikit_assets.specs.search_space import SearchSpaceSpec
 from optikit_assets.specs.slo import SloSpec
@@ -27,6 +28,7 @@ FOLDERS: dict[str, type[Spec]] = {
     "search_spaces": SearchSpaceSpec,
     "models": ModelSpec,
     "jobs": JobSpec,
+    "hardware": PoolSpec,
 }
 
 
@@ -44,6 +46,7 @@ class Catalog:
     search_spaces: dict[str, SearchSpaceSpec] = field(default_factory=dict)
     models: dict[str, ModelSpec] = field(default_factory=dict)
     jobs: dict[str, JobSpec] = field(default_factory=dict)
+    pools: dict[str, PoolSpec] = field(default_factory=dict)
 
     @classmethod
     def load(cls, root: Path) -> "Catalog":
@@ -77,6 +80,7 @@ class Catalog:
             search_spaces=loaded["search_spaces"],  # type: ignore[arg-type]
             models=loaded["models"],  # type: ignore[arg-type]
             jobs=loaded["jobs"],  # type: ignore[arg-type]
+            pools=loaded["hardware"],  # type: ignore[arg-type]
         )
         catalog._check_references()
         return catalog
@@ -101,6 +105,14 @@ class Catalog:
         """Return the model spec called `name`, or the default one: models need no file."""
         return self.models.get(name) or ModelSpec(name=name)
 
+    def pool(self, name: str) -> PoolSpec:
+        """Return the pool called `name`; that of the machine itself needs no file."""
+        return _look_up("hardware pool", self._every_pool, name)
+
+    @property
+    def _every_pool(self) -> dict[str, PoolSpec]:
+        return {LOCAL: PoolSpec(name=LOCAL), **self.pools}
+
     def scenario_digest(self, slo_name: str) -> str:
         """Return the digest of an SLO and its search space, the version of a scenario."""
         slo = self.slo(slo_name)
@@ -121,6 +133,8 @@ class Catalog:
         self._require("models", self.models, "slos", self.slos, "SLO")
         self._require("jobs", self.jobs, "slos", self.slos, "SLO")
         self._require("jobs", self.jobs, "recipes", self.recipes, "recipe")
+        for folder, specs in (("slos", self.slos), ("models", self.models), ("jobs", self.jobs)):
+            self._require(folder, specs, "pools", self._every_pool, "hardware pool")
         for name, suite in self.suites.items():
             folder = self.task_folder(name)
             if folder is not None and not folder.is_dir():

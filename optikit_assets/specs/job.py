@@ -8,7 +8,7 @@ The fields of the paper's ``OptimizationJob`` (appendix A.2), and where they are
 ``dataset``        ``calibration_data`` of the model (``recipes/models/``).
 ``flow_params``    `JobSpec.recipes`; a recipe's number of trials is its own ``trials``
                    (``recipes/quantization/``), the search is that of the SLO (``recipes/slos/``).
-``compute_config`` The accelerators that there are: stages lease as many as they need.
+``compute_config`` `JobSpec.pools`: stages lease as many of their accelerators as they need.
 =================  =================================================================================
 
 What a job does not have cannot be said in it either: a data set or a number of trials of its own
@@ -30,8 +30,9 @@ _SAID_ELSEWHERE = {
     "num_trials": _RECIPE,
     "trials": _RECIPE,
     "flow_params": "is the names of recipes here; what else one needs is said in its own file",
-    "compute": "is not chosen here: stages lease the accelerators that there are",
-    "compute_config": "is not chosen here: stages lease the accelerators that there are",
+    "compute": "is the names of pools here (recipes/hardware/), whose accelerators stages lease",
+    "compute_config": "is the names of pools here (recipes/hardware/), whose accelerators stages "
+    "lease",
 }
 
 
@@ -53,12 +54,19 @@ class JobSpec(Spec):
         "alone. The baseline always takes part.",
     )
 
+    pools: tuple[Name, ...] = Field(
+        default=(),
+        description="Names of hardware pools (recipes/hardware/, or local) that it measures on; "
+        "checkpoints and scores are made on the first. Empty: those of each SLO.",
+    )
+
     @field_validator("flow")
     @classmethod
     def _known(cls, name: str) -> str:
         return plugins.known_flow(name)
 
     def digest(self) -> str:
-        """Return the digest, in which the flow counts unless it is the one of all earlier jobs."""
+        """Return the digest, in which flow and pools count unless they are those of old jobs."""
         earlier = {"flow"} if self.flow == plugins.DEFAULT_FLOW else set()
+        earlier |= set() if self.pools else {"pools"}
         return digest(self.model_dump(mode="json", exclude={"description", *earlier}))

@@ -64,6 +64,11 @@ class ModelSpec(Spec):
         default=plugins.DEFAULT_FLOW,
         description="Flow that the sensor asks for when a version appears.",
     )
+    pools: tuple[Name, ...] = Field(
+        default=(),
+        description="Hardware pools that the sensor asks for when a version appears; empty: those "
+        "of each SLO.",
+    )
     trust_remote_code: bool = Field(
         default=False,
         description="Run Python code that comes with the model. Off unless you read it.",

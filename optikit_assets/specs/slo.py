@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from optikit_assets.specs.base import Name, Spec, SpecModel, digest
+from optikit_assets.specs.pool import LOCAL
 from optikit_assets.specs.workload import Workload
 
 Metric = Literal["e2e_latency", "ttft", "tpot", "itl"]
@@ -124,6 +125,12 @@ class SloSpec(Spec):
     budget: SearchBudget = Field(
         default_factory=SearchBudget, description="Limits of the rate search."
     )
+    pools: tuple[Name, ...] = Field(
+        default=(LOCAL,),
+        min_length=1,
+        description="Hardware pools (recipes/hardware/) that it is asked of unless a job names "
+        "others.",
+    )
 
     @model_validator(mode="after")
     def _objectives_differ(self) -> "SloSpec":
@@ -152,7 +159,9 @@ class SloSpec(Spec):
     def digest(self) -> str:
         """Return the digest, in which data files count by their content, wherever they lie."""
         paths = {"trace": {"path"}, "prompts": {"path"}}
-        content = self.model_dump(mode="json", exclude={"description": True, "workload": paths})
+        # On which pools it is asked is said by the key of each scenario.
+        left_out = {"description": True, "pools": True}
+        content = self.model_dump(mode="json", exclude={**left_out, "workload": paths})
         for key in _LATER_KEYS:
             if getattr(self.workload, key) == Workload.model_fields[key].default:
                 del content["workload"][key]

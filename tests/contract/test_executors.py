@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from optikit_assets.execution import Executor, Lease
+from optikit_assets.execution import Executor, Lease, RecordedExecutor
 from optikit_assets.execution.testing import InProcessExecutor
 from optikit_assets.workers.channel import Emit
 from optikit_assets.workers.messages import Message
@@ -20,6 +20,11 @@ class TestLocalExecutor(ExecutorContract):
         if not (place / "envs").exists():
             install_environment(place, worker="tests.contract.executor_worker")
         return executor_on(place, TWO_GPUS)
+
+
+class TestRecordedExecutor(TestLocalExecutor):
+    def make(self, place: Path) -> Executor:
+        return RecordedExecutor(super().make(place), "local", lambda row: None)
 
 
 class TestInProcessExecutor(ExecutorContract):

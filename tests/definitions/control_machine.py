@@ -15,6 +15,7 @@ from optikit_assets.execution.testing import InProcessExecutor
 from optikit_assets.graph import Node
 from optikit_assets.headless.materialize import materialize_node, open_instance, register_model
 from optikit_assets.settings import Settings, settings
+from optikit_assets.specs import PoolSpec
 from tests.definitions.test_history_rows import Stages
 from tests.definitions.world import HARDWARE, MODEL
 
@@ -26,7 +27,7 @@ class Told(Stages):
         super().__init__({64: 90, 128: 0, 256: 0})
         self.ledger = ledger
 
-    def executor(self, here: Settings) -> Executor:
+    def executor(self, here: Settings, pool: PoolSpec) -> Executor:
         return InProcessExecutor(self.work, HARDWARE, here.home / "leases")
 
     def note(self, what: str) -> None:

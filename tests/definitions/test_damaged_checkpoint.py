@@ -16,7 +16,7 @@ from optikit_assets.schemas import CHECKPOINTS_FILE, COMPARISON_FILE, DEPLOYMENT
 from optikit_assets.settings import settings
 from optikit_assets.workers.messages import CompressResult, Record
 from tests.definitions.test_candidates import BASE, QUANTIZED, SCORES, Workers, artifact_of
-from tests.definitions.world import CHAT, HARDWARE, MODEL, World, in_process
+from tests.definitions.world import CHAT, HARDWARE, MODEL, World, in_process, pools_of
 from tests.executors import execute_with
 from tests.unit.deployment import samples
 
@@ -76,7 +76,7 @@ def damage_q_star() -> str:
 def not_fresh(real: World) -> dict[str, str]:
     """Return why a run would make the recipe's checkpoints and scores."""
     with open_instance() as instance:
-        plan = status(real.catalog(), [MODEL], instance, HARDWARE)
+        plan = status(real.catalog(), [MODEL], instance, pools_of(HARDWARE))
     mine = (QUANTIZED, SCORES)
     return {i.node.asset: i.reason for i in plan if i.node in mine and i.state != "fresh"}
 

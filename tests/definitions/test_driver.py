@@ -60,16 +60,37 @@ class Ran:
     pids: dict[str, int]
 
 
-def drive(folder: Path, plan: list[NodePlan], width: int = 2) -> Ran:
+def drive(
+    folder: Path,
+    plan: list[NodePlan],
+    width: int = 2,
+    seconds: dict[Node, float] | None = None,
+) -> Ran:
     events: list[Event] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(FOLDER, str(folder))
         logs = folder / "logs"
         report = run_plan(
-            plan, width=width, log_folder=logs, on_event=events.append, materialize=act
+            plan,
+            width=width,
+            log_folder=logs,
+            on_event=events.append,
+            materialize=act,
+            seconds=seconds,
         )
     pids = {f.name: int(f.read_text()) for f in folder.iterdir() if f.is_file()}
     return Ran(report, events, pids)
+
+
+# --- order --------------------------------------------------------------------------------------
+
+
+def test_what_most_is_still_to_come_after_is_begun_first(tmp_path: Path) -> None:
+    plan = plan_of("short", "long", "leads", last=["leads"])
+    took = {node("short"): 1.0, node("long"): 20.0, node("leads"): 5.0, node("last"): 30.0}
+    ran = drive(tmp_path, plan, width=1, seconds=took)
+    begun = [str(event.node.partition) for event in ran.events if event.kind == "started"]
+    assert begun == ["leads", "last", "long", "short"]
 
 
 # --- one run in which everything happens --------------------------------------------------------

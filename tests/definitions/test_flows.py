@@ -21,7 +21,7 @@ from optikit_assets.headless.optimize import Submission, require_what_is_not_mad
 from optikit_assets.schemas import BENCHMARK_FILE, MEASURED_RECIPE
 from optikit_assets.settings import settings
 from tests.definitions.test_certification import DEPLOYABLE, SLO, Machine, artifact_of
-from tests.definitions.world import HARDWARE, MODEL, World, in_process
+from tests.definitions.world import HARDWARE, MODEL, World, in_process, pools_of
 from tests.executors import execute_with
 
 TWO = ["baseline", "int_w8a8"]
@@ -65,7 +65,7 @@ def test_a_study_that_is_outdated_takes_no_part_and_is_named(world: World):
     world.materialize(untuned)
     versions = world.versions()
     assert {item.state for item in world.judge(untuned)} == {"fresh"}
-    assert versions.participants(DECISION) == TWO
+    assert versions.participants(DECISION) == {None: TWO}
     assert STUDY not in versions.upstream(DECISION)
     assert set(versions.left_out(DECISION)) == set(TWO)
     assert versions.left_out(DECISION)["int_w8a8"].startswith(
@@ -174,7 +174,7 @@ def prepared(
 
 def state_of(real: World, node: Node) -> tuple[str, str]:
     with open_instance() as instance:
-        plan = status(real.catalog(), [MODEL], instance, HARDWARE)
+        plan = status(real.catalog(), [MODEL], instance, pools_of(HARDWARE))
     return next((item.state, item.reason) for item in plan if item.node == node)
 
 

@@ -19,7 +19,7 @@ from optikit_assets.graph import PIPELINE, Node, upstream
 from optikit_assets.headless.job import optimize_model
 from optikit_assets.settings import REPOSITORY, settings
 from resources import ArtifactStoreResource, ModelRegistryResource, StageRunnerResource
-from tests.definitions.world import HARDWARE, local_on
+from tests.definitions.world import HARDWARE, local_on, pools_of
 from tests.executors import execute_with
 from tests.tiny_model import write_model
 
@@ -100,9 +100,10 @@ def test_every_stage_asset_says_in_which_file_it_is():
 
 
 def test_the_assets_are_the_stages_and_the_sources():
-    assert set(SPECS) == {*graph.STAGES, *graph.OBSERVED} == set(SNAPSHOT)
+    # Nothing says here what cards cost.
+    assert set(SPECS) == {*graph.STAGES, *graph.OBSERVED} - {"pool_spec"} == set(SNAPSHOT)
     assert {SPECS[name].group_name for name in graph.STAGES} == {"optimization"}
-    assert {SPECS[name].group_name for name in graph.OBSERVED} == {"sources"}
+    assert {SPECS[name].group_name for name in partitions.SOURCES} == {"sources"}
 
 
 @pytest.mark.parametrize("name", SNAPSHOT)
@@ -207,7 +208,8 @@ def test_dagster_and_the_table_agree_on_every_edge(asset, registered):
         keys = definition.get_partition_keys(dynamic_partitions_store=registered)
         assert {node.partition for node in nodes} == set(keys)
     for node in nodes:
-        assert parents(node, registered) == set(upstream(node, partitions.RECIPES)), str(node)
+        above = {up for up in upstream(node, partitions.RECIPES) if up.asset in SPECS}
+        assert parents(node, registered) == above, str(node)
 
 
 def test_no_edge_has_so_many_partitions_that_dagster_stops_looking(registered):
@@ -252,7 +254,7 @@ class Site:
         write_model(self.home / "models" / name / version)
 
     def tick(self, sensor: dg.SensorDefinition) -> dg.SensorResult | dg.SkipReason:
-        runner = StageRunnerResource.on(lambda: local_on(HARDWARE)(settings()))
+        runner = StageRunnerResource.over(lambda: pools_of(HARDWARE))
         artifacts = ArtifactStoreResource(url=settings().store, home=str(self.home))
         wanted = {"models": self.models, "artifacts": artifacts, "runner": runner}
         resources = {k: v for k, v in wanted.items() if k in sensor.required_resource_keys}

@@ -332,7 +332,7 @@ def test_a_stale_verdict_takes_no_part_and_is_named(own: World):
     own.materialize(only)
     assert {item.state for item in own.judge(only)} == {"fresh"}
     versions = own.versions()
-    assert versions.participants(decision) == ["baseline"]
+    assert versions.participants(decision) == {None: ["baseline"]}
     left_out = versions.left_out(decision)
     assert set(left_out) == {"int_w8a8", "fp8_dynamic"}
     for recipe, why in left_out.items():
@@ -352,7 +352,7 @@ def test_a_failure_that_is_current_takes_part_as_one(own: World):
     own.materialize([study])
     versions = own.versions()
     assert versions.left_out(decision) == {}
-    assert "int_w8a8" in versions.participants(decision)
+    assert "int_w8a8" in versions.participants(decision)[None]
 
 
 def test_another_code_version_makes_the_stage_and_what_is_below_stale(

@@ -6,7 +6,8 @@ import dagster as dg
 import pytest
 
 from optikit_assets.errors import AcceleratorError
-from optikit_assets.execution import Lease
+from optikit_assets.execution import Lease, Pools
+from optikit_assets.specs import PoolSpec
 from optikit_assets.workers.messages import Record
 from resources import StageRunnerResource
 from tests.unit.execution.devices import TWO_GPUS, executor_on, install_environment
@@ -23,14 +24,15 @@ def test_a_worker_is_known_by_its_asset_and_heard_by_the_stage_and_a_listener(
 
     @dg.asset(partitions_def=dg.StaticPartitionsDefinition(["tiny@1"]))
     def work(context: dg.AssetExecutionContext, runner: StageRunnerResource) -> None:
-        assert runner.hardware.name == "Test CPU"
-        with runner.executor.lease() as lease:
+        here = runner.on(None)
+        assert here.hardware.name == "Test CPU"
+        with here.executor.lease() as lease:
             request = Work(behaviour="finish")
-            done = runner.run(context, "compress", request, Done, lease, records.append)
+            done = here.run(context, "compress", request, Done, lease, records.append)
         assert done.home == str(tmp_path)
 
-    runner = StageRunnerResource.on(
-        lambda: executor_on(tmp_path),
+    runner = StageRunnerResource.over(
+        lambda: pools(tmp_path),
         lambda worker, record: heard.append((worker, record.payload["trial"])),
     )
     with dg.DagsterInstance.ephemeral() as instance:
@@ -44,6 +46,11 @@ def test_a_worker_is_known_by_its_asset_and_heard_by_the_stage_and_a_listener(
     assert trials(records) == [1, 2]
 
 
+def pools(home: Path) -> Pools:
+    """Return the pool of a machine without a GPU."""
+    return Pools(lambda name: PoolSpec(name=name), lambda pool: executor_on(home))
+
+
 def test_nothing_runs_on_other_hardware_than_was_planned_for(tmp_path: Path) -> None:
     refused: list[str] = []
 
@@ -51,10 +58,10 @@ def test_nothing_runs_on_other_hardware_than_was_planned_for(tmp_path: Path) -> 
     def work(context: dg.AssetExecutionContext, runner: StageRunnerResource) -> None:
         request, lease = Work(behaviour="finish"), Lease(TWO_GPUS, ("0",))
         with pytest.raises(AcceleratorError) as caught:
-            runner.run(context, "compress", request, Done, lease)
+            runner.on(None).run(context, "compress", request, Done, lease)
         refused.append(str(caught.value))
 
-    runner = StageRunnerResource.on(lambda: executor_on(tmp_path))
+    runner = StageRunnerResource.over(lambda: pools(tmp_path))
     with dg.DagsterInstance.ephemeral() as instance:
         dg.materialize([work], resources={"runner": runner}, instance=instance)
     assert refused[0].startswith("a lease on 2 x Test GPU was granted where Test CPU (1 cores) was")

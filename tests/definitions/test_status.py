@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from optikit_assets.artifacts import open_store
 from optikit_assets.graph import BASE_MODEL, DEPLOYABLE_CONFIG, PIPELINE, Flow, Node, get_flow
 from optikit_assets.headless.optimize import status
-from optikit_assets.headless.requests import remember_request, requests
+from optikit_assets.headless.requests import Request, remember_request, requests
 from optikit_assets.publishing import Bundle, get_publisher
 from optikit_assets.settings import settings
-from tests.definitions.world import HARDWARE, MODEL, RECIPES, World
+from tests.definitions.world import HARDWARE, MODEL, RECIPES, World, pools_of
 from tests.tiny_model import write_model
 
 TWO = ["baseline", "int_w8a8"]
@@ -16,6 +16,13 @@ DEPLOYABLE = f"deployable_config[{MODEL}|chat]"
 # An edit of the recipe that nobody asked for.
 RTN, OTHER_LAYERS = "FP8_DYNAMIC}]", "FP8_DYNAMIC}]\nignore: [lm_head, head]"
 OTHER = [str(node) for node in PIPELINE.nodes(MODEL, ["chat"], ["fp8_dynamic"])[1:-1]]
+
+
+def asked(world: World, flow: Flow, slos: Iterable[str], recipes: Iterable[str]) -> None:
+    """Ask for a flow as `optimize` does."""
+    stages = tuple(sorted(flow.stages))
+    request = Request(stages, tuple(sorted(slos)), tuple(sorted(recipes)))
+    remember_request(world.instance, MODEL, flow, request)
 
 
 def ran(world: World, nodes: Iterable[Node]) -> None:
@@ -38,7 +45,7 @@ def ran(world: World, nodes: Iterable[Node]) -> None:
 
 def states(world: World, *models: str) -> dict[str, str]:
     """Return ``state: reason`` of every row."""
-    plan = status(world.catalog(), models or [MODEL], world.instance, HARDWARE)
+    plan = status(world.catalog(), models or [MODEL], world.instance, pools_of(HARDWARE))
     return {str(item.node): f"{item.state}: {item.reason}".rstrip(": ") for item in plan}
 
 
@@ -146,7 +153,7 @@ def test_what_no_request_named_is_not_owed_before_the_first_decision(world: Worl
     flow = get_flow("benchmark_only")
     measured = flow.nodes(MODEL, ["chat"], ["baseline"])
     ran(world, measured)
-    remember_request(world.instance, MODEL, flow, ["chat"], ["baseline"])
+    asked(world, flow, ["chat"], ["baseline"])
     rest = {str(node) for node in PIPELINE.nodes(MODEL, ["chat"], RECIPES)} - set(
         map(str, measured)
     )
@@ -159,10 +166,10 @@ def test_what_no_request_named_is_not_owed_before_the_first_decision(world: Worl
 def test_what_requests_named_is_owed_until_it_is_there(world: World):
     pipeline = PIPELINE.nodes(MODEL, ["chat"], TWO)
     ran(world, get_flow("benchmark_only").nodes(MODEL, ["chat"], ["baseline"]))
-    remember_request(world.instance, MODEL, get_flow("benchmark_only"), ["chat"], ["baseline"])
+    asked(world, get_flow("benchmark_only"), ["chat"], ["baseline"])
     for _ in range(2):
-        remember_request(world.instance, MODEL, PIPELINE, ["chat", "batch"], TWO)
-    remember_request(world.instance, MODEL, PIPELINE, ["batch"], RECIPES)
+        asked(world, PIPELINE, ["chat", "batch"], TWO)
+    asked(world, PIPELINE, ["batch"], RECIPES)
     assert len(requests(world.instance, MODEL)) == 3
     found = states(world)
     assert {found.pop(name) for name in OTHER} == {"not asked for"}
@@ -175,5 +182,5 @@ def test_what_requests_named_is_owed_until_it_is_there(world: World):
 def test_a_request_of_a_flow_and_a_recipe_that_are_gone_breaks_nothing(world: World):
     ran(world, get_flow("benchmark_only").nodes(MODEL, ["chat"], ["baseline"]))
     flow = Flow("of_a_package", frozenset({"benchmark_sweep"}))
-    remember_request(world.instance, MODEL, flow, ["chat"], ["baseline", "gone"])
+    asked(world, flow, ["chat"], ["baseline", "gone"])
     assert states(world)[DEPLOYABLE] == "not asked for"

@@ -58,7 +58,7 @@ def test_the_second_run_of_a_sweep_and_of_a_study_finds_what_the_first_measured(
     real: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stages = Stages({64: 90, 128: 0, 256: 0})
-    execute_with(monkeypatch, lambda settings: Roomy(stages.work, HARDWARE, settings.home))
+    execute_with(monkeypatch, lambda settings, pool: Roomy(stages.work, HARDWARE, settings.home))
     real.write("slos/demo.yaml", CHAT.replace("name: chat", "name: demo"))
     ledger = real.root / "measured"
     benchmark = stages.benchmark

@@ -7,16 +7,22 @@ import dagster as dg
 
 from optikit_assets import graph
 from optikit_assets.artifacts.models import ModelRegistry
-from optikit_assets.defs.recorded import DATA_VERSION_TAG, INPUTS_METADATA, STATUS_TAG, Versions
+from optikit_assets.defs.recorded import (
+    DATA_VERSION_TAG,
+    INPUTS_METADATA,
+    POOL_TAG,
+    STATUS_TAG,
+    Versions,
+)
 from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.engines import Hardware
-from optikit_assets.execution import LocalExecutor
+from optikit_assets.execution import LocalExecutor, Pools
 from optikit_assets.execution.testing import InProcessExecutor, Work
 from optikit_assets.graph import Node, outcome_version
 from optikit_assets.headless.optimize import Submission
 from optikit_assets.headless.plan import NodePlan, make_plan
-from optikit_assets.settings import REPOSITORY, Settings
-from optikit_assets.specs import Catalog
+from optikit_assets.settings import REPOSITORY, Settings, settings
+from optikit_assets.specs import Catalog, PoolSpec
 from tests.tiny_model import write_model
 
 MODEL = "tiny@1"
@@ -57,18 +63,25 @@ COARSE = "name: coarse\ntrials: 1\nparameters: {max_num_seqs: {choices: [64]}}\n
 SUITE = "name: quick\ntask_folder: quick\ntasks: [{task: sums, metrics: [acc], limit: 20}]\n"
 
 
-def local_on(hardware: Hardware) -> Callable[[Settings], LocalExecutor]:
+def local_on(hardware: Hardware) -> Callable[[Settings, PoolSpec], LocalExecutor]:
     """Return what makes the local executor of a machine with this hardware."""
-    return lambda settings: LocalExecutor(
+    return lambda settings, pool: LocalExecutor(
         settings.home, settings.envs_home, detect_hardware=lambda: hardware
+    )
+
+
+def pools_of(hardware: Hardware) -> Pools:
+    """Return the pools of a machine with this hardware, and no other."""
+    return Pools(
+        lambda name: PoolSpec(name=name), lambda pool: local_on(hardware)(settings(), pool)
     )
 
 
 def in_process(
     work: Work, hardware: Hardware = HARDWARE
-) -> Callable[[Settings], InProcessExecutor]:
+) -> Callable[[Settings, PoolSpec], InProcessExecutor]:
     """Return what makes an executor whose workers are a function of the test."""
-    return lambda settings: InProcessExecutor(work, hardware, settings.home / "leases")
+    return lambda settings, pool: InProcessExecutor(work, hardware, settings.home / "leases")
 
 
 class World:
@@ -80,6 +93,9 @@ class World:
         self.instance = instance
         self.deleted: set[str] = set()
         self.hardware = HARDWARE
+        # Of pools that are other machines.
+        self.elsewhere: dict[str, Hardware] = {}
+        self.named: dict[str, tuple[str, ...]] = {}
         for name, text in RECIPES.items():
             self.write(f"quantization/{name}.yaml", text)
         self.write("slos/chat.yaml", CHAT)
@@ -119,8 +135,12 @@ class World:
     def versions(self) -> Versions:
         catalog = self.catalog()
         registry = ModelRegistry(self.root / "home", REPOSITORY, catalog)
-        sources = SourceVersions(catalog, registry, self.hardware)
-        return Versions(self.instance, sources, lambda key: key not in self.deleted)
+        sources = SourceVersions(
+            catalog, registry, lambda pool: self.elsewhere.get(pool or "", self.hardware)
+        )
+        return Versions(
+            self.instance, sources, lambda key: key not in self.deleted, named=self.named
+        )
 
     def nodes(self, model: str = MODEL, slos: tuple[str, ...] = SLOS) -> list[Node]:
         return Submission(model, slos, tuple(sorted(self.catalog().recipes))).nodes()
@@ -128,8 +148,10 @@ class World:
     def materialize(self, nodes: Iterable[Node], status: str = "ok") -> None:
         """Record what a run of each node would record, upstream first."""
         nodes = list(nodes)
-        versions = self.versions().about_to_run(nodes)
+        sources = self.versions()
         for node in nodes:
+            versions = sources.about_to_run(nodes)
+            versions._recorded.clear()
             if node.asset == graph.BASE_MODEL:
                 key, inputs = versions.of_source(node), {}
             else:
@@ -141,6 +163,7 @@ class World:
                     tags={
                         DATA_VERSION_TAG: outcome_version(key, status),
                         STATUS_TAG: status,
+                        **({POOL_TAG: pool} if (pool := versions.pool_of(node)) else {}),
                     },
                     metadata={
                         INPUTS_METADATA: dg.MetadataValue.json(

@@ -87,7 +87,7 @@ def key_of(node: Node) -> str:
     catalog = Catalog.load(settings().recipes)
     registry = ModelRegistry(settings().home, REPOSITORY, catalog)
     store = open_store(settings().store, settings().home)
-    sources = SourceVersions(catalog, registry, detect())
+    sources = SourceVersions(catalog, registry, lambda pool: detect())
     with open_instance() as instance:
         versions = Versions(instance, sources, lambda key: store.find(key) is not None)
         return versions.actual(node)[0]

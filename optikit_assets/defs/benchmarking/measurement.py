@@ -16,9 +16,12 @@ from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import latency_against_rate, steady_state
 from optikit_assets.engines import Flags
 from optikit_assets.errors import OptikitError, ResultMissingError, StageError
+from optikit_assets.execution import beyond_a_node
 from optikit_assets.faults import raise_machine_fault
 from optikit_assets.graph import FAILED, outcome_version
 from optikit_assets.history import RowsByTable, benchmark_rows
+from optikit_assets.model_files import read_config
+from optikit_assets.optimizer import expert_count
 from optikit_assets.schemas import (
     BENCHMARK_FILE,
     BenchmarkOutcome,
@@ -77,10 +80,13 @@ def known_beforehand(
     hardware = stage.runner.hardware
     engine, spec = stage.engine, stage.model_spec.engine
     gpus = engine.accelerators(spec, flags, hardware)
-    if flags and gpus > hardware.count:
+    pool = stage.node.key.pool
+    refused = None if pool is None else _refused_by(pool, stage, candidate.recipe, gpus)
+    if refused is None and flags and gpus > hardware.count:
         # Without flags of a study it is the model's spec that asks for what is not there.
-        reason = f"needs {gpus} accelerators, there are {hardware.count}"
-        return InfeasibleBenchmark(reason=reason, closest=reason, gpus=gpus)
+        refused = f"needs {gpus} accelerators, there are {hardware.count}"
+    if refused is not None:
+        return InfeasibleBenchmark(reason=refused, closest=refused, gpus=gpus)
     facts = candidate.facts()
     try:
         length = engine.context_length(spec, slo, facts)
@@ -92,6 +98,21 @@ def known_beforehand(
     if not memory.fits:
         return InfeasibleBenchmark(reason=memory.reason, closest=memory.reason, gpus=gpus)
     return None
+
+
+def _refused_by(pool: str, stage: Partition, recipe: str, gpus: int) -> str | None:
+    """Say why a named pool serves a recipe not at all, or not on so many cards.
+
+    The machine itself refuses a recipe before it is made, and a model's spec as a whole; of several
+    pools one may serve what another does not.
+    """
+    hardware = stage.runner.hardware
+    if gpus > hardware.count:
+        return beyond_a_node(pool, gpus, hardware)
+    experts = expert_count(read_config(stage.base.path)) > 0
+    spec = stage.model_spec.engine
+    reason = stage.engine.unsupported(stage.catalog.recipe(recipe), spec, hardware, experts=experts)
+    return None if reason is None else f"pool {pool}: {reason}"
 
 
 def benchmark(
@@ -194,6 +215,7 @@ def _sweep_rows(stage: Partition, recipe: str, slo: SloSpec, done: Benchmarked) 
         done.artifact,
         recipe=recipe,
         slo=slo.name,
+        pool=stage.node.key.pool,
         seed=outcome.seed,
         versions=done.made_by.get("versions", {}),
         status=outcome.status,
@@ -237,6 +259,7 @@ def remember_probes(
             "arm": arm,
             "trial": trial,
             "artifact_key": done.artifact.key,
+            **({} if stage.node.key.pool is None else {"pool": stage.node.key.pool}),
         }
         if note not in stage.benchmarks:
             stage.benchmarks.append(note)
@@ -261,7 +284,7 @@ def remember_benchmarks(stage: Partition, slo: SloSpec, made: Artifact) -> None:
             continue
         done = Benchmarked.of(found)
         where = {name: note[name] for name in ("part", "arm", "trial")}
-        remember_probes(stage, note["recipe"], slo, done, **where)
+        remember_probes(stage.on(note.get("pool")), note["recipe"], slo, done, **where)
 
 
 def _probe_rows(
@@ -284,6 +307,7 @@ def _probe_rows(
         "content_key": broken_off if done.outcome.kind == "failed" else stage.key,
         "recipe": recipe,
         "slo": slo.name,
+        "pool": stage.node.key.pool,
         "seed": done.outcome.seed,
         "versions": done.made_by.get("versions", {}),
         "stage": part,

@@ -1,6 +1,6 @@
 """Stage 6: choose the recipe, certify its rate, write the deploy bundle."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,16 +11,17 @@ from optikit_assets.artifacts import Artifact
 from optikit_assets.defs.automation import SETTLED
 from optikit_assets.defs.benchmarking.measurement import remember_benchmarks
 from optikit_assets.defs.body import Partition
-from optikit_assets.defs.deployment.fresh_servers import StageServers, all_flags
-from optikit_assets.defs.deployment.outcomes import Evaluated, collect, report_data
+from optikit_assets.defs.deployment.fresh_servers import all_flags
+from optikit_assets.defs.deployment.leases import leases_of
+from optikit_assets.defs.deployment.outcomes import report_data
+from optikit_assets.defs.deployment.places import Place
 from optikit_assets.defs.evaluation.candidates import representative_of, verified
 from optikit_assets.defs.partitions import declared
 from optikit_assets.deployment import (
     ConfigFile,
-    Limits,
     build_deployment,
-    certify,
-    select,
+    certify_cheapest,
+    offers,
     write_bundle,
 )
 from optikit_assets.deployment.arm_plots import four_arms, gain_text
@@ -28,10 +29,11 @@ from optikit_assets.deployment.bundle import REPORT_FILE
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.engines import Flags
 from optikit_assets.errors import StageError
+from optikit_assets.graph import pool_name
 from optikit_assets.history import RowsByTable
 from optikit_assets.publishing import Bundle, Published
-from optikit_assets.schemas import DEPLOYMENT_FILE, Certification, Deployment
-from optikit_assets.specs import BASELINE, SloSpec
+from optikit_assets.schemas import DEPLOYMENT_FILE, Certification, Deployment, PoolOffer
+from optikit_assets.specs import BASELINE, LOCAL
 from resources import (
     ArtifactStoreResource,
     HistoryResource,
@@ -73,34 +75,38 @@ def deployable_config(
 
 def _decide(stage: Partition) -> Artifact:
     slo = stage.slo_spec
-    evaluated = collect(stage, _recipes(stage))
-    outcomes = [item.outcome for item in evaluated]
-    selection = select(outcomes, slo.objectives)
-    by_recipe = {item.outcome.recipe: item for item in evaluated}
-    servers = StageServers(stage, slo)
-    budget = slo.budget
-    certification = certify(
-        selection.candidates,
-        servers,
-        seed=stage.seed("certification"),
-        limits=Limits(
-            budget.tolerance, budget.certification.max_rounds, budget.certification_load_seconds
-        ),
-        max_candidates=budget.certification.candidates,
+    # Before the views of other pools are made: what it was decided from is the same for all.
+    recipes, _ = _recipes(stage), stage.key
+    places = {pool_name(pool): Place.of(stage.on(pool), slo, recipes[pool]) for pool in recipes}
+    contenders = [place.contender for place in places.values()]
+    chosen, certified = certify_cheapest(contenders, lambda pool: places[pool].certify())
+    place = places[chosen]
+    told = (
+        offers(contenders, certified, chosen, slo)
+        if len(places) > 1 or chosen != LOCAL or place.contender.price_per_hour is not None
+        else ()
     )
-    deployment, config = _record(stage, slo, evaluated, certification, servers)
-    chosen = by_recipe.get(deployment.recipe or BASELINE)
-    with stage.keep() as draft:
-        write_bundle(draft.path, deployment, config, report_data(evaluated, chosen, deployment))
+    certification = certified[chosen]
+    deployment, config = _record(place, certification, told)
+    best = next((e for e in place.evaluated if e.outcome.recipe == deployment.recipe), None)
+    best = best or next(e for e in place.evaluated if e.outcome.recipe == BASELINE)
+    with place.stage.keep() as draft:
+        drawn = report_data(place.evaluated, best, deployment, leases_of(stage))
+        write_bundle(draft.path, deployment, config, drawn)
         draft.references.update(_served_checkpoint(stage, deployment))
     return stage.artifacts.store.get(stage.key)
 
 
-def _recipes(stage: Partition) -> list[str]:
-    """Return the recipes to choose from; the baseline is one of them or nothing compares."""
-    found = stage.versions.participants(stage.node)
-    if BASELINE not in found:
-        nodes = graph.results_of(stage.node.key, BASELINE)
+def _recipes(stage: Partition) -> dict[str | None, list[str]]:
+    """Return the recipes to choose from on every pool.
+
+    The baseline is one of them, or nothing compares.
+    """
+    taking_part = stage.versions.participants(stage.node)
+    found = {pool: recipes for pool, recipes in taking_part.items() if BASELINE in recipes}
+    if not found:
+        pool = next(iter(taking_part), None)
+        nodes = graph.results_of(stage.node.on(pool).key, BASELINE)
         # What it needs comes before what it can be decided without.
         why = next(why for node in nodes if (why := stage.versions.why_left_out(node)))
         raise StageError(f"{stage.node} needs the results of {BASELINE} first: {why}")
@@ -108,13 +114,9 @@ def _recipes(stage: Partition) -> list[str]:
 
 
 def _record(
-    stage: Partition,
-    slo: SloSpec,
-    evaluated: list[Evaluated],
-    certification: Certification,
-    servers: StageServers,
+    place: Place, certification: Certification, told: Sequence[PoolOffer]
 ) -> tuple[Deployment, ConfigFile | None]:
-    outcomes = [item.outcome for item in evaluated]
+    stage, slo, outcomes = place.stage, place.slo, place.outcomes
     chosen = certification.candidate
     flags: Flags = {}
     config = None
@@ -127,7 +129,7 @@ def _record(
         text = engine.config_text(flags, model=model, served_model_name=stage.model_key)
         config = ConfigFile(engine.config_file, text, engine.commands)
         # What ships was served last.
-        made_by = servers.latest.made_by if servers.latest else {}
+        made_by = place.servers.latest.made_by if place.servers.latest else {}
     name, version = graph.split_model(stage.model_key)
     recorded = {node: stage.versions.recorded(node) for node in stage.inputs}
     deployment = build_deployment(
@@ -136,7 +138,7 @@ def _record(
         model_digest=stage.base.digest,
         slo=slo,
         outcomes=outcomes,
-        selection=select(outcomes, slo.objectives),
+        selection=place.selection,
         certification=certification,
         flags=flags,
         accelerator=made_by.get("accelerator", stage.runner.hardware.label),
@@ -144,6 +146,8 @@ def _record(
         versions=made_by.get("versions", {}),
         environment=made_by.get("environment", {}),
         left_out=stage.versions.left_out(stage.node),
+        pool=stage.node.key.pool,
+        pools=told,
         run_ids={str(n): r.run_id for n, r in recorded.items() if r and r.run_id}
         | {str(stage.node): stage.context.run.run_id},
         content_keys={str(node): version for node, version in stage.inputs.items()}
@@ -189,6 +193,8 @@ def _rows(stage: Partition, deployment: Deployment, artifact: Artifact) -> RowsB
             stage.row(
                 artifact,
                 slo=stage.slo,
+                pool=deployment.pool,
+                pools=[offer.model_dump(mode="json") for offer in deployment.pools] or None,
                 seed=stage.seed("certification"),
                 versions=deployment.versions,
                 status=deployment.status,
@@ -268,4 +274,32 @@ def _metadata(
         metadata["gain_at_least"] = round(deployment.gain.low, 3)
     if deployment.closest:
         metadata["closest"] = deployment.closest
-    return metadata
+    return {**metadata, **_pools(deployment)}
+
+
+def _pools(deployment: Deployment) -> dict[str, Any]:
+    """Say what every pool serves at which cost; nothing where there is none to speak of."""
+    if not deployment.pools:
+        return {}
+    shown = ("pool", "recipe", "rate_per_gpu", "price_per_hour", "cost_per_million_tokens")
+    records = [
+        dg.TableRecord(
+            {
+                **{name: _shown(getattr(offer, name)) for name in shown},
+                "evidence": offer.evidence,
+                "deployed": offer.deployed,
+            }
+        )
+        for offer in deployment.pools
+    ]
+    best = next((offer for offer in deployment.pools if offer.deployed), None)
+    cost = best and best.cost_per_million_tokens
+    return {
+        "pools": dg.MetadataValue.table(records),
+        **({} if best is None else {"pool": best.pool}),
+        **({} if cost is None else {"cost_per_million_tokens": cost}),
+    }
+
+
+def _shown(value: str | float | None) -> str:
+    return "–" if value is None else value if isinstance(value, str) else f"{value:.4g}"

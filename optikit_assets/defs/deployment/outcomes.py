@@ -7,7 +7,7 @@ from optikit_assets import graph
 from optikit_assets.defs.benchmarking.measurement import Benchmarked
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.evaluation.candidates import comparison_of, representative_of
-from optikit_assets.deployment import RecipeOutcome, ReportData, Series
+from optikit_assets.deployment import HeldLease, RecipeOutcome, ReportData, Series
 from optikit_assets.engines import Flags
 from optikit_assets.graph import Node
 from optikit_assets.schemas import (
@@ -105,7 +105,10 @@ def _tuned(
 
 
 def report_data(
-    evaluated: Sequence[Evaluated], chosen: Evaluated | None, deployment: Deployment
+    evaluated: Sequence[Evaluated],
+    chosen: Evaluated | None,
+    deployment: Deployment,
+    leases: Sequence[HeldLease] = (),
 ) -> ReportData:
     """Return what the report draws: the deployed configuration first, then every recipe's sweep."""
     series = [
@@ -120,6 +123,7 @@ def report_data(
         series.sort(key=lambda item: not item.label.startswith(f"{chosen.outcome.recipe},"))
     return ReportData(
         series=tuple(series),
+        leases=tuple(leases),
         study=tuned.study if tuned else None,
         tuned_recipe=chosen.outcome.recipe if chosen and tuned else "",
     )

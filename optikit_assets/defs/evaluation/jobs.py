@@ -19,10 +19,10 @@ from optikit_assets.defs.evaluation.history import score_columns
 from optikit_assets.defs.evaluation.scoring import evaluate
 from optikit_assets.defs.recorded import artifact_of, recorded
 from optikit_assets.errors import ResultMissingError, StageError
-from optikit_assets.graph import EVAL_SCORES, Key, Node
+from optikit_assets.graph import EVAL_SCORES, Key, Node, pool_part
 from optikit_assets.schemas import Result
 from optikit_assets.settings import settings
-from optikit_assets.specs import BASELINE, Catalog, EngineSpec, SuiteSpec, digest, load_spec
+from optikit_assets.specs import BASELINE, LOCAL, Catalog, EngineSpec, SuiteSpec, digest, load_spec
 from optikit_assets.specs.endpoint_address import CREDENTIALS_VARIABLE, url_to_keep
 from optikit_assets.stateval.endpoint import served_model
 from optikit_assets.stateval.scores import EvaluatedCandidate, TaskScore, load_candidate
@@ -31,6 +31,7 @@ from resources import (
     ArtifactStoreResource,
     HistoryResource,
     ModelRegistryResource,
+    PoolRunner,
     StageRunnerResource,
 )
 
@@ -57,6 +58,7 @@ class RepeatabilityConfig(dg.Config):
     suite: str = Field(default="", description="Suite name or suite file; unset: the model's.")
     times: int = Field(default=10, ge=2, le=1000, description="Number of evaluations.")
     deterministic: bool = Field(default=True, description="The engine's deterministic mode.")
+    pool: str = Field(default=LOCAL, description="Hardware pool that the evaluations run on.")
     seed: int = Field(default=1234, description="The same for every evaluation.")
 
 
@@ -117,8 +119,9 @@ def evaluate_server(
     )
     try:
         # The server has its own accelerators; the worker needs none.
-        with runner.executor.lease(0) as lease:
-            result = runner.run(context, "evaluate", request, EvaluateResult, lease)
+        here = runner.on(None)
+        with here.executor.lease(0) as lease:
+            result = here.run(context, "evaluate", request, EvaluateResult, lease)
     except ResultMissingError:
         if artifacts.find(key) is None:
             raise
@@ -128,7 +131,7 @@ def evaluate_server(
     found = load_candidate(artifacts.store.get(key).folder(), 0, key)
     rows = [
         {
-            **_common(context, runner, found, key, started_at),
+            **_common(context, runner.on(None), found, key, started_at),
             "model": config.model,
             **columns,
         }
@@ -182,7 +185,8 @@ def evaluate_repeatedly(
         seed=config.seed,
         deterministic=config.deterministic,
     )
-    failed = evaluate(context, runner, artifacts, request)
+    where = runner.on(pool_part(catalog.pool(config.pool).name))
+    failed = evaluate(context, where, artifacts, request)
     if failed:
         raise StageError(
             f"{len(failed)} of {config.times} evaluations failed: {next(iter(failed.values()))}"
@@ -195,7 +199,7 @@ def evaluate_repeatedly(
         "repeatability_runs",
         [
             {
-                **_common(context, runner, run, series, started_at),
+                **_common(context, where, run, series, started_at),
                 "model": version.key,
                 "recipe": config.recipe,
                 "repetition": run.trial,
@@ -250,7 +254,7 @@ def _shared(
 
 def _common(
     context: dg.OpExecutionContext,
-    runner: StageRunnerResource,
+    runner: PoolRunner,
     found: EvaluatedCandidate,
     content_key: str,
     started_at: datetime,

@@ -7,12 +7,12 @@ import dagster as dg
 from optikit_assets.engines import get_engine
 from optikit_assets.execution import Lease, settle
 from optikit_assets.workers.messages import Candidate, EvaluateRequest, EvaluateResult
-from resources import ArtifactStoreResource, StageRunnerResource
+from resources import ArtifactStoreResource, PoolRunner
 
 
 def evaluate(
     context: dg.AssetExecutionContext | dg.OpExecutionContext,
-    runner: StageRunnerResource,
+    runner: PoolRunner,
     artifacts: ArtifactStoreResource,
     request: EvaluateRequest,
 ) -> dict[str, str]:

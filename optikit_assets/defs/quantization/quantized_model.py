@@ -155,7 +155,7 @@ def make_candidates(stage: Partition, recipe: RecipeSpec, first: int = 0) -> Qua
         If the candidates that there are came from other sources than the present ones.
     """
     own = stage.node.needed(graph.QUANTIZED_MODEL)
-    if stage.node != own and (why := stage.versions.outdated(own)):
+    if stage.node.asset != own.asset and (why := stage.versions.outdated(own)):
         raise ChangedInputError(f"{why}: materialize {own} again first")
     store = stage.artifacts.store
     trials = [_trial(stage, recipe, first + number) for number in range(recipe.trials)]
@@ -288,7 +288,7 @@ def trial_rows(
     """
     own = stage.node.needed(graph.QUANTIZED_MODEL)
     common = {
-        "content_key": stage.key if stage.node == own else stage.version_of(own),
+        "content_key": stage.key if stage.node.asset == own.asset else stage.version_of(own),
         "recipe": recipe,
         "base_bytes": stage.base.weight_bytes,
     }

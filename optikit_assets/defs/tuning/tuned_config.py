@@ -199,6 +199,7 @@ def _trial_rows(
             made,
             recipe=recipe,
             slo=slo.name,
+            pool=stage.node.key.pool,
             seed=stage.seed("study"),
             trial=trial.number,
             study=stage.key,

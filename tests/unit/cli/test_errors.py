@@ -65,7 +65,9 @@ def test_missing_job_file(optikit: Optikit, tmp_path: Path):
 
 def test_job_together_with_other_options(optikit: Optikit):
     error = optikit("optimize", "--job", "demo", "--model", "demo-llama").error
-    assert error == "--job already names model, flow, SLOs and recipes: give one or the other"
+    assert (
+        error == "--job already names model, flow, SLOs, recipes and pools: give one or the other"
+    )
 
 
 @pytest.mark.parametrize("options", [(), ("--slo", "demo"), ("--flow", "quantize")])

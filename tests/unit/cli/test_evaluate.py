@@ -34,7 +34,7 @@ def worker(with_instance: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     python.chmod(0o755)
     location = str(environment_path(with_instance, "serve"))
     write_stamp(with_instance, "serve", Stamp("0" * 64, location, str(REPOSITORY), "cpu"))
-    execute_with(monkeypatch, lambda settings: executor_on(settings.home))
+    execute_with(monkeypatch, lambda settings, pool: executor_on(settings.home))
     return with_instance
 
 

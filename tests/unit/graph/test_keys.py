@@ -23,6 +23,7 @@ PARTITIONS = {
     "calibration_data": "m@1|int_w8a8",
     "compress_runtime": None,
     "serving_runtime": None,
+    "pool_spec": None,
     "quantized_model": "m@1|int_w8a8",
     "eval_scores": "m@1|int_w8a8",
     "benchmark_sweep": "m@1|int_w8a8@chat",

@@ -390,3 +390,69 @@ def test_pareto_front_leaves_out_dominated_configurations(history, rows):
     frame = ask(history, "SELECT recipe, on_front FROM pareto_rate_recovery ORDER BY recipe")
     front = dict(zip(frame["recipe"], frame["on_front"], strict=True))
     assert front == {"a": True, "b": False, "c": True, "baseline": True}
+
+
+# --- pools and leases ---------------------------------------------------------------------------
+
+
+def test_each_pool_has_a_latest_sweep_and_table5_compares_those_of_one_pool(history, rows):
+    rows.gate("int_w8a8", accepted=True)
+    for pool, factor in ((None, 1.0), ("h100", 10.0)):
+        key = {"pool": pool, "content_key": f"{pool}/baseline"}
+        rows.sweep("baseline", 2.0 * factor, output_tokens=80, **key)
+        rows.sweep("int_w8a8", 3.0 * factor, **{**key, "content_key": f"{pool}/int_w8a8"})
+    assert len(ask(history, "SELECT * FROM current_sweeps")) == 4
+    frame = ask(history, "SELECT * FROM table5 WHERE rate_rps IS NOT NULL")
+    # Nothing is deployed yet: the faster one.
+    assert set(frame["pool"]) == {"h100"}
+    assert values(frame, "rate_rps") == [20.0, 30.0]
+    assert values(frame, "gain") == [1.0, 1.5]
+
+
+def held(history, lease: str, start_s: float, end_s: float, **more: Any) -> None:
+    row = {
+        "lease": lease,
+        "pool": "h100",
+        "slots": 2,
+        "node": "a",
+        "devices": ["0"],
+        "cards": 1,
+        "asset": "benchmark_sweep",
+        "partition": "m@1|a@chat@h100",
+        "run_id": "r1",
+        "held_from": start_s,
+        "held_to": end_s,
+        "returned": True,
+    }
+    history.append("leases", [{**row, **more}])
+
+
+def test_utilization_is_the_share_of_card_time_in_each_stretch_of_work(history):
+    held(history, "1", 0, 100)
+    held(history, "2", 50, 100, devices=["1"])
+    # A day later.
+    held(history, "3", 90_000, 90_010, cards=2, devices=["0", "1"])
+    frame = ask(history, "SELECT * FROM utilization")
+    assert values(frame, "stretch") == [1, 2]
+    assert values(frame, "busy_card_s") == [150.0, 20.0]
+    assert values(frame, "utilization") == pytest.approx([0.75, 1.0])
+
+
+def test_a_lease_that_is_told_again_is_one_row(history):
+    held(history, "1", 0, 60, returned=False)
+    held(history, "1", 0, 75)
+    (row,) = ask(history, "SELECT epoch(held_to) AS t, returned FROM leases").to_dict("records")
+    assert (row["t"], row["returned"]) == (75.0, True)
+
+
+def test_a_partition_takes_as_long_as_when_it_was_last_made_to_the_end(history):
+    made = {"asset": "benchmark_sweep", "partition": "m@1|a@chat@h100", "content_key": "k"}
+    for run, start in (("r1", 0), ("r2", 1000)):
+        history.append("materializations", [{**made, "run_id": run, "materialized_at": start}])
+    held(history, "1", 0, 500)
+    held(history, "2", 1000, 1040, run_id="r2")
+    held(history, "3", 1060, 1080, run_id="r2")
+    # Killed: it says nothing of how long the whole takes.
+    held(history, "4", 2000, 2001, run_id="r3", returned=False)
+    frame = ask(history, "SELECT seconds FROM partition_seconds")
+    assert values(frame, "seconds") == [80.0]
