@@ -46,7 +46,7 @@ endif
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: python
 python:
@@ -58,12 +58,20 @@ python:
 setup: python ## Create or update the three environments (nothing to do: well under a second)
 	@"$(PYTHON)" -m optikit_assets.environments.setup
 
+.PHONY: setup-ray
+setup-ray: python ## The same with Ray in the control environment, which later set-ups keep
+	@"$(PYTHON)" -m optikit_assets.environments.setup --extra ray
+
 .PHONY: demo
 demo: setup ## The whole pipeline on the demo model: quantize, evaluate, benchmark, tune, deploy
 	@"$(OPTIKIT)" optimize --job $(DEMO_JOB)
 
+.PHONY: demo-cluster
+demo-cluster: setup-ray ## The demo's checkpoints and scores on a Ray cluster of two nodes on loopback
+	@"$(CONTROL_BIN)/python" -m demo.cluster --job $(DEMO_JOB)
+
 .PHONY: test
-test: setup check ## All checks, then the whole test suite
+test: setup-ray check ## All checks, then the whole test suite
 	$(call RUN_TESTS,not e2e)
 
 .PHONY: test-fast
@@ -73,7 +81,7 @@ test-fast: setup ## ruff, and the tests that are neither slow nor start a stage 
 	$(call RUN_TESTS,not slow and not integration and not e2e)
 
 .PHONY: test-all
-test-all: setup check ## The same with the end-to-end test: the whole pipeline on real servers (about 15 minutes more)
+test-all: setup-ray check ## The same with the end-to-end test: the whole pipeline on real servers (about 15 minutes more)
 	$(call RUN_TESTS,e2e or not e2e)
 
 .PHONY: check

@@ -40,6 +40,11 @@ class Settings(BaseSettings):
     executor: str = Field(
         default="local", description="Where stages run: an own executor or one that is installed."
     )
+    ray_address: str | None = Field(
+        default=None,
+        pattern=r"^[^\s:/]+:\d{1,5}$",
+        description="HOST:PORT of the head of the Ray cluster, for the executor `ray`.",
+    )
 
     @property
     def envs_home(self) -> Path:

@@ -24,7 +24,7 @@ EXECUTORS = "optikit.executors"
 ENGINES = "optikit.engines"
 
 BUILTIN_BACKENDS = ("autoround", "llmcompressor")
-BUILTIN_EXECUTORS = ("local",)
+BUILTIN_EXECUTORS = ("local", "ray")
 BUILTIN_ENGINES = ("vllm",)
 DEFAULT_ENGINE = "vllm"
 BUILTIN_SAMPLERS = ("length_weighted", "random", "token_stratified")

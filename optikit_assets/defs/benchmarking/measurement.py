@@ -17,6 +17,7 @@ from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import latency_against_rate, steady_state
 from optikit_assets.engines import Flags, ModelFacts
 from optikit_assets.errors import OptikitError, ResultMissingError, StageError
+from optikit_assets.execution import Lease, on_some_node
 from optikit_assets.faults import raise_machine_fault
 from optikit_assets.graph import FAILED, outcome_version
 from optikit_assets.history import RowsByTable, benchmark_rows
@@ -119,7 +120,8 @@ def benchmark(
     """
     store = stage.artifacts.store
     gpus = stage.engine.accelerators(stage.model_spec.engine, flags, stage.runner.hardware)
-    with stage.runner.executor.lease(gpus) as lease:
+
+    def measure(lease: Lease) -> Benchmarked:
         request = BenchmarkRequest(
             store_root=stage.artifacts.root,
             artifact_key=artifact_key,
@@ -138,8 +140,7 @@ def benchmark(
             provenance=stage.provenance,
             pins=_pins(stage, candidate),
         )
-        artifact = store.find(artifact_key)
-        if artifact is None:
+        if store.find(artifact_key) is None:
             probes: list[ProbeResult] = []
             try:
                 stage.runner.run(
@@ -155,8 +156,9 @@ def benchmark(
                 finished = isinstance(error, ResultMissingError) and store.find(artifact_key)
                 if not finished:
                     return _broken_off(request, str(error), gpus, probes)
-            artifact = store.get(artifact_key)
-    return Benchmarked.of(artifact)
+        return Benchmarked.of(store.get(artifact_key))
+
+    return on_some_node(stage.runner.executor, gpus, measure)
 
 
 def _pins(stage: Partition, candidate: Representative) -> tuple[Pin, ...]:

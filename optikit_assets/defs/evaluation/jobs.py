@@ -16,6 +16,7 @@ from optikit_assets.defs.evaluation.history import score_columns
 from optikit_assets.defs.evaluation.scoring import evaluate
 from optikit_assets.defs.recorded import artifact_of, recorded
 from optikit_assets.errors import ResultMissingError, StageError
+from optikit_assets.execution import on_some_node
 from optikit_assets.graph import EVAL_SCORES, Key, Node
 from optikit_assets.schemas import Result
 from optikit_assets.specs import BASELINE, Catalog, EngineSpec, SuiteSpec, digest, load_spec
@@ -112,8 +113,11 @@ def evaluate_server(
     )
     try:
         # The server has its own accelerators; the worker needs none.
-        with runner.executor.lease(0) as lease:
-            result = runner.run(context, "evaluate", request, EvaluateResult, lease)
+        result = on_some_node(
+            runner.executor,
+            0,
+            lambda lease: runner.run(context, "evaluate", request, EvaluateResult, lease),
+        )
     except ResultMissingError:
         if artifacts.find(key) is None:
             raise
