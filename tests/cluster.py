@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from optikit_assets.execution.ray.loopback import LoopbackCluster, LoopbackNode
 from tests.unit.execution.devices import install_environment

@@ -13,7 +13,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,9 +115,10 @@ class LoopbackCluster:
                 *("--include-dashboard=false", f"--ray-client-server-port={_free_port()}"),
                 f"--temp-dir={self.folder / 'ray'}",
             )
+            self._wait_for("head")
+            # One after the other: nodes that start at once on one address wait for each other.
             for node in self._wanted:
-                self._launch_node(node)
-            self._wait_for(["head", *(node.name for node in self._wanted)])
+                self.start(node)
             self._open = opening.pop_all()
         return self
 
@@ -138,7 +139,7 @@ class LoopbackCluster:
             If it does not come up.
         """
         self._launch_node(node)
-        self._wait_for([node.name])
+        self._wait_for(node.name)
 
     def stop(self, name: str) -> None:
         """End a node, or ``"head"``, as its operator would."""
@@ -198,16 +199,15 @@ class LoopbackCluster:
             )
         )
 
-    def _wait_for(self, names: Sequence[str], clock: Callable[[], float] = time.monotonic) -> None:
-        deadline = clock() + self._start_limit_s
-        for name in names:
-            while _STARTED not in self.log(name).read_text("utf-8", "replace"):
-                if self._processes[name].poll() is not None or clock() > deadline:
-                    raise AcceleratorError(
-                        f"{name} of the loopback cluster did not start within "
-                        f"{self._start_limit_s:.0f} s:\n{self._processes[name].log_tail()}"
-                    )
-                time.sleep(_POLL_S)
+    def _wait_for(self, name: str) -> None:
+        deadline = time.monotonic() + self._start_limit_s
+        while _STARTED not in self.log(name).read_text("utf-8", "replace"):
+            if self._processes[name].poll() is not None or time.monotonic() > deadline:
+                raise AcceleratorError(
+                    f"{name} of the loopback cluster did not start within "
+                    f"{self._start_limit_s:.0f} s:\n{self._processes[name].log_tail()}"
+                )
+            time.sleep(_POLL_S)
 
 
 def _free_port() -> int:

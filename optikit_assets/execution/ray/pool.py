@@ -206,7 +206,7 @@ def condition(node: Node) -> NodeStatus:
 
 
 def matches(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
-    """Return whether Ray's selector chooses a node: values ``v``, ``!v``, ``in(v, w)``, ``!in(v)``."""
+    """Return whether a selector of Ray chooses a node: ``v``, ``!v``, ``in(v, w)``, ``!in(v)``."""
     return all(_allows(wanted, labels.get(key)) for key, wanted in selector.items())
 
 
