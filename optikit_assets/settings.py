@@ -5,9 +5,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from optikit_assets.errors import SpecError
 from optikit_assets.locations import REPOSITORY, default_home
 
 __all__ = ["REPOSITORY", "Settings", "configure", "settings"]
@@ -84,8 +85,20 @@ class Settings(BaseSettings):
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    """Return this process's settings, with absolute paths."""
-    read = Settings()  # pyright: ignore[reportCallIssue]
+    """Return this process's settings, with absolute paths.
+
+    Raises
+    ------
+    SpecError
+        If a variable has a value that it cannot have.
+    """
+    try:
+        read = Settings()  # pyright: ignore[reportCallIssue]
+    except ValidationError as error:
+        wrong = [
+            f"OPTIKIT_{e['loc'][0]}".upper() + f"={e['input']}: {e['msg']}" for e in error.errors()
+        ]
+        raise SpecError("environment variables", wrong) from error
     return read.model_copy(
         update={
             "home": read.home.expanduser().absolute(),

@@ -15,7 +15,13 @@ from rich.text import Text
 from optikit_assets.artifacts.models import ModelRegistry, ModelVersion
 from optikit_assets.artifacts.store import ArtifactStore
 from optikit_assets.environments.status import environment_status
-from optikit_assets.errors import DamagedArtifactError, HistoryError, StorageError
+from optikit_assets.errors import (
+    DamagedArtifactError,
+    HistoryError,
+    MachineError,
+    SpecError,
+    StorageError,
+)
 from optikit_assets.history import History
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog
@@ -96,8 +102,6 @@ def run_status(model: str | None) -> None:
 
 def run_doctor(verify: bool = False) -> int:
     """Print what is ready and what to do; 1 if something is missing or found damaged."""
-    from optikit_assets.execution import get_executor
-
     table = Table("what", "state", "details", "what to do")
     ready = True
     for item in environment_status(settings().envs_home):
@@ -105,8 +109,7 @@ def run_doctor(verify: bool = False) -> int:
         color = "green" if item.ready else "red"
         state = f"[{color}]{item.state}[/]"
         table.add_row(f"{item.name} environment", state, item.reason, item.what_to_do)
-    hardware = get_executor(settings()).hardware()
-    table.add_row("accelerator", "[green]found[/]", f"{hardware.count} × {hardware.name}", "")
+    ready &= _nodes(table)
     home = settings().home
     home.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(home).free
@@ -138,6 +141,20 @@ def run_doctor(verify: bool = False) -> int:
         )
     (Console() if sys.stdout.isatty() else Console(width=200)).print(table)
     return 0 if ready else 1
+
+
+def _nodes(table: Table) -> bool:
+    """Add a row for every node of the executor; return whether all of them are ready."""
+    from optikit_assets.execution import NodeStatus, get_executor
+
+    try:
+        nodes = get_executor(settings()).nodes()
+    except (MachineError, SpecError) as error:
+        nodes = [NodeStatus(f"executor {settings().executor}", str(error), "see docs/cluster.md")]
+    for node in nodes:
+        state = "[green]found[/]" if node.ready else "[red]problem[/]"
+        table.add_row(node.name, state, Text(node.details), node.what_to_do)
+    return all(node.ready for node in nodes)
 
 
 def _verify_all(store: ArtifactStore, table: Table) -> bool:

@@ -209,7 +209,8 @@ class _RemoteWorker:
         lost = f"the {self._order.worker} worker on node {self.node}"
         try:
             with faults_of(lost):
-                report = Report.model_validate_json(ray.get(next(self._reports)))
+                said: Any = ray.get(next(self._reports))
+            report = Report.model_validate_json(said)
         except StopIteration:
             raise NodeLostError(f"{lost} was lost: what ran it there was killed") from None
         self.log_file = report.log_file or self.log_file

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
@@ -139,7 +139,7 @@ class Guard:
         return self._process.stdout
 
 
-def _run(order: Order) -> Iterator[Report]:
+def _run(order: Order) -> Generator[Report, None, None]:
     """Run a worker, and yield what there is to report; none of it is left afterwards."""
     asked_to_end = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: asked_to_end.set())

@@ -150,9 +150,12 @@ class LoopbackCluster:
 
         Its neighbours, the agents of the node, notice by themselves.
         """
-        for process in psutil.Process(self._processes[name].pid).children(recursive=True):
-            if process.name() == program:
-                process.send_signal(signal.SIGKILL)
+        os.kill(self.pid(name, program), signal.SIGKILL)
+
+    def pid(self, name: str, program: str = "raylet") -> int:
+        """Return the process id of a program of a node."""
+        there = psutil.Process(self._processes[name].pid).children(recursive=True)
+        return next(process.pid for process in there if process.name() == program)
 
     def log(self, name: str) -> Path:
         """Return the log of a node's start."""

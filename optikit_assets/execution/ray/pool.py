@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from pydantic import TypeAdapter
 from ray.exceptions import GetTimeoutError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -24,6 +25,7 @@ SLOT = "optikit_slot"
 """Resource of a node without GPUs that is to run workers: ``--resources='{"optikit_slot": 1}'``."""
 
 _DESCRIBE_LIMIT_S = 120.0
+_FACTS = TypeAdapter(NodeFacts)
 _describe = ray.remote(num_cpus=0, max_retries=0)(describe)
 
 
@@ -66,6 +68,7 @@ class Pool:
         self.session = session
         self.selector = dict(selector)
         self._facts: dict[str, NodeFacts] = {}
+        self._hardware: Hardware | None = None
         self._first = ""
         self._looking = threading.Lock()
 
@@ -105,9 +108,12 @@ class Pool:
             If a node has another version of this project.
         """
         with self._looking:
-            for node in self.nodes() if not self._facts else ():
-                self._look(node)
-            return next(iter(self._facts.values())).hardware
+            if self._hardware is None:
+                asked = [(node, _ask(node)) for node in self.nodes()]
+                for node, answer in asked:
+                    self._take(node, _facts_in(node, answer))
+                self._hardware = next(iter(self._facts.values())).hardware
+            return self._hardware
 
     def facts(self, node_id: str) -> NodeFacts:
         """Return what a node of the pool says of itself; one that has come since is asked now.
@@ -122,15 +128,15 @@ class Pool:
                 found = next((node for node in self.nodes() if node.id == node_id), None)
                 if found is None:
                     raise AcceleratorError(f"node {node_id} has left the Ray cluster")
-                self._look(found)
+                self._take(found, _facts_in(found, _ask(found)))
             return self._facts[node_id]
 
     def name(self, node_id: str) -> str:
         """Return how people call a node."""
         return next((node.name for node in self.all_nodes() if node.id == node_id), node_id[:8])
 
-    def _look(self, node: Node) -> None:
-        facts = ask(node)
+    def _take(self, node: Node, facts: NodeFacts) -> None:
+        """Remember a node that is like the others."""
         hardware = facts.hardware
         if hardware.count != node.cards:
             raise AcceleratorError(
@@ -148,8 +154,14 @@ class Pool:
         self._facts[node.id] = facts
 
 
-def ask(node: Node) -> NodeFacts:
-    """Ask a node what it is.
+def _ask(node: Node) -> Any:
+    """Send the question to a node; return Ray's reference to the answer."""
+    place = NodeAffinitySchedulingStrategy(node.id, soft=False)
+    return _describe.options(scheduling_strategy=place).remote()
+
+
+def _facts_in(node: Node, answer: Any) -> NodeFacts:
+    """Wait for the answer of a node.
 
     Raises
     ------
@@ -158,8 +170,6 @@ def ask(node: Node) -> NodeFacts:
     MachineError
         If it does not answer.
     """
-    place = NodeAffinitySchedulingStrategy(node.id, soft=False)
-    answer = _describe.options(scheduling_strategy=place).remote()
     try:
         with faults_of(f"node {node.name}"):
             said: dict[str, Any] = ray.get(answer, timeout=_DESCRIBE_LIMIT_S)
@@ -180,15 +190,13 @@ def ask(node: Node) -> NodeFacts:
             f"node {node.name} has OptiKIT {said['optikit']}, this machine {__version__}; install "
             "the same on all machines"
         )
-    hardware = said.pop("hardware")
-    listed = {key: tuple(v) if isinstance(v, list) else v for key, v in hardware.items()}
-    return NodeFacts(hardware=Hardware(**listed), **said)
+    return _FACTS.validate_python(said)
 
 
 def condition(node: Node) -> NodeStatus:
     """Return what a person has to know of a node."""
     try:
-        facts = ask(node)
+        facts = _facts_in(node, _ask(node))
     except MachineError as error:
         return NodeStatus(node.name, str(error), "see docs/cluster.md, section Versions")
     missing = [name for name, state in facts.environments.items() if state != "ready"]
