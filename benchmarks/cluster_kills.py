@@ -77,8 +77,9 @@ class Outcome:
         How the stage ended that was running; empty if it was killed itself.
     seconds
         From the kill until nothing was left of the workers it took down; None if something was.
-    started, made
-        Items that workers were asked for in all, over both runs; items there are at the end.
+    started, made, twice
+        Items that workers were asked for in all, over both runs; items there are at the end;
+        items that were made once more although they were there.
     """
 
     event: str
@@ -86,6 +87,7 @@ class Outcome:
     seconds: float | None
     started: int
     made: int
+    twice: int
 
 
 Kill = Callable[[Scene], None]
@@ -116,7 +118,9 @@ def two_nodes(folder: Path) -> Iterator[LoopbackCluster]:
 def play(event: str, cluster: LoopbackCluster, folder: Path) -> Outcome:
     """Set the scene, kill, look, and let the stage or the next run of it come to its end."""
     folder.mkdir(parents=True)
-    with _driver(cluster, folder) as driver:
+    # Ray itself gives up a minute after its head is gone.
+    pace_s = 30.0 if event == "head killed" else 3.0
+    with _driver(cluster, folder, pace_s) as driver:
         scene = Scene(cluster, driver, folder)
         _until(lambda: _in_the_middle(scene), _START_LIMIT_S, "the workers did not start")
         family = _family(scene, event)
@@ -130,18 +134,20 @@ def play(event: str, cluster: LoopbackCluster, folder: Path) -> Outcome:
         cluster.stop("left")
         cluster.start(NODES[0])
     if event != "head killed" and _made(folder) < ITEMS:
-        with _driver(cluster, folder) as driver:
+        with _driver(cluster, folder, pace_s) as driver:
             driver.wait(_END_LIMIT_S)
     asked = [e["items"] for e in scene.events() if e["event"] == "asked"]
     started = sum(len(items) for items in asked if isinstance(items, list))
-    return Outcome(event, said, seconds, started, _made(folder))
+    finished = [e["item"] for e in scene.events() if e["event"] == "finished"]
+    twice = len(finished) - len(set(finished))
+    return Outcome(event, said, seconds, started, _made(folder), twice)
 
 
-def _driver(cluster: LoopbackCluster, folder: Path) -> OwnedProcess:
+def _driver(cluster: LoopbackCluster, folder: Path, pace_s: float) -> OwnedProcess:
     return OwnedProcess(
         [
             *(sys.executable, "-m", "benchmarks.cluster_worker", "drive"),
-            *(cluster.address, str(folder / "home"), str(folder)),
+            *(cluster.address, str(folder / "home"), str(folder), str(pace_s)),
         ],
         log_file=folder / "driver.log",
         env={**os.environ, **cluster.variables},
@@ -174,6 +180,12 @@ def _family(scene: Scene, event: str) -> list[psutil.Process]:
     if not tokens:
         raise SystemExit(f"{event}: nothing ran there")
     return [p for p in guarded if _variable(p, TOKEN_VARIABLE) in tokens]
+
+
+def _owner(process: psutil.Process) -> int:
+    """Return the process that started another as its owner: of a guard, its task."""
+    marks = [mark for mark in _variable(process, "OPTIKIT_OWNERS").split(":") if mark]
+    return int(marks[-1].partition(".")[0]) if marks else 0
 
 
 def _said(scene: Scene) -> str:
@@ -222,6 +234,7 @@ def _row(outcome: Outcome) -> dict[str, str]:
         "seconds until clean": left if outcome.seconds is None else f"{outcome.seconds:.1f}",
         "items asked for again": str(outcome.started - ITEMS),
         "items made": f"{outcome.made} of {ITEMS}",
+        "of them twice": str(outcome.twice),
     }
 
 

@@ -1,8 +1,8 @@
 """A worker like compress: makes a few things one after the other, with processes of its own.
 
-``python -m benchmarks.cluster_worker drive ADDRESS HOME FOLDER`` is who asks for it: like a stage,
-it has every item of a list made on the cluster, and writes down in ``FOLDER/events.jsonl`` what
-was started, where, and what became of it.
+``python -m benchmarks.cluster_worker drive ADDRESS HOME FOLDER SECONDS`` is who asks for it: like a
+stage, it has every item of a list made on the cluster, each in so many seconds, and writes down in
+``FOLDER/events.jsonl`` what was asked for and what became of it.
 """
 
 import json
@@ -20,7 +20,6 @@ from optikit_assets.workers.messages import Message, Record
 
 ITEMS = 6
 PER_WORKER = 3
-SECONDS_PER_ITEM = 3.0
 SELECTOR = {"optikit.pool": "slots"}
 
 
@@ -58,7 +57,7 @@ class Item:
     artifact_key: str
 
 
-def drive(address: str, home: str, folder: str) -> None:
+def drive(address: str, home: str, folder: str, seconds: str) -> None:
     """Have every item made, as a stage does."""
     from optikit_assets.execution import Lease, settle
     from optikit_assets.execution.ray.executor import RayExecutor
@@ -74,7 +73,7 @@ def drive(address: str, home: str, folder: str) -> None:
     def make(batch: Sequence[Item], lease: Lease) -> dict[str, str]:
         keys = tuple(item.artifact_key for item in batch)
         note("asked", items=keys)
-        work = Make(folder=folder, items=keys, seconds=SECONDS_PER_ITEM)
+        work = Make(folder=folder, items=keys, seconds=float(seconds))
         executor.run("compress", work, Made, lease, on_record=lambda r: note(r.kind, **r.payload))
         return {}
 
