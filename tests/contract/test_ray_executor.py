@@ -1,6 +1,9 @@
 """The contract of executors, held to the one of Ray clusters, and what else it keeps."""
 
 import json
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +15,15 @@ import pytest
 from benchmarks.cluster_kills import play
 from benchmarks.cluster_worker import ITEMS, Made, Make
 from optikit_assets.engines import detect
-from optikit_assets.errors import AcceleratorError, StageTimeoutError
+from optikit_assets.errors import AcceleratorError, EnvironmentMissingError, StageTimeoutError
 from optikit_assets.execution import Executor, Lease, settle
 from optikit_assets.execution.ray.loopback import LoopbackCluster
 from tests.alive import is_alive
 from tests.cluster import PAIR, SLOTS
 from tests.contract.executor import ExecutorContract
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+# The first test waits for the cluster as well.
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
@@ -126,7 +130,37 @@ def test_every_node_says_what_it_is_and_what_is_missing_there(make: Any) -> None
     assert pair.what_to_do == "run make setup there"
 
 
-@pytest.mark.timeout(300)
+def test_a_node_with_another_release_is_named(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from optikit_assets.execution.ray import pool
+
+    monkeypatch.setattr(pool, "__version__", "9.9")
+    with pytest.raises(EnvironmentMissingError, match=r"node left has OptiKIT .*this machine 9\.9"):
+        make(SLOTS[0].labels).hardware()
+
+
+@pytest.mark.parametrize(
+    ("before", "address", "message"),
+    [
+        ("ray.__version__ = '2.0.0'", None, r"EnvironmentMissingError: .*differ: .*2\.0\.0"),
+        ("", "127.0.0.1:9", r"AcceleratorError: no Ray head answers at 127\.0\.0\.1:9"),
+    ],
+)
+def test_who_cannot_connect_is_told_in_one_line(
+    cluster: LoopbackCluster, before: str, address: str | None, message: str
+) -> None:
+    code = f"""
+import pathlib, ray
+{before}
+from optikit_assets.execution.ray.executor import RayExecutor
+RayExecutor({address or cluster.address!r}, pathlib.Path()).hardware()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 1
+    assert re.search(message, done.stderr.splitlines()[-1]), done.stderr
+
+
 @pytest.mark.parametrize("event", ["driver killed", "task killed", "raylet killed"])
 def test_what_is_killed_leaves_nothing_behind_and_loses_nothing(
     cluster: LoopbackCluster, tmp_path: Path, event: str

@@ -81,7 +81,7 @@ class ClusterLeases:
         group = placement_group(
             [{resource: accelerators}],
             strategy="STRICT_PACK",
-            bundle_label_selector=[self.pool.selector] if self.pool.selector else [],
+            bundle_label_selector=[self.pool.selector],
         )
         try:
             self._wait(group, accelerators, stop)
