@@ -105,11 +105,12 @@ class ClusterLeases:
 
     def _wait(self, group: PlacementGroup, count: int, stop: threading.Event) -> None:
         deadline = self._clock() + self.timeout_s
-        while not group.wait(_POLL_S):
+        # Not `group.wait`: the head remembers everyone who ever waited until the group is there.
+        while (said := placement_group_table(group))["state"] != "CREATED":
             self.pool.session.check()
             if stop.is_set():
                 raise AcceleratorError(f"the wait for {count} accelerators was broken off")
-            if placement_group_table(group)["stats"]["scheduling_state"] == "INFEASIBLE":
+            if said["stats"]["scheduling_state"] == "INFEASIBLE":
                 self._check(count)
             if self._clock() >= deadline:
                 there = ", ".join(str(node) for node in self.pool.nodes())
@@ -117,6 +118,7 @@ class ClusterLeases:
                     f"no {count} accelerators became free within {self.timeout_s:.0f} s; nodes "
                     f"there: {there}; `ray list placement-groups` names the holders"
                 )
+            time.sleep(_POLL_S)
 
     def _sit_down(
         self, group: PlacementGroup, resource: str, count: int
