@@ -30,7 +30,7 @@ from optikit_assets.environments.layout import (
     write_stamp,
 )
 from optikit_assets.execution.ray.guard import TOKEN_VARIABLE
-from optikit_assets.execution.ray.loopback import LoopbackCluster, LoopbackNode
+from optikit_assets.execution.ray.loopback import CLUSTER_VARIABLE, LoopbackCluster, LoopbackNode
 from optikit_assets.processes import OwnedProcess, wait_gone
 
 NODES = (LoopbackNode("left", labels=SELECTOR), LoopbackNode("right", labels=SELECTOR))
@@ -58,7 +58,12 @@ class Scene:
 
     def tasks(self) -> list[psutil.Process]:
         """Return the processes of Ray that run the workers."""
-        return [p for p in _all() if _name(p).startswith("ray::converse")]
+        return [p for p in self.processes() if _name(p).startswith("ray::converse")]
+
+    def processes(self) -> list[psutil.Process]:
+        """Return the processes of this cluster: there may be others on this machine."""
+        folder = str(self.cluster.folder)
+        return [p for p in psutil.process_iter() if folder in _variable(p, CLUSTER_VARIABLE)]
 
     def workers(self) -> list[psutil.Process]:
         """Return the workers' leading processes."""
@@ -165,7 +170,7 @@ def _in_the_middle(scene: Scene) -> bool:
 
 def _family(scene: Scene, event: str) -> list[psutil.Process]:
     """Return the guards that a kill takes down, with everything that they started."""
-    guarded = [p for p in _all() if _variable(p, TOKEN_VARIABLE)]
+    guarded = [p for p in scene.processes() if _variable(p, TOKEN_VARIABLE)]
     match event:
         case "worker killed":
             hit = [p for p in guarded if p.pid == scene.workers()[0].pid]
@@ -198,10 +203,6 @@ def _said(scene: Scene) -> str:
 
 def _made(folder: Path) -> int:
     return len(list(folder.glob("*.made")))
-
-
-def _all() -> Iterator[psutil.Process]:
-    yield from psutil.process_iter()
 
 
 def _name(process: psutil.Process) -> str:

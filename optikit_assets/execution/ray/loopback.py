@@ -24,6 +24,9 @@ import psutil
 from optikit_assets.errors import AcceleratorError
 from optikit_assets.processes import OwnedProcess
 
+CLUSTER_VARIABLE = "OPTIKIT_LOOPBACK_CLUSTER"
+"""In the environment of every process of a cluster: its folder."""
+
 _HOST = "127.0.0.1"
 # `ray start`, on loopback. Ray replaces 127.0.0.1 by this machine's outward address, and then its
 # servers listen on all of them; there is no option against that.
@@ -193,6 +196,7 @@ class LoopbackCluster:
                     # All nodes start on the same few cores.
                     "RAY_raylet_start_wait_time_s": f"{self._start_limit_s:.0f}",
                     "RAY_enable_worker_prestart": "0",
+                    CLUSTER_VARIABLE: str(self.folder),
                     "OPTIKIT_HOME": str(self._home),
                     "OPTIKIT_ENVIRONMENTS_HOME": str(self._environments_home),
                     **(env or {}),

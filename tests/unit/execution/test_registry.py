@@ -21,9 +21,7 @@ def test_the_local_executor_is_chosen_unless_a_setting_says_otherwise(tmp_path: 
 
 
 def test_an_executor_that_nobody_registered_is_refused_with_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(
-        UnknownNameError, match=r"unknown executor 'slurm'; known: local, ray"
-    ):
+    with pytest.raises(UnknownNameError, match=r"unknown executor 'slurm'; known: local, ray"):
         get_executor(Settings(home=tmp_path, executor="slurm"))
 
 
