@@ -1,6 +1,6 @@
 """What a kill does to a stage on a cluster, and how long until nothing of it is left.
 
-``python -m benchmarks.cluster_kills [EVENT ...]`` starts a Ray cluster of two nodes on loopback and
+``python -m benchmarks.cluster_kills [--write] [EVENT ...]`` starts a Ray cluster of two nodes on loopback and
 has items made on both, like a stage that compresses (`benchmarks.cluster_worker`). In the middle of
 it, it kills one thing, looks until no process of the workers that it took down is left, and lets
 the stage, or the next run of it, come to its end. The exit code is 1 if something was left.
@@ -9,6 +9,7 @@ the stage, or the next run of it, come to its end. The exit code is 1 if somethi
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.cluster_worker import ITEMS, SELECTOR
-from benchmarks.tables import markdown
+from benchmarks.tables import markdown, write_section
 from optikit_assets.environments.layout import (
     REPOSITORY_ROOT,
     Stamp,
@@ -197,7 +198,10 @@ def _said(scene: Scene) -> str:
     for event in reversed(scene.events()):
         if event["event"] == "ended":
             failed = event.get("failed")
-            return str(event.get("error") or (f"failed: {failed}" if failed else "all items made"))
+            if isinstance(failed, dict) and failed:
+                reason = next(iter(failed.values())).partition(" (log")[0]
+                return f"{len(failed)} items failed: {reason}"
+            return re.sub(r"[\w.]+:\d+", "HOST:PORT", str(event.get("error") or "all items made"))
     return "broken off"
 
 
@@ -243,14 +247,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Play every kill, print the table; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster_kills")
     parser.add_argument("events", nargs="*", help=f"some of: {', '.join(KILLS)} (default: all)")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/cluster.md")
+    chosen = parser.parse_args(arguments)
     # The head last: nothing runs on the cluster after that.
-    events = parser.parse_args(arguments).events or list(KILLS)
+    events = chosen.events or list(KILLS)
     outcomes = []
     with tempfile.TemporaryDirectory() as root, two_nodes(Path(root)) as cluster:
         for number, event in enumerate(events):
             outcomes.append(play(event, cluster, Path(root) / str(number)))
             print(_row(outcomes[-1]), file=sys.stderr, flush=True)
-    print(markdown([_row(outcome) for outcome in outcomes]))
+    table = markdown([_row(outcome) for outcome in outcomes])
+    print(table)
+    if chosen.write:
+        write_section(REPOSITORY_ROOT / "docs" / "cluster.md", "cluster-kills", table)
     return int(any(outcome.seconds is None for outcome in outcomes))
 
 
