@@ -1,9 +1,10 @@
 """What a kill does to a stage on a cluster, and how long until nothing of it is left.
 
-``python -m benchmarks.cluster_kills [--write] [EVENT ...]`` starts a Ray cluster of two nodes on loopback and
-has items made on both, like a stage that compresses (`benchmarks.cluster_worker`). In the middle of
-it, it kills one thing, looks until no process of the workers that it took down is left, and lets
-the stage, or the next run of it, come to its end. The exit code is 1 if something was left.
+``python -m benchmarks.cluster_kills [--write] [EVENT ...]`` starts a Ray cluster of two nodes on
+loopback and has items made on both, like a stage that compresses (`benchmarks.cluster_worker`). In
+the middle of it, it kills one thing, looks until no process of the workers that it took down is
+left, and lets the stage, or the next run of it, come to its end. The exit code is 1 if something
+was left; ``--write`` puts the table into ``docs/cluster.md``.
 """
 
 import argparse
