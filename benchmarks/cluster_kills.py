@@ -35,7 +35,9 @@ from optikit_assets.execution.ray.guard import TOKEN_VARIABLE
 from optikit_assets.execution.ray.loopback import CLUSTER_VARIABLE, LoopbackCluster, LoopbackNode
 from optikit_assets.processes import OwnedProcess, wait_gone
 
-NODES = (LoopbackNode("left", labels=SELECTOR), LoopbackNode("right", labels=SELECTOR))
+NODES = tuple(
+    LoopbackNode(name, resource="optikit_slot", labels=SELECTOR) for name in ("left", "right")
+)
 CLEAN_LIMIT_S = 100.0
 _START_LIMIT_S = 120.0
 _END_LIMIT_S = 240.0

@@ -47,7 +47,7 @@ def three_nodes(home: Path) -> LoopbackCluster:
     (home / "bin" / "nvidia-smi").write_text(_NVIDIA_SMI)
     (home / "bin" / "nvidia-smi").chmod(0o755)
     path = f"{home / 'bin'}:{os.environ['PATH']}"
-    pair = LoopbackNode(PAIR.name, PAIR.cards, PAIR.labels, {"PATH": path})
+    pair = replace(PAIR, env={"PATH": path})
     variables = {"OPTIKIT_ENVIRONMENTS_HOME": str(home / "slots")}
     slots = [replace(node, env=variables) for node in SLOTS]
     return LoopbackCluster([pair, *slots], home=home)

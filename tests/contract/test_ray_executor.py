@@ -113,7 +113,7 @@ def test_a_pool_of_nodes_that_differ_is_refused_by_name_every_time(make: Any) ->
 
 def test_a_card_that_no_node_has_is_refused_with_what_there_is(make: Any) -> None:
     executor = make({"ray.io/accelerator-type": "in(A100, H200)"})
-    there = r"left \(1 x GPU\), pair \(2 x GPU\), right \(1 x GPU\)"
+    there = r"left \(1 x optikit_slot\), pair \(2 x GPU\), right \(1 x optikit_slot\)"
     with pytest.raises(AcceleratorError, match=rf"accelerator-type=in.*nodes there: {there}"):
         executor.hardware()
     with pytest.raises(AcceleratorError, match="no node of the Ray cluster"), executor.lease():

@@ -5,6 +5,7 @@ of a real cluster is a machine; here all are this one, so a node without a GPU i
 the same processor. Everything listens on 127.0.0.1, and asks for a token.
 """
 
+import json
 import os
 import secrets
 import shutil
@@ -48,7 +49,9 @@ class LoopbackNode:
     Attributes
     ----------
     cards
-        GPUs that it offers to Ray, whatever there is.
+        How many it offers to Ray, whatever there is.
+    resource
+        As what: ``"GPU"``, or the resource of nodes without (`optikit_slot`).
     labels
         Ray's labels, by which a pool is chosen.
     env
@@ -57,6 +60,7 @@ class LoopbackNode:
 
     name: str
     cards: int = 1
+    resource: str = "GPU"
     labels: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
 
@@ -165,11 +169,13 @@ class LoopbackCluster:
         return self.folder / f"{name}.log"
 
     def _launch_node(self, node: LoopbackNode) -> None:
+        offered = {} if node.resource == "GPU" else {node.resource: node.cards}
         labels = ",".join(f"{key}={value}" for key, value in node.labels.items())
         self._launch(
             node.name,
             f"--address={self.address}",
-            *(f"--num-cpus={max(1, node.cards)}", f"--num-gpus={node.cards}"),
+            *(f"--num-cpus={max(1, node.cards)}", f"--num-gpus={0 if offered else node.cards}"),
+            *([f"--resources={json.dumps(offered)}"] if offered else []),
             *([f"--labels={labels}"] if labels else []),
             env=node.env,
         )
