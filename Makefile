@@ -53,7 +53,7 @@ endif
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: python
 python:
@@ -65,12 +65,20 @@ python:
 setup: python ## Create or update the three environments (nothing to do: well under a second)
 	@"$(PYTHON)" -m optikit_assets.environments.setup
 
+.PHONY: setup-ray
+setup-ray: python ## The same with Ray in the control environment, which later set-ups keep
+	@"$(PYTHON)" -m optikit_assets.environments.setup --extra ray
+
 .PHONY: demo
 demo: setup ## The whole pipeline on the demo model: quantize, evaluate, benchmark, tune, deploy
 	@"$(OPTIKIT)" optimize --job $(DEMO_JOB)
 
+.PHONY: demo-cluster
+demo-cluster: setup-ray ## The demo's checkpoints and scores on a Ray cluster of two nodes on loopback
+	@"$(CONTROL_BIN)/python" -m demo.cluster --job $(DEMO_JOB)
+
 .PHONY: test
-test: setup check ## All checks, then the whole test suite
+test: setup-ray check ## All checks, then the whole test suite
 	$(call RUN_TESTS,not e2e)
 
 .PHONY: test-fast
@@ -81,7 +89,7 @@ test-fast: setup ## In a minute: ruff, and the tests that take no second of a pr
 		-m "not slow and not serial and not alone and not integration and not e2e" $(PYTEST_ARGS)
 
 .PHONY: test-all
-test-all: setup check ## The same with the end-to-end test: the whole pipeline on real servers (about 15 minutes more)
+test-all: setup-ray check ## The same with the end-to-end test: the whole pipeline on real servers (about 15 minutes more)
 	$(call RUN_TESTS,e2e or not e2e)
 
 .PHONY: check

@@ -13,6 +13,7 @@
     │   │   └── DamagedArtifactError      … holds something that is not what was put there
     │   ├── ChangedInputError         an input changed while it was used
     │   └── WorkerKilledError         somebody else ended a worker
+    │       └── NodeLostError             … with the node that it ran on
     ├── HistoryError              the trial history cannot be read or written
     ├── StageError                a worker failed
     │   ├── StageTimeoutError     … by running past its limit
@@ -44,6 +45,7 @@ __all__ = [
     "HistoryError",
     "MachineError",
     "ModelError",
+    "NodeLostError",
     "OptikitError",
     "ResultMissingError",
     "ServerStartError",
@@ -139,6 +141,10 @@ class ChangedInputError(MachineError):
 
 class WorkerKilledError(MachineError):
     """A worker was ended by a signal that neither it nor its owner sent."""
+
+
+class NodeLostError(WorkerKilledError):
+    """A worker was lost with its node, or with what ran it there; another node can do its work."""
 
 
 class HistoryError(OptikitError):

@@ -90,7 +90,7 @@ class OwnedProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**env, _MARKS: f"{env.get(_MARKS, '')}:{self._mark}"},
+                env=_marked_environment(env, self._mark),
                 cwd=self._cwd,
                 start_new_session=True,
                 # One C call that was looked up before the fork: safe with threads around.
@@ -152,14 +152,14 @@ class OwnedProcess:
                 os.kill(leader.pid, number)
             self.wait(self.grace_s * share)
             family = _merge(family, self._family())
-        _wait_gone(family, _ORPHAN_GRACE_S)
+        wait_gone(family, _ORPHAN_GRACE_S)
         if self._holds_its_id():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(leader.pid, signal.SIGKILL)
         for member in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()
-        _wait_gone(family, _KILL_WAIT_S)
+        wait_gone(family, _KILL_WAIT_S)
         with contextlib.suppress(subprocess.TimeoutExpired):
             leader.wait(_KILL_WAIT_S)
 
@@ -173,7 +173,7 @@ class OwnedProcess:
 
     def _family(self) -> list[psutil.Process]:
         descendants = _descendants(self.pid) if self._holds_its_id() else []
-        return _merge(descendants, _marked(self._mark))
+        return _merge(descendants, with_variable(_MARKS, self._mark))
 
     @property
     def _started(self) -> subprocess.Popen[bytes]:
@@ -219,6 +219,14 @@ class Orphan:
         )
 
 
+def environment_of_ours(env: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment by which `kill_orphans` knows what this process has left behind.
+
+    For what is started without an `OwnedProcess`, since it has to outlive its parent for a moment.
+    """
+    return _marked_environment(env, _new_mark())
+
+
 def kill_orphans() -> list[Orphan]:
     """Kill what owners that were killed outright have left behind, and say what it was.
 
@@ -239,14 +247,21 @@ def kill_orphans() -> list[Orphan]:
     return killed
 
 
-def _marked(mark: str) -> list[psutil.Process]:
-    """Return the processes that inherited a mark, whoever is their parent by now."""
+def with_variable(name: str, part: str) -> list[psutil.Process]:
+    """Return the processes in whose environment a variable has `part` in its value.
+
+    Children inherit it, whoever is their parent by now.
+    """
     found = []
     for process in _visible():
         with contextlib.suppress(psutil.Error, OSError):
-            if mark in process.environ().get(_MARKS, ""):
+            if part in process.environ().get(name, ""):
                 found.append(process)
     return found
+
+
+def _marked_environment(env: Mapping[str, str], mark: str) -> dict[str, str]:
+    return {**env, _MARKS: f"{env.get(_MARKS, '')}:{mark}"}
 
 
 def _visible() -> Iterator[psutil.Process]:
@@ -336,7 +351,9 @@ def _status(process: psutil.Process) -> str:
         return psutil.STATUS_DEAD
 
 
-def _wait_gone(family: list[psutil.Process], limit_s: float) -> None:
+def wait_gone(family: list[psutil.Process], limit_s: float) -> list[psutil.Process]:
+    """Wait until processes have ended, zombies included; return those that have not in time."""
     deadline = time.monotonic() + limit_s
     while _alive(family) and time.monotonic() < deadline:
         time.sleep(0.05)
+    return _alive(family)

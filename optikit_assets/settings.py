@@ -5,9 +5,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from optikit_assets.errors import SpecError
 from optikit_assets.locations import REPOSITORY, default_home
 
 __all__ = ["REPOSITORY", "Settings", "configure", "settings"]
@@ -44,6 +45,11 @@ class Settings(BaseSettings):
     executor: str = Field(
         default="local", description="Where stages run: an own executor or one that is installed."
     )
+    ray_address: str | None = Field(
+        default=None,
+        pattern=r"^[^\s:/]+:\d{1,5}$",
+        description="HOST:PORT of the head of the Ray cluster, for the executor `ray`.",
+    )
 
     @property
     def envs_home(self) -> Path:
@@ -78,8 +84,20 @@ class Settings(BaseSettings):
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    """Return this process's settings, with absolute paths."""
-    read = Settings()  # pyright: ignore[reportCallIssue]
+    """Return this process's settings, with absolute paths.
+
+    Raises
+    ------
+    SpecError
+        If a variable has a value that it cannot have.
+    """
+    try:
+        read = Settings()  # pyright: ignore[reportCallIssue]
+    except ValidationError as error:
+        wrong = [
+            f"OPTIKIT_{e['loc'][0]}".upper() + f"={e['input']}: {e['msg']}" for e in error.errors()
+        ]
+        raise SpecError("environment variables", wrong) from error
     home = read.home.expanduser().absolute()
     return read.model_copy(
         update={

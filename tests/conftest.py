@@ -1,12 +1,15 @@
 import shutil
 import signal
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from optikit_assets.environments.layout import prepare_dagster_home
+from optikit_assets.execution.ray.loopback import LoopbackCluster
 from optikit_assets.settings import settings
+from tests.cluster import connected, three_nodes
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,6 +42,16 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     settings.cache_clear()
     yield folder
     settings.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackCluster]:
+    """A Ray cluster on loopback; this process is connected to it, as far as Ray is concerned."""
+    # Not imported yet: it reads the variables of the cluster's token then.
+    if find_spec("ray") is None:
+        pytest.skip("the extra ray is not installed: make setup-ray")
+    with connected(three_nodes(tmp_path_factory.mktemp("nodes"))) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,10 +15,19 @@ from rich.text import Text
 from optikit_assets.artifacts import ArtifactStore, open_store
 from optikit_assets.artifacts.models import ModelRegistry, ModelVersion
 from optikit_assets.environments.status import environment_status
-from optikit_assets.errors import AcceleratorError, DamagedArtifactError, HistoryError, StorageError
+from optikit_assets.errors import (
+    DamagedArtifactError,
+    HistoryError,
+    MachineError,
+    SpecError,
+    StorageError,
+)
 from optikit_assets.settings import settings
 from optikit_assets.specs import LOCAL, Catalog
 from resources.history import open_history
+
+if TYPE_CHECKING:
+    from optikit_assets.execution import Pools
 
 _STYLES = {
     "fresh": "green",
@@ -138,22 +147,38 @@ def run_doctor(verify: bool = False) -> int:
 
 
 def _look_for_pools(catalog: Catalog, table: Table) -> bool:
-    """Add a row for the accelerators of every pool; say whether all are as declared."""
+    """Add a row for every pool and every node; say whether all are as declared and ready."""
     from optikit_assets.execution import Pools
 
     pools = Pools.of(settings(), catalog)
     found = True
+    if settings().executor != LOCAL:
+        found &= _look_for_nodes(pools, table)
     for name in (LOCAL, *sorted(set(catalog.pools) - {LOCAL})):
         what = "accelerator" if name == LOCAL else f"pool {name}"
         try:
             hardware = pools.hardware(name)
-        except AcceleratorError as error:
+        except (MachineError, SpecError) as error:
             # A control machine may have no pool of its own.
             found &= name == LOCAL and len(catalog.pools) > 0
             table.add_row(what, "[red]not found[/]", Text(str(error)), "")
         else:
             table.add_row(what, "[green]found[/]", f"{hardware.count} × {hardware.name}", "")
     return found
+
+
+def _look_for_nodes(pools: "Pools", table: Table) -> bool:
+    """Add a row for every node of a cluster; return whether all of them are ready."""
+    from optikit_assets.execution import NodeStatus
+
+    try:
+        nodes = pools.executor(LOCAL).nodes()
+    except (MachineError, SpecError) as error:
+        nodes = [NodeStatus(f"executor {settings().executor}", str(error), "see docs/cluster.md")]
+    for node in nodes:
+        state = "[green]found[/]" if node.ready else "[red]problem[/]"
+        table.add_row(node.name, state, Text(node.details), node.what_to_do)
+    return all(node.ready for node in nodes)
 
 
 def _verify_all(store: ArtifactStore, table: Table) -> bool:

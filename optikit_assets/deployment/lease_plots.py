@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from optikit_assets.deployment import canvas
-from optikit_assets.deployment.evidence import HeldLease
+from optikit_assets.deployment.report_data import HeldLease
 
 _ROW_IN = 0.3
 # Of the size that bars are labelled in, over the whole width.

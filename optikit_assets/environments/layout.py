@@ -77,6 +77,16 @@ _CONTROL = Installation(
     ("pyproject.toml", "--extra", "dev"),
     installs_project=True,
 )
+_CONTROL_WITH_RAY = Installation(
+    "control",
+    "requirements/control-ray.txt",
+    # The same versions as without it.
+    ("pyproject.toml", "--extra", "dev", "--extra", "ray", "-c", "requirements/control.txt"),
+    installs_project=True,
+)
+EXTRAS: dict[str, Installation] = {"ray": _CONTROL_WITH_RAY}
+"""The control environment with an extra of the package, which the default one is without."""
+
 INSTALLATIONS: dict[tuple[str, Accelerator], Installation] = {
     ("control", "cpu"): _CONTROL,
     ("control", "gpu"): _CONTROL,
@@ -119,12 +129,22 @@ class Stamp:
         The copy of the repository whose modules it imports.
     accelerator
         For which kind of machine it was built.
+    extra
+        The extra of the package that it was asked for with, if any; later set-ups keep it.
     """
 
     digest: str
     location: str
     repository: str
     accelerator: str
+    extra: str = ""
+
+
+def installation_of(name: str, accelerator: Accelerator, extra: str = "") -> Installation:
+    """Return what an environment is made from; only the control environment has extras."""
+    if name == "control" and extra in EXTRAS:
+        return EXTRAS[extra]
+    return INSTALLATIONS[name, accelerator]
 
 
 def default_home(environ: Mapping[str, str] | None = None) -> Path:

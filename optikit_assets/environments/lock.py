@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from optikit_assets.environments.layout import (
+    EXTRAS,
     INSTALLATIONS,
     Installation,
     default_home,
@@ -35,7 +36,8 @@ _BUILD = Installation("build", "requirements/build.txt", ("requirements/build.in
 def installations_to_lock() -> list[Installation]:
     """Return one installation per pinned set."""
     by_file = {installation.requirements: installation for installation in INSTALLATIONS.values()}
-    return [_BUILD, *by_file.values()]
+    # Those with an extra last: they take the versions of the sets without.
+    return [_BUILD, *by_file.values(), *EXTRAS.values()]
 
 
 def compile_arguments(installation: Installation, *, upgrade: bool) -> list[str]:

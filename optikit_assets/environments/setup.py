@@ -18,13 +18,14 @@ from typing import NoReturn, TextIO
 
 from optikit_assets.environments.layout import (
     ENVIRONMENT_NAMES,
-    INSTALLATIONS,
+    EXTRAS,
     Accelerator,
     Installation,
     Stamp,
     default_home,
     detect_accelerator,
     environment_path,
+    installation_of,
     prepare_dagster_home,
     python_path,
     read_stamp,
@@ -105,28 +106,38 @@ class Plan:
         What its stamp will say.
     rebuild
         Whether it starts empty, because its present state cannot be trusted.
+    extra
+        What its stamp will say.
     """
 
     installation: Installation
     accelerator: Accelerator
     digest: str
     rebuild: bool
+    extra: str = ""
 
 
-def plan_environment(home: Path, name: str, accelerator: Accelerator) -> Plan | None:
-    """Return what has to be done for an environment, or ``None`` if it is ready."""
-    installation = INSTALLATIONS[name, accelerator]
+def plan_environment(
+    home: Path, name: str, accelerator: Accelerator, extra: str = ""
+) -> Plan | None:
+    """Return what has to be done for an environment, or ``None`` if it is ready.
+
+    An extra that it was asked for with before is kept.
+    """
+    stamp = read_stamp(home, name)
+    extra = extra if name == "control" else ""
+    extra = extra or (stamp.extra if stamp else "")
+    installation = installation_of(name, accelerator, extra)
     digest = wanted_digest(installation)
     if inspect_environment(home, name, wanted=digest).ready:
         return None
-    stamp = read_stamp(home, name)
     in_place = (
         stamp is not None
         and stamp.location == str(environment_path(home, name).absolute())
         and stamp.accelerator == accelerator
         and os.access(python_path(home, name), os.X_OK)
     )
-    return Plan(installation, accelerator, digest, rebuild=not in_place)
+    return Plan(installation, accelerator, digest, rebuild=not in_place, extra=extra)
 
 
 def install(home: Path, plan: Plan, *, stream: TextIO, lock: int) -> None:
@@ -212,7 +223,8 @@ def _install(home: Path, plan: Plan, *, log_file: Path, progress: Progress, lock
     if not installation.installs_project:
         put_project_on_path(folder)
     location = str(folder.absolute())
-    write_stamp(home, name, Stamp(plan.digest, location, str(REPOSITORY), plan.accelerator))
+    stamp = Stamp(plan.digest, location, str(REPOSITORY), plan.accelerator, plan.extra)
+    write_stamp(home, name, stamp)
 
 
 def put_project_on_path(folder: Path) -> None:
@@ -253,6 +265,7 @@ def set_up(
     *,
     accelerator: Accelerator,
     stream: TextIO,
+    extra: str = "",
     lock_limit_s: float = LOCK_LIMIT_S,
 ) -> list[str]:
     """Make the named environments ready; return the names of those that needed work.
@@ -263,11 +276,12 @@ def set_up(
         If an environment cannot be installed or another set-up does not finish in time.
     """
     prepare_dagster_home(home)
-    if not any(plan_environment(home, name, accelerator) for name in names):
+    if not any(plan_environment(home, name, accelerator, extra) for name in names):
         return []
     with setup_lock(home, limit_s=lock_limit_s, stream=stream) as lock:
         # Asked again: whoever held the lock may have done the work.
-        plans = [plan for name in names if (plan := plan_environment(home, name, accelerator))]
+        wanted = (plan_environment(home, name, accelerator, extra) for name in names)
+        plans = [plan for plan in wanted if plan is not None]
         if plans:
             stream.write(f"setting up {home}\n")
         for plan in plans:
@@ -289,6 +303,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="control, compress or serve (default: all three)"
     )
+    parser.add_argument(
+        "--extra",
+        choices=sorted(EXTRAS),
+        default="",
+        help="what the control environment has beside the usual; later set-ups keep it",
+    )
     arguments = parser.parse_args(argv)
     unknown = [name for name in arguments.names if name not in ENVIRONMENT_NAMES]
     if unknown:
@@ -304,6 +324,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.names or ENVIRONMENT_NAMES,
             accelerator=detect_accelerator(),
             stream=stream,
+            extra=arguments.extra,
         )
     except KeyboardInterrupt:
         stream.write("interrupted; the next set-up goes on from here\n")

@@ -11,10 +11,10 @@ from typing import Literal
 
 from optikit_assets.environments.layout import (
     ENVIRONMENT_NAMES,
-    INSTALLATIONS,
     Stamp,
     detect_accelerator,
     environment_path,
+    installation_of,
     python_path,
     read_stamp,
     wanted_digest,
@@ -132,9 +132,14 @@ def environment_status(home: Path) -> list[EnvironmentStatus]:
         If a requirement file cannot be read or OPTIKIT_ACCELERATOR is invalid.
     """
     accelerator = detect_accelerator()
+    stamps = {name: read_stamp(home, name) for name in ENVIRONMENT_NAMES}
+    wanted = {
+        name: installation_of(name, accelerator, stamp.extra if stamp else "")
+        for name, stamp in stamps.items()
+    }
     return [
-        inspect_environment(home, name, wanted=wanted_digest(INSTALLATIONS[name, accelerator]))
-        for name in ENVIRONMENT_NAMES
+        inspect_environment(home, name, wanted=wanted_digest(installation))
+        for name, installation in wanted.items()
     ]
 
 

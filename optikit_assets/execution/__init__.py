@@ -3,6 +3,7 @@
 from optikit_assets.execution.base import (
     Executor,
     Lease,
+    NodeStatus,
     OnRecord,
     Origin,
     get_executor,
@@ -12,12 +13,14 @@ from optikit_assets.execution.base import (
 from optikit_assets.execution.ledger import RecordedExecutor
 from optikit_assets.execution.local import LocalExecutor
 from optikit_assets.execution.pools import Pools, beyond_a_node, check_pool
-from optikit_assets.execution.settling import WorkItem, settle
+from optikit_assets.execution.ray import ray_executor as ray_executor
+from optikit_assets.execution.settling import WorkItem, on_some_node, settle
 
 __all__ = [
     "Executor",
     "Lease",
     "LocalExecutor",
+    "NodeStatus",
     "OnRecord",
     "Origin",
     "Pools",
@@ -27,6 +30,7 @@ __all__ = [
     "check_pool",
     "get_executor",
     "ignore",
+    "on_some_node",
     "register_executor",
     "settle",
 ]

@@ -7,7 +7,7 @@ on hardware, and hands both to `Executor.run`.
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -51,6 +51,33 @@ class Lease:
 
 
 @dataclass(frozen=True)
+class NodeStatus:
+    """A node, or what the nodes have in common, as `optikit doctor` shows it.
+
+    Attributes
+    ----------
+    details
+        What it has, or what is wrong with it.
+    what_to_do
+        The next step; empty if it is ready.
+    """
+
+    name: str
+    details: str
+    what_to_do: str = ""
+
+    @property
+    def ready(self) -> bool:
+        """Whether workers can run there."""
+        return not self.what_to_do
+
+
+def this_machine(hardware: Hardware) -> NodeStatus:
+    """Return the status of a machine that is its own and only node."""
+    return NodeStatus("accelerator", f"{hardware.count} × {hardware.name}")
+
+
+@dataclass(frozen=True)
 class Origin:
     """Who asks for a worker, for the ledger and the log."""
 
@@ -77,6 +104,16 @@ class Executor(Protocol):
 
     def hardware(self) -> Hardware:
         """Return the hardware of the nodes that execute, which is not that of the caller."""
+        ...
+
+    def nodes(self) -> Sequence[NodeStatus]:
+        """Look at every node there is, those that cannot be used included.
+
+        Raises
+        ------
+        MachineError
+            If they cannot be asked for.
+        """
         ...
 
     @property
@@ -135,7 +172,8 @@ class Executor(Protocol):
         MachineError
             If the machine failed, with the class of the worker's own error where it has one;
             `EnvironmentMissingError` if the worker's environment is not installed or does not bring
-            the worker up, `WorkerKilledError` if it was broken off.
+            the worker up, `WorkerKilledError` if it was broken off, `NodeLostError` if its node
+            went away: another lease may be on another one (`on_some_node`).
         StageError
             If the worker fails; names its log. `StageTimeoutError` past the limit;
             `ResultMissingError` if it ended well, and what it finished is to be looked up.

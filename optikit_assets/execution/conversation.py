@@ -88,14 +88,19 @@ class Conversation:
     def _fault(self, ended: Ended) -> type[MachineError] | None:
         """Return the class of the machine's fault that ended a worker; None if it was its own."""
         if self._error is not None:
-            kind = getattr(errors, self._error_class, None)
-            return kind if isinstance(kind, type) and issubclass(kind, MachineError) else None
+            return machine_error(self._error_class)
         if ended.code == STORAGE_EXIT:
             return StorageError
         killed = ended.code == -signal.SIGKILL and self._worker not in _HOLDS_MODEL
         if ended.code in _ENDED_BY_OTHERS or killed:
             return WorkerKilledError
         return fault_in(ended.log_tail)
+
+
+def machine_error(name: str) -> type[MachineError] | None:
+    """Return the class of machine faults with a name; None if there is none."""
+    kind = getattr(errors, name, None)
+    return kind if isinstance(kind, type) and issubclass(kind, MachineError) else None
 
 
 def _last_line(text: str) -> str:

@@ -7,7 +7,7 @@ holds them, and of one that is killed it is known until when it lived.
 
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +18,7 @@ from optikit_assets.execution.base import (
     NOBODY,
     Executor,
     Lease,
+    NodeStatus,
     OnRecord,
     Origin,
     ResultT,
@@ -69,6 +70,10 @@ class RecordedExecutor:
     def hardware(self) -> Hardware:
         """Return that of the nodes that execute."""
         return self._inner.hardware()
+
+    def nodes(self) -> Sequence[NodeStatus]:
+        """Look at every node there is."""
+        return self._inner.nodes()
 
     @property
     def slots(self) -> int:

@@ -1,9 +1,9 @@
 """The executor that needs no set-up: workers are subprocesses on this machine."""
 
-import json
+import platform
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -12,14 +12,17 @@ from optikit_assets.errors import AcceleratorError, StageTimeoutError, WorkerKil
 from optikit_assets.execution.base import (
     NOBODY,
     Lease,
+    NodeStatus,
     OnRecord,
     Origin,
     ResultT,
     ignore,
     register_executor,
+    this_machine,
 )
 from optikit_assets.execution.conversation import Conversation
 from optikit_assets.execution.leases import MachineLeases
+from optikit_assets.execution.started_workers import note_start
 from optikit_assets.execution.worker_process import WorkerProcess
 from optikit_assets.processes import log_tail
 from optikit_assets.settings import Settings
@@ -72,6 +75,10 @@ class LocalExecutor:
             self._hardware = self._detect()
         return self._hardware
 
+    def nodes(self) -> Sequence[NodeStatus]:
+        """Return what this machine has."""
+        return [this_machine(self.hardware())]
+
     @property
     def slots(self) -> int:
         """How many leases of one device can be held at a time; 1 without a GPU."""
@@ -101,7 +108,7 @@ class LocalExecutor:
             home=self.home,
             environments_home=self._environments_home,
         )
-        self._note_start(worker, process.log_file, origin)
+        note_start(self.home, worker, platform.node(), str(process.log_file), origin)
         conversation = Conversation(worker, on_record)
         deadline = self._clock() + self.timeout_s
         try:
@@ -122,22 +129,6 @@ class LocalExecutor:
             for problem in process.problems:
                 origin.log.error(f"the {worker} worker wrote {problem}")
         return conversation.outcome(process.ended(code), result_model)
-
-    def _note_start(self, worker: str, log_file: Path, origin: Origin) -> None:
-        """Append to the ledger of started workers, which answers "what did this run really do?"."""
-        entry = {
-            "time": time.time(),
-            "worker": worker,
-            "asset": origin.asset,
-            "partition": origin.partition,
-            "run_id": origin.run_id,
-            "log": str(log_file),
-        }
-        ledger = self.home / "logs" / "workers.jsonl"
-        ledger.parent.mkdir(parents=True, exist_ok=True)
-        with ledger.open("a") as out:
-            out.write(json.dumps(entry) + "\n")
-        origin.log.info(f"started the {worker} worker; log: {log_file}")
 
 
 @register_executor("local")

@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Protocol, TypeVar
 
-from optikit_assets.errors import StageError
-from optikit_assets.execution.base import Executor, Lease
+from optikit_assets.errors import NodeLostError, StageError
+from optikit_assets.execution.base import Executor, Lease, log
+
+MAX_LOST_NODES = 2
+"""How many nodes a piece of work may lose before that ends its stage."""
 
 
 class WorkItem(Protocol):
@@ -22,6 +25,35 @@ class WorkItem(Protocol):
 Item = TypeVar("Item", bound=WorkItem)
 Batch = TypeVar("Batch")
 Done = TypeVar("Done")
+
+
+def on_some_node(
+    executor: Executor,
+    accelerators: int,
+    do: Callable[[Lease], Done],
+    stop: threading.Event | None = None,
+) -> Done:
+    """Do something under a lease, and again under another one if its node is lost.
+
+    Parameters
+    ----------
+    do
+        Looks first for what it finished before.
+
+    Raises
+    ------
+    NodeLostError
+        If a third node is lost with it: then it may be what it does that takes nodes down.
+    """
+    for lost in range(MAX_LOST_NODES + 1):
+        try:
+            with executor.lease(accelerators, stop) as lease:
+                return do(lease)
+        except NodeLostError as error:
+            if lost == MAX_LOST_NODES:
+                raise
+            log.warning("%s; it is done again on another node", error)
+    raise AssertionError
 
 
 def settle(
@@ -49,7 +81,8 @@ def settle(
     do
         Runs one worker on a batch under a lease and returns the reasons of items that failed,
         by artifact key. A `StageError` is a failed attempt of every item of the batch that is
-        not done; a `MachineError` is nobody's attempt and ends the whole.
+        not done; a `MachineError` is nobody's attempt and ends the whole, unless it is a
+        `NodeLostError`: then what is not done of the batch is done on another node.
     is_done
         Whether the artifact with this key is complete. Asked anew under the lease, since
         another process may have finished the item while this one waited.
@@ -67,7 +100,7 @@ def settle(
     stop = threading.Event()
 
     def leased(batch: Sequence[Item]) -> Mapping[str, str]:
-        with executor.lease(accelerators, stop) as lease:
+        def work(lease: Lease) -> Mapping[str, str]:
             todo = [item for item in batch if not is_done(item.artifact_key)]
             if not todo or stop.is_set():
                 return {}
@@ -75,6 +108,8 @@ def settle(
                 return do(todo, lease)
             except StageError as error:
                 return {item.artifact_key: str(error) for item in todo}
+
+        return on_some_node(executor, accelerators, work, stop)
 
     while pending:
         batches = [pending[i : i + per_worker] for i in range(0, len(pending), per_worker)]

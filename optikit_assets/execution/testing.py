@@ -1,7 +1,7 @@
 """An executor for tests of what asks for workers: they are functions of the process that asks."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
@@ -9,7 +9,16 @@ import psutil
 
 from optikit_assets.engines import Hardware
 from optikit_assets.errors import OptikitError, StageError, WorkerKilledError
-from optikit_assets.execution.base import NOBODY, Lease, OnRecord, Origin, ResultT, ignore
+from optikit_assets.execution.base import (
+    NOBODY,
+    Lease,
+    NodeStatus,
+    OnRecord,
+    Origin,
+    ResultT,
+    ignore,
+    this_machine,
+)
 from optikit_assets.execution.conversation import Conversation
 from optikit_assets.execution.leases import MachineLeases
 from optikit_assets.faults import machine_fault
@@ -49,6 +58,10 @@ class InProcessExecutor:
     def hardware(self) -> Hardware:
         """Return what the machine is said to have."""
         return self._hardware
+
+    def nodes(self) -> Sequence[NodeStatus]:
+        """Return what the machine is said to have."""
+        return [this_machine(self._hardware)]
 
     @property
     def slots(self) -> int:

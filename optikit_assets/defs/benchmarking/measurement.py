@@ -16,7 +16,7 @@ from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.deployment.plots import latency_against_rate, steady_state
 from optikit_assets.engines import Flags
 from optikit_assets.errors import OptikitError, ResultMissingError, StageError
-from optikit_assets.execution import beyond_a_node
+from optikit_assets.execution import Lease, beyond_a_node, on_some_node
 from optikit_assets.faults import raise_machine_fault
 from optikit_assets.graph import FAILED, outcome_version
 from optikit_assets.history import RowsByTable, benchmark_rows
@@ -142,7 +142,8 @@ def benchmark(
     """
     store = stage.artifacts.store
     gpus = stage.engine.accelerators(stage.model_spec.engine, flags, stage.runner.hardware)
-    with stage.runner.executor.lease(gpus) as lease:
+
+    def measure(lease: Lease) -> Benchmarked:
         request = BenchmarkRequest(
             store=store.url,
             environment=stage.versions.sources.environment("serve"),
@@ -161,8 +162,7 @@ def benchmark(
             initial_rate_rps=initial_rate_rps,
             provenance=stage.provenance,
         )
-        artifact = store.find(artifact_key)
-        if artifact is None:
+        if store.find(artifact_key) is None:
             probes: list[ProbeResult] = []
             try:
                 stage.runner.run(
@@ -178,8 +178,9 @@ def benchmark(
                 finished = isinstance(error, ResultMissingError) and store.find(artifact_key)
                 if not finished:
                     return _broken_off(request, str(error), gpus, probes)
-            artifact = store.get(artifact_key)
-    return Benchmarked.of(artifact)
+        return Benchmarked.of(store.get(artifact_key))
+
+    return on_some_node(stage.runner.executor, gpus, measure)
 
 
 def _broken_off(

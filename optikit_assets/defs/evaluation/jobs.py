@@ -19,6 +19,7 @@ from optikit_assets.defs.evaluation.history import score_columns
 from optikit_assets.defs.evaluation.scoring import evaluate
 from optikit_assets.defs.recorded import artifact_of, recorded
 from optikit_assets.errors import ResultMissingError, StageError
+from optikit_assets.execution import on_some_node
 from optikit_assets.graph import EVAL_SCORES, Key, Node, pool_part
 from optikit_assets.schemas import Result
 from optikit_assets.settings import settings
@@ -120,8 +121,11 @@ def evaluate_server(
     try:
         # The server has its own accelerators; the worker needs none.
         here = runner.on(None)
-        with here.executor.lease(0) as lease:
-            result = here.run(context, "evaluate", request, EvaluateResult, lease)
+        result = on_some_node(
+            here.executor,
+            0,
+            lambda lease: here.run(context, "evaluate", request, EvaluateResult, lease),
+        )
     except ResultMissingError:
         if artifacts.find(key) is None:
             raise

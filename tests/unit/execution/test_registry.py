@@ -23,7 +23,7 @@ def test_the_local_executor_is_chosen_unless_a_setting_says_otherwise(tmp_path: 
 
 def test_an_executor_that_nobody_registered_is_refused_with_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(
-        UnknownNameError, match=r"unknown executor 'nomad'; known: local.*OPTIKIT_EX"
+        UnknownNameError, match=r"unknown executor 'nomad'; known: local, ray.*OPTIKIT_EX"
     ):
         get_executor(Settings(home=tmp_path, executor="nomad"), HERE)
 

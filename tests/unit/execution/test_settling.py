@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from optikit_assets.errors import AcceleratorError, StageError, StorageError
+from optikit_assets.errors import AcceleratorError, NodeLostError, StageError, StorageError
 from optikit_assets.execution import Lease, LocalExecutor
 from optikit_assets.execution import settle as settle_on
+from optikit_assets.execution.settling import MAX_LOST_NODES
 from optikit_assets.workers.messages import Record
 from tests.alive import is_alive
 from tests.unit.execution.devices import TWO_GPUS, executor_on, install_environment
@@ -246,3 +247,38 @@ def test_an_interrupt_kills_parallel_workers_and_starts_no_more(tmp_path: Path):
     assert len(pids) == 2
     assert not any(is_alive(pid) for pid in pids)
     assert len(ledger(tmp_path)) == 1
+
+
+class LostNodes:
+    """Loses the node of every batch that names an item, as often as it is told."""
+
+    def __init__(self, place: Workplace, losses: dict[str, int]) -> None:
+        self.place, self.losses = place, losses
+
+    def __call__(self, batch: Sequence[Item], lease: Lease) -> dict[str, str]:
+        for item in batch:
+            if self.losses.get(item.artifact_key, 0):
+                self.losses[item.artifact_key] -= 1
+                raise NodeLostError(f"node lost with {item.artifact_key}")
+            self.place([item], lease)
+        return {}
+
+
+def test_what_is_lost_with_its_node_is_done_again_and_counts_as_nobodys_failure(tmp_path):
+    place = Workplace()
+    do = LostNodes(place, {"b": MAX_LOST_NODES})
+    failed = settle_on(
+        executor_on(tmp_path), ITEMS, do, is_done=place.is_done, per_worker=3, max_attempts=1
+    )
+    assert failed == {}
+    assert place.batches == ["a", "b", "c"]
+
+
+def test_what_takes_node_after_node_down_ends_the_stage(tmp_path):
+    place = Workplace()
+    do = LostNodes(place, {"b": MAX_LOST_NODES + 1})
+    with pytest.raises(NodeLostError, match="node lost with b"):
+        settle_on(
+            executor_on(tmp_path), ITEMS, do, is_done=place.is_done, per_worker=3, max_attempts=9
+        )
+    assert place.done == {"a"}

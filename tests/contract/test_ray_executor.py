@@ -1,0 +1,172 @@
+"""The contract of executors, held to the one of Ray clusters, and what else it keeps."""
+
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.cluster_kills import play
+from benchmarks.cluster_worker import ITEMS, Made, Make
+from optikit_assets.engines import detect
+from optikit_assets.errors import AcceleratorError, EnvironmentMissingError, StageTimeoutError
+from optikit_assets.execution import Executor, Lease, settle
+from optikit_assets.execution.ray.loopback import LoopbackCluster
+from tests.alive import is_alive
+from tests.cluster import PAIR, SLOTS
+from tests.contract.executor import ExecutorContract
+
+# The first test waits for the cluster as well.
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def make(cluster: LoopbackCluster, tmp_path: Path) -> Any:
+    from optikit_assets.execution.ray.executor import RayExecutor
+
+    def make(selector: dict[str, str] | None = None, **limits: Any) -> Executor:
+        return RayExecutor(cluster.address, tmp_path / "home", selector=selector, **limits)
+
+    return make
+
+
+class TestRayExecutor(ExecutorContract):
+    @pytest.fixture(autouse=True)
+    def _on(self, cluster: LoopbackCluster) -> None:
+        self.cluster = cluster
+
+    def make(self, place: Path) -> Executor:
+        from optikit_assets.execution.ray.executor import RayExecutor
+
+        return RayExecutor(self.cluster.address, place, selector=PAIR.labels, lease_timeout_s=60)
+
+
+@dataclass(frozen=True)
+class Item:
+    artifact_key: str
+
+
+def test_a_node_without_gpus_is_what_this_machine_is(make: Any) -> None:
+    executor = make(SLOTS[0].labels)
+    assert executor.slots == 2
+    assert executor.hardware().measured() == detect().measured()
+    with executor.lease() as lease:
+        assert (lease.devices, lease.env()) == ((), {"CUDA_VISIBLE_DEVICES": ""})
+
+
+def test_work_goes_to_every_node_of_the_pool_and_the_ledger_says_where(
+    make: Any, tmp_path: Path
+) -> None:
+    executor = make(SLOTS[0].labels)
+    both = threading.Barrier(2, timeout=60)
+
+    def do(batch: Sequence[Item], lease: Lease) -> dict[str, str]:
+        both.wait()
+        work = Make(folder=str(tmp_path), items=(batch[0].artifact_key,), seconds=0.0)
+        assert executor.run("compress", work, Made, lease) == Made(count=1)
+        return {}
+
+    items = [Item("one"), Item("two")]
+    failed = settle(
+        executor,
+        items,
+        do,
+        is_done=lambda key: (tmp_path / f"{key}.made").exists(),
+        per_worker=1,
+        max_attempts=1,
+    )
+    assert failed == {}
+    lines = (tmp_path / "home" / "logs" / "workers.jsonl").read_text().splitlines()
+    assert {json.loads(line)["node"] for line in lines} == {node.name for node in SLOTS}
+
+
+def test_past_its_limit_a_worker_ends_with_everything_that_it_started(
+    make: Any, tmp_path: Path
+) -> None:
+    executor = make(SLOTS[0].labels, timeout_s=8)
+    pids: list[int] = []
+    work = Make(folder=str(tmp_path), items=("never",), seconds=600.0)
+    with executor.lease() as lease, pytest.raises(StageTimeoutError, match="its limit of 8 s"):
+        executor.run(
+            "compress",
+            work,
+            Made,
+            lease,
+            on_record=lambda record: pids.extend(record.payload["pids"]),
+        )
+    assert len(pids) == 3
+    assert not any(is_alive(pid) for pid in pids)
+
+
+def test_a_pool_of_nodes_that_differ_is_refused_by_name_every_time(make: Any) -> None:
+    executor = make()
+    for _ in range(2):
+        with pytest.raises(AcceleratorError, match=r"node pair has .*cuda instead of cpu.*left"):
+            executor.hardware()
+
+
+def test_a_card_that_no_node_has_is_refused_with_what_there_is(make: Any) -> None:
+    executor = make({"ray.io/accelerator-type": "in(A100, H200)"})
+    there = r"left \(1 x optikit_slot\), pair \(2 x GPU\), right \(1 x optikit_slot\)"
+    with pytest.raises(AcceleratorError, match=rf"accelerator-type=in.*nodes there: {there}"):
+        executor.hardware()
+    with pytest.raises(AcceleratorError, match="no node of the Ray cluster"), executor.lease():
+        pass
+
+
+def test_every_node_says_what_it_is_and_what_is_missing_there(make: Any) -> None:
+    head, left, pair, right = make().nodes()
+    assert head.ready
+    assert "4 nodes" in head.details
+    assert (left.name, pair.name, right.name) == ("left", "pair", "right")
+    assert "2 × Test GPU" in pair.details
+    assert "serve environment missing" in pair.details
+    assert pair.what_to_do == "run make setup there"
+
+
+def test_a_node_with_another_release_is_named(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from optikit_assets.execution.ray import pool
+
+    monkeypatch.setattr(pool, "__version__", "9.9")
+    with pytest.raises(EnvironmentMissingError, match=r"node left has OptiKIT .*this machine 9\.9"):
+        make(SLOTS[0].labels).hardware()
+
+
+@pytest.mark.parametrize(
+    ("before", "address", "message"),
+    [
+        ("ray.__version__ = '2.0.0'", None, r"EnvironmentMissingError: .*differ: .*2\.0\.0"),
+        ("", "127.0.0.1:9", r"AcceleratorError: no Ray head answers at 127\.0\.0\.1:9"),
+    ],
+)
+def test_who_cannot_connect_is_told_in_one_line(
+    cluster: LoopbackCluster, before: str, address: str | None, message: str
+) -> None:
+    code = f"""
+import pathlib, ray
+{before}
+from optikit_assets.execution.ray.executor import RayExecutor
+RayExecutor({address or cluster.address!r}, pathlib.Path()).hardware()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 1
+    assert re.search(message, done.stderr.splitlines()[-1]), done.stderr
+
+
+@pytest.mark.parametrize("event", ["driver killed", "task killed", "raylet killed"])
+def test_what_is_killed_leaves_nothing_behind_and_loses_nothing(
+    cluster: LoopbackCluster, tmp_path: Path, event: str
+) -> None:
+    outcome = play(event, cluster, tmp_path / "stage")
+    assert outcome.seconds is not None
+    assert outcome.made == ITEMS
+    expected = "ended with -9" if event == "driver killed" else "all items made"
+    assert outcome.said == expected
