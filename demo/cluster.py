@@ -1,9 +1,10 @@
 """Run a job on a Ray cluster of two nodes on this machine, and say which node ran what.
 
-``python -m demo.cluster [--local] ARGUMENT ...`` (``make demo-cluster``) starts the cluster, runs
-``optikit optimize ARGUMENT ...`` with it as executor, and ends all of it. What is made lies below
+``python -m demo.cluster [--local] ARGUMENT ...`` (``make demo-cluster``) starts an S3 server and
+the cluster, runs ``optikit optimize ARGUMENT ...`` with both, and ends all of it. Each node has a
+state folder of its own: what they share is the bucket. What is made lies below
 ``OPTIKIT_HOME/demo-cluster``, apart from what `make demo` makes; ``--local`` does the same below
-``OPTIKIT_HOME/demo-local`` on the executor of this machine, to compare their content keys.
+``OPTIKIT_HOME/demo-local`` on this machine's executor and store, to compare their content keys.
 """
 
 import json
@@ -16,14 +17,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from optikit_assets.artifacts.store import ArtifactStore
+from demo.s3 import BUCKET, s3_server
+from optikit_assets.artifacts import LocalStore, open_store
+from optikit_assets.disk import human_bytes
 from optikit_assets.execution.ray.loopback import LoopbackCluster, LoopbackNode
 from optikit_assets.settings import REPOSITORY, settings
 
-NODES = (
-    LoopbackNode("first", labels={"optikit.pool": "demo"}),
-    LoopbackNode("second", labels={"optikit.pool": "demo"}),
-)
+NODES = ("first", "second")
 
 
 def optimize(arguments: Sequence[str], variables: Mapping[str, str]) -> int:
@@ -42,12 +42,22 @@ def optimize(arguments: Sequence[str], variables: Mapping[str, str]) -> int:
             raise
 
 
-def show(home: Path) -> None:
+def node(name: str, home: Path) -> LoopbackNode:
+    """Return a node with a state folder, and so a cache of artifacts, of its own."""
+    own = {"OPTIKIT_HOME": str(home / "nodes" / name)}
+    return LoopbackNode(name, labels={"optikit.pool": "demo"}, env=own)
+
+
+def show(home: Path, url: str) -> None:
     """Print the artifacts that there are, and which node ran how many workers of which asset."""
-    store = ArtifactStore(home / "artifacts")
-    print("artifacts:")
-    for key in sorted(store.all_keys()):
-        print(f"  {key}")
+    store = open_store(url, home)
+    print(f"artifacts in {url}:")
+    for artifact in store.all():
+        print(f"  {artifact.key}  {artifact.kind}, {human_bytes(artifact.total_bytes)}")
+    for name in NODES:
+        there = list(LocalStore(home / "nodes" / name / "cache/artifacts/artifacts").all())
+        size = human_bytes(sum(artifact.total_bytes for artifact in there))
+        print(f"node {name} has {len(there)} of them, {size}")
     ledger = home / "logs" / "workers.jsonl"
     lines = ledger.read_text(encoding="utf-8").splitlines() if ledger.exists() else []
     started = Counter((e["node"], e["asset"] or e["worker"]) for e in map(json.loads, lines))
@@ -61,18 +71,28 @@ def main(arguments: Sequence[str]) -> int:
     local = "--local" in arguments
     environments = settings().envs_home
     home = settings().home / ("demo-local" if local else "demo-cluster")
-    variables = {"OPTIKIT_HOME": str(home), "OPTIKIT_ENVIRONMENTS_HOME": str(environments)}
+    url = (home / "artifacts").as_uri() if local else f"s3://{BUCKET}/demo"
+    variables = {
+        "OPTIKIT_HOME": str(home),
+        "OPTIKIT_ENVIRONMENTS_HOME": str(environments),
+        "OPTIKIT_STORE": url,
+    }
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with ExitStack() as stack:
             if not local:
-                print("starting a Ray head and two nodes on loopback", flush=True)
-                cluster = LoopbackCluster(NODES, home=home, environments_home=environments)
+                print("starting an S3 server, a Ray head and two nodes on loopback", flush=True)
+                home.mkdir(parents=True, exist_ok=True)
+                variables |= stack.enter_context(s3_server(home / "s3")).environment
+                # The nodes, and what is printed at the end, reach the bucket as well.
+                os.environ.update(variables)
+                nodes = [node(name, home) for name in NODES]
+                cluster = LoopbackCluster(nodes, home=home, environments_home=environments)
                 variables |= stack.enter_context(cluster).variables
             code = optimize([a for a in arguments if a != "--local"], variables)
+            show(home, url)
     except KeyboardInterrupt:
         return 130
-    show(home)
     return code
 
 

@@ -29,7 +29,6 @@ _CREDENTIALS = (
     "OPTIKIT_JUDGE_API_KEY", "OPTIKIT_JUDGE_CREDENTIALS",
 )  # fmt: skip
 # By the scheme of the store's URL: other clouds are none of a worker's business.
-_STORE_VARIABLE = "OPTIKIT_STORE"
 _STORE_CREDENTIALS = {"s3": "AWS_*", "gs": "GOOGLE_*", "az": "AZURE_*"}
 _EFFECTIVE = (
     "ATEN_*", "BLIS_*", "CUBLAS_*", "CUDA_*", "CUDNN_*", "DNNL_*", "FLASHINFER_*",
@@ -84,9 +83,21 @@ def effective_variables(environ: Mapping[str, str], engine: EngineVariables) -> 
     }
 
 
-def worker_variables(environ: Mapping[str, str], engine: EngineVariables) -> dict[str, str]:
-    """Return what reaches a worker: plumbing, credentials and the effective variables."""
-    scheme = environ.get(_STORE_VARIABLE, "").partition("://")[0]
+def worker_variables(
+    environ: Mapping[str, str], engine: EngineVariables, store: str = ""
+) -> dict[str, str]:
+    """Return what reaches a worker: plumbing, credentials and the effective variables.
+
+    Parameters
+    ----------
+    environ
+        Of the process that starts it.
+    engine
+        Variables of the engines.
+    store
+        URL of the artifact store that it uses.
+    """
+    scheme = store.partition("://")[0]
     credentials = (*_CREDENTIALS, *filter(None, [_STORE_CREDENTIALS.get(scheme)]))
     return {
         **_plumbing(environ),

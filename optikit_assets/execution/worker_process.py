@@ -93,6 +93,7 @@ class WorkerProcess:
     ) -> None:
         self._python = python_of(environments_home, ENVIRONMENT_OF[worker])
         self._worker, self._request, self._env, self._home = worker, request, env, home
+        self._store = str(request.get("store", ""))
         stamp = time.strftime("%Y%m%d-%H%M%S")
         name = f"{stamp}-{worker}-{uuid.uuid4().hex[:6]}.log"
         self.log_file = home / "logs" / "workers" / name
@@ -116,7 +117,7 @@ class WorkerProcess:
                     [str(self._python), "-m", f"optikit_assets.workers.{self._worker}"],
                     log_file=self.log_file,
                     env={
-                        **worker_variables(os.environ, engine_variables()),
+                        **worker_variables(os.environ, engine_variables(), self._store),
                         **self._env,
                         **_pipes(folder, self._request),
                         "PYTHONPATH": WORKER_PATH,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from obstore.store import MemoryStore
 
+from demo.s3 import S3Server, s3_server, weed
 from optikit_assets.artifacts import ArtifactStore, LocalStore, ObjectStore, open_store
 from optikit_assets.artifacts import bucket_turns as turns
 from optikit_assets.artifacts.bucket import Bucket
@@ -23,7 +24,6 @@ from tests.contract.artifact_store import (
     SharesByCopy,
     write,
 )
-from tests.servers.s3 import S3Server, s3_server, weed
 
 _BUCKETS: dict[Path, MemoryStore] = {}
 

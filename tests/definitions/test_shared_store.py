@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from demo.s3 import BUCKET, s3_server, weed
 from optikit_assets.artifacts import open_store
 from optikit_assets.headless.materialize import materialize_node, open_instance, register_model
 from optikit_assets.locations import REPOSITORY
@@ -19,7 +20,6 @@ from tests.definitions.control_machine import Told
 from tests.definitions.test_history_rows import DEPLOYED, NODES
 from tests.definitions.world import CHAT, MODEL, World
 from tests.executors import execute_with
-from tests.servers.s3 import BUCKET, s3_server, weed
 
 pytestmark = [
     pytest.mark.slow,

@@ -64,9 +64,9 @@ def test_credentials_of_a_cloud_reach_a_worker_if_the_store_is_there():
         ("s3://bucket/prefix", {"AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"}),
         ("gs://bucket/prefix", {"GOOGLE_API_KEY"}),
     ):
-        variables = worker_variables({**own, "OPTIKIT_STORE": store}, ENGINES)
+        variables = worker_variables(own, ENGINES, store)
         assert {n for n in variables if n.startswith(("AWS_", "GOOGLE_"))} == reached
-        served = server_variables({**own, "OPTIKIT_STORE": store}, ENGINES)
+        served = server_variables(own, ENGINES)
         assert not any(name.startswith(("AWS_", "GOOGLE_")) for name in served)
 
 
