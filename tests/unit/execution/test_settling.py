@@ -224,7 +224,7 @@ def test_a_fault_of_the_machine_ends_what_was_begun_before_it(tmp_path):
     executor = executor_on(tmp_path, TWO_GPUS)
     with pytest.raises(StorageError):
         settle_on(executor, ITEMS, do, is_done=lambda k: False, per_worker=1, max_attempts=1)
-    assert begun == ["a", "b"]
+    assert sorted(begun) == ["a", "b"]
 
 
 def test_an_interrupt_kills_parallel_workers_and_starts_no_more(tmp_path: Path):
