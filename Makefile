@@ -74,7 +74,7 @@ demo: setup ## The whole pipeline on the demo model: quantize, evaluate, benchma
 	@"$(OPTIKIT)" optimize --job $(DEMO_JOB)
 
 .PHONY: demo-cluster
-demo-cluster: setup-ray ## The demo's checkpoints and scores on a Ray cluster of two nodes on loopback
+demo-cluster: setup-ray ## The demo job on a Ray cluster of two nodes on loopback
 	@"$(CONTROL_BIN)/python" -m demo.cluster --job $(DEMO_JOB)
 
 .PHONY: test

@@ -4,7 +4,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +41,8 @@ from optikit_assets.workers.messages import Message
 _POLL_S = 0.1
 # More than a node takes to end a worker (`node.end`), and to start the task that does.
 _END_LIMIT_S = 60.0
+# Nothing but the end of a task comes after the end of its worker.
+_LAST_WORD_S = 5.0
 
 _converse = ray.remote(num_cpus=0, max_retries=0, num_returns="streaming")(converse)
 _end = ray.remote(num_cpus=0, max_retries=0)(end)
@@ -193,6 +195,8 @@ class _RemoteWorker:
     ) -> None:
         if self.ended is None:
             self._end()
+        else:
+            self._let_the_task_end()
 
     def messages(self, timeout_s: float) -> list[dict[str, Any]]:
         """Return what came within `timeout_s` seconds; the worker may have ended with it.
@@ -222,6 +226,14 @@ class _RemoteWorker:
             where = f"{report.ended.log_file} on node {self.node}"
             self.ended = replace(report.ended, log_file=where)
         return list(report.messages)
+
+    def _let_the_task_end(self) -> None:
+        """Wait for it: with its placement group, Ray would kill the process that ran it."""
+        deadline = time.monotonic() + _LAST_WORD_S
+        with suppress(StopIteration, RayError):
+            while time.monotonic() < deadline:
+                if ray.wait([self._reports], timeout=_POLL_S)[0]:
+                    next(self._reports)
 
     def _end(self) -> None:
         """End what is left of the worker, and wait until it is gone.
