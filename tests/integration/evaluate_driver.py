@@ -124,12 +124,18 @@ def demo_suite(limit: int = LIMIT) -> SuiteSpec:
 
 
 def request(store: Path, suite: SuiteSpec, models: dict[int, Path], **more: Any) -> dict[str, Any]:
+    # A server has the model; what is not here has no tokenizer for it either.
+    served = more.get("backend") == "endpoint"
     return {
         "store": store.as_uri(),
         "suite": suite.model_dump(mode="json"),
         "task_folder": as_json(SUITE_FILE.with_suffix("")),
         "candidates": [
-            {"trial": t, "model": as_json(path), "artifact_key": artifact_key(store, t)}
+            {
+                "trial": t,
+                "model": None if served and not path.exists() else as_json(path),
+                "artifact_key": artifact_key(store, t),
+            }
             for t, path in models.items()
         ],
         "engine": {"dtype": "bfloat16", "flags": {"enforce_eager": True}},

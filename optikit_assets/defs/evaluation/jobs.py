@@ -249,10 +249,19 @@ def _representative(
 def _shared(
     artifacts: ArtifactStoreResource, kind: LocalKind, path: Path | str | None, what: str
 ) -> Reference | None:
-    """Return what every node finds of a path of this machine, None if there is no path."""
+    """Return what every node finds of a path of this machine, None if there is no path.
+
+    Raises
+    ------
+    StageError
+        If it cannot be read.
+    """
     if not path:
         return None
-    reference = Reference.to(path, kind, what, FileDigests(settings().digests))
+    try:
+        reference = Reference.to(path, kind, what, FileDigests(settings().digests))
+    except OSError as error:
+        raise StageError(f"{what} {path} cannot be read: {error.strerror}") from error
     return artifacts.store.share(reference)
 
 
