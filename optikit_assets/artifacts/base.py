@@ -12,7 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from optikit_assets.artifacts.artifact import Artifact, ArtifactDraft, Quarantined
-from optikit_assets.artifacts.references import Reference
+from optikit_assets.artifacts.file_digests import FileDigests
+from optikit_assets.artifacts.references import Reference, check_unchanged
 from optikit_assets.artifacts.shared_log import BucketLog
 from optikit_assets.errors import StorageError
 from optikit_assets.specs import plugins
@@ -141,6 +142,16 @@ class ArtifactStore(ABC):
         StorageError
             If it is not there, or cannot be had.
         """
+
+    def check(self, references: Iterable[Reference], digests: FileDigests | None = None) -> None:
+        """Compare with the disk what was read from it; an artifact does not change.
+
+        Raises
+        ------
+        ChangedInputError
+            Naming everything that has another digest by now or cannot be read.
+        """
+        check_unchanged(references, digests)
 
     @abstractmethod
     def keep_here(self, name: str, keys: Iterable[str]) -> None:

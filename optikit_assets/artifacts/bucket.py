@@ -7,7 +7,7 @@ is in a URL.
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -98,30 +98,34 @@ class Bucket:
         StorageError
             If there is none, or it cannot be read to its end.
         """
-        total = hashlib.sha256()
-        done = 0
         with to.open("wb") as out:
-            for attempt in range(_RETRIES):
-                try:
-                    for chunk in self._chunks(name, done, size):
-                        out.write(chunk)
-                        total.update(chunk)
-                        done += len(chunk)
-                except StorageError:
-                    if attempt == _RETRIES - 1:
-                        raise
-                if done >= size:
-                    break
-        if done != size:
-            raise StorageError(f"{self.url}/{name} has {done} bytes, not {size}; run again")
-        return total.hexdigest()
+            return self._read_through(name, size, out.write)
 
     def digest(self, name: str) -> str:
         """Return the sha256 of an object's content, which is read for it."""
-        size = self.size(name) or 0
+        return self._read_through(name, self.size(name) or 0, lambda chunk: None)
+
+    def _read_through(self, name: str, size: int, take: Callable[[bytes], object]) -> str:
+        """Hand over all chunks of an object; return its sha256.
+
+        A connection that breaks is resumed for as long as every one brings something.
+        """
         total = hashlib.sha256()
-        for chunk in self._chunks(name, 0, size):
-            total.update(chunk)
+        done, fruitless = 0, 0
+        while done < size:
+            before = done
+            try:
+                for chunk in self._chunks(name, done, size):
+                    take(chunk)
+                    total.update(chunk)
+                    done += len(chunk)
+            except StorageError:
+                fruitless = 0 if done > before else fruitless + 1
+                if fruitless >= _RETRIES:
+                    raise
+            else:
+                if done < size:
+                    raise StorageError(f"{self.url}/{name} has {done} bytes, not {size}; run again")
         return total.hexdigest()
 
     def list(self, prefix: str, after: str | None = None) -> Iterator[Listed]:
@@ -166,6 +170,8 @@ class Bucket:
                 return None
             except (NotFoundError, FileNotFoundError) as error:
                 self._check_bucket(error)
+                if mode == "create":
+                    raise
                 # What should be replaced is gone.
                 return None
             return done["e_tag"] or ""
@@ -214,7 +220,12 @@ def _connected(url: str) -> "Obstore":
         ) from error
     try:
         retry: Any = {"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=_RETRY_S)}
-        client: Any = {"connect_timeout": "10s", "timeout": "120s", "allow_http": _plain_http()}
+        client: Any = {
+            "connect_timeout": "10s",
+            "timeout": "3600s",
+            "read_timeout": "60s",
+            "allow_http": _plain_http(),
+        }
         return from_url(url, client_options=client, retry_config=retry)
     except (BaseError, ValueError, OSError) as error:
         raise StorageError(

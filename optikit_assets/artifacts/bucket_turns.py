@@ -61,6 +61,13 @@ def _content(owner: str, count: int) -> bytes:
     return json.dumps({"owner": owner, "count": count}).encode()
 
 
+def _owner(found: tuple[bytes, str] | None) -> str:
+    try:
+        return str(json.loads(found[0])["owner"]) if found else "nobody any more"
+    except (ValueError, KeyError, TypeError):
+        return "unknown"
+
+
 def _acquire(
     bucket: Bucket,
     name: str,
@@ -71,6 +78,7 @@ def _acquire(
 ) -> str:
     deadline = time.monotonic() + timeout_s
     seen, since = "", time.monotonic()
+    looked = since
     told = False
     while True:
         tag = bucket.create(name, _content(owner, 0))
@@ -78,22 +86,22 @@ def _acquire(
             return tag
         found = bucket.read(name)
         now = time.monotonic()
-        if found is None:
-            continue
-        if found[1] != seen:
-            seen, since = found[1], now
+        # A time in which nobody could look is nobody's silence.
+        if found is None or found[1] != seen or now - looked > expired_s / 2:
+            seen, since = ("", now) if found is None else (found[1], now)
         elif now - since >= expired_s:
             tag = bucket.replace(name, _content(owner, 0), seen)
             if tag is not None:
-                log.warning("%s: took over a turn that nobody kept: %r", bucket.url, found[0])
+                log.warning("%s: took over a turn that nobody kept: %s", bucket.url, _owner(found))
                 return tag
-        if not told:
+        looked = now
+        if found is not None and not told:
             told = True
             on_wait()
         if now >= deadline:
             raise StorageError(
                 f"{bucket.url}: another process has been making {name} for {timeout_s:.0f} s "
-                f"({found[0].decode(errors='replace')}); end it, or wait and run again"
+                f"({_owner(found)}); end it, or wait and run again"
             )
         time.sleep(min(_POLL_S, expired_s / 4, max(0.0, deadline - now)))
 
@@ -117,11 +125,22 @@ class _SignsOfLife(threading.Thread):
             except StorageError as error:
                 log.warning("a turn could not be renewed: %s", error)
                 continue
-            if tag is None:
+            if tag is None and not self._is_still_ours():
                 self._lost = True
                 log.warning("%s: the turn %s was taken over", self._bucket.url, self._object)
                 return
-            self._tag = tag
+            self._tag = tag or self._tag
+
+    def _is_still_ours(self) -> bool:
+        """Whether a renewal whose answer was lost did happen; then its tag counts."""
+        try:
+            found = self._bucket.read(self._object)
+        except StorageError:
+            return True
+        if found is None or _owner(found) != self._owner:
+            return False
+        self._tag = found[1]
+        return True
 
     def end(self) -> None:
         """Give the turn back, if it is still ours."""
@@ -130,7 +149,9 @@ class _SignsOfLife(threading.Thread):
         if self._lost:
             return
         try:
-            self._bucket.delete(self._object)
+            # Only what is ours by now: whoever took over has another tag.
+            if self._bucket.replace(self._object, _content(self._owner, -1), self._tag) is not None:
+                self._bucket.delete(self._object)
         except StorageError as error:
             # It expires by itself.
             log.warning("a turn could not be given back: %s", error)

@@ -16,12 +16,13 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import weakref
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from optikit_assets.artifacts.artifact import Artifact
+from optikit_assets.artifacts.bucket_layout import each_of
 from optikit_assets.artifacts.file_digests import FileDigests
 from optikit_assets.artifacts.local import LocalStore
 from optikit_assets.artifacts.manifest import MANIFEST, Manifest
@@ -36,7 +37,9 @@ log = logging.getLogger("optikit.artifacts")
 Download = Callable[[Manifest, str, Path], object]
 """Writes one file of an artifact to a path."""
 
-_AT_ONCE = 4
+SOURCE = "source"
+"""Artifact kind of what lay beside the store on one machine, and others have to read."""
+
 # A whole artifact of this size is fetched for one file of it: they are read together.
 _SMALL = 64 * 2**20
 
@@ -63,7 +66,7 @@ class ArtifactCache:
 
     def artifact(self, manifest: Manifest, download: Download) -> Path:
         """Return the folder of an artifact, fetched unless it is here; this process uses it now."""
-        self._use(manifest.key)
+        self._use(manifest)
         found = self._present(manifest)
         if found is None:
             with turn(self.root, f"fetch-{manifest.key[:24]}"):
@@ -98,7 +101,7 @@ class ArtifactCache:
         part.write_text(reference.model_dump_json(), encoding="utf-8")
         part.replace(place)
 
-    def origin(self, key: str) -> Path | None:
+    def origin(self, key: str) -> Reference | None:
         """Return where a source lies on this machine, None if it does not or has changed since."""
         try:
             text = (self.root / "origins" / key).read_text(encoding="utf-8")
@@ -106,7 +109,7 @@ class ArtifactCache:
             check_unchanged([reference], FileDigests(self.digests))
         except (OSError, ValueError, ChangedInputError):
             return None
-        return Path(reference.where)
+        return reference
 
     def keep(self, name: str, keys: Iterable[str]) -> None:
         """Let these artifacts stay for as long as `name`, and nothing else, stands for them."""
@@ -144,28 +147,33 @@ class ArtifactCache:
         try:
             return self.store.verify(manifest.key)
         except DamagedArtifactError as error:
+            # The bucket has the original.
             log.warning("fetched again: %s", error)
+            for aside in self.store.quarantined():
+                shutil.rmtree(aside.where, ignore_errors=True)
             return None
 
     def _fetch(self, manifest: Manifest, download: Download) -> Artifact:
         self.evict(_size(manifest))
 
         def fill(folder: Path) -> None:
-            with ThreadPoolExecutor(_AT_ONCE) as pool:
-                each = [
-                    pool.submit(download, manifest, name, folder / name)
-                    for name in manifest.entries
-                ]
-                for done in each:
-                    done.result()
+            names = list(manifest.entries)
+            each_of(lambda name: download(manifest, name, folder / name), names)
             (folder / MANIFEST).write_text(manifest.text, encoding="utf-8")
 
         return self.store.receive(manifest.key, manifest.kind, _size(manifest), fill)
 
-    def _use(self, key: str) -> None:
-        """Hold a shared lock until this process ends, and date the use."""
+    def _use(self, manifest: Manifest) -> None:
+        """Date the use, and hold a shared lock until this process ends.
+
+        What is small and no source is read at once: a process may read very many of those.
+        """
+        key = manifest.key
         place = self.root / "uses" / key
-        if key not in self._uses:
+        if _size(manifest) <= _SMALL and manifest.kind != SOURCE:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.touch()
+        elif key not in self._uses:
             place.parent.mkdir(parents=True, exist_ok=True)
             self._uses[key] = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
             fcntl.flock(self._uses[key], fcntl.LOCK_SH)
@@ -190,7 +198,7 @@ class ArtifactCache:
 
     def _kept(self) -> set[str]:
         kept: set[str] = set()
-        for file in (self.root / "kept").rglob("*"):
+        for file in (self.root / "kept").rglob("[!.]*"):
             with contextlib.suppress(OSError, ValueError):
                 kept |= set(json.loads(file.read_text(encoding="utf-8")))
         return kept

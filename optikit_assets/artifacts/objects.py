@@ -13,7 +13,6 @@
 An upload that was killed goes on where it was: files that are there already are not sent again.
 """
 
-import json
 import logging
 import os
 import secrets
@@ -26,9 +25,9 @@ from pathlib import Path
 from optikit_assets.artifacts.artifact import Artifact, ArtifactDraft, Quarantined
 from optikit_assets.artifacts.base import TURN_TIMEOUT_S, ArtifactStore, is_key, register_store
 from optikit_assets.artifacts.bucket import Bucket
+from optikit_assets.artifacts.bucket_damage import GONE, damage_of, put_aside, quarantined
 from optikit_assets.artifacts.bucket_layout import (
     ARTIFACTS,
-    QUARANTINE,
     TURNS,
     UPLOADS,
     each_of,
@@ -39,7 +38,7 @@ from optikit_assets.artifacts.bucket_layout import (
     place_of,
 )
 from optikit_assets.artifacts.bucket_turns import bucket_turn
-from optikit_assets.artifacts.cache import ArtifactCache
+from optikit_assets.artifacts.cache import SOURCE, ArtifactCache
 from optikit_assets.artifacts.file_digests import FileDigests, digest_over
 from optikit_assets.artifacts.manifest import (
     MANIFEST,
@@ -57,14 +56,11 @@ from optikit_assets.artifacts.references import (
     names_in,
 )
 from optikit_assets.artifacts.shared_log import BucketLog
-from optikit_assets.errors import ChangedInputError, DamagedArtifactError, StorageError
+from optikit_assets.errors import ChangedInputError, StorageError
 from optikit_assets.specs import digest
 
 log = logging.getLogger("optikit.artifacts")
 
-
-SOURCE = "source"
-"""Artifact kind of what lay beside the store on one machine, and others have to read."""
 
 CACHE_VARIABLE = "OPTIKIT_CACHE_GIB"
 """What the cache of one machine may take; unset: no limit."""
@@ -108,6 +104,8 @@ class ObjectStore(ArtifactStore):
     def __init__(self, bucket: Bucket, cache: ArtifactCache) -> None:
         self.bucket = bucket
         self.cache = cache
+        self._read_in_place: dict[str, Reference] = {}
+        self._is_exclusive = False
 
     @property
     def url(self) -> str:
@@ -131,22 +129,23 @@ class ObjectStore(ArtifactStore):
         digest: `remembered`, sizes are compared; without it every byte is read.
         """
         found = self.bucket.read(manifest_of(key))
-        if found is None:
+        if found is None or found[0] == GONE:
             raise self.missing(key)
         manifest = parsed(found[0], key)
         if manifest is None:
-            damage = [f"{MANIFEST} cannot be read"]
+            damage = {MANIFEST: f"{MANIFEST} cannot be read"}
         else:
-            damage = self._damage_of(manifest, read=not remembered)
+            damage = damage_of(self.bucket, manifest, read=not remembered)
             if not damage:
                 return Artifact.of(manifest, BucketFiles(self, manifest), verified=True)
-        raise self._put_aside(key, manifest, found[0], damage)
+        raise put_aside(self.bucket, key, manifest, found[0], damage)
 
     @contextmanager
     def create(
         self, key: str, kind: str, needed_bytes: int | None = None
     ) -> Iterator[ArtifactDraft]:
         """Write into the cache, then upload; see `ArtifactStore.create`."""
+        self.cache.evict(needed_bytes or 0)
         with self.cache.store.draft(key, kind, needed_bytes) as draft:
             yield draft
             write_manifest(draft.path, key, kind, draft.manifest, draft.references)
@@ -177,7 +176,8 @@ class ObjectStore(ArtifactStore):
         if reference.kind == ARTIFACT:
             return reference
         place = Path(reference.where)
-        key = digest([SOURCE, reference.kind, reference.sha256])
+        part = place.name if reference.kind == "file" else ""
+        key = digest([SOURCE, reference.kind, reference.sha256, part])
         found = self.find(key)
         if found is None:
             entries, files = self._stock(reference)
@@ -188,7 +188,6 @@ class ObjectStore(ArtifactStore):
             self._upload(manifest, files, last=lambda: check_unchanged([reference]))
             found = self.get(key)
         self.cache.note_origin(key, reference)
-        part = place.name if reference.kind == "file" else ""
         return found.reference.model_copy(update={"part": part, "what": reference.what})
 
     def local(self, reference: Reference) -> Path:
@@ -197,8 +196,14 @@ class ObjectStore(ArtifactStore):
             return Path(reference.where)
         origin = self.cache.origin(reference.where)
         if origin is not None:
-            return origin
+            self._read_in_place[reference.where] = origin
+            return Path(origin.where)
         return self.get(reference.where).folder() / reference.part
+
+    def check(self, references: Iterable[Reference], digests: FileDigests | None = None) -> None:
+        """Compare with the disk what this process read where it lies; see `ArtifactStore.check`."""
+        in_place = [self._read_in_place.get(item.where, item) for item in references]
+        check_unchanged(in_place, digests)
 
     def keep_here(self, name: str, keys: Iterable[str]) -> None:
         """Fetch into the cache, which then does not let go of it."""
@@ -210,25 +215,20 @@ class ObjectStore(ArtifactStore):
     def remove(self, key: str) -> bool:
         """Delete its manifest, then what it listed."""
         objects = [item.name for item in self.bucket.list(f"{place_of(key)}/")]
-        there = manifest_of(key) in objects
+        there = self._manifest(key) is not None
         self.bucket.delete(manifest_of(key), *objects)
         self.cache.store.remove(key)
         return there
 
     def all_keys(self) -> list[str]:
         """Return the keys under which there is a manifest."""
-        parts = (item.name.split("/") for item in self.bucket.list(f"{ARTIFACTS}/"))
+        listed = (item for item in self.bucket.list(f"{ARTIFACTS}/") if item.bytes)
+        parts = (item.name.split("/") for item in listed)
         return sorted({p[2] for p in parts if len(p) == 4 and p[3] == MANIFEST and is_key(p[2])})
 
     def quarantined(self) -> list[Quarantined]:
         """Return what lies in ``quarantine/``."""
-        found = []
-        for item in sorted(self.bucket.list(f"{QUARANTINE}/"), key=lambda item: item.name):
-            note = json.loads((self.bucket.read(item.name) or (b"{}", ""))[0])
-            key = item.name.removeprefix(f"{QUARANTINE}/").partition(".")[0]
-            kind, damage = note.get("kind", "unknown"), tuple(note.get("damage", ()))
-            found.append(Quarantined(f"{self.url}/{item.name}", key, kind, damage))
-        return found
+        return quarantined(self.bucket)
 
     def sweep_staging(self, older_than_s: float = 60.0) -> list[str]:
         """Remove drafts of this machine, and uploads that nobody goes on with.
@@ -243,7 +243,7 @@ class ObjectStore(ArtifactStore):
         young = {key_of(item.name) for item in begun if item.modified > limit}
         for item in (item for item in begun if item.modified <= limit):
             key = key_of(item.name)
-            if key not in young:
+            if is_key(key) and key not in young:
                 self._drop_unlisted(key)
             self.bucket.delete(item.name)
             swept.append(item.name)
@@ -262,10 +262,20 @@ class ObjectStore(ArtifactStore):
         if entry.link is not None:
             to.symlink_to(entry.link)
             return
-        found = self.bucket.fetch(object_of(manifest.key, entry), entry.bytes, to)
-        if found != entry.sha256:
+        place = object_of(manifest.key, entry)
+        try:
+            found = self.bucket.fetch(place, entry.bytes, to)
+        except StorageError:
+            if self.bucket.size(place) == entry.bytes:
+                raise
+            said = f"{name} is missing or has another size"
+        else:
+            if found == entry.sha256:
+                return
+            if self.bucket.digest(place) == entry.sha256:
+                raise StorageError(f"{self.url}: {name} was damaged on its way; run again")
             said = f"{name}: its digest was {entry.sha256}, is {found}"
-            raise self._put_aside(manifest.key, manifest, manifest.text.encode(), [said])
+        raise put_aside(self.bucket, manifest.key, manifest, manifest.text.encode(), {name: said})
 
     def _manifest(self, key: str) -> Manifest | None:
         found = self.bucket.read(manifest_of(key))
@@ -287,6 +297,7 @@ class ObjectStore(ArtifactStore):
         key = manifest.key
         intent = f"{UPLOADS}/{key}.{secrets.token_hex(4)}"
         self.bucket.create(intent, b"{}")
+        self._check_exclusive(intent)
         wanted = {
             object_of(key, entry): (files[name], entry.bytes)
             for name, entry in manifest.entries.items()
@@ -305,6 +316,15 @@ class ObjectStore(ArtifactStore):
             self._drop_unlisted(key)
         self.bucket.delete(intent)
         return won
+
+    def _check_exclusive(self, there: str) -> None:
+        """Make sure, once, that the bucket does not overwrite what should only be created."""
+        if not self._is_exclusive and self.bucket.create(there, b"{}") is not None:
+            raise StorageError(
+                f"{self.url}: the server ignores If-None-Match, so nothing in it is safe from two "
+                "writers; use one that knows conditional writes"
+            )
+        self._is_exclusive = True
 
     def _commit(self, manifest: Manifest) -> bool:
         """Write the manifest unless a whole artifact is there."""
@@ -346,33 +366,6 @@ class ObjectStore(ArtifactStore):
             )
         sizes = {name: path.stat().st_size for name, path in files.items()}
         return {name: Entry(sizes[name], digests[name]) for name in files}, files
-
-    def _damage_of(self, manifest: Manifest, *, read: bool) -> list[str]:
-        def look(named: tuple[str, Entry]) -> str | None:
-            name, entry = named
-            place = object_of(manifest.key, entry)
-            if self.bucket.size(place) != entry.bytes:
-                return f"{name} is missing or has another size"
-            if read and (found := self.bucket.digest(place)) != entry.sha256:
-                return f"{name}: its digest was {entry.sha256}, is {found}"
-            return None
-
-        files = [item for item in manifest.entries.items() if item[1].link is None]
-        return [text for text in each_of(look, files) if text is not None]
-
-    def _put_aside(
-        self, key: str, manifest: Manifest | None, text: bytes, damage: list[str]
-    ) -> DamagedArtifactError:
-        """Move the manifest away, so that the artifact is not there; return the error to raise."""
-        kind = "an" if manifest is None else manifest.kind
-        name = f"{QUARANTINE}/{key}.{datetime.now(UTC):%Y%m%dT%H%M%S.%f}.json"
-        note = {"kind": kind, "damage": damage, "manifest": text.decode(errors="replace")}
-        self.bucket.create(name, json.dumps(note).encode())
-        self.remove(key)
-        return DamagedArtifactError(
-            f"{kind} artifact {key[:12]}… in {self.url} was damaged ({damage[0]}) and was put "
-            f"aside to {name}; run again, it is made anew"
-        )
 
     def _now(self) -> datetime:
         """Return the time on the object store's clock, by which its objects are dated."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from optikit_assets.artifacts.bucket import Bucket
+from optikit_assets.errors import StorageError
 
 _LOG = "log"
 
@@ -33,4 +34,6 @@ class BucketLog:
     def fetch(self, name: str, to: Path) -> None:
         """Write a file's content to a path."""
         found = self._bucket.read(f"{_LOG}/{name}")
-        to.write_bytes(b"" if found is None else found[0])
+        if found is None:
+            raise StorageError(f"{name} of the shared log is listed and cannot be read; run again")
+        to.write_bytes(found[0])

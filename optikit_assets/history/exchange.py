@@ -7,6 +7,7 @@ is in each history once, whichever machine died in between.
 
 import contextlib
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -87,16 +88,29 @@ class Exchange:
                 self._note(known, file.name, now)
 
     def _take(self, known: dict[str, int]) -> int:
-        after = max(0, max(known.values(), default=0) - _LATE_NS)
-        taken = 0
+        # A clock that ran ahead says nothing about what others add now.
+        now = self._clock_ns()
+        after = max(0, max((when for when in known.values() if when <= now), default=0) - _LATE_NS)
+        newest = max(known, default="")
+        taken: list[str] = []
         for entry in self._log.names(f"{after:020d}"):
-            when, _, name = entry.partition(".")
-            if name in known or not when.isdigit() or SpoolFile.of(Path(name)) is None:
-                continue
-            self._fetch(entry, name)
-            self._note(known, name, int(when))
-            taken += 1
-        return taken
+            when, name = _parts(entry)
+            if name is not None and name not in known:
+                self._fetch(entry, name)
+                self._note(known, name, when)
+                taken.append(name)
+        if taken and min(taken) < newest:
+            self._take_again(min(taken), set(taken))
+        return len(taken)
+
+    def _take_again(self, late: str, taken: set[str]) -> None:
+        """Take what was appended after a file that came late: of one key the last append counts."""
+        for entry in self._log.names(late.partition("-")[0]):
+            _, name = _parts(entry)
+            if name is not None and name > late and name not in taken:
+                time_and_pid, _, rest = name.partition(".")
+                # Another name of the same place in the order: this one was loaded before.
+                self._fetch(entry, f"{time_and_pid}{secrets.token_hex(4)}.{rest}")
 
     def _fetch(self, entry: str, name: str) -> None:
         part = self._spool.folder / f".{name}.{os.getpid()}.taken"
@@ -133,3 +147,11 @@ class Exchange:
                 out.write(f"{when} {name}\n")
         except OSError as error:
             raise StorageError(f"cannot write {self._known_file}: {error.strerror}") from error
+
+
+def _parts(entry: str) -> tuple[int, str | None]:
+    """Return when a file was added and its name; None for what is no append."""
+    when, _, name = entry.partition(".")
+    if not when.isdigit() or SpoolFile.of(Path(name)) is None:
+        return 0, None
+    return int(when), name

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from optikit_assets.artifacts import ArtifactStore, Reference, open_store
 from optikit_assets.artifacts.file_digests import FileDigests
-from optikit_assets.artifacts.references import check_unchanged
 from optikit_assets.environments.installed import installed
 from optikit_assets.errors import ChangedInputError
 from optikit_assets.locations import default_home
@@ -42,7 +41,8 @@ def check_inputs(request: Request) -> None:
     ChangedInputError
         If one differs; nothing that was made since may be stored then.
     """
-    check_unchanged(request.inputs(), FileDigests(home() / "cache" / "file-digests.json"))
+    digests = FileDigests(home() / "cache" / "file-digests.json")
+    store_of(request).check(request.inputs(), digests)
     if request.environment is None:
         return
     # As this interpreter was started; what its links lead to is another's.

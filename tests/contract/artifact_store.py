@@ -288,13 +288,6 @@ class ArtifactStoreContract(abc.ABC):
         assert elsewhere.local(file).read_text() == "{}\n"
         assert (folder.what, file.what) == ("tasks", "rows")
 
-    def test_what_is_served_from_here_stays_here(
-        self, store: ArtifactStore, elsewhere: ArtifactStore
-    ) -> None:
-        write(store)
-        elsewhere.keep_here("m@1/chat", [KEY])
-        assert elsewhere.get(KEY).file("config.json").read_text() == "{}"
-
 
 class SharesByCopy(ArtifactStoreContract):
     """For stores that copy what they share, so that it cannot change any more."""

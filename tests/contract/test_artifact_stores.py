@@ -11,12 +11,24 @@ import pytest
 from obstore.store import MemoryStore
 
 from demo.s3 import S3Server, s3_server, weed
-from optikit_assets.artifacts import ArtifactStore, LocalStore, ObjectStore, open_store
+from optikit_assets.artifacts import (
+    ArtifactStore,
+    LocalStore,
+    ObjectStore,
+    Reference,
+    open_store,
+)
 from optikit_assets.artifacts import bucket_turns as turns
 from optikit_assets.artifacts.bucket import Bucket
+from optikit_assets.artifacts.bucket_damage import put_aside
 from optikit_assets.artifacts.cache import ArtifactCache
 from optikit_assets.artifacts.manifest import Entry
-from optikit_assets.errors import StorageError, UnknownNameError
+from optikit_assets.errors import (
+    ChangedInputError,
+    DamagedArtifactError,
+    StorageError,
+    UnknownNameError,
+)
 from tests.contract.artifact_store import (
     KEY,
     OTHER,
@@ -61,6 +73,47 @@ class InBucket(SharesByCopy):
         store.bucket.delete(place)
         if content is not None:
             assert store.bucket.create(place, content) is not None
+
+    @pytest.mark.parametrize("content", [None, b"short", b"hallo"])
+    def test_damage_is_found_where_it_is_read(
+        self, store: ObjectStore, elsewhere: ObjectStore, content: bytes | None
+    ) -> None:
+        write(store)
+        self.damage(store, KEY, "deep/er/weights.txt", content)
+        with pytest.raises(DamagedArtifactError, match=r"deep/er/weights\.txt.*put aside to"):
+            elsewhere.get(KEY).folder()
+        assert elsewhere.find(KEY) is None
+        assert elsewhere.all_keys() == []
+        write(elsewhere, text="anew")
+        # Whoever saw the damage as well, and comes late, takes nothing away.
+        with pytest.raises(DamagedArtifactError, match="by another machine"):
+            raise put_aside(store.bucket, KEY, None, b"an older manifest", {"weights": "gone"})
+        assert store.get(KEY).file("deep/er/weights.txt").read_text() == "anew"
+        assert len(store.quarantined()) == 1
+
+    def test_a_source_that_changes_while_it_is_read_where_it_lies_is_refused(
+        self, store: ObjectStore, elsewhere: ObjectStore, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "rows.jsonl"
+        file.write_text("{}\n")
+        reference = store.share(Reference.to(file, "file", "calibration data"))
+        assert store.local(reference) == file
+        assert elsewhere.local(reference) != file
+        store.check([reference])
+        file.write_text("[]\n")
+        with pytest.raises(ChangedInputError, match=r"calibration data .* changed"):
+            store.check([reference])
+        # Who read a copy read what was shared.
+        elsewhere.check([reference])
+
+    def test_the_same_content_under_another_name_is_found_under_that(
+        self, store: ObjectStore, elsewhere: ObjectStore, tmp_path: Path
+    ) -> None:
+        for name in ("rows.jsonl", "other.jsonl"):
+            (tmp_path / name).write_text("{}\n")
+            reference = store.share(Reference.to(tmp_path / name, "file", "rows"))
+            assert elsewhere.local(reference).name == name
+            assert elsewhere.local(reference).read_text() == "{}\n"
 
     def test_an_upload_leaves_its_artifact_alone(self, store: ObjectStore) -> None:
         write(store)
@@ -225,8 +278,6 @@ class TestMemory(InBucket):
     def test_a_source_is_read_where_it_lies_on_its_own_machine(
         self, store: ObjectStore, tmp_path: Path
     ) -> None:
-        from optikit_assets.artifacts import Reference
-
         file = tmp_path / "rows.jsonl"
         file.write_text("{}\n")
         reference = store.share(Reference.to(file, "file", "rows"))
@@ -234,7 +285,10 @@ class TestMemory(InBucket):
         file.write_text("[]\n")
         assert store.local(reference) != file
 
-    def test_the_cache_lets_go_of_what_was_not_used_for_longest(self, tmp_path: Path) -> None:
+    def test_the_cache_lets_go_of_what_was_not_used_for_longest(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("optikit_assets.artifacts.cache._SMALL", 0)
         bucket = Bucket("memory://bounded", MemoryStore())
         maker = ObjectStore(bucket, ArtifactCache(tmp_path / "maker"))
         keys = [f"{number:02x}" + "0" * 62 for number in range(5)]
@@ -279,7 +333,6 @@ import sys
 from pathlib import Path
 from optikit_assets.artifacts import open_store
 store = open_store(sys.argv[1], Path(sys.argv[2]))
-won = 0
 for number in range(int(sys.argv[3])):
     key = f"{number:02x}" + "e" * 62
     with store.create(key, "result") as draft:

@@ -1,5 +1,6 @@
 """Machines that exchange their rows: each has all of them, once, whatever dies in between."""
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -111,7 +112,41 @@ def test_a_machine_that_was_away_for_long_is_heard(tmp_path: Path, log: Log) -> 
     two.drain()
     assert keys(one) == keys(two) == ["new", "old"]
     # And nobody reads a long log from its beginning each time.
+    two.drain()
     assert log.asked[-1] > f"{10**18:020d}"
+
+
+def test_of_one_key_the_last_append_counts_on_every_machine(tmp_path: Path, log: Log) -> None:
+    one, two = machine(tmp_path / "one", log), machine(tmp_path / "two", log)
+    one.append("sweeps", [SWEEP | {"content_key": "k", "status": "infeasible"}])
+    two.append("sweeps", [SWEEP | {"content_key": "k", "status": "feasible"}])
+    for history in (two, one, two, one):
+        history.drain()
+    for history in (one, two):
+        assert list(history.query("SELECT status FROM sweeps")["status"]) == ["feasible"]
+
+
+def test_a_clock_that_runs_ahead_hides_nobodys_rows(tmp_path: Path, log: Log) -> None:
+    day = 24 * 3600 * 10**9
+    ahead = History(tmp_path / "ahead", clock_ns=lambda: time.time_ns() + day, log=log)
+    one, two = machine(tmp_path / "one", log), machine(tmp_path / "two", log)
+    for key, history in (("a", ahead), ("b", one), ("c", two)):
+        history.append("sweeps", [SWEEP | {"content_key": key}])
+        history.drain()
+    for history in (one, two):
+        history.drain()
+        assert keys(history) == ["a", "b", "c"]
+
+
+def test_what_is_listed_and_cannot_be_read_is_not_taken(tmp_path: Path, log: Log) -> None:
+    one, two = machine(tmp_path / "one", log), machine(tmp_path / "two", log)
+    one.append("sweeps", [SWEEP | {"content_key": "a"}])
+    one.drain()
+    log.fails = "fetch"
+    with pytest.raises(KeyboardInterrupt):
+        two.drain()
+    two.drain()
+    assert keys(two) == ["a"]
 
 
 def test_a_history_that_was_deleted_comes_back(tmp_path: Path, log: Log) -> None:
