@@ -34,6 +34,7 @@ from optikit_assets.locations import WORKER_PATH
 from optikit_assets.processes import OwnedProcess, log_tail
 from optikit_assets.settings import REPOSITORY
 from optikit_assets.workers.channel import REQUEST_KEY
+from optikit_assets.workers.inputs import ENVIRONMENT_VARIABLE
 
 ENVIRONMENT_OF = {"compress": "compress", "evaluate": "serve", "benchmark": "serve"}
 _SHOWN = 200
@@ -122,6 +123,7 @@ class WorkerProcess:
                         **_pipes(folder, self._request),
                         "PYTHONPATH": WORKER_PATH,
                         "OPTIKIT_HOME": str(self._home),
+                        ENVIRONMENT_VARIABLE: str(self._python.parent.parent),
                     },
                     cwd=REPOSITORY,
                     name=f"{self._worker} worker",

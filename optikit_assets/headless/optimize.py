@@ -301,12 +301,16 @@ def status(
                 ]
             else:
                 everything = Request(STAGES, (slo,), every, (tuple(map(pool_name, places)),))
-                asked += [
+                owed = [
                     node
                     for request in [r for r in made if slo in r.slos] or [everything]
                     for node in request.nodes(key)
-                    if node.key.slo in ("", slo) and node.key.recipe in ("", *every)
+                    if node.key.slo in ("", slo)
+                    and node.key.recipe in ("", *every)
+                    and node.key.pool in versions.pools
                 ]
+                asked += owed
+                nodes += owed
     versions = versions.about_to_run(asked)
     plan = make_plan(versions, asked)
     judged = {item.node: _unless_published(versions, item) for item in plan}

@@ -12,6 +12,9 @@ from optikit_assets.locations import default_home
 from optikit_assets.specs import digest
 from optikit_assets.workers.messages import CalibrationSource, Request
 
+ENVIRONMENT_VARIABLE = "OPTIKIT_ENVIRONMENT"
+"""Folder of the environment that a worker is started in."""
+
 
 def home() -> Path:
     """Return OPTIKIT_HOME of this machine, which is not that of whoever asks."""
@@ -45,8 +48,7 @@ def check_inputs(request: Request) -> None:
     store_of(request).check(request.inputs(), digests)
     if request.environment is None:
         return
-    # As this interpreter was started; what its links lead to is another's.
-    environment = Path(sys.executable).parent.parent
+    environment = Path(os.environ.get(ENVIRONMENT_VARIABLE) or sys.prefix)
     found = digest(installed(environment))
     if found != request.environment:
         raise ChangedInputError(

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from optikit_assets.environments.layout import environment_path
 from optikit_assets.execution import Lease
 from optikit_assets.graph import FAILED, Node
 from optikit_assets.headless.materialize import materialize_node
@@ -12,6 +13,7 @@ from optikit_assets.history import History
 from optikit_assets.settings import settings
 from optikit_assets.workers.benchmark import handle
 from optikit_assets.workers.channel import Emit
+from optikit_assets.workers.inputs import ENVIRONMENT_VARIABLE
 from optikit_assets.workers.messages import Message
 from tests.definitions.test_candidates import BASE, Workers
 from tests.definitions.world import MODEL, World, in_process
@@ -52,6 +54,7 @@ def dying(real: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World
             return workers.work(worker, request, lease, emit)
         return handle(request, emit, python=python)
 
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(environment_path(settings().envs_home, "serve")))
     execute_with(monkeypatch, in_process(work))
     real.write("slos/demo.yaml", SLO)
     for node in (

@@ -140,12 +140,19 @@ def bundle(real: World, workers: NoisyWorkers) -> Path:
     with open_instance() as instance:
         real.instance = instance
         done = {BASE, QUANTIZED, SCORES}
-        real.materialize(n for n in real.nodes(slos=(SLO,)) if n not in {*done, DEPLOYABLE})
+        others = [n for n in real.nodes(slos=(SLO,)) if n not in {*done, DEPLOYABLE}]
+        real.materialize(others)
         key = real.versions().actual(DEPLOYABLE)[0]
+        known = [real.versions().recorded(node) for node in others]
+        made = {item.version for item in known if item is not None}
     scores = artifact_of(SCORES)
     q_star = CHECKPOINTS_FILE.read(scores).checkpoints[COMPARISON_FILE.read(scores).q_star]
     assert q_star is not None
     store = open_store(settings().store, settings().home)
+    # What was decided from is there; nobody reads it again.
+    for version in made:
+        with store.create(version, "result"):
+            pass
     with store.create(key, graph.DEPLOYABLE_CONFIG) as draft:
         DEPLOYMENT_FILE.write(draft, samples.deployment())
         draft.file("vllm.yaml").write_text("model: here\n")

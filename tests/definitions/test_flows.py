@@ -89,7 +89,7 @@ def test_a_study_whose_artifact_is_gone_takes_no_part_and_is_named(world: World)
         DECISION: f"{STUDY} takes no part any more"
     }
     versions = world.versions()
-    assert versions.participants(DECISION) == TWO
+    assert versions.participants(DECISION) == {None: TWO}
     assert versions.left_out(DECISION) == {
         "int_w8a8": f"without tuned_config, the artifact of {STUDY} is gone"
     }
@@ -107,7 +107,7 @@ def test_a_recipe_that_was_not_asked_for_and_whose_sweep_is_gone_takes_no_part(w
     only = PIPELINE.nodes(MODEL, ["chat"], ["baseline"])
     assert [item.node for item in world.judge(only) if item.state != "fresh"] == [DECISION]
     versions = world.versions()
-    assert versions.participants(DECISION) == ["baseline"]
+    assert versions.participants(DECISION) == {None: ["baseline"]}
     assert versions.left_out(DECISION) == {"int_w8a8": f"the artifact of {sweep} is gone"}
 
 

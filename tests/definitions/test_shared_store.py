@@ -87,6 +87,7 @@ def test_the_second_machine_makes_nothing_that_the_first_made(
     text = (bundle / "vllm.yaml").read_text()
     model = Path(text.partition("model: ")[2].partition("\n")[0])
     assert model.is_dir()
+    assert str(home / "cache") not in text
     store = open_store(settings().store, settings().home)
     assert all(store.verify(key, remembered=False).verified for key in store.all_keys())
     on(home)

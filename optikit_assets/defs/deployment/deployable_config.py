@@ -1,5 +1,6 @@
 """Stage 6: choose the recipe, certify its rate, write the deploy bundle."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -14,8 +15,9 @@ from optikit_assets.defs.body import Partition
 from optikit_assets.defs.deployment.fresh_servers import all_flags
 from optikit_assets.defs.deployment.leases import leases_of
 from optikit_assets.defs.deployment.outcomes import report_data
-from optikit_assets.defs.deployment.places import Place
-from optikit_assets.defs.evaluation.candidates import representative_of, verified
+from optikit_assets.defs.deployment.places import Place, certification_seed
+from optikit_assets.defs.deployment.publication import bundle_of
+from optikit_assets.defs.evaluation.candidates import representative_of
 from optikit_assets.defs.partitions import declared
 from optikit_assets.deployment import (
     ConfigFile,
@@ -31,7 +33,7 @@ from optikit_assets.engines import Flags
 from optikit_assets.errors import StageError
 from optikit_assets.graph import pool_name
 from optikit_assets.history import RowsByTable
-from optikit_assets.publishing import Bundle, Published
+from optikit_assets.publishing import Published
 from optikit_assets.schemas import DEPLOYMENT_FILE, Certification, Deployment, PoolOffer
 from optikit_assets.specs import BASELINE, LOCAL
 from resources import (
@@ -64,7 +66,8 @@ def deployable_config(
         artifact = artifact or _decide(stage)
     deployment = DEPLOYMENT_FILE.read(artifact)
     _remember(stage, deployment, artifact)
-    published = _publish(stage, artifact, publisher)
+    bundle = bundle_of(stage, deployment, artifact)
+    published = publisher.publisher.publish(bundle, stage.model_key, stage.slo)
     return stage.result(
         status=deployment.status,
         cached=cached,
@@ -77,7 +80,10 @@ def _decide(stage: Partition) -> Artifact:
     slo = stage.slo_spec
     # Before the views of other pools are made: what it was decided from is the same for all.
     recipes, _ = _recipes(stage), stage.key
-    places = {pool_name(pool): Place.of(stage.on(pool), slo, recipes[pool]) for pool in recipes}
+    trials = itertools.count()
+    places = {
+        pool_name(pool): Place.of(stage.on(pool), slo, recipes[pool], trials) for pool in recipes
+    }
     contenders = [place.contender for place in places.values()]
     chosen, certified = certify_cheapest(contenders, lambda pool: places[pool].certify())
     place = places[chosen]
@@ -125,7 +131,10 @@ def _record(
         candidate = representative_of(stage, chosen.recipe)
         flags = all_flags(stage, slo, candidate, chosen.flags)
         engine = stage.engine
-        model = str(stage.artifacts.store.local(candidate.model))
+        store = stage.artifacts.store
+        # Where several machines serve it, each puts in its own folder: see `bundle_of`.
+        alone = store.shared_log is None
+        model = str(store.local(candidate.model)) if alone else candidate.model.symbol
         text = engine.config_text(flags, model=model, served_model_name=stage.model_key)
         config = ConfigFile(engine.config_file, text, engine.commands)
         # What ships was served last.
@@ -164,22 +173,6 @@ def _served_checkpoint(stage: Partition, deployment: Deployment) -> Mapping[str,
     return representative_of(stage, deployment.recipe).references
 
 
-def _publish(stage: Partition, artifact: Artifact, publisher: PublisherResource) -> Published:
-    """Publish this bundle, if it is what was certified.
-
-    Raises
-    ------
-    DamagedArtifactError
-        If the bundle or the checkpoint that it serves is not what was certified.
-    """
-    served = (artifact.key, *artifact.references)
-    for key in served:
-        verified(stage, key)
-    stage.artifacts.store.keep_here(f"{stage.model_key}/{stage.slo}", served)
-    bundle = Bundle(artifact.key, artifact.folder())
-    return publisher.publisher.publish(bundle, stage.model_key, stage.slo)
-
-
 def _remember(stage: Partition, deployment: Deployment, artifact: Artifact) -> None:
     stage.remember(artifact, lambda: _rows(stage, deployment, artifact))
 
@@ -195,7 +188,7 @@ def _rows(stage: Partition, deployment: Deployment, artifact: Artifact) -> RowsB
                 slo=stage.slo,
                 pool=deployment.pool,
                 pools=[offer.model_dump(mode="json") for offer in deployment.pools] or None,
-                seed=stage.seed("certification"),
+                seed=certification_seed(stage, deployment.pool),
                 versions=deployment.versions,
                 status=deployment.status,
                 chosen_recipe=deployment.recipe,

@@ -1,6 +1,6 @@
 """The servers of certification: one worker for every arm and round, remembered by its key."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,12 +55,13 @@ class StageServers:
     """Fresh servers for the arms of one model and SLO, each served from the text it ships with.
 
     Every result is an artifact, so a certification that was killed goes on where it was. Probes go
-    into the history as ``certification``, one ``trial`` for each server.
+    into the history as ``certification``, one of the `trials` for each server of a decision, on
+    whichever pool.
     """
 
     stage: Partition
     slo: SloSpec
-    trial: int = 0
+    trials: Iterator[int]
     latest: Benchmarked | None = None
 
     def search(self, arm: ArmMeasurement, start_rps: float, seed: int) -> Served:
@@ -114,10 +115,8 @@ class StageServers:
             **how,
         )
         name = f"{arm.recipe}{'+tuned' if arm.tuned else ''}"
-        remember_probes(
-            stage, arm.recipe, slo, done, part="certification", arm=name, trial=self.trial
-        )
-        self.trial += 1
+        trial = next(self.trials)
+        remember_probes(stage, arm.recipe, slo, done, part="certification", arm=name, trial=trial)
         self.latest = done
         return done
 

@@ -1,6 +1,6 @@
 """One pool that a configuration may be deployed on: what ran there, and its certification."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from optikit_assets.defs.body import Partition
@@ -19,6 +19,11 @@ from optikit_assets.schemas import Certification
 from optikit_assets.specs import SloSpec
 
 
+def certification_seed(stage: Partition, pool: str | None) -> int:
+    """Return the seed of a certification on a pool; None is the machine itself."""
+    return stage.seed("certification", *([] if pool is None else [pool]))
+
+
 @dataclass(frozen=True)
 class Place:
     """A pool; ``stage`` has its workers there."""
@@ -30,11 +35,13 @@ class Place:
     servers: StageServers
 
     @classmethod
-    def of(cls, stage: Partition, slo: SloSpec, recipes: Sequence[str]) -> "Place":
-        """Read what ran under an SLO on the pool of a stage."""
+    def of(
+        cls, stage: Partition, slo: SloSpec, recipes: Sequence[str], trials: Iterator[int]
+    ) -> "Place":
+        """Read what ran under an SLO on the pool of a stage; `trials` numbers its servers."""
         evaluated = tuple(collect(stage, recipes))
         selection = select([item.outcome for item in evaluated], slo.objectives)
-        return cls(stage, slo, evaluated, selection, StageServers(stage, slo))
+        return cls(stage, slo, evaluated, selection, StageServers(stage, slo, trials))
 
     @property
     def outcomes(self) -> list[RecipeOutcome]:
@@ -66,7 +73,7 @@ class Place:
         return certify(
             self.selection.candidates,
             self.servers,
-            seed=self.stage.seed("certification", *([] if pool is None else [pool])),
+            seed=certification_seed(self.stage, pool),
             limits=Limits(
                 budget.tolerance, budget.certification.max_rounds, budget.certification_load_seconds
             ),

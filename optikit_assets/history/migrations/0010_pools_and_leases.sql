@@ -183,7 +183,7 @@ WITH arms (arm, position, compressed, flags_from) AS (
     FROM measured_configurations m LEFT JOIN current_deployments d USING (model, slo)
     QUALIFY row_number() OVER (
         PARTITION BY m.model, m.slo
-        ORDER BY (d.chosen_recipe IS NOT NULL AND m.pool IS NOT DISTINCT FROM d.pool) DESC,
+        ORDER BY (d.content_key IS NOT NULL AND m.pool IS NOT DISTINCT FROM d.pool) DESC,
                  m.rate_per_gpu DESC NULLS LAST, m.pool NULLS FIRST
     ) = 1
 ), deployed AS (
@@ -266,16 +266,16 @@ ORDER BY r.model, r.slo, r.position;
 COMMENT ON VIEW table5 IS
     'The four arms per model and SLO: SLO-compliant rate per GPU and gain over the baseline (paper, Table 5).';
 COMMENT ON COLUMN table5.arm IS 'baseline, quantization_only, tuning_only or quantization_and_tuning';
-COMMENT ON COLUMN table5.recipe IS 'recipe of the arm: the deployed one, else one that was certified beside it, else the fastest that the quality gate accepted';
+COMMENT ON COLUMN table5.recipe IS 'recipe of the arm: the deployed one, else one that was certified beside it, else the fastest that the quality gate accepted, else the one that the decision knew';
 COMMENT ON COLUMN table5.status IS 'of the search: feasible, infeasible, unresolved, failed, or missing if nothing was measured';
-COMMENT ON COLUMN table5.evidence IS 'confirmed (on fresh servers, side by side with the baseline), measured (by its search alone), refuted (no rate held on fresh servers), skipped or not_asked';
+COMMENT ON COLUMN table5.evidence IS 'confirmed (on fresh servers, side by side with the baseline), measured (by its search alone), refuted (no rate held on fresh servers), skipped (asked for, but there is no measurement) or not_asked';
 COMMENT ON COLUMN table5.deployed IS 'whether this arm is the certified deployment';
-COMMENT ON COLUMN table5.rate_rps IS 'requests per second: certified with fresh arrivals if confirmed, null if refuted, else as the search measured it';
+COMMENT ON COLUMN table5.rate_rps IS 'requests per second: certified with fresh arrivals if confirmed, null if refuted or if the SLO is met at no rate, else as the search measured it';
 COMMENT ON COLUMN table5.rate_per_gpu IS 'rate_rps / gpus; null if the SLO is not met';
 COMMENT ON COLUMN table5.gain IS 'multiple of the baseline: of both limits side by side if confirmed, else of the rates that two searches measured; null if the baseline misses the SLO';
 COMMENT ON COLUMN table5.gain_low IS 'lower end of the interval of the gain; null if it is only measured';
 COMMENT ON COLUMN table5.gain_high IS 'upper end of the interval of the gain; null if it is only measured';
-COMMENT ON COLUMN table5.claimed_rps IS 'rate that the search found';
+COMMENT ON COLUMN table5.claimed_rps IS 'rate that the search found; null if it found none';
 COMMENT ON COLUMN table5.refuted_rps IS 'the rate that the search found, where fresh servers did not bear it out';
 COMMENT ON COLUMN table5.mean_recovery IS 'mean score relative to the uncompressed model';
 COMMENT ON COLUMN table5.pool IS 'hardware pool that the arms were measured on: the one that is deployed on, else the fastest; null: the machine itself';

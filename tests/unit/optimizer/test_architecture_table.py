@@ -8,6 +8,7 @@ from benchmarks.architectures import CALIBRATION, SECTION, TOKENIZER, Effort, Ta
 from optikit_assets.engines import Hardware
 from optikit_assets.settings import REPOSITORY
 from optikit_assets.specs import RecipeSpec, load_spec
+from tests.tiny_model import write_model
 
 RECIPES = {
     name: load_spec(REPOSITORY / "recipes" / "quantization" / f"{name}.yaml", RecipeSpec)
@@ -52,10 +53,11 @@ def test_what_died_after_compute_is_told_apart_and_named(table: Table) -> None:
     ]
 
 
-def test_less_is_computed_than_the_recipe_says_and_nothing_else_changes() -> None:
+def test_less_is_computed_than_the_recipe_says_and_nothing_else_changes(tmp_path: Path) -> None:
     effort = Effort(rows=24, length=128, autoround_steps=4)
     recipe = RECIPES["autoround_w4a16"]
-    content = effort.request(recipe, Path("models/Llama"), Path("store"))["recipe"]
+    model = write_model(tmp_path / "Llama")
+    content = effort.request(recipe, model, tmp_path / "store")["recipe"]
     assert content["calibration"]["samples"] == 24
     assert content["modifiers"][0]["iters"] == 4
     assert content["ignore"] == list(recipe.ignore)
