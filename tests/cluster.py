@@ -21,10 +21,11 @@ echo "1, GPU-bbbbbbbb, Test GPU, 81920, 999.1, 9.0"
 
 @contextmanager
 def connected(cluster: LoopbackCluster) -> Iterator[LoopbackCluster]:
-    """Start a cluster, and let this process use it until it ends."""
+    """Start a cluster that this process can connect to until it ends; nothing else chooses it."""
     before = dict(os.environ)
     with cluster:
-        os.environ.update(cluster.variables)
+        token = {name: value for name, value in cluster.variables.items() if name[:4] == "RAY_"}
+        os.environ.update(token)
         import ray
 
         try:

@@ -22,7 +22,12 @@ from optikit_assets.errors import ServerStartError
 from optikit_assets.processes import OwnedProcess
 from optikit_assets.settings import REPOSITORY, settings
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.slow,
+    pytest.mark.alone,
+    pytest.mark.timeout(900),
+]
 
 ENGINE = get_engine("transformers")
 MODEL = REPOSITORY / "demo" / "models" / "demo-llama" / "1"
