@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from optikit_assets.errors import SpecError
 from optikit_assets.specs.search_space import Scalar
 
 Flags = dict[str, Scalar]
@@ -113,6 +114,19 @@ class FlagCatalog:
             return f"{name}: is set by OptiKIT, leave it out"
         problem = flag.problem_with(value)
         return f"{name}: {problem}" if problem else ""
+
+    def checked(self, flags: Mapping[str, Scalar]) -> Flags:
+        """Return flags that were set by hand.
+
+        Raises
+        ------
+        SpecError
+            If one does not exist, has a value of the wrong type or is OptiKIT's own; all at once.
+        """
+        problems = [why for name, value in flags.items() if (why := self.check(name, value))]
+        if problems:
+            raise SpecError("engine flags", problems)
+        return dict(flags)
 
     def check_searchable(self, name: str, values: tuple[Scalar, ...]) -> list[str]:
         """Say what is wrong with a flag of a search space and the values it would take."""

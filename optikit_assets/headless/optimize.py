@@ -312,10 +312,10 @@ def status(
                 asked += owed
                 nodes += owed
     versions = versions.about_to_run(asked)
-    plan = make_plan(versions, asked)
+    plan = make_plan(versions, asked, tolerant=True)
     judged = {item.node: _unless_published(versions, item) for item in plan}
     beyond = [node for node in nodes if node not in judged]
-    for item in make_plan(versions, beyond):
+    for item in make_plan(versions, beyond, tolerant=True):
         never = item.timestamp is None
         judged[item.node] = replace(item, state="not asked for", reason="") if never else item
     return [judged[node] for node in dict.fromkeys(nodes)]

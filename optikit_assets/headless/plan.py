@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from optikit_assets.defs.recorded import Versions
+from optikit_assets.errors import AcceleratorError
 from optikit_assets.graph import FAILED, Node
 
 # The last one is for a status alone: what a plan is made for was asked for.
@@ -27,7 +28,9 @@ class NodePlan:
     timestamp: float | None
 
 
-def make_plan(versions: Versions, nodes: Iterable[Node]) -> list[NodePlan]:
+def make_plan(
+    versions: Versions, nodes: Iterable[Node], *, tolerant: bool = False
+) -> list[NodePlan]:
     """Judge every node, upstream first.
 
     Parameters
@@ -36,10 +39,28 @@ def make_plan(versions: Versions, nodes: Iterable[Node]) -> list[NodePlan]:
         Made just now for these nodes: it answers for one moment.
     nodes
         The scope, in topological order; what they need beyond it has to exist.
+    tolerant
+        Call stale, with the reason, what nobody can judge while its pool is away.
+
+    Raises
+    ------
+    AcceleratorError
+        If a pool that a node is on is away, unless `tolerant`.
     """
     ordered = list(dict.fromkeys(nodes))
     scope = frozenset(ordered)
-    return [_judge(versions, node, scope) for node in ordered]
+    if not tolerant:
+        return [_judge(versions, node, scope) for node in ordered]
+    return [_judge_or_say_why_not(versions, node, scope) for node in ordered]
+
+
+def _judge_or_say_why_not(versions: Versions, node: Node, scope: frozenset[Node]) -> NodePlan:
+    try:
+        return _judge(versions, node, scope)
+    except AcceleratorError as error:
+        known = versions.recorded(node)
+        status, when = (known.status, known.timestamp) if known else ("", None)
+        return NodePlan(node, "stale", f"cannot be judged: {error}", (), status, when)
 
 
 def _judge(versions: Versions, node: Node, scope: frozenset[Node]) -> NodePlan:

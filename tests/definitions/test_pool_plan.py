@@ -8,7 +8,7 @@ from optikit_assets.engines import Hardware
 from optikit_assets.errors import AcceleratorError
 from optikit_assets.graph import Node, content_key
 from optikit_assets.headless.optimize import Submission, resolve_submission
-from optikit_assets.headless.plan import NodePlan
+from optikit_assets.headless.plan import NodePlan, make_plan
 from optikit_assets.specs import JobSpec
 from tests.definitions.world import MODEL, World
 
@@ -147,6 +147,28 @@ def test_a_pool_that_cannot_be_asked_keeps_nobody_else_from_deciding(pools: Worl
     (reason, *_) = pools.versions().left_out(Node.of("deployable_config", f"{MODEL}|chat")).items()
     assert reason[0] == "baseline on h200"
     assert "pool h200 is away" in reason[1]
+
+
+def test_a_status_shows_all_else_while_a_pool_is_away(pools: World):
+    class Gone(dict[str, Hardware]):
+        def get(self, pool: str, otherwise: Hardware) -> Hardware:  # type: ignore[override]
+            if pool == "h200":
+                raise AcceleratorError("pool h200 is away")
+            return super().get(pool, otherwise)
+
+    nodes = submit(pools, "h100", "h200")
+    pools.materialize(nodes)
+    pools.elsewhere = Gone(pools.elsewhere)
+    versions = pools.versions().about_to_run(nodes)
+    with pytest.raises(AcceleratorError, match="pool h200 is away"):
+        make_plan(versions, nodes)
+    found = {item.node: item for item in make_plan(versions, nodes, tolerant=True)}
+    assert list(found) == nodes
+    measured = [node for node in nodes if node.key.pool is not None]
+    for node in measured:
+        away = node.key.pool == "h200"
+        assert found[node].state == ("stale" if away else "fresh")
+        assert found[node].reason == ("cannot be judged: pool h200 is away" if away else "")
 
 
 def test_scores_are_not_made_anew_because_their_pool_is_away_for_a_while(pools: World):

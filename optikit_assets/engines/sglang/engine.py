@@ -16,7 +16,6 @@ from optikit_assets.engines.sglang.flag_catalog import catalog
 from optikit_assets.engines.sglang.offline import SglangOffline
 from optikit_assets.engines.start_failures import LogWords
 from optikit_assets.environments.variables import EngineVariables
-from optikit_assets.errors import SpecError
 from optikit_assets.specs import EngineSpec, RecipeSpec, SloSpec
 from optikit_assets.specs.search_space import Scalar
 
@@ -71,10 +70,7 @@ class SglangEngine(Engine):
         facts: ModelFacts | None = None,
         trust_remote_code: bool = False,
     ) -> Flags:
-        given: Flags = {**spec.flags, **(tuned or {})}
-        problems = [why for name, value in given.items() if (why := catalog().check(name, value))]
-        if problems:
-            raise SpecError("engine flags", problems)
+        given = catalog().checked({**spec.flags, **(tuned or {})})
         # One log line per request would cost the cores that serve them.
         flags: Flags = {"log_level_http": "warning"}
         if spec.dtype != "auto":

@@ -15,7 +15,7 @@ from optikit_assets.engines.transformers import support
 from optikit_assets.engines.transformers.flag_catalog import catalog
 from optikit_assets.engines.transformers.offline import TransformersOffline
 from optikit_assets.engines.transformers.requests import TransformersRequests
-from optikit_assets.errors import ModelError, SpecError
+from optikit_assets.errors import ModelError
 from optikit_assets.specs import EngineSpec, RecipeSpec, SloSpec
 from optikit_assets.specs.search_space import Scalar
 
@@ -51,10 +51,7 @@ class TransformersEngine(Engine):
         facts: ModelFacts | None = None,
         trust_remote_code: bool = False,
     ) -> Flags:
-        given: Flags = {**spec.flags, **(tuned or {})}
-        problems = [why for name, value in given.items() if (why := catalog().check(name, value))]
-        if problems:
-            raise SpecError("engine flags", problems)
+        given = catalog().checked({**spec.flags, **(tuned or {})})
         if slo is not None:
             # There is no flag for it: what is too long for the model is refused here.
             self.context_length(spec, slo, facts)

@@ -15,7 +15,6 @@ from optikit_assets.engines.hardware import Hardware
 from optikit_assets.engines.model_facts import ModelFacts
 from optikit_assets.engines.vllm.flag_catalog import catalog
 from optikit_assets.engines.vllm.memory import cpu_kv_cache_bytes
-from optikit_assets.errors import SpecError
 from optikit_assets.specs import EngineSpec, SloSpec
 from optikit_assets.specs.search_space import Scalar
 
@@ -57,10 +56,7 @@ def engine_flags(
 
     On a CPU the cache is sized, too. `dtype` is the compute type that suits the machine.
     """
-    given: Flags = {**engine.flags, **(tuned or {})}
-    problems = [found for name, value in given.items() if (found := catalog().check(name, value))]
-    if problems:
-        raise SpecError("engine flags", problems)
+    given = catalog().checked({**engine.flags, **(tuned or {})})
     flags: Flags = {}
     if dtype != "auto":
         flags["dtype"] = dtype

@@ -438,6 +438,13 @@ def test_utilization_is_the_share_of_card_time_in_each_stretch_of_work(history):
     assert values(frame, "utilization") == pytest.approx([0.75, 1.0])
 
 
+def test_two_machines_with_a_pool_of_one_name_are_two_cards(history):
+    held(history, "1", 0, 100, pool="local", slots=1, node="a", devices=["cpu"])
+    held(history, "2", 0, 100, pool="local", slots=1, node="b", devices=["cpu"])
+    (row,) = ask(history, "SELECT cards, utilization FROM utilization").to_dict("records")
+    assert (row["cards"], row["utilization"]) == (2, pytest.approx(1.0))
+
+
 def test_a_lease_that_is_told_again_is_one_row(history):
     held(history, "1", 0, 60, returned=False)
     held(history, "1", 0, 75)
