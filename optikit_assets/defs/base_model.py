@@ -27,9 +27,9 @@ def base_model(
     runner: StageRunnerResource,
 ) -> dg.MaterializeResult:
     """Fetch and check the model; safetensors only."""
-    stage = Partition(context, models, artifacts, history, runner)
-    model = stage.base
-    return stage.result(
+    partition = Partition(context, models, artifacts, history, runner)
+    model = partition.base
+    return partition.result(
         metadata={
             "path": dg.MetadataValue.path(str(model.path)),
             "digest": model.digest,
@@ -37,6 +37,6 @@ def base_model(
             "parameters": model.parameters,
             "bytes": model.total_bytes,
             "context_length": model.context_length or "unknown",
-            "suite": stage.model_spec.suite,
+            "suite": partition.model_spec.suite,
         }
     )

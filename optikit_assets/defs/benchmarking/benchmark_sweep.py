@@ -37,13 +37,13 @@ def benchmark_sweep(
     runner: StageRunnerResource,
 ) -> dg.MaterializeResult:
     """Search the rate, unless the answer is certain without a server."""
-    stage = Partition(context, models, artifacts, history, runner)
-    recipe, slo = stage.recipe, stage.slo_spec
-    with stage.turn():
-        found = artifacts.find(stage.key)
-        done = _measure(stage, recipe, slo) if found is None else Benchmarked.of(found)
-    remember_sweep(stage, recipe, slo, done)
-    return stage.result(
+    partition = Partition(context, models, artifacts, history, runner)
+    recipe, slo = partition.recipe, partition.slo_spec
+    with partition.turn():
+        found = artifacts.find(partition.key)
+        done = _measure(partition, recipe, slo) if found is None else Benchmarked.of(found)
+    remember_sweep(partition, recipe, slo, done)
+    return partition.result(
         status=done.outcome.status,
         cached=found is not None,
         artifact=done.artifact,
@@ -51,11 +51,13 @@ def benchmark_sweep(
     )
 
 
-def _measure(stage: Partition, recipe: str, slo: SloSpec) -> Benchmarked:
-    candidate = representative_of(stage, recipe)
-    certain = known_beforehand(stage, slo, candidate, {})
+def _measure(partition: Partition, recipe: str, slo: SloSpec) -> Benchmarked:
+    candidate = representative_of(partition, recipe)
+    certain = known_beforehand(partition, slo, candidate, {})
     if certain is not None:
-        with stage.keep() as draft:
+        with partition.keep() as draft:
             BENCHMARK_FILE.write(draft, certain)
-        return Benchmarked(certain, stage.artifacts.store.get(stage.key))
-    return benchmark(stage, slo, candidate, artifact_key=stage.key, flags={}, seed=stage.seed())
+        return Benchmarked(certain, partition.artifacts.store.get(partition.key))
+    return benchmark(
+        partition, slo, candidate, artifact_key=partition.key, flags={}, seed=partition.seed()
+    )

@@ -67,7 +67,7 @@ class Benchmarked:
 
 
 def known_beforehand(
-    stage: Partition, slo: SloSpec, candidate: Representative, flags: Flags
+    partition: Partition, slo: SloSpec, candidate: Representative, flags: Flags
 ) -> InfeasibleBenchmark | SkippedBenchmark | None:
     """Return the outcome if it is certain without a server; no GPU time is spent then.
 
@@ -77,11 +77,11 @@ def known_beforehand(
     if not candidate.accepted:
         reason = "; ".join(candidate.reasons) or candidate.verdict
         return SkippedBenchmark(reason=f"the quality gate refused it: {reason}")
-    hardware = stage.runner.hardware
-    engine, spec = stage.engine, stage.model_spec.engine
+    hardware = partition.runner.hardware
+    engine, spec = partition.engine, partition.model_spec.engine
     gpus = engine.accelerators(spec, flags, hardware)
-    pool = stage.node.key.pool
-    refused = None if pool is None else _refused_by(pool, stage, candidate.recipe, gpus)
+    pool = partition.node.key.pool
+    refused = None if pool is None else _refused_by(pool, partition, candidate.recipe, gpus)
     if refused is None and flags and gpus > hardware.count:
         # Without flags of a study it is the model's spec that asks for what is not there.
         refused = f"needs {gpus} accelerators, there are {hardware.count}"
@@ -100,23 +100,25 @@ def known_beforehand(
     return None
 
 
-def _refused_by(pool: str, stage: Partition, recipe: str, gpus: int) -> str | None:
+def _refused_by(pool: str, partition: Partition, recipe: str, gpus: int) -> str | None:
     """Say why a named pool serves a recipe not at all, or not on so many cards.
 
     The machine itself refuses a recipe before it is made, and a model's spec as a whole; of several
     pools one may serve what another does not.
     """
-    hardware = stage.runner.hardware
+    hardware = partition.runner.hardware
     if gpus > hardware.count:
         return beyond_a_node(pool, gpus, hardware)
-    experts = expert_count(read_config(stage.base.path)) > 0
-    spec = stage.model_spec.engine
-    reason = stage.engine.unsupported(stage.catalog.recipe(recipe), spec, hardware, experts=experts)
+    experts = expert_count(read_config(partition.base.path)) > 0
+    spec = partition.model_spec.engine
+    reason = partition.engine.unsupported(
+        partition.catalog.recipe(recipe), spec, hardware, experts=experts
+    )
     return None if reason is None else f"pool {pool}: {reason}"
 
 
 def benchmark(
-    stage: Partition,
+    partition: Partition,
     slo: SloSpec,
     candidate: Representative,
     *,
@@ -140,18 +142,20 @@ def benchmark(
     MachineError
         If the machine failed: that is no result of this candidate or these flags.
     """
-    store = stage.artifacts.store
-    gpus = stage.engine.accelerators(stage.model_spec.engine, flags, stage.runner.hardware)
+    store = partition.artifacts.store
+    gpus = partition.engine.accelerators(
+        partition.model_spec.engine, flags, partition.runner.hardware
+    )
 
     def measure(lease: Lease) -> Benchmarked:
         request = BenchmarkRequest(
             store=store.url,
-            environment=stage.versions.sources.environment("serve"),
+            environment=partition.versions.sources.environment("serve"),
             artifact_key=artifact_key,
             model=candidate.model,
-            served_model_name=stage.model_key,
-            engine=stage.model_spec.engine,
-            trust_remote_code=stage.model_spec.trust_remote_code,
+            served_model_name=partition.model_key,
+            engine=partition.model_spec.engine,
+            trust_remote_code=partition.model_spec.trust_remote_code,
             flags=flags,
             config=config,
             hardware=lease.hardware,
@@ -160,18 +164,18 @@ def benchmark(
             mode="confirm" if rates_rps else "search",
             rates_rps=rates_rps,
             initial_rate_rps=initial_rate_rps,
-            provenance=stage.provenance,
+            provenance=partition.provenance,
         )
         if store.find(artifact_key) is None:
             probes: list[ProbeResult] = []
             try:
-                stage.runner.run(
-                    stage.context,
+                partition.runner.run(
+                    partition.context,
                     "benchmark",
                     request,
                     BenchmarkWorkerResult,
                     lease,
-                    _keeper(stage, probes),
+                    _keeper(partition, probes),
                 )
             except StageError as error:
                 # What ended well is finished, whatever became of its last message.
@@ -180,7 +184,7 @@ def benchmark(
                     return _broken_off(request, str(error), gpus, probes)
         return Benchmarked.of(store.get(artifact_key))
 
-    return on_some_node(stage.runner.executor, gpus, measure)
+    return on_some_node(partition.runner.executor, gpus, measure)
 
 
 def _broken_off(
@@ -191,12 +195,12 @@ def _broken_off(
     return Benchmarked(outcome, left_requests=left)
 
 
-def _keeper(stage: Partition, probes: list[ProbeResult]) -> Callable[[Record], object]:
+def _keeper(partition: Partition, probes: list[ProbeResult]) -> Callable[[Record], object]:
     def keep(record: Record) -> None:
         if record.kind == "probe_finished":
             probe = ProbeResult.model_validate(record.payload)
             probes.append(probe)
-            stage.context.log.info(
+            partition.context.log.info(
                 f"{probe.kind} probe at {probe.rate_rps:.3g} requests/s: "
                 f"{probe.verdict}, {probe.reason}"
             )
@@ -204,19 +208,19 @@ def _keeper(stage: Partition, probes: list[ProbeResult]) -> Callable[[Record], o
     return keep
 
 
-def remember_sweep(stage: Partition, recipe: str, slo: SloSpec, done: Benchmarked) -> None:
+def remember_sweep(partition: Partition, recipe: str, slo: SloSpec, done: Benchmarked) -> None:
     """Append a sweep with its probes and requests to the history."""
-    stage.remember(done.artifact, lambda: _sweep_rows(stage, recipe, slo, done))
+    partition.remember(done.artifact, lambda: _sweep_rows(partition, recipe, slo, done))
 
 
-def _sweep_rows(stage: Partition, recipe: str, slo: SloSpec, done: Benchmarked) -> RowsByTable:
+def _sweep_rows(partition: Partition, recipe: str, slo: SloSpec, done: Benchmarked) -> RowsByTable:
     outcome = done.outcome
     low, high = outcome.rate_ci_rps or (None, None)
-    row = stage.row(
+    row = partition.row(
         done.artifact,
         recipe=recipe,
         slo=slo.name,
-        pool=stage.node.key.pool,
+        pool=partition.node.key.pool,
         seed=outcome.seed,
         versions=done.made_by.get("versions", {}),
         status=outcome.status,
@@ -236,11 +240,11 @@ def _sweep_rows(stage: Partition, recipe: str, slo: SloSpec, done: Benchmarked) 
         artifact_key=done.artifact.key if done.artifact else None,
     )
     yield "sweeps", [row]
-    yield from _probe_rows(stage, recipe, slo, done, part="sweep")
+    yield from _probe_rows(partition, recipe, slo, done, part="sweep")
 
 
 def remember_probes(
-    stage: Partition,
+    partition: Partition,
     recipe: str,
     slo: SloSpec,
     done: Benchmarked,
@@ -260,36 +264,36 @@ def remember_probes(
             "arm": arm,
             "trial": trial,
             "artifact_key": done.artifact.key,
-            **({} if stage.node.key.pool is None else {"pool": stage.node.key.pool}),
+            **({} if partition.node.key.pool is None else {"pool": partition.node.key.pool}),
         }
-        if note not in stage.benchmarks:
-            stage.benchmarks.append(note)
-    stage.remember(
+        if note not in partition.benchmarks:
+            partition.benchmarks.append(note)
+    partition.remember(
         done.artifact,
-        lambda: _probe_rows(stage, recipe, slo, done, part=part, arm=arm, trial=trial),
+        lambda: _probe_rows(partition, recipe, slo, done, part=part, arm=arm, trial=trial),
         part,
         arm,
         trial,
     )
 
 
-def remember_benchmarks(stage: Partition, slo: SloSpec, made: Artifact) -> None:
+def remember_benchmarks(partition: Partition, slo: SloSpec, made: Artifact) -> None:
     """Append what is missing of the benchmarks that an artifact was made of."""
     for note in made.manifest[BENCHMARKS]:
-        found = stage.artifacts.find(note["artifact_key"])
+        found = partition.artifacts.find(note["artifact_key"])
         if found is None:
-            stage.context.log.warning(
+            partition.context.log.warning(
                 f"the history lacks the probes of {note['part']} {note['trial']} of "
                 f"{note['recipe']}: artifact {note['artifact_key'][:12]}… is gone"
             )
             continue
         done = Benchmarked.of(found)
         where = {name: note[name] for name in ("part", "arm", "trial")}
-        remember_probes(stage.on(note.get("pool")), note["recipe"], slo, done, **where)
+        remember_probes(partition.on(note.get("pool")), note["recipe"], slo, done, **where)
 
 
 def _probe_rows(
-    stage: Partition,
+    partition: Partition,
     recipe: str,
     slo: SloSpec,
     done: Benchmarked,
@@ -303,12 +307,12 @@ def _probe_rows(
     What broke off has a content key of its own: the next attempt does not replace it, or mix with
     it.
     """
-    broken_off = f"{outcome_version(stage.key, FAILED)}-{stage.context.run.run_id}"
+    broken_off = f"{outcome_version(partition.key, FAILED)}-{partition.context.run.run_id}"
     common = {
-        "content_key": broken_off if done.outcome.kind == "failed" else stage.key,
+        "content_key": broken_off if done.outcome.kind == "failed" else partition.key,
         "recipe": recipe,
         "slo": slo.name,
-        "pool": stage.node.key.pool,
+        "pool": partition.node.key.pool,
         "seed": done.outcome.seed,
         "versions": done.made_by.get("versions", {}),
         "stage": part,
@@ -317,7 +321,7 @@ def _probe_rows(
     }
     requests = read_requests(done.requests_file) if done.requests_file else ()
     for table, rows in benchmark_rows(done.outcome, requests).items():
-        yield table, [stage.row(done.artifact, **common, **row) for row in rows]
+        yield table, [partition.row(done.artifact, **common, **row) for row in rows]
 
 
 def benchmark_metadata(done: Benchmarked, slo: SloSpec, label: str) -> dict[str, Any]:

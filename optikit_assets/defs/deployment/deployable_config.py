@@ -59,30 +59,31 @@ def deployable_config(
     publisher: PublisherResource,
 ) -> dg.MaterializeResult:
     """Choose among the recipes that passed the gate, certify, write the bundle."""
-    stage = Partition(context, models, artifacts, history, runner)
-    with stage.turn():
-        artifact = artifacts.store.find_complete(stage.key)
+    partition = Partition(context, models, artifacts, history, runner)
+    with partition.turn():
+        artifact = artifacts.store.find_complete(partition.key)
         cached = artifact is not None
-        artifact = artifact or _decide(stage)
+        artifact = artifact or _decide(partition)
     deployment = DEPLOYMENT_FILE.read(artifact)
-    _remember(stage, deployment, artifact)
-    bundle = bundle_of(stage, deployment, artifact)
-    published = publisher.publisher.publish(bundle, stage.model_key, stage.slo)
-    return stage.result(
+    _remember(partition, deployment, artifact)
+    bundle = bundle_of(partition, deployment, artifact)
+    published = publisher.publisher.publish(bundle, partition.model_key, partition.slo)
+    return partition.result(
         status=deployment.status,
         cached=cached,
         artifact=artifact,
-        metadata={**_metadata(stage, deployment, artifact, published), **_left_out(stage)},
+        metadata={**_metadata(partition, deployment, artifact, published), **_left_out(partition)},
     )
 
 
-def _decide(stage: Partition) -> Artifact:
-    slo = stage.slo_spec
+def _decide(partition: Partition) -> Artifact:
+    slo = partition.slo_spec
     # Before the views of other pools are made: what it was decided from is the same for all.
-    recipes, _ = _recipes(stage), stage.key
+    recipes, _ = _recipes(partition), partition.key
     trials = itertools.count()
     places = {
-        pool_name(pool): Place.of(stage.on(pool), slo, recipes[pool], trials) for pool in recipes
+        pool_name(pool): Place.of(partition.on(pool), slo, recipes[pool], trials)
+        for pool in recipes
     }
     contenders = [place.contender for place in places.values()]
     chosen, certified = certify_cheapest(contenders, lambda pool: places[pool].certify())
@@ -96,99 +97,99 @@ def _decide(stage: Partition) -> Artifact:
     deployment, config = _record(place, certification, told)
     best = next((e for e in place.evaluated if e.outcome.recipe == deployment.recipe), None)
     best = best or next(e for e in place.evaluated if e.outcome.recipe == BASELINE)
-    with place.stage.keep() as draft:
-        drawn = report_data(place.evaluated, best, deployment, leases_of(stage))
+    with place.partition.keep() as draft:
+        drawn = report_data(place.evaluated, best, deployment, leases_of(partition))
         write_bundle(draft.path, deployment, config, drawn)
-        draft.references.update(_served_checkpoint(stage, deployment))
-    return stage.artifacts.store.get(stage.key)
+        draft.references.update(_served_checkpoint(partition, deployment))
+    return partition.artifacts.store.get(partition.key)
 
 
-def _recipes(stage: Partition) -> dict[str | None, list[str]]:
+def _recipes(partition: Partition) -> dict[str | None, list[str]]:
     """Return the recipes to choose from on every pool.
 
     The baseline is one of them, or nothing compares.
     """
-    taking_part = stage.versions.participants(stage.node)
+    taking_part = partition.versions.participants(partition.node)
     found = {pool: recipes for pool, recipes in taking_part.items() if BASELINE in recipes}
     if not found:
         pool = next(iter(taking_part), None)
-        nodes = graph.results_of(stage.node.on(pool).key, BASELINE)
+        nodes = graph.results_of(partition.node.on(pool).key, BASELINE)
         # What it needs comes before what it can be decided without.
-        why = next(why for node in nodes if (why := stage.versions.why_left_out(node)))
-        raise StageError(f"{stage.node} needs the results of {BASELINE} first: {why}")
+        why = next(why for node in nodes if (why := partition.versions.why_left_out(node)))
+        raise StageError(f"{partition.node} needs the results of {BASELINE} first: {why}")
     return found
 
 
 def _record(
     place: Place, certification: Certification, told: Sequence[PoolOffer]
 ) -> tuple[Deployment, ConfigFile | None]:
-    stage, slo, outcomes = place.stage, place.slo, place.outcomes
+    partition, slo, outcomes = place.partition, place.slo, place.outcomes
     chosen = certification.candidate
     flags: Flags = {}
     config = None
     made_by: dict[str, Any] = {}
     if chosen is not None:
-        candidate = representative_of(stage, chosen.recipe)
-        flags = all_flags(stage, slo, candidate, chosen.flags)
-        engine = stage.engine
-        store = stage.artifacts.store
+        candidate = representative_of(partition, chosen.recipe)
+        flags = all_flags(partition, slo, candidate, chosen.flags)
+        engine = partition.engine
+        store = partition.artifacts.store
         # Where several machines serve it, each puts in its own folder: see `bundle_of`.
         alone = store.shared_log is None
         model = str(store.local(candidate.model)) if alone else candidate.model.symbol
-        text = engine.config_text(flags, model=model, served_model_name=stage.model_key)
+        text = engine.config_text(flags, model=model, served_model_name=partition.model_key)
         config = ConfigFile(engine.config_file, text, engine.commands)
         # What ships was served last.
         made_by = place.servers.latest.made_by if place.servers.latest else {}
-    name, version = graph.split_model(stage.model_key)
-    recorded = {node: stage.versions.recorded(node) for node in stage.inputs}
+    name, version = graph.split_model(partition.model_key)
+    recorded = {node: partition.versions.recorded(node) for node in partition.inputs}
     deployment = build_deployment(
         model=name,
         model_version=version,
-        model_digest=stage.base.digest,
+        model_digest=partition.base.digest,
         slo=slo,
         outcomes=outcomes,
         selection=place.selection,
         certification=certification,
         flags=flags,
-        accelerator=made_by.get("accelerator", stage.runner.hardware.label),
-        engine=stage.engine.name,
+        accelerator=made_by.get("accelerator", partition.runner.hardware.label),
+        engine=partition.engine.name,
         versions=made_by.get("versions", {}),
         environment=made_by.get("environment", {}),
-        left_out=stage.versions.left_out(stage.node),
-        pool=stage.node.key.pool,
+        left_out=partition.versions.left_out(partition.node),
+        pool=partition.node.key.pool,
         pools=told,
         run_ids={str(n): r.run_id for n, r in recorded.items() if r and r.run_id}
-        | {str(stage.node): stage.context.run.run_id},
-        content_keys={str(node): version for node, version in stage.inputs.items()}
-        | {str(stage.node): stage.key},
+        | {str(partition.node): partition.context.run.run_id},
+        content_keys={str(node): version for node, version in partition.inputs.items()}
+        | {str(partition.node): partition.key},
         created_at=datetime.now(UTC),
     )
     return deployment, config
 
 
-def _served_checkpoint(stage: Partition, deployment: Deployment) -> Mapping[str, str | None]:
+def _served_checkpoint(partition: Partition, deployment: Deployment) -> Mapping[str, str | None]:
     """Return the checkpoint that the bundle points to; none for the base model."""
     if deployment.status != "feasible" or deployment.recipe in (None, BASELINE):
         return {}
-    return representative_of(stage, deployment.recipe).references
+    return representative_of(partition, deployment.recipe).references
 
 
-def _remember(stage: Partition, deployment: Deployment, artifact: Artifact) -> None:
-    stage.remember(artifact, lambda: _rows(stage, deployment, artifact))
+def _remember(partition: Partition, deployment: Deployment, artifact: Artifact) -> None:
+    partition.remember(artifact, lambda: _rows(partition, deployment, artifact))
 
 
-def _rows(stage: Partition, deployment: Deployment, artifact: Artifact) -> RowsByTable:
-    remember_benchmarks(stage, stage.slo_spec, artifact)
+def _rows(partition: Partition, deployment: Deployment, artifact: Artifact) -> RowsByTable:
+    remember_benchmarks(partition, partition.slo_spec, artifact)
     chosen = next((q for q in deployment.quality if q.recipe == deployment.recipe), None)
     yield (
         "deployments",
         [
-            stage.row(
+            partition.row(
                 artifact,
-                slo=stage.slo,
+                slo=partition.slo,
                 pool=deployment.pool,
                 pools=[offer.model_dump(mode="json") for offer in deployment.pools] or None,
-                seed=certification_seed(stage, deployment.pool),
+                seed=certification_seed(partition, deployment.pool),
                 versions=deployment.versions,
                 status=deployment.status,
                 chosen_recipe=deployment.recipe,
@@ -223,9 +224,9 @@ def _gain_columns(deployment: Deployment) -> dict[str, Any]:
     }
 
 
-def _left_out(stage: Partition) -> dict[str, Any]:
+def _left_out(partition: Partition) -> dict[str, Any]:
     """Name the recipes whose results take no part now, whenever this was decided."""
-    reasons = stage.versions.left_out(stage.node)
+    reasons = partition.versions.left_out(partition.node)
     if not reasons:
         return {}
     records = [dg.TableRecord({"recipe": name, "why": why}) for name, why in reasons.items()]
@@ -233,7 +234,7 @@ def _left_out(stage: Partition) -> dict[str, Any]:
 
 
 def _metadata(
-    stage: Partition, deployment: Deployment, artifact: Artifact, published: Published
+    partition: Partition, deployment: Deployment, artifact: Artifact, published: Published
 ) -> dict[str, Any]:
     records = [
         dg.TableRecord(
@@ -260,7 +261,7 @@ def _metadata(
         "report": dg.MetadataValue.url(artifact.file(REPORT_FILE).as_uri()),
     }
     if deployment.status == "feasible":
-        file = artifact.file(stage.engine.config_file)
+        file = artifact.file(partition.engine.config_file)
         metadata["engine_config"] = dg.MetadataValue.path(str(file))
     if deployment.gain is not None:
         metadata["gain_over_baseline"] = round(deployment.gain.estimate, 3)

@@ -17,36 +17,36 @@ from optikit_assets.schemas import ArmMeasurement, ProbeResult
 from optikit_assets.specs import SloSpec, digest
 
 
-def all_flags(stage: Partition, slo: SloSpec, candidate: Representative, tuned: Flags) -> Flags:
+def all_flags(partition: Partition, slo: SloSpec, candidate: Representative, tuned: Flags) -> Flags:
     """Return every engine flag of a configuration."""
-    return stage.engine.flags(
-        stage.model_spec.engine,
+    return partition.engine.flags(
+        partition.model_spec.engine,
         slo,
         tuned,
-        hardware=_measured_on(stage, candidate.recipe),
+        hardware=_measured_on(partition, candidate.recipe),
         facts=candidate.facts(),
-        trust_remote_code=stage.model_spec.trust_remote_code,
+        trust_remote_code=partition.model_spec.trust_remote_code,
     )
 
 
-def _measured_on(stage: Partition, recipe: str) -> Hardware:
+def _measured_on(partition: Partition, recipe: str) -> Hardware:
     """Return the hardware that a recipe's sweep kept the record of, from its lease.
 
     What was certain without a server, or measured by an earlier release, kept none.
     """
-    swept = stage.artifact_of(stage.node.needed(graph.BENCHMARK_SWEEP, recipe))
+    swept = partition.artifact_of(partition.node.needed(graph.BENCHMARK_SWEEP, recipe))
     kept = swept.manifest.get("hardware") if swept else None
-    return TypeAdapter(Hardware).validate_python(kept) if kept else stage.runner.hardware
+    return TypeAdapter(Hardware).validate_python(kept) if kept else partition.runner.hardware
 
 
-def config_text(stage: Partition, slo: SloSpec, candidate: Representative, tuned: Flags) -> str:
+def config_text(partition: Partition, slo: SloSpec, candidate: Representative, tuned: Flags) -> str:
     """Return the file of a configuration: what is certified is what is shipped.
 
     The symbol of the model stands for its folder, which each machine has elsewhere and puts in.
     """
-    flags = all_flags(stage, slo, candidate, tuned)
-    return stage.engine.config_text(
-        flags, model=candidate.model.symbol, served_model_name=stage.model_key
+    flags = all_flags(partition, slo, candidate, tuned)
+    return partition.engine.config_text(
+        flags, model=candidate.model.symbol, served_model_name=partition.model_key
     )
 
 
@@ -59,7 +59,7 @@ class StageServers:
     whichever pool.
     """
 
-    stage: Partition
+    partition: Partition
     slo: SloSpec
     trials: Iterator[int]
     latest: Benchmarked | None = None
@@ -89,14 +89,14 @@ class StageServers:
         return Held(found.held_rps, found.held)
 
     def _run(self, arm: ArmMeasurement, slo: SloSpec, seed: int, **how: Any) -> Benchmarked:
-        stage = self.stage
-        candidate = representative_of(stage, arm.recipe)
-        config = config_text(stage, self.slo, candidate, arm.flags)
+        partition = self.partition
+        candidate = representative_of(partition, arm.recipe)
+        config = config_text(partition, self.slo, candidate, arm.flags)
         budget = slo.budget.model_dump(mode="json")
         key = digest(
             [
                 "certification",
-                stage.key,
+                partition.key,
                 candidate.digest,
                 config,
                 budget,
@@ -105,7 +105,7 @@ class StageServers:
             ]
         )
         done = benchmark(
-            stage,
+            partition,
             slo,
             candidate,
             artifact_key=key,
@@ -116,7 +116,9 @@ class StageServers:
         )
         name = f"{arm.recipe}{'+tuned' if arm.tuned else ''}"
         trial = next(self.trials)
-        remember_probes(stage, arm.recipe, slo, done, part="certification", arm=name, trial=trial)
+        remember_probes(
+            partition, arm.recipe, slo, done, part="certification", arm=name, trial=trial
+        )
         self.latest = done
         return done
 

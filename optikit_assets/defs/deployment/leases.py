@@ -17,18 +17,18 @@ ORDER BY held_from
 """
 
 
-def leases_of(stage: Partition) -> list[HeldLease]:
+def leases_of(partition: Partition) -> list[HeldLease]:
     """Return the leases of all that went into a decision, its own among them.
 
     A report without them is better than none: where the history cannot be asked there are none.
     """
-    made = [node for node in (stage.node, *stage.inputs) if not node.observed]
+    made = [node for node in (partition.node, *partition.inputs) if not node.observed]
     made += [node.needed(graph.QUANTIZED_MODEL) for node in made if node.asset == graph.EVAL_SCORES]
-    stage.history.drain()
+    partition.history.drain()
     try:
-        found = stage.history.history.query(_LEASES, {"nodes": sorted({str(n) for n in made})})
+        found = partition.history.history.query(_LEASES, {"nodes": sorted({str(n) for n in made})})
     except HistoryError as error:
-        stage.context.log.warning(f"the report shows no leases: {error}")
+        partition.context.log.warning(f"the report shows no leases: {error}")
         return []
     return [
         HeldLease(**{**row, "devices": tuple(json.loads(row["devices"]))})

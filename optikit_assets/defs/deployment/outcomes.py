@@ -49,17 +49,17 @@ class Evaluated:
     tuned: TunedConfiguration | None
 
 
-def collect(stage: Partition, recipes: Sequence[str]) -> list[Evaluated]:
+def collect(partition: Partition, recipes: Sequence[str]) -> list[Evaluated]:
     """Return the outcome of every recipe that was run under the SLO of a decision."""
-    return [_collect(stage, recipe) for recipe in recipes]
+    return [_collect(partition, recipe) for recipe in recipes]
 
 
-def _collect(stage: Partition, recipe: str) -> Evaluated:
-    candidate = representative_of(stage, recipe)
-    sweep = _sweep(stage, stage.node.needed(graph.BENCHMARK_SWEEP, recipe))
-    tuning = stage.node.needed(graph.TUNED_CONFIG, recipe)
-    arm, tuned = _tuned(stage, recipe, tuning) if tuning in stage.inputs else (None, None)
-    comparison = comparison_of(stage, recipe)
+def _collect(partition: Partition, recipe: str) -> Evaluated:
+    candidate = representative_of(partition, recipe)
+    sweep = _sweep(partition, partition.node.needed(graph.BENCHMARK_SWEEP, recipe))
+    tuning = partition.node.needed(graph.TUNED_CONFIG, recipe)
+    arm, tuned = _tuned(partition, recipe, tuning) if tuning in partition.inputs else (None, None)
+    comparison = comparison_of(partition, recipe)
     if recipe == BASELINE:
         verdict = "reference"
     else:
@@ -85,17 +85,17 @@ def _collect(stage: Partition, recipe: str) -> Evaluated:
     )
 
 
-def _sweep(stage: Partition, node: Node) -> Benchmarked:
-    artifact = stage.artifact_of(node)
+def _sweep(partition: Partition, node: Node) -> Benchmarked:
+    artifact = partition.artifact_of(node)
     if artifact is None:
         return Benchmarked(FailedBenchmark(reason="its sweep failed: see benchmark_sweep"))
     return Benchmarked.of(artifact)
 
 
 def _tuned(
-    stage: Partition, recipe: str, node: Node
+    partition: Partition, recipe: str, node: Node
 ) -> tuple[ArmMeasurement, TunedConfiguration | None]:
-    artifact = stage.artifact_of(node)
+    artifact = partition.artifact_of(node)
     if artifact is None:
         failed = FailedBenchmark(reason="its study failed: see tuned_config")
         return measurement(recipe, Benchmarked(failed), tuned=True, flags={}), None

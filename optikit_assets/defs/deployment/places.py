@@ -19,16 +19,16 @@ from optikit_assets.schemas import Certification
 from optikit_assets.specs import SloSpec
 
 
-def certification_seed(stage: Partition, pool: str | None) -> int:
+def certification_seed(partition: Partition, pool: str | None) -> int:
     """Return the seed of a certification on a pool; None is the machine itself."""
-    return stage.seed("certification", *([] if pool is None else [pool]))
+    return partition.seed("certification", *([] if pool is None else [pool]))
 
 
 @dataclass(frozen=True)
 class Place:
-    """A pool; ``stage`` has its workers there."""
+    """A pool; ``partition`` has its workers there."""
 
-    stage: Partition
+    partition: Partition
     slo: SloSpec
     evaluated: tuple[Evaluated, ...]
     selection: Selection
@@ -36,12 +36,12 @@ class Place:
 
     @classmethod
     def of(
-        cls, stage: Partition, slo: SloSpec, recipes: Sequence[str], trials: Iterator[int]
+        cls, partition: Partition, slo: SloSpec, recipes: Sequence[str], trials: Iterator[int]
     ) -> "Place":
         """Read what ran under an SLO on the pool of a stage; `trials` numbers its servers."""
-        evaluated = tuple(collect(stage, recipes))
+        evaluated = tuple(collect(partition, recipes))
         selection = select([item.outcome for item in evaluated], slo.objectives)
-        return cls(stage, slo, evaluated, selection, StageServers(stage, slo, trials))
+        return cls(partition, slo, evaluated, selection, StageServers(partition, slo, trials))
 
     @property
     def outcomes(self) -> list[RecipeOutcome]:
@@ -51,12 +51,12 @@ class Place:
     @property
     def contender(self) -> Contender:
         """What the searches on it claim."""
-        name = pool_name(self.stage.node.key.pool)
+        name = pool_name(self.partition.node.key.pool)
         best = next(iter(self.selection.candidates), None)
         return Contender(
             pool=name,
-            accelerator=self.stage.runner.hardware.label,
-            price_per_hour=self.stage.catalog.pool(name).price_per_hour,
+            accelerator=self.partition.runner.hardware.label,
+            price_per_hour=self.partition.catalog.pool(name).price_per_hour,
             claimed_per_gpu=0.0 if best is None else best.rate_per_gpu,
             at_best_per_gpu=max(
                 (arm.at_best_per_gpu for arm in self.selection.candidates), default=0.0
@@ -69,11 +69,11 @@ class Place:
 
     def certify(self) -> Certification:
         """Certify on fresh servers of this pool."""
-        budget, pool = self.slo.budget, self.stage.node.key.pool
+        budget, pool = self.slo.budget, self.partition.node.key.pool
         return certify(
             self.selection.candidates,
             self.servers,
-            seed=certification_seed(self.stage, pool),
+            seed=certification_seed(self.partition, pool),
             limits=Limits(
                 budget.tolerance, budget.certification.max_rounds, budget.certification_load_seconds
             ),

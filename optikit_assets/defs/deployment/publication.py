@@ -15,7 +15,7 @@ from optikit_assets.schemas import Deployment
 from optikit_assets.settings import settings
 
 
-def bundle_of(stage: Partition, deployment: Deployment, artifact: Artifact) -> Bundle:
+def bundle_of(partition: Partition, deployment: Deployment, artifact: Artifact) -> Bundle:
     """Return the bundle of a decision, ready to be served from this machine.
 
     A store of one machine holds it as it is. In one of many machines it names its model by content:
@@ -28,20 +28,20 @@ def bundle_of(stage: Partition, deployment: Deployment, artifact: Artifact) -> B
     """
     served = [artifact.key, *artifact.references]
     for key in served:
-        verified(stage, key)
-    store = stage.artifacts.store
+        verified(partition, key)
+    store = partition.artifacts.store
     if store.shared_log is None or deployment.recipe is None:
         return Bundle(artifact.key, artifact.folder())
-    model = representative_of(stage.on(deployment.pool), deployment.recipe).model
+    model = representative_of(partition.on(deployment.pool), deployment.recipe).model
     if model.kind == ARTIFACT:
         served.append(model.where)
-    store.keep_here(f"{stage.model_key}/{stage.slo}", dict.fromkeys(served))
-    engine = stage.engine
+    store.keep_here(f"{partition.model_key}/{partition.slo}", dict.fromkeys(served))
+    engine = partition.engine
     text = artifact.file(engine.config_file).read_text(encoding="utf-8")
     here = engine.config_text(
         engine.config_flags(text),
         model=str(store.local(model)),
-        served_model_name=stage.model_key,
+        served_model_name=partition.model_key,
     )
     return Bundle(artifact.key, _copy(artifact, engine.config_file, here))
 

@@ -72,7 +72,7 @@ class Representative:
         return ModelFacts.of(config, sum(sizes), f"{self.checkpoint.where}/{CONFIG}")
 
 
-def comparison_of(stage: Partition, recipe: str) -> Comparison | None:
+def comparison_of(partition: Partition, recipe: str) -> Comparison | None:
     """Return the recorded comparison of a recipe of this stage's model; None if it failed.
 
     Raises
@@ -80,7 +80,7 @@ def comparison_of(stage: Partition, recipe: str) -> Comparison | None:
     StageError
         If the recipe was never evaluated.
     """
-    return read_comparison(_evaluation(stage, recipe))
+    return read_comparison(_evaluation(partition, recipe))
 
 
 def read_comparison(evaluation: Artifact | None) -> Comparison | None:
@@ -95,7 +95,7 @@ def checkpoint_key(evaluation: Artifact, comparison: Comparison) -> str | None:
     return CHECKPOINTS_FILE.read(evaluation).checkpoints[comparison.q_star]
 
 
-def representative_of(stage: Partition, recipe: str) -> Representative:
+def representative_of(partition: Partition, recipe: str) -> Representative:
     """Return q* of a recipe of this stage's model, from the recorded evaluation.
 
     Raises
@@ -107,13 +107,13 @@ def representative_of(stage: Partition, recipe: str) -> Representative:
     ChangedInputError
         If it is not the one that was evaluated.
     """
-    evaluation, comparison = _evaluation(stage, recipe), comparison_of(stage, recipe)
+    evaluation, comparison = _evaluation(partition, recipe), comparison_of(partition, recipe)
     if evaluation is None or comparison is None:
         reason = why_not_evaluated(evaluation)
-        base = stage.base_reference
-        return Representative(recipe, 0, base, stage.base, None, FAILED, False, (reason,))
+        base = partition.base_reference
+        return Representative(recipe, 0, base, partition.base, None, FAILED, False, (reason,))
     key = checkpoint_key(evaluation, comparison)
-    checkpoint = None if key is None else verified(stage, key)
+    checkpoint = None if key is None else verified(partition, key)
     then = None if checkpoint is None else evaluation.references.get(checkpoint.key)
     if checkpoint is not None and then not in (None, checkpoint.digest):
         raise ChangedInputError(
@@ -123,8 +123,8 @@ def representative_of(stage: Partition, recipe: str) -> Representative:
     return Representative(
         recipe=recipe,
         trial=comparison.q_star,
-        model=stage.base_reference if checkpoint is None else checkpoint.reference,
-        base=stage.base,
+        model=partition.base_reference if checkpoint is None else checkpoint.reference,
+        base=partition.base,
         checkpoint=checkpoint,
         verdict=comparison.verdict,
         accepted=comparison.accepted,
@@ -132,7 +132,7 @@ def representative_of(stage: Partition, recipe: str) -> Representative:
     )
 
 
-def verified(stage: Partition, key: str) -> Artifact:
+def verified(partition: Partition, key: str) -> Artifact:
     """Return an artifact of this stage's store after a look at the content of its files.
 
     Raises
@@ -140,17 +140,17 @@ def verified(stage: Partition, key: str) -> Artifact:
     DamagedArtifactError
         If it is not what was put into the store.
     """
-    artifact = stage.artifacts.store.verify(key)
+    artifact = partition.artifacts.store.verify(key)
     if not artifact.verified:
-        stage.context.log.warning(
+        partition.context.log.warning(
             f"{artifact.where} was made by an earlier release, without digests: only the sizes of "
             "its files were compared"
         )
     return artifact
 
 
-def _evaluation(stage: Partition, recipe: str) -> Artifact | None:
-    return stage.artifact_of(stage.node.needed(graph.EVAL_SCORES, recipe))
+def _evaluation(partition: Partition, recipe: str) -> Artifact | None:
+    return partition.artifact_of(partition.node.needed(graph.EVAL_SCORES, recipe))
 
 
 def why_not_evaluated(artifact: Artifact | None) -> str:

@@ -67,19 +67,19 @@ def eval_scores(
     runner: StageRunnerResource,
 ) -> dg.MaterializeResult:
     """Evaluate what has no scores yet and compare."""
-    stage = Partition(context, models, artifacts, history, runner)
-    suite = stage.catalog.suite(stage.model_spec.suite)
-    with stage.turn():
-        found = artifacts.store.find_complete(stage.key)
-        artifact = found or _refuse_unsupported(stage) or _evaluate(stage, suite)
+    partition = Partition(context, models, artifacts, history, runner)
+    suite = partition.catalog.suite(partition.model_spec.suite)
+    with partition.turn():
+        found = artifacts.store.find_complete(partition.key)
+        artifact = found or _refuse_unsupported(partition) or _evaluate(partition, suite)
     # Both are outcomes like any other: the remaining recipes go on without this one.
     if isinstance(artifact, str):
-        return stage.result(
+        return partition.result(
             status=FAILED, metadata={"reason": artifact}, checks=failed_checks(artifact)
         )
     if UNSUPPORTED_FILE.is_in(artifact):
         reason = UNSUPPORTED_FILE.read(artifact).reason
-        return stage.result(
+        return partition.result(
             status="unsupported",
             cached=found is not None,
             artifact=artifact,
@@ -87,141 +87,145 @@ def eval_scores(
             checks=failed_checks(reason),
         )
     comparison = COMPARISON_FILE.read(artifact)
-    remember_evaluation(stage, comparison, artifact)
-    return stage.result(
+    remember_evaluation(partition, comparison, artifact)
+    return partition.result(
         cached=found is not None,
         artifact=artifact,
-        metadata={**_metadata(stage.recipe, comparison), **_contamination(stage, artifact)},
+        metadata={**_metadata(partition.recipe, comparison), **_contamination(partition, artifact)},
         checks=compared_checks(suite, comparison),
     )
 
 
-def _refuse_unsupported(stage: Partition) -> Artifact | None:
+def _refuse_unsupported(partition: Partition) -> Artifact | None:
     """Keep the reason as the outcome if the recipe does not suit the model, engine or machine."""
-    recipe = stage.catalog.recipe(stage.recipe)
-    hardware = stage.runner.hardware
-    quantized = _quantized(stage)
+    recipe = partition.catalog.recipe(partition.recipe)
+    hardware = partition.runner.hardware
+    quantized = _quantized(partition)
     refused = None if quantized is None else QUANTIZATION_FILE.read(quantized).unsupported
-    experts = expert_count(read_config(stage.base.path)) > 0
-    spec = stage.model_spec.engine
-    reason = refused or stage.engine.unsupported(recipe, spec, hardware, experts=experts)
+    experts = expert_count(read_config(partition.base.path)) > 0
+    spec = partition.model_spec.engine
+    reason = refused or partition.engine.unsupported(recipe, spec, hardware, experts=experts)
     if reason is None:
         return None
-    with stage.keep() as draft:
+    with partition.keep() as draft:
         UNSUPPORTED_FILE.write(draft, Unsupported(reason=reason))
-    return stage.artifacts.store.get(stage.key)
+    return partition.artifacts.store.get(partition.key)
 
 
-def _quantized(stage: Partition) -> Artifact | None:
+def _quantized(partition: Partition) -> Artifact | None:
     """Return the summary of the recipe's trials, None if no candidate was made."""
-    return stage.artifact_of(stage.node.needed(graph.QUANTIZED_MODEL))
+    return partition.artifact_of(partition.node.needed(graph.QUANTIZED_MODEL))
 
 
-def _evaluate(stage: Partition, suite: SuiteSpec) -> Artifact | str:
+def _evaluate(partition: Partition, suite: SuiteSpec) -> Artifact | str:
     """Return the artifact, or why no candidate of the recipe could be evaluated."""
-    quantized = _quantized(stage)
+    quantized = _quantized(partition)
     if quantized is None:
         return "no candidate was made: see quantized_model"
     checkpoints = QUANTIZATION_FILE.read(quantized).checkpoints
     try:
         # The suite may have changed since the candidates were made.
-        check_present_suite(stage)
+        check_present_suite(partition)
     except CompressionError as error:
         return str(error)
-    recipe = stage.catalog.recipe(stage.recipe)
+    recipe = partition.catalog.recipe(partition.recipe)
     judged = suite_of_a_round(suite, recipe)
     rounds: list[QuantizationResult] = []
     while True:
-        loaded = _evaluated(stage, suite, checkpoints)
+        loaded = _evaluated(partition, suite, checkpoints)
         if isinstance(loaded, str):
             return loaded
-        comparison = compare(judged, loaded[0], loaded[1:], seed=stage.seed("comparison"))
+        comparison = compare(judged, loaded[0], loaded[1:], seed=partition.seed("comparison"))
         if not goes_on(recipe, len(rounds), comparison.verdict):
             break
         number = len(rounds) + 1
-        stage.context.log.info(f"the gate says {comparison.verdict}: calibration round {number}")
-        made = make_candidates(stage, round_recipe(recipe, number), number * recipe.trials)
+        partition.context.log.info(
+            f"the gate says {comparison.verdict}: calibration round {number}"
+        )
+        made = make_candidates(partition, round_recipe(recipe, number), number * recipe.trials)
         checkpoints |= made.checkpoints
         rounds.append(made)
-    with stage.keep() as draft:
+    with partition.keep() as draft:
         COMPARISON_FILE.write(draft, comparison)
         CHECKPOINTS_FILE.write(draft, Checkpoints(checkpoints=checkpoints))
         draft.references.update(
-            {key: stage.artifacts.store.get(key).digest for key in checkpoints.values() if key}
+            {key: partition.artifacts.store.get(key).digest for key in checkpoints.values() if key}
         )
-        CONTAMINATION_FILE.write(draft, contamination_outcomes(stage, loaded))
+        CONTAMINATION_FILE.write(draft, contamination_outcomes(partition, loaded))
         evaluations = {item.trial: item.artifact_key for item in loaded[1:] if item.artifact_key}
         SOURCES_FILE.write(draft, EvaluationSources(evaluations=evaluations, rounds=tuple(rounds)))
-    return stage.artifacts.store.get(stage.key)
+    return partition.artifacts.store.get(partition.key)
 
 
 def _evaluated(
-    stage: Partition, suite: SuiteSpec, checkpoints: Mapping[int, str | None]
+    partition: Partition, suite: SuiteSpec, checkpoints: Mapping[int, str | None]
 ) -> list[EvaluatedCandidate] | str:
     """Return the baseline and the candidates with their scores, or why there is no candidate."""
-    candidates = [_candidate(stage, suite, trial, key) for trial, key in checkpoints.items()]
-    baseline = _candidate(stage, suite, BASELINE_TRIAL, None)
+    candidates = [_candidate(partition, suite, trial, key) for trial, key in checkpoints.items()]
+    baseline = _candidate(partition, suite, BASELINE_TRIAL, None)
     # The baseline recipe's only candidate is the baseline itself.
     distinct = {item.artifact_key: item for item in (baseline, *candidates)}
-    failed = _run(stage, suite, list(distinct.values()))
+    failed = _run(partition, suite, list(distinct.values()))
     if baseline.artifact_key in failed:
         reason = f"the baseline could not be evaluated: {failed[baseline.artifact_key]}"
         # A worker that refuses this recipe's calibration data evaluates no baseline either.
-        if stage.recipe != BASELINE:
+        if partition.recipe != BASELINE:
             return reason
         raise StageError(reason)
     usable = [item for item in candidates if item.artifact_key not in failed]
     if not usable:
         return f"no candidate could be evaluated: {next(iter(failed.values()))}"
-    return [_load(stage, item) for item in (baseline, *usable)]
+    return [_load(partition, item) for item in (baseline, *usable)]
 
 
-def _run(stage: Partition, suite: SuiteSpec, candidates: Sequence[Candidate]) -> dict[str, str]:
+def _run(partition: Partition, suite: SuiteSpec, candidates: Sequence[Candidate]) -> dict[str, str]:
     """Evaluate what has no artifact yet; return the reasons of what kept failing."""
-    sources = stage.versions.sources
+    sources = partition.versions.sources
     request = EvaluateRequest(
-        store=stage.artifacts.url,
+        store=partition.artifacts.url,
         environment=sources.environment("serve"),
         suite=suite,
-        task_folder=stage.share(sources.task_files(suite.name)),
-        judge=stage.share(sources.judge(suite.name)),
+        task_folder=partition.share(sources.task_files(suite.name)),
+        judge=partition.share(sources.judge(suite.name)),
         candidates=tuple(candidates),
-        engine=stage.model_spec.engine,
-        trust_remote_code=stage.model_spec.trust_remote_code,
-        calibration_data=calibration_data(stage),
+        engine=partition.model_spec.engine,
+        trust_remote_code=partition.model_spec.trust_remote_code,
+        calibration_data=calibration_data(partition),
     )
-    return evaluate(stage.context, stage.runner, stage.artifacts, request)
+    return evaluate(partition.context, partition.runner, partition.artifacts, request)
 
 
-def _candidate(stage: Partition, suite: SuiteSpec, trial: int, key: str | None) -> Candidate:
-    checkpoint = None if key is None else verified(stage, key)
-    base = stage.version_of(stage.node.needed(graph.BASE_MODEL))
+def _candidate(partition: Partition, suite: SuiteSpec, trial: int, key: str | None) -> Candidate:
+    checkpoint = None if key is None else verified(partition, key)
+    base = partition.version_of(partition.node.needed(graph.BASE_MODEL))
     settings = [
-        stage.inputs[stage.node.needed(asset)]
+        partition.inputs[partition.node.needed(asset)]
         for asset in (graph.EVALUATION_SPEC, graph.ENGINE_SPEC, graph.SERVING_RUNTIME)
     ]
     # Made anew, a checkpoint may have another content under its key.
     content = [checkpoint.digest] if checkpoint and checkpoint.digest else []
     return Candidate(
         trial=trial,
-        model=checkpoint.reference if checkpoint else stage.base_reference,
+        model=checkpoint.reference if checkpoint else partition.base_reference,
         artifact_key=digest(["evaluation", key or base, suite.name, settings, *content]),
     )
 
 
-def _load(stage: Partition, candidate: Candidate) -> EvaluatedCandidate:
-    artifact = verified(stage, candidate.artifact_key)
+def _load(partition: Partition, candidate: Candidate) -> EvaluatedCandidate:
+    artifact = verified(partition, candidate.artifact_key)
     return load_candidate(artifact.folder(), max(candidate.trial, 0))
 
 
-def _contamination(stage: Partition, artifact: Artifact) -> dict[str, Any]:
+def _contamination(partition: Partition, artifact: Artifact) -> dict[str, Any]:
     """Say for each task whether calibration rows hold its items; warn where nobody looked."""
     if not CONTAMINATION_FILE.is_in(artifact):
         return {}
     found = CONTAMINATION_FILE.read(artifact).tasks
     for task, outcome in found.items():
         if outcome != CLEAN:
-            stage.context.log.warning(f"calibration data against the items of {task}: {outcome}")
+            partition.context.log.warning(
+                f"calibration data against the items of {task}: {outcome}"
+            )
     return {"contamination": found} if found else {}
 
 

@@ -13,27 +13,29 @@ from optikit_assets.schemas import SOURCES_FILE, Comparison
 from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate
 
 
-def remember_evaluation(stage: Partition, comparison: Comparison, made: Artifact) -> None:
+def remember_evaluation(partition: Partition, comparison: Comparison, made: Artifact) -> None:
     """Append scores and items of every candidate, their comparison and the gate's verdict."""
 
     def rows() -> RowsByTable:
         sources = SOURCES_FILE.read(made)
-        for candidate in _candidates(stage, sources.evaluations):
-            yield from _score_rows(stage, candidate, made)
+        for candidate in _candidates(partition, sources.evaluations):
+            yield from _score_rows(partition, candidate, made)
         for result in sources.rounds:
-            yield "quantization_trials", trial_rows(stage, stage.recipe, result, made)
-        yield from _comparison_rows(stage, comparison, made)
+            yield "quantization_trials", trial_rows(partition, partition.recipe, result, made)
+        yield from _comparison_rows(partition, comparison, made)
 
-    stage.remember(made, rows)
+    partition.remember(made, rows)
 
 
-def _candidates(stage: Partition, evaluations: Mapping[int, str]) -> Iterator[EvaluatedCandidate]:
+def _candidates(
+    partition: Partition, evaluations: Mapping[int, str]
+) -> Iterator[EvaluatedCandidate]:
     for trial, key in evaluations.items():
         try:
-            yield load_candidate(stage.artifacts.store.get(key).folder(), trial)
+            yield load_candidate(partition.artifacts.store.get(key).folder(), trial)
         except (StorageError, EvaluationError) as error:
             # The comparison, which is what counts, is there all the same.
-            stage.context.log.warning(f"the history lacks the scores of trial {trial}: {error}")
+            partition.context.log.warning(f"the history lacks the scores of trial {trial}: {error}")
 
 
 def score_columns(candidate: EvaluatedCandidate) -> list[dict[str, Any]]:
@@ -58,16 +60,19 @@ def score_columns(candidate: EvaluatedCandidate) -> list[dict[str, Any]]:
     ]
 
 
-def _score_rows(stage: Partition, candidate: EvaluatedCandidate, made: Artifact) -> RowsByTable:
+def _score_rows(partition: Partition, candidate: EvaluatedCandidate, made: Artifact) -> RowsByTable:
     """Yield the scores and every item's outcome of an evaluated candidate."""
     scores = score_columns(candidate)
-    yield "evaluation_scores", [stage.row(made, recipe=stage.recipe, **row) for row in scores]
+    yield (
+        "evaluation_scores",
+        [partition.row(made, recipe=partition.recipe, **row) for row in scores],
+    )
     yield (
         "sample_outcomes",
         [
-            stage.row(
+            partition.row(
                 made,
-                recipe=stage.recipe,
+                recipe=partition.recipe,
                 seed=candidate.seed,
                 versions=candidate.versions,
                 trial=candidate.trial,
@@ -83,15 +88,15 @@ def _score_rows(stage: Partition, candidate: EvaluatedCandidate, made: Artifact)
     )
 
 
-def _comparison_rows(stage: Partition, comparison: Comparison, made: Artifact) -> RowsByTable:
+def _comparison_rows(partition: Partition, comparison: Comparison, made: Artifact) -> RowsByTable:
     """Yield the comparison of every trial, the spread over trials and the gate's verdict."""
-    common: dict[str, Any] = {"recipe": stage.recipe, "seed": comparison.seed}
+    common: dict[str, Any] = {"recipe": partition.recipe, "seed": comparison.seed}
     compared = _comparison_columns(comparison)
-    yield "comparisons", [stage.row(made, **common, **row) for row in compared]
+    yield "comparisons", [partition.row(made, **common, **row) for row in compared]
     yield (
         "trial_spreads",
         [
-            stage.row(
+            partition.row(
                 made,
                 **common,
                 task=spread.task,
@@ -109,7 +114,7 @@ def _comparison_rows(stage: Partition, comparison: Comparison, made: Artifact) -
     yield (
         "quality_gates",
         [
-            stage.row(
+            partition.row(
                 made,
                 **common,
                 verdict=comparison.verdict,

@@ -12,32 +12,32 @@ from optikit_assets.sources.references import is_hub_dataset
 from optikit_assets.stateval.scores import EvaluatedCandidate
 
 
-def calibration_data(stage: Partition) -> Reference | str | None:
+def calibration_data(partition: Partition) -> Reference | str | None:
     """Return the data that this stage's recipe is calibrated with, None if it needs none."""
-    if stage.catalog.recipe(stage.recipe).calibration is None:
+    if partition.catalog.recipe(partition.recipe).calibration is None:
         return None
-    return stage.share(stage.versions.sources.calibration_reference(stage.model_key))
+    return partition.share(partition.versions.sources.calibration_reference(partition.model_key))
 
 
 def contamination_outcomes(
-    stage: Partition, candidates: Iterable[EvaluatedCandidate]
+    partition: Partition, candidates: Iterable[EvaluatedCandidate]
 ) -> Contamination:
     """Return what the evaluate worker found per task; nothing for a recipe without calibration.
 
     An evaluation that other stages share may be older than the question.
     """
-    if stage.catalog.recipe(stage.recipe).calibration is None:
+    if partition.catalog.recipe(partition.recipe).calibration is None:
         return Contamination(tasks={})
-    tasks = stage.catalog.suite(stage.model_spec.suite).tasks
+    tasks = partition.catalog.suite(partition.model_spec.suite).tasks
     found = {task.title: "not checked: the scores are older than this check" for task in tasks}
     for candidate in candidates:
         if candidate.artifact_key is not None:
-            manifest = stage.artifacts.store.get(candidate.artifact_key).manifest
+            manifest = partition.artifacts.store.get(candidate.artifact_key).manifest
             found |= manifest.get("contamination", {})
     return Contamination(tasks=found)
 
 
-def check_present_suite(stage: Partition) -> None:
+def check_present_suite(partition: Partition) -> None:
     """Check local calibration data of this stage's recipe against the suite as it is now.
 
     The compress worker checks all kinds of data, but against the suite as it was then.
@@ -47,10 +47,10 @@ def check_present_suite(stage: Partition) -> None:
     CompressionError
         If a row holds an item.
     """
-    if stage.catalog.recipe(stage.recipe).calibration is None:
+    if partition.catalog.recipe(partition.recipe).calibration is None:
         return
-    reference = stage.model_spec.calibration_data
-    folder = stage.catalog.task_folder(stage.model_spec.suite)
+    reference = partition.model_spec.calibration_data
+    folder = partition.catalog.task_folder(partition.model_spec.suite)
     if folder is None or is_hub_dataset(reference) or reference.endswith(PARQUET):
         return
     check_contamination(load_texts(reference, repo_root=settings().root), read_items(folder))

@@ -47,27 +47,27 @@ def quantized_model(
     runner: StageRunnerResource,
 ) -> dg.MaterializeResult:
     """Make the missing candidates; finished ones are never redone."""
-    stage = Partition(context, models, artifacts, history, runner)
+    partition = Partition(context, models, artifacts, history, runner)
     # The baseline reads nothing of the model here, but stands for it in all that follows.
-    stage.version_of(stage.node.needed(graph.BASE_MODEL))
-    recipe = stage.catalog.recipe(stage.recipe)
-    with stage.turn():
-        artifact = _find_complete(stage)
+    partition.version_of(partition.node.needed(graph.BASE_MODEL))
+    recipe = partition.catalog.recipe(partition.recipe)
+    with partition.turn():
+        artifact = _find_complete(partition)
         cached = artifact is not None
-        result = QUANTIZATION_FILE.read(artifact) if artifact else _quantize(stage, recipe)
+        result = QUANTIZATION_FILE.read(artifact) if artifact else _quantize(partition, recipe)
         if artifact is None and (result.finished or result.unsupported):
-            with stage.keep() as draft:
+            with partition.keep() as draft:
                 QUANTIZATION_FILE.write(draft, result)
                 draft.references.update(_checkpoint_digests(artifacts.store, result))
-            artifact = artifacts.store.get(stage.key)
+            artifact = artifacts.store.get(partition.key)
     if artifact is not None:
-        rows = functools.partial(trial_rows, stage, recipe.name, result, artifact)
-        stage.remember(artifact, lambda: [("quantization_trials", rows())])
-    return stage.result(
+        rows = functools.partial(trial_rows, partition, recipe.name, result, artifact)
+        partition.remember(artifact, lambda: [("quantization_trials", rows())])
+    return partition.result(
         status=_status(result),
         cached=cached,
         artifact=artifact,
-        metadata=_metadata(stage, result),
+        metadata=_metadata(partition, result),
     )
 
 
@@ -82,17 +82,17 @@ def candidate_artifact(store: ArtifactStore, trial: CalibrationTrial) -> Artifac
     return None if trial.artifact_key is None else store.get(trial.artifact_key)
 
 
-def _find_complete(stage: Partition) -> Artifact | None:
+def _find_complete(partition: Partition) -> Artifact | None:
     """Return the artifact of this partition if every candidate that it names is there too."""
-    store = stage.artifacts.store
-    artifact = store.find_complete(stage.key)
+    store = partition.artifacts.store
+    artifact = store.find_complete(partition.key)
     if artifact is None:
         return None
     # One of an earlier release has no references.
     keys = [trial.artifact_key for trial in QUANTIZATION_FILE.read(artifact).finished]
     if all(key is None or store.find(key) for key in keys):
         return artifact
-    store.remove(stage.key)
+    store.remove(partition.key)
     return None
 
 
@@ -101,21 +101,21 @@ def _checkpoint_digests(store: ArtifactStore, result: QuantizationResult) -> dic
     return {key: store.get(key).digest for key in keys if key is not None}
 
 
-def _quantize(stage: Partition, recipe: RecipeSpec) -> QuantizationResult:
+def _quantize(partition: Partition, recipe: RecipeSpec) -> QuantizationResult:
     if recipe.is_baseline:
         only = CalibrationTrial(trial=0, seed=0, artifact_key=None)
         return QuantizationResult(finished=(only,))
     try:
-        notes = _check(stage, recipe)
+        notes = _check(partition, recipe)
     except CompressionError as error:
-        stage.context.log.warning(str(error))
+        partition.context.log.warning(str(error))
         return QuantizationResult(unsupported=str(error))
     for note in notes:
-        stage.context.log.info(note)
-    return make_candidates(stage, recipe)
+        partition.context.log.info(note)
+    return make_candidates(partition, recipe)
 
 
-def _check(stage: Partition, recipe: RecipeSpec) -> list[str]:
+def _check(partition: Partition, recipe: RecipeSpec) -> list[str]:
     """Return what will differ from what the recipe says.
 
     Raises
@@ -123,11 +123,11 @@ def _check(stage: Partition, recipe: RecipeSpec) -> list[str]:
     CompressionError
         If it does not suit this machine or this model, which no trial can change.
     """
-    hardware = stage.runner.hardware
-    path = stage.base.path
+    hardware = partition.runner.hardware
+    path = partition.base.path
     config = read_config(path)
     # Of how the model is served only by whom is an input: what else speaks against it comes later.
-    engine = stage.engine
+    engine = partition.engine
     spec = EngineSpec(name=engine.name)
     reason = engine.unsupported(recipe, spec, hardware, experts=expert_count(config) > 0)
     if reason is not None:
@@ -137,12 +137,12 @@ def _check(stage: Partition, recipe: RecipeSpec) -> list[str]:
     return [note, *checked] if note else checked
 
 
-def make_candidates(stage: Partition, recipe: RecipeSpec, first: int = 0) -> QuantizationResult:
+def make_candidates(partition: Partition, recipe: RecipeSpec, first: int = 0) -> QuantizationResult:
     """Make the candidates of all trials of a recipe; return which finished and which failed.
 
     Parameters
     ----------
-    stage
+    partition
         Of the partition that asks for them.
     recipe
         Anything but the baseline.
@@ -154,11 +154,11 @@ def make_candidates(stage: Partition, recipe: RecipeSpec, first: int = 0) -> Qua
     ChangedInputError
         If the candidates that there are came from other sources than the present ones.
     """
-    own = stage.node.needed(graph.QUANTIZED_MODEL)
-    if stage.node.asset != own.asset and (why := stage.versions.outdated(own)):
+    own = partition.node.needed(graph.QUANTIZED_MODEL)
+    if partition.node.asset != own.asset and (why := partition.versions.outdated(own)):
         raise ChangedInputError(f"{why}: materialize {own} again first")
-    store = stage.artifacts.store
-    trials = [_trial(stage, recipe, first + number) for number in range(recipe.trials)]
+    store = partition.artifacts.store
+    trials = [_trial(partition, recipe, first + number) for number in range(recipe.trials)]
 
     # Of the last attempt that came so far as to tell.
     told: dict[str | None, FailedCalibrationTrial] = {}
@@ -167,40 +167,42 @@ def make_candidates(stage: Partition, recipe: RecipeSpec, first: int = 0) -> Qua
         if message.kind == "trial_finished":
             named = {name: message.payload[name] for name in CalibrationTrial.model_fields}
             ended = CalibrationTrial.model_validate(named)
-            _remember(stage, recipe, QuantizationResult(finished=(ended,)))
+            _remember(partition, recipe, QuantizationResult(finished=(ended,)))
         elif message.kind == "trial_failed":
             ended = FailedCalibrationTrial.model_validate(message.payload)
             told[ended.artifact_key] = ended
-            _remember(stage, recipe, QuantizationResult(failed=(ended,)))
+            _remember(partition, recipe, QuantizationResult(failed=(ended,)))
 
-    sources = stage.versions.sources
+    sources = partition.versions.sources
     rows = items = None
     if recipe.calibration is not None:
-        rows = stage.share(sources.calibration_reference(stage.model_key))
-        items = stage.share(sources.task_files(stage.model_spec.suite))
+        rows = partition.share(sources.calibration_reference(partition.model_key))
+        items = partition.share(sources.task_files(partition.model_spec.suite))
 
     def compress(batch: Sequence[CompressTrial], lease: Lease) -> dict[str, str]:
         request = CompressRequest(
             store=store.url,
-            environment=stage.versions.sources.environment("compress"),
-            model=stage.base_reference,
-            trust_remote_code=stage.model_spec.trust_remote_code,
+            environment=partition.versions.sources.environment("compress"),
+            model=partition.base_reference,
+            trust_remote_code=partition.model_spec.trust_remote_code,
             recipe=recipe,
             calibration_data=rows,
             evaluation_data=items,
             packages=recipe.packages,
-            provenance=stage.provenance,
+            provenance=partition.provenance,
             trials=tuple(batch),
         )
-        result = stage.runner.run(stage.context, "compress", request, CompressResult, lease, record)
+        result = partition.runner.run(
+            partition.context, "compress", request, CompressResult, lease, record
+        )
         return {t.artifact_key: result.failed[t.trial] for t in batch if t.trial in result.failed}
 
     failed = settle(
-        stage.runner.executor,
+        partition.runner.executor,
         trials,
         compress,
         is_done=lambda key: store.find(key) is not None,
-        per_worker=-(-len(trials) // stage.runner.executor.slots),
+        per_worker=-(-len(trials) // partition.runner.executor.slots),
         max_attempts=recipe.max_attempts,
     )
     return QuantizationResult(
@@ -228,7 +230,7 @@ def _failed(
     )
 
 
-def _trial(stage: Partition, recipe: RecipeSpec, number: int) -> CompressTrial:
+def _trial(partition: Partition, recipe: RecipeSpec, number: int) -> CompressTrial:
     # Neither the number of trials nor of attempts enters the key: with more trials asked for, the
     # first ones are still the same. Nor does what decides only where and whether more are made.
     # Trials of later rounds are numbered on: a round of the same rows and sampler is no repetition.
@@ -244,7 +246,7 @@ def _trial(stage: Partition, recipe: RecipeSpec, number: int) -> CompressTrial:
         },
     )
     code = graph.GRAPH[graph.QUANTIZED_MODEL].code_version
-    base, *other = (stage.versions.of_source(node) for node in _sources(stage))
+    base, *other = (partition.versions.of_source(node) for node in _sources(partition))
     return CompressTrial(
         trial=number,
         seed=int(digest([base, what, number])[:8], 16),
@@ -252,25 +254,25 @@ def _trial(stage: Partition, recipe: RecipeSpec, number: int) -> CompressTrial:
     )
 
 
-def _sources(stage: Partition) -> tuple[Node, Node, Node]:
+def _sources(partition: Partition) -> tuple[Node, Node, Node]:
     """Return the sources that a candidate is made from, beside its recipe."""
     return (
-        stage.node.needed(graph.BASE_MODEL),
-        stage.node.needed(graph.CALIBRATION_DATA),
-        stage.node.needed(graph.COMPRESS_RUNTIME),
+        partition.node.needed(graph.BASE_MODEL),
+        partition.node.needed(graph.CALIBRATION_DATA),
+        partition.node.needed(graph.COMPRESS_RUNTIME),
     )
 
 
-def _remember(stage: Partition, recipe: RecipeSpec, ended: QuantizationResult) -> None:
+def _remember(partition: Partition, recipe: RecipeSpec, ended: QuantizationResult) -> None:
     """Append a trial as soon as it ends, whatever becomes of the others."""
-    stage.history.append("quantization_trials", trial_rows(stage, recipe.name, ended))
+    partition.history.append("quantization_trials", trial_rows(partition, recipe.name, ended))
     for how, trials in (("finished", ended.finished), ("failed", ended.failed)):
         for trial in trials:
-            stage.context.log.info(f"trial {trial.trial}: {how}")
+            partition.context.log.info(f"trial {trial.trial}: {how}")
 
 
 def trial_rows(
-    stage: Partition, recipe: str, result: QuantizationResult, made: Artifact | None = None
+    partition: Partition, recipe: str, result: QuantizationResult, made: Artifact | None = None
 ) -> list[dict[str, Any]]:
     """Return the rows of trials: of finished ones as their checkpoints tell, whoever made them.
 
@@ -286,28 +288,31 @@ def trial_rows(
     made
         Artifact that tells of the failed trials.
     """
-    own = stage.node.needed(graph.QUANTIZED_MODEL)
+    own = partition.node.needed(graph.QUANTIZED_MODEL)
     common = {
-        "content_key": stage.key if stage.node.asset == own.asset else stage.version_of(own),
+        "content_key": partition.key
+        if partition.node.asset == own.asset
+        else partition.version_of(own),
         "recipe": recipe,
-        "base_bytes": stage.base.weight_bytes,
+        "base_bytes": partition.base.weight_bytes,
     }
     rows = []
     for trial in result.finished:
         key = trial.artifact_key
-        checkpoint = None if key is None else stage.artifacts.find(key)
+        checkpoint = None if key is None else partition.artifacts.find(key)
         if checkpoint is not None:
             known = {name: checkpoint.manifest.get(name) for name in _MADE}
             columns = trial.model_dump()
-            rows.append(stage.row(checkpoint, status="finished", **common, **known, **columns))
+            rows.append(partition.row(checkpoint, status="finished", **common, **known, **columns))
     rows += [
-        stage.row(made, status="failed", **common, **trial.model_dump()) for trial in result.failed
+        partition.row(made, status="failed", **common, **trial.model_dump())
+        for trial in result.failed
     ]
     return rows
 
 
-def _metadata(stage: Partition, result: QuantizationResult) -> dict[str, Any]:
-    store = stage.artifacts.store
+def _metadata(partition: Partition, result: QuantizationResult) -> dict[str, Any]:
+    store = partition.artifacts.store
     rows = [
         dg.TableRecord(
             {
@@ -315,7 +320,7 @@ def _metadata(stage: Partition, result: QuantizationResult) -> dict[str, Any]:
                 "status": "failed" if isinstance(trial, FailedCalibrationTrial) else "finished",
                 "seed": trial.seed,
                 "bytes": (
-                    stage.base.total_bytes
+                    partition.base.total_bytes
                     if isinstance(trial, FailedCalibrationTrial)
                     or (found := candidate_artifact(store, trial)) is None
                     else found.total_bytes

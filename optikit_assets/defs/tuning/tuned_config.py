@@ -57,16 +57,16 @@ def tuned_config(
     runner: StageRunnerResource,
 ) -> dg.MaterializeResult:
     """Run or resume the study."""
-    stage = Partition(context, models, artifacts, history, runner)
-    recipe, slo = stage.recipe, stage.slo_spec
-    with stage.turn():
-        artifact = artifacts.find(stage.key)
+    partition = Partition(context, models, artifacts, history, runner)
+    recipe, slo = partition.recipe, partition.slo_spec
+    with partition.turn():
+        artifact = artifacts.find(partition.key)
         cached = artifact is not None
-        artifact = artifact or _tune(stage, recipe, slo)
+        artifact = artifact or _tune(partition, recipe, slo)
     tuned = STUDY_FILE.read(artifact) if artifact else None
     if artifact and tuned:
-        _remember(stage, recipe, slo, tuned.study, artifact)
-    return stage.result(
+        _remember(partition, recipe, slo, tuned.study, artifact)
+    return partition.result(
         status=tuned.benchmark.status if tuned else FAILED,
         cached=cached,
         artifact=artifact,
@@ -74,36 +74,36 @@ def tuned_config(
     )
 
 
-def _tune(stage: Partition, recipe: str, slo: SloSpec) -> Artifact | None:
+def _tune(partition: Partition, recipe: str, slo: SloSpec) -> Artifact | None:
     """Search the flags; the study's journal keeps finished trials if this process dies."""
-    swept = stage.artifact_of(stage.node.needed(graph.BENCHMARK_SWEEP))
+    swept = partition.artifact_of(partition.node.needed(graph.BENCHMARK_SWEEP))
     default = Benchmarked.of(swept) if swept else None
-    candidate = representative_of(stage, recipe)
-    certain = known_beforehand(stage, slo, candidate, {})
+    candidate = representative_of(partition, recipe)
+    certain = known_beforehand(partition, slo, candidate, {})
     facts = candidate.facts()
     try:
-        length = stage.engine.context_length(stage.model_spec.engine, slo, facts)
+        length = partition.engine.context_length(partition.model_spec.engine, slo, facts)
     except ModelError:
         length = None
     # Other flags may fit where the default does not, but make no room for a longer workload.
     if certain is not None and (certain.kind == "skipped" or length is None):
-        study = StudyResult(name=stage.key, stopped=certain.reason)
-        return _keep(stage, TunedConfiguration(study=study, benchmark=certain))
+        study = StudyResult(name=partition.key, stopped=certain.reason)
+        return _keep(partition, TunedConfiguration(study=study, benchmark=certain))
 
     def evaluate(number: int, flags: Flags, initial_rate_rps: float | None) -> TrialResult:
-        done = _measure(stage, slo, candidate, flags, initial_rate_rps)
-        remember_probes(stage, recipe, slo, done, part="tuning", trial=number)
+        done = _measure(partition, slo, candidate, flags, initial_rate_rps)
+        remember_probes(partition, recipe, slo, done, part="tuning", trial=number)
         key = done.artifact.key if done.artifact else None
         return result_of_benchmark(done.outcome, slo, artifact_key=key)
 
     result = run_study(
-        storage=settings().studies / f"{stage.key}.journal",
-        study_name=stage.key,
-        space=stage.catalog.search_space(slo.search_space),
-        seed=stage.seed("study"),
+        storage=settings().studies / f"{partition.key}.journal",
+        study_name=partition.key,
+        space=partition.catalog.search_space(slo.search_space),
+        seed=partition.seed("study"),
         evaluate=evaluate,
-        hardware=stage.runner.hardware,
-        engine=stage.model_spec.engine,
+        hardware=partition.runner.hardware,
+        engine=partition.model_spec.engine,
         facts=facts,
         max_model_len=length,
         default_outcome=(
@@ -111,59 +111,59 @@ def _tune(stage: Partition, recipe: str, slo: SloSpec) -> Artifact | None:
             if default and default.artifact
             else None
         ),
-        on_trial=lambda trial: stage.context.log.info(
+        on_trial=lambda trial: partition.context.log.info(
             f"trial {trial.number}: {trial.status} {trial.flags}"
         ),
     )
     if result.best is None and default is None:
-        _remember(stage, recipe, slo, result, None)
+        _remember(partition, recipe, slo, result, None)
         return None
-    _remember_trials(stage, recipe, slo, result, swept)
-    return _keep(stage, _with_benchmark(stage, result, default))
+    _remember_trials(partition, recipe, slo, result, swept)
+    return _keep(partition, _with_benchmark(partition, result, default))
 
 
 def _measure(
-    stage: Partition,
+    partition: Partition,
     slo: SloSpec,
     candidate: Representative,
     flags: Flags,
     initial_rate_rps: float | None,
 ) -> Benchmarked:
-    certain = known_beforehand(stage, slo, candidate, flags)
+    certain = known_beforehand(partition, slo, candidate, flags)
     if certain is not None:
         return Benchmarked(certain)
     return benchmark(
-        stage,
+        partition,
         slo,
         candidate,
-        artifact_key=digest(["tuning", stage.key, flags]),
+        artifact_key=digest(["tuning", partition.key, flags]),
         flags=flags,
         # The same arrivals for every trial: configurations are compared, not luck.
-        seed=stage.seed(),
+        seed=partition.seed(),
         initial_rate_rps=initial_rate_rps,
     )
 
 
 def _with_benchmark(
-    stage: Partition, result: StudyResult, default: Benchmarked | None
+    partition: Partition, result: StudyResult, default: Benchmarked | None
 ) -> TunedConfiguration:
     """Return a study with the benchmark of its best trial."""
     best = result.best
     if best is not None and best.artifact_key is not None:
-        done = Benchmarked.of(stage.artifacts.store.get(best.artifact_key))
+        done = Benchmarked.of(partition.artifacts.store.get(best.artifact_key))
     else:
         done = default or Benchmarked(FailedBenchmark(reason="every trial failed"))
     return TunedConfiguration(study=result, benchmark=done.outcome)
 
 
-def _keep(stage: Partition, tuned: TunedConfiguration) -> Artifact:
-    with stage.keep() as draft:
+def _keep(partition: Partition, tuned: TunedConfiguration) -> Artifact:
+    with partition.keep() as draft:
         STUDY_FILE.write(draft, tuned)
-    return stage.artifacts.store.get(stage.key)
+    return partition.artifacts.store.get(partition.key)
 
 
 def _remember_trials(
-    stage: Partition, recipe: str, slo: SloSpec, result: StudyResult, swept: Artifact | None
+    partition: Partition, recipe: str, slo: SloSpec, result: StudyResult, swept: Artifact | None
 ) -> None:
     """Append the probes of trials that an attempt measured which ended before it had done that."""
     # The sweep appended its own.
@@ -171,38 +171,38 @@ def _remember_trials(
     for trial in result.trials:
         if trial.artifact_key is None or trial.artifact_key == sweep_key:
             continue
-        found = stage.artifacts.find(trial.artifact_key)
+        found = partition.artifacts.find(trial.artifact_key)
         if found is not None:
             done = Benchmarked.of(found)
-            remember_probes(stage, recipe, slo, done, part="tuning", trial=trial.number)
+            remember_probes(partition, recipe, slo, done, part="tuning", trial=trial.number)
 
 
 def _remember(
-    stage: Partition, recipe: str, slo: SloSpec, study: StudyResult, made: Artifact | None
+    partition: Partition, recipe: str, slo: SloSpec, study: StudyResult, made: Artifact | None
 ) -> None:
     """Append the trials of a study, and with its artifact their benchmarks."""
 
     def rows() -> RowsByTable:
         if made is not None:
-            remember_benchmarks(stage, slo, made)
-        yield "tuning_trials", _trial_rows(stage, recipe, slo, study, made)
+            remember_benchmarks(partition, slo, made)
+        yield "tuning_trials", _trial_rows(partition, recipe, slo, study, made)
 
-    stage.remember(made, rows)
+    partition.remember(made, rows)
 
 
 def _trial_rows(
-    stage: Partition, recipe: str, slo: SloSpec, study: StudyResult, made: Artifact | None
+    partition: Partition, recipe: str, slo: SloSpec, study: StudyResult, made: Artifact | None
 ) -> list[dict[str, Any]]:
     best = study.best
     return [
-        stage.row(
+        partition.row(
             made,
             recipe=recipe,
             slo=slo.name,
-            pool=stage.node.key.pool,
-            seed=stage.seed("study"),
+            pool=partition.node.key.pool,
+            seed=partition.seed("study"),
             trial=trial.number,
-            study=stage.key,
+            study=partition.key,
             status=trial.status,
             fitness=trial.fitness,
             rate_rps=trial.rate_rps,
