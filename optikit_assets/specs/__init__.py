@@ -1,6 +1,7 @@
 """The files in ``recipes/``: models, loading, digests."""
 
 from optikit_assets.specs.base import Spec, SpecModel, check_name, digest
+from optikit_assets.specs.card import CardSpec
 from optikit_assets.specs.catalog import BASELINE, Catalog
 from optikit_assets.specs.job import JobSpec
 from optikit_assets.specs.loading import load_spec
@@ -16,6 +17,7 @@ __all__ = [
     "BASELINE",
     "LOCAL",
     "Calibration",
+    "CardSpec",
     "Catalog",
     "Choices",
     "EngineSpec",

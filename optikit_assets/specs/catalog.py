@@ -8,6 +8,7 @@ from typing import TypeVar
 from optikit_assets.errors import SpecError, UnknownNameError
 from optikit_assets.specs import plugins
 from optikit_assets.specs.base import Spec, digest
+from optikit_assets.specs.card import CardSpec
 from optikit_assets.specs.job import JobSpec
 from optikit_assets.specs.loading import load_spec
 from optikit_assets.specs.model import ModelSpec
@@ -29,6 +30,7 @@ FOLDERS: dict[str, type[Spec]] = {
     "models": ModelSpec,
     "jobs": JobSpec,
     "hardware": PoolSpec,
+    "hardware/cards": CardSpec,
 }
 
 
@@ -47,6 +49,7 @@ class Catalog:
     models: dict[str, ModelSpec] = field(default_factory=dict)
     jobs: dict[str, JobSpec] = field(default_factory=dict)
     pools: dict[str, PoolSpec] = field(default_factory=dict)
+    cards: dict[str, CardSpec] = field(default_factory=dict)
 
     @classmethod
     def load(cls, root: Path) -> "Catalog":
@@ -81,6 +84,7 @@ class Catalog:
             models=loaded["models"],  # type: ignore[arg-type]
             jobs=loaded["jobs"],  # type: ignore[arg-type]
             pools=loaded["hardware"],  # type: ignore[arg-type]
+            cards=loaded["hardware/cards"],  # type: ignore[arg-type]
         )
         catalog._check_references()
         return catalog
@@ -109,6 +113,10 @@ class Catalog:
         """Return the pool called `name`; that of the machine itself needs no file."""
         return _look_up("hardware pool", self._every_pool, name)
 
+    def card(self, name: str) -> CardSpec:
+        """Return the data sheet called `name`."""
+        return _look_up("card data sheet", self.cards, name)
+
     @property
     def _every_pool(self) -> dict[str, PoolSpec]:
         return {LOCAL: PoolSpec(name=LOCAL), **self.pools}
@@ -135,6 +143,8 @@ class Catalog:
         self._require("jobs", self.jobs, "recipes", self.recipes, "recipe")
         for folder, specs in (("slos", self.slos), ("models", self.models), ("jobs", self.jobs)):
             self._require(folder, specs, "pools", self._every_pool, "hardware pool")
+        sheets = {name: pool for name, pool in self.pools.items() if pool.card}
+        self._require("hardware", sheets, "card", self.cards, "card data sheet")
         for name, suite in self.suites.items():
             folder = self.task_folder(name)
             if folder is not None and not folder.is_dir():

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
-from optikit_assets.specs.base import Spec, digest
+from optikit_assets.specs.base import Name, Spec, digest
 
 LOCAL = "local"
 """Name of the pool of the machine itself, which needs no file."""
@@ -49,6 +49,11 @@ class PoolSpec(Spec):
     )
     price_per_hour: float | None = Field(
         default=None, gt=0, description="Of one card, in any currency that all pools share."
+    )
+    card: Name | None = Field(
+        default=None,
+        description="Data sheet (recipes/hardware/cards/) that the planner predicts from; unset: "
+        "the one of its accelerator.",
     )
     reach: Reach = Field(
         default="local",

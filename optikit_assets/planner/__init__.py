@@ -1,0 +1,28 @@
+"""Predictions before a card is touched: what fits, how fast it is, and how wrong that may be.
+
+Predictions order the work and size a fleet. Nothing is certified by them.
+"""
+
+from optikit_assets.planner.architecture import Architecture
+from optikit_assets.planner.fit import Fit, fit_rows, kind_of, refit
+from optikit_assets.planner.memory import Room, room
+from optikit_assets.planner.precision import Precision
+from optikit_assets.planner.roofline import Layout, Roofline
+from optikit_assets.planner.rows import Row, Work
+from optikit_assets.planner.shipped import shipped_fits
+
+__all__ = [
+    "Architecture",
+    "Fit",
+    "Layout",
+    "Precision",
+    "Roofline",
+    "Room",
+    "Row",
+    "Work",
+    "fit_rows",
+    "kind_of",
+    "refit",
+    "room",
+    "shipped_fits",
+]

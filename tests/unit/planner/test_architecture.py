@@ -1,0 +1,69 @@
+"""What a configuration says of a model's size, against what the publishers say."""
+
+import pytest
+
+from benchmarks.planner_rows import architectures
+from optikit_assets.errors import ModelError
+from tests.unit.planner.models import LLAMA_70B, MOE, architecture
+
+
+# Parameters in billions, in all and active per token, as the models' publishers give them.
+@pytest.mark.parametrize(
+    ("name", "total", "active"),
+    [
+        ("meta-llama/Llama-3.1-70B", 70.6, 70.6),
+        ("meta-llama/Llama-3.1-8B-Instruct", 8.03, 8.03),
+        ("Qwen/Qwen3-32B", 32.8, 32.8),
+        ("Qwen/Qwen3-235B-A22B-FP8", 235, 22),
+        ("deepseek-ai/DeepSeek-V3", 671, 37),
+        ("moonshotai/Kimi-K2.5", 1026, 32),
+        ("openai/gpt-oss-120b", 116.8, 5.1),
+        ("MiniMaxAI/MiniMax-M2.5", 229, 10),
+        ("Mistral-Small-24B-Instruct-2501", 23.6, 23.6),
+        ("Qwen2.5-7B-Instruct", 7.6, 7.6),
+    ],
+)
+def test_parameters_are_those_that_the_publisher_gives(
+    name: str, total: float, active: float
+) -> None:
+    model = architectures()[name]
+    shared = model.attention_parameters + model.dense_parameters
+    every = shared + model.expert_parameters * model.experts + 2 * model.head_parameters
+    assert every / 1e9 == pytest.approx(total, rel=0.01)
+    used = shared + model.active_expert_parameters + model.head_parameters
+    # Publishers count the embedding or not; a token looks up one row of it.
+    embedding = model.head_parameters
+    assert used / 1e9 <= active * 1.06
+    assert (used + embedding) / 1e9 >= active * 0.98
+
+
+def test_a_window_bounds_what_its_layers_look_at() -> None:
+    model = architectures()["openai/gpt-oss-120b"]
+    assert model.windowed_share == 0.5
+    assert model.seen(100) == 100
+    assert model.seen(1128) == (1128 + 128) / 2
+
+
+def test_a_step_over_many_tokens_touches_every_expert_and_one_over_one_its_own() -> None:
+    model = architecture(MOE)
+    assert model.experts_touched(1) == pytest.approx(8)
+    assert model.experts_touched(10_000) == pytest.approx(128)
+    assert architecture(LLAMA_70B).experts_touched(5) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"model_type": "mamba9"}, "the planner does not know the architecture 'mamba9'"),
+        ({"model_type": None}, "does not know the architecture 'without a name'"),
+        ({"vocab_size": None}, "vocab_size must be a number to plan with, not None"),
+        ({"intermediate_size": "wide"}, "intermediate_size must be a number to plan with, not"),
+        ({"num_attention_heads": None}, "num_attention_heads"),
+    ],
+)
+def test_what_is_not_known_or_missing_is_one_line(change: dict[str, object], problem: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        architecture({**LLAMA_70B, **change})
+    assert problem in str(caught.value)
+    assert str(caught.value).startswith("config.json: ")
+    assert "\n" not in str(caught.value)
