@@ -39,9 +39,10 @@ class OptimizationComponent(dg.Component, dg.Model, dg.Resolvable):
     search_spaces: Inline = Field(default_factory=list, description="Further search spaces.")
     models: Inline = Field(default_factory=list, description="Further models.")
     hardware: Inline = Field(default_factory=list, description="Further hardware pools.")
-    automation: Literal["stopped", "running"] = Field(
-        default="stopped",
-        description="Whether the sensors for new models, edits and stale partitions start on.",
+    automation: Literal["stopped", "models", "running"] = Field(
+        default="models",
+        description="What sensors request until they are switched: nothing, what new model "
+        "versions need, or what edits made stale as well.",
     )
     publisher: str = Field(
         default="folder", description="Where certified bundles are published: its registered name."

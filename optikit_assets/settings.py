@@ -32,8 +32,10 @@ class Settings(BaseSettings):
     publisher: str = Field(
         default="folder", description="Where certified bundles are published: its registered name."
     )
-    automation: Literal["stopped", "running"] = Field(
-        default="stopped", description="Whether sensors start on, until they are switched."
+    automation: Literal["stopped", "models", "running"] = Field(
+        default="models",
+        description="What is requested until sensors are switched: nothing, what new model "
+        "versions need, or what edits made stale as well.",
     )
     environments_home: Path | None = Field(
         default=None, description="Use the stage environments of another OPTIKIT_HOME."

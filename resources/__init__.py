@@ -5,6 +5,7 @@ from resources.history import HistoryResource, open_history
 from resources.model_registry import ModelRegistryResource
 from resources.publisher import PublisherResource
 from resources.stage_runner import PoolRunner, StageRunnerResource
+from resources.upstream import UpstreamResource
 
 __all__ = [
     "ArtifactStoreResource",
@@ -13,5 +14,6 @@ __all__ = [
     "PoolRunner",
     "PublisherResource",
     "StageRunnerResource",
+    "UpstreamResource",
     "open_history",
 ]

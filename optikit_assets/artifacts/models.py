@@ -100,7 +100,7 @@ class ModelRegistry:
 
     def versions(self, name: str | None = None) -> list[ModelVersion]:
         """Return all versions, or those of one model, in natural order (v2 before v10)."""
-        found = {version.key: version for version in self._scan([])}
+        found = {version.key: version for version in self._scan([], name)}
         wanted = [v for v in found.values() if name in (None, v.name)]
         return sorted(wanted, key=lambda v: (v.name, _natural(v.version)))
 
@@ -117,8 +117,11 @@ class ModelRegistry:
         ------
         UnknownNameError
             If there is none.
+        SpecError
+            If the file of the model is broken.
         """
         name, _, version = reference.partition(SEPARATOR)
+        self.catalog.model(name)
         versions = self.versions(name)
         if not versions:
             known = [v.key for v in self.versions()]
@@ -202,7 +205,11 @@ class ModelRegistry:
         folder = version.in_place
         if folder is None:
             return None
-        return why_not_arrived(folder, quiet_s, now_s, self._trusts(version.name))
+        try:
+            trusted = self._trusts(version.name)
+        except SpecError as error:
+            return str(error)
+        return why_not_arrived(folder, quiet_s, now_s, trusted)
 
     def describe(self, path: Path, trust_remote_code: bool = False) -> FetchedModel:
         """Check any model folder, a quantized checkpoint for example, and read its facts."""
@@ -253,8 +260,14 @@ class ModelRegistry:
     def _trusts(self, name: str) -> bool:
         return self.catalog.model(name).trust_remote_code
 
-    def _scan(self, problems: list[str]) -> list[ModelVersion]:
-        """Return every version; a version declared in the recipes comes last and so wins."""
+    def _scan(self, problems: list[str], wanted: str | None = None) -> list[ModelVersion]:
+        """Return every version; a version declared in the recipes comes last and so wins.
+
+        Raises
+        ------
+        SpecError
+            If nobody can read the source of the `wanted` model; that of another is a problem.
+        """
         found: list[ModelVersion] = []
         for folder in sub_folders(self.home / "models"):
             for child in sub_folders(folder):
@@ -266,7 +279,11 @@ class ModelRegistry:
                 listed = source_of(spec.source).versions(spec.source, self.repo_root)
             except ValueError as error:
                 file = f"{self.catalog.root.name}/models/{name}.yaml"
-                raise SpecError(file, [f"source: {error}"]) from error
+                wrong = SpecError(file, [f"source: {error}"])
+                if name == wanted:
+                    raise wrong from error
+                problems.append(str(wrong))
+                continue
             except ModelError as error:
                 problems.append(f"{name}: {error}")
                 continue

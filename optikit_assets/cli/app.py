@@ -202,11 +202,14 @@ def status(
     model: Annotated[
         str | None, typer.Option(metavar="NAME[@VERSION]", help="Only this model.")
     ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="What would run now, with an estimate from the history.")
+    ] = False,
 ) -> None:
     """Show what is fresh, stale, missing, failed or was not asked for, and why."""
-    from optikit_assets.cli.inspect import run_status
+    from optikit_assets.cli.status import run_status
 
-    run_status(model)
+    run_status(model, plan)
 
 
 @app.command()
@@ -240,5 +243,4 @@ def models_list(
     """List the model versions that can be optimized."""
     from optikit_assets.cli.inspect import list_models
 
-    for line in list_models(as_json):
-        print(line)
+    list_models(as_json)

@@ -4,8 +4,6 @@ import contextlib
 import json
 import shutil
 import sys
-from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -29,13 +27,6 @@ from resources.history import open_history
 if TYPE_CHECKING:
     from optikit_assets.execution import Pools
 
-_STYLES = {
-    "fresh": "green",
-    "stale": "yellow",
-    "missing": "cyan",
-    "failed": "red",
-    "not asked for": "dim",
-}
 _LOW_DISK_BYTES = 10 * 2**30
 
 
@@ -78,33 +69,14 @@ def _cell(value: Any) -> Text:
     return Text(f"{value:.4g}" if isinstance(value, float) else str(value))
 
 
-def run_status(model: str | None) -> None:
-    """Print the state of every partition of the SLOs that were ever asked for."""
-    from optikit_assets.execution import Pools
-    from optikit_assets.headless.materialize import open_instance
-    from optikit_assets.headless.optimize import status
-
-    catalog = Catalog.load(settings().recipes)
-    registry = ModelRegistry(settings().home, settings().root, catalog)
-    keys = [registry.resolve(model).key] if model else [v.key for v in registry.versions()]
-    with open_instance() as instance:
-        plan = status(catalog, keys, instance, Pools.of(settings(), catalog))
-    table = Table("asset", "partition", "state", "outcome", "when", "why")
-    for item in plan:
-        when = datetime.fromtimestamp(item.timestamp, UTC).astimezone() if item.timestamp else None
-        table.add_row(
-            item.node.asset,
-            item.node.partition or "",
-            f"[{_STYLES[item.state]}]{item.state}[/]",
-            item.outcome,
-            f"{when:%Y-%m-%d %H:%M}" if when else "",
-            Text(item.reason),
-        )
-    (Console() if sys.stdout.isatty() else Console(width=200)).print(table)
+def warn_of_broken(catalog: Catalog) -> None:
+    """Say on stderr what is wrong with spec files, which take part in nothing until corrected."""
+    for error in catalog.problems:
+        print(f"warning: left out: {error}", file=sys.stderr)
 
 
 def run_doctor(verify: bool = False) -> int:
-    """Print what is ready and what to do; 1 if something is missing or found damaged."""
+    """Print what is ready and what to do; 1 if something is missing, broken or damaged."""
     table = Table("what", "state", "details", "what to do")
     ready = True
     for item in environment_status(settings().envs_home):
@@ -130,6 +102,9 @@ def run_doctor(verify: bool = False) -> int:
         f"{len(catalog.recipes)} recipes, {len(catalog.slos)} SLOs, {len(catalog.suites)} suites",
         "",
     )
+    for error in catalog.problems:
+        ready = False
+        table.add_row("spec file", "[red]broken[/]", Text(str(error)), f"correct {error.file}")
     for problem in _registry().problems():
         table.add_row("models", "[yellow]problem[/]", problem, "")
     store = open_store(settings().store, settings().home)
@@ -202,19 +177,23 @@ def add_model(reference: str, name: str | None, version: str | None) -> None:
     print(f"added {added.key} ({_source(added)})")
 
 
-def list_models(as_json: bool) -> Iterator[str]:
-    """Yield a line per model version."""
-    versions = _registry().versions()
+def list_models(as_json: bool) -> None:
+    """Print a line per model version, or all as JSON."""
+    registry = _registry()
+    warn_of_broken(registry.catalog)
+    versions = registry.versions()
     if as_json:
-        yield json.dumps(
-            [
-                {"name": v.name, "version": v.version, "source": v.source, "commit": v.commit}
-                for v in versions
-            ]
+        print(
+            json.dumps(
+                [
+                    {"name": v.name, "version": v.version, "source": v.source, "commit": v.commit}
+                    for v in versions
+                ]
+            )
         )
         return
     for version in versions:
-        yield f"{version.key}\t{_source(version)}"
+        print(f"{version.key}\t{_source(version)}")
 
 
 def _source(version: ModelVersion) -> str:

@@ -31,10 +31,16 @@ def run_optimize(
 ) -> int:
     """Run a submission and print what it made; 0 only if all that its flow asks for is there."""
     catalog = Catalog.load(settings().recipes)
-    submission = resolve_submission(_job(catalog, model, flow, slos, recipes, pools, job), catalog)
+    asked = _job(catalog, model, flow, slos, recipes, pools, job)
+    submission = resolve_submission(asked, catalog)
     check_output(json_out)
     console = Console()
     errors = Console(stderr=True)
+    if not asked.recipes and submission.flow.compresses:
+        for error in catalog.broken["quantization"].values():
+            errors.print(
+                f"warning: left out: {error}", markup=False, highlight=False, soft_wrap=True
+            )
     started = time.monotonic()
     with _progress(console) as show:
         _, report = run_submission(submission, show, catalog)
@@ -70,8 +76,8 @@ def _job(
             raise OptikitError(
                 "--job already names model, flow, SLOs, recipes and pools: give one or the other"
             )
-        if job in catalog.jobs:
-            return catalog.jobs[job]
+        if job in catalog.names("jobs"):
+            return catalog.job(job)
         return load_spec(Path(job), JobSpec)
     if model is None:
         raise OptikitError("needs --model, or --job; see optikit optimize --help")

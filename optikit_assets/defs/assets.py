@@ -20,8 +20,10 @@ from resources import (
     ModelRegistryResource,
     PublisherResource,
     StageRunnerResource,
+    UpstreamResource,
 )
 from resources.stage_runner import Listener, nobody
+from resources.upstream import Bring, as_it_is
 
 ASSETS = [
     base_model,
@@ -34,13 +36,15 @@ ASSETS = [
 ]
 
 
-def resources(listener: Listener = nobody) -> dict[str, object]:
+def resources(listener: Listener = nobody, bring: Bring = as_it_is) -> dict[str, object]:
     """Return the resources of this process, bound to its settings.
 
     Parameters
     ----------
     listener
         Told of what workers report.
+    bring
+        What a decision does first about what is upstream of it.
     """
     here = settings()
     return {
@@ -53,6 +57,7 @@ def resources(listener: Listener = nobody) -> dict[str, object]:
         "runner": StageRunnerResource.over(
             lambda: Pools.of(here, Catalog.load(here.recipes), _keep_lease), listener
         ),
+        "upstream": UpstreamResource.by(bring),
     }
 
 

@@ -3,7 +3,6 @@
 import dagster as dg
 
 from optikit_assets import graph
-from optikit_assets.defs.automation import VERSIONED
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.partitions import declared
 from resources import (
@@ -17,7 +16,6 @@ from resources import (
 @dg.asset(
     **declared(graph.BASE_MODEL),
     kinds={"huggingface"},
-    automation_condition=VERSIONED,
 )
 def base_model(
     context: dg.AssetExecutionContext,

@@ -26,17 +26,19 @@ from optikit_assets.specs import LOCAL, Catalog
 MODEL_DIMENSION = "models"
 
 catalog = Catalog.load(settings().recipes)
-RECIPES = sorted(catalog.recipes)
-SLOS = sorted(catalog.slos)
-POOLS = [LOCAL, *sorted(set(catalog.pools) - {LOCAL})]
+# A file that is broken keeps its partitions: who asks for one is told what is wrong with it.
+RECIPES = catalog.names("quantization")
+SLOS = catalog.names("slos")
+_POOL_FILES = catalog.names("hardware")
+POOLS = [LOCAL, *sorted(set(_POOL_FILES) - {LOCAL})]
 """The machine itself first, whether or not it has a file."""
-SOURCES = tuple(asset for asset in OBSERVED if asset != POOL_SPEC or catalog.pools)
+SOURCES = tuple(asset for asset in OBSERVED if asset != POOL_SPEC or _POOL_FILES)
 """Without a pool file nothing is said of prices."""
 
 
 def all_nodes(asset: str, models: list[str]) -> list[Node]:
     """Return every partition of an asset, for these models if it has such."""
-    pools = sorted(catalog.pools) if asset == POOL_SPEC else POOLS
+    pools = _POOL_FILES if asset == POOL_SPEC else POOLS
     parts = [pool_part(name) for name in pools]
     return nodes_of([asset], models=models, recipes=RECIPES, slos=SLOS, pools=parts)
 
@@ -79,7 +81,7 @@ _DIMENSIONS: dict[str, dg.PartitionsDefinition] = {
 def partitions_of(asset: str) -> dg.PartitionsDefinition | None:
     """Return the partitions of an asset, None if it has none."""
     if asset == POOL_SPEC:
-        return dg.StaticPartitionsDefinition(sorted(catalog.pools))
+        return dg.StaticPartitionsDefinition(_POOL_FILES)
     dimensions = {name: _DIMENSIONS[name] for name in dimensions_of(asset)}
     if len(dimensions) > 1:
         return dg.MultiPartitionsDefinition(dimensions)

@@ -9,7 +9,7 @@ import dagster as dg
 
 from optikit_assets.artifacts import Artifact, ArtifactStore
 from optikit_assets.defs.source_versions import SourceVersions
-from optikit_assets.errors import AcceleratorError
+from optikit_assets.errors import AcceleratorError, SpecError
 from optikit_assets.graph import (
     BENCHMARK_SWEEP,
     DEPLOYABLE_CONFIG,
@@ -173,7 +173,7 @@ class Versions:
 
     def _is_there(self, up: Node) -> bool:
         if up.asset == POOL_SPEC:
-            return pool_name(up.key.pool) in self.catalog.pools
+            return pool_name(up.key.pool) in self.catalog.names("hardware")
         return not _is_optional(up) or self._counts(up)
 
     def pool_of(self, node: Node) -> str | None:
@@ -199,7 +199,7 @@ class Versions:
         known = self.recorded(node)
         if known is None or known.pool == home:
             return home
-        if known.pool is not None and known.pool not in self.catalog.pools:
+        if known.pool is not None and known.pool not in self.catalog.names("hardware"):
             return home
         if not self.named:
             return known.pool
@@ -221,7 +221,7 @@ class Versions:
         Those are the ones asked for now, and those whose results are current and there; what nobody
         asked for, what is outdated and what was deleted takes no part.
         """
-        names = sorted(self.catalog.recipes)
+        names = self.catalog.names("quantization")
         found = {
             pool: [name for name in names if self._takes_part(node.on(pool), name)]
             for pool in self._pools_of_choice(node)
@@ -237,7 +237,7 @@ class Versions:
             return self.pools
         known = self.recorded(decision)
         chosen_from = {
-            Node.of(BENCHMARK_SWEEP, label.removeprefix(f"{BENCHMARK_SWEEP}[")[:-1]).key.pool
+            Node.named(label).key.pool
             for label in (known.inputs if known else ())
             if label.startswith(f"{BENCHMARK_SWEEP}[")
         }
@@ -246,7 +246,7 @@ class Versions:
     @property
     def pools(self) -> list[str | None]:
         """The machine itself, then every named pool."""
-        return [None, *(name for name in sorted(self.catalog.pools) if name != LOCAL)]
+        return [None, *(name for name in self.catalog.names("hardware") if name != LOCAL)]
 
     def _takes_part(self, decision: Node, recipe: str) -> bool:
         nodes = results_of(decision.key, recipe)
@@ -274,7 +274,7 @@ class Versions:
         reasons: dict[str, str] = {}
         taking_part = self.participants(node)
         pools = self._pools_of_choice(node)
-        for pool, name in product(pools, sorted(self.catalog.recipes)):
+        for pool, name in product(pools, self.catalog.names("quantization")):
             key = node.on(pool).key
             if not any(self.recorded(result) for result in measurements_of(key, name)):
                 continue
@@ -304,6 +304,9 @@ class Versions:
             return f"{node} was never materialized"
         try:
             return self._why_not_present(node, known)
+        except SpecError as error:
+            # One broken file is no reason against what does not follow from it.
+            return f"{node}: {error}"
         except AcceleratorError as error:
             if node.key.pool is None:
                 raise

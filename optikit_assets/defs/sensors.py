@@ -1,17 +1,22 @@
-"""Sensors: new model versions, and edits of spec files (off, unless settings say otherwise)."""
+"""Sensors: new model versions, and edits of spec files."""
 
 import json
 import time
+from collections.abc import Collection
+from typing import NamedTuple
 
 import dagster as dg
 
-from optikit_assets.defs import partitions
-from optikit_assets.defs.automation import SENSORS
+from optikit_assets.defs import code_location, partitions
+from optikit_assets.defs.automation import FOR_MODELS
 from optikit_assets.defs.recorded import Versions
-from optikit_assets.defs.sources import changed_observations, source_versions
+from optikit_assets.defs.source_versions import SourceVersions
+from optikit_assets.defs.sources import changed_observations
+from optikit_assets.defs.spec_checks import evaluations
+from optikit_assets.errors import SpecError
 from optikit_assets.graph import get_flow, split_model
 from optikit_assets.settings import settings
-from optikit_assets.specs import Catalog
+from optikit_assets.specs import Catalog, digest
 from resources import ArtifactStoreResource, ModelRegistryResource, StageRunnerResource
 
 OPTIMIZE_JOB = "optimize_model"
@@ -22,30 +27,44 @@ _MODEL_TAG = "optikit/model"
 @dg.sensor(
     job_name=OPTIMIZE_JOB,
     minimum_interval_seconds=30,
-    default_status=SENSORS,
+    default_status=FOR_MODELS,
     description="A new folder NAME/VERSION/ in a models folder becomes a partition once it holds a "
     "whole model and nothing in it changes any more; the flow that the model's spec names is "
     "requested, for the SLOs that it names (none: all). A request that failed is made again when "
-    "the folder changed.",
+    "the folder changed. Versions that were there before its first tick become partitions alone.",
 )
 def new_model_versions(
     context: dg.SensorEvaluationContext, models: ModelRegistryResource
 ) -> dg.SensorResult | dg.SkipReason:
     """Request the graph for every model version that has arrived and was not requested as it is."""
     catalog = models.catalog()
-    known = set(context.instance.get_dynamic_partitions(partitions.MODEL_DIMENSION))
-    # By partition key: the state of the folder that was requested last.
-    requested: dict[str, str] = json.loads(context.cursor or "{}")
-    wanted: dict[str, str] = {}
-    waiting: list[str] = []
     registry = models.registry(catalog)
+    known = set(context.instance.get_dynamic_partitions(partitions.MODEL_DIMENSION))
+    if context.cursor is None:
+        quiet_s, now_s = settings().model_quiet_s, time.time()
+        there = {
+            version.key
+            for version in registry.versions()
+            if version.key not in known
+            and registry.why_not_arrived(version, quiet_s, now_s) is None
+        }
+        return dg.SensorResult(
+            skip_reason="versions that were here already are partitions now, and not requested: "
+            + (", ".join(sorted(there)) or "none"),
+            dynamic_partitions_requests=_additions(there),
+            cursor=json.dumps(_Seen({}, {})._asdict()),
+        )
+    seen = _Seen.read(context.cursor)
+    waiting: list[str] = []
+    wanted: dict[str, str] = {}
     for version in registry.versions():
-        if version.key in known and version.key not in requested:
+        if version.key in known and version.key not in seen.requested:
             # Somebody asked for it by hand.
             continue
         revision = registry.state(version)
         if version.key in known and (
-            requested[version.key] == revision or not _has_failed(context.instance, version.key)
+            seen.requested[version.key] == revision
+            or not _has_failed(context.instance, version.key)
         ):
             continue
         reason = registry.why_not_arrived(version, settings().model_quiet_s, time.time())
@@ -53,26 +72,85 @@ def new_model_versions(
             wanted[version.key] = revision
         else:
             waiting.append(f"{version.key}: {reason}")
-    if not wanted:
+    requests: list[dg.RunRequest] = []
+    for key in sorted(wanted.keys() | seen.owed.keys()):
+        revision = wanted.get(key) or seen.requested[key]
+        try:
+            request, owed = _request(catalog, key, revision, seen.owed.get(key))
+        except SpecError as error:
+            waiting.append(f"{key}: {error}")
+            continue
+        waiting += [f"{key}: {error}" for error in owed.values()]
+        seen.owed.pop(key, None)
+        if owed:
+            seen.owed[key] = sorted(owed)
+        if request is not None:
+            requests.append(request)
+            seen.requested[key] = revision
+    if not requests:
         return dg.SkipReason("; ".join(["no new model version", *waiting]))
-    new = sorted(wanted.keys() - known)
+    context.log.info("; ".join(waiting) or "nothing else is waiting")
     return dg.SensorResult(
-        run_requests=[_request(catalog, key, wanted[key]) for key in sorted(wanted)],
-        dynamic_partitions_requests=[partitions.models.build_add_request(new)] if new else [],
-        cursor=json.dumps(requested | wanted, sort_keys=True),
+        run_requests=requests,
+        dynamic_partitions_requests=_additions(set(seen.requested) - known),
+        cursor=json.dumps(seen._asdict(), sort_keys=True),
     )
 
 
-def _request(catalog: Catalog, key: str, revision: str) -> dg.RunRequest:
+class _Seen(NamedTuple):
+    """What the sensor remembers, by partition key."""
+
+    requested: dict[str, str]
+    """State of the folder that was requested last."""
+    owed: dict[str, list[str]]
+    """SLOs that could not be requested with it, because their files are broken."""
+
+    @classmethod
+    def read(cls, cursor: str) -> "_Seen":
+        kept = json.loads(cursor)
+        # Earlier releases kept the first alone.
+        return cls(**kept) if set(kept) == set(cls._fields) else cls(kept, {})
+
+
+def _additions(keys: Collection[str]) -> list[dg.AddDynamicPartitionsRequest]:
+    return [partitions.models.build_add_request(sorted(keys))] if keys else []
+
+
+def _request(
+    catalog: Catalog, key: str, revision: str, owed: list[str] | None
+) -> tuple[dg.RunRequest | None, dict[str, SpecError]]:
+    """Return the request for a version, and the SLOs that it cannot ask for now.
+
+    Parameters
+    ----------
+    owed
+        SLOs that an earlier request for it left out; None: there was none.
+
+    Raises
+    ------
+    SpecError
+        If the file of the model itself is broken, or one of the pools that it names.
+    """
     spec = catalog.model(split_model(key)[0])
-    slos = list(spec.slos or partitions.SLOS) if get_flow(spec.flow).measures else []
-    pools = {"pools": list(spec.pools)} if spec.pools else {}
-    config = {"model": key, "flow": spec.flow, "slos": slos, **pools}
-    return dg.RunRequest(
-        run_key=f"new-model-{key}-{revision[:12]}",
+    for pool in spec.pools:
+        catalog.pool(pool)
+    asked = owed or list(spec.slos or catalog.names("slos"))
+    if not get_flow(spec.flow).measures:
+        asked = []
+    broken = {slo: error for slo in asked if (error := catalog.broken["slos"].get(slo))}
+    slos = [slo for slo in asked if slo not in broken]
+    if asked and not slos:
+        return None, broken
+    named = {"recipes": list(spec.recipes), "pools": list(spec.pools)}
+    config = {"model": key, "flow": spec.flow, "slos": slos}
+    config |= {name: values for name, values in named.items() if values}
+    of = "" if owed is None else f"-{'-'.join(slos)}"
+    request = dg.RunRequest(
+        run_key=f"new-model-{key}-{revision[:12]}{of}",
         run_config={"ops": {"optimize": {"config": config}}},
         tags={_MODEL_TAG: key},
     )
+    return request, broken
 
 
 def _has_failed(instance: dg.DagsterInstance, key: str) -> bool:
@@ -86,9 +164,9 @@ def _has_failed(instance: dg.DagsterInstance, key: str) -> bool:
 
 @dg.sensor(
     minimum_interval_seconds=30,
-    default_status=SENSORS,
+    default_status=FOR_MODELS,
     description="Observes specs, suites, engine settings and the runtime, so that edits show as "
-    "stale partitions and drive automation.",
+    "stale partitions; checks every spec file; reloads the code location when files come or go.",
 )
 def spec_changes(
     context: dg.SensorEvaluationContext,
@@ -96,10 +174,25 @@ def spec_changes(
     artifacts: ArtifactStoreResource,
     runner: StageRunnerResource,
 ) -> dg.SensorResult | dg.SkipReason:
-    """Report an observation for every source whose digest changed."""
-    sources = source_versions(models, runner)
+    """Report an observation for every source whose digest changed, and what is broken."""
+    catalog = models.catalog()
+    kept: dict[str, str] = json.loads(context.cursor or "{}")
+    problems = digest([str(error) for error in catalog.problems])
+    checks = list(evaluations(catalog)) if problems != kept.get("problems") else []
+    sources = SourceVersions(catalog, models.registry(catalog), runner.hardware)
     versions = Versions(context.instance, sources, artifacts.has)
     existing = {version.key for version in versions.sources.registry.versions()}
     keys = context.instance.get_dynamic_partitions(partitions.MODEL_DIMENSION)
     changed = changed_observations(versions, [key for key in keys if key in existing])
-    return dg.SensorResult(asset_events=changed) if changed else dg.SkipReason("nothing changed")
+    told = [f"{len(changed)} sources changed" if changed else "nothing changed"]
+    told += [f"broken, with what refers to it: {error}" for error in catalog.problems]
+    now = code_location.shape(catalog)
+    if now not in (code_location.LOADED, kept.get("shape")):
+        done = code_location.reload(context)
+        how = "the code location is being reloaded" if done else "reload the code location"
+        told.append(f"spec files came or went: {how}")
+    return dg.SensorResult(
+        skip_reason="; ".join(told),
+        asset_events=[*changed, *checks],
+        cursor=json.dumps({"problems": problems, "shape": now}),
+    )

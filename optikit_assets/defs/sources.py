@@ -11,7 +11,7 @@ import dagster as dg
 from optikit_assets.defs import partitions
 from optikit_assets.defs.recorded import DATA_VERSION_TAG, Versions, observed
 from optikit_assets.defs.source_versions import SourceVersions
-from optikit_assets.errors import AcceleratorError
+from optikit_assets.errors import AcceleratorError, SpecError, UnknownNameError
 from optikit_assets.graph import Node
 from resources import ModelRegistryResource, StageRunnerResource
 
@@ -44,11 +44,17 @@ SOURCES = [_source(asset) for asset in partitions.SOURCES]
 def _present(
     sources: SourceVersions, asset: str, model_keys: Iterable[str]
 ) -> Iterator[tuple[str | None, str]]:
-    """Yield every partition key of a source and its version, if its pool can be asked now."""
+    """Yield every partition key of a source and its version.
+
+    Left out is what follows from a file that is broken or gone, and what is on a pool that cannot
+    be asked now.
+    """
     models = list(model_keys)
     for node in partitions.all_nodes(asset, models):
         try:
             version = sources.version(node)
+        except (SpecError, UnknownNameError):
+            continue
         except AcceleratorError:
             # With one pool there is nothing else to go on with.
             if len(partitions.POOLS) == 1:

@@ -22,6 +22,12 @@ class Node(NamedTuple):
             return cls(asset)
         return cls(asset, unpack(GRAPH[asset].dimensions, partition))
 
+    @classmethod
+    def named(cls, label: str) -> "Node":
+        """Return the node that is written like this, see `__str__`."""
+        asset, bracket, partition = label.partition("[")
+        return cls.of(asset, partition[:-1] if bracket else None)
+
     @property
     def partition(self) -> str | None:
         """The partition key as Dagster has it; None without partitions."""

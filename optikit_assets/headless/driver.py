@@ -48,6 +48,20 @@ class Event:
     outcome: str = ""
 
 
+@dataclass(frozen=True)
+class AsRuns:
+    """Materializes a node as a run of Dagster's; see `materialize_node` for both parameters."""
+
+    named: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def __call__(self, node: Node, listener: Callable[[str, Any], object]) -> str:
+        # Loading the graph takes seconds, which a process spends where its output goes to its log.
+        from optikit_assets.headless.materialize import materialize_node
+
+        return materialize_node(node, listener, self.named, self.tags)
+
+
 @dataclass
 class DriverReport:
     """How every node of the plan ended."""
@@ -63,9 +77,8 @@ def run_plan(
     *,
     width: int,
     log_folder: Path,
+    materialize: Materialize,
     on_event: Callable[[Event], object] = lambda event: None,
-    materialize: Materialize | None = None,
-    named: Mapping[str, Sequence[str]] | None = None,
     seconds: Mapping[Node, float] | None = None,
 ) -> DriverReport:
     """Run what is not fresh, upstream first.
@@ -78,13 +91,10 @@ def run_plan(
         How many partitions run at a time; those that need an accelerator queue for it.
     log_folder
         Receives the output of the processes.
+    materialize
+        Runs in the processes, is told what hears of workers, and returns the outcome of a node.
     on_event
         Called in this process as things happen.
-    materialize
-        Runs in the processes, is told what hears of workers, and returns the outcome of a node;
-        `materialize_node` by default.
-    named
-        SLO -> pools that the job names for it, see `Versions.named`.
     seconds
         How long partitions took before, see `priorities`.
     """
@@ -96,7 +106,7 @@ def run_plan(
     to_run = [item.node for item in plan if item.state != "fresh"]
     first = priorities({item.node: item.waits_for for item in plan}, seconds or {}, to_run)
     width = min(width, len(to_run))
-    start = functools.partial(_start, log_folder, materialize, named or {})
+    start = functools.partial(_start, log_folder, materialize)
     with _workers(width, start) as workers:
         while sorter.is_active():
             for node in sorter.get_ready():
@@ -185,16 +195,14 @@ def _workers(width: int, start: Callable[[], _Worker]) -> Iterator[list[_Worker]
 _numbers = itertools.count()
 
 
-def _start(
-    log_folder: Path, materialize: Materialize | None, named: Mapping[str, Sequence[str]]
-) -> _Worker:
+def _start(log_folder: Path, materialize: Materialize) -> _Worker:
     log_folder.mkdir(parents=True, exist_ok=True)
     spawn = get_context("spawn")
     ours, theirs = spawn.Pipe()
     number = next(_numbers)
     log_file = log_folder / f"driver-{os.getpid()}-{number}.log"
     process = spawn.Process(
-        target=_serve, args=(theirs, log_file, materialize, named), name=f"optikit-driver-{number}"
+        target=_serve, args=(theirs, log_file, materialize), name=f"optikit-driver-{number}"
     )
     process.start()
     theirs.close()
@@ -231,12 +239,7 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _serve(
-    connection: Connection,
-    log_file: Path,
-    materialize: Materialize | None,
-    named: Mapping[str, Sequence[str]],
-) -> None:
+def _serve(connection: Connection, log_file: Path, materialize: Materialize) -> None:
     """Materialize nodes as they come, in a process of its own."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -245,10 +248,6 @@ def _serve(
     os.dup2(log.fileno(), sys.stderr.fileno())
     # Ours alone: a terminal's Ctrl-C reaches the parent, which then asks us to stop.
     os.setpgid(0, 0)
-    if materialize is None:
-        from optikit_assets.headless.materialize import materialize_node
-
-        materialize = functools.partial(materialize_node, named=named)
     try:
         while (node := connection.recv()) is not None:
             connection.send(Event("started", node))

@@ -8,6 +8,7 @@ from optikit_assets.errors import StageError
 from optikit_assets.graph import PIPELINE, get_flow
 from optikit_assets.headless.driver import Event
 from optikit_assets.headless.optimize import resolve_submission, run_submission
+from optikit_assets.headless.upstream import parent_tags
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, JobSpec
 
@@ -46,7 +47,8 @@ def optimize(context: dg.OpExecutionContext, config: OptimizeConfig) -> None:
     def log(event: Event) -> None:
         context.log.info(f"{event.kind} {event.node} {event.text or event.outcome}")
 
-    _, report = run_submission(resolve_submission(job, catalog), log, catalog)
+    submission = resolve_submission(job, catalog)
+    _, report = run_submission(submission, log, catalog, parent_tags(context.run))
     if report.failed:
         raise StageError("; ".join(f"{node}: {why}" for node, why in report.failed.items()))
 

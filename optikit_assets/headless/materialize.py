@@ -25,7 +25,10 @@ def open_instance() -> dg.DagsterInstance:
 
 
 def materialize_node(
-    node: Node, listener: Listener = nobody, named: Mapping[str, Sequence[str]] | None = None
+    node: Node,
+    listener: Listener = nobody,
+    named: Mapping[str, Sequence[str]] | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> str:
     """Materialize one partition and return its recorded status; `listener` hears of its workers.
 
@@ -33,20 +36,22 @@ def materialize_node(
     ----------
     named
         SLO -> pools that a job names for it, see `Versions.named`.
+    tags
+        Further tags of the run.
 
     Raises
     ------
     OptikitError
         With the message of the error in the asset's body.
     """
-    with open_instance() as instance, run_tags() as tags:
+    with open_instance() as instance, run_tags() as owner:
         result = dg.materialize(
             ASSETS,
             selection=[node.asset],
             partition_key=partitions.multi_partition_key(node),
             instance=instance,
             resources=resources(listener),
-            tags={**tags, **_pool_tag(node, named or {})},
+            tags={**owner, **_pool_tag(node, named or {}), **(tags or {})},
             raise_on_error=False,
         )
         if not result.success:

@@ -1,7 +1,7 @@
 """One submission end to end: observe, plan, run, read the outcome. CLI and sensor job use it."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import dagster as dg
 
@@ -9,30 +9,23 @@ from optikit_assets import graph
 from optikit_assets.artifacts import Artifact, open_store
 from optikit_assets.artifacts.model_folder import check_model_folder
 from optikit_assets.artifacts.models import ModelRegistry
-from optikit_assets.defs.partitions import MODEL_DIMENSION, POOLS
+from optikit_assets.defs.partitions import POOLS
 from optikit_assets.defs.recorded import Versions, artifact_of, recorded
-from optikit_assets.defs.source_versions import SourceVersions
-from optikit_assets.defs.sources import changed_observations
 from optikit_assets.engines import get_engine
 from optikit_assets.environments.status import python_of
-from optikit_assets.errors import AcceleratorError, HistoryError, OptikitError, StageError
+from optikit_assets.errors import AcceleratorError, OptikitError, StageError
 from optikit_assets.execution import Pools, beyond_a_node
-from optikit_assets.graph import (
-    GRAPH,
-    PIPELINE,
-    STAGES,
-    Flow,
-    Key,
-    Node,
-    get_flow,
-    in_plan_order,
-    measurements_of,
-    pool_name,
-)
-from optikit_assets.headless.driver import DriverReport, Event, run_plan
+from optikit_assets.graph import PIPELINE, Flow, Key, Node, get_flow, in_plan_order
+from optikit_assets.headless.driver import AsRuns, DriverReport, Event, run_plan
 from optikit_assets.headless.materialize import open_instance, register_model
 from optikit_assets.headless.plan import NodePlan, make_plan
-from optikit_assets.headless.requests import Request, remember_request, requests
+from optikit_assets.headless.present import (
+    known_seconds,
+    observe,
+    unless_published,
+    versions_now,
+)
+from optikit_assets.headless.requests import Request, remember_request
 from optikit_assets.headless.run_owners import cancel_orphaned_runs
 from optikit_assets.publishing import get_publisher
 from optikit_assets.settings import settings
@@ -129,9 +122,9 @@ def plan_submission(
     register_model(instance, submission.model_key)
     observe(catalog, instance, pools)
     nodes = submission.nodes()
-    versions = _versions(catalog, instance, pools, nodes, submission.named)
+    versions = versions_now(catalog, instance, pools, nodes, submission.named)
     require_what_is_not_made(submission.flow, versions, nodes)
-    return [_unless_published(versions, item) for item in make_plan(versions, nodes)]
+    return [unless_published(versions, item) for item in make_plan(versions, nodes)]
 
 
 def require_what_is_not_made(flow: Flow, versions: Versions, nodes: Sequence[Node]) -> None:
@@ -173,19 +166,13 @@ def _check_search_spaces(submission: Submission, catalog: Catalog) -> None:
         check(catalog.search_space(catalog.slo(slo).search_space), engine)
 
 
-def observe(catalog: Catalog, instance: dg.DagsterInstance, pools: Pools) -> None:
-    """Record the present version of every source that changed since it was last observed."""
-    versions = _versions(catalog, instance, pools)
-    known = {version.key for version in versions.sources.registry.versions()}
-    keys = [key for key in instance.get_dynamic_partitions(MODEL_DIMENSION) if key in known]
-    for observation in changed_observations(versions, keys):
-        instance.report_runless_asset_event(observation)
-
-
 def run_submission(
-    submission: Submission, on_event: Callable[[Event], object], catalog: Catalog
+    submission: Submission,
+    on_event: Callable[[Event], object],
+    catalog: Catalog,
+    tags: Mapping[str, str] | None = None,
 ) -> tuple[list[NodePlan], DriverReport]:
-    """Run what is not fresh.
+    """Run what is not fresh; `tags` are those of every run of a partition.
 
     Raises
     ------
@@ -198,7 +185,7 @@ def run_submission(
         remember_request(instance, submission.model_key, submission.flow, submission.request)
     seconds: dict[Node, float] = {}
     if any(item.state != "fresh" for item in plan):
-        seconds = _known_seconds()
+        seconds = known_seconds()
         for name in ("compress", "serve"):
             python_of(settings().envs_home, name)
         open_store(settings().store, settings().home).sweep_staging()
@@ -207,28 +194,11 @@ def run_submission(
         width=width(pools.executor(name).slots for name in submission.pool_names),
         log_folder=settings().logs / "driver",
         on_event=on_event,
-        named=submission.named if len(POOLS) > 1 else {},
+        materialize=AsRuns(submission.named if len(POOLS) > 1 else {}, tags or {}),
         seconds=seconds,
     )
     open_history(settings()).drain(timeout_s=60)
     return plan, report
-
-
-def _known_seconds() -> dict[Node, float]:
-    """Return how long partitions took when they were last made, as far as the history tells."""
-    try:
-        found = open_history(settings()).query(
-            "SELECT asset, partition, seconds FROM partition_seconds"
-        )
-    except HistoryError:
-        # There is none yet, or one that an earlier release published.
-        return {}
-    rows = found.to_dict("records")
-    return {
-        Node.of(row["asset"], row["partition"]): row["seconds"]
-        for row in rows
-        if row["asset"] in GRAPH
-    }
 
 
 def width(slots: Iterable[int]) -> int:
@@ -251,106 +221,6 @@ def deployments(submission: Submission) -> dict[str, Artifact]:
             if artifact is not None:
                 found[slo] = artifact
     return found
-
-
-def status(
-    catalog: Catalog,
-    model_keys: Sequence[str],
-    instance: dg.DagsterInstance,
-    pools: Pools,
-) -> list[NodePlan]:
-    """Judge every partition of the given models under every SLO that was ever asked for.
-
-    Once there is a deployable config, what was asked for are the recipes that have results under
-    its SLO, and those studies of theirs that were made: it was decided among those, and the others
-    are no reason to decide again. Until then it is what the requests named; where none is known,
-    as of an earlier release, it is everything.
-    """
-    versions = _versions(catalog, instance, pools)
-    every = tuple(sorted(catalog.recipes))
-    nodes: list[Node] = []
-    asked: list[Node] = []
-    for key in model_keys:
-        base = Node(graph.BASE_MODEL, Key(key))
-        nodes.append(base)
-        asked.append(base)
-        without_slo = graph.nodes_of(
-            (graph.QUANTIZED_MODEL, graph.EVAL_SCORES), models=[key], recipes=every
-        )
-        nodes += [node for node in without_slo if versions.recorded(node)]
-        made = requests(instance, key)
-        for slo in catalog.slos:
-            decision = Node(graph.DEPLOYABLE_CONFIG, Key(key, slo=slo))
-            decided = versions.recorded(decision)
-            measured = {
-                pool: [n for n in every if _is_measured(versions, decision.on(pool), n)]
-                for pool in versions.pools
-            }
-            seen = [pool for pool, recipes in measured.items() if recipes]
-            if not decided and not seen:
-                continue
-            places = seen or [None]
-            nodes += PIPELINE.nodes(key, (slo,), every, places)
-            if decided:
-                optional = GRAPH[graph.DEPLOYABLE_CONFIG].optional
-                asked += [
-                    node
-                    for pool in places
-                    for node in PIPELINE.nodes(key, (slo,), measured[pool], [pool])
-                    if node.asset not in optional or versions.recorded(node)
-                ]
-            else:
-                everything = Request(STAGES, (slo,), every, (tuple(map(pool_name, places)),))
-                owed = [
-                    node
-                    for request in [r for r in made if slo in r.slos] or [everything]
-                    for node in request.nodes(key)
-                    if node.key.slo in ("", slo)
-                    and node.key.recipe in ("", *every)
-                    and node.key.pool in versions.pools
-                ]
-                asked += owed
-                nodes += owed
-    versions = versions.about_to_run(asked)
-    plan = make_plan(versions, asked, tolerant=True)
-    judged = {item.node: _unless_published(versions, item) for item in plan}
-    beyond = [node for node in nodes if node not in judged]
-    for item in make_plan(versions, beyond, tolerant=True):
-        never = item.timestamp is None
-        judged[item.node] = replace(item, state="not asked for", reason="") if never else item
-    return [judged[node] for node in dict.fromkeys(nodes)]
-
-
-def _is_measured(versions: Versions, decision: Node, recipe: str) -> bool:
-    return any(versions.recorded(node) for node in measurements_of(decision.key, recipe))
-
-
-def _versions(
-    catalog: Catalog,
-    instance: dg.DagsterInstance,
-    pools: Pools,
-    asked: Iterable[Node] = (),
-    named: Mapping[str, Sequence[str]] | None = None,
-) -> Versions:
-    registry = ModelRegistry(settings().home, settings().root, catalog)
-    sources = SourceVersions(catalog, registry, lambda pool: pools.hardware(pool_name(pool)))
-    return Versions(instance, sources, _has_artifact, frozenset(asked), named or {})
-
-
-def _has_artifact(key: str) -> bool:
-    return open_store(settings().store, settings().home).find_complete(key) is not None
-
-
-def _unless_published(versions: Versions, item: NodePlan) -> NodePlan:
-    """Have a decision run, to be found and published, if its bundle is not what is published."""
-    known = versions.recorded(item.node)
-    if item.node.asset != graph.DEPLOYABLE_CONFIG or item.state != "fresh" or known is None:
-        return item
-    publisher = get_publisher(settings().publisher, settings().home)
-    found = publisher.published(item.node.key.model, item.node.key.slo)
-    if found is not None and found.key == known.version:
-        return item
-    return replace(item, state="missing", reason="its bundle is not what is published")
 
 
 def published_at(model_key: str, slo: str) -> str | None:

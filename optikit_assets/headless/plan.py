@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from optikit_assets.defs.recorded import Versions
-from optikit_assets.errors import AcceleratorError
-from optikit_assets.graph import FAILED, Node
+from optikit_assets.errors import AcceleratorError, SpecError
+from optikit_assets.graph import DEPLOYABLE_CONFIG, FAILED, GRAPH, Node, split_model
 
 # The last one is for a status alone: what a plan is made for was asked for.
 State = Literal["fresh", "stale", "missing", "failed", "not asked for"]
@@ -18,7 +18,11 @@ State = Literal["fresh", "stale", "missing", "failed", "not asked for"]
 
 @dataclass(frozen=True)
 class NodePlan:
-    """One partition: its state, why it is in it, and what it waits for within the plan."""
+    """One partition: its state, why it is in it, and what it waits for within the plan.
+
+    ``unknown`` says why nobody can judge it now; its state is stale then. ``key`` is the content
+    key that it has once everything above it is up to date.
+    """
 
     node: Node
     state: State
@@ -26,6 +30,8 @@ class NodePlan:
     waits_for: tuple[Node, ...]
     outcome: str
     timestamp: float | None
+    unknown: str = ""
+    key: str = ""
 
 
 def make_plan(
@@ -40,12 +46,15 @@ def make_plan(
     nodes
         The scope, in topological order; what they need beyond it has to exist.
     tolerant
-        Call stale, with the reason, what nobody can judge while its pool is away.
+        Call stale, with the reason, what nobody can judge while its pool is away or a file that it
+        follows from is broken.
 
     Raises
     ------
     AcceleratorError
         If a pool that a node is on is away, unless `tolerant`.
+    SpecError
+        If a file that a node follows from is broken, unless `tolerant`.
     """
     ordered = list(dict.fromkeys(nodes))
     scope = frozenset(ordered)
@@ -55,12 +64,37 @@ def make_plan(
 
 
 def _judge_or_say_why_not(versions: Versions, node: Node, scope: frozenset[Node]) -> NodePlan:
+    known = versions.recorded(node)
     try:
+        _check_specs(versions, node)
         return _judge(versions, node, scope)
-    except AcceleratorError as error:
-        known = versions.recorded(node)
+    except (AcceleratorError, SpecError) as error:
         status, when = (known.status, known.timestamp) if known else ("", None)
-        return NodePlan(node, "stale", f"cannot be judged: {error}", (), status, when)
+        reason = f"cannot be judged: {error}"
+        return NodePlan(node, "stale", reason, (), status, when, unknown=str(error))
+
+
+def _check_specs(versions: Versions, node: Node) -> None:
+    """Look at the specs that a partition is of, a decision's recorded recipes and pools too.
+
+    What was decided among is not decided again without one of them because its file has a typo.
+    """
+    catalog = versions.catalog
+    known = versions.recorded(node)
+    decided = node.asset == DEPLOYABLE_CONFIG
+    labels = known.inputs if decided and known else ()
+    inputs = [Node.named(label) for label in labels if label.partition("[")[0] in GRAPH]
+    for one in (node, *inputs):
+        if one.key.model:
+            catalog.model(split_model(one.key.model)[0])
+        for name, names, look_up in (
+            (one.key.recipe, "quantization", catalog.recipe),
+            (one.key.slo, "slos", catalog.slo),
+            (one.key.pool, "hardware", catalog.pool),
+        ):
+            # One that is gone is told in another way.
+            if name in catalog.broken[names]:
+                look_up(name)
 
 
 def _judge(versions: Versions, node: Node, scope: frozenset[Node]) -> NodePlan:
@@ -68,7 +102,8 @@ def _judge(versions: Versions, node: Node, scope: frozenset[Node]) -> NodePlan:
     waits_for = tuple(up for up in ups if up in scope)
     known = versions.recorded(node)
     if known is None:
-        return NodePlan(node, "missing", "never materialized", waits_for, "", None)
+        key = versions.expected(node)
+        return NodePlan(node, "missing", "never materialized", waits_for, "", None, key=key)
     state: State = "fresh"
     reason = ""
     if known.status == FAILED:
@@ -78,7 +113,9 @@ def _judge(versions: Versions, node: Node, scope: frozenset[Node]) -> NodePlan:
         reason = _cause(versions, ups, known.inputs)
     elif not node.is_root and not versions.has_artifact(known.version):
         state, reason = "missing", "its artifact is not in the store"
-    return NodePlan(node, state, reason, waits_for, known.status, known.timestamp)
+    return NodePlan(
+        node, state, reason, waits_for, known.status, known.timestamp, key=versions.expected(node)
+    )
 
 
 def _cause(versions: Versions, ups: tuple[Node, ...], inputs: dict[str, str]) -> str:

@@ -30,6 +30,11 @@ class Request(NamedTuple):
     pools: tuple[tuple[str, ...], ...] = ()
     """Names of the pools of each SLO, or of a flow that looks at none; none: this machine."""
 
+    def pools_of(self, slo: str) -> tuple[str, ...]:
+        """Return the names of the pools that it names for one of its SLOs."""
+        named = dict(zip(self.slos, self.pools, strict=False))
+        return named.get(slo, (LOCAL,))
+
     def nodes(self, model_key: str) -> list[Node]:
         """Return what it asks for, upstream first; stages that there are no more are left out."""
         known = frozenset(self.stages) & frozenset(STAGES)

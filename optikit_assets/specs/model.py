@@ -60,6 +60,11 @@ class ModelSpec(Spec):
     slos: tuple[Name, ...] = Field(
         default=(), description="SLOs that the sensor asks for when a version appears; empty: all."
     )
+    recipes: tuple[Name, ...] = Field(
+        default=(),
+        description="Recipes that are asked for when a version appears, or when a decision is made "
+        "that nobody named any for; empty: all.",
+    )
     flow: Name = Field(
         default=plugins.DEFAULT_FLOW,
         description="Flow that the sensor asks for when a version appears.",

@@ -11,7 +11,7 @@ from optikit_assets.artifacts import ArtifactStore, LocalStore, open_store
 from optikit_assets.errors import StageError
 from optikit_assets.graph import Node
 from optikit_assets.headless.materialize import materialize_node, open_instance
-from optikit_assets.headless.optimize import status
+from optikit_assets.headless.status import status
 from optikit_assets.schemas import CHECKPOINTS_FILE, COMPARISON_FILE, DEPLOYMENT_FILE
 from optikit_assets.settings import settings
 from optikit_assets.workers.messages import CompressResult, Record

@@ -17,7 +17,8 @@ from optikit_assets.errors import StageError
 from optikit_assets.graph import PIPELINE, Flow, Node, get_flow
 from optikit_assets.headless.driver import DriverReport
 from optikit_assets.headless.materialize import materialize_node, open_instance
-from optikit_assets.headless.optimize import Submission, require_what_is_not_made, status
+from optikit_assets.headless.optimize import Submission, require_what_is_not_made
+from optikit_assets.headless.status import status
 from optikit_assets.schemas import BENCHMARK_FILE, MEASURED_RECIPE
 from optikit_assets.settings import settings
 from tests.definitions.test_certification import DEPLOYABLE, SLO, Machine, artifact_of

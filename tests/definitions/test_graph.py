@@ -118,17 +118,19 @@ def test_every_asset_has_its_partitions_and_dependencies_and_says_what_it_is(nam
 
 
 @pytest.mark.parametrize("name", graph.STAGES)
-def test_every_stage_has_kinds_an_owner_a_code_version_and_automation(name):
+def test_every_stage_has_kinds_an_owner_and_a_code_version(name):
     spec = SPECS[name]
     assert spec.kinds
     assert spec.owners == ["team:ml-platform"]
-    assert spec.automation_condition is not None
+    # The sensor for edits plans as the status does; two would request twice.
+    assert spec.automation_condition is None
     assert ("gpu" in spec.kinds) == (name != "base_model")
 
 
 def test_the_quality_gate_and_every_task_are_partitioned_checks_of_the_scores():
     graph = defs.resolve_asset_graph()
-    assert {(key.asset_key.to_user_string(), key.name) for key in graph.asset_check_keys} == {
+    of_scores = [k for k in graph.asset_check_keys if k.asset_key == dg.AssetKey("eval_scores")]
+    assert {(key.asset_key.to_user_string(), key.name) for key in of_scores} == {
         ("eval_scores", "quality_gate"),
         *(
             ("eval_scores", f"recovery_{task}")
@@ -142,19 +144,25 @@ def test_the_quality_gate_and_every_task_are_partitioned_checks_of_the_scores():
             )
         ),
     }
-    for key in graph.asset_check_keys:
+    for key in of_scores:
         assert graph.get(key).partitions_def == partitioned_by(OF_RECIPE)
 
 
-def test_sensors_are_off_until_they_are_switched_on():
+def test_new_model_versions_are_requested_unless_switched_off_and_edits_if_switched_on():
     repository = defs.get_repository_def()
     assert {sensor.name for sensor in repository.sensor_defs} == {
         "new_model_versions",
         "spec_changes",
         "stale_partitions",
     }
-    for sensor in repository.sensor_defs:
-        assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
+    assert {sensor.name for sensor in repository.sensor_defs if is_on(sensor)} == {
+        "new_model_versions",
+        "spec_changes",
+    }
+
+
+def is_on(sensor: dg.SensorDefinition) -> bool:
+    return sensor.default_status == dg.DefaultSensorStatus.RUNNING
 
 
 # --- partitions and lineage ---------------------------------------------------------------------
@@ -242,7 +250,7 @@ class Site:
         self.home = home
         self.recipes = root / "recipes"
         self.instance = instance
-        self.cursor: str | None = None
+        self.cursors: dict[str, str | None] = {}
         self.requests: dict[str, dg.RunRequest] = {}
         shutil.copytree(REPOSITORY / "recipes", self.recipes)
         # The demo model is a file of the repository, and no new version.
@@ -259,12 +267,12 @@ class Site:
         wanted = {"models": self.models, "artifacts": artifacts, "runner": runner}
         resources = {k: v for k, v in wanted.items() if k in sensor.required_resource_keys}
         with dg.build_sensor_context(
-            instance=self.instance, resources=resources, cursor=self.cursor
+            instance=self.instance, resources=resources, cursor=self.cursors.get(sensor.name)
         ) as context:
             result = sensor(context)
         assert isinstance(result, dg.SensorResult | dg.SkipReason)
         if isinstance(result, dg.SensorResult):
-            self.cursor = result.cursor
+            self.cursors[sensor.name] = result.cursor
         return result
 
     def requested(self) -> list[str]:
@@ -277,9 +285,14 @@ class Site:
 
     def reason(self) -> str:
         """Tick, and return why nothing was requested."""
-        result = self.look_for_models()
-        assert isinstance(result, dg.SkipReason)
-        return str(result.skip_message)
+        return self.message(new_model_versions)
+
+    def message(self, sensor: dg.SensorDefinition) -> str:
+        """Tick, and return what the sensor says."""
+        result = self.tick(sensor)
+        found = result.skip_reason if isinstance(result, dg.SensorResult) else result
+        assert found is not None
+        return str(found.skip_message)
 
     def execute(self, key: str) -> bool:
         """Run what was requested last for a model version; return whether it succeeded."""
@@ -304,12 +317,13 @@ class Site:
     def look_for_edits(self) -> set[tuple[str, str | None]]:
         """Tick, record the observations, and return of what they were."""
         result = self.tick(spec_changes)
-        if isinstance(result, dg.SkipReason):
-            return set()
+        assert isinstance(result, dg.SensorResult)
         for event in result.asset_events:
             self.instance.report_runless_asset_event(event)
         return {
-            (event.asset_key.to_user_string(), event.partition) for event in result.asset_events
+            (event.asset_key.to_user_string(), event.partition)
+            for event in result.asset_events
+            if isinstance(event, dg.AssetObservation)
         }
 
     def edit(self, name: str, change: Callable[[dict[str, Any]], object], comment: str) -> None:
@@ -326,7 +340,81 @@ def site(
     execute_with(monkeypatch, local_on(HARDWARE))
     monkeypatch.setenv("OPTIKIT_MODEL_QUIET_S", "0")
     settings.cache_clear()
-    return Site(tmp_path, home, instance)
+    site = Site(tmp_path, home, instance)
+    site.look_for_models()
+    return site
+
+
+def test_what_was_there_before_the_first_tick_becomes_partitions_and_no_request(site: Site):
+    site.drop("early", "1")
+    (site.home / "models" / "half" / "1").mkdir(parents=True)
+    site.cursors.clear()
+    result = site.look_for_models()
+    assert isinstance(result, dg.SensorResult)
+    assert not result.run_requests
+    assert "early@1" in str(result.skip_reason)
+    assert site.requested() == []
+    # What was still being copied then is new when it has arrived.
+    site.drop("half", "1")
+    assert site.requested() == ["half@1"]
+
+
+def test_a_broken_slo_is_requested_of_a_new_model_once_it_was_corrected(site: Site):
+    good = (site.recipes / "slos" / "demo.yaml").read_text()
+    site.edit("slos/demo.yaml", lambda spec: spec["workload"].update(output_tokens=0), "typo")
+    site.drop("demo-llama", "2")
+    assert "recipes/slos/demo.yaml: workload.output_tokens: " in site.reason()
+    site.edit("models/demo-llama.yaml", lambda spec: spec["slos"].append("qwen7b_chat"), "two")
+    assert site.requested() == ["demo-llama@2"]
+    asked = site.requests["demo-llama@2"].run_config["ops"]["optimize"]["config"]["slos"]
+    assert asked == ["qwen7b_chat"]
+    assert site.requested() == []
+    (site.recipes / "slos" / "demo.yaml").write_text(good)
+    assert site.requested() == ["demo-llama@2"]
+    asked = site.requests["demo-llama@2"].run_config["ops"]["optimize"]["config"]["slos"]
+    assert asked == ["demo"]
+    assert site.requested() == []
+
+
+def test_a_version_of_a_broken_model_spec_waits_and_says_why(site: Site):
+    good = (site.recipes / "models" / "demo-llama.yaml").read_text()
+    site.edit("models/demo-llama.yaml", lambda spec: spec.update(suite=7), "typo")
+    site.drop("demo-llama", "2")
+    site.drop("other", "1")
+    assert site.requested() == ["other@1"]
+    assert "demo-llama@2: recipes/models/demo-llama.yaml: suite: " in site.reason()
+    (site.recipes / "models" / "demo-llama.yaml").write_text(good)
+    assert site.requested() == ["demo-llama@2"]
+
+
+@pytest.mark.slow
+def test_broken_files_are_shown_as_failed_checks_and_all_else_is_observed(site: Site):
+    site.look_for_edits()
+    site.edit("quantization/int_w8a8.yaml", lambda spec: spec.update(trials=0), "typo")
+    site.edit("quantization/int_w4a16.yaml", lambda spec: spec.update(trials=7), "no typo")
+    result = site.tick(spec_changes)
+    assert isinstance(result, dg.SensorResult)
+    checks = [e for e in result.asset_events if isinstance(e, dg.AssetCheckEvaluation)]
+    fault = "recipes/quantization/int_w8a8.yaml: trials: input should be greater than or equal to 1"
+    assert {e.asset_key.to_user_string(): e.passed for e in checks} == {
+        "recipe_spec": False,
+        "scenario_spec": True,
+        "evaluation_spec": True,
+        "engine_spec": False,
+    }
+    assert fault in str(checks[0].description)
+    assert fault in str(result.skip_reason)
+    seen = [e.partition for e in result.asset_events if isinstance(e, dg.AssetObservation)]
+    assert seen == ["int_w4a16"]
+
+
+def test_a_recipe_file_that_came_has_the_code_location_reloaded(site: Site):
+    text = (site.recipes / "quantization" / "int_w8a8.yaml").read_text()
+    new = site.recipes / "quantization" / "int_w8a8_2.yaml"
+    new.write_text(text.replace("name: int_w8a8", "name: int_w8a8_2"))
+    # Without a code server nobody can be asked; once is enough.
+    assert "spec files came or went: reload the code location" in site.message(spec_changes)
+    assert "came or went" not in site.message(spec_changes)
 
 
 def test_a_new_model_version_becomes_a_partition_and_a_request(site: Site):
@@ -341,7 +429,12 @@ def test_a_new_model_version_becomes_a_partition_and_a_request(site: Site):
     assert request.run_config == {
         "ops": {
             "optimize": {
-                "config": {"model": "demo-llama@2", "flow": "quantize_and_tune", "slos": ["demo"]}
+                "config": {
+                    "model": "demo-llama@2",
+                    "flow": "quantize_and_tune",
+                    "slos": ["demo"],
+                    "recipes": ["baseline", "int_w8a8"],
+                }
             }
         }
     }
@@ -372,7 +465,13 @@ def test_a_model_is_requested_with_the_flow_that_its_spec_names(site: Site):
     (request,) = list(result.run_requests or [])
     config = request.run_config["ops"]["optimize"]["config"]
     # Under an SLO it measures nothing.
-    assert config == {"model": "demo-llama@2", "flow": "quantize", "slos": []}
+    recipes = ["baseline", "int_w8a8"]
+    assert config == {
+        "model": "demo-llama@2",
+        "flow": "quantize",
+        "slos": [],
+        "recipes": recipes,
+    }
 
 
 def test_the_launchpad_refuses_a_flow_that_there_is_not(site: Site):

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from optikit_assets.artifacts import open_store
 from optikit_assets.graph import BASE_MODEL, DEPLOYABLE_CONFIG, PIPELINE, Flow, Node, get_flow
-from optikit_assets.headless.optimize import status
 from optikit_assets.headless.requests import Request, remember_request, requests
+from optikit_assets.headless.status import status
 from optikit_assets.publishing import Bundle, get_publisher
 from optikit_assets.settings import settings
 from tests.definitions.world import HARDWARE, MODEL, RECIPES, World, pools_of

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -337,12 +338,19 @@ def test_pointers_that_earlier_releases_wrote_are_read(tmp_path, folder):
 
 
 def test_a_malformed_source_in_a_models_spec_names_file_and_key(tmp_path):
-    models = registry(tmp_path, m=ModelSpec(name="m", source="hf:too/many/parts"))
+    models = registry(
+        tmp_path,
+        m=ModelSpec(name="m", source="hf:too/many/parts"),
+        other=ModelSpec(name="other", source="hf:org/name"),
+    )
     expected = (
         r"^recipes/models/m\.yaml: source: 'hf:too/many/parts' is not of the form hf:ORG/NAME"
     )
     with pytest.raises(SpecError, match=expected):
-        models.versions()
+        models.resolve("m")
+    # That is no reason against the others.
+    assert [version.name for version in models.versions()] == ["other"]
+    assert re.match(expected, models.problems()[0])
 
 
 @pytest.mark.parametrize("text", ["hf:", "hf:name", "hf:a/b/c", "hf:a b/c"])

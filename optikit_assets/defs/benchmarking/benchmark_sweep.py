@@ -3,7 +3,6 @@
 import dagster as dg
 
 from optikit_assets import graph
-from optikit_assets.defs.automation import VERSIONED
 from optikit_assets.defs.benchmarking.measurement import (
     Benchmarked,
     benchmark,
@@ -27,7 +26,6 @@ from resources import (
 @dg.asset(
     **declared(graph.BENCHMARK_SWEEP),
     kinds={"gpu"},
-    automation_condition=VERSIONED,
 )
 def benchmark_sweep(
     context: dg.AssetExecutionContext,

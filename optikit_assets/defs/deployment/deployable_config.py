@@ -9,7 +9,6 @@ import dagster as dg
 
 from optikit_assets import graph
 from optikit_assets.artifacts import Artifact
-from optikit_assets.defs.automation import SETTLED
 from optikit_assets.defs.benchmarking.measurement import remember_benchmarks
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.deployment.fresh_servers import all_flags
@@ -42,13 +41,13 @@ from resources import (
     ModelRegistryResource,
     PublisherResource,
     StageRunnerResource,
+    UpstreamResource,
 )
 
 
 @dg.asset(
     **declared(graph.DEPLOYABLE_CONFIG),
     kinds={"gpu"},
-    automation_condition=SETTLED,
 )
 def deployable_config(
     context: dg.AssetExecutionContext,
@@ -57,8 +56,10 @@ def deployable_config(
     history: HistoryResource,
     runner: StageRunnerResource,
     publisher: PublisherResource,
+    upstream: UpstreamResource,
 ) -> dg.MaterializeResult:
     """Choose among the recipes that passed the gate, certify, write the bundle."""
+    upstream.bring(context)
     partition = Partition(context, models, artifacts, history, runner)
     with partition.turn():
         artifact = artifacts.store.find_complete(partition.key)

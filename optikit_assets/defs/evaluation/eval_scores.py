@@ -7,7 +7,6 @@ import dagster as dg
 
 from optikit_assets import graph
 from optikit_assets.artifacts import Artifact
-from optikit_assets.defs.automation import VERSIONED
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.evaluation.candidates import verified
 from optikit_assets.defs.evaluation.checks import check_specs, compared_checks, failed_checks
@@ -57,7 +56,6 @@ from resources import (
     **declared(graph.EVAL_SCORES),
     check_specs=check_specs(),
     kinds={"python", "gpu"},
-    automation_condition=VERSIONED,
 )
 def eval_scores(
     context: dg.AssetExecutionContext,

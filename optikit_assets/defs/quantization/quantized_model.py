@@ -8,7 +8,6 @@ import dagster as dg
 
 from optikit_assets import graph
 from optikit_assets.artifacts import Artifact, ArtifactStore
-from optikit_assets.defs.automation import VERSIONED
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.partitions import declared
 from optikit_assets.errors import ChangedInputError, CompressionError
@@ -37,7 +36,6 @@ _MADE = ("rows_digest", "row_numbers", "seconds", "bytes", "versions", "started_
 @dg.asset(
     **declared(graph.QUANTIZED_MODEL),
     kinds={"llmcompressor", "gpu"},
-    automation_condition=VERSIONED,
 )
 def quantized_model(
     context: dg.AssetExecutionContext,

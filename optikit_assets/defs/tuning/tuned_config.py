@@ -6,7 +6,6 @@ import dagster as dg
 
 from optikit_assets import graph
 from optikit_assets.artifacts import Artifact
-from optikit_assets.defs.automation import VERSIONED
 from optikit_assets.defs.benchmarking.measurement import (
     Benchmarked,
     benchmark,
@@ -47,7 +46,6 @@ from resources import (
 @dg.asset(
     **declared(graph.TUNED_CONFIG),
     kinds={"optuna", "gpu"},
-    automation_condition=VERSIONED,
 )
 def tuned_config(
     context: dg.AssetExecutionContext,

@@ -33,15 +33,81 @@ def test_a_reference_to_nothing_names_file_key_and_known_names(
     catalog_root: Path, write: Write, name: str, text: str, expected: str
 ) -> None:
     write(text, name)
-    with pytest.raises(SpecError) as caught:
-        Catalog.load(catalog_root)
-    assert expected in str(caught.value)
+    folder, file = name.split("/")
+    broken = Catalog.load(catalog_root).broken[folder]
+    assert expected in str(broken[file.removesuffix(".yaml")])
 
 
-def test_a_folder_without_baseline_is_refused(catalog_root: Path) -> None:
+def test_a_folder_without_baseline_has_no_baseline_to_use(catalog_root: Path) -> None:
     (catalog_root / "quantization" / "baseline.yaml").unlink()
+    catalog = Catalog.load(catalog_root)
     with pytest.raises(SpecError, match=r"recipes/quantization: baseline.yaml missing"):
-        Catalog.load(catalog_root)
+        catalog.recipe("baseline")
+    assert catalog.recipe("int_w8a8").name == "int_w8a8"
+
+
+BROKEN = "name: {0}\ntrials: many\nparameters: {{max_num_seqs: {{choices: [64]}}}}\n"
+
+
+def test_a_broken_file_takes_out_itself_and_what_refers_to_it_and_nothing_else(
+    catalog_root: Path, write: Write
+) -> None:
+    write(BROKEN.format("own"), "search_spaces/own.yaml")
+    slo = "workload: {input_tokens: 1, output_tokens: 1}\n"
+    write(f"name: rag\nsearch_space: own\n{slo}", "slos/rag.yaml")
+    write("name: noon\nmodel: m\nslos: [chat, rag]\n", "jobs/noon.yaml")
+    catalog = Catalog.load(catalog_root)
+    assert {folder: list(names) for folder, names in catalog.broken.items() if names} == {
+        "search_spaces": ["own"],
+        "slos": ["rag"],
+        "jobs": ["noon"],
+    }
+    # What is at fault is named with file, key and range wherever it is met.
+    fault = "recipes/search_spaces/own.yaml: trials: input should be a valid integer (got 'many')"
+    for look_up in (
+        lambda: catalog.search_space("own"),
+        lambda: catalog.slo("rag"),
+        lambda: catalog.scenario_digest("rag"),
+        lambda: catalog.job("noon"),
+    ):
+        with pytest.raises(SpecError) as caught:
+            look_up()
+        assert fault in str(caught.value)
+    assert (list(catalog.slos), list(catalog.jobs)) == (["chat"], ["night"])
+    assert catalog.names("slos") == ["chat", "rag"]
+    assert [error.file for error in catalog.problems] == [
+        "recipes/slos/rag.yaml",
+        "recipes/search_spaces/own.yaml",
+        "recipes/jobs/noon.yaml",
+    ]
+
+
+def test_a_broken_model_or_pool_is_never_replaced_by_its_default(
+    catalog_root: Path, write: Write
+) -> None:
+    write("name: m\nsuite: paper\ncalibration: x\n", "models/m.yaml")
+    catalog = Catalog.load(catalog_root)
+    with pytest.raises(SpecError, match=r"recipes/models/m\.yaml: calibration: unknown key"):
+        catalog.model("m")
+    with pytest.raises(SpecError, match=r"jobs/night\.yaml: model: 'm' cannot be used: recipes/mo"):
+        catalog.job("night")
+    write("name: local\nprice_per_hour: free\n", "hardware/local.yaml")
+    catalog = Catalog.load(catalog_root)
+    with pytest.raises(SpecError, match=r"recipes/hardware/local\.yaml: price_per_hour: "):
+        catalog.pool("local")
+    # It is where an SLO is measured that names no pool.
+    with pytest.raises(SpecError, match=r"slos/chat\.yaml: pools: 'local' cannot be used: rec"):
+        catalog.slo("chat")
+
+
+def test_a_model_stays_usable_while_one_of_the_slos_that_it_asks_for_is_broken(
+    catalog_root: Path, write: Write
+) -> None:
+    write("name: m\nslos: [chat]\n", "models/m.yaml")
+    write("name: chat\n", "slos/chat.yaml")
+    catalog = Catalog.load(catalog_root)
+    assert catalog.model("m").slos == ("chat",)
+    assert list(catalog.broken["slos"]) == ["chat"]
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:

@@ -105,13 +105,14 @@ def test_recipes_of_a_package_join_the_catalog(install: Install, catalog_root: P
     assert list(Catalog.load(catalog_root).recipes) == ["baseline", "int_w8a8", "own"]
     (folder / "own.yaml").write_text(OWN.replace("acme", "acm"))
     with pytest.raises(SpecError, match=r"^acme:own\.yaml: backend: no b"):
-        Catalog.load(catalog_root)
+        Catalog.load(catalog_root).recipe("own")
     (folder / "own.yaml").unlink()
     (folder / "int_w8a8.yaml").write_text(RECIPE)
     with pytest.raises(
         SpecError, match=r"^acme:int_w8a8\.yaml: name: there is a recipe 'int_w8a8'"
     ):
-        Catalog.load(catalog_root)
+        # Of two that have one name neither is used.
+        Catalog.load(catalog_root).recipe("int_w8a8")
 
 
 def test_an_entry_point_that_is_no_package_is_named(install: Install, catalog_root: Path) -> None:

@@ -95,7 +95,7 @@ def test_who_names_a_pool_that_is_not_there_is_told(tmp_path: Path) -> None:
     slo = tmp_path / "recipes" / "slos" / "demo.yaml"
     slo.write_text(slo.read_text() + "pools: [local, h100]\n")
     with pytest.raises(SpecError, match=r"slos/demo.yaml.*unknown hardware pool 'h100'.*local"):
-        Catalog.load(tmp_path / "recipes")
+        Catalog.load(tmp_path / "recipes").slo("demo")
 
 
 def test_on_which_pools_an_slo_is_asked_changes_nothing_of_what_is_asked() -> None:

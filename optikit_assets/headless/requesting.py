@@ -1,0 +1,128 @@
+"""The sensor that requests what edits made stale, partition by partition, through Dagster's queue.
+
+It plans as `optikit status` does. What is stale is requested once everything upstream of it is
+fresh, so a decision is made after all of its inputs and never from a mix of old and new ones. A
+request is made once for what a partition is to become: by its content key, which Dagster knows a
+run by.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import dagster as dg
+
+from optikit_assets.artifacts.models import ModelRegistry
+from optikit_assets.defs.automation import FOR_EDITS
+from optikit_assets.defs.partitions import MODEL_DIMENSION, multi_partition_key
+from optikit_assets.execution import Pools
+from optikit_assets.graph import STAGES
+from optikit_assets.headless.plan import NodePlan
+from optikit_assets.headless.status import status
+from optikit_assets.settings import settings
+from optikit_assets.specs import Catalog, digest
+
+RETRIES = 2
+"""How often a request that failed is made again."""
+RETRY_AFTER_S = 600.0
+"""How long after a failure; twice as long after the second."""
+
+REQUEST_TAG = "optikit/request"
+"""Of a run: the digest of the partition and of the content key that it was requested for."""
+
+STAGE_JOBS = {
+    stage: dg.define_asset_job(
+        f"materialize_{stage}",
+        selection=[stage],
+        description=f"Makes partitions of {stage}; what the sensor for edits requests.",
+    )
+    for stage in STAGES
+}
+
+
+class Due(NamedTuple):
+    """What is requested now, and what is said of the rest."""
+
+    requests: list[dg.RunRequest]
+    told: list[str]
+
+
+@dg.sensor(
+    name="stale_partitions",
+    jobs=list(STAGE_JOBS.values()),
+    minimum_interval_seconds=20,
+    default_status=FOR_EDITS,
+    description="Requests every partition that was made before and that an edit, another version "
+    "or an upgrade made stale: upstream first, each once, a failed one twice more. What nobody "
+    "asked for is not requested, nor what follows from a broken file.",
+)
+def stale_partitions(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """Request what is stale and has nothing stale upstream."""
+    catalog = Catalog.load(settings().recipes)
+    registry = ModelRegistry(settings().home, settings().root, catalog)
+    known = set(context.instance.get_dynamic_partitions(MODEL_DIMENSION))
+    keys = [version.key for version in registry.versions() if version.key in known]
+    plan = status(catalog, keys, context.instance, Pools.of(settings(), catalog))
+    due = due_requests(plan, context.instance, time.time())
+    told = due.told or ["everything that was asked for is fresh"]
+    if due.requests:
+        context.log.info("; ".join(told))
+        return dg.SensorResult(run_requests=due.requests)
+    return dg.SensorResult(skip_reason="; ".join(told))
+
+
+def due_requests(plan: Sequence[NodePlan], instance: dg.DagsterInstance, now_s: float) -> Due:
+    """Return what of a plan is requested now.
+
+    Parameters
+    ----------
+    plan
+        Of everything that was asked for, upstream first.
+    now_s
+        Seconds since 1970.
+    """
+    unsettled = {item.node for item in plan if item.state not in ("fresh", "not asked for")}
+    due = Due([], [])
+    waiting = 0
+    for item in plan:
+        # What was never made is somebody's request that goes on, or broke off.
+        if item.node not in unsettled or item.timestamp is None:
+            continue
+        if item.unknown:
+            due.told.append(f"{item.node} {item.reason}")
+        elif unsettled.intersection(item.waits_for):
+            waiting += 1
+        else:
+            _request(item, instance, now_s, due)
+    if waiting:
+        due.told.append(f"{waiting} wait for what is upstream of them")
+    return due
+
+
+def _request(item: NodePlan, instance: dg.DagsterInstance, now_s: float, due: Due) -> None:
+    name = digest([str(item.node), item.key])
+    before = instance.get_run_records(dg.RunsFilter(tags={REQUEST_TAG: name}), limit=RETRIES + 1)
+    if before:
+        latest = before[0]
+        if not latest.dagster_run.is_finished:
+            due.told.append(f"{item.node} is being made")
+            return
+        if len(before) > RETRIES:
+            due.told.append(
+                f"{item.node} failed {len(before)} times and is not tried again until something "
+                f"that it follows from changes (run {latest.dagster_run.run_id})"
+            )
+            return
+        again_s = (latest.end_time or now_s) + RETRY_AFTER_S * 2 ** (len(before) - 1)
+        if now_s < again_s:
+            due.told.append(f"{item.node} failed and is tried again in {again_s - now_s:.0f} s")
+            return
+    due.told.append(f"{item.node} is requested: {item.reason}")
+    due.requests.append(
+        dg.RunRequest(
+            run_key=f"{name}-{len(before)}",
+            job_name=STAGE_JOBS[item.node.asset].name,
+            partition_key=multi_partition_key(item.node),
+            tags={REQUEST_TAG: name},
+        )
+    )
