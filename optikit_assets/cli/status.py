@@ -98,10 +98,11 @@ def _print_plan(console: Console, plan: Sequence[NodePlan], pools: Pools) -> Non
 def _summary(found: Estimate) -> str:
     if not found.costs:
         return "everything that was asked for is fresh: nothing would run"
+    noun = "partition" if len(found.costs) == 1 else "partitions"
     unknown = sum(cost is None for cost in found.costs.values())
     low, high = shown_time(found.at_least_s), shown_time(found.at_most_s)
     return (
-        f"{len(found.costs)} partitions would run: "
+        f"{len(found.costs)} {noun} would run: "
         f"{low if low == high else f'{low} to {high}'}, "
         f"{found.accelerator_hours:.2f} accelerator-hours"
         + (f", and {unknown} of which nothing is known" if unknown else "")
