@@ -19,7 +19,7 @@ from resources import ModelRegistryResource
 CHECK = "files"
 CHECKED = {
     RECIPE_SPEC: ("quantization",),
-    SCENARIO_SPEC: ("slos", "search_spaces", "hardware"),
+    SCENARIO_SPEC: ("slos", "search_spaces", "hardware", "hardware/cards"),
     EVALUATION_SPEC: ("evaluations",),
     ENGINE_SPEC: ("models", "jobs"),
 }
