@@ -10,7 +10,7 @@ from rich.text import Text
 
 from optikit_assets.deployment import arms_table, pools_table
 from optikit_assets.graph import DEPLOYABLE_CONFIG, FAILED, Key, Node, pool_name
-from optikit_assets.headless.driver import DriverReport
+from optikit_assets.headless.agenda import DriverReport
 from optikit_assets.headless.made import evaluated_recipes, measured_recipes
 from optikit_assets.headless.optimize import Submission, deployments, published_at
 from optikit_assets.schemas import (

@@ -14,7 +14,7 @@ from optikit_assets.cli.made import made_by
 from optikit_assets.cli.output_file import check_output, write_json
 from optikit_assets.errors import OptikitError
 from optikit_assets.graph import PIPELINE, Node, get_flow
-from optikit_assets.headless.driver import Event
+from optikit_assets.headless.agenda import Event
 from optikit_assets.headless.optimize import resolve_submission, run_submission
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, JobSpec, load_spec

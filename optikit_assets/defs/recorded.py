@@ -1,5 +1,6 @@
 """What the instance recorded of nodes, against what their present inputs give."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -52,33 +53,67 @@ class Recorded(NamedTuple):
 
 def recorded(instance: dg.DagsterInstance, node: Node) -> Recorded | None:
     """Return the latest recorded version of one partition, through public API only."""
-    return _latest(instance, node.asset, node.partition, observed=node.observed)
+    return recorded_of(instance, [node])[node]
 
 
-def observed(instance: dg.DagsterInstance, asset: str, partition: str | None) -> str | None:
-    """Return the version that was last observed of a source, by its partition key in Dagster."""
-    found = _latest(instance, asset, partition, observed=True)
-    return found and found.version
+def recorded_of(instance: dg.DagsterInstance, nodes: Iterable[Node]) -> dict[Node, Recorded | None]:
+    """Return what `recorded` does of every node, with one question for all of an asset."""
+    by_asset: defaultdict[str, list[Node]] = defaultdict(list)
+    for node in nodes:
+        by_asset[node.asset].append(node)
+    found: dict[Node, Recorded | None] = {}
+    for asset, some in by_asset.items():
+        partitions = [node.partition for node in some]
+        known = _latest(instance, asset, partitions, observed=GRAPH[asset].observed)
+        found |= {node: known.get(node.partition) for node in some}
+    return found
+
+
+def observed(
+    instance: dg.DagsterInstance, asset: str, partitions: Iterable[str | None]
+) -> dict[str | None, str]:
+    """Return the versions last observed of a source, by its partition keys in Dagster."""
+    known = _latest(instance, asset, partitions, observed=True)
+    return {partition: found.version for partition, found in known.items()}
 
 
 def _latest(
-    instance: dg.DagsterInstance, asset: str, partition: str | None, *, observed: bool
-) -> Recorded | None:
+    instance: dg.DagsterInstance,
+    asset: str,
+    partitions: Iterable[str | None],
+    *,
+    observed: bool,
+) -> dict[str | None, Recorded]:
+    """Return what is recorded last of each of these partitions of one asset, if anything is."""
+    wanted = set(partitions)
+    keys = sorted(key for key in wanted if key is not None)
     records_filter = dg.AssetRecordsFilter(
-        asset_key=dg.AssetKey(asset), asset_partitions=None if partition is None else [partition]
+        asset_key=dg.AssetKey(asset), asset_partitions=keys or None
     )
     fetch = instance.fetch_observations if observed else instance.fetch_materializations
-    records = fetch(records_filter, limit=1).records
-    if not records:
-        return None
-    event = records[0].asset_observation if observed else records[0].asset_materialization
+    latest: dict[str | None, Recorded | None] = {}
+    cursor: str | None = None
+    while len(latest) < len(wanted):
+        # Newest first: as a rule the first page has all of them.
+        page = fetch(records_filter, limit=len(wanted) if keys else 1, cursor=cursor)
+        for record in page.records:
+            if record.partition_key in wanted and record.partition_key not in latest:
+                latest[record.partition_key] = _as_recorded(record, observed=observed)
+        if not page.has_more or not keys:
+            break
+        cursor = page.cursor
+    return {partition: found for partition, found in latest.items() if found is not None}
+
+
+def _as_recorded(record: dg.EventLogRecord, *, observed: bool) -> Recorded | None:
+    event = record.asset_observation if observed else record.asset_materialization
     if event is None or event.tags is None or DATA_VERSION_TAG not in event.tags:
         return None
     return Recorded(
         event.tags[DATA_VERSION_TAG],
         event.tags.get(STATUS_TAG, "ok"),
-        records[0].timestamp,
-        records[0].run_id,
+        record.timestamp,
+        record.run_id,
         _inputs(event.metadata),
         event.tags.get(POOL_TAG),
     )
@@ -155,6 +190,11 @@ class Versions:
         if node not in self._recorded:
             self._recorded[node] = recorded(self.instance, node)
         return self._recorded[node]
+
+    def read(self, nodes: Iterable[Node]) -> None:
+        """Read what the instance recorded of these nodes, which are asked for soon, at once."""
+        unread = [node for node in nodes if node not in self._recorded and not node.observed]
+        self._recorded.update(recorded_of(self.instance, unread))
 
     def upstream(self, node: Node) -> tuple[Node, ...]:
         """Return the nodes that `node` depends on, a decision's recipes as they are now.

@@ -73,9 +73,13 @@ def changed_observations(
     "fresh" in Dagster's eyes for ever.
     """
     keys = list(model_keys)
-    return [
-        dg.AssetObservation(asset, partition=key, tags={DATA_VERSION_TAG: version})
-        for asset in partitions.SOURCES
-        for key, version in _present(versions.sources, asset, keys)
-        if observed(versions.instance, asset, key) != version
-    ]
+    changed: list[dg.AssetObservation] = []
+    for asset in partitions.SOURCES:
+        present = dict(_present(versions.sources, asset, keys))
+        last = observed(versions.instance, asset, present)
+        changed += [
+            dg.AssetObservation(asset, partition=key, tags={DATA_VERSION_TAG: version})
+            for key, version in present.items()
+            if last.get(key) != version
+        ]
+    return changed

@@ -81,7 +81,10 @@ _CONTROL_WITH_RAY = Installation(
     "control",
     "requirements/control-ray.txt",
     # The same versions as without it.
-    ("pyproject.toml", "--extra", "dev", "--extra", "ray", "-c", "requirements/control.txt"),
+    (
+        *("pyproject.toml", "--extra", "dev", "--extra", "ray", "--extra", "postgres"),
+        *("-c", "requirements/control.txt"),
+    ),
     installs_project=True,
 )
 EXTRAS: dict[str, Installation] = {"ray": _CONTROL_WITH_RAY}
@@ -271,8 +274,27 @@ def remove_stamp(home: Path, name: str) -> None:
     (environment_path(home, name) / _STAMP_NAME).unlink(missing_ok=True)
 
 
-def prepare_dagster_home(home: Path, template: Path = INSTANCE_TEMPLATE) -> Path:
+def instance_template(environ: Mapping[str, str] | None = None) -> Path:
+    """Return the settings of the Dagster instance: the project's, or what OPTIKIT_INSTANCE names.
+
+    Raises
+    ------
+    StorageError
+        If it names no file.
+    """
+    value = (os.environ if environ is None else environ).get("OPTIKIT_INSTANCE", "").strip()
+    if not value:
+        return INSTANCE_TEMPLATE
+    file = Path(value).expanduser().absolute()
+    if not file.is_file():
+        raise StorageError(f"OPTIKIT_INSTANCE={value} is no file: name a dagster.yaml, or unset it")
+    return file
+
+
+def prepare_dagster_home(home: Path, template: Path | None = None) -> Path:
     """Copy `template` to where Dagster looks for it, and return that folder (DAGSTER_HOME).
+
+    By default it is that of `instance_template`.
 
     Raises
     ------
@@ -280,7 +302,7 @@ def prepare_dagster_home(home: Path, template: Path = INSTANCE_TEMPLATE) -> Path
         If the folder cannot be written.
     """
     target = home / "dagster" / "dagster.yaml"
-    wanted = template.read_text(encoding="utf-8")
+    wanted = (template or instance_template()).read_text(encoding="utf-8")
     try:
         present = target.read_text(encoding="utf-8") if target.exists() else None
         if present != wanted:

@@ -43,15 +43,27 @@ class MachineLeases:
         Longest wait.
     clock
         Seconds of a clock that never goes back.
+    pause
+        Waits for so many seconds of that clock.
+    clear
+        Ends what killed holders left behind, and returns what to say of it.
     """
 
     def __init__(
-        self, root: Path, *, timeout_s: float, clock: Callable[[], float] = time.monotonic
+        self,
+        root: Path,
+        *,
+        timeout_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], object] = time.sleep,
+        clear: Callable[[], Sequence[object]] = kill_orphans,
     ) -> None:
         self.root = root
         self.timeout_s = timeout_s
         self.node = platform.node()
         self._clock = clock
+        self._pause = pause
+        self._clear = clear
 
     @contextmanager
     def lease(
@@ -67,7 +79,7 @@ class MachineLeases:
         with ExitStack() as held:
             taken = self._in_turn(accelerators, tuple(names), stop, held)
             # A device is free for us only without the engine that a killed holder left on it.
-            for orphan in kill_orphans():
+            for orphan in self._clear():
                 log.warning("%s", orphan)
             found = tuple(device for name, device in names.items() if name in taken)
             yield Lease(hardware, found if hardware.devices else (), self.node, stop)
@@ -124,7 +136,7 @@ class MachineLeases:
                     f"no {count} of {slots} accelerators became free within "
                     f"{self.timeout_s:.0f} s; holders are named in {self.root}"
                 )
-            time.sleep(_POLL_S)
+            self._pause(_POLL_S)
             yield
 
 

@@ -27,6 +27,17 @@ Batch = TypeVar("Batch")
 Done = TypeVar("Done")
 
 
+class AtOnce(Protocol):
+    """Does something with every item, with `width` of them at a time, and returns the results.
+
+    The first that fails ends all: it sets `stop`, and raises.
+    """
+
+    def __call__(
+        self, items: Sequence[Batch], do: Callable[[Batch], Done], width: int, stop: threading.Event
+    ) -> list[Done]: ...
+
+
 def on_some_node(
     executor: Executor,
     accelerators: int,
@@ -65,6 +76,7 @@ def settle(
     per_worker: int,
     max_attempts: int,
     accelerators: int = 1,
+    at_once: AtOnce | None = None,
 ) -> dict[str, str]:
     """Bring every item to an end: done, or failed with its reason after `max_attempts`.
 
@@ -88,6 +100,8 @@ def settle(
         another process may have finished the item while this one waited.
     per_worker
         Batch size: the start of a worker is paid once per batch.
+    at_once
+        Does several batches at a time; in threads by default.
 
     Returns
     -------
@@ -114,7 +128,7 @@ def settle(
     while pending:
         batches = [pending[i : i + per_worker] for i in range(0, len(pending), per_worker)]
         width = min(len(batches), executor.slots // accelerators)
-        outcomes = _in_parallel(batches, leased, width, stop)
+        outcomes = (at_once or _in_threads)(batches, leased, width, stop)
         pending = []
         for batch, failures in zip(batches, outcomes, strict=True):
             reasons.update(failures)
@@ -128,7 +142,7 @@ def settle(
     return {key: reasons.get(key, unknown) for key in keys if not is_done(key)}
 
 
-def _in_parallel(
+def _in_threads(
     items: Sequence[Batch], do: Callable[[Batch], Done], width: int, stop: threading.Event
 ) -> list[Done]:
     if width <= 1:

@@ -7,7 +7,6 @@ blocks only what depends on it.
 
 import contextlib
 import functools
-import graphlib
 import itertools
 import os
 import signal
@@ -20,32 +19,21 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 
 from optikit_assets.errors import OptikitError
 from optikit_assets.graph import Node
+from optikit_assets.headless.agenda import Agenda, DriverReport, Event
 from optikit_assets.headless.plan import NodePlan
-from optikit_assets.headless.priority import priorities
 from optikit_assets.processes import die_with_parent
 from optikit_assets.workers.messages import trial_title
 
 _POLL_S = 0.2
-_STOP_LIMIT_S = 45.0
+STOP_LIMIT_S = 45.0
 
 Materialize = Callable[[Node, Callable[[str, Any], object]], str]
-EventKind = Literal["started", "progress", "finished", "failed", "blocked", "fresh"]
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something a front end shows: a partition started, moved on or ended."""
-
-    kind: EventKind
-    node: Node
-    text: str = ""
-    outcome: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,16 +50,6 @@ class AsRuns:
         return materialize_node(node, listener, self.named, self.tags)
 
 
-@dataclass
-class DriverReport:
-    """How every node of the plan ended."""
-
-    fresh: list[Node] = field(default_factory=list)
-    finished: list[Node] = field(default_factory=list)
-    failed: dict[Node, str] = field(default_factory=dict)
-    blocked: list[Node] = field(default_factory=list)
-
-
 def run_plan(
     plan: list[NodePlan],
     *,
@@ -80,6 +58,7 @@ def run_plan(
     materialize: Materialize,
     on_event: Callable[[Event], object] = lambda event: None,
     seconds: Mapping[Node, float] | None = None,
+    rooms: Mapping[str, int] | None = None,
 ) -> DriverReport:
     """Run what is not fresh, upstream first.
 
@@ -97,48 +76,29 @@ def run_plan(
         Called in this process as things happen.
     seconds
         How long partitions took before, see `priorities`.
+    rooms
+        How many partitions of each pool run at a time, see `Agenda`.
     """
-    states = {item.node: item for item in plan}
-    sorter = graphlib.TopologicalSorter({item.node: item.waits_for for item in plan})
-    sorter.prepare()
-    report = DriverReport()
-    queue: list[Node] = []
-    to_run = [item.node for item in plan if item.state != "fresh"]
-    first = priorities({item.node: item.waits_for for item in plan}, seconds or {}, to_run)
-    width = min(width, len(to_run))
+    agenda = Agenda(plan, seconds, rooms)
+    width = min(width, agenda.to_run)
     start = functools.partial(_start, log_folder, materialize)
     with _workers(width, start) as workers:
-        while sorter.is_active():
-            for node in sorter.get_ready():
-                item = states[node]
-                if any(up in report.failed or up in report.blocked for up in item.waits_for):
-                    report.blocked.append(node)
-                    on_event(Event("blocked", node))
-                    sorter.done(node)
-                elif item.state == "fresh":
-                    report.fresh.append(node)
-                    on_event(Event("fresh", node, outcome=item.outcome))
-                    sorter.done(node)
-                else:
-                    queue.append(node)
-            queue.sort(key=lambda node: -first[node])
+        while True:
+            for event in agenda.settled():
+                on_event(event)
+            if agenda.is_over:
+                return agenda.report
             for place, worker in enumerate(workers):
-                if queue and worker.node is None:
+                if worker.node is None and (node := agenda.begin()) is not None:
                     if worker.dead:
                         worker.connection.close()
                         workers[place] = start()
-                    workers[place].give(queue.pop(0))
+                    workers[place].give(node)
             for worker in _with_news(workers):
                 for event in worker.news():
                     on_event(event)
-                    if event.kind == "finished":
-                        report.finished.append(event.node)
-                    elif event.kind == "failed":
-                        report.failed[event.node] = event.text
-                    else:
-                        continue
-                    sorter.done(event.node)
-    return report
+                    if event.kind in ("finished", "failed"):
+                        agenda.end(event)
 
 
 @dataclass
@@ -217,7 +177,7 @@ def _stop(workers: list[_Worker]) -> None:
         if worker.node is not None and worker.process.pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker.process.pid, signal.SIGINT)
-    deadline = time.monotonic() + _STOP_LIMIT_S
+    deadline = time.monotonic() + STOP_LIMIT_S
     for worker in workers:
         worker.process.join(max(0.0, deadline - time.monotonic()))
         if worker.process.is_alive():

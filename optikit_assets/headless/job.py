@@ -6,7 +6,7 @@ from pydantic import Field
 from optikit_assets.defs.sensors import OPTIMIZE_JOB
 from optikit_assets.errors import StageError
 from optikit_assets.graph import PIPELINE, get_flow
-from optikit_assets.headless.driver import Event
+from optikit_assets.headless.agenda import Event
 from optikit_assets.headless.optimize import resolve_submission, run_submission
 from optikit_assets.headless.upstream import parent_tags
 from optikit_assets.settings import settings

@@ -16,7 +16,8 @@ from optikit_assets.environments.status import python_of
 from optikit_assets.errors import AcceleratorError, OptikitError, StageError
 from optikit_assets.execution import Pools, beyond_a_node
 from optikit_assets.graph import PIPELINE, Flow, Key, Node, get_flow, in_plan_order
-from optikit_assets.headless.driver import AsRuns, DriverReport, Event, run_plan
+from optikit_assets.headless.agenda import DriverReport, Event
+from optikit_assets.headless.driver import AsRuns, run_plan
 from optikit_assets.headless.materialize import open_instance, register_model
 from optikit_assets.headless.plan import NodePlan, make_plan
 from optikit_assets.headless.present import (
@@ -189,9 +190,11 @@ def run_submission(
         for name in ("compress", "serve"):
             python_of(settings().envs_home, name)
         open_store(settings().store, settings().home).sweep_staging()
+    slots = {name: pools.executor(name).slots for name in submission.pool_names}
     report = run_plan(
         plan,
-        width=width(pools.executor(name).slots for name in submission.pool_names),
+        width=width(slots.values()),
+        rooms={name: width([count]) for name, count in slots.items()},
         log_folder=settings().logs / "driver",
         on_event=on_event,
         materialize=AsRuns(submission.named if len(POOLS) > 1 else {}, tags or {}),

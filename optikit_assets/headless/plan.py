@@ -21,7 +21,8 @@ class NodePlan:
     """One partition: its state, why it is in it, and what it waits for within the plan.
 
     ``unknown`` says why nobody can judge it now; its state is stale then. ``key`` is the content
-    key that it has once everything above it is up to date.
+    key that it has once everything above it is up to date. ``pool`` is where it is made, as the
+    part of a key; a decision is certified where it chooses.
     """
 
     node: Node
@@ -32,6 +33,7 @@ class NodePlan:
     timestamp: float | None
     unknown: str = ""
     key: str = ""
+    pool: str | None = None
 
 
 def make_plan(
@@ -58,6 +60,7 @@ def make_plan(
     """
     ordered = list(dict.fromkeys(nodes))
     scope = frozenset(ordered)
+    versions.read(ordered)
     if not tolerant:
         return [_judge(versions, node, scope) for node in ordered]
     return [_judge_or_say_why_not(versions, node, scope) for node in ordered]
@@ -100,10 +103,13 @@ def _check_specs(versions: Versions, node: Node) -> None:
 def _judge(versions: Versions, node: Node, scope: frozenset[Node]) -> NodePlan:
     ups = versions.upstream(node)
     waits_for = tuple(up for up in ups if up in scope)
+    pool = versions.pool_of(node)
     known = versions.recorded(node)
     if known is None:
         key = versions.expected(node)
-        return NodePlan(node, "missing", "never materialized", waits_for, "", None, key=key)
+        return NodePlan(
+            node, "missing", "never materialized", waits_for, "", None, key=key, pool=pool
+        )
     state: State = "fresh"
     reason = ""
     if known.status == FAILED:
@@ -113,9 +119,8 @@ def _judge(versions: Versions, node: Node, scope: frozenset[Node]) -> NodePlan:
         reason = _cause(versions, ups, known.inputs)
     elif not node.is_root and not versions.has_artifact(known.version):
         state, reason = "missing", "its artifact is not in the store"
-    return NodePlan(
-        node, state, reason, waits_for, known.status, known.timestamp, key=versions.expected(node)
-    )
+    when, key = known.timestamp, versions.expected(node)
+    return NodePlan(node, state, reason, waits_for, known.status, when, key=key, pool=pool)
 
 
 def _cause(versions: Versions, ups: tuple[Node, ...], inputs: dict[str, str]) -> str:

@@ -1,5 +1,11 @@
-"""Which headless runs still have a process: each process holds a lock for the time of its run."""
+"""Which headless runs still have a process: each process holds a lock for the time of its run.
 
+Locks are below OPTIKIT_HOME. Several control machines may share an instance, so a run says whose
+locks it is held by, and each machine judges its own.
+"""
+
+import contextlib
+import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +18,8 @@ from optikit_assets.settings import settings
 
 # Names the lock of the process that runs a headless run.
 OWNER_TAG = "optikit/owner"
+# Names the OPTIKIT_HOME that the lock is in.
+HOME_TAG = "optikit/home"
 
 _UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING]
 
@@ -25,7 +33,7 @@ def run_tags() -> Iterator[dict[str, str]]:
     lock.touch()
     try:
         with locked(lock):
-            yield {OWNER_TAG: name}
+            yield {OWNER_TAG: name, HOME_TAG: _this_home()}
     finally:
         lock.unlink(missing_ok=True)
 
@@ -38,6 +46,8 @@ def cancel_orphaned_runs(instance: dg.DagsterInstance) -> list[str]:
     canceled = []
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
         owner = run.tags.get(OWNER_TAG, "")
+        if run.tags.get(HOME_TAG, _this_home()) != _this_home():
+            continue
         # Earlier releases wrote host:pid, which may mean anybody by now.
         if not owner.isalnum() or not _has_ended(owner):
             continue
@@ -48,6 +58,20 @@ def cancel_orphaned_runs(instance: dg.DagsterInstance) -> list[str]:
             canceled.append(run.run_id)
         _lock_file(owner).unlink(missing_ok=True)
     return canceled
+
+
+def _this_home() -> str:
+    """Return what tells this OPTIKIT_HOME from others, on this machine or another."""
+    file = settings().home / "dagster" / "home.id"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        mine = file.with_name(f"home.{uuid.uuid4().hex}")
+        mine.write_text(uuid.uuid4().hex, encoding="ascii")
+        # Of two that are here for the first time one wins.
+        with contextlib.suppress(FileExistsError):
+            os.link(mine, file)
+        mine.unlink()
+    return file.read_text(encoding="ascii")
 
 
 def _lock_file(owner: str) -> Path:

@@ -12,7 +12,8 @@ import pytest
 
 from optikit_assets.errors import StageError
 from optikit_assets.graph import BASE_MODEL, Key, Node
-from optikit_assets.headless.driver import DriverReport, Event, run_plan
+from optikit_assets.headless.agenda import DriverReport, Event
+from optikit_assets.headless.driver import run_plan
 from optikit_assets.headless.plan import NodePlan, State
 from optikit_assets.settings import REPOSITORY
 from tests.alive import is_alive
@@ -210,7 +211,7 @@ def hang(node, listener):
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    driver._STOP_LIMIT_S = 3.0
+    driver.STOP_LIMIT_S = 3.0
     nodes = [Node(BASE_MODEL, Key(name)) for name in ("hears", "deaf", "waits")]
     plan = [NodePlan(node, "missing", "", (), "", None) for node in nodes]
     try:

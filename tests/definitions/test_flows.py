@@ -15,7 +15,7 @@ from optikit_assets.cli.made import made_by
 from optikit_assets.engines import Hardware, detect
 from optikit_assets.errors import StageError
 from optikit_assets.graph import PIPELINE, Flow, Node, get_flow
-from optikit_assets.headless.driver import DriverReport
+from optikit_assets.headless.agenda import DriverReport
 from optikit_assets.headless.materialize import materialize_node, open_instance
 from optikit_assets.headless.optimize import Submission, require_what_is_not_made
 from optikit_assets.headless.status import status

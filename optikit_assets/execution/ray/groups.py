@@ -1,0 +1,86 @@
+"""Placement groups: what the head of a cluster grants, and which cards of which node they are."""
+
+from collections.abc import Sequence
+
+import ray
+from ray.exceptions import GetTimeoutError
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from optikit_assets.engines import Hardware
+from optikit_assets.errors import AcceleratorError
+from optikit_assets.execution.ray.leases import Seat
+from optikit_assets.execution.ray.node import take_seat
+from optikit_assets.execution.ray.pool import Node, Pool, resource_of
+from optikit_assets.execution.ray.session import faults_of
+
+_SEAT_LIMIT_S = 120.0
+_take_seat = ray.remote(num_cpus=0, max_retries=0)(take_seat)
+
+
+class PlacementGroups:
+    """The cards of a pool's nodes, as the head grants them.
+
+    Parameters
+    ----------
+    pool
+        The nodes.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+
+    def hardware(self) -> Hardware:
+        """Return what the nodes of the pool have."""
+        return self.pool.hardware()
+
+    def nodes(self) -> Sequence[Node]:
+        """Return the nodes of the pool that are alive."""
+        return self.pool.nodes()
+
+    def ask(self, count: int) -> PlacementGroup:
+        """Ask for cards of one node."""
+        return placement_group(
+            [{resource_of(self.pool.nodes()): count}],
+            strategy="STRICT_PACK",
+            bundle_label_selector=[self.pool.selector],
+        )
+
+    def is_granted(self, group: PlacementGroup) -> bool | None:
+        """Return whether the cards are held; None: no node has so many."""
+        # Not `group.wait`: the head remembers everyone who ever waited until the group is there.
+        said = placement_group_table(group)
+        if said["state"] == "CREATED":
+            return True
+        self.pool.session.check()
+        return None if said["stats"]["scheduling_state"] == "INFEASIBLE" else False
+
+    def seat(self, group: PlacementGroup, count: int) -> Seat:
+        """Return the node that a group is on, and which of its cards Ray has assigned."""
+        resource = resource_of(self.pool.nodes())
+        seat = _take_seat.options(
+            num_gpus=count if resource == "GPU" else 0,
+            resources={} if resource == "GPU" else {resource: count},
+            scheduling_strategy=PlacementGroupSchedulingStrategy(group),
+        ).remote()
+        try:
+            with faults_of("a lease"):
+                node_id, devices = ray.get(seat, timeout=_SEAT_LIMIT_S)
+        except GetTimeoutError as error:
+            raise AcceleratorError(
+                f"the node of a lease did not answer within {_SEAT_LIMIT_S:.0f} s"
+            ) from error
+        hardware = self.pool.facts(node_id).hardware
+        shown = tuple(devices) if hardware.devices else ()
+        return Seat(node_id, self.pool.name(node_id), hardware, shown)
+
+    def give_back(self, group: PlacementGroup) -> None:
+        """Give cards back, or take back that they were asked for."""
+        # Without a head this would wait until Ray ends the process; it ends the group as well.
+        if self.pool.session.head_answers():
+            remove_placement_group(group)
