@@ -124,6 +124,7 @@ def plan_submission(
     observe(catalog, instance, pools)
     nodes = submission.nodes()
     versions = versions_now(catalog, instance, pools, nodes, submission.named)
+    versions.read(nodes)
     require_what_is_not_made(submission.flow, versions, nodes)
     return [unless_published(versions, item) for item in make_plan(versions, nodes)]
 
