@@ -117,6 +117,45 @@ def optimize(
 
 
 @app.command()
+def plan(
+    model: Annotated[
+        str,
+        typer.Option(metavar="NAME[@VERSION]|FILE", help="Model, or the config.json of one."),
+    ],
+    slo: Annotated[str, typer.Option(help="SLO name.")],
+    target_rps: Annotated[
+        float | None, typer.Option(min=1e-6, help="Requests/s that a fleet has to serve.")
+    ] = None,
+    pool: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Pool (recipes/hardware/) or card (recipes/hardware/cards/); may be repeated; "
+            "default: every pool, or every card where there is no pool."
+        ),
+    ] = None,
+    recipe: Annotated[
+        list[str] | None, typer.Option(help="Recipe name; may be repeated; default: all.")
+    ] = None,
+    shortlist: Annotated[
+        int, typer.Option(min=1, max=100, help="How many ways to name as worth measuring.")
+    ] = 3,
+    figure: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="Also draw the Pareto front.")
+    ] = None,
+    json_out: JsonOut = None,
+) -> None:
+    """Predict what every card, parallelism and recipe would serve, before one is touched.
+
+    Nothing is measured and nothing is certified by it: docs/planner.md says how wrong it is.
+    """
+    from optikit_assets.cli.plan import run_plan
+
+    sys.exit(
+        run_plan(model, slo, target_rps, pool or [], recipe or [], shortlist, figure, json_out)
+    )
+
+
+@app.command()
 def bench(
     base_url: Annotated[str, typer.Option(help="OpenAI-compatible endpoint, e.g. http://HOST/v1.")],
     model: Annotated[str, typer.Option(help="Model name as the endpoint knows it.")],

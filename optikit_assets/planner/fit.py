@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
+from optikit_assets.planner.architecture import Architecture
 from optikit_assets.planner.roofline import TERMS
 from optikit_assets.planner.rows import Row, Work, parts_of, seconds_of
 
@@ -104,9 +105,9 @@ class Fit:
         return f"{self.rows} measured rows{own}"
 
 
-def kind_of(work: Work) -> str:
+def kind_of(architecture: Architecture) -> str:
     """Return which fit a model belongs to."""
-    return "experts" if work.architecture.experts else "dense"
+    return "experts" if architecture.experts else "dense"
 
 
 def fit_rows(rows: Sequence[Row]) -> dict[str, Fit]:
@@ -119,7 +120,7 @@ def fit_rows(rows: Sequence[Row]) -> dict[str, Fit]:
         return dict.fromkeys(KINDS, Fit.unfitted())
     parts, seconds = parts_of(rows), seconds_of(rows)
     groups = np.array([row.group for row in rows])
-    kinds = np.array([kind_of(row.work) for row in rows])
+    kinds = np.array([kind_of(row.work.architecture) for row in rows])
     every = np.ones(len(rows), bool)
     residuals = np.empty(len(rows))
     for group in np.unique(groups):

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from optikit_assets.benchmarker.lengths import draw_length
+from optikit_assets.benchmarker.long_run import highest_rate, met_objectives
 from optikit_assets.specs.slo import SloSpec
 
 
@@ -182,13 +183,9 @@ def simulate(
 def meets(shape: Shape, slo: SloSpec, rate_rps: float, *, requests: int, seed: int = 0) -> bool:
     """Return whether a long run at this rate meets every objective and keeps pace."""
     values = simulate(shape, slo, rate_rps, requests=requests, seed=seed)
-    latency = values["e2e_latency"]
-    if np.isinf(latency).mean() > 0.01:
+    if not met_objectives(values, slo):
         return False
-    for objective in slo.objectives:
-        late = values[objective.metric] > objective.max_ms / 1000.0
-        if late.mean() > 1.0 - objective.percentile / 100.0:
-            return False
+    latency = values["e2e_latency"]
     # Keeping pace: over the whole run the backlog is worth less than a hundredth of it.
     newest = latency[-requests // 100 :]
     return float(newest[np.isfinite(newest)].mean()) < 0.01 * float(values["arrival"][-1])
@@ -208,13 +205,7 @@ def true_rate(shape: Shape, slo: SloSpec, *, requests: int = 200_000, seed: int 
     """
     if shape.leak:
         return 0.0
-    low, high = 0.0, shape.capacity_rps(slo.workload.mean_input_tokens or 0)
+    high = shape.capacity_rps(slo.workload.mean_input_tokens or 0)
     if not meets(shape, slo, high * 1e-3, requests=requests // 10, seed=seed):
         return 0.0
-    while high - low > 1e-3 * high:
-        middle = (low + high) / 2
-        if meets(shape, slo, middle, requests=requests, seed=seed):
-            low = middle
-        else:
-            high = middle
-    return low
+    return highest_rate(lambda rate: meets(shape, slo, rate, requests=requests, seed=seed), high)

@@ -27,6 +27,7 @@ def test_version(optikit: Optikit):
 
 PROMISED = {
     "optimize": {"--model", "--flow", "--slo", "--recipe", "--job", "--json"},
+    "plan": {"--model", "--slo", "--target-rps", "--pool", "--recipe", "--shortlist", "--json"},
     "bench": {"--base-url", "--model", "--slo", "--seed", "--json"},
     "evaluate": {"--base-url", "--model", "--suite", "--chat", "--tokenizer", "--seed", "--json"},
     "repeatability": {"--model", "--recipe", "--suite", "--times", "--deterministic", "--json"},

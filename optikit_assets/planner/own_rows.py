@@ -1,0 +1,106 @@
+"""Rows of an installation's own history: closed loops that its rate searches began with."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from optikit_assets.engines import get_engine
+from optikit_assets.engines.flags import integer
+from optikit_assets.errors import OptikitError
+from optikit_assets.planner.architecture import Architecture
+from optikit_assets.planner.precision import Precision
+from optikit_assets.planner.roofline import Layout
+from optikit_assets.planner.rows import Row, Work
+from optikit_assets.specs import CardSpec, Catalog
+
+OWN_ROWS = """
+SELECT rung.model, rung.recipe, rung.slo, rung.accelerator, rung.versions, rung.ended_at,
+       rung.clients, rung.throughput_rps, rung.latency_s,
+       coalesce(trial.flags, sweep.flags) AS flags
+FROM ladder_rungs AS rung
+LEFT JOIN sweeps AS sweep ON rung.stage = 'sweep' AND rung.content_key = sweep.content_key
+LEFT JOIN tuning_trials AS trial
+    ON rung.stage = 'tuning' AND rung.content_key = trial.content_key AND rung.trial = trial.trial
+WHERE coalesce(trial.flags, sweep.flags) IS NOT NULL AND rung.latency_s > 0
+ORDER BY rung.ended_at DESC
+"""
+"""What to ask the history for."""
+# Clients × throughput and latency agree by Little's law, or the rung was not steady.
+_LITTLE_TOLERANCE = 0.15
+
+
+def own_rows(
+    records: Iterable[Mapping[str, Any]],
+    engine: str,
+    card: CardSpec,
+    catalog: Catalog,
+    architecture_of: Callable[[str], Architecture | None],
+) -> list[Row]:
+    """Return the rows of an engine on a card, of the version that measured there last.
+
+    Left out is what was not steady, of models or recipes that are no longer known, and of
+    workloads whose work is not one length: traces, prompts from a file, shared prefixes.
+
+    Parameters
+    ----------
+    records
+        Answer to `OWN_ROWS`, newest first.
+    engine, card
+        Whose rows.
+    catalog
+        Recipes and SLOs.
+    architecture_of
+        Of a model's key; None if its files are gone.
+    """
+    found: list[Row] = []
+    newest: str | None = None
+    for record in records:
+        version = _version(record["versions"], engine)
+        if version is None or not card.is_named(str(record["accelerator"])):
+            continue
+        newest = newest or version
+        if version == newest and (row := _row(record, card, catalog, architecture_of)):
+            found.append(row)
+    return found
+
+
+def _version(versions: Any, engine: str) -> str | None:
+    known = _mapping(versions)
+    named = (known.get(name) for name in get_engine(engine).distributions)
+    return next((str(version) for version in named if version), None)
+
+
+def _row(
+    record: Mapping[str, Any],
+    card: CardSpec,
+    catalog: Catalog,
+    architecture_of: Callable[[str], Architecture | None],
+) -> Row | None:
+    slo, recipe = catalog.slos.get(record["slo"]), catalog.recipes.get(record["recipe"])
+    clients, latency_s = float(record["clients"]), float(record["latency_s"])
+    little = float(record["throughput_rps"]) * latency_s / clients
+    if slo is None or recipe is None or abs(little - 1.0) > _LITTLE_TOLERANCE:
+        return None
+    prompt, answer = slo.workload.mean_input_tokens, slo.workload.mean_output_tokens
+    if prompt is None or slo.workload.prefix_tokens or slo.workload.trace is not None:
+        return None
+    model = architecture_of(record["model"])
+    if model is None:
+        return None
+    try:
+        precision = Precision.of(recipe, model)
+    except OptikitError:
+        return None
+    flags = _mapping(record["flags"])
+    layout = Layout(*(
+        integer(flags.get(f"{name}_parallel_size")) or 1 for name in ("tensor", "pipeline", "data")
+    ))  # fmt: skip
+    work = Work(model, precision, card, layout, clients, prompt, answer)
+    group = f"{record['model']} {record['recipe']} {json.dumps(flags, sort_keys=True)}"
+    return Row(work, latency_s, None, group)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """Return a column of type JSON as a mapping."""
+    parsed = json.loads(value) if isinstance(value, str) else value
+    return parsed if isinstance(parsed, Mapping) else {}

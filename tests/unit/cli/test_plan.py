@@ -1,0 +1,58 @@
+"""`optikit plan` in this process, with configurations from files."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.conftest import Optikit
+from tests.unit.planner.models import LLAMA_8B, LLAMA_70B
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(LLAMA_8B))
+    return file
+
+
+@pytest.mark.slow
+def test_a_plan_says_what_to_measure_with_an_interval_and_servers(
+    optikit: Optikit, config: Path, tmp_path: Path
+) -> None:
+    out, figure = tmp_path / "plan.json", tmp_path / "plan.svg"
+    ended = optikit(
+        "plan", "--model", config, "--slo", "qwen7b_chat", "--pool", "l40s", "--recipe", "baseline",
+        "--recipe", "fp8_dynamic", "--target-rps", "40", "--json", out, "--figure", figure,
+    )  # fmt: skip
+    assert ended.code == 0
+    assert "A prediction, no measurement" in ended.out
+    ways = json.loads(out.read_text())
+    assert {way["recipe"] for way in ways} == {"baseline", "fp8_dynamic"}
+    listed = [way for way in ways if way["shortlisted"]]
+    assert 1 <= len(listed) <= 3
+    for way in listed:
+        low, high = way["rate_interval_rps"]
+        assert low <= way["rate_rps"] <= high
+        assert way["replicas"] * way["rate_rps"] >= 40
+    assert figure.read_text().lstrip().startswith("<?xml")
+
+
+def test_a_model_that_fits_nowhere_is_one_line(optikit: Optikit, config: Path) -> None:
+    config.write_text(json.dumps({**LLAMA_70B, "num_hidden_layers": 2000}))
+    ended = optikit(
+        "plan", "--model", config, "--slo", "qwen7b_chat", "--pool", "l40s", "--recipe", "baseline"
+    )
+    assert "no way is predicted to serve it" in ended.error
+    assert "leave no room for a cache" in ended.error
+
+
+def test_an_architecture_that_is_not_known_is_one_line(optikit: Optikit, config: Path) -> None:
+    config.write_text(json.dumps({**LLAMA_8B, "model_type": "hyena"}))
+    ended = optikit("plan", "--model", config, "--slo", "qwen7b_chat")
+    assert "the planner does not know the architecture 'hyena'" in ended.error
+
+
+def test_an_unknown_place_is_one_line(optikit: Optikit, config: Path) -> None:
+    ended = optikit("plan", "--model", config, "--slo", "qwen7b_chat", "--pool", "h300")
+    assert "unknown hardware pool or card 'h300'" in ended.error

@@ -1,0 +1,192 @@
+"""What is predicted of every way to serve, and what is refused in one line."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from optikit_assets.errors import OptikitError
+from optikit_assets.planner import (
+    Fit,
+    Place,
+    Question,
+    Way,
+    forecast,
+    own_rows,
+    places,
+    refit,
+    shipped_fits,
+    shortlist,
+)
+from optikit_assets.planner.engine import Limits
+from optikit_assets.planner.roofline import Layout
+from optikit_assets.planner.step_time import StepTime
+from optikit_assets.planner.traffic import Requests, Server
+from optikit_assets.settings import REPOSITORY
+from optikit_assets.specs import (
+    Catalog,
+    Choices,
+    EngineSpec,
+    PoolSpec,
+    SearchSpaceSpec,
+    SloSpec,
+)
+from tests.unit.planner.models import LLAMA_8B, LLAMA_70B, architecture
+
+CATALOG = Catalog.load(REPOSITORY / "recipes")
+FIT = shipped_fits("vllm")["dense"]
+SPACE = CATALOG.search_space("default")
+
+
+def space(*tensor: int) -> SearchSpaceSpec:
+    parameters = {**SPACE.parameters, "tensor_parallel_size": Choices(choices=tensor)}
+    return SPACE.model_copy(update={"parameters": parameters})
+
+
+def slo(**changes: object) -> SloSpec:
+    return SloSpec.model_validate(
+        {
+            "name": "s",
+            "workload": {"input_tokens": 500, "output_tokens": 50},
+            "objectives": [{"metric": "e2e_latency", "percentile": 95, "max_ms": 1000}],
+            **changes,
+        }
+    )
+
+
+def ask(
+    config: dict[str, object],
+    *recipes: str,
+    under: SloSpec,
+    fit: Fit = FIT,
+    tensor: tuple[int, ...] = (1,),
+) -> list[Way]:
+    question = Question(architecture(config), under, EngineSpec(), {"": fit})
+    chosen = [CATALOG.recipe(name) for name in recipes]
+    return forecast(question, places(CATALOG, ["h100"]), chosen, space(*tensor))
+
+
+def test_ways_are_ordered_by_what_they_serve_and_the_impossible_say_why() -> None:
+    ways = ask(LLAMA_70B, "baseline", "nvfp4", under=slo(), tensor=(1, 4, 8))
+    able = [way for way in ways if not way.reason]
+    assert [way.layout.tensor for way in able if way.recipe == "baseline"] != []
+    rates = [way.rate_per_card for way in able]
+    assert rates == sorted(rates, reverse=True)
+    reasons = {(way.layout.tensor, way.recipe): way.reason for way in ways}
+    assert "weights per card leave no room" in reasons[1, "baseline"]
+    assert "compute capability 10.0" in reasons[4, "nvfp4"]
+    for way in able:
+        assert way.low_rps <= way.rate_rps <= way.high_rps
+        assert way.sequences * 550 <= way.context_tokens
+        assert "877 measured rows" in way.basis
+
+
+def test_a_faster_engine_serves_more_and_the_interval_is_that_of_the_fit() -> None:
+    exact = replace(FIT, low=1.0, high=1.0)
+    (sharp,) = ask(LLAMA_8B, "baseline", under=slo(), fit=exact)
+    assert 0 < sharp.low_rps == pytest.approx(sharp.high_rps, rel=0.03)
+    assert sharp.low_rps <= sharp.rate_rps <= sharp.high_rps
+    slow = replace(exact, coefficients=exact.coefficients * 1.5)
+    (slower,) = ask(LLAMA_8B, "baseline", under=slo(), fit=slow)
+    assert slower.rate_rps < 0.8 * sharp.rate_rps
+    assert slower.latency_s == pytest.approx(1.5 * sharp.latency_s, rel=0.01)
+
+
+def test_an_slo_that_nobody_meets_is_named() -> None:
+    hard = slo(objectives=[{"metric": "ttft", "percentile": 50, "max_ms": 0.1}])
+    ways = ask(LLAMA_8B, "baseline", under=hard)
+    assert all("meets ttft_p50 0.1 ms at no rate" in way.reason for way in ways)
+    assert shortlist(ways) == []
+
+
+def test_a_saturated_server_finishes_as_fast_as_its_steps_allow() -> None:
+    server = Server(StepTime(step_s=0.01), Limits(max_num_seqs=10))
+    throughput = slo(objectives=[], workload={"input_tokens": 1, "output_tokens": 100})
+    rate = server.highest_rate(Requests.of(throughput, 200), throughput)
+    assert rate == pytest.approx(10 / (100 * 0.01), rel=0.02)
+
+
+def test_the_shortlist_names_each_place_and_precision_once() -> None:
+    ways = ask(LLAMA_8B, "fp8_dynamic", "int_w8a8", "int_w8a8_static", under=slo())
+    best = shortlist(ways)
+    assert sorted(way.recipe for way in best) == ["fp8_dynamic", "int_w8a8"]
+    assert best[0].rate_per_card >= best[1].rate_per_card
+    assert len(shortlist(ways, 1)) == 1
+
+
+def test_servers_for_a_rate_are_rounded_up_and_none_is_enough_at_zero() -> None:
+    place = Place("h100", CATALOG.card("h100"), 8, 2.0)
+    way = Way(place, Layout(2), "baseline", rate_rps=4.0, low_rps=1.0, high_rps=5.0)
+    assert way.replicas(9.0) == (3, 9)
+    assert replace(way, low_rps=0.0).replicas(9.0) == (3, None)
+    assert way.expense == (False, 1.0)
+
+
+def pool(**keys: object) -> Catalog:
+    spec = PoolSpec.model_validate({"name": "mine", **keys})
+    return replace(CATALOG, pools={"mine": spec})
+
+
+def test_a_pool_has_the_sheet_of_its_card_and_its_own_memory_and_price() -> None:
+    (place,) = places(pool(accelerator="H100", cards_per_node=4, price_per_hour=3.0), ["mine"])
+    assert (place.card.name, place.cards, place.price_per_hour) == ("h100", 4, 3.0)
+    (place,) = places(pool(accelerator="H100", card="h200", memory_gib=96), [])
+    assert (place.card.name, place.card.memory_gib) == ("h200", 96)
+
+
+@pytest.mark.parametrize(
+    ("keys", "names", "problem"),
+    [
+        (
+            {"accelerator": "RTX 4090"},
+            [],
+            "pool mine has no data sheet: its accelerator 'RTX 4090'",
+        ),
+        ({}, [], "its accelerator 'unset' is no card of recipes/hardware/cards/"),
+        ({}, ["h300"], "unknown hardware pool or card 'h300'; known: a100, b200"),
+    ],
+)
+def test_a_place_without_a_sheet_is_one_line(
+    keys: dict[str, object], names: list[str], problem: str
+) -> None:
+    with pytest.raises(OptikitError) as caught:
+        places(pool(**keys), names)
+    assert problem in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_trace_with_a_gap_is_one_line(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    times = [*range(50), *range(200, 250)]
+    lines = ["timestamp,input_tokens,output_tokens", *(f"{t},10,10" for t in times)]
+    trace.write_text("\n".join(lines))
+    workload = {"input_tokens": 10, "output_tokens": 10, "arrivals": "trace", "trace": str(trace)}
+    with pytest.raises(OptikitError, match=r"nothing arrives for 151 s after request 50, of 249 s"):
+        Requests.of(slo(workload=workload))
+
+
+def test_own_rows_are_of_the_newest_version_on_the_card_and_steady() -> None:
+    catalog = replace(CATALOG, slos={"s": slo()})
+    record = {
+        "model": "m@1", "recipe": "baseline", "slo": "s", "accelerator": "8 x NVIDIA H100",
+        "versions": '{"vllm": "0.32.0"}', "clients": 8, "throughput_rps": 4.0, "latency_s": 2.0,
+        "flags": '{"tensor_parallel_size": 2}',
+    }  # fmt: skip
+    others = (
+        {"versions": '{"vllm": "0.31.0"}'},
+        {"accelerator": "1 x NVIDIA H200"},
+        {"latency_s": 9.0},
+        {"model": "gone@1"},
+        {"recipe": "unknown"},
+        {"versions": "{}"},
+    )
+
+    def known(model: str):
+        return architecture(LLAMA_8B) if model == "m@1" else None
+
+    records = [record, *({**record, **other} for other in others)]
+    rows = own_rows(records, "vllm", CATALOG.card("h100"), catalog, known)
+    assert len(rows) == 1
+    assert (rows[0].latency_s, rows[0].work.clients, rows[0].work.layout.tensor) == (2.0, 8, 2)
+    assert (rows[0].work.input_tokens, rows[0].work.output_tokens) == (500, 50)
+    assert "1 of them from this history" in refit(FIT, rows).basis
