@@ -106,8 +106,8 @@ format: setup ## Format the code and fix what ruff can fix
 	@"$(CONTROL_BIN)/ruff" format .
 
 .PHONY: dev
-dev: setup ## Start the Dagster UI and daemon
-	@"$(CONTROL_BIN)/dg" dev
+dev: setup ## Start the Dagster UI and daemon, and serve reports
+	@"$(OPTIKIT)" reports & trap "kill $$! 2>/dev/null || true" EXIT; "$(CONTROL_BIN)/dg" dev
 
 .PHONY: lock
 lock: python ## Compile requirements/*.txt again (LOCK_ARGS=--upgrade for newer versions)

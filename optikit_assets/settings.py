@@ -53,6 +53,22 @@ class Settings(BaseSettings):
         description="HOST:PORT of the head of the Ray cluster, for the executor `ray`.",
     )
 
+    dagster_url: str | None = Field(
+        default=None,
+        description="Address of a running Dagster, where `optikit submit` queues jobs.",
+    )
+    reports_port: int = Field(
+        default=3070,
+        ge=1,
+        le=65535,
+        description="Port of `optikit reports` on loopback, which the links of assets name.",
+    )
+
+    @property
+    def reports(self) -> str:
+        """Address that `optikit reports` serves at."""
+        return f"http://127.0.0.1:{self.reports_port}"
+
     @property
     def envs_home(self) -> Path:
         """The OPTIKIT_HOME whose stage environments are used."""

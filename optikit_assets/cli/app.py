@@ -156,6 +156,29 @@ def plan(
 
 
 @app.command()
+def submit(
+    job: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Job file, or its name.")],
+    url: Annotated[
+        str | None,
+        typer.Option(help="Address of a running Dagster; default: OPTIKIT_DAGSTER_URL."),
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Follow it; end with 0 only if it succeeds.")
+    ] = False,
+) -> None:
+    """Hand a job to a running Dagster, whose queue runs it; without one run it here."""
+    from optikit_assets.cli.optimize import run_optimize, usable_job
+    from optikit_assets.settings import settings
+
+    address = url or settings().dagster_url
+    if address is None:
+        sys.exit(run_optimize(None, None, [], [], [], job, None))
+    from optikit_assets.cli.submit import run_submit
+
+    sys.exit(run_submit(usable_job(job), address, watch))
+
+
+@app.command()
 def bench(
     base_url: Annotated[str, typer.Option(help="OpenAI-compatible endpoint, e.g. http://HOST/v1.")],
     model: Annotated[str, typer.Option(help="Model name as the endpoint knows it.")],
@@ -261,6 +284,19 @@ def doctor(
     from optikit_assets.cli.inspect import run_doctor
 
     sys.exit(run_doctor(verify))
+
+
+@app.command()
+def reports(
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Default: OPTIKIT_REPORTS_PORT, else 3070."),
+    ] = None,
+) -> None:
+    """Serve the reports of deployments on loopback, where the links of assets lead."""
+    from optikit_assets.cli.reports import run_reports
+
+    run_reports(port)
 
 
 @models_app.command("add")

@@ -76,9 +76,7 @@ def _job(
             raise OptikitError(
                 "--job already names model, flow, SLOs, recipes and pools: give one or the other"
             )
-        if job in catalog.names("jobs"):
-            return catalog.job(job)
-        return load_spec(Path(job), JobSpec)
+        return _named(catalog, job)
     if model is None:
         raise OptikitError("needs --model, or --job; see optikit optimize --help")
     return JobSpec(
@@ -89,6 +87,24 @@ def _job(
         recipes=tuple(recipes),
         pools=tuple(pools),
     )
+
+
+def _named(catalog: Catalog, job: str) -> JobSpec:
+    return catalog.job(job) if job in catalog.names("jobs") else load_spec(Path(job), JobSpec)
+
+
+def usable_job(name_or_file: str) -> JobSpec:
+    """Return a job of which everything that it names is there.
+
+    Raises
+    ------
+    OptikitError
+        If the file is wrong, or something that it names is unknown or broken.
+    """
+    catalog = Catalog.load(settings().recipes)
+    job = _named(catalog, name_or_file)
+    resolve_submission(job, catalog)
+    return job
 
 
 @contextmanager

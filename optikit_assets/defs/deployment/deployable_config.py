@@ -34,6 +34,7 @@ from optikit_assets.graph import pool_name
 from optikit_assets.history import RowsByTable
 from optikit_assets.publishing import Published
 from optikit_assets.schemas import DEPLOYMENT_FILE, Certification, Deployment, PoolOffer
+from optikit_assets.settings import settings
 from optikit_assets.specs import BASELINE, LOCAL
 from resources import (
     ArtifactStoreResource,
@@ -259,7 +260,9 @@ def _metadata(
             markdown_image(four_arms(deployment.arms), "the four arms")
         ),
         "bundle": dg.MetadataValue.path(published.where),
-        "report": dg.MetadataValue.url(artifact.file(REPORT_FILE).as_uri()),
+        # A browser opens no file:// link of a page; `optikit reports` serves this one.
+        "report": dg.MetadataValue.url(f"{settings().reports}/{artifact.key}/{REPORT_FILE}"),
+        "report_file": dg.MetadataValue.path(str(artifact.file(REPORT_FILE))),
     }
     if deployment.status == "feasible":
         file = artifact.file(partition.engine.config_file)
