@@ -7,7 +7,7 @@ be served: the files of a bundle that a person reads, of any deployment, by its 
 import html
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
@@ -132,7 +132,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _row(row: dict[str, Any]) -> str:
+def _row(row: Mapping[Hashable, Any]) -> str:
     link = f'<a href="/{row["artifact_key"]}/{REPORT_FILE}">report</a>'
     told = [row["model"], row["slo"], row["status"], row["recipe"]]
     numbers = ["–" if _unknown(row[name]) else f"{row[name]:.3g}" for name in ("rate", "gain")]
