@@ -59,6 +59,9 @@ def bring_up_to_date(context: dg.AssetExecutionContext) -> None:
         for item in stale:
             context.log.info(f"{item.node} is run first: {item.state}, {item.reason}")
         report = _run(context, found.named, plan, pools)
+        # Dagster noted the versions of the inputs before the body began: the UI would call what is
+        # made from those of now unsynced.
+        context.get_step_execution_context().fetch_external_input_asset_version_info()
         if report.failed:
             raise StageError(
                 f"{node} cannot be made: "

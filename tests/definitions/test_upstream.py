@@ -29,6 +29,7 @@ class Clicks:
         self.world = world
         self.status = "ok"
         self.ran: list[str] = []
+        self.noted = 0
         self.tags: list[dict[str, str]] = []
         self.meanwhile: Callable[[], object] = lambda: None
 
@@ -45,6 +46,10 @@ class Clicks:
         self.meanwhile()
         return DriverReport(finished=stale)
 
+    def fetch_external_input_asset_version_info(self) -> None:
+        """What Dagster notes of the inputs, for the UI to compare."""
+        self.noted += 1
+
     def click(self, node: Node = CHAT) -> list[str]:
         """Run one decision; return what was run before it."""
         self.ran.clear()
@@ -55,6 +60,7 @@ class Clicks:
             instance=self.world.instance,
             run=SimpleNamespace(run_id="clicked", tags={}),
             log=logging.getLogger("click"),
+            get_step_execution_context=lambda: self,
         )
         upstream.bring_up_to_date(cast("dg.AssetExecutionContext", context))
         # What its body would record.
@@ -95,6 +101,12 @@ def test_every_run_is_linked_to_the_run_of_the_decision(clicks: Clicks) -> None:
     clicks.click()
     (tags,) = clicks.tags
     assert tags == {"dagster/parent_run_id": "clicked", "dagster/root_run_id": "clicked"}
+
+
+def test_inputs_are_noted_again_once_they_were_made(clicks: Clicks) -> None:
+    clicks.click()
+    clicks.click()
+    assert clicks.noted == 1
 
 
 def test_an_edited_slo_has_its_sweeps_and_studies_run_and_no_others(clicks: Clicks) -> None:
