@@ -87,9 +87,14 @@ def _with(slo: SloSpec, strategy: str) -> SloSpec:
 
 
 def _bisect_virtual(case: Case, seed: int, truth: float) -> Run:
-    slo = case.slo
+    rate, probes, load_s = bisection(case.shape, case.slo, seed)
+    return Run(rate / truth - 1.0, probes, load_s)
+
+
+def bisection(shape: Shape, slo: SloSpec, seed: int) -> tuple[float, int, float]:
+    """Return the rate that a bisection on vLLM's client ends at, its probes and load seconds."""
     # Every probe meets a new engine here, a user's the same one, long warm.
-    shape = replace(case.shape, cold_requests=0)
+    shape = replace(shape, cold_requests=0)
     numbers = itertools.count()
 
     def probe(rate_rps: float) -> tuple[bool, float]:
@@ -105,8 +110,7 @@ def _bisect_virtual(case: Case, seed: int, truth: float) -> Run:
         )
         return held, float(values["arrival"][-1])
 
-    rate, probes, load_s = _bisect(probe, slo.budget.tolerance)
-    return Run(rate / truth - 1.0, probes, load_s)
+    return _bisect(probe, slo.budget.tolerance)
 
 
 def row(server: str, how: str, runs: list[Run]) -> dict[str, str]:

@@ -92,6 +92,8 @@ def with_search(session: Session, search: SearchResult, gpus: int) -> CompletedB
     """Return the result of a benchmark from its search; its probes are the session's last."""
     opening = len(session.probes) - len(search.visits)
     best = search.best
+    if search.stop == "beaten":
+        return _beaten(session, search, gpus)
     certified = 0.0 if best is None else search.visits[best].finding.certified_rps
     worst = None if best is not None else session.probes[-1]
     status: BenchmarkStatus = "unresolved" if best is None else "feasible"
@@ -106,6 +108,32 @@ def with_search(session: Session, search: SearchResult, gpus: int) -> CompletedB
         reason=_why_it_ended(session, search),
         closest="" if worst is None else _closest(session, worst),
         certified_probe=None if best is None else opening + best,
+        model=session.target.model,
+        slo=session.slo.name,
+        seed=session.seed,
+        gpus=gpus,
+        ladder=tuple(session.ladder),
+        probes=tuple(session.probes),
+    )
+
+
+def _beaten(session: Session, search: SearchResult, gpus: int) -> CompletedBenchmark:
+    """Return the result of a benchmark that was dropped: no rate is certified.
+
+    An overloaded server completes what it can: where no crossing is known, that estimates the
+    limit, from above.
+    """
+    opened = [p for p in session.probes if p.kind == "open" and p.verdict != "invalid"]
+    kept_pace = [p.completion_rate_rps for p in opened if p.completion_rate_rps > 0 and not p.met]
+    reason = _why_it_ended(session, search)
+    return CompletedBenchmark(
+        status="dropped",
+        certified_rate_rps=0.0,
+        rate_ci_rps=(0.0, search.high_rps),
+        estimate_rps=search.estimate_rps or min(kept_pace, default=None),
+        load_seconds=session.load_seconds,
+        reason=reason,
+        closest=reason,
         model=session.target.model,
         slo=session.slo.name,
         seed=session.seed,
@@ -130,6 +158,7 @@ def _why_it_ended(session: Session, search: SearchResult) -> str:
         "probes": f"the SLO's max_probes ({budget.max_probes}) are spent",
         "seconds": f"the SLO's max_load_seconds ({budget.max_load_seconds:g}) are spent",
         "client": f"no rate above could be measured, and the limit may be higher ({invalid})",
+        "beaten": "dropped: certain not to do better than the best so far",
         "hopeless": "the backlog grew at rates far apart, even at a light load",
         "floor": (
             f"nothing held down to {session.floor_rps:.3g} req/s, the lowest rate that the SLO's "
@@ -137,7 +166,7 @@ def _why_it_ended(session: Session, search: SearchResult) -> str:
         ),
     }
     parts = [stops[search.stop]]
-    if search.best is not None:
+    if search.best is not None and search.stop != "beaten":
         visit = search.visits[search.best]
         how = "by itself" if visit.finding.verdict == "pass" else "with all probes together"
         parts.append(f"certified {visit.rate_rps:.4g} req/s ({how})")

@@ -15,7 +15,8 @@ lower bound never rises. Here:
    above the crossing by no more than a quarter of the tolerance, with confidence. Where no
    crossing is known, its probe must have passed by itself. The search ends when the certified rate
    is within the tolerance of the estimate, or of the lowest rate that failed, or when the budget is
-   spent.
+   spent. Where only a limit above a given rate is of interest, it also ends as soon as the limit is
+   certain to be lower.
 """
 
 import math
@@ -95,7 +96,8 @@ class SearchResult:
         Lowest rate that failed for certain, or None.
     stop
         Why the search ended: ``tolerance``, ``client`` (no higher rate could be measured),
-        ``hopeless``, ``probes``, ``seconds`` or ``floor``.
+        ``hopeless``, ``beaten`` (the limit is below `worth_rps`), ``probes``, ``seconds`` or
+        ``floor``.
     """
 
     visits: tuple[Visit, ...]
@@ -233,6 +235,7 @@ def search_rate(
     start_is_near: bool = False,
     floor_rps: float = 0.0,
     hopeless: Callable[[], bool] = lambda: False,
+    worth_rps: float = 0.0,
     tolerance: float,
     max_probes: int,
     seconds_left: Callable[[], float],
@@ -252,6 +255,8 @@ def search_rate(
         No lower rate is probed.
     hopeless
         Asked while no rate has held, whether the probes so far say that none will.
+    worth_rps
+        End as soon as the limit is certain not to be above this rate.
     tolerance
         End when the certified rate is within this factor minus one of the estimated limit.
     max_probes
@@ -278,6 +283,8 @@ def search_rate(
         if 0 < invalid_in_a_row < _ATTEMPTS_IF_INVALID:
             continue
         invalid_in_a_row = 0
+        if worth_rps and _beaten(state, worth_rps):
+            return _result(state, "beaten", tolerance)
 
         low, high = state.low_rps, state.high_rps
         if low is None:
@@ -313,6 +320,15 @@ def _next_rate(state: _State, low: float, high: float, tolerance: float) -> floa
     # Where the curve points to a rate that is known not to hold, the bracket is halved.
     ceiling = state.ceiling_rps
     return rate if ceiling is None or rate < ceiling * (1.0 - _SAME) else (low * ceiling) ** 0.5
+
+
+def _beaten(state: _State, worth_rps: float) -> bool:
+    """Return whether the limit is certain not to be above a rate."""
+    fail = state.fail_rps
+    if fail is not None and fail <= worth_rps * (1.0 + _SAME):
+        return True
+    crossing = state.crossing
+    return crossing is not None and crossing.probability_above(worth_rps) <= 1.0 - _CONFIDENCE
 
 
 def _ending(state: _State, high: float, tolerance: float) -> str:

@@ -35,6 +35,7 @@ def run_benchmark(
     seed: int,
     gpus: int = 1,
     initial_rate_rps: float | None = None,
+    worth_rps: float = 0.0,
     requests_file: Path | None = None,
     on_probe: Callable[[ProbeResult], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -59,6 +60,8 @@ def run_benchmark(
         GPUs that the server uses; for the rate per GPU only.
     initial_rate_rps
         Where to begin, e.g. the certified rate of a similar configuration.
+    worth_rps
+        Drop it as soon as its limit is certain not to be above this rate; 0: never.
     requests_file
         Receives the timeline of every request (JSON Lines; ``.gz``: compressed).
     on_probe, on_progress
@@ -91,6 +94,7 @@ def run_benchmark(
             seed=seed,
             gpus=gpus,
             initial_rate_rps=initial_rate_rps,
+            worth_rps=worth_rps,
             requests_file=requests_file,
             on_probe=on_probe,
             on_progress=on_progress,
@@ -117,6 +121,7 @@ def benchmark_target(
     seed: int,
     gpus: int = 1,
     initial_rate_rps: float | None = None,
+    worth_rps: float = 0.0,
     requests_file: Path | None = None,
     on_probe: Callable[[ProbeResult], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -140,6 +145,7 @@ def benchmark_target(
         start_is_near=near,
         floor_rps=session.floor_rps,
         hopeless=lambda: never_steady(session),
+        worth_rps=worth_rps,
         tolerance=slo.budget.tolerance,
         max_probes=slo.budget.max_probes,
         seconds_left=lambda: slo.budget.max_load_seconds - session.load_seconds,

@@ -14,13 +14,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import (
     FuncFormatter,
     LogLocator,
-    MaxNLocator,
     NullFormatter,
 )
 
 from optikit_assets.deployment import canvas
-from optikit_assets.deployment.report_data import Series, running_best
-from optikit_assets.schemas import ProbeResult, Trial
+from optikit_assets.deployment.report_data import Series
+from optikit_assets.schemas import ProbeResult
 from optikit_assets.specs import Objective
 
 _METRIC_NAMES = {
@@ -131,71 +130,6 @@ def steady_state(probe: ProbeResult | None, tolerance: float = 0.05) -> Figure:
     handles.append(Line2D([], [], color=canvas.MUTED, linestyle="--", label="45°: no delay"))
     canvas.legend(figure, handles)
     lower.set_ylim(0, max(1e-3, 1.1 * highest))
-    return figure
-
-
-def optimization_history(trials: Sequence[Trial]) -> Figure:
-    """Draw rate per GPU of every trial with the running best; trial 0 is the engine's default.
-
-    Trials that missed the SLO or failed have no rate; they stand in a strip below the axis.
-    """
-    if not trials:
-        return canvas.nothing_to_show("No tuning trial was run.")
-    figure = canvas.new_figure(canvas.WIDTH_IN, 3.6)
-    main, strip = figure.subplots(2, 1, sharex=True, height_ratios=[6.0, 1.0])
-    canvas.style(main, y="Requests/s per GPU", title="Tuning trials")
-    canvas.style(strip, x="Trial", grid="")
-    strip.set_yticks([])
-    strip.spines["left"].set_visible(False)
-    strip.set_ylim(-1, 1)
-    strip.set_ylabel("no rate", rotation=0, ha="right", va="center", color=canvas.MUTED)
-    strip.xaxis.set_major_locator(MaxNLocator(integer=True))
-    strip.margins(x=0.03)
-    numbers = [trial.number for trial in trials]
-    good = [t for t in trials if t.status == "feasible"]
-    best = [(n, b) for n, b in zip(numbers, running_best(trials), strict=True) if b is not None]
-    handles = []
-    if best:
-        xs, ys = zip(*best, strict=True)
-        main.step(xs, ys, where="post", color=canvas.ORANGE, linewidth=1.8, zorder=2)
-        handles.append(Line2D([], [], color=canvas.ORANGE, linewidth=1.8, label="best so far"))
-    main.plot(
-        [t.number for t in good],
-        [t.rate_per_gpu for t in good],
-        "o",
-        color=canvas.BLUE,
-        markersize=6,
-        zorder=3,
-    )
-    handles.append(Line2D([], [], marker="o", ls="none", color=canvas.BLUE, label="trial"))
-    default = next((t for t in good if t.is_default), None)
-    if default is not None:
-        main.axhline(default.rate_per_gpu, color=canvas.MUTED, linestyle=":", linewidth=1.1)
-        ring: dict[str, Any] = {
-            "marker": "o",
-            "ls": "none",
-            "mfc": "none",
-            "mec": canvas.INK,
-            "mew": 1.4,
-        }
-        main.plot([0], [default.rate_per_gpu], markersize=12, zorder=4, **ring)
-        handles.append(Line2D([], [], label="engine default", markersize=9, **ring))
-    for status, marker, name in (("infeasible", "v", "SLO missed"), ("failed", "X", "failed")):
-        xs = [t.number for t in trials if t.status == status]
-        if xs:
-            look: dict[str, Any] = {"marker": marker, "ls": "none", "color": canvas.VERMILLION}
-            strip.plot(xs, [0] * len(xs), markersize=7, clip_on=False, **look)
-            handles.append(Line2D([], [], label=name, **look))
-    if good:
-        top = max(t.rate_per_gpu for t in good)
-        main.set_ylim(0, 1.15 * top)
-    else:
-        main.text(
-            0.5, 0.5, "no trial met the SLO", transform=main.transAxes, ha="center",
-            color=canvas.MUTED,
-        )  # fmt: skip
-        main.set_yticks([])
-    canvas.legend(figure, handles)
     return figure
 
 

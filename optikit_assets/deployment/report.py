@@ -7,7 +7,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from optikit_assets.deployment import arm_plots, canvas, lease_plots, plots, quality_plots
+from optikit_assets.deployment import (
+    arm_plots,
+    canvas,
+    lease_plots,
+    plots,
+    quality_plots,
+    tuning_plots,
+)
 from optikit_assets.deployment.report_data import ReportData
 from optikit_assets.schemas import Deployment, RecoveryRow
 from optikit_assets.specs import Objective
@@ -98,8 +105,9 @@ def _figures(deployment: Deployment, data: ReportData) -> dict[str, str]:
         drawn["steady_state"] = plots.steady_state(probe, slo.budget.steady_state_tolerance)
     if data.leases:
         drawn["gantt"] = lease_plots.gantt(data.leases)
-    if data.trials:
-        drawn["tuning"] = plots.optimization_history(data.trials)
+    if data.study is not None and data.trials:
+        found = tuning_plots.figures(data.study)
+        drawn |= {f"tuning {name}": figure for name, figure in found.items()}
     if any(quantized.values()):
         drawn["recovery"] = quality_plots.recovery_per_task(quantized, refused)
         drawn["flips"] = quality_plots.flips(quantized)

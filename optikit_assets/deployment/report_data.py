@@ -81,7 +81,7 @@ def running_best(trials: Sequence[Trial]) -> list[float | None]:
     best: float | None = None
     history: list[float | None] = []
     for trial in trials:
-        if trial.status == "feasible":
+        if trial.status == "feasible" and not trial.retuned:
             best = trial.rate_per_gpu if best is None else max(best, trial.rate_per_gpu)
         history.append(best)
     return history

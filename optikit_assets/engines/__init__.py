@@ -9,6 +9,7 @@ from optikit_assets.engines.base import (
     engine_names,
     engine_variables,
     get_engine,
+    hot_flags,
     register_engine,
 )
 from optikit_assets.engines.flags import FlagCatalog, Flags
@@ -39,5 +40,6 @@ __all__ = [
     "engine_names",
     "engine_variables",
     "get_engine",
+    "hot_flags",
     "register_engine",
 ]

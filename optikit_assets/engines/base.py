@@ -5,7 +5,7 @@ names works without one: engines import their libraries inside functions.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -91,14 +91,37 @@ class Offline(Protocol):
 
 @runtime_checkable
 class HotReconfiguration(Protocol):
-    """What an engine offers beside `Engine` if a running server can take other flags."""
+    """What an engine offers beside `Engine` if a running server can take other flags.
+
+    For exploring only: a server that was started with other flags is not the one that ships.
+    """
 
     hot_flags: frozenset[str]
     """Flags that a running server can change."""
 
-    def reconfigure(self, base_url: str, flags: Mapping[str, Scalar]) -> None:
-        """Have the idle server at `base_url` go on with these values of `hot_flags`."""
+    def retunable(self, variants: Sequence[Mapping[str, Scalar]]) -> Flags:
+        """Return the flags of a server that can go on with any of `variants`.
+
+        They differ in `hot_flags` alone.
+        """
         ...
+
+    def reconfigure(
+        self, place: Place, flags: Mapping[str, Scalar], *, served_model_name: str
+    ) -> None:
+        """Have the idle server at `place` go on with these values of `hot_flags`.
+
+        Raises
+        ------
+        EndpointError
+            If it does not say that it did.
+        """
+        ...
+
+
+def hot_flags(engine: "Engine") -> frozenset[str]:
+    """Return the flags that a running server of an engine can change; none if it cannot."""
+    return engine.hot_flags if isinstance(engine, HotReconfiguration) else frozenset()
 
 
 class Engine(ABC):
@@ -256,6 +279,13 @@ class Engine(ABC):
     ) -> int:
         """Return how many accelerators to lease for a model; a machine without a GPU is one."""
         return 1 if hardware.kind == "cpu" else self.devices({**spec.flags, **tuned})
+
+    def graphs(self, log: str) -> tuple[int, int] | None:
+        """Return how many compiled graphs a server took from the cache and how many it made.
+
+        None if its log, whole, does not say.
+        """
+        return None
 
     def compute_dtype(self, spec: EngineSpec, hardware: Hardware) -> str:
         """Return the compute type to serve with: the spec's, or what suits the processor.

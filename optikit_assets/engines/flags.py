@@ -84,6 +84,8 @@ class FlagCatalog:
         Flags that a search may not touch, with the reason. A model's spec may set them.
     gpu_only
         Flags without a meaning on a machine without a GPU.
+    text_dependent
+        Flags whose gain depends on what prompts say, with the reason.
     """
 
     engine: str
@@ -92,6 +94,7 @@ class FlagCatalog:
     owned: frozenset[str] = frozenset()
     not_searchable: Mapping[str, str] = field(default_factory=dict)
     gpu_only: frozenset[str] = frozenset()
+    text_dependent: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, file: Path, engine: str, **rules: Any) -> "FlagCatalog":

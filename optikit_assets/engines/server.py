@@ -69,6 +69,7 @@ class EngineServer:
         self.engine = engine
         self.log_file = log_file
         self.start_s = 0.0
+        self.place: Place | None = None
         self._config_file = config_file
         self._python = str(python)
         self._timeout_s = timeout_s
@@ -160,6 +161,7 @@ class EngineServer:
             prefix = f"optikit-{self.engine.name}-"
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix)))
             place = Place(self._python, HOST, self._port, scratch, self._cache_dir)
+            self.place = place
             launch = self.engine.launch(self._config_file, place)
             environ = {
                 **server_environment(self.engine.variables, cache_dir=self._cache_dir),

@@ -36,7 +36,12 @@ from optikit_assets.settings import REPOSITORY
 from optikit_assets.workers.channel import REQUEST_KEY
 from optikit_assets.workers.inputs import ENVIRONMENT_VARIABLE
 
-ENVIRONMENT_OF = {"compress": "compress", "evaluate": "serve", "benchmark": "serve"}
+ENVIRONMENT_OF = {
+    "compress": "compress",
+    "evaluate": "serve",
+    "benchmark": "serve",
+    "explore": "serve",
+}
 _SHOWN = 200
 
 

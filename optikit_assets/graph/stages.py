@@ -140,7 +140,7 @@ _DECLARED = (
         "Engine flags with the highest SLO-compliant rate per GPU, found by TPE; trial 0 is the "
         "engine's default (paper section 4.4, eq. 2).",
         needs=(BENCHMARK_SWEEP, EVAL_SCORES, SCENARIO_SPEC, ENGINE_SPEC, SERVING_RUNTIME),
-        code_version="2",
+        code_version="3",
     ),
     Declaration(
         DEPLOYABLE_CONFIG,

@@ -16,5 +16,6 @@ So nobody but a drain ever opens the private file, and appending never waits for
 
 from optikit_assets.history.archive import DrainResult, History, RowsByTable
 from optikit_assets.history.benchmarks import benchmark_rows
+from optikit_assets.history.priors import earlier_winners
 
-__all__ = ["DrainResult", "History", "RowsByTable", "benchmark_rows"]
+__all__ = ["DrainResult", "History", "RowsByTable", "benchmark_rows", "earlier_winners"]

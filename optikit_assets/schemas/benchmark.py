@@ -14,7 +14,7 @@ from optikit_assets.schemas.base import Result
 from optikit_assets.schemas.document import Document
 from optikit_assets.schemas.probe import ProbeResult
 
-BenchmarkStatus = Literal["feasible", "infeasible", "never_steady", "unresolved"]
+BenchmarkStatus = Literal["feasible", "infeasible", "never_steady", "unresolved", "dropped"]
 
 
 class Rung(Result):
@@ -62,7 +62,8 @@ class CompletedBenchmark(_Benchmark):
     ``certified_rate_rps`` is the highest rate whose probe met the SLO and that all probes together
     vouch for, 0.0 if there is none. ``rate_ci_rps`` holds the true highest rate with confidence
     0.95; its upper end is None if nothing bounded it within the budget. ``never_steady``: at every
-    rate answers took longer and longer, although no objective was missed for it.
+    rate answers took longer and longer, although no objective was missed for it. ``dropped``: its
+    limit is certain not to be above what it was compared with.
     """
 
     kind: Literal["completed"] = "completed"

@@ -13,13 +13,14 @@ from optikit_assets.specs.search_space import Scalar
 DEFAULT_TRIAL = 0
 """Number of the trial with the engine's default."""
 
-TrialStatus = Literal["feasible", "infeasible", "failed"]
+TrialStatus = Literal["feasible", "infeasible", "dropped", "failed"]
 
 
 class Trial(Result):
     """A finished trial of a study.
 
     ``feasible``: the SLO holds at `rate_rps`. ``infeasible``: it was measured and no rate complies.
+    ``dropped``: it was measured until it was certain not to do better than the best so far.
     ``failed``: it could not be measured. Times are ISO 8601 in UTC.
     """
 
@@ -30,7 +31,18 @@ class Trial(Result):
     status: TrialStatus
     fitness: float | None = Field(default=None, description="Unset where nothing was measured.")
     rate_rps: float = Field(default=0.0, description="Highest SLO-compliant rate.")
+    estimate_rps: float | None = Field(
+        default=None, description="Of a dropped trial: where the SLO is expected to be missed."
+    )
     gpus: int = 1
+    retuned: bool = Field(
+        default=False,
+        description="On a server that was started with other flags: explored, never shipped.",
+    )
+    boot_seconds: float | None = Field(
+        default=None, description="Until its server answered, or gave up; unset: not measured."
+    )
+    load_seconds: float = Field(default=0.0, description="Under load.")
     slo_penalty: float = Field(default=0.0, description="How far the SLO was missed.")
     reason: str = Field(default="", description="Why it is not feasible.")
     artifact_key: str | None = Field(default=None, description="Where the records are.")
@@ -47,10 +59,18 @@ class Trial(Result):
         """Highest SLO-compliant rate per GPU."""
         return self.rate_rps / self.gpus
 
+    @property
+    def machine_seconds(self) -> float:
+        """Seconds of its server."""
+        return (self.boot_seconds or 0.0) + self.load_seconds
+
 
 def best_trial(trials: Iterable[Trial]) -> Trial | None:
-    """Return the feasible trial with the highest fitness, the earliest of equals; None without."""
-    feasible = [trial for trial in trials if trial.status == "feasible"]
+    """Return the feasible trial with the highest fitness, the earliest of equals; None without.
+
+    What was only explored does not count.
+    """
+    feasible = [t for t in trials if t.status == "feasible" and not t.retuned]
     return max(feasible, key=lambda trial: (trial.fitness or 0.0, -trial.number), default=None)
 
 
@@ -65,6 +85,10 @@ class StudyResult(Result):
         "be said.",
     )
     notes: tuple[str, ...] = Field(default=(), description="What was left out of the search space.")
+    refused: dict[str, int] = Field(
+        default_factory=dict,
+        description="Why proposals were refused before any trial, and how many for that reason.",
+    )
     stopped: str = Field(default="", description="Why it ended.")
 
     @property

@@ -1,21 +1,38 @@
 """Engine-flag search spaces (``recipes/search_spaces/NAME.yaml``; paper section 4.4)."""
 
 import re
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from optikit_assets.specs import plugins
 from optikit_assets.specs.base import Spec, SpecModel, digest
+from optikit_assets.specs.constraints import Constraint
 
 Scalar = bool | int | float | str
 _FLAG = re.compile(r"^[a-z][a-z0-9_]*$")
 
 
-class Choices(SpecModel):
-    """A finite set of values."""
+class Conditional(SpecModel):
+    """What every domain has: when its parameter is set at all."""
 
-    choices: tuple[Scalar, ...] = Field(min_length=1, description="Values to try.")
+    when: dict[str, tuple[Scalar, ...]] = Field(
+        default_factory=dict,
+        description="Other parameter -> values with which this one is set; else it stays at the "
+        "engine's default.",
+    )
+
+    def applies(self, values: Mapping[str, Scalar]) -> bool:
+        """Return whether the parameter is set beside these values."""
+        return all(values.get(name) in allowed for name, allowed in self.when.items())
+
+
+class Choices(Conditional):
+    """A finite set of values; null leaves the flag at the engine's default."""
+
+    choices: tuple[Scalar | None, ...] = Field(min_length=1, description="Values to try.")
 
     @model_validator(mode="after")
     def _distinct(self) -> "Choices":
@@ -24,7 +41,7 @@ class Choices(SpecModel):
         return self
 
 
-class IntRange(SpecModel):
+class IntRange(Conditional):
     """Integers from low to high, both included."""
 
     low: int = Field(description="Smallest value.")
@@ -41,7 +58,7 @@ class IntRange(SpecModel):
         return self
 
 
-class FloatRange(SpecModel):
+class FloatRange(Conditional):
     """Real numbers from min to max."""
 
     min: float = Field(description="Smallest value.")
@@ -71,6 +88,28 @@ def _domain(value: Any) -> Any:
 Domain = Annotated[Choices | IntRange | FloatRange, BeforeValidator(_domain)]
 
 
+class Economy(SpecModel):
+    """What spares a study machine time; each can be switched off by itself."""
+
+    priors: bool = Field(
+        default=True,
+        description="Begin with the best of earlier studies of the same architecture, workload and "
+        "card, as the history has them.",
+    )
+    rejection: bool = Field(
+        default=True,
+        description="Begin each trial at the best rate so far, and drop it as soon as it is "
+        "certain not to do better.",
+    )
+    per_server: int = Field(
+        default=4,
+        ge=1,
+        le=50,
+        description="Most configurations that are explored on one server, where the engine can "
+        "change flags of a running one; 1: each has a server of its own.",
+    )
+
+
 class SearchSpaceSpec(Spec):
     """Which flags of one engine are searched, over which values, with how many trials."""
 
@@ -84,8 +123,13 @@ class SearchSpaceSpec(Spec):
         description="Random trials before TPE models the objective; less than trials.",
     )
     parameters: dict[str, Domain] = Field(
-        min_length=1, description="Flag (underscores) -> choices, {low, high} or {min, max}."
+        default_factory=dict,
+        description="Flag (underscores) -> choices, {low, high} or {min, max}.",
     )
+    constraints: tuple[str, ...] = Field(
+        default=(), description="Such as `max_num_seqs <= max_num_batched_tokens`."
+    )
+    economy: Economy = Field(default_factory=Economy, description="What spares machine time.")
     timeout_minutes: float = Field(default=600, gt=0, description="No new trial starts after this.")
 
     @field_validator("engine")
@@ -93,10 +137,25 @@ class SearchSpaceSpec(Spec):
     def _known(cls, value: str) -> str:
         return plugins.check_engine(value)
 
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Parameters, each after those that it depends on, else by name."""
+        depends = {name: sorted(self.parameters[name].when) for name in sorted(self.parameters)}
+        return tuple(TopologicalSorter(depends).static_order())
+
     def digest(self) -> str:
-        """Return the digest; a space of the default engine has the one it had without the key."""
-        left_out = {"description", *({"engine"} if self.engine == plugins.DEFAULT_ENGINE else ())}
-        return digest(self.model_dump(mode="json", exclude=left_out))
+        """Return the digest; what is left at its default does not count among the later keys."""
+        content = self.model_dump(mode="json", exclude={"description"})
+        if self.engine == plugins.DEFAULT_ENGINE:
+            del content["engine"]
+        if not self.constraints:
+            del content["constraints"]
+        if self.economy == Economy():
+            del content["economy"]
+        for domain in content["parameters"].values():
+            if not domain["when"]:
+                del domain["when"]
+        return digest(content)
 
     @model_validator(mode="after")
     def _consistent(self) -> "SearchSpaceSpec":
@@ -108,4 +167,19 @@ class SearchSpaceSpec(Spec):
                 f"startup_trials ({self.startup_trials}) must be less than trials ({self.trials}), "
                 "or the search never starts"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _related(self) -> "SearchSpaceSpec":
+        for text in self.constraints:
+            Constraint.parse(text)
+        for name, domain in self.parameters.items():
+            if unknown := [other for other in domain.when if other not in self.parameters]:
+                raise ValueError(
+                    f"parameters.{name}.when: {', '.join(unknown)} is no parameter of this space"
+                )
+        try:
+            self.order  # noqa: B018
+        except CycleError as error:
+            raise ValueError(f"when goes round in a circle: {' → '.join(error.args[1])}") from None
         return self

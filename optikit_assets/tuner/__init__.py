@@ -1,7 +1,9 @@
 """Search of engine flags for the highest SLO-compliant rate per GPU."""
 
+from optikit_assets.tuner.bounded_space import BoundedSpace
+from optikit_assets.tuner.economy import margin, worth_rps
 from optikit_assets.tuner.objective import LAMBDA, fitness, slo_penalty
-from optikit_assets.tuner.search_space import BoundedSpace, build, check
+from optikit_assets.tuner.search_space import build, check
 from optikit_assets.tuner.study import run_study
 from optikit_assets.tuner.trial_result import TrialResult, result_of_benchmark
 
@@ -12,7 +14,9 @@ __all__ = [
     "build",
     "check",
     "fitness",
+    "margin",
     "result_of_benchmark",
     "run_study",
     "slo_penalty",
+    "worth_rps",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from optikit_assets.engines import Flags
 from optikit_assets.specs import Choices, FloatRange, IntRange
 from optikit_assets.specs.search_space import Scalar
-from optikit_assets.tuner.search_space import BoundedSpace
+from optikit_assets.tuner.bounded_space import BoundedSpace, Point
 
 _ENUMERABLE = 4096
 _DRAWS = 500
@@ -16,8 +16,8 @@ _DRAWS = 500
 
 def unseen_point(
     space: BoundedSpace, *, seed: int, is_seen: Callable[[Flags], bool]
-) -> Flags | None:
-    """Return a random point whose configuration was not measured, None if there is none.
+) -> Point | None:
+    """Return a random point that was neither measured nor refused, None if there is none.
 
     Small spaces are gone through completely; from large ones a bounded number of points is drawn.
     """
@@ -27,11 +27,11 @@ def unseen_point(
         rng.shuffle(points)
     else:
         points = [_draw(space, rng) for _ in range(_DRAWS)]
-    return next((p for p in points if not is_seen(space.repaired({**space.constants, **p}))), None)
+    return next((p for p in points if not is_seen(space.flags_of(p))), None)
 
 
-def _all_points(space: BoundedSpace) -> list[Flags]:
-    axes: list[list[Scalar]] = []
+def _all_points(space: BoundedSpace) -> list[Point]:
+    axes: list[list[Scalar | None]] = []
     for domain in space.domains.values():
         if isinstance(domain, Choices):
             axes.append(list(domain.choices))
@@ -40,8 +40,8 @@ def _all_points(space: BoundedSpace) -> list[Flags]:
     return [dict(zip(space.domains, values, strict=True)) for values in itertools.product(*axes)]
 
 
-def _draw(space: BoundedSpace, rng: random.Random) -> Flags:
-    point: Flags = {}
+def _draw(space: BoundedSpace, rng: random.Random) -> Point:
+    point: Point = {}
     for name, domain in space.domains.items():
         if isinstance(domain, Choices):
             point[name] = rng.choice(domain.choices)

@@ -1,108 +1,11 @@
 """From a search space file to the domains that make sense on this machine and for this model."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import cast
-
-import optuna
-
 from optikit_assets.engines import Engine, Flags, Hardware, ModelFacts, get_engine
 from optikit_assets.errors import SpecError, TuningError
 from optikit_assets.specs import Choices, EngineSpec, FloatRange, IntRange, SearchSpaceSpec
+from optikit_assets.specs.constraints import Constraint
 from optikit_assets.specs.search_space import Domain, Scalar
-
-
-@dataclass(frozen=True)
-class BoundedSpace:
-    """A search space cut to one machine and one model.
-
-    Parameters
-    ----------
-    domains
-        Flag -> domain with at least two values, sorted by flag.
-    constants
-        Flags for which one value was left.
-    max_model_len
-        Context length, for the constraints between flags.
-    engine
-        Whose flags they are.
-    hardware
-        Machine, for the engine's defaults.
-    spec
-        The model's engine, with the flags that are fixed.
-    notes
-        What was left out and why, for people.
-    """
-
-    domains: dict[str, Domain]
-    constants: Flags
-    max_model_len: int | None
-    engine: Engine
-    hardware: Hardware
-    spec: EngineSpec
-    notes: tuple[str, ...] = ()
-
-    def accelerators(self, flags: Mapping[str, Scalar]) -> int:
-        """Return how many accelerators a server with these flags holds; 1 for a CPU."""
-        return self.engine.accelerators(self.spec, flags, self.hardware)
-
-    @property
-    def size(self) -> int | None:
-        """Number of distinct points, None if there is a real-valued domain."""
-        size = 1
-        for domain in self.domains.values():
-            if isinstance(domain, FloatRange):
-                return None
-            size *= (
-                len(domain.choices)
-                if isinstance(domain, Choices)
-                else (domain.high - domain.low) // domain.step + 1
-            )
-        return size
-
-    def suggest(self, trial: optuna.Trial) -> Flags:
-        """Draw one point and repair the constraints between its flags."""
-        drawn: Flags = {}
-        for name, domain in self.domains.items():
-            if isinstance(domain, Choices):
-                drawn[name] = cast("Scalar", trial.suggest_categorical(name, domain.choices))
-            elif isinstance(domain, IntRange):
-                drawn[name] = trial.suggest_int(
-                    name, domain.low, domain.high, step=domain.step, log=domain.log
-                )
-            else:
-                drawn[name] = trial.suggest_float(name, domain.min, domain.max, log=domain.log)
-        return self.repaired({**self.constants, **drawn})
-
-    def repaired(self, flags: Mapping[str, Scalar]) -> Flags:
-        """Return the flags with the engine's own constraints made true (`Engine.repair`)."""
-        context: Flags = {} if self.max_model_len is None else {"max_model_len": self.max_model_len}
-        fixed = self.engine.repair({**context, **flags}, self.hardware)
-        return {name: value for name, value in sorted(fixed.items()) if name not in context}
-
-    def effective(self, flags: Mapping[str, Scalar]) -> Flags:
-        """Return the values in force for every flag of the space, defaults filled in.
-
-        Two configurations with equal values are the same configuration: setting a flag to the
-        engine's default changes nothing.
-        """
-        defaults = self._defaults()
-        merged = {**defaults, **flags}
-        names = {*self.domains, *self.constants, *flags}
-        return {name: merged[name] for name in sorted(names) if name in merged}
-
-    def default_point(self) -> Flags | None:
-        """Return the engine's default as a point of the space, None if it lies outside of it."""
-        defaults = self._defaults()
-        point = {name: defaults[name] for name in self.domains if name in defaults}
-        if len(point) != len(self.domains):
-            return None
-        inside = all(_contains(self.domains[name], value) for name, value in point.items())
-        same = all(defaults.get(name) == value for name, value in self.constants.items())
-        return point if inside and same and point else None
-
-    def _defaults(self) -> Flags:
-        return self.engine.defaults(self.hardware)
+from optikit_assets.tuner.bounded_space import BoundedSpace
 
 
 def build(
@@ -112,6 +15,7 @@ def build(
     engine: EngineSpec | None = None,
     facts: ModelFacts | None = None,
     max_model_len: int | None = None,
+    made_up_prompts: bool = False,
 ) -> BoundedSpace:
     """Check a search space and cut it to what this machine and model allow.
 
@@ -127,6 +31,9 @@ def build(
         Sizes of the model; bounds tensor parallelism by heads and memory.
     max_model_len
         Context length of the workload.
+    made_up_prompts
+        Whether the workload's text is made up: flags whose gain depends on what it says, such as
+        guessing its next words, are not searched then.
 
     Raises
     ------
@@ -143,7 +50,12 @@ def build(
     domains: dict[str, Domain] = {}
     constants: Flags = {}
     notes: list[str] = []
-    for name, domain in sorted(space.parameters.items()):
+    for name in space.order:
+        domain = space.parameters[name]
+        if made_up_prompts and name in used.catalog.text_dependent:
+            why = used.catalog.text_dependent[name]
+            notes.append(f"{name}: not searched, {why}, and the workload's prompts are made up")
+            continue
         if name in fixed:
             notes.append(f"{name}: not searched, the model's spec fixes it to {fixed[name]}")
             continue
@@ -155,12 +67,14 @@ def build(
             bounded = _bound_parallelism(
                 name, domain, used, fixed, hardware, facts, max_model_len, notes
             )
-        only = _only_value(bounded)
-        if only is None:
+        if bounded.when or not _is_one_value(bounded):
             domains[name] = bounded
         else:
-            constants[name] = only
-    return BoundedSpace(domains, constants, max_model_len, used, hardware, spec, tuple(notes))
+            constants |= dict(zip((name,), _samples(bounded), strict=False))
+    return BoundedSpace(
+        domains, constants, max_model_len, used, hardware, spec, facts,
+        tuple(map(Constraint.parse, space.constraints)), tuple(notes),
+    )  # fmt: skip
 
 
 def check(space: SearchSpaceSpec, spec: EngineSpec) -> None:
@@ -182,6 +96,12 @@ def check(space: SearchSpaceSpec, spec: EngineSpec) -> None:
         catalog = get_engine(spec.name).catalog
         for name, domain in space.parameters.items():
             problems += catalog.check_searchable(name, _samples(domain))
+        for text in space.constraints:
+            problems += [
+                f"constraints: {text!r}: {get_engine(spec.name).title} has no flag {name}"
+                for name in Constraint.parse(text).names
+                if name not in catalog.flags
+            ]
     if problems:
         raise SpecError(f"recipes/search_spaces/{space.name}.yaml", problems)
 
@@ -198,7 +118,7 @@ def _bound_parallelism(
 ) -> Choices:
     if isinstance(domain, FloatRange):
         raise TuningError(f"{flag}: needs choices or {{low, high}}")
-    wanted = [int(v) for v in domain.choices] if isinstance(domain, Choices) else list(
+    wanted = [int(v) for v in _samples(domain)] if isinstance(domain, Choices) else list(
         range(domain.low, domain.high + 1, domain.step)
     )  # fmt: skip
     kept: list[int] = []
@@ -227,33 +147,18 @@ def _bound_parallelism(
         raise TuningError(f"{flag}: no value is left: {'; '.join(dropped)}")
     if dropped:
         notes.append(f"{flag}: left out {'; '.join(dropped)}")
-    return Choices(choices=tuple(kept))
+    return Choices(choices=tuple(kept), when=domain.when)
 
 
 def _samples(domain: Domain) -> tuple[Scalar, ...]:
     if isinstance(domain, Choices):
-        return domain.choices
+        return tuple(choice for choice in domain.choices if choice is not None)
     return (domain.low, domain.high) if isinstance(domain, IntRange) else (domain.min, domain.max)
 
 
-def _only_value(domain: Domain) -> Scalar | None:
+def _is_one_value(domain: Domain) -> bool:
     if isinstance(domain, Choices):
-        return domain.choices[0] if len(domain.choices) == 1 else None
-    low, high = (
-        (domain.low, domain.high) if isinstance(domain, IntRange) else (domain.min, domain.max)
-    )
-    return low if low == high else None
-
-
-def _contains(domain: Domain, value: Scalar) -> bool:
-    if isinstance(domain, Choices):
-        return any(type(c) is type(value) and c == value for c in domain.choices)
-    if isinstance(value, bool | str):
-        return False
+        return len(domain.choices) == 1
     if isinstance(domain, IntRange):
-        return (
-            isinstance(value, int)
-            and domain.low <= value <= domain.high
-            and (value - domain.low) % domain.step == 0
-        )
-    return domain.min <= value <= domain.max
+        return domain.low == domain.high
+    return domain.min == domain.max

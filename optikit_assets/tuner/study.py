@@ -7,38 +7,43 @@ was interrupted proposes what it would have proposed otherwise.
 """
 
 import contextlib
-import hashlib
-import json
 import time
-from collections.abc import Callable, Generator
-from dataclasses import asdict
+from collections.abc import Callable, Generator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import optuna
 from optuna.trial import TrialState
 
-from optikit_assets.engines import Flags, Hardware, ModelFacts
+from optikit_assets.engines import Flags, Hardware, ModelFacts, hot_flags
 from optikit_assets.errors import (
     EndpointError,
     ModelError,
     ServerStartError,
+    SpecError,
     StageError,
+    TuningError,
 )
 from optikit_assets.faults import machine_fault, raise_machine_fault
-from optikit_assets.schemas import DEFAULT_TRIAL, StudyResult, Trial, best_trial
-from optikit_assets.specs import EngineSpec, SearchSpaceSpec, digest
+from optikit_assets.schemas import DEFAULT_TRIAL, StudyResult, Trial
+from optikit_assets.specs import EngineSpec, SearchSpaceSpec
+from optikit_assets.tuner.explored import best_rate_per_gpu, unconfirmed
 from optikit_assets.tuner.importance import parameter_importance
 from optikit_assets.tuner.journal import DEFAULT, TrialRecord, open_journal
-from optikit_assets.tuner.random_points import unseen_point
+from optikit_assets.tuner.proposals import Proposal, Proposals
 from optikit_assets.tuner.search_space import BoundedSpace, build
 from optikit_assets.tuner.trial_result import TrialResult
 
 Evaluate = Callable[[int, Flags, float | None], TrialResult]
 """``(trial number, flags, rate to begin the search at) -> outcome``."""
+Explore = Callable[[Sequence[tuple[int, Flags]], float | None], dict[int, TrialResult]]
+"""``(trial numbers and flags, rate to begin with) -> outcomes`` of what one server can change to.
+
+Those it has no outcome of are measured by themselves.
+"""
 _CONSTRAINT = "slo_penalty"
-# Sampled again so often before a point is drawn that is certainly new.
-_DUPLICATES = 20
+# So many trials are left for servers of their own, to measure what was explored best.
+_CONFIRMATIONS = 2
 # A configuration that took the whole process down so often is not tried again.
 _ATTEMPTS = 3
 # With so many trials and not one that could be measured, the fault is not in the flags.
@@ -57,11 +62,14 @@ def run_study(
     space: SearchSpaceSpec,
     seed: int,
     evaluate: Evaluate,
+    explore: Explore | None = None,
     hardware: Hardware,
     engine: EngineSpec | None = None,
     facts: ModelFacts | None = None,
     max_model_len: int | None = None,
+    made_up_prompts: bool = False,
     default_outcome: TrialResult | None = None,
+    priors: Sequence[Flags] = (),
     on_trial: Callable[[Trial], object] | None = None,
     clock: Callable[[], float] = time.monotonic,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -82,10 +90,17 @@ def run_study(
         Measures one configuration. `ServerStartError`, `StageError`, `EndpointError` and
         `ModelError` make it a failed trial with that reason; any other exception ends the study
         and leaves the trial to be repeated, and so do these if the machine is behind them.
-    hardware, engine, facts, max_model_len
+    explore
+        Measures several configurations on one server, where the engine can change flags of a
+        running one. None, or an error as of `evaluate`: each has a server of its own. What was
+        explored is never the result: the best of it is measured by `evaluate` at the end.
+    hardware, engine, facts, max_model_len, made_up_prompts
         See `search_space.build`.
     default_outcome
         Outcome of the engine's default, if it was measured already.
+    priors
+        Configurations to measure first, e.g. those that won earlier studies; only read when the
+        study begins.
     on_trial
         Called with each trial that finishes now.
     clock
@@ -93,20 +108,40 @@ def run_study(
     now
         Time of day, for the records.
 
+    Returns
+    -------
+    A search space that cannot be used is an outcome: the default alone, and why.
+
     Raises
     ------
-    SpecError, TuningError
-        If the search space cannot be used, or another process runs this study.
+    TuningError
+        If another process runs this study.
     """
-    bounded = build(space, hardware, engine=engine, facts=facts, max_model_len=max_model_len)
+    try:
+        bounded = build(
+            space,
+            hardware,
+            engine=engine,
+            facts=facts,
+            max_model_len=max_model_len,
+            made_up_prompts=made_up_prompts,
+        )
+    except (SpecError, TuningError) as error:
+        at, known = now().isoformat(), ()
+        if default_outcome is not None:
+            known = (default_outcome.as_trial(DEFAULT_TRIAL, {}, at, at),)
+        return StudyResult(name=study_name, trials=known, stopped=str(error))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with open_journal(storage) as journal:
         study = optuna.create_study(
             storage=journal, study_name=study_name, direction="maximize", load_if_exists=True
         )
-        session = _Session(study, space, bounded, seed, evaluate, on_trial, now)
+        hot = hot_flags(bounded.engine) if explore else frozenset[str]()
+        proposals = Proposals(study, space, bounded, seed, now, hot)
+        session = _Session(study, space, bounded, proposals, evaluate, explore, on_trial, now)
         session.resume()
         session.settle_default(default_outcome)
+        proposals.begin_with(priors)
         deadline = clock() + 60.0 * space.timeout_minutes
         stopped = session.run(lambda: clock() >= deadline)
         return session.result(stopped)
@@ -120,21 +155,21 @@ class _Session:
         study: optuna.Study,
         space: SearchSpaceSpec,
         bounded: BoundedSpace,
-        seed: int,
+        proposals: Proposals,
         evaluate: Evaluate,
+        explore: Explore | None,
         on_trial: Callable[[Trial], object] | None,
         now: Callable[[], datetime],
     ) -> None:
         self._study = study
         self._space = space
         self._bounded = bounded
-        self._seed = seed
+        self._proposals = proposals
         self._evaluate = evaluate
-        self._on_trial = on_trial
+        self._explore = explore
+        self._announce: Callable[[Trial], object] = on_trial or (lambda _: None)
         self._now = now
         self._trials: dict[int, Trial] = {}
-        self._seen: set[str] = set()
-        self._next_number = DEFAULT_TRIAL + 1
 
     def resume(self) -> None:
         """Read the finished trials; settle those that a killed process left running."""
@@ -147,7 +182,7 @@ class _Session:
                 if frozen.state is TrialState.RUNNING:
                     self._study.tell(frozen.number, state=TrialState.FAIL)
                 continue
-            self._next_number = max(self._next_number, record.number + 1)
+            self._proposals.remember(record.number)
             if frozen.state is TrialState.RUNNING:
                 self._settle_interrupted(frozen, record)
             elif record.trial is not None:
@@ -166,23 +201,21 @@ class _Session:
             )
             self._finish(trial, record, outcome)
         else:
-            self._repeat(trial, record.model_copy(update={"attempt": record.attempt + 1}))
+            again = record.model_copy(update={"attempt": record.attempt + 1})
+            self._proposals.put_back(trial, again)
 
     @contextlib.contextmanager
-    def _put_back_by_the_machine(self, trial: optuna.Trial, record: TrialRecord) -> Generator[None]:
-        """Have a trial repeated that the machine broke off, which is not the trial's attempt."""
+    def _put_back_by_the_machine(self, group: list[Proposal]) -> Generator[None]:
+        """Have trials repeated that the machine broke off, which is not the trials' attempt."""
         try:
             yield
         except Exception as error:
             if machine_fault(error) is not None:
                 # Where the journal cannot be written either, it counts as one interrupted.
                 with contextlib.suppress(OSError):
-                    self._repeat(trial, record)
+                    for trial, record in group:
+                        self._proposals.put_back(trial, record)
             raise
-
-    def _repeat(self, trial: optuna.Trial, record: TrialRecord) -> None:
-        self._study.tell(trial, state=TrialState.FAIL)
-        self._study.enqueue_trial(trial.params, user_attrs=record.attributes())
 
     def settle_default(self, outcome: TrialResult | None) -> None:
         """Make sure that trial 0 is known to the study, and to the sampler if it can be."""
@@ -190,7 +223,7 @@ class _Session:
             started_at = self._now().isoformat()
             if outcome is None:
                 outcome = self._measure(DEFAULT_TRIAL, {}, None)
-            trial = self._as_trial(DEFAULT_TRIAL, {}, outcome, started_at)
+            trial = outcome.as_trial(DEFAULT_TRIAL, {}, started_at, self._now().isoformat())
             self._study.set_user_attr(DEFAULT, trial.model_dump(mode="json"))
             self._remember(trial)
             self._announce(trial)
@@ -202,7 +235,7 @@ class _Session:
         )
         if point is not None and not told:
             self._study.enqueue_trial(point)
-            asked = self._ask()
+            asked = self._proposals.ask()
             self._bounded.suggest(asked)
             default = self._trials[DEFAULT_TRIAL]
             TrialRecord(number=DEFAULT_TRIAL, trial=default).note_in(asked)
@@ -211,14 +244,50 @@ class _Session:
     def run(self, out_of_time: Callable[[], bool]) -> str:
         """Measure until the trials are used up; return why it ended."""
         while not (stopped := self._why_stop(out_of_time)):
-            proposal = self._propose()
-            if proposal is None:
-                return "every configuration of the search space was measured"
-            trial, record = proposal
-            with self._put_back_by_the_machine(trial, record):
-                outcome = self._measure_record(record)
-            self._finish(trial, record, outcome)
+            group = self._next_group()
+            if not group:
+                refused = self._proposals.refused
+                return "every configuration of the search space was measured" + (
+                    f" or refused ({next(iter(refused))})" if refused else ""
+                )
+            with self._put_back_by_the_machine(group):
+                outcomes = self._measure_group(*self._asked(group))
+            for trial, record in group:
+                self._finish(trial, record, outcomes[record.number])
         return stopped
+
+    def _next_group(self) -> list[Proposal]:
+        """Return what one server measures: the best explored one by itself, or a group."""
+        left = self._space.trials - len(self._trials)
+        explored = unconfirmed(self._trials.values(), self._proposals.identity)
+        if explored is None or left > _CONFIRMATIONS:
+            most = min(self._space.economy.per_server, left - _CONFIRMATIONS)
+            group = self._proposals.group(1 if self._explore is None else max(1, most))
+            if group or explored is None:
+                return group
+        again = self._proposals.again(explored.number)
+        return [] if again is None else [again]
+
+    def _asked(self, group: list[Proposal]) -> tuple[list[TrialRecord], float | None]:
+        records = [record for _, record in group]
+        # What was explored is to be surpassed by what is explored, not by what confirms it.
+        rate = best_rate_per_gpu(self._trials.values(), explored=len(group) > 1)
+        return records, rate and rate * self._bounded.accelerators(records[0].flags)
+
+    def _measure_group(
+        self, records: list[TrialRecord], hint_rps: float | None
+    ) -> dict[int, TrialResult]:
+        """Measure a group on one server, and by themselves those that it cannot."""
+        found: dict[int, TrialResult] = {}
+        if self._explore is not None and len(records) > 1:
+            try:
+                found = self._explore([(r.number, r.flags) for r in records], hint_rps)
+            except _TRIAL_ERRORS as error:
+                raise_machine_fault(error)
+        for record in records:
+            if record.number not in found:
+                found[record.number] = self._measure(record.number, record.flags, hint_rps)
+        return found
 
     def result(self, stopped: str) -> StudyResult:
         """Return the study as it stands."""
@@ -228,6 +297,7 @@ class _Session:
             trials=trials,
             importance=parameter_importance(self._study),
             notes=self._bounded.notes,
+            refused=self._proposals.refused,
             stopped=stopped,
         )
 
@@ -244,55 +314,6 @@ class _Session:
             return f"the limit of {self._space.timeout_minutes:g} minutes was reached"
         return ""
 
-    def _propose(self) -> tuple[optuna.Trial, TrialRecord] | None:
-        """Ask for a configuration that was not measured yet; None if there is none."""
-        for attempt in range(2 * _DUPLICATES):
-            if attempt >= _DUPLICATES and not self._enqueue_unseen(attempt):
-                return None
-            trial = self._ask()
-            flags = self._bounded.suggest(trial)
-            retried = TrialRecord.of(trial)
-            if retried is None and self._identity(flags) in self._seen:
-                # Told as failed, which the sampler leaves out: a repeated value would count double.
-                trial.set_user_attr("duplicate", flags)
-                self._study.tell(trial, state=TrialState.FAIL)
-                continue
-            record = retried or TrialRecord(number=self._next_number, flags=flags)
-            self._next_number = max(self._next_number, record.number + 1)
-            record = record.model_copy(update={"started_at": self._now().isoformat()})
-            record.note_in(trial)
-            self._seen.add(self._identity(flags))
-            return trial, record
-        return None
-
-    def _enqueue_unseen(self, attempt: int) -> bool:
-        point = unseen_point(
-            self._bounded,
-            seed=self._derived_seed(f"unseen {len(self._trials)} {attempt}"),
-            is_seen=lambda flags: self._identity(flags) in self._seen,
-        )
-        if point is not None:
-            self._study.enqueue_trial(point)
-        return point is not None
-
-    def _ask(self) -> optuna.Trial:
-        number = len(self._study.get_trials(deepcopy=False))
-        self._study.sampler = optuna.samplers.TPESampler(
-            n_startup_trials=self._space.startup_trials,
-            seed=self._derived_seed(f"trial {number}"),
-        )
-        return self._study.ask()
-
-    def _derived_seed(self, what: str) -> int:
-        return int(hashlib.sha256(f"{self._seed} {what}".encode()).hexdigest()[:8], 16)
-
-    def _measure_record(self, record: TrialRecord) -> TrialResult:
-        flags = record.flags
-        best = best_trial(self._trials.values())
-        devices = self._bounded.engine.devices
-        hint = None if best is None else best.rate_rps * devices(flags) / devices(best.flags)
-        return self._measure(record.number, flags, hint)
-
     def _measure(self, number: int, flags: Flags, hint_rps: float | None) -> TrialResult:
         try:
             return self._evaluate(number, flags, hint_rps)
@@ -302,7 +323,8 @@ class _Session:
             return TrialResult("failed", gpus=gpus, reason=str(error))
 
     def _finish(self, asked: optuna.Trial, record: TrialRecord, outcome: TrialResult) -> None:
-        trial = self._as_trial(record.number, record.flags, outcome, record.started_at)
+        ended_at = self._now().isoformat()
+        trial = outcome.as_trial(record.number, record.flags, record.started_at, ended_at)
         # Kept before the sampler is told: a kill between the two loses nothing.
         record.model_copy(update={"trial": trial}).note_in(asked)
         self._tell(asked, trial)
@@ -323,23 +345,6 @@ class _Session:
         else:
             self._study.tell(asked, trial.fitness)
 
-    def _as_trial(self, number: int, flags: Flags, outcome: TrialResult, started_at: str) -> Trial:
-        return Trial(
-            number=number,
-            flags=flags,
-            fitness=outcome.fitness,
-            started_at=started_at,
-            ended_at=self._now().isoformat(),
-            **asdict(outcome),
-        )
-
     def _remember(self, trial: Trial) -> None:
         self._trials[trial.number] = trial
-        self._seen.add(self._identity(trial.flags))
-
-    def _announce(self, trial: Trial) -> None:
-        if self._on_trial is not None:
-            self._on_trial(trial)
-
-    def _identity(self, flags: Flags) -> str:
-        return digest(json.loads(json.dumps(self._bounded.effective(flags))))
+        self._proposals.remember(trial.number, trial.flags)

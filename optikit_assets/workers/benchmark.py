@@ -11,6 +11,7 @@ import platform
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from optikit_assets.artifacts import ArtifactDraft, ArtifactStore
 from optikit_assets.benchmarker import (
@@ -25,7 +26,12 @@ from optikit_assets.errors import EndpointError, MachineError, ServerStartError
 from optikit_assets.schemas import BENCHMARK_FILE, CompletedBenchmark, ProbeResult
 from optikit_assets.workers.channel import Emit, worker_main
 from optikit_assets.workers.inputs import check_inputs, home, local, store_of
-from optikit_assets.workers.messages import BenchmarkRequest, BenchmarkWorkerResult, Record
+from optikit_assets.workers.messages import (
+    BenchmarkRequest,
+    BenchmarkWorkerResult,
+    ExploreRequest,
+    Record,
+)
 
 BENCHMARK = "benchmark"
 """Artifact kind."""
@@ -113,20 +119,29 @@ def _make(request: BenchmarkRequest, emit: Emit, store: ArtifactStore, python: P
         )
         benchmark = _serve_and_measure(request, server, flags, draft, emit)
         check_inputs(request)
+        graphs = engine.graphs(log_file.read_text(encoding="utf-8", errors="replace"))
         shutil.move(log_file, draft.file(LOG_FILE))
         if requests_file.exists():
             shutil.move(requests_file, draft.file(REQUESTS_FILE))
         BENCHMARK_FILE.write(draft, benchmark)
         draft.manifest.update(
-            versions=_versions(engine),
+            measured_on(request, engine),
             server_start_s=round(server.start_s, 2),
+            graphs=graphs,
             flags=flags,
-            environment=effective_variables(os.environ, engine.variables),
-            accelerator=request.hardware.label,
-            hardware=dataclasses.asdict(request.hardware),
             mode=request.mode,
-            provenance=request.provenance,
         )
+
+
+def measured_on(request: BenchmarkRequest | ExploreRequest, engine: Engine) -> dict[str, Any]:
+    """Return what the manifest of a measurement says of where it was made, and for whom."""
+    return {
+        "versions": _versions(engine),
+        "environment": effective_variables(os.environ, engine.variables),
+        "accelerator": request.hardware.label,
+        "hardware": dataclasses.asdict(request.hardware),
+        "provenance": request.provenance,
+    }
 
 
 def _serve_and_measure(
@@ -137,7 +152,7 @@ def _serve_and_measure(
     emit: Emit,
 ) -> CompletedBenchmark:
     engine = server.engine
-    _progress(emit, f"starting {engine.title}")
+    progress(emit, f"starting {engine.title}")
     try:
         with server:
             started = {
@@ -166,7 +181,7 @@ def _measure(
     model = str(local(request, request.model))
     name = server.engine.request_name(model, request.served_model_name)
     if request.mode == "search":
-        _progress(emit, "searching the highest rate")
+        progress(emit, "searching the highest rate")
         found = run_benchmark(
             base_url=server.base_url,
             model=name,
@@ -174,14 +189,15 @@ def _measure(
             seed=request.seed,
             gpus=gpus,
             initial_rate_rps=request.initial_rate_rps,
+            worth_rps=request.worth_rps,
             requests_file=requests_file,
-            on_probe=lambda probe: _announce(emit, probe),
+            on_probe=lambda probe: announce(emit, probe),
             requests=server.engine.requests,
         )
         return found.model_copy(update={"model": request.served_model_name})
     probes: list[ProbeResult] = []
     for number, rate in enumerate(request.rates_rps):
-        _progress(emit, f"confirming {rate:.3g} requests/s", number, len(request.rates_rps))
+        progress(emit, f"confirming {rate:.3g} requests/s", number, len(request.rates_rps))
         part = draft.file(f"probe-{number}.jsonl")
         probe = confirm_rate(
             base_url=server.base_url,
@@ -199,7 +215,7 @@ def _measure(
             append_requests(requests_file, records)
             part.unlink()
         probes.append(probe)
-        _announce(emit, probe)
+        announce(emit, probe)
     return confirmation(request, probes, gpus)
 
 
@@ -246,12 +262,14 @@ def _config(request: BenchmarkRequest, engine: Engine, model: Path) -> str:
     return engine.config_text(flags, model=str(model), served_model_name=request.served_model_name)
 
 
-def _announce(emit: Emit, probe: ProbeResult) -> None:
+def announce(emit: Emit, probe: ProbeResult) -> None:
+    """Tell of a probe that is finished, without its curves."""
     payload = probe.model_dump(mode="json", exclude=set(_CURVES))
     emit(Record(kind="probe_finished", payload=payload))
 
 
-def _progress(emit: Emit, text: str, done: int = 0, total: int = 1) -> None:
+def progress(emit: Emit, text: str, done: int = 0, total: int = 1) -> None:
+    """Tell what is being done."""
     emit(Record(kind="progress", payload={"done": done, "total": total, "text": text}))
 
 

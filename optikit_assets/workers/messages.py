@@ -63,8 +63,8 @@ class Record(Message):
 
     ``kind`` says what finished; ``payload`` is JSON. Kinds in use: ``trial_finished``,
     ``trial_failed`` (compress); ``candidate_finished``, ``candidate_failed`` (evaluate);
-    ``server_started``, ``probe_finished`` (benchmark); ``progress`` (any; ``done``, ``total``,
-    ``text``).
+    ``server_started``, ``probe_finished`` (benchmark, explore); ``progress`` (any; ``done``,
+    ``total``, ``text``).
     """
 
     kind: str
@@ -207,6 +207,49 @@ class BenchmarkRequest(Request):
     initial_rate_rps: float | None = Field(
         default=None, description="Where the search begins, e.g. the rate of an earlier trial."
     )
+    worth_rps: float = Field(
+        default=0.0,
+        description="The search ends as soon as the limit is certain not to be above this rate.",
+    )
     provenance: dict[str, str] = Field(
         default_factory=dict, description="Who asks, for the manifest of the artifact."
     )
+
+
+class Variant(Message):
+    """One configuration of a running server; ``artifact_key`` is where its benchmark goes."""
+
+    artifact_key: str
+    flags: dict[str, Scalar]
+
+
+class ExploreRequest(Request):
+    """Serve a checkpoint once and search the rate of several configurations, one after the other.
+
+    Their flags differ only in what a running server can change (`HotReconfiguration`). Each becomes
+    an artifact like that of a benchmark, whose manifest says that it was ``retuned``.
+    """
+
+    model: Reference
+    served_model_name: str
+    engine: EngineSpec
+    trust_remote_code: bool = False
+    variants: tuple[Variant, ...] = Field(min_length=1)
+    hardware: Hardware
+    slo: SloSpec
+    seed: int
+    best_rps: float | None = Field(
+        default=None, description="Rate of the best so far: where each search begins."
+    )
+    margin: float | None = Field(
+        default=None,
+        description="A variant is dropped when its limit is certain not to be above the best so "
+        "far, itself included, by this share; unset: never.",
+    )
+    provenance: dict[str, str] = Field(default_factory=dict)
+
+
+class ExploreWorkerResult(Message):
+    """Where the benchmarks are, in the order of the variants."""
+
+    artifact_keys: tuple[str, ...]

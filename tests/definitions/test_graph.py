@@ -42,7 +42,7 @@ SNAPSHOT: dict[str, tuple[tuple[str, ...], set[str], str | None]] = {
         "3",
     ),
     "benchmark_sweep": (OF_SCENARIO, {"quantized_model", *MEASURED_WITH}, "2"),
-    "tuned_config": (OF_SCENARIO, {"benchmark_sweep", *MEASURED_WITH}, "2"),
+    "tuned_config": (OF_SCENARIO, {"benchmark_sweep", *MEASURED_WITH}, "3"),
     "deployable_config": (
         ("model", "slo"),
         {"base_model", "eval_scores", "benchmark_sweep", "tuned_config"},

@@ -58,7 +58,10 @@ name: batch
 workload: {input_tokens: 200, output_tokens: 50}
 search_space: coarse
 """
-FINE = "name: fine\ntrials: 4\nstartup_trials: 2\nparameters: {max_num_seqs: {low: 1, high: 64}}\n"
+FINE = (
+    "name: fine\ntrials: 4\nstartup_trials: 2\nparameters: {max_num_seqs: {low: 1, high: 64}}\n"
+    "economy: {per_server: 1}\n"
+)
 COARSE = "name: coarse\ntrials: 1\nparameters: {max_num_seqs: {choices: [64]}}\n"
 SUITE = "name: quick\ntask_folder: quick\ntasks: [{task: sums, metrics: [acc], limit: 20}]\n"
 

@@ -126,6 +126,7 @@ def benchmark(
     flags: Flags,
     seed: int,
     initial_rate_rps: float | None = None,
+    worth_rps: float = 0.0,
     rates_rps: tuple[float, ...] = (),
     config: str | None = None,
 ) -> Benchmarked:
@@ -164,6 +165,7 @@ def benchmark(
             mode="confirm" if rates_rps else "search",
             rates_rps=rates_rps,
             initial_rate_rps=initial_rate_rps,
+            worth_rps=worth_rps,
             provenance=partition.provenance,
         )
         if store.find(artifact_key) is None:
@@ -175,7 +177,7 @@ def benchmark(
                     request,
                     BenchmarkWorkerResult,
                     lease,
-                    _keeper(partition, probes),
+                    keep_probes(partition, probes),
                 )
             except StageError as error:
                 # What ended well is finished, whatever became of its last message.
@@ -195,7 +197,9 @@ def _broken_off(
     return Benchmarked(outcome, left_requests=left)
 
 
-def _keeper(partition: Partition, probes: list[ProbeResult]) -> Callable[[Record], object]:
+def keep_probes(partition: Partition, probes: list[ProbeResult]) -> Callable[[Record], object]:
+    """Return what adds the probes that a worker finishes to `probes`, and logs them."""
+
     def keep(record: Record) -> None:
         if record.kind == "probe_finished":
             probe = ProbeResult.model_validate(record.payload)

@@ -8,33 +8,31 @@ from optikit_assets import graph
 from optikit_assets.artifacts import Artifact
 from optikit_assets.defs.benchmarking.measurement import (
     Benchmarked,
-    benchmark,
     known_beforehand,
     remember_benchmarks,
     remember_probes,
 )
 from optikit_assets.defs.body import Partition
-from optikit_assets.defs.evaluation.candidates import Representative, representative_of
+from optikit_assets.defs.evaluation.candidates import representative_of
 from optikit_assets.defs.partitions import declared
+from optikit_assets.defs.tuning.measuring import Measuring, trial_result
+from optikit_assets.deployment import tuning_plots
 from optikit_assets.deployment.canvas import markdown_image
-from optikit_assets.deployment.plots import optimization_history
 from optikit_assets.engines import Flags
 from optikit_assets.errors import ModelError
 from optikit_assets.graph import FAILED
-from optikit_assets.history import RowsByTable
+from optikit_assets.history import RowsByTable, earlier_winners
+from optikit_assets.model_files import read_config
 from optikit_assets.schemas import (
     STUDY_FILE,
     FailedBenchmark,
     StudyResult,
+    Trial,
     TunedConfiguration,
 )
 from optikit_assets.settings import settings
-from optikit_assets.specs import SloSpec, digest
-from optikit_assets.tuner import (
-    TrialResult,
-    result_of_benchmark,
-    run_study,
-)
+from optikit_assets.specs import SloSpec
+from optikit_assets.tuner import run_study
 from resources import (
     ArtifactStoreResource,
     HistoryResource,
@@ -88,27 +86,22 @@ def _tune(partition: Partition, recipe: str, slo: SloSpec) -> Artifact | None:
         study = StudyResult(name=partition.key, stopped=certain.reason)
         return _keep(partition, TunedConfiguration(study=study, benchmark=certain))
 
-    def evaluate(number: int, flags: Flags, initial_rate_rps: float | None) -> TrialResult:
-        done = _measure(partition, slo, candidate, flags, initial_rate_rps)
-        remember_probes(partition, recipe, slo, done, part="tuning", trial=number)
-        key = done.artifact.key if done.artifact else None
-        return result_of_benchmark(done.outcome, slo, artifact_key=key)
-
+    space = partition.catalog.search_space(slo.search_space)
+    measuring = Measuring(partition, slo, candidate, space)
     result = run_study(
         storage=settings().studies / f"{partition.key}.journal",
         study_name=partition.key,
         space=partition.catalog.search_space(slo.search_space),
         seed=partition.seed("study"),
-        evaluate=evaluate,
+        evaluate=measuring.evaluate,
+        explore=measuring.explore if space.economy.per_server > 1 else None,
         hardware=partition.runner.hardware,
         engine=partition.model_spec.engine,
         facts=facts,
         max_model_len=length,
-        default_outcome=(
-            result_of_benchmark(default.outcome, slo, artifact_key=default.artifact.key)
-            if default and default.artifact
-            else None
-        ),
+        made_up_prompts=slo.workload.prompts is None,
+        default_outcome=(trial_result(default, slo) if default and default.artifact else None),
+        priors=_priors(partition, recipe, slo) if space.economy.priors else (),
         on_trial=lambda trial: partition.context.log.info(
             f"trial {trial.number}: {trial.status} {trial.flags}"
         ),
@@ -120,26 +113,27 @@ def _tune(partition: Partition, recipe: str, slo: SloSpec) -> Artifact | None:
     return _keep(partition, _with_benchmark(partition, result, default))
 
 
-def _measure(
-    partition: Partition,
-    slo: SloSpec,
-    candidate: Representative,
-    flags: Flags,
-    initial_rate_rps: float | None,
-) -> Benchmarked:
-    certain = known_beforehand(partition, slo, candidate, flags)
-    if certain is not None:
-        return Benchmarked(certain)
-    return benchmark(
-        partition,
-        slo,
-        candidate,
-        artifact_key=digest(["tuning", partition.key, flags]),
-        flags=flags,
-        # The same arrivals for every trial: configurations are compared, not luck.
-        seed=partition.seed(),
-        initial_rate_rps=initial_rate_rps,
+def _priors(partition: Partition, recipe: str, slo: SloSpec) -> list[Flags]:
+    return earlier_winners(
+        partition.history.history,
+        study=partition.key,
+        engine=partition.engine.name,
+        model=partition.model_key,
+        recipe=recipe,
+        architecture=_architecture(partition),
+        accelerator=partition.runner.hardware.accelerator,
+        input_tokens=slo.workload.mean_input_tokens or 0.0,
+        output_tokens=slo.workload.mean_output_tokens,
+        objectives=_objectives(slo),
     )
+
+
+def _architecture(partition: Partition) -> str:
+    return ", ".join(read_config(partition.base.path).get("architectures") or ())
+
+
+def _objectives(slo: SloSpec) -> str:
+    return ", ".join(sorted(objective.label for objective in slo.objectives))
 
 
 def _with_benchmark(
@@ -213,12 +207,27 @@ def _trial_rows(
             output_tokens=slo.workload.mean_output_tokens,
             is_default=trial.is_default,
             is_best=trial == best,
+            estimate_rps=trial.estimate_rps,
+            retuned=trial.retuned,
+            boot_seconds=trial.boot_seconds,
+            load_seconds=trial.load_seconds,
+            engine=partition.engine.name,
+            architecture=_architecture(partition),
+            objectives=_objectives(slo),
             artifact_key=trial.artifact_key,
+            **_compiled(partition, trial),
             started_at=trial.started_at,
             ended_at=trial.ended_at,
         )
         for trial in study.trials
     ]
+
+
+def _compiled(partition: Partition, trial: Trial) -> dict[str, int | None]:
+    found = partition.artifacts.find(trial.artifact_key) if trial.artifact_key else None
+    graphs = found.manifest.get("graphs") if found else None
+    names = ("graphs_loaded", "graphs_compiled")
+    return dict(zip(names, graphs or (None, None), strict=True))
 
 
 def _metadata(tuned: TunedConfiguration) -> dict[str, Any]:
@@ -229,6 +238,8 @@ def _metadata(tuned: TunedConfiguration) -> dict[str, Any]:
                 "trial": trial.number,
                 "status": trial.status,
                 "rate_per_gpu": f"{trial.rate_per_gpu:.3f}",
+                "boot_s": f"{trial.boot_seconds or 0.0:.0f}",
+                "load_s": f"{trial.load_seconds:.0f}",
                 "flags": ", ".join(f"{k}={v}" for k, v in trial.flags.items()) or "defaults",
                 "reason": trial.reason,
             }
@@ -239,9 +250,13 @@ def _metadata(tuned: TunedConfiguration) -> dict[str, Any]:
         "certified_rate_rps": tuned.benchmark.certified_rate_rps,
         "best_flags": dg.MetadataValue.json(tuned.flags),
         "reason": tuned.benchmark.reason,
+        "stopped": tuned.study.stopped,
+        "left_out": dg.MetadataValue.json([*tuned.study.notes]),
+        "refused": dg.MetadataValue.json(tuned.study.refused),
     }
     if records:
-        plot = optimization_history(trials)
         metadata["trials"] = dg.MetadataValue.table(records)
-        metadata["history"] = dg.MetadataValue.md(markdown_image(plot, "optimization history"))
+        for name, plot in tuning_plots.figures(tuned.study).items():
+            shown = markdown_image(plot, f"tuning: {name}")
+            metadata[name.replace(" ", "_")] = dg.MetadataValue.md(shown)
     return metadata

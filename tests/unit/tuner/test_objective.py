@@ -82,3 +82,17 @@ def test_contradictory_outcomes_cannot_be_made():
         TrialResult("feasible", 0.0)
     with pytest.raises(ValueError, match="penalty above 0"):
         TrialResult("infeasible")
+
+
+def test_what_breaks_off_under_load_is_failed_like_what_does_not_start():
+    broken = FailedBenchmark.after((seen(100.0),), reason="out of memory under load")
+    outcome = result_of_benchmark(broken, SLO, boot_seconds=30.0)
+    assert (outcome.status, outcome.fitness) == ("failed", None)
+    assert outcome.reason == "out of memory under load"
+    assert (outcome.boot_seconds, outcome.load_seconds) == (30.0, broken.load_seconds)
+
+
+def test_a_dropped_benchmark_is_scored_by_its_estimate():
+    dropped = benchmark(status="dropped", probes=(seen(900.0),), gpus=2, estimate_rps=6.0)
+    outcome = result_of_benchmark(dropped, SLO)
+    assert (outcome.status, outcome.estimate_rps, outcome.fitness) == ("dropped", 6.0, 3.0)

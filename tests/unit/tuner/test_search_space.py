@@ -119,3 +119,55 @@ def test_setting_a_flag_to_its_default_changes_nothing(space_of, cpu):
     space = build(space_of(SEQS), cpu)
     assert space.effective({"max_num_seqs": 128}) == space.effective({})
     assert space.effective({"max_num_seqs": 64}) != space.effective({})
+
+
+def test_a_conditional_parameter_is_drawn_only_where_it_applies(space_of, cpu):
+    space = space_of(
+        SEQS
+        | {
+            "block_size": {"choices": [16, 32], "when": {"enforce_eager": [True]}},
+            "enforce_eager": {"choices": [False, True]},
+        }
+    )
+    bounded = build(space, cpu)
+    assert list(bounded.domains) == ["enforce_eager", "max_num_seqs", "block_size"]
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    drawn = [bounded.suggest(study.ask()) for _ in range(20)]
+    assert {flags["enforce_eager"] for flags in drawn} == {False, True}
+    assert all(("block_size" in flags) == flags["enforce_eager"] for flags in drawn)
+
+
+def test_null_leaves_a_flag_at_the_engines_default(space_of, cpu):
+    bounded = build(space_of({"block_size": {"choices": [None, 32]}}), cpu)
+    assert bounded.flags_of({"block_size": None}) == {}
+    assert bounded.point_of({}) == {"block_size": None}
+    assert bounded.point_of({"block_size": 32}) == {"block_size": 32}
+    assert bounded.point_of({"block_size": 64}) is None
+
+
+def test_points_are_refused_with_the_constraint_that_they_break(space_of, four_gpus):
+    space = space_of(
+        {"tensor_parallel_size": {"choices": [1, 2, 4]}, "data_parallel_size": {"choices": [1, 4]}},
+        constraints=["data_parallel_size * 2 <= 4"],
+    )
+    bounded = build(space, four_gpus, facts=FACTS, max_model_len=100)
+    assert bounded.refusal({"data_parallel_size": 4}) == "breaks data_parallel_size * 2 <= 4"
+    # Not searched, but at its default it counts.
+    assert bounded.refusal({"tensor_parallel_size": 4}) == ""
+    free = build(space.model_copy(update={"constraints": ()}), four_gpus, facts=FACTS)
+    too_many = {"tensor_parallel_size": 2, "data_parallel_size": 4}
+    assert free.refusal(too_many) == "needs 8 accelerators, there are 4"
+
+
+def test_a_constraint_on_an_unknown_flag_is_a_problem_of_the_space(space_of):
+    space = space_of(SEQS, constraints=["max_num_seqs <= max_num_sequences"])
+    with pytest.raises(SpecError, match="vLLM has no flag max_num_sequences"):
+        check(space, EngineSpec())
+
+
+def test_guessing_the_next_words_is_not_searched_with_made_up_prompts(space_of, cpu):
+    guess = {"speculative_config": {"choices": [None, '{"method": "ngram"}']}}
+    assert "speculative_config" in build(space_of(SEQS | guess), cpu).domains
+    made_up = build(space_of(SEQS | guess), cpu, made_up_prompts=True)
+    assert "speculative_config" not in made_up.domains
+    assert "prompts are made up" in made_up.notes[0]

@@ -1,0 +1,182 @@
+"""What a study measures next: asked of the sampler, never twice, never what is refused."""
+
+import hashlib
+import json
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from optikit_assets.engines import Flags
+from optikit_assets.schemas import DEFAULT_TRIAL
+from optikit_assets.specs import SearchSpaceSpec, digest
+from optikit_assets.tuner.bounded_space import BoundedSpace
+from optikit_assets.tuner.journal import TrialRecord
+from optikit_assets.tuner.random_points import unseen_point
+
+Proposal = tuple[optuna.Trial, TrialRecord]
+
+# Attribute of a proposal that was refused before any trial: why.
+_REFUSED = "refused"
+# Attribute of a study: how many configurations it began with.
+_PRIORS = "priors"
+# Sampled again so often before a point is drawn that is certainly new.
+_DUPLICATES = 20
+
+
+class Proposals:
+    """Draws the configurations of one opening of a study.
+
+    Each is drawn from (seed, number of proposals so far). Configurations that a server can change
+    to while it runs are drawn as a group, which shares all other flags.
+
+    Parameters
+    ----------
+    hot
+        Flags that a running server can change; empty: each configuration has its own server.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: SearchSpaceSpec,
+        bounded: BoundedSpace,
+        seed: int,
+        now: Callable[[], datetime],
+        hot: frozenset[str] = frozenset(),
+    ) -> None:
+        self._study = study
+        self._space = space
+        self._bounded = bounded
+        self._seed = seed
+        self._now = now
+        self._hot = hot & bounded.domains.keys()
+        self._seen: set[str] = set()
+        self._next_number = DEFAULT_TRIAL + 1
+
+    def remember(self, number: int, flags: Flags | None = None) -> None:
+        """Take a trial for given: its number, and its flags if they were measured."""
+        self._next_number = max(self._next_number, number + 1)
+        if flags is not None:
+            self._seen.add(self.identity(flags))
+
+    def begin_with(self, priors: Sequence[Flags]) -> None:
+        """Queue these configurations before what the sampler draws, once in a study."""
+        if _PRIORS in self._study.user_attrs:
+            return
+        points = [p for flags in priors if (p := self._bounded.nearest_point(flags))]
+        self._study.set_user_attr(_PRIORS, len(points))
+        for point in points:
+            self._study.enqueue_trial(point)
+
+    def group(self, size: int) -> list[Proposal]:
+        """Return at most `size` configurations that one server can run; none if all were measured.
+
+        They differ in flags that a running server can change, and alone where it can change none.
+        """
+        lead = self._next()
+        if lead is None:
+            return []
+        found = [lead]
+        fixed = {n: v for n, v in lead[0].params.items() if n not in self._hot}
+        while self._hot and len(found) < size:
+            other = self._next(fixed)
+            if other is None:
+                break
+            if self._cold(other) != self._cold(lead):
+                # It waited in the queue, and goes on waiting, for a server of its own.
+                self.put_back(*other)
+                break
+            found.append(other)
+        return found
+
+    def put_back(self, trial: optuna.Trial, record: TrialRecord) -> None:
+        """Have a configuration that is not measured yet proposed once more, under its number."""
+        self._study.tell(trial, state=TrialState.FAIL)
+        self._study.enqueue_trial(trial.params, user_attrs=record.attributes())
+
+    def again(self, number: int) -> Proposal | None:
+        """Return the configuration of a finished trial, to be measured with a server of its own."""
+        for frozen in self._study.get_trials(deepcopy=False):
+            record = TrialRecord.of(frozen)
+            if record is not None and record.number == number:
+                self._study.enqueue_trial(frozen.params)
+                trial = self.ask()
+                self._bounded.suggest(trial)
+                return self._noted(trial, TrialRecord(number=self._next_number, flags=record.flags))
+        return None
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """Why proposals were refused, the most frequent reason first, and how many."""
+        reasons = (t.user_attrs.get(_REFUSED) for t in self._study.get_trials(deepcopy=False))
+        return dict(Counter(reason for reason in reasons if reason is not None).most_common())
+
+    def identity(self, flags: Flags) -> str:
+        """Return what equal configurations have in common."""
+        return digest(json.loads(json.dumps(self._bounded.effective(flags))))
+
+    def ask(self, fixed: dict[str, Any] | None = None) -> optuna.Trial:
+        """Ask the sampler, with these parameters given."""
+        number = len(self._study.get_trials(deepcopy=False))
+        sampler: optuna.samplers.BaseSampler = optuna.samplers.TPESampler(
+            n_startup_trials=self._space.startup_trials,
+            # Those that still run count as the worst, so that the next is drawn away from them.
+            constant_liar=True,
+            seed=self._derived_seed(f"trial {number}"),
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            if fixed:
+                sampler = optuna.samplers.PartialFixedSampler(fixed, sampler)
+        self._study.sampler = sampler
+        return self._study.ask()
+
+    def _cold(self, proposal: Proposal) -> Flags:
+        flags = self._bounded.effective(proposal[1].flags)
+        return {name: value for name, value in flags.items() if name not in self._hot}
+
+    def _next(self, fixed: dict[str, Any] | None = None) -> Proposal | None:
+        """Ask for a configuration that was not measured yet; None if there is none."""
+        for attempt in range(2 * _DUPLICATES):
+            if attempt >= _DUPLICATES and (fixed is not None or not self._enqueue_unseen(attempt)):
+                return None
+            trial = self.ask(fixed)
+            flags = self._bounded.suggest(trial)
+            retried = TrialRecord.of(trial)
+            if refusal := self._bounded.refusal(flags):
+                trial.set_user_attr(_REFUSED, refusal)
+                self._study.tell(trial, state=TrialState.FAIL)
+                continue
+            if retried is None and self.identity(flags) in self._seen:
+                # Told as failed, which the sampler leaves out: a repeated value would count double.
+                trial.set_user_attr("duplicate", flags)
+                self._study.tell(trial, state=TrialState.FAIL)
+                continue
+            return self._noted(trial, retried or TrialRecord(number=self._next_number, flags=flags))
+        return None
+
+    def _noted(self, trial: optuna.Trial, record: TrialRecord) -> Proposal:
+        record = record.model_copy(update={"started_at": self._now().isoformat()})
+        record.note_in(trial)
+        self.remember(record.number, record.flags)
+        return trial, record
+
+    def _enqueue_unseen(self, attempt: int) -> bool:
+        point = unseen_point(
+            self._bounded,
+            seed=self._derived_seed(f"unseen {self._next_number} {attempt}"),
+            is_seen=lambda flags: (
+                self.identity(flags) in self._seen or bool(self._bounded.refusal(flags))
+            ),
+        )
+        if point is not None:
+            self._study.enqueue_trial(point)
+        return point is not None
+
+    def _derived_seed(self, what: str) -> int:
+        return int(hashlib.sha256(f"{self._seed} {what}".encode()).hexdigest()[:8], 16)

@@ -1,0 +1,138 @@
+"""Configurations that share a server: what one of them is good for, and what it never is."""
+
+import math
+
+import pytest
+
+from optikit_assets.errors import EndpointError, StorageError
+from optikit_assets.tuner import TrialResult, run_study
+from tests.unit.tuner.test_study import SEQS
+
+SPACE = SEQS | {"block_size": {"choices": [16, 32, 64]}}
+
+
+def peak(flags):
+    """Rate 10 at 32 sequences and blocks of 32."""
+    off = math.log2(flags.get("max_num_seqs", 128) / 32) ** 2
+    return max(0.1, 10 - off - (flags.get("block_size", 128) != 32))
+
+
+class Servers:
+    """Counts starts; ``fails_at`` is the trial at which a shared server dies."""
+
+    def __init__(self, fails_at=None, optimistic=1.0):
+        self.groups = []
+        self.alone = []
+        self.fails_at = fails_at
+        self.optimistic = optimistic
+
+    def evaluate(self, number, flags, best):
+        self.alone.append((number, flags))
+        return TrialResult("feasible", peak(flags))
+
+    def explore(self, trials, best):
+        self.groups.append(trials)
+        found = {}
+        for number, flags in trials:
+            if number == self.fails_at:
+                return found
+            found[number] = TrialResult("feasible", peak(flags) * self.optimistic, retuned=True)
+        return found
+
+
+@pytest.fixture
+def study(tmp_path, cpu, space_of):
+    def run(servers, trials=16, **more):
+        return run_study(
+            storage=tmp_path / "study.journal",
+            study_name="study",
+            space=space_of(SPACE, trials=trials),
+            seed=3,
+            evaluate=servers.evaluate,
+            explore=servers.explore,
+            hardware=cpu,
+            default_outcome=TrialResult("feasible", 5.0, artifact_key="sweep"),
+            **more,
+        )
+
+    return run
+
+
+def test_configurations_of_a_group_differ_only_in_what_a_running_server_can_change(study):
+    servers = Servers()
+    result = study(servers)
+    assert len(result.trials) == 16
+    assert sum(map(len, servers.groups)) >= 12
+    # Twelve configurations in at most three starts, and one or two to confirm the best.
+    assert len(servers.groups) + len(servers.alone) <= 6
+    for group in servers.groups:
+        assert len({flags.get("block_size") for _, flags in group}) == 1
+        assert len({flags["max_num_seqs"] for _, flags in group}) == len(group)
+
+
+def test_the_best_that_was_explored_is_measured_again_and_only_that_can_win(study):
+    servers = Servers(optimistic=1.3)
+    result = study(servers)
+    explored = max((t for t in result.trials if t.retuned), key=lambda t: t.rate_per_gpu)
+    assert explored.flags in [flags for _, flags in servers.alone]
+    assert not result.best.retuned
+    assert result.best.rate_rps == peak(result.best.flags)
+
+
+def test_an_explored_rate_that_its_own_server_does_not_hold_keeps_the_default(study):
+    class Broken(Servers):
+        def evaluate(self, number, flags, best):
+            self.alone.append((number, flags))
+            return TrialResult("infeasible", slo_penalty=0.5)
+
+    result = study(Broken())
+    assert result.best == result.default
+
+
+def test_what_a_shared_server_cannot_measure_has_one_of_its_own(study):
+    servers = Servers(fails_at=3)
+    result = study(servers, trials=8)
+    assert 3 in [number for number, _ in servers.alone]
+    assert [trial.number for trial in result.trials] == list(range(8))
+
+
+def test_a_server_that_does_not_start_for_a_group_falls_back_to_one_for_each(study):
+    class NoRetuning(Servers):
+        def explore(self, trials, best):
+            raise EndpointError("took other limits")
+
+    servers = NoRetuning()
+    result = study(servers, trials=8)
+    assert [number for number, _ in servers.alone] == list(range(1, 8))
+    assert not any(trial.retuned for trial in result.trials)
+
+
+def test_a_group_that_the_machine_broke_off_goes_on_as_it_was(study):
+    class Full(Servers):
+        def explore(self, trials, best):
+            super().explore(trials, best)
+            raise StorageError("disk full")
+
+    broken = Full()
+    with pytest.raises(StorageError):
+        study(broken)
+    servers = Servers()
+    result = study(servers)
+    assert servers.groups[0] == broken.groups[0]
+    assert len(result.trials) == 16
+
+
+def test_without_flags_that_can_be_changed_each_trial_has_a_server(tmp_path, cpu, space_of):
+    servers = Servers()
+    run_study(
+        storage=tmp_path / "study.journal",
+        study_name="study",
+        space=space_of({"block_size": {"choices": [16, 32, 64]}}, trials=4, startup_trials=2),
+        seed=3,
+        evaluate=servers.evaluate,
+        explore=servers.explore,
+        hardware=cpu,
+        default_outcome=TrialResult("feasible", 5.0),
+    )
+    assert servers.groups == []
+    assert len(servers.alone) == 3
