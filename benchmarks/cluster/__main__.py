@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,19 +36,54 @@ _FIGURE = REPOSITORY / "docs" / "cluster-utilization.svg"
 def main() -> int:
     """Replay, print and keep."""
     parser = argparse.ArgumentParser(prog="benchmarks.cluster", description=__doc__)
-    parser.add_argument("--cards", type=int, nargs="+", default=CARDS)
+    parser.add_argument("--cards", type=int, nargs="*", default=CARDS)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all numbers to a file")
     parser.add_argument(
         "--history", type=Path, help="history/ of an OPTIKIT_HOME: its durations' spread"
     )
     parser.add_argument("--no-planning", action="store_true", help="do not time the planner")
     parser.add_argument("--write", action="store_true", help="put table and figure into docs/")
+    parser.add_argument(
+        "--read",
+        type=Path,
+        nargs="+",
+        metavar="OUT",
+        help="replay nothing, read what was kept",
+    )
     asked = parser.parse_args()
+    rows, planning = _read(asked.read) if asked.read else _measured(asked)
+    text = table(rows)
+    print(f"{text}\n\n{sizing(rows)}")
+    if planning:
+        text += "\n\n" + planning_line(planning)
+        print("\n" + planning_line(planning))
+    if asked.json is not None:
+        found = {"rows": [row.__dict__ for row in rows], "planning": planning}
+        asked.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if asked.write:
+        write_section(_DOC, "cluster-simulation", text)
+        write_section(_DOC, "cluster-sizing", sizing(rows))
+        draw(rows, _FIGURE)
+    return 0
+
+
+def _read(files: Sequence[Path]) -> tuple[list[Row], dict[str, float]]:
+    """Return what several replays wrote, by number of cards."""
+    rows: list[Row] = []
+    planning: dict[str, float] = {}
+    for file in files:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        rows += [Row(**row) for row in found["rows"]]
+        planning |= found["planning"]
+    return sorted(rows, key=lambda row: (row.cards, not row.history)), planning
+
+
+def _measured(asked: argparse.Namespace) -> tuple[list[Row], dict[str, float]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         campaign = Campaign.write(folder / "campaign")
         catalog = Catalog.load(campaign.specs)
-        plan = campaign.plan(catalog)
+        plan = campaign.plan(catalog) if asked.cards else []
         durations = Durations(catalog, CARDS_PER_NODE)
         if asked.history is not None:
             durations = replace(durations, spread=spread_of(asked.history))
@@ -57,19 +93,7 @@ def main() -> int:
                 rows.append(_row(campaign, durations, plan, cards, folder, knows))
                 print(table(rows[-1:]).splitlines()[-1], flush=True)
         planning = {} if asked.no_planning else measure(folder / "planning")
-    text = table(rows)
-    print(f"{text}\n\n{sizing(rows)}")
-    if planning:
-        text += "\n\n" + planning_line(planning)
-        print(planning_line(planning))
-    if asked.json is not None:
-        found = {"rows": [row.__dict__ for row in rows], "planning": planning}
-        asked.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    if asked.write:
-        write_section(_DOC, "cluster-simulation", text)
-        write_section(_DOC, "cluster-sizing", sizing(rows))
-        draw(rows, _FIGURE)
-    return 0
+    return rows, planning
 
 
 def _row(

@@ -28,6 +28,8 @@ from optikit_assets.execution.ray.leases import ClusterLeases, Seat
 from optikit_assets.workers.messages import Message
 
 _HOUR_S = 3600.0
+# Those who wait look less often than in earnest whether they are held back.
+_LOOK_S = 600.0
 LEASE_TIMEOUT_S = 24 * _HOUR_S
 """That of the executors."""
 
@@ -68,6 +70,7 @@ class Group:
     """Cards that somebody asked for, and has if there is a node."""
 
     count: int
+    since: float
     asker: Task
     number: int
     node: Node | None = None
@@ -91,6 +94,7 @@ class SimulatedGroups:
         ]
         self._waiting: defaultdict[int, deque[Group]] = defaultdict(deque)
         self._asked = 0
+        self._held_back: list[Task] = []
 
     def hardware(self) -> Hardware:
         """Return that of every node."""
@@ -100,13 +104,27 @@ class SimulatedGroups:
         """Return the nodes."""
         return self._nodes
 
-    def ask(self, count: int) -> Group:
+    def ask(self, count: int, since: float) -> Group:
         """Ask for cards of one node."""
         self._asked += 1
-        group = Group(count, self._time.current, self._asked)
+        group = Group(count, since, self._time.current, self._asked)
         self._waiting[count].append(group)
         self._grant()
         return group
+
+    def waiting(self) -> Sequence[tuple[int, float]]:
+        """Return of each group that waits how many cards it is for, and since when."""
+        # The oldest of each size says it all.
+        return [(count, queue[0].since) for count, queue in self._waiting.items() if queue]
+
+    def pause(self, seconds: float) -> None:
+        """Wait until something is granted or given back, or it is time to look again."""
+        task = self._time.current
+        if not any(group.asker is task for queue in self._waiting.values() for group in queue):
+            self._held_back.append(task)
+        self._time.sleep(_LOOK_S)
+        if task in self._held_back:
+            self._held_back.remove(task)
 
     def is_granted(self, group: Group) -> bool:
         """Return whether the cards are held."""
@@ -140,8 +158,10 @@ class SimulatedGroups:
             group.node = node
             group.devices = tuple(sorted(node.free)[: group.count])
             node.free -= set(group.devices)
-            if group.asker is not self._time.current:
-                self._time.wake(group.asker)
+            for task in (group.asker, *self._held_back):
+                if task is not self._time.current:
+                    self._time.wake(task)
+            self._held_back = []
 
 
 class SimulatedExecutor:
@@ -180,9 +200,8 @@ class SimulatedExecutor:
             self._lease = lambda count, stop: machine.lease(hardware, count, stop)
         else:
             groups = SimulatedGroups(time, hardware, nodes, name)
-            # Whoever waits is woken when it has what it asked for.
             self._lease = ClusterLeases(
-                groups, timeout_s=LEASE_TIMEOUT_S, clock=time, pause=lambda _: time.sleep(_HOUR_S)
+                groups, timeout_s=LEASE_TIMEOUT_S, clock=time, pause=groups.pause, date=time
             ).lease
 
     def hardware(self) -> Hardware:

@@ -54,6 +54,8 @@ class Row:
 
 def table(rows: Sequence[Row]) -> str:
     """Return the rows as Markdown."""
+    if not rows:
+        return ""
     return markdown(
         [
             {
@@ -76,6 +78,8 @@ def table(rows: Sequence[Row]) -> str:
 
 def sizing(rows: Sequence[Row]) -> str:
     """Return what control machine and store have to stand, as Markdown."""
+    if not rows:
+        return ""
     return markdown(
         [
             {

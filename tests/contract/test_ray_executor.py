@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +103,38 @@ def test_past_its_limit_a_worker_ends_with_everything_that_it_started(
         )
     assert len(pids) == 3
     assert not any(is_alive(pid) for pid in pids)
+
+
+def test_who_waits_for_a_whole_node_is_overtaken_for_a_quarter_of_the_longest_wait(
+    make: Any,
+) -> None:
+    # Each is what another process is: they meet on the cluster alone.
+    first, many, few = (make(PAIR.labels, lease_timeout_s=40) for _ in range(3))
+    served: list[str] = []
+
+    def ask(executor: Executor, name: str, count: int) -> threading.Thread:
+        def take() -> None:
+            with executor.lease(count):
+                served.append(name)
+                time.sleep(0.5)
+
+        thread = threading.Thread(target=take)
+        thread.start()
+        return thread
+
+    with first.lease(1):
+        threads = [ask(many, "many", 2)]
+        # One card is free, and so it is granted.
+        with few.lease(1):
+            served.append("few")
+        time.sleep(11)
+        threads.append(ask(few, "few again", 1))
+        time.sleep(5)
+        assert served == ["few"]
+    for thread in threads:
+        thread.join(60)
+    assert served == ["few", "many", "few again"]
+    assert few._leases._groups.waiting() == []
 
 
 def test_a_pool_of_nodes_that_differ_is_refused_by_name_every_time(make: Any) -> None:

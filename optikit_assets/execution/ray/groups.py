@@ -1,6 +1,9 @@
 """Placement groups: what the head of a cluster grants, and which cards of which node they are."""
 
+import json
+import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 
 import ray
 from ray.exceptions import GetTimeoutError
@@ -34,6 +37,7 @@ class PlacementGroups:
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
+        self._mark = f"optikit {json.dumps(pool.selector, sort_keys=True)}"
 
     def hardware(self) -> Hardware:
         """Return what the nodes of the pool have."""
@@ -43,13 +47,25 @@ class PlacementGroups:
         """Return the nodes of the pool that are alive."""
         return self.pool.nodes()
 
-    def ask(self, count: int) -> PlacementGroup:
-        """Ask for cards of one node."""
+    def ask(self, count: int, since: float) -> PlacementGroup:
+        """Ask for cards of one node, wanted since then."""
         return placement_group(
             [{resource_of(self.pool.nodes()): count}],
             strategy="STRICT_PACK",
+            # The rest makes names different, as Ray wants them.
+            name=json.dumps([self._mark, count, since, uuid.uuid4().hex]),
             bundle_label_selector=[self.pool.selector],
         )
+
+    def waiting(self) -> Sequence[tuple[int, float]]:
+        """Return of each group of this pool that waits how many cards it is for, and since when."""
+        found: list[tuple[int, float]] = []
+        for said in placement_group_table().values():
+            with suppress(TypeError, ValueError):
+                mark, count, since, _ = json.loads(said["name"] or "0")
+                if mark == self._mark and said["state"] == "PENDING":
+                    found.append((count, since))
+        return found
 
     def is_granted(self, group: PlacementGroup) -> bool | None:
         """Return whether the cards are held; None: no node has so many."""

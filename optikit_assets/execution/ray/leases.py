@@ -1,4 +1,11 @@
-"""Leases of a cluster's cards: a placement group each, which ends with whoever made it."""
+"""Leases of a cluster's cards: a placement group each, which ends with whoever made it.
+
+The head of a cluster grants whatever fits, so those who ask for few cards could overtake one who
+asks for a whole node for ever. Whoever has waited for a quarter of the longest wait is overtaken no
+more: those who came later and want less take back what they asked for until it is served. Who waits
+since when is in the name of a placement group, where all machines see it and which goes with its
+owner.
+"""
 
 import threading
 import time
@@ -12,6 +19,9 @@ from optikit_assets.errors import AcceleratorError
 from optikit_assets.execution.base import Lease
 
 _POLL_S = 0.2
+# The head is asked for all of its groups then.
+_LOOK_S = 10.0
+_PATIENCE = 0.25
 
 
 @dataclass(frozen=True)
@@ -64,8 +74,12 @@ class Groups(Protocol):
         """Return the nodes that are alive."""
         ...
 
-    def ask(self, count: int) -> Any:
-        """Ask for cards of one node; return the group that stands for them."""
+    def ask(self, count: int, since: float) -> Any:
+        """Ask for cards of one node, wanted since then; return the group that stands for them."""
+        ...
+
+    def waiting(self) -> Sequence[tuple[int, float]]:
+        """Return of each group that waits how many cards it is for, and since when."""
         ...
 
     def is_granted(self, group: Any) -> bool | None:
@@ -94,6 +108,8 @@ class ClusterLeases:
         Seconds of a clock that never goes back.
     pause
         Waits for so many seconds of that clock.
+    date
+        Seconds of a clock that all machines share.
     """
 
     def __init__(
@@ -103,8 +119,10 @@ class ClusterLeases:
         timeout_s: float,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], object] = time.sleep,
+        date: Callable[[], float] = time.time,
     ) -> None:
         self.timeout_s = timeout_s
+        self._date = date
         self._groups = groups
         self._clock = clock
         self._pause = pause
@@ -120,13 +138,9 @@ class ClusterLeases:
             yield ClusterLease(hardware, stop=stop)
             return
         self._check(accelerators)
-        group = self._groups.ask(accelerators)
-        try:
-            self._wait(group, accelerators, stop)
+        with self._granted(accelerators, stop) as group:
             seat = self._groups.seat(group, accelerators)
             yield ClusterLease(seat.hardware, seat.devices, seat.node, stop, seat.node_id, group)
-        finally:
-            self._groups.give_back(group)
 
     def _check(self, accelerators: int) -> None:
         nodes = self._groups.nodes()
@@ -137,13 +151,46 @@ class ClusterLeases:
                 "tensor_parallel_size or use another pool"
             )
 
-    def _wait(self, group: Any, count: int, stop: threading.Event) -> None:
+    @contextmanager
+    def _granted(self, count: int, stop: threading.Event) -> Iterator[Any]:
+        """Hold a group that is granted for the time of the context."""
+        since, patience = self._date(), self._patience(count, stop)
+        group: Any = None
+        look_at = self._clock()
+        held_back = False
+        try:
+            while group is None or not self._groups.is_granted(group):
+                if self._clock() >= look_at:
+                    held_back = self._is_held_back(count, since)
+                    look_at = self._clock() + _LOOK_S
+                if held_back and group is not None:
+                    self._groups.give_back(group)
+                    group = None
+                if not held_back and group is None:
+                    group = self._groups.ask(count, since)
+                    continue
+                next(patience)
+                if group is not None and self._groups.is_granted(group) is None:
+                    self._check(count)
+            yield group
+        finally:
+            if group is not None:
+                self._groups.give_back(group)
+
+    def _is_held_back(self, count: int, since: float) -> bool:
+        """Return whether somebody who wants more has waited too long to be overtaken again."""
+        late = self._date() - _PATIENCE * self.timeout_s
+        return any(
+            more > count and earlier < since and earlier <= late
+            for more, earlier in self._groups.waiting()
+        )
+
+    def _patience(self, count: int, stop: threading.Event) -> Iterator[None]:
+        """Wait a moment at every turn, until there was enough of that."""
         deadline = self._clock() + self.timeout_s
-        while not (granted := self._groups.is_granted(group)):
+        while True:
             if stop.is_set():
                 raise AcceleratorError(f"the wait for {count} accelerators was broken off")
-            if granted is None:
-                self._check(count)
             if self._clock() >= deadline:
                 there = ", ".join(str(node) for node in self._groups.nodes())
                 raise AcceleratorError(
@@ -151,3 +198,4 @@ class ClusterLeases:
                     f"there: {there}; `ray list placement-groups` names the holders"
                 )
             self._pause(_POLL_S)
+            yield
