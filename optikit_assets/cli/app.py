@@ -105,6 +105,15 @@ def optimize(
     job: Annotated[
         str | None, typer.Option(metavar="NAME|FILE", help="Job file instead of the options.")
     ] = None,
+    shortlist: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=100,
+            help="Predict first, and measure only the recipes and pools of so many best ways "
+            "(docs/planner.md).",
+        ),
+    ] = None,
     json_out: JsonOut = None,
 ) -> None:
     """Find the deployable configuration of a model under one or more SLOs, or a part of the way.
@@ -113,7 +122,9 @@ def optimize(
     """
     from optikit_assets.cli.optimize import run_optimize
 
-    sys.exit(run_optimize(model, flow, slo or [], recipe or [], pool or [], job, json_out))
+    sys.exit(
+        run_optimize(model, flow, slo or [], recipe or [], pool or [], job, shortlist, json_out)
+    )
 
 
 @app.command()
@@ -172,7 +183,7 @@ def submit(
 
     address = url or settings().dagster_url
     if address is None:
-        sys.exit(run_optimize(None, None, [], [], [], job, None))
+        sys.exit(run_optimize(None, None, [], [], [], job, None, None))
     from optikit_assets.cli.submit import run_submit
 
     sys.exit(run_submit(usable_job(job), address, watch))

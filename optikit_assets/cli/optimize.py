@@ -12,6 +12,7 @@ from rich.text import Text
 
 from optikit_assets.cli.made import made_by
 from optikit_assets.cli.output_file import check_output, write_json
+from optikit_assets.cli.shortlist import compared, narrowed, remember
 from optikit_assets.errors import OptikitError
 from optikit_assets.graph import PIPELINE, Node, get_flow
 from optikit_assets.headless.agenda import Event
@@ -27,6 +28,7 @@ def run_optimize(
     recipes: list[str],
     pools: list[str],
     job: str | None,
+    shortlist: int | None,
     json_out: Path | None,
 ) -> int:
     """Run a submission and print what it made; 0 only if all that its flow asks for is there."""
@@ -34,6 +36,10 @@ def run_optimize(
     asked = _job(catalog, model, flow, slos, recipes, pools, job)
     submission = resolve_submission(asked, catalog)
     check_output(json_out)
+    chosen = None if shortlist is None else narrowed(asked, catalog, shortlist)
+    if chosen is not None:
+        submission = resolve_submission(chosen.job, catalog)
+        remember(chosen, submission.model_key)
     console = Console()
     errors = Console(stderr=True)
     if not asked.recipes and submission.flow.compresses:
@@ -48,6 +54,8 @@ def run_optimize(
         errors.print(f"error: {node}: {reason}", markup=False, highlight=False, soft_wrap=True)
     made = made_by(submission, report)
     for table in made.tables:
+        console.print(table)
+    if chosen is not None and (table := compared(submission.model_key)):
         console.print(table)
     console.print(
         f"{len(report.finished)} partitions run, {len(report.fresh)} fresh, "

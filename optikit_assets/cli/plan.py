@@ -49,13 +49,9 @@ def run_plan(
     """Print what is predicted of every way; 0 only if one of them meets the SLO."""
     catalog = Catalog.load(settings().recipes)
     slo = catalog.slo(slo_name)
-    some = places(catalog, pools)
-    chosen = [catalog.recipe(name) for name in recipes or sorted(catalog.recipes)]
     for file in (figure, json_out):
         check_output(file)
-    architecture, engine = find_model(catalog, model)
-    question = Question(architecture, slo, engine, _fits(catalog, architecture, engine, some))
-    ways = forecast(question, some, chosen, catalog.search_space(slo.search_space))
+    ways = predict(catalog, model, slo, pools, recipes)
     best = shortlist(ways, count)
     console = Console()
     console.print(_table(ways, best, slo, target_rps))
@@ -68,6 +64,25 @@ def run_plan(
         reason = next((way.reason for way in ways), "there is nothing to choose from")
         raise OptikitError(f"{model} under {slo.name}: no way is predicted to serve it: {reason}")
     return 0
+
+
+def predict(
+    catalog: Catalog,
+    model: str,
+    slo: SloSpec,
+    pools: Sequence[str],
+    recipes: Sequence[str],
+    accelerator_of: Callable[[str], str] | None = None,
+) -> list[Way]:
+    """Return what is predicted of every way; no recipes: all, no pools: all.
+
+    `accelerator_of` says which card a pool has that does not declare one.
+    """
+    some = places(catalog, pools, accelerator_of)
+    chosen = [catalog.recipe(name) for name in recipes or sorted(catalog.recipes)]
+    architecture, engine = find_model(catalog, model)
+    question = Question(architecture, slo, engine, _fits(catalog, architecture, engine, some))
+    return forecast(question, some, chosen, catalog.search_space(slo.search_space))
 
 
 def find_model(catalog: Catalog, model: str) -> tuple[Architecture, EngineSpec]:

@@ -6,7 +6,7 @@ same with all steps as much faster and slower as nine of ten measured ones are.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from optikit_assets.engines import get_engine
@@ -20,7 +20,15 @@ from optikit_assets.planner.precision import Precision
 from optikit_assets.planner.roofline import Layout, Roofline
 from optikit_assets.planner.step_time import StepTime
 from optikit_assets.planner.traffic import Requests, Server
-from optikit_assets.specs import CardSpec, Catalog, EngineSpec, RecipeSpec, SearchSpaceSpec, SloSpec
+from optikit_assets.specs import (
+    LOCAL,
+    CardSpec,
+    Catalog,
+    EngineSpec,
+    RecipeSpec,
+    SearchSpaceSpec,
+    SloSpec,
+)
 from optikit_assets.specs.search_space import Choices, IntRange
 
 SHORTLIST = 3
@@ -121,22 +129,32 @@ class Question:
         return self.fits.get(card.name, self.fits[""])
 
 
-def places(catalog: Catalog, names: Sequence[str]) -> list[Place]:
+def places(
+    catalog: Catalog,
+    names: Sequence[str],
+    accelerator_of: Callable[[str], str] | None = None,
+) -> list[Place]:
     """Return the places of some names: of pools, or of cards; none: every pool, else every card.
+
+    `accelerator_of` says which card a pool has that does not declare one.
 
     Raises
     ------
     OptikitError
-        If a name is neither, or a pool has no data sheet or lacks a number.
+        If a name is neither, or a pool has no data sheet.
     """
     names = names or sorted(catalog.pools) or sorted(catalog.cards)
-    return [_place(catalog, name) for name in names]
+    return [_place(catalog, name, accelerator_of) for name in names]
 
 
-def _place(catalog: Catalog, name: str) -> Place:
-    if name in catalog.pools:
-        pool = catalog.pools[name]
+def _place(
+    catalog: Catalog, name: str, accelerator_of: Callable[[str], str] | None = None
+) -> Place:
+    if name in catalog.pools or name == LOCAL:
+        pool = catalog.pool(name)
         named = pool.accelerator or ""
+        if not named and pool.card is None and accelerator_of is not None:
+            named = accelerator_of(name)
         matching = [c for c in catalog.cards.values() if named and c.is_named(named)]
         if pool.card is not None:
             matching = [catalog.card(pool.card)]

@@ -26,7 +26,7 @@ def test_version(optikit: Optikit):
 
 
 PROMISED = {
-    "optimize": {"--model", "--flow", "--slo", "--recipe", "--job", "--json"},
+    "optimize": {"--model", "--flow", "--slo", "--recipe", "--job", "--shortlist", "--json"},
     "plan": {"--model", "--slo", "--target-rps", "--pool", "--recipe", "--shortlist", "--json"},
     "bench": {"--base-url", "--model", "--slo", "--seed", "--json"},
     "evaluate": {"--base-url", "--model", "--suite", "--chat", "--tokenizer", "--seed", "--json"},

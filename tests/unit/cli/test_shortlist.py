@@ -1,0 +1,84 @@
+"""What `optikit optimize --shortlist` leaves of a job, and what it remembers."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from optikit_assets.cli.shortlist import Shortlisted, compared, narrowed, remember
+from optikit_assets.errors import OptikitError
+from optikit_assets.settings import REPOSITORY, settings
+from optikit_assets.specs import Catalog, JobSpec, PoolSpec, SloSpec
+from resources.history import open_history
+from tests.unit.cli.conftest import Optikit
+from tests.unit.planner.models import LLAMA_8B, LLAMA_70B
+
+SLO = SloSpec.model_validate(
+    {
+        "name": "quick",
+        "workload": {"input_tokens": 200, "output_tokens": 20},
+        "objectives": [{"metric": "e2e_latency", "percentile": 95, "max_ms": 800}],
+        "pools": ["mine"],
+    }
+)
+
+
+@pytest.fixture
+def catalog() -> Catalog:
+    shipped = Catalog.load(REPOSITORY / "recipes")
+    pool = PoolSpec(name="mine", accelerator="H100", cards_per_node=1, price_per_hour=2.0)
+    return replace(shipped, pools={"mine": pool}, slos={"quick": SLO})
+
+
+def job(tmp_path: Path, config: Mapping[str, object], *recipes: str) -> JobSpec:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config))
+    return JobSpec(name="j", model=str(file), slos=("quick",), recipes=recipes)
+
+
+def test_a_job_is_left_with_the_recipes_of_the_shortlist(catalog: Catalog, tmp_path: Path) -> None:
+    asked = job(tmp_path, LLAMA_8B, "baseline", "fp8_dynamic", "int_w4a16", "nvfp4")
+    chosen = narrowed(asked, catalog, 1)
+    (recipe,) = chosen.job.recipes
+    assert recipe in ("fp8_dynamic", "int_w4a16")
+    assert chosen.job.pools == ("mine",)
+    assert {(slo, way.recipe) for slo, way in chosen.ways} == {("quick", recipe)}
+
+
+def test_a_job_without_a_chance_or_without_an_slo_is_one_line(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    with pytest.raises(OptikitError, match=r"no way is predicted to serve it: .* leave no room"):
+        narrowed(job(tmp_path, LLAMA_70B, "baseline"), catalog, 3)
+    with pytest.raises(OptikitError, match="--shortlist predicts rates under an SLO"):
+        narrowed(JobSpec(name="j", model="m"), catalog, 3)
+
+
+def test_predictions_are_kept_and_shown_beside_what_was_measured(
+    catalog: Catalog, tmp_path: Path, home: Path
+) -> None:
+    chosen = narrowed(job(tmp_path, LLAMA_8B, "fp8_dynamic"), catalog, 1)
+    remember(chosen, "m@1")
+    assert compared("m@1") is None
+    history = open_history(settings())
+    kept = history.query("SELECT * FROM predictions")
+    ((_, way),) = chosen.ways
+    assert list(kept["rate_per_gpu"]) == [way.rate_per_card]
+    assert list(kept["pool"]) == ["mine"]
+    row = {
+        "model": "m@1", "recipe": "fp8_dynamic", "slo": "quick", "pool": "mine", "content_key": "k",
+        "status": "feasible", "certified_rate_rps": 1.0, "gpus": 1, "ended_at": "2999-01-01T00:00Z",
+    }  # fmt: skip
+    history.append("sweeps", [row])
+    history.drain()
+    table = compared("m@1")
+    assert table is not None
+    assert table.row_count == 1
+    assert isinstance(chosen, Shortlisted)
+
+
+def test_a_machine_without_a_sheet_says_so(optikit: Optikit) -> None:
+    ended = optikit("optimize", "--model", "demo-llama", "--slo", "demo", "--shortlist", "2")
+    assert "pool local has no data sheet: its accelerator " in ended.error
