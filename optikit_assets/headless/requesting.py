@@ -16,8 +16,9 @@ from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.defs.automation import FOR_EDITS
 from optikit_assets.defs.partitions import MODEL_DIMENSION, multi_partition_key
 from optikit_assets.execution import Pools
-from optikit_assets.graph import STAGES
+from optikit_assets.graph import STAGES, Node
 from optikit_assets.headless.plan import NodePlan
+from optikit_assets.headless.run_owners import cancel_orphaned_runs
 from optikit_assets.headless.status import status
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, digest
@@ -29,6 +30,15 @@ RETRY_AFTER_S = 600.0
 
 REQUEST_TAG = "optikit/request"
 """Of a run: the digest of the partition and of the content key that it was requested for."""
+
+_PARTITION_TAG = "dagster/partition"
+_UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 
 STAGE_JOBS = {
     stage: dg.define_asset_job(
@@ -58,6 +68,8 @@ class Due(NamedTuple):
 )
 def stale_partitions(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Request what is stale and has nothing stale upstream."""
+    # A driver that was killed would be waited for.
+    cancel_orphaned_runs(context.instance)
     catalog = Catalog.load(settings().recipes)
     registry = ModelRegistry(settings().home, settings().root, catalog)
     known = set(context.instance.get_dynamic_partitions(MODEL_DIMENSION))
@@ -84,6 +96,7 @@ def due_requests(plan: Sequence[NodePlan], instance: dg.DagsterInstance, now_s: 
     unsettled = {item.node for item in plan if item.state not in ("fresh", "not asked for")}
     due = Due([], [])
     waiting = 0
+    busy = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
     for item in plan:
         # What was never made is somebody's request that goes on, or broke off.
         if item.node not in unsettled or item.timestamp is None:
@@ -92,6 +105,8 @@ def due_requests(plan: Sequence[NodePlan], instance: dg.DagsterInstance, now_s: 
             due.told.append(f"{item.node} {item.reason}")
         elif unsettled.intersection(item.waits_for):
             waiting += 1
+        elif any(_may_make(run, item.node) for run in busy):
+            due.told.append(f"{item.node} is being made")
         else:
             _request(item, instance, now_s, due)
     if waiting:
@@ -99,14 +114,18 @@ def due_requests(plan: Sequence[NodePlan], instance: dg.DagsterInstance, now_s: 
     return due
 
 
+def _may_make(run: dg.DagsterRun, node: Node) -> bool:
+    """Whether a run is of a partition; those of a driver do not name their asset."""
+    selected = run.asset_selection
+    asset = dg.AssetKey(node.asset)
+    return run.tags.get(_PARTITION_TAG) == node.partition and (not selected or asset in selected)
+
+
 def _request(item: NodePlan, instance: dg.DagsterInstance, now_s: float, due: Due) -> None:
     name = digest([str(item.node), item.key])
     before = instance.get_run_records(dg.RunsFilter(tags={REQUEST_TAG: name}), limit=RETRIES + 1)
     if before:
         latest = before[0]
-        if not latest.dagster_run.is_finished:
-            due.told.append(f"{item.node} is being made")
-            return
         if len(before) > RETRIES:
             due.told.append(
                 f"{item.node} failed {len(before)} times and is not tried again until something "

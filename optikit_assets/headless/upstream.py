@@ -25,6 +25,7 @@ from optikit_assets.headless.optimize import width
 from optikit_assets.headless.plan import NodePlan, make_plan
 from optikit_assets.headless.present import known_seconds, observe, versions_now
 from optikit_assets.headless.requests import remember_request, requests
+from optikit_assets.headless.run_owners import cancel_orphaned_runs
 from optikit_assets.headless.status import asked_for, closure, default_request
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog
@@ -99,6 +100,7 @@ def plan_upstream(
     model, slo = decision.key.model, decision.key.slo
     catalog.model(graph.split_model(model)[0])
     catalog.slo(slo)
+    cancel_orphaned_runs(instance)
     register_model(instance, model)
     observe(catalog, instance, pools)
     made = [r for r in requests(instance, model) if decision.asset in r.stages and slo in r.slos]

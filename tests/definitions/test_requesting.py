@@ -123,7 +123,8 @@ def test_what_is_being_made_is_not_requested(queue: Queue) -> None:
     (request,) = queue.tick().requests
     queue.world.instance.create_run_for_job(
         _job(),
-        tags=dict(request.tags),
+        # Whoever asked for it, by a click for example.
+        tags={"dagster/partition": str(request.partition_key)},
         status=dg.DagsterRunStatus.STARTED,
     )
     due = queue.tick()
