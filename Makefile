@@ -24,7 +24,8 @@ WAITING_PROCESSES ?= 3
 
 # Runs the tests that match $(1), in three parts: those that compute, file by file and the long ones
 # first; those that mostly wait for real time; and one by one those that bear no other test beside
-# them. A part runs also if some of an earlier one failed. pytest says 5 where it finds no test, as it
+# them. Those that compute get a thread each: threads of two processes spin while they wait for one
+# another. A part runs also if some of an earlier one failed. pytest says 5 where it finds no test, as it
 # does when PYTEST_ARGS names a file.
 define RUN_TESTS
 	@ended=(); \
@@ -32,7 +33,7 @@ define RUN_TESTS
 		local code=0; "$(CONTROL_BIN)/python" -m pytest "$$@" $(PYTEST_ARGS) || code=$$?; \
 		case $$code in 0 | 1 | 5) ended+=($$code) ;; *) exit $$code ;; esac; \
 	}; \
-	part -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
+	OMP_NUM_THREADS=1 part -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
 		-m "($(1)) and not serial and not alone"; \
 	part -n $(WAITING_PROCESSES) --dist worksteal -m "($(1)) and serial"; \
 	part -m "($(1)) and alone"; \

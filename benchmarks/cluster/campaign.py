@@ -3,15 +3,16 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
 
 from benchmarks.cluster.durations import FAMILIES, Durations
 from optikit_assets.artifacts.models import ModelRegistry
-from optikit_assets.defs.recorded import Versions
-from optikit_assets.defs.source_versions import SourceVersions
+from optikit_assets.defs.recorded import recorded_of
 from optikit_assets.engines import Hardware
+from optikit_assets.freshness import SourceVersions, Versions
 from optikit_assets.graph import PIPELINE, in_plan_order
 from optikit_assets.headless.optimize import Submission
 from optikit_assets.headless.plan import NodePlan, make_plan
@@ -118,7 +119,11 @@ class Campaign:
                 sources = SourceVersions(catalog, registry, lambda pool: node_of(pool or "", 8))
                 nodes = job.nodes()
                 versions = Versions(
-                    instance, sources, lambda key: True, frozenset(nodes), job.named
+                    partial(recorded_of, instance),
+                    sources,
+                    lambda key: True,
+                    frozenset(nodes),
+                    job.named,
                 )
                 found += make_plan(versions, nodes)
         by_node = {item.node: item for item in found}

@@ -17,15 +17,10 @@ import dagster as dg
 
 from benchmarks.cluster.campaign import Campaign, node_of
 from optikit_assets.artifacts import ArtifactStore, open_store
-from optikit_assets.defs.recorded import (
-    DATA_VERSION_TAG,
-    INPUTS_METADATA,
-    POOL_TAG,
-    STATUS_TAG,
-    Versions,
-)
+from optikit_assets.defs.recorded import DATA_VERSION_TAG, INPUTS_METADATA, POOL_TAG, STATUS_TAG
 from optikit_assets.execution import Pools
 from optikit_assets.execution.testing import InProcessExecutor
+from optikit_assets.freshness import Versions
 from optikit_assets.graph import BASE_MODEL, DEPLOYABLE_CONFIG, Node
 from optikit_assets.headless.materialize import open_instance, register_model
 from optikit_assets.headless.optimize import (

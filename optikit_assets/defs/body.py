@@ -5,17 +5,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import dagster as dg
 
 from optikit_assets.artifacts import Artifact, ArtifactDraft, Reference
 from optikit_assets.artifacts.models import FetchedModel
-from optikit_assets.defs.recorded import INPUTS_METADATA, POOL_TAG, STATUS_TAG, Versions
-from optikit_assets.defs.source_versions import SourceVersions
+from optikit_assets.defs.recorded import INPUTS_METADATA, POOL_TAG, STATUS_TAG, recorded_of
 from optikit_assets.engines import Engine, get_engine
 from optikit_assets.errors import StageError
+from optikit_assets.freshness import SourceVersions, Versions
 from optikit_assets.graph import (
     BASE_MODEL,
     MISSING,
@@ -91,7 +91,9 @@ class Partition:
         sources = SourceVersions(self.catalog, registry, self.runners.hardware)
         told = self.context.run.tags.get(POOL_TAG)
         named = {"": told.split(",")} if told else {}
-        return Versions(self.context.instance, sources, self.artifacts.has, named=named)
+        return Versions(
+            partial(recorded_of, self.context.instance), sources, self.artifacts.has, named=named
+        )
 
     @cached_property
     def inputs(self) -> dict[Node, str]:

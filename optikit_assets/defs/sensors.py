@@ -9,15 +9,14 @@ import dagster as dg
 
 from optikit_assets.defs import code_location, partitions
 from optikit_assets.defs.automation import FOR_MODELS
-from optikit_assets.defs.recorded import Versions
-from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.defs.sources import changed_observations
 from optikit_assets.defs.spec_checks import evaluations
 from optikit_assets.errors import SpecError
+from optikit_assets.freshness import SourceVersions
 from optikit_assets.graph import get_flow, split_model
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, digest
-from resources import ArtifactStoreResource, ModelRegistryResource, StageRunnerResource
+from resources import ModelRegistryResource, StageRunnerResource
 
 OPTIMIZE_JOB = "optimize_model"
 """Name of the job that brings one model up to date (`headless.job`)."""
@@ -171,7 +170,6 @@ def _has_failed(instance: dg.DagsterInstance, key: str) -> bool:
 def spec_changes(
     context: dg.SensorEvaluationContext,
     models: ModelRegistryResource,
-    artifacts: ArtifactStoreResource,
     runner: StageRunnerResource,
 ) -> dg.SensorResult | dg.SkipReason:
     """Report an observation for every source whose digest changed, and what is broken."""
@@ -180,10 +178,10 @@ def spec_changes(
     problems = digest([str(error) for error in catalog.problems])
     checks = list(evaluations(catalog)) if problems != kept.get("problems") else []
     sources = SourceVersions(catalog, models.registry(catalog), runner.hardware)
-    versions = Versions(context.instance, sources, artifacts.has)
-    existing = {version.key for version in versions.sources.registry.versions()}
+    existing = {version.key for version in sources.registry.versions()}
     keys = context.instance.get_dynamic_partitions(partitions.MODEL_DIMENSION)
-    changed = changed_observations(versions, [key for key in keys if key in existing])
+    present = [key for key in keys if key in existing]
+    changed = changed_observations(context.instance, sources, present)
     told = [f"{len(changed)} sources changed" if changed else "nothing changed"]
     told += [f"broken, with what refers to it: {error}" for error in catalog.problems]
     now = code_location.shape(catalog)

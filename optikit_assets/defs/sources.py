@@ -9,9 +9,9 @@ from typing import Any
 import dagster as dg
 
 from optikit_assets.defs import partitions
-from optikit_assets.defs.recorded import DATA_VERSION_TAG, Versions, observed
-from optikit_assets.defs.source_versions import SourceVersions
+from optikit_assets.defs.recorded import DATA_VERSION_TAG, observed
 from optikit_assets.errors import AcceleratorError, SpecError, UnknownNameError
+from optikit_assets.freshness import SourceVersions
 from optikit_assets.graph import Node
 from resources import ModelRegistryResource, StageRunnerResource
 
@@ -65,7 +65,7 @@ def _present(
 
 
 def changed_observations(
-    versions: Versions, model_keys: Iterable[str]
+    instance: dg.DagsterInstance, sources: SourceVersions, model_keys: Iterable[str]
 ) -> list[dg.AssetObservation]:
     """Return an observation for every source whose version is not the one last observed.
 
@@ -75,8 +75,8 @@ def changed_observations(
     keys = list(model_keys)
     changed: list[dg.AssetObservation] = []
     for asset in partitions.SOURCES:
-        present = dict(_present(versions.sources, asset, keys))
-        last = observed(versions.instance, asset, present)
+        present = dict(_present(sources, asset, keys))
+        last = observed(instance, asset, present)
         changed += [
             dg.AssetObservation(asset, partition=key, tags={DATA_VERSION_TAG: version})
             for key, version in present.items()

@@ -11,7 +11,8 @@ from optikit_assets.defs.evaluation.candidates import (
     read_comparison,
     why_not_evaluated,
 )
-from optikit_assets.defs.recorded import artifact_of, recorded
+from optikit_assets.defs.recorded import recorded
+from optikit_assets.freshness import artifact_of
 from optikit_assets.graph import Node
 from optikit_assets.headless.materialize import open_instance
 from optikit_assets.headless.optimize import Submission

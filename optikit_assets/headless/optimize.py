@@ -10,11 +10,12 @@ from optikit_assets.artifacts import Artifact, open_store
 from optikit_assets.artifacts.model_folder import check_model_folder
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.defs.partitions import POOLS
-from optikit_assets.defs.recorded import Versions, artifact_of, recorded
+from optikit_assets.defs.recorded import recorded
 from optikit_assets.engines import get_engine
 from optikit_assets.environments.status import python_of
 from optikit_assets.errors import AcceleratorError, OptikitError, StageError
 from optikit_assets.execution import Pools, beyond_a_node
+from optikit_assets.freshness import Versions, artifact_of
 from optikit_assets.graph import PIPELINE, Flow, Key, Node, get_flow, in_plan_order
 from optikit_assets.headless.agenda import DriverReport, Event
 from optikit_assets.headless.driver import AsRuns, run_plan

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from optikit_assets.defs.recorded import Versions
 from optikit_assets.errors import AcceleratorError, SpecError
+from optikit_assets.freshness import Versions
 from optikit_assets.graph import DEPLOYABLE_CONFIG, FAILED, GRAPH, Node, split_model
 
 # The last one is for a status alone: what a plan is made for was asked for.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import dagster as dg
 
@@ -9,11 +10,11 @@ from optikit_assets import graph
 from optikit_assets.artifacts import open_store
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.defs.partitions import MODEL_DIMENSION
-from optikit_assets.defs.recorded import Versions
-from optikit_assets.defs.source_versions import SourceVersions
+from optikit_assets.defs.recorded import recorded_of
 from optikit_assets.defs.sources import changed_observations
 from optikit_assets.errors import HistoryError
 from optikit_assets.execution import Pools
+from optikit_assets.freshness import SourceVersions, Versions
 from optikit_assets.graph import GRAPH, Node, pool_name
 from optikit_assets.headless.estimate import Cost
 from optikit_assets.headless.plan import NodePlan
@@ -33,7 +34,9 @@ def versions_now(
     """Return the versions of this moment; `asked` and `named` as `Versions` has them."""
     registry = ModelRegistry(settings().home, settings().root, catalog)
     sources = SourceVersions(catalog, registry, lambda pool: pools.hardware(pool_name(pool)))
-    return Versions(instance, sources, _has_artifact, frozenset(asked), named or {})
+    return Versions(
+        partial(recorded_of, instance), sources, _has_artifact, frozenset(asked), named or {}
+    )
 
 
 def _has_artifact(key: str) -> bool:
@@ -42,10 +45,10 @@ def _has_artifact(key: str) -> bool:
 
 def observe(catalog: Catalog, instance: dg.DagsterInstance, pools: Pools) -> None:
     """Record the present version of every source that changed since it was last observed."""
-    versions = versions_now(catalog, instance, pools)
-    known = {version.key for version in versions.sources.registry.versions()}
+    sources = versions_now(catalog, instance, pools).sources
+    known = {version.key for version in sources.registry.versions()}
     keys = [key for key in instance.get_dynamic_partitions(MODEL_DIMENSION) if key in known]
-    for observation in changed_observations(versions, keys):
+    for observation in changed_observations(instance, sources, keys):
         instance.report_runless_asset_event(observation)
 
 

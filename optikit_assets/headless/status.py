@@ -6,8 +6,8 @@ from dataclasses import replace
 import dagster as dg
 
 from optikit_assets import graph
-from optikit_assets.defs.recorded import Versions
 from optikit_assets.execution import Pools
+from optikit_assets.freshness import Versions
 from optikit_assets.graph import (
     GRAPH,
     PIPELINE,

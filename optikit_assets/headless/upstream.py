@@ -14,10 +14,11 @@ import dagster as dg
 
 from optikit_assets import graph
 from optikit_assets.defs.partitions import POOLS
-from optikit_assets.defs.recorded import Versions, recorded
+from optikit_assets.defs.recorded import recorded
 from optikit_assets.environments.status import python_of
 from optikit_assets.errors import StageError
 from optikit_assets.execution import Pools
+from optikit_assets.freshness import Versions
 from optikit_assets.graph import PIPELINE, Node
 from optikit_assets.headless.driver import AsRuns, DriverReport, Event, run_plan
 from optikit_assets.headless.materialize import register_model

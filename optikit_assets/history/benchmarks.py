@@ -1,5 +1,6 @@
 """A benchmark as rows: what of it and its requests goes into which column."""
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -7,46 +8,8 @@ from optikit_assets.schemas import BenchmarkOutcome, ProbeResult
 
 _METRICS = ("e2e_latency", "ttft", "tpot", "itl")
 _PERCENTILES = (50, 90, 95, 99)
-_PROBE_COLUMNS = (
-    "kind",
-    "rate_rps",
-    "achieved_rate_rps",
-    "completion_rate_rps",
-    "duration_s",
-    "requests",
-    "sent",
-    "errors",
-    "verdict",
-    "reason",
-    "met",
-    "beta",
-    "intercept_s",
-    "correlation",
-    "backlog_slope_rps",
-    "backlog_grows",
-    "send_lag_p99_ms",
-    "client_cores",
-    "latency_ms",
-    "latency_ci_ms",
-    "miss_share",
-    "effective_requests",
-    "throughput_tokens_per_s",
-    "goodput",
-    "error_examples",
-)
-_REQUEST_COLUMNS = (
-    "probe",
-    "phase",
-    "scheduled_s",
-    "sent_s",
-    "first_token_s",
-    "finished_s",
-    "input_tokens",
-    "output_tokens",
-    "itl_s",
-    "ok",
-    "error",
-)
+# In two columns; at most 400 points for the plot, which the table of requests has in full.
+_ELSEWHERE = {"beta_ci", "arrivals_s", "completions_s"}
 
 
 def benchmark_rows(
@@ -61,6 +24,10 @@ def benchmark_rows(
     requests
         `RequestRecord` of every request.
     """
+    records = list(requests)
+    fields = (
+        [f.name for f in dataclasses.fields(records[0]) if f.name != "index"] if records else ()
+    )
     return {
         "probes": [
             {"probe": number, **_probe_columns(probe)}
@@ -68,8 +35,8 @@ def benchmark_rows(
         ],
         "ladder_rungs": [rung.model_dump(mode="json") for rung in outcome.ladder],
         "requests": [
-            {"request": record.index, **{name: getattr(record, name) for name in _REQUEST_COLUMNS}}
-            for record in requests
+            {"request": record.index, **{name: getattr(record, name) for name in fields}}
+            for record in records
         ],
     }
 
@@ -81,5 +48,5 @@ def _probe_columns(probe: ProbeResult) -> dict[str, Any]:
         for metric in _METRICS
         for p in _PERCENTILES
     }
-    plain = probe.model_dump(mode="json", include=set(_PROBE_COLUMNS))
+    plain = probe.model_dump(mode="json", exclude=_ELSEWHERE)
     return {**plain, "beta_low": low, "beta_high": high, **percentiles}

@@ -1,5 +1,6 @@
 """Reads one YAML spec file and reports all of its problems at once, with key path and value."""
 
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from optikit_assets.errors import SpecError
 from optikit_assets.specs.base import Spec
 from optikit_assets.specs.endpoint_address import without_credentials
-from optikit_assets.specs.yaml_text import BoundedLoader, read_yaml
+from optikit_assets.specs.yaml_text import BoundedLoader, parse_yaml, read_text
 
 S = TypeVar("S", bound=Spec)
 
@@ -39,6 +40,15 @@ def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[An
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
 
 
+@functools.lru_cache(maxsize=512)
+def _parsed(text: str) -> Any:
+    """Return what YAML text holds, for reading alone: all specs are read anew for every partition.
+
+    Files are read each time; text that was seen before is not parsed again, which takes longest.
+    """
+    return parse_yaml(text, _UniqueKeyLoader)
+
+
 def load_spec(file: Path, kind: type[S], *, shown_as: str | None = None) -> S:
     """Parse `file` as a `kind`.
 
@@ -59,7 +69,7 @@ def load_spec(file: Path, kind: type[S], *, shown_as: str | None = None) -> S:
     """
     shown = shown_as or str(file)
     try:
-        raw = read_yaml(file, _UniqueKeyLoader)
+        raw = _parsed(read_text(file))
     except OSError as error:
         raise SpecError(shown, [f"cannot be read: {error.strerror}"]) from error
     except ValueError as error:

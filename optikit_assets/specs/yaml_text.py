@@ -97,17 +97,39 @@ def read_yaml(file: Path, loader: type[BoundedLoader] = BoundedLoader) -> Any:
     OSError
         If it cannot be read.
     ValueError
-        If it is too large, is no UTF-8 text, is not YAML, or goes beyond the limits; the message
-        names the line.
+        Of `read_text` or `parse_yaml`.
+    """
+    return parse_yaml(read_text(file), loader)
+
+
+def read_text(file: Path) -> str:
+    """Return the text of a file.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    ValueError
+        If it is too large or is no UTF-8 text.
     """
     with file.open("rb") as stream:
         content = stream.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise ValueError(f"is larger than {MAX_BYTES} bytes")
     try:
-        text = content.decode("utf-8")
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"is not UTF-8 text: {error}") from error
+
+
+def parse_yaml(text: str, loader: type[BoundedLoader] = BoundedLoader) -> Any:
+    """Return what YAML text holds.
+
+    Raises
+    ------
+    ValueError
+        If it is not YAML, or goes beyond the limits; the message names the line.
+    """
     try:
         return yaml.load(text, Loader=loader)
     except _RefusedError as error:

@@ -4,10 +4,11 @@ The literals, 16 digits of each key, were computed when the graph was not yet de
 One changes only with the code version of its stage or with how a source is read.
 """
 
+from functools import partial
 from typing import cast
 
-from optikit_assets.defs.recorded import Versions
-from optikit_assets.defs.source_versions import SourceVersions
+from optikit_assets.defs.recorded import recorded_of
+from optikit_assets.freshness import SourceVersions, Versions
 from optikit_assets.graph import ENGINE_SUPPORT, SAID_ELSEWHERE, Node, upstream
 from optikit_assets.specs import digest
 from tests.definitions.world import World
@@ -65,7 +66,9 @@ class FixedSources:
 def test_stages_have_the_keys_that_earlier_versions_gave_them(world: World):
     nodes = world.nodes(slos=("chat",))
     sources = cast("SourceVersions", FixedSources(world))
-    versions = Versions(world.instance, sources, lambda key: True, frozenset(nodes))
+    versions = Versions(
+        partial(recorded_of, world.instance), sources, lambda key: True, frozenset(nodes)
+    )
     assert {str(node): versions.expected(node)[:16] for node in nodes} == KEYS
 
 

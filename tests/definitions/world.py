@@ -1,6 +1,7 @@
 """A small world for the graph: spec files, model versions, an instance, and no workers."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
@@ -12,12 +13,12 @@ from optikit_assets.defs.recorded import (
     INPUTS_METADATA,
     POOL_TAG,
     STATUS_TAG,
-    Versions,
+    recorded_of,
 )
-from optikit_assets.defs.source_versions import SourceVersions
 from optikit_assets.engines import Hardware
 from optikit_assets.execution import LocalExecutor, Pools
 from optikit_assets.execution.testing import InProcessExecutor, Work
+from optikit_assets.freshness import SourceVersions, Versions
 from optikit_assets.graph import Node, outcome_version
 from optikit_assets.headless.optimize import Submission
 from optikit_assets.headless.plan import NodePlan, make_plan
@@ -142,7 +143,10 @@ class World:
             catalog, registry, lambda pool: self.elsewhere.get(pool or "", self.hardware)
         )
         return Versions(
-            self.instance, sources, lambda key: key not in self.deleted, named=self.named
+            partial(recorded_of, self.instance),
+            sources,
+            lambda key: key not in self.deleted,
+            named=self.named,
         )
 
     def nodes(self, model: str = MODEL, slos: tuple[str, ...] = SLOS) -> list[Node]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,20 @@ ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "demo" / "models" / "demo-llama" / "1"
 SUITE_FILE = ROOT / "recipes" / "evaluations" / "demo.yaml"
 LIMIT = 8
+REFUSALS = """
+import json, sys
+from optikit_assets.errors import OptikitError
+from optikit_assets.workers.evaluate import handle
+from optikit_assets.workers.messages import EvaluateRequest
+said = []
+for request in json.load(open(sys.argv[1])):
+    try:
+        handle(EvaluateRequest.model_validate(request), lambda record: None)
+        said.append("")
+    except OptikitError as error:
+        said.append(str(error))
+print(json.dumps(said))
+"""
 
 
 def artifact_key(*parts: object) -> str:
@@ -79,7 +94,6 @@ class Outcome:
 
 
 def evaluate(folder: Path, request: dict[str, Any]) -> Outcome:
-    python = serve_python()
     folder.mkdir(parents=True, exist_ok=True)
     messages = folder / "messages.jsonl"
     messages.touch()
@@ -95,26 +109,43 @@ def evaluate(folder: Path, request: dict[str, Any]) -> Outcome:
         "retry_number": 0,
         "extras": {"request": request},
     }
+    done = _in_serve(
+        folder,
+        "-m",
+        "optikit_assets.workers.evaluate",
+        DAGSTER_PIPES_CONTEXT=encode_param({"data": context}),
+        DAGSTER_PIPES_MESSAGES=encode_param({"path": str(messages)}),
+    )
+    return Outcome(done.returncode, messages, done.stdout[-3000:] + done.stderr[-6000:])
+
+
+def refusals(folder: Path, requests: Sequence[dict[str, Any]]) -> list[str]:
+    """Return why requests are refused, by one worker: its start takes longer than all of them."""
+    file = folder / "requests.json"
+    file.write_text(json.dumps(requests), encoding="utf-8")
+    done = _in_serve(folder, "-c", REFUSALS, str(file))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _in_serve(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     # Byte code is kept: compiling vLLM anew costs more than all that is tested here.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     environment |= {
-        "DAGSTER_PIPES_CONTEXT": encode_param({"data": context}),
-        "DAGSTER_PIPES_MESSAGES": encode_param({"path": str(messages)}),
         "HF_HOME": str(folder / "huggingface"),
         "PYTHONPATH": str(ROOT),
         "VLLM_CPU_KVCACHE_SPACE": "1",
     }
-    done = subprocess.run(
-        [python, "-m", "optikit_assets.workers.evaluate"],
+    return subprocess.run(
+        [serve_python(), *arguments],
         # Not the repository: nothing may depend on the working directory.
         cwd=folder,
-        env=environment,
+        env=environment | variables,
         capture_output=True,
         text=True,
         timeout=800,
         check=False,
     )
-    return Outcome(done.returncode, messages, done.stdout[-3000:] + done.stderr[-6000:])
 
 
 def demo_suite(limit: int = LIMIT) -> SuiteSpec:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,11 @@ from optikit_assets import graph
 from optikit_assets.artifacts import open_store
 from optikit_assets.artifacts.manifest import write_manifest
 from optikit_assets.artifacts.models import ModelRegistry
-from optikit_assets.defs.recorded import Versions
-from optikit_assets.defs.source_versions import SourceVersions
+from optikit_assets.defs.recorded import recorded_of
 from optikit_assets.engines import detect
 from optikit_assets.environments.status import python_of
 from optikit_assets.errors import EnvironmentMissingError
+from optikit_assets.freshness import SourceVersions, Versions
 from optikit_assets.graph import Node
 from optikit_assets.headless.materialize import materialize_node, open_instance, register_model
 from optikit_assets.settings import REPOSITORY, Settings, settings
@@ -89,7 +90,9 @@ def key_of(node: Node) -> str:
     store = open_store(settings().store, settings().home)
     sources = SourceVersions(catalog, registry, lambda pool: detect())
     with open_instance() as instance:
-        versions = Versions(instance, sources, lambda key: store.find(key) is not None)
+        versions = Versions(
+            partial(recorded_of, instance), sources, lambda key: store.find(key) is not None
+        )
         return versions.actual(node)[0]
 
 

@@ -22,6 +22,7 @@ from tests.integration.evaluate_driver import (
     demo_suite,
     evaluate,
     exact_match_task,
+    refusals,
     request,
 )
 from tests.integration.test_task_resources import make_resource
@@ -107,26 +108,31 @@ def test_unknown_task_is_refused_before_a_model_is_loaded(tmp_path: Path) -> Non
     assert "did you mean demo_reasoning" in outcome.only("error")["message"]
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"metrics": ["exact_match,strict"]}, "it has: exact_match,final-number"),
-        ({"metrics": ["a,none", "b,none"], "judge": "refusal_rules"}, "exactly one metric"),
-        ({"limit": 1}, "needs at least 2"),
-    ],
-)
-def test_what_cannot_be_compared_is_refused_before_a_model_is_loaded(
-    tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
-    task = demo_suite().tasks[0].model_dump() | change
-    suite = SuiteSpec.model_validate({"name": "s", "tasks": [task]})
-    outcome = evaluate(tmp_path, request(tmp_path / "store", suite, {0: tmp_path / "nothing"}))
-    assert outcome.returncode == 1
-    assert message in outcome.only("error")["message"]
+REFUSED = {
+    "a filter that the task has not": (
+        {"metrics": ["exact_match,strict"]},
+        "it has: exact_match,final-number",
+    ),
+    "two metrics for one judge": (
+        {"metrics": ["a,none", "b,none"], "judge": "refusal_rules"},
+        "exactly one metric",
+    ),
+    "a single item": ({"limit": 1}, "needs at least 2"),
+}
+LACKING = "an item without a needed field"
 
 
-def test_item_without_a_needed_field_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
-    tasks = tmp_path / "tasks"
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Ask for what cannot be compared, of a model that does not exist: it is not looked for."""
+    folder = tmp_path_factory.mktemp("refused")
+    models = {0: folder / "nothing"}
+    requests: dict[str, dict[str, Any]] = {}
+    for name, (change, _) in REFUSED.items():
+        task = demo_suite().tasks[0].model_dump() | change
+        suite = SuiteSpec.model_validate({"name": "s", "tasks": [task]})
+        requests[name] = request(folder / "store", suite, models)
+    tasks = folder / "tasks"
     tasks.mkdir()
     (tasks / "items.jsonl").write_text('{"question": "1+1?"}\n', encoding="utf-8")
     data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": "items.jsonl"}}}
@@ -135,12 +141,23 @@ def test_item_without_a_needed_field_is_refused_before_a_model_is_loaded(tmp_pat
     suite = SuiteSpec.model_validate(
         {"name": "s", "tasks": [{"task": "mine", "metrics": ["exact_match,none"]}]}
     )
-    wanted = request(tmp_path / "store", suite, {0: tmp_path / "nothing"})
-    outcome = evaluate(tmp_path, wanted | {"task_folder": as_json(tasks)})
-    assert outcome.returncode == 1
-    message = outcome.only("error")["message"]
-    assert "task 'mine'" in message
-    assert "'answer' is undefined" in message
+    wanted = request(folder / "store", suite, models)
+    requests[LACKING] = wanted | {"task_folder": as_json(tasks)}
+    return dict(zip(requests, refusals(folder, list(requests.values())), strict=True))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_compared_is_refused_before_a_model_is_loaded(
+    refused: dict[str, str], name: str
+) -> None:
+    assert REFUSED[name][1] in refused[name]
+
+
+def test_item_without_a_needed_field_is_refused_before_a_model_is_loaded(
+    refused: dict[str, str],
+) -> None:
+    assert "task 'mine'" in refused[LACKING]
+    assert "'answer' is undefined" in refused[LACKING]
 
 
 @pytest.fixture(params=[False])

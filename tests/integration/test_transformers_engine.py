@@ -22,12 +22,7 @@ from optikit_assets.errors import ServerStartError
 from optikit_assets.processes import OwnedProcess
 from optikit_assets.settings import REPOSITORY, settings
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.slow,
-    pytest.mark.alone,
-    pytest.mark.timeout(900),
-]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 
 ENGINE = get_engine("transformers")
 MODEL = REPOSITORY / "demo" / "models" / "demo-llama" / "1"
@@ -159,6 +154,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, python: Path) -> Workspa
     return made
 
 
+@pytest.mark.alone
 def test_what_serves_the_model_scored_and_measured_it(workspace: Workspace) -> None:
     record = json.loads((workspace.bundle / "deployment.json").read_text())
     assert record["status"] == "feasible"
@@ -172,6 +168,7 @@ def test_what_serves_the_model_scored_and_measured_it(workspace: Workspace) -> N
     assert {manifest["flags"]["device"] for manifest in benchmarks} == {"cpu"}
 
 
+@pytest.mark.alone
 def test_the_bundles_command_starts_a_server_that_answers(
     workspace: Workspace, python: Path, tmp_path: Path
 ) -> None:

@@ -99,13 +99,9 @@ def _comparison_rows(partition: Partition, comparison: Comparison, made: Artifac
             partition.row(
                 made,
                 **common,
-                task=spread.task,
-                trials=spread.trials,
-                mean=spread.mean,
-                std=spread.std,
-                calibration_std=spread.calibration_std,
-                noise_std=spread.noise_std,
-                trials_differ_p=spread.trials_differ_p,
+                **spread.model_dump(
+                    exclude={"baseline_score", "mean_recovery", "min", "max", "rsd"}
+                ),
             )
             for spread in comparison.tasks
         ],

@@ -17,9 +17,10 @@ from optikit_assets.artifacts.references import LocalKind
 from optikit_assets.defs.evaluation.candidates import checkpoint_key, read_comparison
 from optikit_assets.defs.evaluation.history import score_columns
 from optikit_assets.defs.evaluation.scoring import evaluate
-from optikit_assets.defs.recorded import artifact_of, recorded
+from optikit_assets.defs.recorded import recorded
 from optikit_assets.errors import ResultMissingError, StageError
 from optikit_assets.execution import on_some_node
+from optikit_assets.freshness import artifact_of
 from optikit_assets.graph import EVAL_SCORES, Key, Node, pool_part
 from optikit_assets.schemas import Result
 from optikit_assets.settings import settings

@@ -30,6 +30,16 @@ def test_a_good_file_loads(write: Write) -> None:
     assert recipe.trials == 5
 
 
+def test_a_file_is_what_it_holds_at_every_load(write: Write) -> None:
+    before = load_spec(write(), RecipeSpec)
+    edited = load_spec(write(RECIPE.replace("trials: 5", "trials: 6")), RecipeSpec)
+    assert (before.trials, edited.trials) == (5, 6)
+    assert load_spec(write(), RecipeSpec) == before
+    # The same text under another name is refused all the same.
+    with pytest.raises(SpecError, match="must equal the file name 'other'"):
+        load_spec(write(RECIPE, "quantization/other.yaml"), RecipeSpec)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
