@@ -24,10 +24,10 @@ KEYS = {
     "benchmark_sweep[tiny@1|baseline@chat]": "7a7defb7f3877db6",
     "benchmark_sweep[tiny@1|fp8_dynamic@chat]": "ca4982243d09ffe1",
     "benchmark_sweep[tiny@1|int_w8a8@chat]": "21c80d3b61b550e0",
-    "tuned_config[tiny@1|baseline@chat]": "32d6bf71ec7119d0",
-    "tuned_config[tiny@1|fp8_dynamic@chat]": "c3cb7392d9f2fbc1",
-    "tuned_config[tiny@1|int_w8a8@chat]": "b41b39b1e4a7025a",
-    "deployable_config[tiny@1|chat]": "7f7d0189ed03e27f",
+    "tuned_config[tiny@1|baseline@chat]": "b54bdd12faf06361",
+    "tuned_config[tiny@1|fp8_dynamic@chat]": "6b767107c9596500",
+    "tuned_config[tiny@1|int_w8a8@chat]": "3c119bee38a25cdd",
+    "deployable_config[tiny@1|chat]": "73547b362518f98e",
 }
 SOURCES = {
     "base_model[tiny@1]": "8bdc1f507d6dfed8",
@@ -42,9 +42,9 @@ SOURCES = {
     "calibration_data[tiny@1|int_w8a8]": "d3addc4214502f46",
     "evaluation_spec[tiny@1]": "9acef01de2a1db2e",
     "engine_spec[tiny@1]": "058d115a36f28213",
-    "scenario_spec[baseline@chat]": "348be10c944f9934",
-    "scenario_spec[fp8_dynamic@chat]": "348be10c944f9934",
-    "scenario_spec[int_w8a8@chat]": "348be10c944f9934",
+    "scenario_spec[baseline@chat]": "01531497953a37d8",
+    "scenario_spec[fp8_dynamic@chat]": "01531497953a37d8",
+    "scenario_spec[int_w8a8@chat]": "01531497953a37d8",
 }
 
 
