@@ -1,6 +1,7 @@
 """From probes to what a search may know, and from a search to the result of a benchmark."""
 
 from optikit_assets.benchmarker.crossing import LateShare
+from optikit_assets.benchmarker.ladder import OPEN_SHARE
 from optikit_assets.benchmarker.rate_search import Finding, SearchResult
 from optikit_assets.benchmarker.session import Session
 from optikit_assets.benchmarker.verdict import MAX_FAILED_SHARE
@@ -120,17 +121,19 @@ def with_search(session: Session, search: SearchResult, gpus: int) -> CompletedB
 def _beaten(session: Session, search: SearchResult, gpus: int) -> CompletedBenchmark:
     """Return the result of a benchmark that was dropped: no rate is certified.
 
-    An overloaded server completes what it can: where no crossing is known, that estimates the
-    limit, from above.
+    An overloaded server completes what it can. Where no crossing is known, what a closed loop's
+    throughput is worth of that estimates the limit; it is never above a rate that failed for sure.
     """
     opened = [p for p in session.probes if p.kind == "open" and p.verdict != "invalid"]
     kept_pace = [p.completion_rate_rps for p in opened if p.completion_rate_rps > 0 and not p.met]
     reason = _why_it_ended(session, search)
+    known = search.estimate_rps or OPEN_SHARE * min(kept_pace, default=0.0)
+    bounds = [rate for rate in (known, search.lowest_fail_rps) if rate]
     return CompletedBenchmark(
         status="dropped",
         certified_rate_rps=0.0,
         rate_ci_rps=(0.0, search.high_rps),
-        estimate_rps=search.estimate_rps or min(kept_pace, default=None),
+        estimate_rps=min(bounds, default=None),
         load_seconds=session.load_seconds,
         reason=reason,
         closest=reason,

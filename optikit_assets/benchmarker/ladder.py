@@ -34,7 +34,7 @@ _LITTLE_TOLERANCE = 0.15
 # Requests that a rung must have finished to be believed, per client.
 _MIN_PER_CLIENT = 2
 # Poisson arrivals come in bursts, which a closed loop does not.
-_OPEN_SHARE = 0.85
+OPEN_SHARE = 0.85
 
 
 def believed(rung: Rung) -> bool:
@@ -103,7 +103,7 @@ def start_rate_rps(rungs: list[Rung]) -> float | None:
     # Between the last rung that met the SLO and the first that did not.
     if above:
         rate = (rate * max(rate, above[0].throughput_rps)) ** 0.5
-    return _OPEN_SHARE * rate
+    return OPEN_SHARE * rate
 
 
 def _seconds(latency_s: float) -> float:
