@@ -20,7 +20,8 @@ from optikit_assets.errors import StageError
 from optikit_assets.execution import Pools
 from optikit_assets.freshness import Versions
 from optikit_assets.graph import PIPELINE, Node
-from optikit_assets.headless.driver import AsRuns, DriverReport, Event, run_plan
+from optikit_assets.headless.agenda import DriverReport, Event
+from optikit_assets.headless.driver import AsRuns, run_plan
 from optikit_assets.headless.materialize import register_model
 from optikit_assets.headless.optimize import width
 from optikit_assets.headless.plan import NodePlan, make_plan
@@ -131,9 +132,11 @@ def _run(
     for name in ("compress", "serve"):
         python_of(settings().envs_home, name)
     names = sorted({graph.pool_name(item.node.key.pool) for item in plan})
+    slots = {name: pools.executor(name).slots for name in names}
     return run_plan(
         plan,
-        width=width(pools.executor(name).slots for name in names),
+        width=width(slots.values()),
+        rooms={name: width([count]) for name, count in slots.items()},
         log_folder=settings().logs / "driver",
         on_event=lambda event: _log(context, event),
         materialize=AsRuns(named, parent_tags(context.run)),

@@ -13,7 +13,8 @@ from optikit_assets import graph
 from optikit_assets.errors import SpecError, StageError
 from optikit_assets.graph import PIPELINE, Node
 from optikit_assets.headless import present, upstream
-from optikit_assets.headless.driver import AsRuns, DriverReport
+from optikit_assets.headless.agenda import DriverReport
+from optikit_assets.headless.driver import AsRuns
 from optikit_assets.headless.plan import NodePlan
 from optikit_assets.headless.requests import Request, remember_request, requests
 from tests.definitions.world import HARDWARE, MODEL, World, local_on
