@@ -101,6 +101,11 @@ class VirtualEngine:
         self._growth_s = 0.0
         self._chunks: list[tuple[Sequence, int]] = []
 
+    @property
+    def prefixes(self) -> int:
+        """How many prefixes are in its cache."""
+        return len(self._prefixes)
+
     def holds(self, prefix: int) -> bool:
         """Whether a prefix is in its cache."""
         return prefix in self._prefixes
