@@ -3,8 +3,8 @@
 ``python -m benchmarks.planner --data DIR [--write docs/planner.md] [--json OUT] [--ship FILE]``
 
 Every number is of rows that the fit did not see: all rows of one card, or of one model, are held
-out, and predicted from the others of the same engine. The form of the model and its constants were
-chosen on the rows of TensorRT-LLM and SGLang; those of vLLM were looked at last.
+out, and predicted from the others of the same engine. The constants of the model were
+chosen on the rows of TensorRT-LLM and SGLang; docs/planner.md says what was not.
 """
 
 import argparse
