@@ -98,8 +98,15 @@ def summarize(
 def _latencies(
     sample: Sample, judgement: Judgement, slo: SloSpec, alpha: float
 ) -> tuple[dict[str, float | None], dict[str, tuple[float, float | None]]]:
-    """Return the usual and the bounded percentiles in ms, and intervals of the bounded ones."""
-    latency: dict[str, float | None] = {}
+    """Return the usual and the bounded percentiles in ms, and intervals of the bounded ones.
+
+    The mean, of what did not fail, says how many requests a server has at a time (Little's law).
+    """
+    whole = sample.latency_s("e2e_latency")
+    whole = whole[np.isfinite(whole)]
+    latency: dict[str, float | None] = {
+        "e2e_latency_mean": _ms(float(np.mean(whole))) if len(whole) else None
+    }
     intervals: dict[str, tuple[float, float | None]] = {}
     for metric in _METRICS:
         bounds = [o.max_ms / 1000.0 for o in slo.objectives if o.metric == metric]

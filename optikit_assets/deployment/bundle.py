@@ -1,6 +1,7 @@
-"""The deploy bundle: engine's file, ``deployment.json`` and ``report.html`` in one folder."""
+"""The deploy bundle: engine's file, ``deployment.json``, ``report.html``, manifests; one folder."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def write_bundle(
     deployment: Deployment,
     config: ConfigFile | None = None,
     data: ReportData | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> Bundle:
     """Write the bundle into `folder`, which must exist.
 
@@ -34,6 +36,8 @@ def write_bundle(
     config
         What a server is started from; required if the deployment is feasible, not written
         otherwise.
+    files
+        Further ones, by name below `folder`.
 
     Raises
     ------
@@ -51,5 +55,8 @@ def write_bundle(
     record.write_text(content + "\n", encoding="utf-8")
     report = folder / REPORT_FILE
     report.write_text(render_report(deployment, data or ReportData(), shipped), encoding="utf-8")
+    for name, text in (files or {}).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
     written = None if shipped is None else folder / shipped.name
     return Bundle(folder=folder, record=record, report=report, config=written)

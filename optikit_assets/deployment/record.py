@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Literal
 
 from optikit_assets.deployment.across_pools import comparison
 from optikit_assets.deployment.four_arms import arms
@@ -32,6 +33,8 @@ def build_deployment(
     created_at: datetime,
     pool: str | None = None,
     pools: Sequence[PoolOffer] = (),
+    server_start_s: float | None = None,
+    accelerator_kind: Literal["cpu", "cuda"] | None = None,
 ) -> Deployment:
     """Put together what was chosen, and proof.
 
@@ -51,6 +54,10 @@ def build_deployment(
         Where it was certified; None on the machine itself.
     pools
         What every pool serves.
+    server_start_s
+        From start to the first answer, of the server that certified it.
+    accelerator_kind
+        Of the hardware it was certified on.
     """
     raced = certification.passed_over()
     chosen = certification.candidate
@@ -72,6 +79,8 @@ def build_deployment(
         "environment": dict(environment),
         "run_ids": dict(run_ids),
         "content_keys": dict(content_keys),
+        "server_start_s": server_start_s,
+        "accelerator_kind": accelerator_kind,
         "created_at": created_at,
     }
     if chosen is None:

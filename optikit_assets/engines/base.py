@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from optikit_assets.engines.container import Container, Format
 from optikit_assets.engines.context import context_length
 from optikit_assets.engines.flags import FlagCatalog, Flags
 from optikit_assets.engines.hardware import WIDE_VECTORS, Hardware
@@ -20,6 +21,7 @@ from optikit_assets.engines.model_facts import ModelFacts
 from optikit_assets.engines.requests import USUAL, Requests
 from optikit_assets.engines.start_failures import LogWords
 from optikit_assets.environments.variables import EngineVariables
+from optikit_assets.schemas import ServingPlan
 from optikit_assets.specs import EngineSpec, RecipeSpec, SloSpec, SuiteSpec, plugins
 from optikit_assets.specs.search_space import Scalar
 
@@ -150,6 +152,8 @@ class Engine(ABC):
     log_words: ClassVar[LogWords] = LogWords()
     parallel_flag: ClassVar[str | None] = None
     """The flag that splits a model's heads over devices."""
+    container: ClassVar[Container | None] = None
+    """Its images; None: a bundle of it has no manifests."""
 
     @property
     @abstractmethod
@@ -251,6 +255,24 @@ class Engine(ABC):
     @abstractmethod
     def launch(self, config_file: Path, place: Place) -> Launch:
         """Return how a server is started from a file that `config_text` wrote."""
+
+    def container_arguments(self, config_file: str) -> tuple[str, ...]:
+        """Return what follows `Container.command`, to be served from a file in the container."""
+        return (config_file,)
+
+    def formats(
+        self, plan: ServingPlan, files: Mapping[str, Any], pod: Mapping[str, Any]
+    ) -> dict[str, Format]:
+        """Return formats that serve this engine alone, by file name.
+
+        Parameters
+        ----------
+        files
+            Kubernetes object with `config_file` in it.
+        pod
+            Of a replica, with one container called ``main``.
+        """
+        return {}
 
     def request_name(self, model: str, served_model_name: str) -> str:
         """Return the model name that its server wants in requests."""

@@ -23,13 +23,15 @@ Flags = dict[str, Scalar]
 class Flag:
     """One engine flag: its type name (see `dumping`), its choices, and its value if it is not set.
 
-    A default of None is one that the engine works out from other things.
+    A default of None is one that the engine works out from other things. One that is
+    ``server_only`` is of its HTTP server: the engine does not know it.
     """
 
     name: str
     type: str
     choices: tuple[Any, ...] = ()
     default: Scalar | None = None
+    server_only: bool = False
 
     def problem_with(self, value: Scalar) -> str:
         """Say what is wrong with `value`, or return an empty string."""
@@ -101,7 +103,13 @@ class FlagCatalog:
         """Read what an engine's ``dump_flags`` wrote; `rules` are the remaining parameters."""
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         flags = {
-            name: Flag(name, body["type"], tuple(body.get("choices", ())), body.get("default"))
+            name: Flag(
+                name,
+                body["type"],
+                tuple(body.get("choices", ())),
+                body.get("default"),
+                body.get("server_only", False),
+            )
             for name, body in content["flags"].items()
         }
         return cls(engine, str(content["version"]), flags, **rules)

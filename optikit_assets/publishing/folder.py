@@ -15,8 +15,8 @@ class FolderPublisher:
     The bundle's folder is named after its key, as those of the artifact store are.
     """
 
-    def __init__(self, home: Path) -> None:
-        self.root = home / "deployments"
+    def __init__(self, home: Path, folder: str = "deployments") -> None:
+        self.root = home / folder
 
     def publish(self, bundle: Bundle, model: str, slo: str) -> Published:
         link = self._link(model, slo)

@@ -55,6 +55,7 @@ from optikit_assets.schemas.quantization import (
     FailedCalibrationTrial,
     QuantizationResult,
 )
+from optikit_assets.schemas.serving import Capacity, Probes, ServingPlan
 from optikit_assets.schemas.study import (
     DEFAULT_TRIAL,
     STUDY_FILE,
@@ -84,6 +85,7 @@ __all__ = [
     "Attempt",
     "BenchmarkOutcome",
     "CalibrationTrial",
+    "Capacity",
     "Certification",
     "Checkpoints",
     "Comparison",
@@ -103,12 +105,14 @@ __all__ = [
     "ProbeKind",
     "ProbeResult",
     "ProbeVerdict",
+    "Probes",
     "QuantizationResult",
     "RecipeQuality",
     "RecoveryRow",
     "Rejection",
     "Result",
     "Rung",
+    "ServingPlan",
     "SkippedBenchmark",
     "StudyResult",
     "TaskComparison",

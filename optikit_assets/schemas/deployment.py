@@ -131,6 +131,16 @@ class Deployment(Result):
     )
     run_ids: dict[str, str] = Field(default_factory=dict)
     content_keys: dict[str, str] = Field(default_factory=dict)
+    server_start_s: float | None = Field(
+        default=None,
+        exclude_if=lambda seconds: seconds is None,
+        description="From start to the first answer, of the server that certified it.",
+    )
+    accelerator_kind: Literal["cpu", "cuda"] | None = Field(
+        default=None,
+        exclude_if=lambda kind: kind is None,
+        description="Whether it runs on cards; null: told by an earlier release.",
+    )
     created_at: AwareDatetime
 
     @property

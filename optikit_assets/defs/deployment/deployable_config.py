@@ -18,6 +18,7 @@ from optikit_assets.defs.deployment.places import Place, certification_seed
 from optikit_assets.defs.deployment.publication import bundle_of
 from optikit_assets.defs.evaluation.candidates import representative_of
 from optikit_assets.defs.partitions import declared
+from optikit_assets.delivery import deploy_files, serving_plan
 from optikit_assets.deployment import (
     ConfigFile,
     build_deployment,
@@ -101,9 +102,17 @@ def _decide(partition: Partition) -> Artifact:
     best = best or next(e for e in place.evaluated if e.outcome.recipe == BASELINE)
     with place.partition.keep() as draft:
         drawn = report_data(place.evaluated, best, deployment, leases_of(partition))
-        write_bundle(draft.path, deployment, config, drawn)
+        write_bundle(draft.path, deployment, config, drawn, _manifests(partition, deployment))
         draft.references.update(_served_checkpoint(partition, deployment))
     return partition.artifacts.store.get(partition.key)
+
+
+def _manifests(partition: Partition, deployment: Deployment) -> dict[str, str]:
+    """Return how it is run elsewhere; nothing of what cannot be deployed."""
+    if deployment.status != "feasible":
+        return {}
+    engine = partition.engine
+    return deploy_files(deployment, engine, serving_plan(deployment, engine))
 
 
 def _recipes(partition: Partition) -> dict[str | None, list[str]]:
@@ -160,6 +169,8 @@ def _record(
         left_out=partition.versions.left_out(partition.node),
         pool=partition.node.key.pool,
         pools=told,
+        server_start_s=made_by.get("server_start_s"),
+        accelerator_kind=made_by.get("hardware", {}).get("kind"),
         run_ids={str(n): r.run_id for n, r in recorded.items() if r and r.run_id}
         | {str(partition.node): partition.context.run.run_id},
         content_keys={str(node): version for node, version in partition.inputs.items()}

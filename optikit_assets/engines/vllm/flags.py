@@ -125,8 +125,9 @@ def to_yaml(
 ) -> str:
     """Return a file for vLLM's ``--config``.
 
-    Keys are written with hyphens: vLLM looks a false switch up as ``--no-KEY`` and silently drops
-    it when it finds none. Host and port are left out, so that they can be given beside the file.
+    Keys are written with hyphens, and a false switch as ``no-KEY: true``: ``vllm serve`` silently
+    drops ``KEY: false``, for its parser looks the switch up among those of no subcommand. Host and
+    port are left out, so that they can be given beside the file.
 
     Parameters
     ----------
@@ -140,16 +141,33 @@ def to_yaml(
         Comment lines for people, without the ``#``.
     """
     content: dict[str, Any] = {"model": model, "served-model-name": served_model_name}
-    content |= {name.replace("_", "-"): value for name, value in flags.items()}
+    content |= dict(_entry(name, value) for name, value in flags.items())
     comment = "".join(f"# {line}".rstrip() + "\n" for line in header.splitlines())
     return comment + yaml.safe_dump(content, sort_keys=False, width=100, allow_unicode=True)
 
 
 def from_yaml(text: str) -> Flags:
-    """Read the engine flags back from a file that `to_yaml` wrote."""
+    """Read the engine flags back from a file that `to_yaml` wrote, of earlier releases too."""
     content = yaml.safe_load(text) or {}
-    return {
-        key.replace("-", "_"): value
+    return dict(
+        _flag(key.replace("-", "_"), value)
         for key, value in content.items()
         if key not in ("model", "served-model-name")
-    }
+    )
+
+
+def _entry(name: str, value: Scalar) -> tuple[str, Scalar]:
+    key = name.replace("_", "-")
+    return (f"no-{key}", True) if value is False and _has_opposite(name) else (key, value)
+
+
+def _flag(name: str, value: Scalar) -> tuple[str, Scalar]:
+    positive = name.removeprefix("no_")
+    opposite = positive != name and name not in catalog().flags and _has_opposite(positive)
+    return (positive, not value) if opposite else (name, value)
+
+
+def _has_opposite(name: str) -> bool:
+    """Whether the command line has ``--no-NAME``."""
+    flag = catalog().flags.get(name)
+    return flag is not None and flag.type == "bool"

@@ -183,9 +183,15 @@ def test_config_file_round_trips_and_leaves_host_and_port_open():
     assert content["model"] == "models/m/1"
     assert content["served-model-name"] == "m@1"
     assert not {"host", "port"} & set(content)
-    # vLLM drops a false switch silently unless it is spelled with hyphens.
+    # `vllm serve` drops a false switch silently, by whichever spelling.
+    assert content["no-enable-prefix-caching"] is True
+    assert False not in content.values()
     assert not [key for key in content if "_" in key]
     assert text.startswith("# made\n# by hand\n")
+
+
+def test_a_config_file_of_an_earlier_release_is_read():
+    assert VLLM.config_flags("enable-prefix-caching: false\n") == {"enable_prefix_caching": False}
 
 
 def test_gpus_multiply_over_kinds_of_parallelism():

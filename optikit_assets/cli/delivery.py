@@ -1,0 +1,86 @@
+"""`optikit deploy`: the manifests of a certified configuration for a traffic."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from optikit_assets.delivery import deploy_files, serving_plan
+from optikit_assets.disk import storage_error
+from optikit_assets.engines import get_engine
+from optikit_assets.errors import OptikitError
+from optikit_assets.headless.bundles import newest_bundle, resolve_model
+from optikit_assets.schemas import ServingPlan
+from optikit_assets.settings import settings
+
+
+def run_deploy(
+    model: str,
+    slo: str,
+    target_rps: float | None,
+    model_uri: str | None,
+    image: str | None,
+    bench_image: str | None,
+    out: Path | None,
+) -> None:
+    """Write the files and say what they hold.
+
+    Raises
+    ------
+    OptikitError
+        If there is no bundle, its engine has no image, or a value cannot be used.
+    """
+    model_key = resolve_model(model)
+    _, deployment = newest_bundle(model_key, slo)
+    engine = get_engine(deployment.engine)
+    plan = serving_plan(
+        deployment,
+        engine,
+        target_rps=target_rps,
+        model_uri=model_uri,
+        image=image,
+        bench_image=bench_image,
+    )
+    if plan is None:
+        raise OptikitError(
+            f"no image of {engine.title} is known, so there are no manifests; serve the bundle "
+            f"with `{engine.commands[0]}`"
+        )
+    folder = out or settings().home / "deploy" / model_key / slo
+    write_files(folder, deploy_files(deployment, engine, plan))
+    console = Console()
+    for line in (*summary(plan), f"files: {folder}"):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def summary(plan: ServingPlan) -> list[str]:
+    """Return the numbers of a plan in words."""
+    found = plan.capacity
+    each = "" if found.in_flight is None else f", {found.in_flight:.3g} requests in flight each"
+    why = plan.why_not_certified
+    rate = f"{found.rate_rps:.3g} requests/s per replica on {plan.accelerator}"
+    share = f"{found.replicas} replicas at {found.utilization:.0%} of that or less"
+    return [
+        f"{plan.served_name} under SLO {plan.slo}: {rate}",
+        f"{found.target_rps:.3g} requests/s: {share}{each}",
+        f"{plan.image}, weights from {plan.model_uri}",
+        f"certified: false: {why}" if why else "certified: true",
+    ]
+
+
+def write_files(folder: Path, files: dict[str, str]) -> None:
+    """Write files below a folder, each of them whole.
+
+    Raises
+    ------
+    StorageError
+        If the disk refuses it.
+    """
+    try:
+        for name, text in files.items():
+            file = folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            draft = file.with_name(f".{file.name}.new")
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(file)
+    except OSError as error:
+        raise storage_error(error, folder, "manifests") or error from error

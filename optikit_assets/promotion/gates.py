@@ -1,0 +1,168 @@
+"""What has to hold before a bundle takes over from the one that is deployed now.
+
+* *integrity*: bundle and checkpoint are, file by file, what was certified.
+* *slo*: a rate is certified, for the same workload and under bounds that are no looser.
+* *quality*: not inferior to what is deployed, item by item on the answers that are stored of both,
+  by the suite's own margins; answers to other items or prompts are incomparable.
+* *cost*: cards at the target traffic. A version that replaces itself has to save more than the
+  search can tell (`tolerance`), or every further run would promote noise; another version may cost
+  as much. Rates of different cards or engines are incomparable: certify the deployed one again.
+
+The first bundle of a channel has nothing to be compared with, and passes quality and cost.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from optikit_assets.delivery import capacity
+from optikit_assets.engines import get_engine
+from optikit_assets.errors import EvaluationError
+from optikit_assets.schemas import Comparison, Deployment
+from optikit_assets.specs import SloSpec, digest
+
+Verdict = Literal["pass", "fail", "incomparable"]
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """What one gate found, with its numbers in the text."""
+
+    gate: str
+    verdict: Verdict
+    text: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A bundle: its content key, the digest over its files, and its record."""
+
+    key: str
+    digest: str | None
+    deployment: Deployment
+
+
+def judge(
+    candidate: Candidate,
+    deployed: Candidate | None,
+    *,
+    damage: str,
+    compare: Callable[[], Comparison | None],
+    target_rps: float | None,
+) -> tuple[GateResult, ...]:
+    """Return what every gate says.
+
+    Parameters
+    ----------
+    deployed
+        What serves now; None: nothing yet.
+    damage
+        What is wrong with the candidate's files; empty if nothing is.
+    compare
+        Compares the stored answers with those of `deployed`; None: both serve the same weights.
+        An `EvaluationError` says why they cannot be compared.
+    target_rps
+        Traffic to compare costs at; None: the candidate's certified rate.
+    """
+    whole = "every file has the digest that it was certified with"
+    return (
+        GateResult("integrity", "fail" if damage else "pass", damage or whole),
+        _slo(candidate, deployed),
+        _quality(deployed, compare),
+        _cost(candidate, deployed, target_rps),
+    )
+
+
+def _slo(candidate: Candidate, deployed: Candidate | None) -> GateResult:
+    mine = candidate.deployment
+    certified = f"certified at {mine.certified_rate_rps or 0.0:.3g} requests/s"
+    if deployed is None:
+        return GateResult("slo", "pass", f"{certified}; nothing is deployed yet")
+    slo, before = mine.slo, deployed.deployment.slo
+    if _workload(slo) != _workload(before):
+        return GateResult(
+            "slo", "incomparable", f"{certified}, for another workload than what is deployed"
+        )
+    bounds = {objective.label: objective.max_ms for objective in slo.objectives}
+    looser = [
+        f"{o.label} ≤ {bounds[o.label]:g} ms instead of {o.max_ms:g}"
+        if o.label in bounds
+        else f"{o.label} is not bounded any more ({o.max_ms:g} ms)"
+        for o in before.objectives
+        if bounds.get(o.label, float("inf")) > o.max_ms
+    ]
+    if looser:
+        return GateResult("slo", "fail", f"looser than what is deployed: {'; '.join(looser)}")
+    return GateResult("slo", "pass", f"{certified}, under bounds that are no looser")
+
+
+def _workload(slo: SloSpec) -> str:
+    """Return what tells one workload from another; data files count by content."""
+    return digest(SloSpec(name="same", workload=slo.workload).digest())
+
+
+def _quality(deployed: Candidate | None, compare: Callable[[], Comparison | None]) -> GateResult:
+    if deployed is None:
+        return GateResult("quality", "pass", "nothing is deployed yet")
+    try:
+        found = compare()
+    except EvaluationError as error:
+        return GateResult("quality", "incomparable", str(error))
+    if found is None:
+        return GateResult("quality", "pass", "the weights are those that are deployed")
+    trial = found.trial(found.q_star)
+    told = "; ".join(
+        f"{task.task} {task.score:.3f} against {task.baseline_score:.3f} "
+        f"(gained {task.gained}, lost {task.lost} of {task.n}, margin {task.margin:g}: "
+        f"{task.verdict})"
+        for task in trial.tasks
+    )
+    return GateResult("quality", "pass" if found.accepted else "fail", told)
+
+
+def _cost(candidate: Candidate, deployed: Candidate | None, target_rps: float | None) -> GateResult:
+    mine = candidate.deployment
+    rate = mine.certified_rate_rps or 0.0
+    if not rate:
+        return GateResult("cost", "fail", "no rate is certified")
+    target = rate if target_rps is None else target_rps
+    cards = _cards(mine, target)
+    if deployed is None:
+        return GateResult(
+            "cost", "pass", f"{cards} cards for {target:.3g} requests/s; nothing is deployed yet"
+        )
+    other = deployed.deployment
+    if _measured_on(mine) != _measured_on(other):
+        return GateResult(
+            "cost",
+            "incomparable",
+            f"certified on {_told(mine)}, deployed is {_told(other)}: certify the deployed one "
+            "again",
+        )
+    before = _cards(other, target)
+    ratio = (mine.certified_rate_per_gpu or 0.0) / (other.certified_rate_per_gpu or 1.0)
+    tolerance = mine.slo.budget.tolerance
+    told = (
+        f"{cards} cards for {target:.3g} requests/s, deployed {before}; {ratio:.3f} times its rate "
+        f"per card, tolerance {tolerance:g}"
+    )
+    itself = (mine.model_key, mine.checkpoint_digest) == (other.model_key, other.checkpoint_digest)
+    needed = 1.0 + tolerance if itself else 1.0 - tolerance
+    return GateResult("cost", "pass" if ratio >= needed else "fail", told)
+
+
+def _cards(deployment: Deployment, target_rps: float) -> int:
+    found = capacity(deployment.certified_rate_rps or 0.0, target_rps, None)
+    return found.replicas * (deployment.gpus or 1)
+
+
+def _measured_on(deployment: Deployment) -> tuple[str, dict[str, str]]:
+    names = get_engine(deployment.engine).distributions
+    versions = {name: v for name, v in deployment.versions.items() if name in names}
+    return deployment.accelerator, versions
+
+
+def _told(deployment: Deployment) -> str:
+    accelerator, versions = _measured_on(deployment)
+    named = " ".join(f"{name} {version}" for name, version in versions.items())
+    return f"{accelerator} with {named or deployment.engine}"

@@ -1,0 +1,179 @@
+"""Promotion on real bundles, stored answers and a real ledger; only who made them is left out."""
+
+import json
+
+import pytest
+
+from optikit_assets.artifacts import open_store
+from optikit_assets.cli.promotion import run_promote, run_rollback
+from optikit_assets.errors import OptikitError
+from optikit_assets.headless import promotion
+from optikit_assets.headless.promotion import deployed_now
+from optikit_assets.history import History
+from optikit_assets.schemas import CHECKPOINTS_FILE, COMPARISON_FILE, DEPLOYMENT_FILE, Checkpoints
+from optikit_assets.settings import settings
+from optikit_assets.specs import Catalog, digest
+from optikit_assets.stateval.comparison import compare
+from optikit_assets.stateval.scores import (
+    EvaluatedCandidate,
+    EvaluatedTask,
+    Item,
+    TaskScore,
+    write_candidate,
+)
+from tests.unit.deployment import samples
+
+ITEMS = 400
+SUITE = "demo"
+
+
+def answers(lost):
+    """Return a candidate that got all items of every task but `lost` of them."""
+    tasks = []
+    for task in Catalog.load(settings().recipes).suite(SUITE).tasks:
+        items = tuple(
+            Item(
+                doc_id=n, doc_hash=f"d{n}", prompt_hash=f"p{n}", target="x", response="y",
+                score=float(n >= lost), metrics={"m": float(n >= lost)},
+            )
+            for n in range(ITEMS)
+        )  # fmt: skip
+        score = 1.0 - lost / ITEMS
+        summary = TaskScore(
+            task=task.title, title=task.title, score=score, stderr=0.01, n=ITEMS,
+            metrics={"m": score}, num_fewshot=0, seconds=1.0,
+        )  # fmt: skip
+        tasks.append(EvaluatedTask(summary=summary, items=items))
+    return EvaluatedCandidate(trial=0, suite=SUITE, tasks=tuple(tasks), seed=1)
+
+
+class Bench:
+    """Makes bundles that are the newest of the model and SLO."""
+
+    def __init__(self, monkeypatch):
+        self.store = open_store(settings().store, settings().home)
+        self.newest = None
+        monkeypatch.setattr(promotion, "newest_bundle", lambda model, slo: self.newest)
+        monkeypatch.setattr("optikit_assets.cli.promotion.resolve_model", lambda model: model)
+
+    def keep(self, name, kind, fill):
+        key = digest(["test", name])
+        with self.store.create(key, kind) as draft:
+            fill(draft)
+        return self.store.get(key)
+
+    def make(self, name, *, lost, rate=7.5):
+        candidate = answers(lost)
+        kept = self.keep(
+            f"answers {name}", "evaluation", lambda draft: write_candidate(draft.path, candidate)
+        )
+        named = candidate.model_copy(update={"artifact_key": kept.key})
+        suite = Catalog.load(settings().recipes).suite(SUITE)
+        comparison = compare(suite, answers(0), [named], seed=1)
+        checkpoint = self.keep(
+            f"weights {name}", "checkpoint", lambda draft: draft.write_json("w.json", name)
+        )
+
+        def evaluation(draft):
+            COMPARISON_FILE.write(draft, comparison)
+            CHECKPOINTS_FILE.write(draft, Checkpoints(checkpoints={0: checkpoint.key}))
+
+        scores = self.keep(f"scores {name}", "eval_scores", evaluation)
+        plain = samples.deployment()
+        deployment = plain.model_copy(
+            update={
+                "checkpoint_digest": checkpoint.digest,
+                "certified_rate_rps": rate,
+                "certified_rate_per_gpu": rate,
+                "content_keys": {f"eval_scores[{plain.model_key}|{plain.recipe}]": scores.key},
+            }
+        )
+
+        def bundle(draft):
+            DEPLOYMENT_FILE.write(draft, deployment)
+            draft.references[checkpoint.key] = checkpoint.digest
+
+        artifact = self.keep(f"bundle {name}", "deployable_config", bundle)
+        self.newest = (artifact, deployment)
+        return artifact
+
+
+@pytest.fixture
+def bench(home, monkeypatch):
+    return Bench(monkeypatch)
+
+
+def promote(force=None):
+    return run_promote("qwen@1", "chat", "production", None, force is not None, force)
+
+
+def current():
+    link = settings().home / "channels" / "production" / "qwen" / "chat"
+    return json.loads((link / "deployment.json").read_text())["checkpoint_digest"]
+
+
+@pytest.mark.slow
+def test_a_worse_bundle_is_refused_with_numbers_forced_and_rolled_back_twice(bench, capsys):
+    good = bench.make("good", lost=0)
+    assert promote() == 0
+    first = current()
+    bench.make("better", lost=0, rate=8.5)
+    assert promote() == 0
+    better = current()
+    assert better != first
+    bench.make("worse", lost=120, rate=9.0)
+    capsys.readouterr()
+    with pytest.raises(OptikitError, match="quality does not pass"):
+        promote()
+    told = capsys.readouterr().out
+    assert "0.700 against 1.000 (gained 0, lost 120 of 400" in told
+    assert current() == better
+    assert promote(force="the old one crashes") == 0
+    assert current() not in (first, better)
+    run_rollback("qwen", "chat", "production", "it answers worse")
+    assert current() == better
+    run_rollback("qwen", "chat", "production", None)
+    assert current() == first
+    assert (settings().home / "channels/production/qwen/chat").resolve().name == good.key
+    with pytest.raises(OptikitError, match="nothing was deployed before"):
+        run_rollback("qwen", "chat", "production", None)
+    ledger = History(settings().history).query(
+        "SELECT decision, reason FROM promotions ORDER BY number"
+    )
+    assert ledger["decision"].tolist() == [
+        "promoted", "promoted", "refused", "forced", "rolled_back", "rolled_back"
+    ]  # fmt: skip
+    assert "the old one crashes" in ledger["reason"].tolist()
+
+
+@pytest.mark.slow
+def test_what_is_deployed_already_is_no_new_decision(bench):
+    bench.make("good", lost=0)
+    promote()
+    promote()
+    assert len(History(settings().history).query("SELECT * FROM promotions")) == 1
+
+
+@pytest.mark.slow
+def test_a_bundle_whose_weights_changed_is_refused(bench):
+    artifact = bench.make("good", lost=0)
+    (weights,) = artifact.references
+    file = bench.store.get(weights).file("w.json")
+    file.chmod(0o644)
+    file.write_text(file.read_text().replace("good", "bad!"))
+    with pytest.raises(OptikitError, match="integrity"):
+        promote()
+    with pytest.raises(OptikitError, match="integrity"):
+        promote(force="never mind")
+    assert deployed_now(None) == []
+
+
+def test_force_wants_a_reason(bench):
+    with pytest.raises(OptikitError, match="--reason go together"):
+        run_promote("qwen@1", "chat", "production", None, True, None)
+
+
+def test_a_channel_that_is_no_name_is_one_line(bench):
+    bench.make("good", lost=0)
+    with pytest.raises(OptikitError, match="channel"):
+        run_promote("qwen@1", "chat", "pro/d", None, False, None)
