@@ -4,7 +4,6 @@ import json
 from datetime import UTC, datetime
 
 from optikit_assets.artifacts.artifact import Quarantined
-from optikit_assets.artifacts.bucket import Bucket
 from optikit_assets.artifacts.bucket_layout import (
     QUARANTINE,
     each_of,
@@ -12,6 +11,7 @@ from optikit_assets.artifacts.bucket_layout import (
     object_of,
 )
 from optikit_assets.artifacts.manifest import Entry, Manifest
+from optikit_assets.bucket import Bucket
 from optikit_assets.errors import DamagedArtifactError
 
 # In the place of a manifest that was put aside: a delete could hit one that was written since.

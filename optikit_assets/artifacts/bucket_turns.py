@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from optikit_assets.artifacts.bucket import Bucket
+from optikit_assets.bucket import Bucket
 from optikit_assets.errors import StorageError
 
 log = logging.getLogger("optikit.artifacts")

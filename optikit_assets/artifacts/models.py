@@ -21,7 +21,7 @@ from optikit_assets.artifacts.model_folder import ModelFolder, check_model_folde
 from optikit_assets.errors import ModelError, SpecError, StorageError, UnknownNameError
 from optikit_assets.locks import locked
 from optikit_assets.sources import source_of
-from optikit_assets.sources.base import ASK_LIMIT_S
+from optikit_assets.sources.base import ASK_LIMIT_S, Watched
 from optikit_assets.sources.folder import sub_folders
 from optikit_assets.sources.references import HubReference
 from optikit_assets.specs import Catalog, check_name, digest
@@ -33,7 +33,7 @@ SOURCE_FILE = "source.json"
 # Adding goes on without a source that does not answer soon: it is asked again before the first use.
 _ADD_LIMIT_S = 10
 
-_ADD_HINT = "Add one with `optikit models add PATH|hf:ORG/NAME[@REV]`"
+_ADD_HINT = "Add one with `optikit models add PATH|hf:ORG/NAME[@REV]|s3://BUCKET/…`"
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class ModelRegistry:
         """Return what speaks against using a version now, None if nothing does."""
         folder = version.in_place
         if folder is None:
-            return None
+            return _why_not_quiet(version, quiet_s, now_s)
         try:
             trusted = self._trusts(version.name)
         except SpecError as error:
@@ -322,6 +322,21 @@ class ModelRegistry:
             temporary.replace(folder / SOURCE_FILE)
         except OSError as error:
             raise StorageError(f"cannot write {folder / SOURCE_FILE}: {error}") from error
+
+
+def _why_not_quiet(version: ModelVersion, quiet_s: float, now_s: float) -> str | None:
+    """Return what speaks against a version that arrives file by file somewhere else."""
+    source = source_of(version.source)
+    if not isinstance(source, Watched):
+        return None
+    try:
+        changed_s = source.changed_s(version.source)
+    except ModelError as error:
+        return str(error)
+    if changed_s is None:
+        return f"{version.source} has no files yet"
+    left_s = changed_s + quiet_s - now_s
+    return f"it changed a moment ago; waiting for {left_s:.0f} s" if left_s > 0 else None
 
 
 def _facts(folder: ModelFolder, digest: str) -> FetchedModel:

@@ -24,7 +24,6 @@ from pathlib import Path
 
 from optikit_assets.artifacts.artifact import Artifact, ArtifactDraft, Quarantined
 from optikit_assets.artifacts.base import TURN_TIMEOUT_S, ArtifactStore, is_key, register_store
-from optikit_assets.artifacts.bucket import Bucket
 from optikit_assets.artifacts.bucket_damage import GONE, damage_of, put_aside, quarantined
 from optikit_assets.artifacts.bucket_layout import (
     ARTIFACTS,
@@ -56,6 +55,7 @@ from optikit_assets.artifacts.references import (
     names_in,
 )
 from optikit_assets.artifacts.shared_log import BucketLog
+from optikit_assets.bucket import Bucket
 from optikit_assets.errors import ChangedInputError, StorageError
 from optikit_assets.specs import digest
 

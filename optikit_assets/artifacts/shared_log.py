@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from optikit_assets.artifacts.bucket import Bucket
+from optikit_assets.bucket import Bucket
 from optikit_assets.errors import StorageError
 
 _LOG = "log"

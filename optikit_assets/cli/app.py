@@ -390,7 +390,9 @@ def reports(
 
 @models_app.command("add")
 def models_add(
-    reference: Annotated[str, typer.Argument(metavar="PATH|hf:ORG/NAME[@REV]")],
+    reference: Annotated[
+        str, typer.Argument(metavar="PATH|hf:ORG/NAME[@REV]|s3://…|gs://…|az://…")
+    ],
     name: Annotated[str | None, typer.Option(help="Name; default: from the reference.")] = None,
     version: Annotated[str | None, typer.Option(help="Version; default: from it.")] = None,
 ) -> None:

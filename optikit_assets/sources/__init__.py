@@ -1,4 +1,4 @@
-"""Where model versions and data come from, behind one port; importing this package registers both.
+"""Where model versions and data come from, behind one port; importing this package registers all.
 
 A reference is a path, or ``SCHEME:…`` with the name of a source.
 """
@@ -6,11 +6,13 @@ A reference is a path, or ``SCHEME:…`` with the name of a source.
 from optikit_assets.sources.base import ModelSource, SourcedVersion, register_source, source_of
 from optikit_assets.sources.folder import FolderSource
 from optikit_assets.sources.hub import HubSource
+from optikit_assets.sources.objects import ObjectSource
 
 __all__ = [
     "FolderSource",
     "HubSource",
     "ModelSource",
+    "ObjectSource",
     "SourcedVersion",
     "register_source",
     "source_of",

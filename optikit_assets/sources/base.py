@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from optikit_assets.specs import plugins
 
@@ -83,6 +83,21 @@ class ModelSource(Protocol):
             If it cannot be had; the next step is named.
         StorageError
             If it does not fit on the disk.
+        """
+        ...
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """What a source offers beside `ModelSource` if its versions arrive file by file."""
+
+    def changed_s(self, reference: str, timeout_s: float = ASK_LIMIT_S) -> float | None:
+        """Return when a version last changed, in seconds since the epoch; None if it has no file.
+
+        Raises
+        ------
+        ModelError
+            If nobody can say now.
         """
         ...
 

@@ -17,7 +17,7 @@ class FolderSource:
 
     def parse(self, reference: str) -> SourcedVersion:
         path = Path(reference).expanduser().resolve()
-        if _VERSION_LIKE.match(path.name) and path.parent.name:
+        if is_version(path.name) and path.parent.name:
             return SourcedVersion(path.parent.name, path.name, str(path))
         return SourcedVersion(path.name, "1", str(path))
 
@@ -43,6 +43,11 @@ class FolderSource:
 
     def fetch(self, reference: str, revision: str | None, home: Path) -> Path:
         return Path(reference)
+
+
+def is_version(name: str) -> bool:
+    """Return whether the name of a folder looks like a version's: 3, v1.2, 2024-05-01."""
+    return _VERSION_LIKE.match(name) is not None
 
 
 def sub_folders(parent: Path) -> list[Path]:

@@ -27,6 +27,7 @@ STORES = "optikit.stores"
 BUILTIN_BACKENDS = ("autoround", "llmcompressor")
 BUILTIN_EXECUTORS = ("local", "ray")
 BUILTIN_ENGINES = ("sglang", "transformers", "vllm")
+BUILTIN_SOURCES = ("az", "gs", "hf", "s3")
 BUILTIN_STORES = ("az", "file", "gs", "s3")
 DEFAULT_ENGINE = "vllm"
 BUILTIN_SAMPLERS = ("length_weighted", "random", "token_stratified")
@@ -43,7 +44,7 @@ _BUILTIN = {
     BACKENDS: BUILTIN_BACKENDS,
     SAMPLERS: BUILTIN_SAMPLERS,
     RECIPES: (),
-    SOURCES: ("hf",),
+    SOURCES: BUILTIN_SOURCES,
     PUBLISHERS: ("folder",),
     FLOWS: BUILTIN_FLOWS,
     EXECUTORS: BUILTIN_EXECUTORS,

@@ -21,6 +21,8 @@ class ModelSourceContract(abc.ABC):
     """The tests; each place is one whose only model is the one that was published last."""
 
     malformed: tuple[str, ...] = ()
+    keeps_what_was_replaced = True
+    """Whether the place still has the first revision of what was published twice."""
 
     @pytest.fixture
     def home(self, tmp_path: Path) -> Path:
@@ -91,6 +93,12 @@ class ModelSourceContract(abc.ABC):
         first = source.revision(reference, home)
         self.publish(2)
         second = source.revision(reference, home)
+        if not self.keeps_what_was_replaced:
+            with pytest.raises(ModelError, match="add it again"):
+                source.fetch(reference, first, home)
+            folder = source.fetch(reference, second, home)
+            assert (folder / "model.safetensors").read_bytes()[-1] == 2
+            return
         fetched = [source.fetch(reference, revision, home) for revision in (first, second)]
         weights = [(folder / "model.safetensors").read_bytes()[-1] for folder in fetched]
         assert weights == [1, 2]

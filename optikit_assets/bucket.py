@@ -25,14 +25,17 @@ _CHUNK = 16 * 2**20
 # What providers say of a bucket or container that is not there.
 _NO_BUCKET = ("NoSuchBucket", "bucket does not exist", "ContainerNotFound", "BucketNotFound")
 
+_DENIED = ("401 Unauthorized", "403 Forbidden", "169.254.169.254", "metadata.google.internal")
+
 
 @dataclass(frozen=True)
 class Listed:
-    """An object: its name below the bucket's prefix, size, and when it was written."""
+    """An object: its name below the bucket's prefix, size, when it was written, and its tag."""
 
     name: str
     bytes: int
     modified: datetime
+    tag: str = ""
 
 
 class Bucket:
@@ -44,11 +47,15 @@ class Bucket:
         ``s3://BUCKET/PREFIX`` and the like, for messages too.
     store
         obstore's own; by default what the URL and the environment say.
+    patience_s
+        How long one operation is tried again while the other side does not answer.
     """
 
-    def __init__(self, url: str, store: "Obstore | None" = None) -> None:
+    def __init__(
+        self, url: str, store: "Obstore | None" = None, patience_s: float = _RETRY_S
+    ) -> None:
         self.url = url.rstrip("/")
-        self._store = store or _connected(self.url)
+        self._store = store or _connected(self.url, patience_s)
 
     def read(self, name: str) -> tuple[bytes, str] | None:
         """Return the content of an object and its tag, None if there is none."""
@@ -128,6 +135,16 @@ class Bucket:
                     raise StorageError(f"{self.url}/{name} has {done} bytes, not {size}; run again")
         return total.hexdigest()
 
+    def folders(self) -> list[str]:
+        """Return the names directly below the prefix that have objects below them."""
+        import obstore
+
+        with self._explained("list folders"):
+            return sorted(
+                name.rpartition("/")[2]
+                for name in obstore.list_with_delimiter(self._store)["common_prefixes"]
+            )
+
     def list(self, prefix: str, after: str | None = None) -> Iterator[Listed]:
         """Yield the objects whose names begin with a folder, those that sort after `after`."""
         import obstore
@@ -135,7 +152,9 @@ class Bucket:
         with self._explained(f"list {prefix}"):
             for page in obstore.list(self._store, prefix, offset=after, chunk_size=1000):
                 for item in page:
-                    yield Listed(item["path"], item["size"], item["last_modified"])
+                    yield Listed(
+                        item["path"], item["size"], item["last_modified"], item["e_tag"] or ""
+                    )
 
     def delete(self, *names: str) -> None:
         """Delete objects; those that are not there are no error."""
@@ -180,37 +199,31 @@ class Bucket:
         """Tell an object that is not there from a bucket that is gone, with all that it held."""
         if any(words in str(error) for words in _NO_BUCKET):
             raise StorageError(
-                f"{self.url}: the bucket does not exist (any more); create it, or set "
-                "OPTIKIT_STORE to another"
+                f"{self.url}: the bucket does not exist (any more); create it, or name another"
             ) from error
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
-        from obstore.exceptions import (
-            BaseError,
-            NotFoundError,
-            PermissionDeniedError,
-            UnauthenticatedError,
-        )
+        from obstore.exceptions import BaseError, NotFoundError
 
         try:
             yield
-        except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
-            raise StorageError(
-                f"{self.url}: no permission to {what} ({_short(error)}); check the credentials in "
-                "the environment, and what they may do in this bucket"
-            ) from error
         except (NotFoundError, FileNotFoundError) as error:
             self._check_bucket(error)
             raise StorageError(f"{self.url}: cannot {what}: it is gone; run again") from error
         except (BaseError, OSError, ValueError) as error:
+            if _is_denied(error):
+                raise StorageError(
+                    f"{self.url}: no permission to {what} ({_short(error)}); check the credentials "
+                    "in the environment, and what they may do in this bucket"
+                ) from error
             raise StorageError(
                 f"{self.url}: cannot {what} ({_short(error)}); check that it can be reached, and "
                 "run again: what was finished is kept"
             ) from error
 
 
-def _connected(url: str) -> "Obstore":
+def _connected(url: str, patience_s: float) -> "Obstore":
     try:
         from obstore.exceptions import BaseError
         from obstore.store import from_url
@@ -219,9 +232,12 @@ def _connected(url: str) -> "Obstore":
             f"{url} needs the package obstore, which this environment lacks; run `make setup`"
         ) from error
     try:
-        retry: Any = {"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=_RETRY_S)}
+        retry: Any = {
+            "max_retries": min(_RETRIES, int(patience_s // 10)),
+            "retry_timeout": timedelta(seconds=patience_s),
+        }
         client: Any = {
-            "connect_timeout": "10s",
+            "connect_timeout": f"{min(10.0, patience_s):g}s",
             "timeout": "3600s",
             "read_timeout": "60s",
             "allow_http": _plain_http(),
@@ -229,9 +245,27 @@ def _connected(url: str) -> "Obstore":
         return from_url(url, client_options=client, retry_config=retry)
     except (BaseError, ValueError, OSError) as error:
         raise StorageError(
-            f"{url} is no usable artifact store ({_short(error)}); write SCHEME://BUCKET/PREFIX, "
+            f"{url} is no usable bucket ({_short(error)}); write SCHEME://BUCKET/PREFIX, "
             "with the provider's own variables in the environment"
         ) from error
+
+
+def is_refusal(error: StorageError) -> bool:
+    """Whether the other side answered, and said no; otherwise it was not reached."""
+    from obstore.exceptions import NotFoundError
+
+    cause = error.__cause__
+    return isinstance(cause, NotFoundError | FileNotFoundError) or _is_denied(cause)
+
+
+def _is_denied(error: BaseException | None) -> bool:
+    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+    denied = (PermissionDeniedError, UnauthenticatedError, PermissionError)
+    # Of a listing there is the answer's text alone; and without credentials it is the metadata
+    # service of a cloud that is asked for some.
+    said = any(words in str(error) for words in _DENIED)
+    return isinstance(error, denied) or said
 
 
 def _plain_http() -> bool:
