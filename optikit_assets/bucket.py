@@ -135,15 +135,13 @@ class Bucket:
                     raise StorageError(f"{self.url}/{name} has {done} bytes, not {size}; run again")
         return total.hexdigest()
 
-    def folders(self) -> list[str]:
-        """Return the names directly below the prefix that have objects below them."""
+    def folders(self, prefix: str = "") -> list[str]:
+        """Return the names directly below a folder that have objects below them."""
         import obstore
 
         with self._explained("list folders"):
-            return sorted(
-                name.rpartition("/")[2]
-                for name in obstore.list_with_delimiter(self._store)["common_prefixes"]
-            )
+            found = obstore.list_with_delimiter(self._store, prefix)["common_prefixes"]
+        return sorted(name.rpartition("/")[2] for name in found)
 
     def list(self, prefix: str, after: str | None = None) -> Iterator[Listed]:
         """Yield the objects whose names begin with a folder, those that sort after `after`."""

@@ -322,6 +322,18 @@ def deploy(
 
 
 @app.command()
+def publish(
+    model: Annotated[str, typer.Option(metavar="NAME[@VERSION]", help="No version: the latest.")],
+    slo: Annotated[str, typer.Option(help="SLO that it was certified under.")],
+    to: Annotated[str, typer.Option(metavar="TARGET", help="Target (recipes/publish/).")],
+) -> None:
+    """Push the newest bundle with its weights to a bucket or a registry; its alias moves last."""
+    from optikit_assets.cli.delivery import run_publish
+
+    run_publish(model, slo, to)
+
+
+@app.command()
 def promote(
     model: Annotated[str, typer.Option(metavar="NAME[@VERSION]", help="No version: the latest.")],
     slo: Annotated[str, typer.Option(help="SLO that it was certified under.")],

@@ -1,4 +1,4 @@
-"""`optikit deploy`: the manifests of a certified configuration for a traffic."""
+"""`optikit deploy` and `publish`: how a certified configuration gets somewhere else."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from optikit_assets.disk import storage_error
 from optikit_assets.engines import get_engine
 from optikit_assets.errors import OptikitError
 from optikit_assets.headless.bundles import newest_bundle, resolve_model
+from optikit_assets.headless.publication import publish
 from optikit_assets.schemas import ServingPlan
 from optikit_assets.settings import settings
 
@@ -50,6 +51,15 @@ def run_deploy(
     console = Console()
     for line in (*summary(plan), f"files: {folder}"):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def run_publish(model: str, slo: str, target: str) -> None:
+    """Push the newest bundle and say where it is."""
+    model_key = resolve_model(model)
+    placed = publish(model_key, slo, target)
+    sent = f"{placed.sent} files sent" if placed.sent else "it was there already"
+    line = f"{model_key} under SLO {slo}: {placed.uri}, alias {placed.alias}; {sent}"
+    Console().print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def summary(plan: ServingPlan) -> list[str]:

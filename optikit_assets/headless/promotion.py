@@ -64,7 +64,7 @@ def promote(
             compare=lambda: _compared(store, deployed, candidate),
             target_rps=target_rps,
         )
-        decision = ledger.promote(candidate, gates, who=_who(), force=force, target_rps=target_rps)
+        decision = ledger.promote(candidate, gates, who=who(), force=force, target_rps=target_rps)
         where = None if decision.decision == "refused" else _point(store, ledger.slot, decision)
         return Outcome(decision, gates, where)
 
@@ -86,7 +86,7 @@ def roll_back(family: str, slo: str, channel: str, reason: str | None = None) ->
         if damage:
             raise StorageError(f"{ledger.slot}: cannot go back to {to.model}: {damage}")
         gates = (GateResult("integrity", "pass", "every file has the digest it had then"),)
-        decision = ledger.roll_back(to, gates=gates, who=_who(), reason=reason)
+        decision = ledger.roll_back(to, gates=gates, who=who(), reason=reason)
         return Outcome(decision, gates, _point(store, ledger.slot, decision))
 
 
@@ -190,7 +190,8 @@ def _point(store: ArtifactStore, slot: Slot, decision: Decision) -> Path:
     return Path(publisher.publish(bundle, slot.family, slot.slo).where)
 
 
-def _who() -> str:
+def who() -> str:
+    """Return who decides, for the ledger."""
     try:
         return f"{getpass.getuser()}@{socket.gethostname()}"
     except OSError as error:

@@ -1,4 +1,8 @@
-"""Where certified bundles are made available, behind one port; importing registers the folder."""
+"""Where certified bundles are made available; importing this package registers what ships.
+
+A publisher says which bundle is the newest of a model version and SLO, on this machine; a target is
+a place elsewhere that releases are pushed to, with their weights.
+"""
 
 from optikit_assets.publishing.base import (
     Bundle,
@@ -9,13 +13,23 @@ from optikit_assets.publishing.base import (
     register_publisher,
 )
 from optikit_assets.publishing.folder import FolderPublisher
+from optikit_assets.publishing.objects import ObjectTarget
+from optikit_assets.publishing.registry import RegistryTarget
+from optikit_assets.publishing.targets import Placed, Release, Target, open_target, register_target
 
 __all__ = [
     "Bundle",
     "FolderPublisher",
+    "ObjectTarget",
+    "Placed",
     "Published",
     "Publisher",
+    "RegistryTarget",
+    "Release",
+    "Target",
     "get_publisher",
+    "open_target",
     "publisher_names",
     "register_publisher",
+    "register_target",
 ]

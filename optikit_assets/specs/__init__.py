@@ -7,6 +7,7 @@ from optikit_assets.specs.job import JobSpec
 from optikit_assets.specs.loading import load_spec
 from optikit_assets.specs.model import EngineSpec, ModelSpec
 from optikit_assets.specs.pool import LOCAL, PoolSpec
+from optikit_assets.specs.publish import PublishSpec
 from optikit_assets.specs.recipe import Calibration, RecipeSpec
 from optikit_assets.specs.search_space import Choices, FloatRange, IntRange, SearchSpaceSpec
 from optikit_assets.specs.slo import Metric, Objective, SearchBudget, SloSpec
@@ -29,6 +30,7 @@ __all__ = [
     "ModelSpec",
     "Objective",
     "PoolSpec",
+    "PublishSpec",
     "RecipeSpec",
     "SearchBudget",
     "SearchSpaceSpec",

@@ -13,6 +13,7 @@ from optikit_assets.specs.job import JobSpec
 from optikit_assets.specs.loading import load_spec
 from optikit_assets.specs.model import ModelSpec
 from optikit_assets.specs.pool import LOCAL, PoolSpec
+from optikit_assets.specs.publish import PublishSpec
 from optikit_assets.specs.recipe import RecipeSpec
 from optikit_assets.specs.search_space import SearchSpaceSpec
 from optikit_assets.specs.slo import SloSpec
@@ -30,6 +31,7 @@ FOLDERS: dict[str, type[Spec]] = {
     "models": ModelSpec,
     "jobs": JobSpec,
     "hardware": PoolSpec,
+    "publish": PublishSpec,
     "hardware/cards": CardSpec,
 }
 
@@ -56,6 +58,7 @@ class Catalog:
     models: dict[str, ModelSpec] = field(default_factory=dict)
     jobs: dict[str, JobSpec] = field(default_factory=dict)
     pools: dict[str, PoolSpec] = field(default_factory=dict)
+    targets: dict[str, PublishSpec] = field(default_factory=dict)
     cards: dict[str, CardSpec] = field(default_factory=dict)
     broken: dict[str, dict[str, SpecError]] = field(
         default_factory=lambda: {folder: {} for folder in FOLDERS}
@@ -108,6 +111,7 @@ class Catalog:
             "jobs": self.jobs,
             "hardware": self.pools,
             "hardware/cards": self.cards,
+            "publish": self.targets,
         }
         return by_folder[folder]
 
@@ -153,6 +157,10 @@ class Catalog:
     def card(self, name: str) -> CardSpec:
         """Return the data sheet called `name`."""
         return self._look_up("card data sheet", "hardware/cards", self.cards, name)
+
+    def target(self, name: str) -> PublishSpec:
+        """Return the publishing target called `name`."""
+        return self._look_up("publishing target", "publish", self.targets, name)
 
     @property
     def _every_pool(self) -> dict[str, PoolSpec]:

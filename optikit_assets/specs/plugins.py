@@ -19,6 +19,7 @@ SAMPLERS = "optikit.samplers"
 RECIPES = "optikit.recipes"
 SOURCES = "optikit.sources"
 PUBLISHERS = "optikit.publishers"
+TARGETS = "optikit.targets"
 FLOWS = "optikit.flows"
 EXECUTORS = "optikit.executors"
 ENGINES = "optikit.engines"
@@ -28,6 +29,7 @@ BUILTIN_BACKENDS = ("autoround", "llmcompressor")
 BUILTIN_EXECUTORS = ("local", "ray")
 BUILTIN_ENGINES = ("sglang", "transformers", "vllm")
 BUILTIN_SOURCES = ("az", "gs", "hf", "s3")
+BUILTIN_TARGETS = ("az", "gs", "oci", "s3")
 BUILTIN_STORES = ("az", "file", "gs", "s3")
 DEFAULT_ENGINE = "vllm"
 BUILTIN_SAMPLERS = ("length_weighted", "random", "token_stratified")
@@ -46,6 +48,7 @@ _BUILTIN = {
     RECIPES: (),
     SOURCES: BUILTIN_SOURCES,
     PUBLISHERS: ("folder",),
+    TARGETS: BUILTIN_TARGETS,
     FLOWS: BUILTIN_FLOWS,
     EXECUTORS: BUILTIN_EXECUTORS,
     ENGINES: BUILTIN_ENGINES,

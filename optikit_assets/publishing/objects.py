@@ -1,0 +1,111 @@
+"""Releases in an object store.
+
+::
+
+    releases/KEY/model/FILE     what a server takes, by its usual names
+    releases/KEY/bundle/FILE
+    releases/KEY/release.json   sha256 of every file; written last: then the release is whole
+    aliases/ALIAS.json          the key it names
+
+An object is whole or not there, and the key stands for its content: a push that was killed goes on
+with what is missing. Releases that never became whole are swept a day after the last of their
+files.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from optikit_assets.bucket import Bucket
+from optikit_assets.errors import StorageError
+from optikit_assets.publishing.targets import Placed, Release, register_target
+
+_RELEASES, _ALIASES, _RELEASE_FILE = "releases", "aliases", "release.json"
+_LEFT_FOR = timedelta(days=1)
+_TRIES = 10
+_CHUNK = 2**22
+
+
+@register_target("s3")
+@register_target("gs")
+@register_target("az")
+class ObjectTarget:
+    """A prefix of a bucket."""
+
+    def __init__(
+        self,
+        url: str,
+        bucket: Bucket | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._bucket = bucket or Bucket(url)
+        self._now = now
+
+    def uri(self, key: str) -> str:
+        return f"{self._bucket.url}/{_RELEASES}/{key}/model"
+
+    def push(self, release: Release, alias: str) -> Placed:
+        place = f"{_RELEASES}/{release.key}"
+        sent = 0
+        if self._whole(release.key) is None:
+            there = {item.name: item.bytes for item in self._bucket.list(f"{place}/")}
+            files = {
+                **{f"model/{name}": path for name, path in release.model.items()},
+                **{f"bundle/{name}": path for name, path in release.bundle.items()},
+            }
+            for name, path in files.items():
+                if there.get(f"{place}/{name}") != path.stat().st_size:
+                    self._bucket.put_file(f"{place}/{name}", path)
+                    sent += 1
+            told = json.dumps({"key": release.key, "files": _digests(files)}, indent=1)
+            self._bucket.create(f"{place}/{_RELEASE_FILE}", told.encode())
+        self._point(alias, release.key)
+        self._sweep(release.key)
+        return Placed(self.uri(release.key), alias, sent)
+
+    def current(self, alias: str) -> str | None:
+        found = self._bucket.read(f"{_ALIASES}/{alias}.json")
+        return None if found is None else json.loads(found[0])["key"]
+
+    def _whole(self, key: str) -> Any:
+        return self._bucket.size(f"{_RELEASES}/{key}/{_RELEASE_FILE}")
+
+    def _point(self, alias: str, key: str) -> None:
+        name = f"{_ALIASES}/{alias}.json"
+        content = json.dumps({"key": key}).encode()
+        for _ in range(_TRIES):
+            found = self._bucket.read(name)
+            if found is not None and json.loads(found[0])["key"] == key:
+                return
+            if found is None:
+                done = self._bucket.create(name, content)
+            else:
+                done = self._bucket.replace(name, content, found[1])
+            if done is not None:
+                return
+        raise StorageError(f"{self._bucket.url}: others keep moving the alias {alias}; run again")
+
+    def _sweep(self, own: str) -> None:
+        """Remove what pushes that were given up have left."""
+        for key in self._bucket.folders(f"{_RELEASES}/"):
+            if key == own or self._whole(key) is not None:
+                continue
+            left = list(self._bucket.list(f"{_RELEASES}/{key}/"))
+            if all(self._now() - item.modified > _LEFT_FOR for item in left):
+                self._bucket.delete(*(item.name for item in left))
+
+
+def _digests(files: Mapping[str, Path]) -> dict[str, str]:
+    return {name: sha256_of(path) for name, path in files.items()}
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file, which is read in pieces."""
+    total = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            total.update(chunk)
+    return total.hexdigest()

@@ -1,0 +1,243 @@
+"""The targets that ship: a bucket in memory, and a real registry where one is installed."""
+
+import io
+import os
+import shutil
+import socket
+import subprocess
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import obstore
+import pytest
+from obstore.store import MemoryStore
+
+from optikit_assets.bucket import Bucket
+from optikit_assets.errors import SpecError, StorageError
+from optikit_assets.processes import OwnedProcess
+from optikit_assets.publishing import ObjectTarget, RegistryTarget, Release, Target, open_target
+from tests.contract.release_target import Killed, TargetContract, make_release
+
+
+class MortalBucket(Bucket):
+    """A bucket in memory whose user is killed before some write."""
+
+    steps = -1
+
+    def _step(self) -> None:
+        if self.steps == 0:
+            raise Killed
+        self.steps -= 1
+
+    def put_file(self, name: str, path: Path) -> None:
+        self._step()
+        super().put_file(name, path)
+
+    def _put(self, name: str, content: bytes, mode: Any) -> str | None:
+        self._step()
+        return super()._put(name, content, mode)
+
+
+class TestObjects(TargetContract):
+    def open(self, folder: Path) -> Target:
+        self.memory = MemoryStore()
+        self.bucket = MortalBucket("s3://bucket/prefix", self.memory)
+        self.now = datetime.now(UTC)
+        return ObjectTarget(self.bucket.url, self.bucket, lambda: self.now)
+
+    def kill_after(self, steps: int) -> None:
+        self.bucket.steps = steps
+
+    def releases(self) -> list[str]:
+        return [name.split("/")[1] for name in self._names() if name.endswith("release.json")]
+
+    def pulled(self, key: str) -> dict[str, bytes]:
+        place = f"releases/{key}/model/"
+        return {
+            name.removeprefix(place): bytes(obstore.get(self.memory, name).bytes())
+            for name in self._names()
+            if name.startswith(place)
+        }
+
+    def _names(self) -> list[str]:
+        return sorted(item["path"] for page in obstore.list(self.memory) for item in page)
+
+    def test_what_was_given_up_is_swept_a_day_later(self, target: Target, tmp_path: Path) -> None:
+        given_up, later = (make_release(tmp_path, letter) for letter in "ab")
+        self.kill_after(2)
+        with pytest.raises(Killed):
+            target.push(given_up, "current")
+        self.kill_after(-1)
+        target.push(later, "current")
+        assert any(given_up.key in name for name in self._names())
+        self.now += timedelta(days=2)
+        target.push(later, "current")
+        assert not any(given_up.key in name for name in self._names())
+
+
+def find_registry() -> str | None:
+    """Return the program of Debian's package docker-registry, None if it is not installed."""
+    return os.environ.get("DOCKER_REGISTRY") or shutil.which("docker-registry")
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    program = find_registry()
+    if program is None:
+        pytest.skip("the Debian package docker-registry is not installed")
+    folder = tmp_path_factory.mktemp("registry")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    config = folder / "config.yml"
+    config.write_text(
+        f"version: 0.1\nlog: {{level: error}}\nhttp: {{addr: '{address}'}}\n"
+        f"storage: {{filesystem: {{rootdirectory: {folder}}}}}\n"
+    )
+    argv = [program, "serve", str(config)]
+    with OwnedProcess(
+        argv, log_file=folder / "log", env=dict(os.environ), cwd=folder, name="registry"
+    ):
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            try:
+                httpx.get(f"http://{address}/v2/")
+                break
+            except httpx.HTTPError:
+                time.sleep(0.1)
+        yield address
+
+
+def unpacked(layer: io.BytesIO) -> dict[str, bytes]:
+    with tarfile.open(fileobj=layer) as tar:
+        return {m.name: tar.extractfile(m).read() for m in tar.getmembers()}
+
+
+class MortalTransport(httpx.HTTPTransport):
+    """Kills before some request that writes, of all connections together."""
+
+    def __init__(self, counter: "TestRegistry") -> None:
+        super().__init__(verify=False)
+        self.counter = counter
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if request.method in ("POST", "PUT"):
+            if self.counter.steps == 0:
+                raise Killed
+            self.counter.steps -= 1
+        return super().handle_request(request)
+
+
+@pytest.mark.slow
+class TestRegistry(TargetContract):
+    steps = -1
+
+    @pytest.fixture(autouse=True)
+    def running(self, registry: str) -> None:
+        self.address = registry
+
+    def open(self, folder: Path) -> Target:
+        self.repository = f"models/{folder.parent.name.lower()}-{folder.name.lower()}"
+        return RegistryTarget(f"oci://{self.address}/{self.repository}", self.connect)
+
+    def connect(self) -> httpx.Client:
+        return httpx.Client(transport=MortalTransport(self))
+
+    def kill_after(self, steps: int) -> None:
+        self.steps = steps
+
+    def releases(self) -> list[str]:
+        found = httpx.get(f"http://{self.address}/v2/{self.repository}/tags/list").json()["tags"]
+        return sorted(2 * tag for tag in found if tag != "current")
+
+    def pulled(self, key: str) -> dict[str, bytes]:
+        """Pull blob by blob."""
+        base = f"http://{self.address}/v2/{self.repository}"
+        accept = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
+        manifest = httpx.get(f"{base}/manifests/{key[:32]}", headers=accept).json()
+        files: dict[str, bytes] = {}
+        for layer in manifest["layers"]:
+            files |= unpacked(io.BytesIO(httpx.get(f"{base}/blobs/{layer['digest']}").content))
+        return {
+            name.removeprefix("models/"): content
+            for name, content in files.items()
+            if name.startswith("models/")
+        }
+
+    def test_skopeo_pulls_it_bit_for_bit(self, target: Target, tmp_path: Path) -> None:
+        program = os.environ.get("SKOPEO") or shutil.which("skopeo")
+        if program is None:
+            pytest.skip("skopeo is not installed")
+        release = make_release(tmp_path, "a")
+        target.push(release, "current")
+        there = tmp_path / "pulled"
+        source = f"docker://{self.address}/{self.repository}:current"
+        argv = [
+            program,
+            "copy",
+            "--insecure-policy",
+            "--src-tls-verify=false",
+            source,
+            f"dir:{there}",
+        ]
+        subprocess.run(argv, check=True, capture_output=True, timeout=60)
+        files: dict[str, bytes] = {}
+        for blob in there.iterdir():
+            if tarfile.is_tarfile(blob):
+                files |= unpacked(io.BytesIO(blob.read_bytes()))
+        assert files == {
+            **{f"models/{name}": path.read_bytes() for name, path in release.model.items()},
+            "bundle/README.md": release.bundle["README.md"].read_bytes(),
+        }
+
+
+def mocked(answer: Callable[[httpx.Request], httpx.Response]) -> Callable[[], httpx.Client]:
+    return lambda: httpx.Client(transport=httpx.MockTransport(answer))
+
+
+def test_a_registry_that_is_down_is_one_line(tmp_path: Path) -> None:
+    target = open_target("oci://127.0.0.1:9/models/m")
+    with pytest.raises(StorageError, match=r"oci://127\.0\.0\.1:9/models/m: cannot read the tag"):
+        target.push(make_release(tmp_path, "a"), "current")
+
+
+def test_a_place_that_nobody_opens_is_one_line() -> None:
+    with pytest.raises(SpecError, match="begins with none of"):
+        open_target("ftp://host/place")
+
+
+def test_a_registry_that_wants_a_token_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCI_USERNAME", "me")
+    monkeypatch.setenv("OCI_PASSWORD", "secret")
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(f"{request.url.host} {request.headers.get('Authorization', '-')[:6]}")
+        if request.url.host == "auth.example.com":
+            assert dict(request.url.params) == {
+                "service": "registry",
+                "scope": "repository:models/m:pull,push",
+            }
+            return httpx.Response(200, json={"token": "word"})
+        if request.headers.get("Authorization") != "Bearer word":
+            challenge = 'Bearer realm="https://auth.example.com/token",service="registry"'
+            return httpx.Response(401, headers={"WWW-Authenticate": challenge})
+        return httpx.Response(404)
+
+    target = RegistryTarget("oci://registry.example.com/models/m", mocked(answer))
+    assert target.current("current") is None
+    assert asked == [
+        "registry.example.com -", "auth.example.com Basic ", "registry.example.com Bearer"
+    ]  # fmt: skip
+
+
+def test_a_push_without_permission_is_one_line(tmp_path: Path) -> None:
+    refuse = mocked(lambda request: httpx.Response(401))
+    target = RegistryTarget("oci://registry.example.com/models/m", refuse)
+    with pytest.raises(StorageError, match="set OCI_USERNAME and OCI_PASSWORD"):
+        target.push(Release("a" * 64, {}, {}), "current")
