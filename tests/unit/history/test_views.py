@@ -438,6 +438,39 @@ def test_utilization_is_the_share_of_card_time_in_each_stretch_of_work(history):
     assert values(frame, "utilization") == pytest.approx([0.75, 1.0])
 
 
+def test_tuning_has_paid_for_itself_when_the_cards_saved_make_up_for_those_held(history, rows):
+    hour = 3600.0
+    for lease, asset, partition, hours, cards in (
+        ("1", "quantized_model", "qwen@1|int_w8a8", 2, 1),
+        ("2", "benchmark_sweep", "qwen@1|int_w8a8@chat@h100", 1, 2),
+        ("3", "tuned_config", "qwen@1|int_w8a8@chat@h100", 4, 1),
+        ("4", "deployable_config", "qwen@1|chat", 1, 1),
+        # Of another SLO and of another model.
+        ("5", "tuned_config", "qwen@1|int_w8a8@batch@h100", 100, 1),
+        ("6", "tuned_config", "qwen@2|int_w8a8@chat@h100", 100, 1),
+    ):
+        more = {"asset": asset, "partition": partition, "cards": cards}
+        held(history, lease, 0.0, hours * hour, **more)
+    found = {
+        "slo": "chat", "status": "feasible", "chosen_recipe": "int_w8a8", "gain": 1.5,
+        "gain_low": 1.25, "gpus": 2, "certified_rate_rps": 8.0,
+    }  # fmt: skip
+    rows.add("deployments", **found, pools=[{"pool": "h100", "price_per_hour": 3.0}])
+    (row,) = ask(history, "SELECT * FROM tuning_costs").to_dict("records")
+    assert (row["own_card_hours"], row["shared_card_hours"], row["cost"]) == (7.0, 2.0, 27.0)
+    # The baseline would need 3 cards for what 2 serve.
+    assert (row["cards_saved"], row["payback_hours"], row["payback_hours_at_most"]) == (1, 9, 18)
+
+
+def test_tuning_without_a_price_or_a_proven_gain_says_so(history, rows):
+    held(history, "1", 0.0, 3600.0, asset="deployable_config", partition="qwen@1|chat")
+    found = {"slo": "chat", "status": "feasible", "gain": 1.1, "gain_low": 0.9, "gpus": 1}
+    rows.add("deployments", **found)
+    (row,) = ask(history, "SELECT * FROM tuning_costs").to_dict("records")
+    assert row["payback_hours"] == pytest.approx(10.0)
+    assert [str(row[name]) for name in ("cost", "payback_hours_at_most")] == ["nan", "nan"]
+
+
 def test_two_machines_with_a_pool_of_one_name_are_two_cards(history):
     held(history, "1", 0, 100, pool="local", slots=1, node="a", devices=["cpu"])
     held(history, "2", 0, 100, pool="local", slots=1, node="b", devices=["cpu"])
