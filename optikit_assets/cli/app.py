@@ -8,6 +8,7 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from optikit_assets import __version__
+from optikit_assets.cli.delivery_commands import delivery_app
 from optikit_assets.errors import OptikitError
 from optikit_assets.specs.plugins import DEFAULT_ENGINE
 
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="Model versions: add one, or list them.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+app.add_typer(delivery_app)
 
 _INTERRUPTED = 130
 INTERRUPTED_TEXT = "interrupted; finished trials are kept, the same command goes on from there"
@@ -27,7 +29,6 @@ INTERRUPTED_TEXT = "interrupted; finished trials are kept, the same command goes
 JsonOut = Annotated[
     Path | None, typer.Option("--json", metavar="OUT", help="Also write the result as JSON.")
 ]
-Channel = Annotated[str, typer.Option(metavar="NAME", help="Traffic that it is for.")]
 
 
 def main() -> None:
@@ -284,95 +285,6 @@ def status(
     from optikit_assets.cli.status import run_status
 
     run_status(model, plan)
-
-
-@app.command()
-def deploy(
-    model: Annotated[str, typer.Option(metavar="NAME[@VERSION]", help="No version: the latest.")],
-    slo: Annotated[str, typer.Option(help="SLO that it was certified under.")],
-    target_rps: Annotated[
-        float | None,
-        typer.Option(help="Traffic in requests/s; default: the certified rate of one replica."),
-    ] = None,
-    model_uri: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URI",
-            help="Where the target takes the weights from: s3://, gs://, az://, hf://, oci:// or "
-            "pvc://CLAIM/PATH; default: the claim models.",
-        ),
-    ] = None,
-    image: Annotated[
-        str | None, typer.Option(help="Image; default: the engine's, of the certified version.")
-    ] = None,
-    bench_image: Annotated[
-        str | None, typer.Option(help="Image with the optikit command, for the bench job.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Default: below OPTIKIT_HOME/deploy.")
-    ] = None,
-) -> None:
-    """Write how to run a certified configuration elsewhere, with replicas for a traffic.
-
-    Compose, Kubernetes, KServe and what else serves its engine, each with the certified flags.
-    """
-    from optikit_assets.cli.delivery import run_deploy
-
-    run_deploy(model, slo, target_rps, model_uri, image, bench_image, out)
-
-
-@app.command()
-def publish(
-    model: Annotated[str, typer.Option(metavar="NAME[@VERSION]", help="No version: the latest.")],
-    slo: Annotated[str, typer.Option(help="SLO that it was certified under.")],
-    to: Annotated[str, typer.Option(metavar="TARGET", help="Target (recipes/publish/).")],
-) -> None:
-    """Push the newest bundle with its weights to a bucket or a registry; its alias moves last."""
-    from optikit_assets.cli.delivery import run_publish
-
-    run_publish(model, slo, to)
-
-
-@app.command()
-def promote(
-    model: Annotated[str, typer.Option(metavar="NAME[@VERSION]", help="No version: the latest.")],
-    slo: Annotated[str, typer.Option(help="SLO that it was certified under.")],
-    channel: Channel = "production",
-    target_rps: Annotated[
-        float | None,
-        typer.Option(help="Traffic to compare costs at; default: the candidate's certified rate."),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Whatever the gates say.")] = False,
-    reason: Annotated[str | None, typer.Option(help="Why it is forced; kept.")] = None,
-) -> None:
-    """Let the newest bundle of a model take over, if every gate passes; the ledger keeps it."""
-    from optikit_assets.cli.promotion import run_promote
-
-    sys.exit(run_promote(model, slo, channel, target_rps, force, reason))
-
-
-@app.command()
-def rollback(
-    model: Annotated[str, typer.Option(metavar="NAME", help="Model, of whichever version.")],
-    slo: Annotated[str, typer.Option(help="SLO that it is deployed under.")],
-    channel: Channel = "production",
-    reason: Annotated[str | None, typer.Option(help="Why; kept.")] = None,
-) -> None:
-    """Go back to what was deployed before; once more, further back."""
-    from optikit_assets.cli.promotion import run_rollback
-
-    run_rollback(model, slo, channel, reason)
-
-
-@app.command()
-def deployed(
-    channel: Annotated[str | None, typer.Option(help="Only this one.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Show what is deployed now, since when and by whom."""
-    from optikit_assets.cli.promotion import run_deployed
-
-    run_deployed(channel, as_json)
 
 
 @app.command()

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from optikit_assets.delivery import deploy_files, serving_plan
+from optikit_assets.delivery import canary_file, deploy_files, serving_plan
 from optikit_assets.disk import storage_error
 from optikit_assets.engines import get_engine
 from optikit_assets.errors import OptikitError
-from optikit_assets.headless.bundles import newest_bundle, resolve_model
+from optikit_assets.headless.bundles import newest_bundle, published_uri, resolve_model
+from optikit_assets.headless.promotion import deployed_in
 from optikit_assets.headless.publication import publish
 from optikit_assets.schemas import ServingPlan
 from optikit_assets.settings import settings
@@ -21,9 +22,13 @@ def run_deploy(
     model_uri: str | None,
     image: str | None,
     bench_image: str | None,
+    canary: int | None,
+    channel: str,
     out: Path | None,
 ) -> None:
     """Write the files and say what they hold.
+
+    With `canary`, also one that sends so many percent of the traffic of a channel there.
 
     Raises
     ------
@@ -31,7 +36,8 @@ def run_deploy(
         If there is no bundle, its engine has no image, or a value cannot be used.
     """
     model_key = resolve_model(model)
-    _, deployment = newest_bundle(model_key, slo)
+    artifact, deployment = newest_bundle(model_key, slo)
+    model_uri = model_uri or published_uri(artifact.key)
     engine = get_engine(deployment.engine)
     plan = serving_plan(
         deployment,
@@ -46,8 +52,18 @@ def run_deploy(
             f"no image of {engine.title} is known, so there are no manifests; serve the bundle "
             f"with `{engine.commands[0]}`"
         )
+    files = deploy_files(deployment, engine, plan)
+    if canary is not None:
+        key, before = deployed_in(model_key, slo, channel)
+        other = get_engine(before.engine)
+        old = serving_plan(
+            before, other, target_rps=plan.capacity.target_rps, model_uri=published_uri(key)
+        )
+        if old is None:
+            raise OptikitError(f"no image of {other.title} is known, which {channel} is served by")
+        files |= canary_file(old, plan, canary)
     folder = out or settings().home / "deploy" / model_key / slo
-    write_files(folder, deploy_files(deployment, engine, plan))
+    write_files(folder, files)
     console = Console()
     for line in (*summary(plan), f"files: {folder}"):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

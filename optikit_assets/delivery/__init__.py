@@ -1,7 +1,15 @@
 """Runs a certified configuration elsewhere: plan, capacity, and the files of every format."""
 
 from optikit_assets.delivery.capacity import UTILIZATION, capacity
-from optikit_assets.delivery.files import FOLDER, README_FILE, deploy_files
+from optikit_assets.delivery.files import FOLDER, README_FILE, canary_file, deploy_files
 from optikit_assets.delivery.plan import serving_plan
 
-__all__ = ["FOLDER", "README_FILE", "UTILIZATION", "capacity", "deploy_files", "serving_plan"]
+__all__ = [
+    "FOLDER",
+    "README_FILE",
+    "UTILIZATION",
+    "canary_file",
+    "capacity",
+    "deploy_files",
+    "serving_plan",
+]

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from optikit_assets.delivery.compose import compose
-from optikit_assets.delivery.kserve import inference_service
+from optikit_assets.delivery.kserve import canary, inference_service
 from optikit_assets.delivery.kubernetes import bench, pod, scaler, server, settings
 from optikit_assets.delivery.readme import readme
 from optikit_assets.engines import Engine, Format
@@ -40,6 +40,15 @@ def deploy_files(
     if plan.slo_text is not None:
         files[f"{FOLDER}/{plan.slo}.yaml"] = plan.slo_text
     return files
+
+
+def canary_file(deployed: ServingPlan, new: ServingPlan, percent: int) -> dict[str, str]:
+    """Return the manifest that sends a share of the traffic to a new bundle."""
+    note = f"{percent} % of the traffic go to {new.served_name}, the rest stays where it is."
+    title = "KServe InferenceService with a canary"
+    documents = tuple(canary(deployed, new, percent))
+    form = Format(title, documents, new.why_not_certified, (note,))
+    return {f"{FOLDER}/kserve-canary.yaml": _text(new, form)}
 
 
 def _formats(plan: ServingPlan, engine: Engine) -> dict[str, Format]:

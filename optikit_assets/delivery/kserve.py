@@ -4,6 +4,7 @@ The server is a container of its own: KServe's runtimes pass arguments through a
 quotation marks off them.
 """
 
+from optikit_assets.delivery.capacity import capacity
 from optikit_assets.delivery.kubernetes import (
     Manifest,
     container,
@@ -29,8 +30,29 @@ def inference_service(plan: ServingPlan) -> list[Manifest]:
     ]
 
 
+def canary(deployed: ServingPlan, new: ServingPlan, percent: int) -> list[Manifest]:
+    """Return the service of what is deployed, with a share of the traffic for the new one.
+
+    A canary has as many replicas as its share takes, and is not scaled.
+    """
+    *files, service = inference_service(deployed)
+    described = dict(service["spec"]["predictor"])
+    share = capacity(
+        new.capacity.rate_rps, new.capacity.target_rps * percent / 100.0, new.capacity.in_flight
+    )
+    other = {k: v for k, v in predictor(new).items() if k not in ("minReplicas", "maxReplicas")}
+    other |= {"name": "new", "minReplicas": share.replicas}
+    service["spec"] = {
+        "predictor": {"name": "deployed", **described},
+        "canary": [{"predictor": other, "trafficPercent": percent}],
+    }
+    return [*files, settings(new), service]
+
+
 def predictor(plan: ServingPlan) -> Manifest:
     """Return what serves; KServe puts the weights where the engine's file says."""
+    served = container(plan, "kserve-container", weights=False)
+    served["env"] = [{"name": "STORAGE_URI", "value": plan.model_uri}, *served["env"]]
     return {
         "minReplicas": plan.capacity.min_replicas,
         "maxReplicas": plan.capacity.replicas,
@@ -38,7 +60,6 @@ def predictor(plan: ServingPlan) -> Manifest:
             "type": "RollingUpdate",
             "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
         },
-        "storageUris": [{"uri": plan.model_uri, "mountPath": plan.model_folder}],
-        "containers": [container(plan, "kserve-container", weights=False)],
+        "containers": [served],
         "volumes": shared_volumes(plan),
     }

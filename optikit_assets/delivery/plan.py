@@ -61,7 +61,8 @@ def serving_plan(
     )
     content = (deployment.checkpoint_digest or deployment.model_digest).removeprefix("sha256:")
     return ServingPlan(
-        name=label(f"{deployment.model}-{deployment.model_version}-{deployment.slo.name}"),
+        # Of no version: the next one takes over from this one.
+        name=label(f"{deployment.model}-{deployment.slo.name}"),
         served_name=deployment.model_key,
         slo=deployment.slo.name,
         accelerator=deployment.accelerator,

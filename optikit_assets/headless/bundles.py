@@ -3,13 +3,15 @@
 from optikit_assets import graph
 from optikit_assets.artifacts import Artifact, open_store
 from optikit_assets.artifacts.models import ModelRegistry
-from optikit_assets.defs.recorded import artifact_of, recorded
+from optikit_assets.defs.recorded import recorded
 from optikit_assets.errors import OptikitError
+from optikit_assets.freshness import artifact_of
 from optikit_assets.graph import Key, Node
 from optikit_assets.headless.materialize import open_instance
 from optikit_assets.schemas import DEPLOYMENT_FILE, Deployment
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog
+from resources.history import open_history
 
 
 def resolve_model(model: str) -> str:
@@ -51,3 +53,14 @@ def newest_bundle(model_key: str, slo: str) -> tuple[Artifact, Deployment]:
             f"{deployment.closest}"
         )
     return artifact, deployment
+
+
+def published_uri(bundle_key: str) -> str | None:
+    """Return what a server takes the weights of a bundle from, where it was published last."""
+    history = open_history(settings())
+    history.drain()
+    found = history.query(
+        "SELECT uri FROM publications WHERE bundle_key = $key ORDER BY published_at DESC LIMIT 1",
+        {"key": bundle_key},
+    )
+    return next(iter(found["uri"]), None)

@@ -14,6 +14,7 @@ from optikit_assets.errors import EvaluationError, OptikitError, SpecError, Stor
 from optikit_assets.headless.bundles import newest_bundle
 from optikit_assets.history import History
 from optikit_assets.promotion import Candidate, Decision, GateResult, Ledger, Slot, judge
+from optikit_assets.promotion.ledger import plain_rows
 from optikit_assets.publishing import Bundle, FolderPublisher
 from optikit_assets.schemas import DEPLOYMENT_FILE, Comparison, Deployment
 from optikit_assets.settings import settings
@@ -90,6 +91,23 @@ def roll_back(family: str, slo: str, channel: str, reason: str | None = None) ->
         return Outcome(decision, gates, _point(store, ledger.slot, decision))
 
 
+def deployed_in(model: str, slo: str, channel: str) -> tuple[str, Deployment]:
+    """Return the key and the record of the bundle that a channel has now.
+
+    Raises
+    ------
+    OptikitError
+        If it has none.
+    """
+    store, ledger = _opened(channel, model, slo)
+    open_history(settings()).drain()
+    current = ledger.current
+    if current is None:
+        raise OptikitError(f"{ledger.slot}: nothing is deployed; `optikit promote` comes first")
+    found = _bundle(store, current)
+    return found.key, found.deployment
+
+
 def deployed_now(channel: str | None) -> list[dict[str, Any]]:
     """Return what is current in every slot, or in those of one channel."""
     history = open_history(settings())
@@ -99,7 +117,7 @@ def deployed_now(channel: str | None) -> list[dict[str, Any]]:
         "FROM current_promotions WHERE $channel IS NULL OR channel = $channel",
         {"channel": channel},
     )
-    return found.astype(object).where(found.notna(), None).to_dict("records")
+    return plain_rows(found)
 
 
 def _opened(channel: str, model: str, slo: str) -> tuple[ArtifactStore, Ledger]:

@@ -12,13 +12,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from optikit_assets.artifacts import ArtifactStore
 from optikit_assets.errors import OptikitError
 from optikit_assets.history import History
 from optikit_assets.promotion.gates import Candidate, GateResult
 from optikit_assets.specs import digest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 What = Literal["promoted", "forced", "rolled_back", "refused"]
 _TURN_S = 600.0
@@ -87,8 +90,7 @@ class Ledger:
             "AND decision <> 'refused' ORDER BY number",
             asdict(self.slot),
         )
-        rows = found.astype(object).where(found.notna(), None).to_dict("records")
-        return [Decision(**row) for row in rows]
+        return [Decision(**row) for row in plain_rows(found)]
 
     @property
     def current(self) -> Decision | None:
@@ -203,3 +205,11 @@ class Ledger:
             asdict(self.slot),
         )
         return int(found["number"][0])
+
+
+def plain_rows(found: "pd.DataFrame") -> list[dict[str, Any]]:
+    """Return the rows of an answer, with None for what is null."""
+    return [
+        {str(name): value if value == value else None for name, value in row.items()}
+        for row in found.to_dict("records")
+    ]

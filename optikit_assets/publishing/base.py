@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from optikit_assets.specs import plugins
 
@@ -58,20 +58,25 @@ class Publisher(Protocol):
         ...
 
 
+MakeT = TypeVar("MakeT", bound=Callable[[Path], Publisher])
+
 _PUBLISHERS: plugins.Registry[Callable[[Path], Publisher]] = plugins.Registry(
     "publisher", plugins.PUBLISHERS, "OPTIKIT_PUBLISHER names it"
 )
 
 
-def register_publisher(
-    name: str,
-) -> Callable[[Callable[[Path], Publisher]], Callable[[Path], Publisher]]:
+def register_publisher(name: str) -> Callable[[MakeT], MakeT]:
     """Register a publisher under the name that ``OPTIKIT_PUBLISHER`` has for it.
 
     What is registered takes ``OPTIKIT_HOME``. Other packages register theirs as entry points in the
     group ``optikit.publishers``.
     """
-    return _PUBLISHERS.register(name)
+
+    def add(make: MakeT) -> MakeT:
+        _PUBLISHERS.register(name)(make)
+        return make
+
+    return add
 
 
 def get_publisher(name: str, home: Path) -> Publisher:

