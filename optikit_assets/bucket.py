@@ -38,6 +38,9 @@ class Listed:
     tag: str = ""
 
 
+_VARIABLES = {"s3": ("AWS_*",), "gs": ("GOOGLE_*",), "az": ("AZURE_*",)}
+
+
 class Bucket:
     """A prefix of a bucket.
 
@@ -49,12 +52,18 @@ class Bucket:
         obstore's own; by default what the URL and the environment say.
     patience_s
         How long one operation is tried again while the other side does not answer.
+
+    Attributes
+    ----------
+    variables
+        What is read of the environment: all that is the cloud's.
     """
 
     def __init__(
         self, url: str, store: "Obstore | None" = None, patience_s: float = _RETRY_S
     ) -> None:
         self.url = url.rstrip("/")
+        self.variables = _VARIABLES.get(self.url.partition("://")[0], ())
         self._store = store or _connected(self.url, patience_s)
 
     def read(self, name: str) -> tuple[bytes, str] | None:

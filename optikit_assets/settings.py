@@ -52,6 +52,12 @@ class Settings(BaseSettings):
         pattern=r"^[^\s:/]+:\d{1,5}$",
         description="HOST:PORT of the head of the Ray cluster, for the executor `ray`.",
     )
+    ray_scale_up_s: float = Field(
+        default=0,
+        ge=0,
+        description="Longest wait for a node of a pool that has none, where an autoscaler adds "
+        "nodes; 0: there is none, and such a pool is refused at once.",
+    )
 
     dagster_url: str | None = Field(
         default=None,

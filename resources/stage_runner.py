@@ -11,6 +11,8 @@ from optikit_assets.engines import Hardware
 from optikit_assets.errors import AcceleratorError
 from optikit_assets.execution import Executor, Lease, OnRecord, Origin, Pools, ignore
 from optikit_assets.graph import pool_name
+from optikit_assets.settings import settings
+from optikit_assets.specs import LOCAL
 from optikit_assets.workers.messages import Message, Record
 
 ResultT = TypeVar("ResultT", bound=Message)
@@ -98,6 +100,14 @@ class StageRunnerResource(dg.ConfigurableResource):
         """Return what runs workers on one pool, by the part of a key that stands for it."""
         return PoolRunner(pool_name(pool), self.pools, self.listener)
 
+    def here(self) -> PoolRunner:
+        """Return what runs workers on this machine, for what has to be asked from here."""
+        return PoolRunner(LOCAL, Pools.here(settings()), self.listener)
+
     def hardware(self, pool: str | None) -> Hardware:
         """Return that of a pool's nodes."""
         return self.on(pool).hardware
+
+    def environment(self, pool: str | None, name: str) -> str:
+        """Return the digest of a stage environment of a pool's nodes."""
+        return self.pools.environment(pool_name(pool), name)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.cluster_kills import NODES
+from optikit_assets.environments.layout import environment_path
 from optikit_assets.execution.ray.loopback import LoopbackCluster, LoopbackNode
 from tests.unit.execution.devices import install_environment
 
@@ -44,6 +45,8 @@ def three_nodes(home: Path) -> LoopbackCluster:
     """
     install_environment(home, worker="tests.contract.executor_worker")
     install_environment(home / "slots", worker="benchmarks.cluster_worker")
+    packages = environment_path(home / "slots", "compress") / "lib" / "python3" / "site-packages"
+    (packages / "only_there-1.0.dist-info").mkdir(parents=True)
     (home / "bin").mkdir()
     (home / "bin" / "nvidia-smi").write_text(_NVIDIA_SMI)
     (home / "bin" / "nvidia-smi").chmod(0o755)

@@ -116,7 +116,12 @@ class Campaign:
         registry = ModelRegistry(self.folder / "home", REPOSITORY, catalog)
         with dg.DagsterInstance.ephemeral() as instance:
             for job in self.submissions():
-                sources = SourceVersions(catalog, registry, lambda pool: node_of(pool or "", 8))
+                sources = SourceVersions(
+                    catalog,
+                    registry,
+                    lambda pool: node_of(pool or "", 8),
+                    lambda pool, name: f"{name} of {pool}",
+                )
                 nodes = job.nodes()
                 versions = Versions(
                     partial(recorded_of, instance),

@@ -208,6 +208,10 @@ class SimulatedExecutor:
         """Return that of every node."""
         return self._hardware
 
+    def environment(self, name: str) -> str:
+        """Return what stands for what is installed."""
+        return name
+
     def nodes(self) -> Sequence[NodeStatus]:
         """Return that there are some."""
         return [NodeStatus("simulated", f"{self._nodes} nodes")]

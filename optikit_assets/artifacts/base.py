@@ -30,7 +30,15 @@ class ArtifactStore(ABC):
     """Artifacts by their keys; safe from many processes at once, wherever they run.
 
     `tests/contract/artifact_store.py` says what the rest relies on.
+
+    Attributes
+    ----------
+    variables
+        Environment variables that it reads: names, or prefixes that end in ``*``. They reach every
+        worker that uses this store, secrets among them, and no server.
     """
+
+    variables: tuple[str, ...] = ()
 
     @property
     @abstractmethod

@@ -104,6 +104,7 @@ class ObjectStore(ArtifactStore):
     def __init__(self, bucket: Bucket, cache: ArtifactCache) -> None:
         self.bucket = bucket
         self.cache = cache
+        self.variables = bucket.variables
         self._read_in_place: dict[str, Reference] = {}
         self._is_exclusive = False
 

@@ -1,6 +1,5 @@
 """Commands that look and do not run anything: sql, status, doctor, models."""
 
-import contextlib
 import json
 import shutil
 import sys
@@ -19,6 +18,7 @@ from optikit_assets.errors import (
     MachineError,
     SpecError,
     StorageError,
+    one_line,
 )
 from optikit_assets.settings import settings
 from optikit_assets.specs import LOCAL, Catalog
@@ -39,8 +39,10 @@ def run_sql(query: str, output_format: str) -> None:
     history = open_history(settings())
     if history.is_behind:
         # What a killed run left in the spool belongs to the answer, but is not worth an error.
-        with contextlib.suppress(HistoryError, StorageError):
+        try:
             history.drain(timeout_s=5)
+        except (HistoryError, StorageError) as error:
+            print(f"warning: rows may be late: {one_line(error)}", file=sys.stderr)
     frame = history.query(query)
     if output_format == "csv":
         frame.to_csv(sys.stdout, index=False)

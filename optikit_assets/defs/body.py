@@ -88,7 +88,9 @@ class Partition:
     def versions(self) -> Versions:
         """Versions of sources and of what is materialized."""
         registry = self.models.registry(self.catalog)
-        sources = SourceVersions(self.catalog, registry, self.runners.hardware)
+        sources = SourceVersions(
+            self.catalog, registry, self.runners.hardware, self.runners.environment
+        )
         told = self.context.run.tags.get(POOL_TAG)
         named = {"": told.split(",")} if told else {}
         return Versions(
@@ -162,6 +164,10 @@ class Partition:
     def engine(self) -> Engine:
         """The engine that serves the model."""
         return get_engine(self.model_spec.engine.name)
+
+    def environment(self, name: str) -> str:
+        """Return the digest of a stage environment where the workers run."""
+        return self.versions.sources.environment(name, self.node.key.pool)
 
     @property
     def base(self) -> FetchedModel:
@@ -275,14 +281,17 @@ class Partition:
         metadata: Mapping[str, Any],
         artifact: Artifact | None = None,
         checks: list[dg.AssetCheckResult] | None = None,
+        pool: str | None = None,
     ) -> dg.MaterializeResult:
         """Return the materialization: its version is the content key, its tags outcome and cache.
 
+        `pool` is where a decision was certified; for all else it is that of the partition.
         A failed outcome has a version of its own, so that what was built on it is rebuilt once the
         stage succeeds.
         """
         version = outcome_version(self.key, status)
-        self._remember_materialization(version, cached)
+        pool = pool or self.node.key.pool
+        self._remember_materialization(version, cached, pool)
         self.history.drain()
         shown = {
             **metadata,
@@ -297,12 +306,12 @@ class Partition:
             tags={
                 STATUS_TAG: status,
                 CACHE_TAG: "hit" if cached else "miss",
-                **({} if self.node.key.pool is None else {POOL_TAG: self.node.key.pool}),
+                **({} if pool is None else {POOL_TAG: pool}),
             },
             check_results=checks or [],
         )
 
-    def _remember_materialization(self, version: str, cached: bool) -> None:
+    def _remember_materialization(self, version: str, cached: bool, pool: str | None) -> None:
         self.history.append(
             "materializations",
             [
@@ -313,7 +322,7 @@ class Partition:
                     "model": self.model_key,
                     "recipe": self.recipe or None,
                     "slo": self.slo or None,
-                    "pool": self.node.key.pool,
+                    "pool": pool,
                     "cached": cached,
                     "run_id": self.context.run.run_id,
                     "materialized_at": datetime.now(UTC),

@@ -177,7 +177,8 @@ def spec_changes(
     kept: dict[str, str] = json.loads(context.cursor or "{}")
     problems = digest([str(error) for error in catalog.problems])
     checks = list(evaluations(catalog)) if problems != kept.get("problems") else []
-    sources = SourceVersions(catalog, models.registry(catalog), runner.hardware)
+    registry = models.registry(catalog)
+    sources = SourceVersions(catalog, registry, runner.hardware, runner.environment)
     existing = {version.key for version in sources.registry.versions()}
     keys = context.instance.get_dynamic_partitions(partitions.MODEL_DIMENSION)
     present = [key for key in keys if key in existing]

@@ -3,6 +3,7 @@
 Their data versions are digests of *parsed* content, so an edit of a comment changes nothing.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -12,14 +13,16 @@ from optikit_assets.defs import partitions
 from optikit_assets.defs.recorded import DATA_VERSION_TAG, observed
 from optikit_assets.errors import AcceleratorError, SpecError, UnknownNameError
 from optikit_assets.freshness import SourceVersions
-from optikit_assets.graph import Node
+from optikit_assets.graph import GRAPH, Node, pool_part
+from optikit_assets.graph.keys import parts_of
 from resources import ModelRegistryResource, StageRunnerResource
 
 
 def source_versions(models: ModelRegistryResource, runner: StageRunnerResource) -> SourceVersions:
     """Return the versions of sources as they are now."""
     catalog = models.catalog()
-    return SourceVersions(catalog, models.registry(catalog), runner.hardware)
+    registry = models.registry(catalog)
+    return SourceVersions(catalog, registry, runner.hardware, runner.environment)
 
 
 def _source(asset: str) -> Any:
@@ -52,7 +55,7 @@ def _present(
     models = list(model_keys)
     for node in partitions.all_nodes(asset, models):
         try:
-            version = sources.version(node)
+            version = _version_where_asked(sources, node)
         except (SpecError, UnknownNameError):
             continue
         except AcceleratorError:
@@ -62,6 +65,21 @@ def _present(
         else:
             for key in partitions.keys_of(node, models):
                 yield key, version
+
+
+def _version_where_asked(sources: SourceVersions, node: Node) -> str:
+    """Return a source's version as its pool has it, or the first that can be asked if it has none.
+
+    Where nodes of several kinds are in one cluster, none of them is the machine itself.
+    """
+    declaration = GRAPH[node.asset]
+    if not declaration.by_hardware or "pool" in parts_of(declaration.dimensions):
+        return sources.version(node)
+    *others, last = (node.on(pool_part(name)) for name in partitions.POOLS)
+    for seen in others:
+        with contextlib.suppress(AcceleratorError):
+            return sources.version(seen)
+    return sources.version(last)
 
 
 def changed_observations(

@@ -28,8 +28,6 @@ _CREDENTIALS = (
     "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY", "OPTIKIT_ENDPOINT_CREDENTIALS",
     "OPTIKIT_JUDGE_API_KEY", "OPTIKIT_JUDGE_CREDENTIALS",
 )  # fmt: skip
-# By the scheme of the store's URL: other clouds are none of a worker's business.
-_STORE_CREDENTIALS = {"s3": "AWS_*", "gs": "GOOGLE_*", "az": "AZURE_*"}
 _EFFECTIVE = (
     "ATEN_*", "BLIS_*", "CUBLAS_*", "CUDA_*", "CUDNN_*", "DNNL_*", "FLASHINFER_*",
     "GLIBC_TUNABLES", "GLOO_*", "GOMP_*", "KMP_*", "LD_LIBRARY_PATH", "LD_PRELOAD", "MALLOC_*",
@@ -84,7 +82,7 @@ def effective_variables(environ: Mapping[str, str], engine: EngineVariables) -> 
 
 
 def worker_variables(
-    environ: Mapping[str, str], engine: EngineVariables, store: str = ""
+    environ: Mapping[str, str], engine: EngineVariables, store: Iterable[str] = ()
 ) -> dict[str, str]:
     """Return what reaches a worker: plumbing, credentials and the effective variables.
 
@@ -95,10 +93,10 @@ def worker_variables(
     engine
         Variables of the engines.
     store
-        URL of the artifact store that it uses.
+        What the artifact store that it uses asks for (`ArtifactStore.variables`): other clouds are
+        none of its business.
     """
-    scheme = store.partition("://")[0]
-    credentials = (*_CREDENTIALS, *filter(None, [_STORE_CREDENTIALS.get(scheme)]))
+    credentials = (*_CREDENTIALS, *store)
     return {
         **_plumbing(environ),
         **{name: value for name, value in environ.items() if _named(name, credentials)},

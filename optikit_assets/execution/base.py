@@ -106,6 +106,13 @@ class Executor(Protocol):
         """Return the hardware of the nodes that execute, which is not that of the caller."""
         ...
 
+    def environment(self, name: str) -> str:
+        """Return the digest of what is installed in a stage environment of the nodes.
+
+        `optikit_assets.workers.inputs.environment_digest` makes it there: a worker compares.
+        """
+        ...
+
     def nodes(self) -> Sequence[NodeStatus]:
         """Look at every node there is, those that cannot be used included.
 

@@ -71,6 +71,10 @@ class RecordedExecutor:
         """Return that of the nodes that execute."""
         return self._inner.hardware()
 
+    def environment(self, name: str) -> str:
+        """Return the digest of what is installed there."""
+        return self._inner.environment(name)
+
     def nodes(self) -> Sequence[NodeStatus]:
         """Look at every node there is."""
         return self._inner.nodes()

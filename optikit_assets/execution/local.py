@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from optikit_assets.engines import Hardware, detect
+from optikit_assets.environments.layout import environment_path
 from optikit_assets.errors import AcceleratorError, StageTimeoutError, WorkerKilledError
 from optikit_assets.execution.base import (
     NOBODY,
@@ -27,6 +28,7 @@ from optikit_assets.execution.worker_process import WorkerProcess
 from optikit_assets.processes import log_tail
 from optikit_assets.settings import Settings
 from optikit_assets.specs import PoolSpec
+from optikit_assets.workers.inputs import environment_digest
 from optikit_assets.workers.messages import Message
 
 _POLL_S = 0.1
@@ -74,6 +76,10 @@ class LocalExecutor:
         if self._hardware is None:
             self._hardware = self._detect()
         return self._hardware
+
+    def environment(self, name: str) -> str:
+        """Return the digest of what is installed now."""
+        return environment_digest(environment_path(self._environments_home, name))
 
     def nodes(self) -> Sequence[NodeStatus]:
         """Return what this machine has."""

@@ -7,6 +7,7 @@ from optikit_assets.engines import Hardware
 from optikit_assets.errors import AcceleratorError
 from optikit_assets.execution.base import Executor, get_executor
 from optikit_assets.execution.ledger import Keep, RecordedExecutor
+from optikit_assets.execution.local import LocalExecutor
 from optikit_assets.settings import Settings
 from optikit_assets.specs import Catalog, PoolSpec
 
@@ -45,6 +46,14 @@ class Pools:
         """Return the pools of a catalog on the executor that the settings name."""
         return cls(catalog.pool, lambda pool: get_executor(settings, pool), keep)
 
+    @classmethod
+    def here(cls, settings: Settings) -> "Pools":
+        """Return this machine alone, whatever executor is chosen; its leases are not recorded."""
+        return cls(
+            lambda name: PoolSpec(name=name),
+            lambda pool: LocalExecutor(settings.home, settings.envs_home),
+        )
+
     def executor(self, name: str) -> Executor:
         """Return what runs the workers of a pool.
 
@@ -61,6 +70,10 @@ class Pools:
                 made = RecordedExecutor(made, name, self._keep)
             self._executors[name] = made
         return self._executors[name]
+
+    def environment(self, name: str, stage_environment: str) -> str:
+        """Return the digest of what is installed in a stage environment of a pool's nodes."""
+        return self.executor(name).environment(stage_environment)
 
     def hardware(self, name: str) -> Hardware:
         """Return that of a pool's nodes, which is what the pool declares; asked once.

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 
 from optikit_assets.engines import Hardware
+from optikit_assets.environments.layout import environment_path
 from optikit_assets.errors import OptikitError, StageError, WorkerKilledError
 from optikit_assets.execution.base import (
     NOBODY,
@@ -22,7 +23,9 @@ from optikit_assets.execution.base import (
 from optikit_assets.execution.conversation import Conversation
 from optikit_assets.execution.leases import MachineLeases
 from optikit_assets.faults import machine_fault
+from optikit_assets.settings import settings
 from optikit_assets.workers.channel import RECORD, Emit
+from optikit_assets.workers.inputs import environment_digest
 from optikit_assets.workers.messages import Message, Record
 
 Work = Callable[[str, Message, Lease, Emit], Message]
@@ -58,6 +61,10 @@ class InProcessExecutor:
     def hardware(self) -> Hardware:
         """Return what the machine is said to have."""
         return self._hardware
+
+    def environment(self, name: str) -> str:
+        """Return the digest of what this machine has."""
+        return environment_digest(environment_path(settings().envs_home, name))
 
     def nodes(self) -> Sequence[NodeStatus]:
         """Return what the machine is said to have."""

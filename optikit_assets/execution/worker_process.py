@@ -27,6 +27,7 @@ from dagster_pipes import (
     encode_param,
 )
 
+from optikit_assets.artifacts import open_store
 from optikit_assets.engines import engine_variables
 from optikit_assets.environments.status import python_of
 from optikit_assets.environments.variables import worker_variables
@@ -99,7 +100,8 @@ class WorkerProcess:
     ) -> None:
         self._python = python_of(environments_home, ENVIRONMENT_OF[worker])
         self._worker, self._request, self._env, self._home = worker, request, env, home
-        self._store = str(request.get("store", ""))
+        store = str(request.get("store") or "")
+        self._variables = open_store(store, home).variables if store else ()
         stamp = time.strftime("%Y%m%d-%H%M%S")
         name = f"{stamp}-{worker}-{uuid.uuid4().hex[:6]}.log"
         self.log_file = home / "logs" / "workers" / name
@@ -123,7 +125,7 @@ class WorkerProcess:
                     [str(self._python), "-m", f"optikit_assets.workers.{self._worker}"],
                     log_file=self.log_file,
                     env={
-                        **worker_variables(os.environ, engine_variables(), self._store),
+                        **worker_variables(os.environ, engine_variables(), self._variables),
                         **self._env,
                         **_pipes(folder, self._request),
                         "PYTHONPATH": WORKER_PATH,

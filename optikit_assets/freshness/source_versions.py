@@ -14,8 +14,6 @@ from optikit_assets.artifacts.file_digests import FileDigests
 from optikit_assets.artifacts.models import FetchedModel, ModelRegistry
 from optikit_assets.artifacts.references import LocalKind, Reference
 from optikit_assets.engines import Hardware, engine_variables, get_engine
-from optikit_assets.environments.installed import installed
-from optikit_assets.environments.layout import environment_path
 from optikit_assets.environments.variables import effective_variables
 from optikit_assets.graph import (
     BASE_MODEL,
@@ -51,16 +49,19 @@ class SourceVersions:
     ----------
     hardware
         Returns that of a pool's nodes, by the part of a key that stands for the pool.
+    installed
+        Returns the digest of what is installed in a stage environment there, by its name.
     """
 
     catalog: Catalog
     registry: ModelRegistry
     hardware: Callable[[str | None], Hardware]
+    installed: Callable[[str | None, str], str]
     _versions: dict[Node, str] = field(default_factory=dict)
     _references: dict[tuple[str, str], Reference] = field(default_factory=dict)
     _models: dict[str, FetchedModel] = field(default_factory=dict)
     _rows: dict[str, str] = field(default_factory=dict)
-    _environments: dict[str, str] = field(default_factory=dict)
+    _environments: dict[tuple[str | None, str], str] = field(default_factory=dict)
 
     def version(self, node: Node) -> str:
         """Return the version of one partition of a source or of ``base_model``.
@@ -115,12 +116,11 @@ class SourceVersions:
             return self._refer(f"judge of {suite}", spec.judge_model, "tree")
         return None
 
-    def environment(self, name: str) -> str:
-        """Return the digest of what is installed in a stage environment."""
-        if name not in self._environments:
-            folder = environment_path(settings().envs_home, name)
-            self._environments[name] = digest(installed(folder))
-        return self._environments[name]
+    def environment(self, name: str, pool: str | None) -> str:
+        """Return the digest of what is installed in a stage environment of a pool's nodes."""
+        if (pool, name) not in self._environments:
+            self._environments[pool, name] = self.installed(pool, name)
+        return self._environments[pool, name]
 
     def _refer(self, what: str, path: Path | str, kind: LocalKind) -> Reference:
         where = str(Path(path).absolute())
@@ -189,10 +189,11 @@ class SourceVersions:
     def _compress_runtime(self, key: Key) -> str:
         # Neither the card nor its driver: a checkpoint is worth the same wherever it was made.
         variables = engine_variables().without(self._variables)
-        return digest([self.environment("compress"), self.hardware(key.pool).kind, variables])
+        environment = self.environment("compress", key.pool)
+        return digest([environment, self.hardware(key.pool).kind, variables])
 
     def _serving_runtime(self, key: Key) -> str:
-        environment = self.environment("serve")
+        environment = self.environment("serve", key.pool)
         return digest([environment, self.hardware(key.pool).measured(), self._variables])
 
     def _pool(self, key: Key) -> str:

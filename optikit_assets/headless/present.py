@@ -33,7 +33,12 @@ def versions_now(
 ) -> Versions:
     """Return the versions of this moment; `asked` and `named` as `Versions` has them."""
     registry = ModelRegistry(settings().home, settings().root, catalog)
-    sources = SourceVersions(catalog, registry, lambda pool: pools.hardware(pool_name(pool)))
+    sources = SourceVersions(
+        catalog,
+        registry,
+        lambda pool: pools.hardware(pool_name(pool)),
+        lambda pool, name: pools.environment(pool_name(pool), name),
+    )
     return Versions(
         partial(recorded_of, instance), sources, _has_artifact, frozenset(asked), named or {}
     )

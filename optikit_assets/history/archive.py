@@ -68,7 +68,10 @@ class History:
         self._appended = Markers(self.root / "private" / "appended")
 
         known = self.root / "private" / "exchanged.txt"
-        self._exchange = None if log is None else Exchange(log, self._spool, known, clock_ns)
+        unsent = Spool(self.root / "private" / "unsent", clock_ns)
+        self._exchange = (
+            None if log is None else Exchange(log, self._spool, unsent, known, clock_ns)
+        )
 
     @property
     def published_path(self) -> Path:
@@ -77,7 +80,9 @@ class History:
 
     @property
     def is_behind(self) -> bool:
-        """Whether a drain would change what readers see."""
+        """Whether a drain may change what readers see; of other machines only a drain knows."""
+        if self._exchange is not None:
+            return True
         copied = is_current(self._database, self.published_path)
         return bool(self.waiting_files) or (self._database.exists() and not copied)
 
@@ -138,7 +143,8 @@ class History:
             If the turn did not come in time or the database is held by a foreign program; the
             rows stay in the spool for the next drain.
         StorageError
-            If the disk is full, or what machines share cannot be reached; rows wait in the spool.
+            If the disk is full: rows wait in the spool. If what machines share cannot be reached:
+            the rows of this one are loaded all the same, and sent with a later drain.
         """
         deadline = time.monotonic() + timeout_s
         with self._drain_lock(deadline, timeout_s):
@@ -149,8 +155,7 @@ class History:
                 self._appended.clear()
                 if self._exchange:
                     self._exchange.forget()
-            if self._exchange:
-                self._exchange.run()
+            away = self._meet_the_others()
             listed = self._spool.files()
             files = [file for file in listed if file.version <= latest_version()]
             with self._open(deadline) as connection:
@@ -162,6 +167,8 @@ class History:
             published = changed or not is_current(self._database, self.published_path)
             if published:
                 publish(self._database, self.published_path)
+        if away is not None:
+            raise away
         return DrainResult(
             files=len(files) - len(rejected),
             rows=rows,
@@ -178,6 +185,17 @@ class History:
     ) -> "pd.DataFrame":
         """Ask the published copy; see `optikit_assets.history.reader.query`."""
         return reader.query(self.published_path, sql, params, timeout_s)
+
+    def _meet_the_others(self) -> StorageError | None:
+        """Exchange rows with other machines; return why that cannot be done now."""
+        if self._exchange is None:
+            return None
+        try:
+            self._exchange.run()
+        except StorageError as error:
+            self._exchange.keep_unsent()
+            return error
+        return None
 
     @contextmanager
     def _drain_lock(self, deadline: float, timeout_s: float) -> Iterator[None]:

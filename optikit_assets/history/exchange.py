@@ -45,6 +45,8 @@ class Exchange:
         What all machines share.
     spool
         Where this machine's appends wait to be loaded, and those of others are put.
+    unsent
+        Where appends wait that were loaded here while the log could not be reached.
     known_file
         Names that this machine has added or taken, a line each; without it all are taken again.
     clock_ns
@@ -55,17 +57,22 @@ class Exchange:
         self,
         log: SharedLog,
         spool: Spool,
+        unsent: Spool,
         known_file: Path,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._log = log
         self._spool = spool
+        self._unsent = unsent
         self._known_file = known_file
         self._clock_ns = clock_ns
 
     def forget(self) -> None:
         """Take everything again: the database is gone."""
         self._known_file.unlink(missing_ok=True)
+        for file in self._unsent.files():
+            self._spool.folder.mkdir(parents=True, exist_ok=True)
+            file.path.replace(self._spool.folder / file.name)
 
     def run(self) -> int:
         """Add what waits here, and put what others added into the spool; return how many of those.
@@ -79,13 +86,36 @@ class Exchange:
         self._add(known)
         return self._take(known)
 
+    def keep_unsent(self) -> None:
+        """Have what waits here added by a later run, though it is loaded before.
+
+        Raises
+        ------
+        StorageError
+            If the disk refuses.
+        """
+        known = self._known()
+        kept = {file.name for file in self._unsent.files()}
+        left = [file for file in self._spool.files() if file.name not in known.keys() | kept]
+        folder = self._unsent.folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in left:
+                os.link(file.path, folder / file.name)
+            sync_folder(folder)
+        except OSError as error:
+            raise StorageError(f"cannot write to {folder}: {error.strerror}") from error
+
     def _add(self, known: dict[str, int]) -> None:
-        for file in self._spool.files():
-            if file.name not in known:
+        waiting = {file.name: file for file in (*self._unsent.files(), *self._spool.files())}
+        for name, file in sorted(waiting.items()):
+            if name not in known:
                 now = self._clock_ns()
                 # Sorted by when it came, not by when it was appended: a machine may be away long.
-                self._log.add(f"{now:020d}.{file.name}", file.path)
-                self._note(known, file.name, now)
+                self._log.add(f"{now:020d}.{name}", file.path)
+                self._note(known, name, now)
+        for file in self._unsent.files():
+            file.path.unlink(missing_ok=True)
 
     def _take(self, known: dict[str, int]) -> int:
         # A clock that ran ahead says nothing about what others add now.

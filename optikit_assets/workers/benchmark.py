@@ -8,6 +8,7 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
+import secrets
 import shutil
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ from optikit_assets.benchmarker import (
 )
 from optikit_assets.engines import Engine, EngineServer, Flags, ModelFacts, get_engine
 from optikit_assets.environments.variables import effective_variables
-from optikit_assets.errors import EndpointError, MachineError, ServerStartError
+from optikit_assets.errors import EndpointError, MachineError, OptikitError, ServerStartError
 from optikit_assets.schemas import BENCHMARK_FILE, CompletedBenchmark, ProbeResult
 from optikit_assets.workers.channel import Emit, worker_main
 from optikit_assets.workers.inputs import check_inputs, home, local, store_of
@@ -34,7 +35,8 @@ from optikit_assets.workers.messages import (
 )
 
 BENCHMARK = "benchmark"
-"""Artifact kind."""
+LEFT_REQUESTS = "left_requests"
+"""Artifact kinds: of a benchmark, and of the timelines of one that broke off."""
 
 REQUESTS_FILE = "requests.jsonl.gz"
 LOG_FILE = "server.log"
@@ -42,21 +44,6 @@ LOG_FILE = "server.log"
 # What a measurement depends on, beside the engine's own distribution.
 _LIBRARIES = ("torch", "transformers", "compressed-tensors")
 _CURVES = ("arrivals_s", "completions_s")
-
-
-def unfinished_requests(home: Path, artifact_key: str) -> Path:
-    """Return where the timelines of requests lie until the artifact is finished.
-
-    They stay there, beside the server's log, if the benchmark breaks off.
-
-    Parameters
-    ----------
-    home
-        OPTIKIT_HOME of the node.
-    artifact_key
-        What they become part of.
-    """
-    return home / "logs" / "servers" / f"{artifact_key[:16]}.{REQUESTS_FILE}"
 
 
 def handle(
@@ -82,8 +69,9 @@ def handle(
     ServerStartError
         If the server does not come up.
     EndpointError
-        If it dies or cannot be used. The server's log and the timelines of requests stay in
-        ``logs/servers`` below OPTIKIT_HOME; finished probes went to `emit`.
+        If it dies or cannot be used. The server's log stays in ``logs/servers`` below OPTIKIT_HOME;
+        the timelines of requests are in the store under the request's ``left_key``, and finished
+        probes went to `emit`.
     MachineError
         If what the server's log says of its end is no fault of the configuration.
     """
@@ -103,11 +91,9 @@ def _make(request: BenchmarkRequest, emit: Emit, store: ArtifactStore, python: P
     with store.create(request.artifact_key, BENCHMARK) as draft:
         config = draft.file(engine.config_file)
         config.write_text(text, encoding="utf-8")
-        requests_file = unfinished_requests(home(), request.artifact_key)
-        log_file = requests_file.with_name(f"{request.artifact_key[:16]}.log")
-        # What an earlier attempt left is not ours.
-        log_file.unlink(missing_ok=True)
-        requests_file.unlink(missing_ok=True)
+        # An earlier attempt, or one that is ending elsewhere on this node, has another one.
+        attempt = f"{request.artifact_key[:16]}-{secrets.token_hex(3)}"
+        log_file = home() / "logs" / "servers" / f"{attempt}.log"
         server = EngineServer(
             engine,
             # The very file that is kept, so that what is deployed is what was measured.
@@ -117,12 +103,14 @@ def _make(request: BenchmarkRequest, emit: Emit, store: ArtifactStore, python: P
             cache_dir=home() / "cache" / "serving",
             timeout_s=request.engine.start_timeout_s,
         )
-        benchmark = _serve_and_measure(request, server, flags, draft, emit)
+        try:
+            benchmark = _serve_and_measure(request, server, flags, draft, emit)
+        except BaseException:
+            _leave_requests(request, store, draft.file(REQUESTS_FILE))
+            raise
         check_inputs(request)
         graphs = engine.graphs(log_file.read_text(encoding="utf-8", errors="replace"))
         shutil.move(log_file, draft.file(LOG_FILE))
-        if requests_file.exists():
-            shutil.move(requests_file, draft.file(REQUESTS_FILE))
         BENCHMARK_FILE.write(draft, benchmark)
         draft.manifest.update(
             measured_on(request, engine),
@@ -177,7 +165,7 @@ def _serve_and_measure(
 def _measure(
     request: BenchmarkRequest, server: EngineServer, gpus: int, draft: ArtifactDraft, emit: Emit
 ) -> CompletedBenchmark:
-    requests_file = unfinished_requests(home(), request.artifact_key)
+    requests_file = draft.file(REQUESTS_FILE)
     model = str(local(request, request.model))
     name = server.engine.request_name(model, request.served_model_name)
     if request.mode == "search":
@@ -244,6 +232,18 @@ def confirmation(
         gpus=gpus,
         probes=tuple(probes),
     )
+
+
+def _leave_requests(request: BenchmarkRequest, store: ArtifactStore, requests_file: Path) -> None:
+    """Keep the timelines of a benchmark that broke off, for whoever asked for it."""
+    if not (request.left_key and requests_file.exists()):
+        return
+    try:
+        with store.create(request.left_key, LEFT_REQUESTS) as left:
+            shutil.move(requests_file, left.file(REQUESTS_FILE))
+    except (OptikitError, OSError) as error:
+        # Why it broke off is what has to be told.
+        sys.stderr.write(f"the timelines of its requests are lost: {error}\n")
 
 
 def _config(request: BenchmarkRequest, engine: Engine, model: Path) -> str:

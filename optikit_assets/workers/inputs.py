@@ -36,6 +36,11 @@ def calibration_location(request: Request, data: CalibrationSource) -> str:
     return data if isinstance(data, str) else str(local(request, data))
 
 
+def environment_digest(folder: Path) -> str:
+    """Return the digest of what is installed in the stage environment in a folder."""
+    return digest(installed(folder))
+
+
 def check_inputs(request: Request) -> None:
     """Compare every input of a request with the disk: before use, and before its result is kept.
 
@@ -49,7 +54,7 @@ def check_inputs(request: Request) -> None:
     if request.environment is None:
         return
     environment = Path(os.environ.get(ENVIRONMENT_VARIABLE) or sys.prefix)
-    found = digest(installed(environment))
+    found = environment_digest(environment)
     if found != request.environment:
         raise ChangedInputError(
             f"the environment {environment} is not the one that was planned with: its digest is "

@@ -214,6 +214,11 @@ class BenchmarkRequest(Request):
     provenance: dict[str, str] = Field(
         default_factory=dict, description="Who asks, for the manifest of the artifact."
     )
+    left_key: str = Field(
+        default="",
+        description="Key under which the timelines of requests are kept if it breaks off: of this "
+        "attempt alone. Empty: they are lost then.",
+    )
 
 
 class Variant(Message):

@@ -1,5 +1,6 @@
 """The contract of executors, held to the one of Ray clusters, and what else it keeps."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -15,10 +16,12 @@ import pytest
 
 from benchmarks.cluster_kills import play
 from benchmarks.cluster_worker import ITEMS, Made, Make
-from optikit_assets.engines import detect
+from optikit_assets.engines import Flags, detect
 from optikit_assets.errors import AcceleratorError, EnvironmentMissingError, StageTimeoutError
-from optikit_assets.execution import Executor, Lease, settle
+from optikit_assets.execution import Executor, Lease, on_some_node, settle
 from optikit_assets.execution.ray.loopback import LoopbackCluster
+from optikit_assets.specs import SearchSpaceSpec, digest
+from optikit_assets.tuner import TrialResult, run_study
 from tests.alive import is_alive
 from tests.cluster import PAIR, SLOTS
 from tests.contract.executor import ExecutorContract
@@ -61,6 +64,22 @@ def test_a_node_without_gpus_is_what_this_machine_is(make: Any) -> None:
         assert (lease.devices, lease.env()) == ((), {"CUDA_VISIBLE_DEVICES": ""})
 
 
+def test_environments_are_those_of_the_nodes(make: Any) -> None:
+    assert make(SLOTS[0].labels).environment("compress") == digest({"only-there": "1.0"})
+    assert make(PAIR.labels).environment("compress") == digest({})
+
+
+def test_a_node_with_another_environment_than_the_others_is_named(make: Any) -> None:
+    from optikit_assets.execution.ray.pool import Pool
+
+    pool: Pool = make(SLOTS[0].labels)._pool
+    pool.hardware()
+    right = pool.nodes()[1]
+    other = dataclasses.replace(pool.facts(right.id), digests={"compress": "1", "serve": "2"})
+    with pytest.raises(EnvironmentMissingError, match=r"right has another .*node left"):
+        pool._take(right, other)
+
+
 def test_work_goes_to_every_node_of_the_pool_and_the_ledger_says_where(
     make: Any, tmp_path: Path
 ) -> None:
@@ -83,6 +102,37 @@ def test_work_goes_to_every_node_of_the_pool_and_the_ledger_says_where(
         max_attempts=1,
     )
     assert failed == {}
+    lines = (tmp_path / "home" / "logs" / "workers.jsonl").read_text().splitlines()
+    assert {json.loads(line)["node"] for line in lines} == {node.name for node in SLOTS}
+
+
+def test_trials_of_one_study_run_on_all_nodes_at_once(make: Any, tmp_path: Path) -> None:
+    executor = make(SLOTS[0].labels)
+    both = threading.Barrier(2, timeout=60)
+
+    def evaluate(number: int, flags: Flags, hint_rps: float | None) -> TrialResult:
+        def measure(lease: Lease) -> TrialResult:
+            both.wait()
+            work = Make(folder=str(tmp_path), items=(f"trial-{number}",), seconds=0.0)
+            executor.run("compress", work, Made, lease)
+            return TrialResult("feasible", 1.0 / number)
+
+        return on_some_node(executor, 1, measure)
+
+    parameters = {"max_num_seqs": {"choices": [8, 16, 32, 64]}}
+    result = run_study(
+        storage=tmp_path / "study.journal",
+        study_name="study",
+        space=SearchSpaceSpec.model_validate(
+            {"name": "s", "trials": 3, "startup_trials": 2, "parameters": parameters}
+        ),
+        seed=1,
+        evaluate=evaluate,
+        hardware=executor.hardware(),
+        default_outcome=TrialResult("feasible", 1.0),
+        at_once=executor.slots,
+    )
+    assert [trial.status for trial in result.trials] == ["feasible"] * 3
     lines = (tmp_path / "home" / "logs" / "workers.jsonl").read_text().splitlines()
     assert {json.loads(line)["node"] for line in lines} == {node.name for node in SLOTS}
 
@@ -151,6 +201,26 @@ def test_a_card_that_no_node_has_is_refused_with_what_there_is(make: Any) -> Non
         executor.hardware()
     with pytest.raises(AcceleratorError, match="no node of the Ray cluster"), executor.lease():
         pass
+
+
+def test_a_pool_without_nodes_waits_for_an_autoscaler_as_long_as_it_is_told(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from optikit_assets.execution.ray.pool import Pool
+
+    with pytest.raises(AcceleratorError, match=r"nor came one within 0\.3 s"):
+        make({"ray.io/accelerator-type": "A100"}, scale_up_s=0.3).hardware()
+    seen: list[int] = []
+    there = Pool.all_nodes
+
+    def later(pool: Pool) -> Any:
+        seen.append(1)
+        return there(pool) if len(seen) > 3 else []
+
+    monkeypatch.setattr(Pool, "all_nodes", later)
+    growing = make(SLOTS[0].labels, scale_up_s=60, without_cards=True)
+    assert growing.hardware().kind == "cpu"
+    assert growing.slots == 2
 
 
 def test_every_node_says_what_it_is_and_what_is_missing_there(make: Any) -> None:

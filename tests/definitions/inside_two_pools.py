@@ -7,17 +7,20 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.definitions import defs
 from optikit_assets.defs import partitions
+from optikit_assets.defs.sources import changed_observations
 from optikit_assets.engines import Hardware
 from optikit_assets.errors import AcceleratorError
 from optikit_assets.execution import Lease, Pools
 from optikit_assets.execution.testing import InProcessExecutor
-from optikit_assets.graph import PIPELINE, Key, Node, pool_part, upstream
+from optikit_assets.freshness import SourceVersions
+from optikit_assets.graph import PIPELINE, Key, Node, pool_name, pool_part, upstream
 from optikit_assets.headless.materialize import materialize_node, open_instance
 from optikit_assets.headless.optimize import Submission, plan_submission
 from optikit_assets.history import History
-from optikit_assets.settings import settings
+from optikit_assets.settings import REPOSITORY, settings
 from optikit_assets.workers.benchmark import BenchmarkWorkerResult
 from optikit_assets.workers.channel import Emit
 from optikit_assets.workers.messages import Message
@@ -156,6 +159,11 @@ def test_each_pool_is_measured_and_the_cheaper_one_ships_with_what_the_other_cos
 
     made = artifact_of(DEPLOYABLE)
     found = made.read_json("deployment.json")
+    decided = History(settings().history).query(
+        "SELECT pool FROM materializations WHERE asset = 'deployable_config' "
+        "ORDER BY materialized_at"
+    )
+    assert list(decided["pool"]) == ["h100", found["pool"]]
     assert (found["pool"], found["recipe"]) == ("h200", "int_w8a8")
     assert found["accelerator"].endswith("NVIDIA H200")
     offers = {offer["pool"]: offer for offer in found["pools"]}
@@ -204,6 +212,27 @@ def test_each_pool_is_measured_and_the_cheaper_one_ships_with_what_the_other_cos
     real.edit("hardware/h200.yaml", "price_per_hour: 5.0", "price_per_hour: 50.0")
     assert run(job("h200", "h100"), real) == [str(DEPLOYABLE)]
     assert artifact_of(DEPLOYABLE).read_json("deployment.json")["pool"] == "h100"
+
+
+def test_sources_of_no_pool_are_observed_where_no_machine_is_the_pool_local(
+    real: World, cards: dict[str, Cards]
+) -> None:
+    pools = Pools.of(settings(), real.catalog())
+    registry = ModelRegistry(settings().home, REPOSITORY, real.catalog())
+    sources = SourceVersions(
+        real.catalog(),
+        registry,
+        lambda pool: pools.hardware(pool_name(pool)),
+        lambda pool, name: pools.environment(pool_name(pool), name),
+    )
+    with open_instance() as instance:
+        seen = changed_observations(instance, sources, [MODEL])
+    found = {(item.asset_key.to_user_string(), item.partition) for item in seen}
+    assert ("compress_runtime", None) in found
+    assert {("recipe_spec", recipe) for recipe in RECIPES} <= found
+    assert ("serving_runtime", f"{MODEL}|h100") in found
+    # Nobody knows what serves there.
+    assert ("serving_runtime", f"{MODEL}|local") not in found
 
 
 def test_a_pool_that_is_not_what_it_is_declared_to_be_stops_a_job_with_one_line(

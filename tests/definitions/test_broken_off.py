@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
+from optikit_assets.artifacts import open_store
 from optikit_assets.environments.layout import environment_path
 from optikit_assets.execution import Lease
 from optikit_assets.graph import FAILED, Node
 from optikit_assets.headless.materialize import materialize_node
 from optikit_assets.history import History
 from optikit_assets.settings import settings
-from optikit_assets.workers.benchmark import handle
+from optikit_assets.workers.benchmark import LEFT_REQUESTS, handle
 from optikit_assets.workers.channel import Emit
 from optikit_assets.workers.inputs import ENVIRONMENT_VARIABLE
 from optikit_assets.workers.messages import Message
@@ -52,7 +53,10 @@ def dying(real: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World
     def work(worker: str, request: Any, lease: Lease, emit: Emit) -> Message:
         if worker != "benchmark":
             return workers.work(worker, request, lease, emit)
-        return handle(request, emit, python=python)
+        # A node has a state folder of its own.
+        with monkeypatch.context() as node:
+            node.setenv("OPTIKIT_HOME", str(tmp_path / "node"))
+            return handle(request, emit, python=python)
 
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(environment_path(settings().envs_home, "serve")))
     execute_with(monkeypatch, in_process(work))
@@ -74,7 +78,7 @@ def ask(sql: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("dying")
-def test_probes_and_requests_of_a_sweep_that_broke_off_are_in_the_history() -> None:
+def test_probes_and_requests_of_a_sweep_that_broke_off_are_in_the_history(tmp_path: Path) -> None:
     assert materialize_node(SWEEP) == FAILED
     (sweep,) = ask("SELECT content_key, status, reason, load_seconds, probes FROM sweeps")
     assert (sweep["status"], sweep["probes"]) == ("failed", 2)
@@ -88,13 +92,19 @@ def test_probes_and_requests_of_a_sweep_that_broke_off_are_in_the_history() -> N
     counted = {row["phase"]: row for row in phases}
     assert counted["closed"]["ok"] == 3
     assert sum(row["ok"] for row in phases) < sum(row["n"] for row in phases)
+    # Nothing but the log is left of it, on either machine.
+    assert [file.suffix for file in (tmp_path / "node" / "logs" / "servers").iterdir()] == [".log"]
+    store = open_store(settings().store, settings().home)
+    assert LEFT_REQUESTS not in {store.get(key).kind for key in store.all_keys()}
 
 
 @pytest.mark.usefixtures("dying")
-def test_the_next_attempt_does_not_mix_with_one_that_broke_off() -> None:
+def test_the_next_attempt_does_not_mix_with_one_that_broke_off(tmp_path: Path) -> None:
     for _ in range(2):
         assert materialize_node(SWEEP) == FAILED
     (counted,) = ask("SELECT count(*) AS n, count(DISTINCT content_key) AS keys FROM probes")
     assert (counted["n"], counted["keys"]) == (4, 2)
     (closed,) = ask("SELECT count(*) AS n FROM requests WHERE phase = 'closed'")
     assert closed["n"] == 6
+    # Whoever reads why the first one broke off finds its log.
+    assert len(list((tmp_path / "node" / "logs" / "servers").glob("*.log"))) == 2

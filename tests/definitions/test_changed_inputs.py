@@ -9,13 +9,13 @@ import pytest
 
 from optikit_assets.artifacts import LocalStore, Reference
 from optikit_assets.artifacts.models import ModelRegistry
-from optikit_assets.environments.installed import installed
 from optikit_assets.environments.layout import environment_path
 from optikit_assets.errors import ChangedInputError, StageError
 from optikit_assets.headless.materialize import materialize_node
 from optikit_assets.settings import REPOSITORY, settings
-from optikit_assets.specs import Catalog, EngineSpec, SloSpec, digest
+from optikit_assets.specs import Catalog, EngineSpec, SloSpec
 from optikit_assets.workers.benchmark import handle
+from optikit_assets.workers.inputs import environment_digest
 from optikit_assets.workers.messages import BenchmarkRequest, Record
 from tests.definitions.test_candidates import BASE, QUANTIZED, SCORES, work
 from tests.definitions.world import HARDWARE, MODEL, World
@@ -103,7 +103,7 @@ def test_a_worker_is_told_what_its_inputs_were(
     assert inputs[0][f"model {MODEL}"].sha256 == model.digest
     for request, environment in zip(asked, ("compress", "serve"), strict=True):
         folder = environment_path(settings().envs_home, environment)
-        assert request.environment == digest(installed(folder))
+        assert request.environment == environment_digest(folder)
 
 
 def test_a_model_that_changes_while_it_is_served_gives_no_result(

@@ -16,6 +16,7 @@ from optikit_assets.defs.recorded import (
     recorded_of,
 )
 from optikit_assets.engines import Hardware
+from optikit_assets.environments.layout import environment_path
 from optikit_assets.execution import LocalExecutor, Pools
 from optikit_assets.execution.testing import InProcessExecutor, Work
 from optikit_assets.freshness import SourceVersions, Versions
@@ -24,6 +25,7 @@ from optikit_assets.headless.optimize import Submission
 from optikit_assets.headless.plan import NodePlan, make_plan
 from optikit_assets.settings import REPOSITORY, Settings, settings
 from optikit_assets.specs import Catalog, PoolSpec
+from optikit_assets.workers.inputs import environment_digest
 from tests.tiny_model import write_model
 
 MODEL = "tiny@1"
@@ -74,6 +76,11 @@ def local_on(hardware: Hardware) -> Callable[[Settings, PoolSpec], LocalExecutor
     )
 
 
+def environment_here(name: str) -> str:
+    """Return the digest of a stage environment of this machine."""
+    return environment_digest(environment_path(settings().envs_home, name))
+
+
 def pools_of(hardware: Hardware) -> Pools:
     """Return the pools of a machine with this hardware, and no other."""
     return Pools(
@@ -99,6 +106,7 @@ class World:
         self.hardware = HARDWARE
         # Of pools that are other machines.
         self.elsewhere: dict[str, Hardware] = {}
+        self.installed_elsewhere: dict[str, str] = {}
         self.named: dict[str, tuple[str, ...]] = {}
         for name, text in RECIPES.items():
             self.write(f"quantization/{name}.yaml", text)
@@ -140,7 +148,10 @@ class World:
         catalog = self.catalog()
         registry = ModelRegistry(self.root / "home", REPOSITORY, catalog)
         sources = SourceVersions(
-            catalog, registry, lambda pool: self.elsewhere.get(pool or "", self.hardware)
+            catalog,
+            registry,
+            lambda pool: self.elsewhere.get(pool or "", self.hardware),
+            lambda pool, name: self.installed_elsewhere.get(pool or "", environment_here(name)),
         )
         return Versions(
             partial(recorded_of, self.instance),

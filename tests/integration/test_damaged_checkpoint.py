@@ -17,11 +17,12 @@ from optikit_assets.defs.recorded import recorded_of
 from optikit_assets.engines import detect
 from optikit_assets.environments.status import python_of
 from optikit_assets.errors import EnvironmentMissingError
+from optikit_assets.execution import get_executor
 from optikit_assets.freshness import SourceVersions, Versions
 from optikit_assets.graph import Node
 from optikit_assets.headless.materialize import materialize_node, open_instance, register_model
 from optikit_assets.settings import REPOSITORY, Settings, settings
-from optikit_assets.specs import Catalog
+from optikit_assets.specs import LOCAL, Catalog
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -88,7 +89,10 @@ def key_of(node: Node) -> str:
     catalog = Catalog.load(settings().recipes)
     registry = ModelRegistry(settings().home, REPOSITORY, catalog)
     store = open_store(settings().store, settings().home)
-    sources = SourceVersions(catalog, registry, lambda pool: detect())
+    here = get_executor(settings(), catalog.pool(LOCAL))
+    sources = SourceVersions(
+        catalog, registry, lambda pool: detect(), lambda pool, name: here.environment(name)
+    )
     with open_instance() as instance:
         versions = Versions(
             partial(recorded_of, instance), sources, lambda key: store.find(key) is not None

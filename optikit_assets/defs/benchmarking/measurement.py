@@ -1,14 +1,15 @@
 """What sweep, tuning and certification share: one benchmark worker, its rows and its metadata."""
 
-from collections.abc import Callable
+import threading
+import uuid
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from optikit_assets.artifacts import Artifact
-from optikit_assets.benchmarker import read_requests
+from optikit_assets.artifacts import Artifact, ArtifactStore
+from optikit_assets.benchmarker import RequestRecord, read_requests
 from optikit_assets.defs.body import BENCHMARKS, Partition
 from optikit_assets.defs.evaluation.candidates import Representative
 from optikit_assets.deployment import Series
@@ -30,9 +31,8 @@ from optikit_assets.schemas import (
     ProbeResult,
     SkippedBenchmark,
 )
-from optikit_assets.settings import settings
-from optikit_assets.specs import SloSpec
-from optikit_assets.workers.benchmark import REQUESTS_FILE, unfinished_requests
+from optikit_assets.specs import SloSpec, digest
+from optikit_assets.workers.benchmark import REQUESTS_FILE
 from optikit_assets.workers.messages import BenchmarkRequest, BenchmarkWorkerResult, Record
 
 
@@ -45,20 +45,18 @@ class Benchmarked:
 
     outcome: BenchmarkOutcome
     artifact: Artifact | None = None
-    left_requests: Path | None = None
+    left_requests: tuple[RequestRecord, ...] = ()
 
     @classmethod
     def of(cls, artifact: Artifact) -> "Benchmarked":
         """Read the benchmark that an artifact holds."""
         return cls(BENCHMARK_FILE.read(artifact), artifact)
 
-    @property
-    def requests_file(self) -> Path | None:
-        """Timelines of the requests, if there are any."""
-        if self.artifact is None:
-            left = self.left_requests
-            return left if left and left.exists() else None
-        return self.artifact.file(REQUESTS_FILE) if self.artifact.has(REQUESTS_FILE) else None
+    def requests(self) -> Iterable[RequestRecord]:
+        """Return the timelines of the requests, as far as there are any."""
+        if self.artifact is None or not self.artifact.has(REQUESTS_FILE):
+            return self.left_requests
+        return read_requests(self.artifact.file(REQUESTS_FILE))
 
     @property
     def made_by(self) -> dict[str, Any]:
@@ -129,8 +127,9 @@ def benchmark(
     worth_rps: float = 0.0,
     rates_rps: tuple[float, ...] = (),
     config: str | None = None,
+    stop: threading.Event | None = None,
 ) -> Benchmarked:
-    """Serve a candidate and search its rate, or probe the given rates.
+    """Serve a candidate and search its rate, or probe the given rates; `stop` breaks it off.
 
     Returns
     -------
@@ -151,7 +150,7 @@ def benchmark(
     def measure(lease: Lease) -> Benchmarked:
         request = BenchmarkRequest(
             store=store.url,
-            environment=partition.versions.sources.environment("serve"),
+            environment=partition.environment("serve"),
             artifact_key=artifact_key,
             model=candidate.model,
             served_model_name=partition.model_key,
@@ -167,6 +166,7 @@ def benchmark(
             initial_rate_rps=initial_rate_rps,
             worth_rps=worth_rps,
             provenance=partition.provenance,
+            left_key=digest(["left", artifact_key, uuid.uuid4().hex]),
         )
         if store.find(artifact_key) is None:
             probes: list[ProbeResult] = []
@@ -183,18 +183,28 @@ def benchmark(
                 # What ended well is finished, whatever became of its last message.
                 finished = isinstance(error, ResultMissingError) and store.find(artifact_key)
                 if not finished:
-                    return _broken_off(request, str(error), gpus, probes)
+                    return _broken_off(store, request, str(error), gpus, probes)
         return Benchmarked.of(store.get(artifact_key))
 
-    return on_some_node(partition.runner.executor, gpus, measure)
+    return on_some_node(partition.runner.executor, gpus, measure, stop)
 
 
 def _broken_off(
-    request: BenchmarkRequest, reason: str, gpus: int, probes: list[ProbeResult]
+    store: ArtifactStore,
+    request: BenchmarkRequest,
+    reason: str,
+    gpus: int,
+    probes: list[ProbeResult],
 ) -> Benchmarked:
+    """Return what was measured by then; the worker left its timelines in the store."""
     outcome = FailedBenchmark.after(probes, reason=reason, seed=request.seed, gpus=gpus)
-    left = unfinished_requests(settings().home, request.artifact_key) if probes else None
-    return Benchmarked(outcome, left_requests=left)
+    left = store.find(request.left_key)
+    if left is None:
+        return Benchmarked(outcome)
+    requests = tuple(read_requests(left.file(REQUESTS_FILE)))
+    # The history has them from here on.
+    store.remove(request.left_key)
+    return Benchmarked(outcome, left_requests=requests if probes else ())
 
 
 def keep_probes(partition: Partition, probes: list[ProbeResult]) -> Callable[[Record], object]:
@@ -323,8 +333,7 @@ def _probe_rows(
         "arm": arm,
         "trial": trial,
     }
-    requests = read_requests(done.requests_file) if done.requests_file else ()
-    for table, rows in benchmark_rows(done.outcome, requests).items():
+    for table, rows in benchmark_rows(done.outcome, done.requests()).items():
         yield table, [partition.row(done.artifact, **common, **row) for row in rows]
 
 

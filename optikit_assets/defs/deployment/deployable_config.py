@@ -76,6 +76,7 @@ def deployable_config(
         cached=cached,
         artifact=artifact,
         metadata={**_metadata(partition, deployment, artifact, published), **_left_out(partition)},
+        pool=deployment.pool,
     )
 
 

@@ -181,7 +181,7 @@ def _run(partition: Partition, suite: SuiteSpec, candidates: Sequence[Candidate]
     sources = partition.versions.sources
     request = EvaluateRequest(
         store=partition.artifacts.url,
-        environment=sources.environment("serve"),
+        environment=partition.environment("serve"),
         suite=suite,
         task_folder=partition.share(sources.task_files(suite.name)),
         judge=partition.share(sources.judge(suite.name)),

@@ -119,9 +119,10 @@ def evaluate_server(
         base_url=base_url,
         endpoint_model=config.model,
     )
+    # Its address and the credentials for it hold here. It has its own accelerators: the worker,
+    # which needs none, is no reason to go to another machine.
+    here = runner.here()
     try:
-        # The server has its own accelerators; the worker needs none.
-        here = runner.on(None)
         result = on_some_node(
             here.executor,
             0,
@@ -136,7 +137,7 @@ def evaluate_server(
     found = load_candidate(artifacts.store.get(key).folder(), 0, key)
     rows = [
         {
-            **_common(context, runner.on(None), found, key, started_at),
+            **_common(context, here, found, key, started_at),
             "model": config.model,
             **columns,
         }

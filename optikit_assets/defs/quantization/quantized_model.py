@@ -180,7 +180,7 @@ def make_candidates(partition: Partition, recipe: RecipeSpec, first: int = 0) ->
     def compress(batch: Sequence[CompressTrial], lease: Lease) -> dict[str, str]:
         request = CompressRequest(
             store=store.url,
-            environment=partition.versions.sources.environment("compress"),
+            environment=partition.environment("compress"),
             model=partition.base_reference,
             trust_remote_code=partition.model_spec.trust_remote_code,
             recipe=recipe,
@@ -276,7 +276,7 @@ def trial_rows(
 
     Parameters
     ----------
-    stage
+    partition
         Which may be another one than the recipe's own: later rounds of adaptive calibration belong
         to its trials too.
     recipe

@@ -51,7 +51,7 @@ class Measuring:
         def measure(lease: Lease) -> None:
             request = ExploreRequest(
                 store=partition.artifacts.store.url,
-                environment=partition.versions.sources.environment("serve"),
+                environment=partition.environment("serve"),
                 model=self._candidate.model,
                 served_model_name=partition.model_key,
                 engine=partition.model_spec.engine,

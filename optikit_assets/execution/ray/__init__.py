@@ -43,4 +43,10 @@ def ray_executor(settings: Settings, pool: PoolSpec) -> "RayExecutor":
             "OPTIKIT_EXECUTOR=ray needs Ray, which is not installed; run: make setup-ray "
             "(or: pip install 'optikit-assets[ray]')"
         ) from error
-    return RayExecutor(settings.ray_address, settings.home, selector=pool.labels)
+    return RayExecutor(
+        settings.ray_address,
+        settings.home,
+        selector=pool.labels,
+        without_cards=pool.accelerator == "cpu",
+        scale_up_s=settings.ray_scale_up_s,
+    )

@@ -33,7 +33,7 @@ from optikit_assets.execution.ray.groups import PlacementGroups
 from optikit_assets.execution.ray.guard import Order, Report
 from optikit_assets.execution.ray.leases import ClusterLease, ClusterLeases
 from optikit_assets.execution.ray.node import converse, end
-from optikit_assets.execution.ray.pool import Pool, condition
+from optikit_assets.execution.ray.pool import GPU, SLOT, Pool, condition
 from optikit_assets.execution.ray.session import Session, faults_of
 from optikit_assets.execution.started_workers import note_start
 from optikit_assets.execution.worker_process import Ended
@@ -64,6 +64,10 @@ class RayExecutor:
     selector
         Ray's label selector of the nodes that are this executor's hardware pool, e.g.
         ``{"ray.io/accelerator-type": "H100"}``; by default all that have cards.
+    without_cards
+        Whether nodes of the pool have no GPUs; asked for only while the pool has no node.
+    scale_up_s
+        Longest wait for a node of a pool that has none.
     timeout_s
         Longest run of one worker.
     lease_timeout_s
@@ -78,6 +82,8 @@ class RayExecutor:
         home: Path,
         *,
         selector: Mapping[str, str] | None = None,
+        without_cards: bool = False,
+        scale_up_s: float = 0.0,
         timeout_s: float = 6 * 3600.0,
         lease_timeout_s: float = 24 * 3600.0,
         clock: Callable[[], float] = time.monotonic,
@@ -86,14 +92,24 @@ class RayExecutor:
         self.timeout_s = timeout_s
         self._clock = clock
         self._session = Session(address)
-        self._pool = Pool(self._session, selector or {})
+        resource = SLOT if without_cards else GPU
+        self._pool = Pool(
+            self._session, selector or {}, resource=resource, scale_up_s=scale_up_s, clock=clock
+        )
         self._leases = ClusterLeases(
-            PlacementGroups(self._pool), timeout_s=lease_timeout_s, clock=clock
+            PlacementGroups(self._pool),
+            timeout_s=lease_timeout_s,
+            grows_within_s=scale_up_s,
+            clock=clock,
         )
 
     def hardware(self) -> Hardware:
         """Return what the nodes of the pool have."""
         return self._pool.hardware()
+
+    def environment(self, name: str) -> str:
+        """Return the digest of what is installed on the nodes of the pool."""
+        return self._pool.environment(name)
 
     def nodes(self) -> Sequence[NodeStatus]:
         """Look at the head and at every node that has cards."""
@@ -107,6 +123,7 @@ class RayExecutor:
     @property
     def slots(self) -> int:
         """How many cards the nodes of the pool have that are alive."""
+        self._pool.grow_from_nothing()
         return sum(node.cards for node in self._pool.nodes())
 
     def lease(

@@ -40,7 +40,8 @@ class PlacementGroups:
         self._mark = f"optikit {json.dumps(pool.selector, sort_keys=True)}"
 
     def hardware(self) -> Hardware:
-        """Return what the nodes of the pool have."""
+        """Return what the nodes of the pool have; where nodes are added, one is asked for."""
+        self.pool.grow_from_nothing()
         return self.pool.hardware()
 
     def nodes(self) -> Sequence[Node]:

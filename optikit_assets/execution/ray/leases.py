@@ -104,6 +104,8 @@ class ClusterLeases:
         What the head grants.
     timeout_s
         Longest wait.
+    grows_within_s
+        How long no node may have so many cards before that is an error: one may be added.
     clock
         Seconds of a clock that never goes back.
     pause
@@ -117,6 +119,7 @@ class ClusterLeases:
         groups: Groups,
         *,
         timeout_s: float,
+        grows_within_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], object] = time.sleep,
         date: Callable[[], float] = time.time,
@@ -124,6 +127,7 @@ class ClusterLeases:
         self.timeout_s = timeout_s
         self._date = date
         self._groups = groups
+        self._grows_within_s = grows_within_s
         self._clock = clock
         self._pause = pause
 
@@ -158,6 +162,7 @@ class ClusterLeases:
         group: Any = None
         look_at = self._clock()
         held_back = False
+        hopeless_since: float | None = None
         try:
             while group is None or not self._groups.is_granted(group):
                 if self._clock() >= look_at:
@@ -170,7 +175,12 @@ class ClusterLeases:
                     group = self._groups.ask(count, since)
                     continue
                 next(patience)
-                if group is not None and self._groups.is_granted(group) is None:
+                if group is None or self._groups.is_granted(group) is not None:
+                    hopeless_since = None
+                    continue
+                now = self._clock()
+                hopeless_since = now if hopeless_since is None else hopeless_since
+                if now - hopeless_since >= self._grows_within_s:
                     self._check(count)
             yield group
         finally:

@@ -17,11 +17,12 @@ import ray
 
 from optikit_assets import __version__
 from optikit_assets.engines import Hardware, detect
-from optikit_assets.environments.layout import ENVIRONMENT_NAMES
+from optikit_assets.environments.layout import ENVIRONMENT_NAMES, environment_path
 from optikit_assets.environments.status import inspect_environment
 from optikit_assets.execution.ray.guard import TOKEN_VARIABLE, Guard, Order
 from optikit_assets.processes import kill_orphans, wait_gone, with_variable
 from optikit_assets.settings import settings
+from optikit_assets.workers.inputs import environment_digest
 
 log = logging.getLogger("optikit.execution.ray")
 
@@ -45,6 +46,8 @@ class NodeFacts:
         Where its state and its stage environments are.
     environments
         State of each stage environment there.
+    digests
+        Of what is installed in each of them.
     """
 
     hardware: Hardware
@@ -54,6 +57,7 @@ class NodeFacts:
     home: str
     environments_home: str
     environments: dict[str, str] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 def describe() -> dict[str, Any]:
@@ -68,6 +72,9 @@ def describe() -> dict[str, Any]:
         "home": str(here.home),
         "environments_home": str(here.envs_home),
         "environments": {name: inspect_environment(here.envs_home, name).state for name in names},
+        "digests": {
+            name: environment_digest(environment_path(here.envs_home, name)) for name in names
+        },
     }
 
 

@@ -5,13 +5,15 @@ what results depend on; one that is not is named, and nothing is run on the pool
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from pydantic import TypeAdapter
 from ray.exceptions import GetTimeoutError
+from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from optikit_assets import __version__
@@ -21,9 +23,11 @@ from optikit_assets.execution.base import NodeStatus
 from optikit_assets.execution.ray.node import NodeFacts, describe
 from optikit_assets.execution.ray.session import Session, faults_of
 
+GPU = "GPU"
 SLOT = "optikit_slot"
 """Resource of a node without GPUs that is to run workers: ``--resources='{"optikit_slot": 1}'``."""
 
+_POLL_S = 0.2
 _DESCRIBE_LIMIT_S = 120.0
 _FACTS = TypeAdapter(NodeFacts)
 _describe = ray.remote(num_cpus=0, max_retries=0)(describe)
@@ -62,11 +66,28 @@ class Pool:
     selector
         Ray's label selector, e.g. ``{"ray.io/accelerator-type": "in(A100,H200)"}``; with an empty
         one, every node with cards belongs to the pool.
+    resource
+        By which its cards are asked for while no node is there.
+    scale_up_s
+        Longest wait for a first node, where the cluster adds nodes by itself.
+    clock
+        Seconds of a clock that never goes back.
     """
 
-    def __init__(self, session: Session, selector: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        selector: Mapping[str, str],
+        *,
+        resource: str = GPU,
+        scale_up_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.session = session
         self.selector = dict(selector)
+        self.scale_up_s = scale_up_s
+        self._resource = resource
+        self._clock = clock
         self._facts: dict[str, NodeFacts] = {}
         self._hardware: Hardware | None = None
         self._first = ""
@@ -84,12 +105,37 @@ class Pool:
         found = [node for node in every if node.cards and matches(node.labels, self.selector)]
         if not found:
             there = ", ".join(str(node) for node in every if node.cards) or "none with cards"
+            waited = f", nor came one within {self.scale_up_s:g} s" if self.scale_up_s else ""
             raise AcceleratorError(
                 f"no node of the Ray cluster at {self.session.address} is "
-                f"{_shown(self.selector) or 'one with cards'}; nodes there: {there}; start one "
-                f"with: ray start --address={self.session.address}"
+                f"{_shown(self.selector) or 'one with cards'}{waited}; nodes there: {there}; start "
+                f"one with: ray start --address={self.session.address}"
             )
         return found
+
+    def grow_from_nothing(self) -> None:
+        """Where the cluster adds nodes by itself, ask for a first one and wait until it is there.
+
+        What comes of it, `nodes` says.
+        """
+        if not self.scale_up_s or self._has_nodes():
+            return
+        deadline = self._clock() + self.scale_up_s
+        # An autoscaler looks at what is asked for and cannot be had.
+        wanted = placement_group([{self._resource: 1}], bundle_label_selector=[self.selector])
+        try:
+            while not self._has_nodes() and self._clock() < deadline:
+                self.session.check()
+                time.sleep(_POLL_S)
+        finally:
+            if self.session.head_answers():
+                remove_placement_group(wanted)
+
+    def _has_nodes(self) -> bool:
+        try:
+            return bool(self.nodes())
+        except AcceleratorError:
+            return False
 
     def all_nodes(self) -> list[Node]:
         """Return every node that is alive, by name."""
@@ -109,11 +155,23 @@ class Pool:
         """
         with self._looking:
             if self._hardware is None:
+                self.grow_from_nothing()
                 asked = [(node, _ask(node)) for node in self.nodes()]
                 for node, answer in asked:
                     self._take(node, _facts_in(node, answer))
                 self._hardware = next(iter(self._facts.values())).hardware
             return self._hardware
+
+    def environment(self, name: str) -> str:
+        """Return the digest of what is installed in a stage environment of the nodes.
+
+        Raises
+        ------
+        AcceleratorError, EnvironmentMissingError
+            See `hardware`.
+        """
+        self.hardware()
+        return next(iter(self._facts.values())).digests[name]
 
     def facts(self, node_id: str) -> NodeFacts:
         """Return what a node of the pool says of itself; one that has come since is asked now.
@@ -149,6 +207,11 @@ class Pool:
                 f"node {node.name} has {_differences(hardware, first.hardware)} on node "
                 f"{self._first}; all nodes of a pool are alike: give them labels (ray start "
                 "--labels), and choose by them"
+            )
+        if unlike := [name for name in facts.digests if facts.digests[name] != first.digests[name]]:
+            raise EnvironmentMissingError(
+                f"node {node.name} has another {unlike[0]} environment than node {self._first}; "
+                "run make setup from the same commit on both"
             )
         self._first = self._first or node.name
         self._facts[node.id] = facts
@@ -227,7 +290,7 @@ def _allows(wanted: str, value: str | None) -> bool:
 
 def _node(entry: Mapping[str, Any]) -> Node:
     resources = entry.get("Resources", {})
-    resource = "GPU" if resources.get("GPU") else SLOT
+    resource = GPU if resources.get(GPU) else SLOT
     return Node(
         id=entry["NodeID"],
         name=entry.get("NodeName") or entry["NodeManagerAddress"],
@@ -249,4 +312,4 @@ def _shown(selector: Mapping[str, str]) -> str:
 
 def resource_of(nodes: Sequence[Node]) -> str:
     """Return by which resource the cards of a pool are taken: GPUs where it has any."""
-    return "GPU" if any(node.resource == "GPU" for node in nodes) else SLOT
+    return GPU if any(node.resource == GPU for node in nodes) else SLOT

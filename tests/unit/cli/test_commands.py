@@ -13,11 +13,13 @@ import typer
 
 from optikit_assets import __version__
 from optikit_assets.artifacts import open_store
+from optikit_assets.cli import inspect
 from optikit_assets.cli.app import app
 from optikit_assets.history import History
 from optikit_assets.settings import settings
 from tests.tiny_model import write_model
 from tests.unit.cli.conftest import Optikit
+from tests.unit.history.test_exchange import Log
 
 
 def test_version(optikit: Optikit):
@@ -178,6 +180,20 @@ def test_a_table_shows_lists_and_what_is_missing(optikit: Optikit, home: Path):
         "–",
         "1",
     ]
+
+
+def test_sql_answers_with_this_machines_rows_and_says_when_others_may_be_late(
+    optikit: Optikit, home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    away = Log()
+    away.fails = "add"
+    monkeypatch.setattr(inspect, "open_history", lambda here: History(here.history, log=away))
+    History(home / "history", log=away).append(
+        "sweeps", [{"model": "m", "content_key": "k", "status": "ok"}]
+    )
+    ended = optikit("sql", "SELECT model FROM sweeps", "--format", "json")
+    assert (ended.code, json.loads(ended.out)) == (0, [{"model": "m"}])
+    assert ended.err.splitlines() == ["warning: rows may be late: the log cannot be reached"]
 
 
 def test_a_damaged_copy_is_mended_before_the_answer(optikit: Optikit, home: Path):

@@ -15,9 +15,12 @@ from optikit_assets.environments.layout import (
     python_path,
     write_stamp,
 )
-from optikit_assets.errors import StageError
+from optikit_assets.errors import AcceleratorError, StageError
+from optikit_assets.execution import Executor
 from optikit_assets.headless.materialize import run_job
 from optikit_assets.locations import REPOSITORY
+from optikit_assets.settings import Settings
+from optikit_assets.specs import PoolSpec
 from tests.executors import execute_with
 from tests.servers.imitation import Behaviour, running
 from tests.unit.cli.conftest import Optikit
@@ -107,8 +110,15 @@ def test_repeatability_without_an_environment(optikit: Optikit):
 # --- evaluate -----------------------------------------------------------------------------------
 
 
+def elsewhere(settings: Settings, pool: PoolSpec) -> Executor:
+    raise AcceleratorError("the nodes are other machines")
+
+
 @pytest.mark.slow
-def test_evaluate_scores_a_running_server(optikit: Optikit, worker: Path, tmp_path: Path):
+def test_evaluate_scores_a_running_server_from_this_machine(
+    optikit: Optikit, worker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    execute_with(monkeypatch, elsewhere)
     out = tmp_path / "scores.json"
     with running(Behaviour(model="llama")) as server:
         options = ("--base-url", server.base_url, "--model", "llama", "--suite", "demo", "--chat")

@@ -29,6 +29,8 @@ class Log(dict[str, bytes]):
             raise KeyboardInterrupt
 
     def names(self, after: str) -> Iterable[str]:
+        if self.fails == "names":
+            raise StorageError("the log cannot be reached")
         self.asked.append(after)
         return sorted(name for name in self if name > after)
 
@@ -88,16 +90,42 @@ def test_what_died_while_it_took_rows_takes_them_the_next_time(tmp_path: Path, l
     assert list((tmp_path / "two" / "spool").glob(".*")) == []
 
 
-def test_rows_wait_while_the_log_cannot_be_reached(tmp_path: Path, log: Log) -> None:
-    one = machine(tmp_path / "one", log)
+@pytest.mark.parametrize("fails", ["add", "names"])
+def test_while_the_log_cannot_be_reached_a_machine_has_its_own_rows_and_sends_them_later(
+    tmp_path: Path, log: Log, fails: str
+) -> None:
+    one, two = machine(tmp_path / "one", log), machine(tmp_path / "two", log)
+    log.fails = fails
+    for key in "ab":
+        one.append("sweeps", [SWEEP | {"content_key": key}])
+        with pytest.raises(StorageError, match="cannot be reached"):
+            one.drain()
+    assert (keys(one), one.waiting_files) == (["a", "b"], 0)
+    log.fails = ""
+    for history in (one, two):
+        assert history.is_behind
+        history.drain()
+        assert keys(history) == ["a", "b"]
+    assert len(log) == 2
+    assert list((tmp_path / "one" / "private" / "unsent").iterdir()) == []
+
+
+def test_rows_that_wait_to_be_sent_come_back_with_a_history_that_was_deleted(
+    tmp_path: Path, log: Log
+) -> None:
+    one, two = machine(tmp_path / "one", log), machine(tmp_path / "two", log)
     one.append("sweeps", [SWEEP | {"content_key": "a"}])
     log.fails = "add"
-    with pytest.raises(StorageError, match="cannot be reached"):
+    with pytest.raises(StorageError):
         one.drain()
-    assert one.waiting_files == 1
-    log.fails = ""
-    one.drain()
+    (tmp_path / "one" / "private" / "history.duckdb").unlink()
+    with pytest.raises(StorageError):
+        one.drain()
     assert keys(one) == ["a"]
+    log.fails = ""
+    for history in (one, two):
+        history.drain()
+        assert keys(history) == ["a"]
 
 
 def test_a_machine_that_was_away_for_long_is_heard(tmp_path: Path, log: Log) -> None:

@@ -382,6 +382,20 @@ def test_cost_follows_from_price_and_rate(history, rows):
     assert pd.isna(found["w4a16"]["usd_per_hour"])
 
 
+def test_a_price_of_a_pool_comes_before_the_one_of_its_cards(history, rows):
+    for pool in (None, "h200", "spot"):
+        key = {"pool": pool, "content_key": f"sweep/{pool}"}
+        rows.sweep("baseline", 1.0, accelerator="NVIDIA L40S", **key)
+    for day, prices in enumerate(({"h200": 7.2, "spot": 1.0}, {"h200": 3.6, "spot": None})):
+        offers = [{"pool": name, "price_per_hour": price} for name, price in prices.items()]
+        rows.add("deployments", day, slo="chat", status="feasible", pools=offers)
+    frame = ask(history, "SELECT pool, priced_as, usd_per_hour FROM cost_per_million_tokens")
+    found = {row["pool"]: row for row in frame.to_dict("records")}
+    assert (found["h200"]["priced_as"], found["h200"]["usd_per_hour"]) == ("pool h200", 3.6)
+    # Its price was taken out of the file since; the machine itself never had one.
+    assert found["spot"]["priced_as"] == found[None]["priced_as"] == "L40S"
+
+
 def test_pareto_front_leaves_out_dominated_configurations(history, rows):
     for recipe, rate, recovery in [("a", 3.0, 0.99), ("b", 2.5, 0.98), ("c", 9.0, 0.90)]:
         rows.gate(recipe, accepted=True, mean_recovery=recovery)
