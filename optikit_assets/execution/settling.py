@@ -4,7 +4,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import Generic, Protocol, TypeVar
 
 from optikit_assets.errors import NodeLostError, StageError
 from optikit_assets.execution.base import Executor, Lease, log
@@ -108,38 +109,82 @@ def settle(
     dict
         Artifact key of every failed item -> reason of its last attempt.
     """
-    reasons: dict[str, str] = {}
-    attempts: Counter[str] = Counter()
-    pending = [item for item in items if not is_done(item.artifact_key)]
+    work = _Work(items, is_done, per_worker, max_attempts)
     stop = threading.Event()
 
-    def leased(batch: Sequence[Item]) -> Mapping[str, str]:
-        def work(lease: Lease) -> Mapping[str, str]:
-            todo = [item for item in batch if not is_done(item.artifact_key)]
-            if not todo or stop.is_set():
-                return {}
-            try:
-                return do(todo, lease)
-            except StageError as error:
-                return {item.artifact_key: str(error) for item in todo}
+    def attempt(batch: Sequence[Item], lease: Lease) -> Mapping[str, str]:
+        todo = [item for item in batch if not is_done(item.artifact_key)]
+        if not todo or stop.is_set():
+            return {}
+        try:
+            return do(todo, lease)
+        except StageError as error:
+            return {item.artifact_key: str(error) for item in todo}
 
-        return on_some_node(executor, accelerators, work, stop)
+    def go_on(number: int) -> None:
+        while not stop.is_set() and (batch := work.take()):
+            failures = on_some_node(executor, accelerators, partial(attempt, batch), stop)
+            work.settle(batch, failures)
 
-    while pending:
-        batches = [pending[i : i + per_worker] for i in range(0, len(pending), per_worker)]
-        width = min(len(batches), executor.slots // accelerators)
-        outcomes = (at_once or _in_threads)(batches, leased, width, stop)
-        pending = []
-        for batch, failures in zip(batches, outcomes, strict=True):
-            reasons.update(failures)
-            left = [item for item in batch if not is_done(item.artifact_key)]
-            reached_some = failures or len(left) < len(batch)
-            attempts.update(list(failures) if reached_some else [i.artifact_key for i in left])
-            pending += [item for item in left if attempts[item.artifact_key] < max_attempts]
-        pending.sort(key=lambda item: attempts[item.artifact_key])
-    unknown = "no reason was reported"
-    keys = [item.artifact_key for item in items]
-    return {key: reasons.get(key, unknown) for key in keys if not is_done(key)}
+    width = max(1, min(work.batches, executor.slots // accelerators))
+    (at_once or _in_threads)(range(width), go_on, width, stop)
+    return work.reasons()
+
+
+class _Work(Generic[Item]):
+    """What is still to be done, shared by the threads that do it.
+
+    A thread gives back what is left of its batch and takes the next one: nobody waits for another
+    one's batch, and what failed is tried again beside what was not tried yet.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        is_done: Callable[[str], bool],
+        per_worker: int,
+        max_attempts: int,
+    ) -> None:
+        self._every = items
+        self._is_done = is_done
+        self._per_worker = per_worker
+        self._max_attempts = max_attempts
+        self._pending = [item for item in items if not is_done(item.artifact_key)]
+        self._attempts: Counter[str] = Counter()
+        self._reasons: dict[str, str] = {}
+        self._changing = threading.Lock()
+
+    @property
+    def batches(self) -> int:
+        """How many there are before anything failed."""
+        return -(-len(self._pending) // self._per_worker)
+
+    def take(self) -> list[Item]:
+        """Return the next batch; empty if there is none now."""
+        with self._changing:
+            batch = self._pending[: self._per_worker]
+            del self._pending[: len(batch)]
+            return batch
+
+    def settle(self, batch: Sequence[Item], failures: Mapping[str, str]) -> None:
+        """Take back what is left of a batch, unless it failed too often."""
+        left = [item for item in batch if not self._is_done(item.artifact_key)]
+        reached_some = failures or len(left) < len(batch)
+        with self._changing:
+            self._reasons.update(failures)
+            tried = list(failures) if reached_some else [item.artifact_key for item in left]
+            self._attempts.update(tried)
+            self._pending += [item for item in left if self._tries(item) < self._max_attempts]
+            self._pending.sort(key=self._tries)
+
+    def reasons(self) -> dict[str, str]:
+        """Return why each item that is not done is not."""
+        unknown = "no reason was reported"
+        keys = [item.artifact_key for item in self._every]
+        return {key: self._reasons.get(key, unknown) for key in keys if not self._is_done(key)}
+
+    def _tries(self, item: Item) -> int:
+        return self._attempts[item.artifact_key]
 
 
 def _in_threads(

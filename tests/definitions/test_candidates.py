@@ -297,6 +297,16 @@ def test_the_calibration_rows_of_each_trial_are_in_the_history(
     assert list(frame["number"]) == [0, 256, 1, 256]
 
 
+def test_the_nodes_of_a_pool_without_cards_share_the_candidates(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_nodes = dataclasses.replace(HARDWARE, count=2)
+    workers = work(monkeypatch, two_nodes, rows_256=0)
+    for node in (BASE, QUANTIZED, SCORES):
+        assert materialize_node(node) == "ok"
+    assert sorted(workers.evaluation_batches) == [[-1, 0], [1]]
+
+
 def test_candidates_behind_a_damaged_one_are_evaluated_by_a_fresh_worker_at_once(
     real: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,8 @@ def evaluate(
     """
     hardware = runner.hardware
     used = get_engine(request.engine.name)
+    accelerators = used.accelerators(request.engine, {}, hardware)
+    at_once = max(1, runner.executor.slots // accelerators)
 
     def run(batch: Sequence[Candidate], lease: Lease) -> dict[str, str]:
         dtype = used.compute_dtype(request.engine, lease.hardware)
@@ -39,7 +41,7 @@ def evaluate(
         run,
         is_done=lambda key: artifacts.find(key) is not None,
         # In deterministic mode GPU memory is not given back within a process (paper section 5.3).
-        per_worker=1 if hardware.kind != "cpu" else len(request.candidates),
+        per_worker=1 if hardware.kind != "cpu" else -(-len(request.candidates) // at_once),
         max_attempts=2,
-        accelerators=used.accelerators(request.engine, {}, hardware),
+        accelerators=accelerators,
     )

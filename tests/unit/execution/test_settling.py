@@ -208,6 +208,25 @@ def test_batches_run_in_parallel_on_different_devices(tmp_path):
     assert sorted(devices) == [("0",), ("1",)]
 
 
+def test_what_failed_is_tried_again_while_another_batch_still_runs(tmp_path):
+    again = threading.Event()
+    place = Workplace()
+    place.failing["a"] = "flaky"
+
+    def do(batch: Sequence[Item], lease: Lease) -> dict[str, str]:
+        if batch[0].artifact_key == "b":
+            assert again.wait(20)
+        elif "a" in place.batches:
+            place.failing.clear()
+            again.set()
+        return place(batch, lease)
+
+    executor = executor_on(tmp_path, TWO_GPUS)
+    failed = settle_on(executor, ITEMS[:2], do, is_done=place.is_done, per_worker=1, max_attempts=2)
+    assert failed == {}
+    assert place.batches == ["a", "a", "b"]
+
+
 def test_a_fault_of_the_machine_ends_what_was_begun_before_it(tmp_path):
     begun: list[str] = []
     patient = threading.Event()
