@@ -3,10 +3,13 @@
 Trial 0 is the engine's default, so the result is never worse than it. The study lies in a file; a
 killed study is opened again and goes on where it was: finished trials are kept, the one that was
 running is measured again. The sampler draws each trial from (seed, number), so that a study that
-was interrupted proposes what it would have proposed otherwise.
+was interrupted proposes what it would have proposed otherwise. Where several servers run at once,
+each of them is drawn for as soon as another one ends.
 """
 
 import contextlib
+import functools
+import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from datetime import UTC, datetime
@@ -27,6 +30,7 @@ from optikit_assets.errors import (
 from optikit_assets.faults import machine_fault, raise_machine_fault
 from optikit_assets.schemas import DEFAULT_TRIAL, StudyResult, Trial
 from optikit_assets.specs import EngineSpec, SearchSpaceSpec
+from optikit_assets.tuner.at_once import AtOnce
 from optikit_assets.tuner.explored import best_rate_per_gpu, unconfirmed
 from optikit_assets.tuner.importance import parameter_importance
 from optikit_assets.tuner.journal import DEFAULT, TrialRecord, open_journal
@@ -41,6 +45,8 @@ Explore = Callable[[Sequence[tuple[int, Flags]], float | None], dict[int, TrialR
 
 Those it has no outcome of are measured by themselves.
 """
+Groups = AtOnce[list[Proposal], dict[int, TrialResult]]
+"""What servers measure at the same time, each the configurations of a group."""
 _CONSTRAINT = "slo_penalty"
 # So many trials are left for servers of their own, to measure what was explored best.
 _CONFIRMATIONS = 2
@@ -71,6 +77,8 @@ def run_study(
     default_outcome: TrialResult | None = None,
     priors: Sequence[Flags] = (),
     on_trial: Callable[[Trial], object] | None = None,
+    at_once: int = 1,
+    stop: threading.Event | None = None,
     clock: Callable[[], float] = time.monotonic,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> StudyResult:
@@ -103,6 +111,11 @@ def run_study(
         study begins.
     on_trial
         Called with each trial that finishes now.
+    at_once
+        How many servers are measured at the same time; with more than one, `evaluate` and
+        `explore` are called in threads.
+    stop
+        Set when the study ends before what it began: breaks off what they do.
     clock
         Seconds, for the limit on starting new trials (`SearchSpaceSpec.timeout_minutes`).
     now
@@ -143,7 +156,9 @@ def run_study(
         session.settle_default(default_outcome)
         proposals.begin_with(priors)
         deadline = clock() + 60.0 * space.timeout_minutes
-        stopped = session.run(lambda: clock() >= deadline)
+        beside: Groups = AtOnce(at_once, stop or threading.Event())
+        with beside as groups:
+            stopped = session.run(groups, lambda: clock() >= deadline)
         return session.result(stopped)
 
 
@@ -170,6 +185,8 @@ class _Session:
         self._announce: Callable[[Trial], object] = on_trial or (lambda _: None)
         self._now = now
         self._trials: dict[int, Trial] = {}
+        # Which may have taken the process down again and again, and run alone.
+        self._suspects: set[int] = set()
 
     def resume(self) -> None:
         """Read the finished trials; settle those that a killed process left running."""
@@ -203,6 +220,8 @@ class _Session:
         else:
             again = record.model_copy(update={"attempt": record.attempt + 1})
             self._proposals.put_back(trial, again)
+            if again.attempt == _ATTEMPTS:
+                self._suspects.add(again.number)
 
     @contextlib.contextmanager
     def _put_back_by_the_machine(self, group: list[Proposal]) -> Generator[None]:
@@ -241,24 +260,55 @@ class _Session:
             TrialRecord(number=DEFAULT_TRIAL, trial=default).note_in(asked)
             self._tell(asked, default)
 
-    def run(self, out_of_time: Callable[[], bool]) -> str:
+    def run(self, groups: Groups, out_of_time: Callable[[], bool]) -> str:
         """Measure until the trials are used up; return why it ended."""
-        while not (stopped := self._why_stop(out_of_time)):
-            group = self._next_group()
+        try:
+            while True:
+                stopped = self._begin(groups, out_of_time)
+                if not groups:
+                    return stopped
+                self._end_one(groups)
+        except BaseException:
+            # What is finished beside the trial that ends the study is kept.
+            groups.break_off()
+            while groups:
+                with contextlib.suppress(Exception):
+                    self._end_one(groups)
+            raise
+
+    def _begin(self, groups: Groups, out_of_time: Callable[[], bool]) -> str:
+        """Begin as much as there is room for; return why no more, if not for that."""
+        while not (stopped := self._why_stop(sum(map(len, groups.asked)), out_of_time)):
+            left = self._space.trials - len(self._trials) - sum(map(len, groups.asked))
+            # Which explored one is the best, and so measured by itself, is known at the end.
+            confirms = self._explore is not None and left <= _CONFIRMATIONS
+            if len(groups) >= (1 if self._suspects or confirms else groups.width):
+                break
+            group = self._next_group(left)
             if not group:
                 refused = self._proposals.refused
                 return "every configuration of the search space was measured" + (
                     f" or refused ({next(iter(refused))})" if refused else ""
                 )
-            with self._put_back_by_the_machine(group):
-                outcomes = self._measure_group(*self._asked(group))
-            for trial, record in group:
-                self._finish(trial, record, outcomes[record.number])
+            groups.begin(group, functools.partial(self._measure_group, *self._asked(group)))
         return stopped
 
-    def _next_group(self) -> list[Proposal]:
-        """Return what one server measures: the best explored one by itself, or a group."""
-        left = self._space.trials - len(self._trials)
+    def _end_one(self, groups: Groups) -> None:
+        group, measured = groups.first()
+        with self._put_back_by_the_machine(group):
+            outcomes = measured()
+        for trial, record in group:
+            self._finish(trial, record, outcomes[record.number])
+            self._suspects.discard(record.number)
+
+    def _next_group(self, left: int) -> list[Proposal]:
+        """Return what one server measures: the best explored one by itself, or a group.
+
+        Parameters
+        ----------
+        left
+            Trials that are neither finished nor running.
+        """
         explored = unconfirmed(self._trials.values(), self._proposals.identity)
         if explored is None or left > _CONFIRMATIONS:
             most = min(self._space.economy.per_server, left - _CONFIRMATIONS)
@@ -301,9 +351,9 @@ class _Session:
             stopped=stopped,
         )
 
-    def _why_stop(self, out_of_time: Callable[[], bool]) -> str:
+    def _why_stop(self, running: int, out_of_time: Callable[[], bool]) -> str:
         finished = len(self._trials)
-        if finished >= self._space.trials:
+        if finished + running >= self._space.trials:
             return f"all {self._space.trials} trials were used"
         if finished >= _HOPELESS and all(t.status == "failed" for t in self._trials.values()):
             last = self._trials[max(self._trials)].reason

@@ -16,11 +16,12 @@ import pytest
 
 from benchmarks.cluster_kills import play
 from benchmarks.cluster_worker import ITEMS, Made, Make
-from optikit_assets.engines import detect
+from optikit_assets.engines import Flags, detect
 from optikit_assets.errors import AcceleratorError, EnvironmentMissingError, StageTimeoutError
-from optikit_assets.execution import Executor, Lease, settle
+from optikit_assets.execution import Executor, Lease, on_some_node, settle
 from optikit_assets.execution.ray.loopback import LoopbackCluster
-from optikit_assets.specs import digest
+from optikit_assets.specs import SearchSpaceSpec, digest
+from optikit_assets.tuner import TrialResult, run_study
 from tests.alive import is_alive
 from tests.cluster import PAIR, SLOTS
 from tests.contract.executor import ExecutorContract
@@ -101,6 +102,37 @@ def test_work_goes_to_every_node_of_the_pool_and_the_ledger_says_where(
         max_attempts=1,
     )
     assert failed == {}
+    lines = (tmp_path / "home" / "logs" / "workers.jsonl").read_text().splitlines()
+    assert {json.loads(line)["node"] for line in lines} == {node.name for node in SLOTS}
+
+
+def test_trials_of_one_study_run_on_all_nodes_at_once(make: Any, tmp_path: Path) -> None:
+    executor = make(SLOTS[0].labels)
+    both = threading.Barrier(2, timeout=60)
+
+    def evaluate(number: int, flags: Flags, hint_rps: float | None) -> TrialResult:
+        def measure(lease: Lease) -> TrialResult:
+            both.wait()
+            work = Make(folder=str(tmp_path), items=(f"trial-{number}",), seconds=0.0)
+            executor.run("compress", work, Made, lease)
+            return TrialResult("feasible", 1.0 / number)
+
+        return on_some_node(executor, 1, measure)
+
+    parameters = {"max_num_seqs": {"choices": [8, 16, 32, 64]}}
+    result = run_study(
+        storage=tmp_path / "study.journal",
+        study_name="study",
+        space=SearchSpaceSpec.model_validate(
+            {"name": "s", "trials": 3, "startup_trials": 2, "parameters": parameters}
+        ),
+        seed=1,
+        evaluate=evaluate,
+        hardware=executor.hardware(),
+        default_outcome=TrialResult("feasible", 1.0),
+        at_once=executor.slots,
+    )
+    assert [trial.status for trial in result.trials] == ["feasible"] * 3
     lines = (tmp_path / "home" / "logs" / "workers.jsonl").read_text().splitlines()
     assert {json.loads(line)["node"] for line in lines} == {node.name for node in SLOTS}
 

@@ -1,5 +1,6 @@
 """How a study measures configurations: one worker for each, or for several that share a server."""
 
+import threading
 import time
 from collections.abc import Sequence
 
@@ -21,12 +22,26 @@ from optikit_assets.workers.messages import ExploreRequest, ExploreWorkerResult,
 
 
 class Measuring:
-    """Measures the trials of one partition's study."""
+    """Measures the trials of one partition's study, in any thread; `stop` breaks off all of it."""
 
     def __init__(
         self, partition: Partition, slo: SloSpec, candidate: Representative, space: SearchSpaceSpec
     ) -> None:
         self._partition, self._slo, self._candidate, self._space = partition, slo, candidate, space
+        self.stop = threading.Event()
+        self._remembering = threading.Lock()
+
+    @property
+    def at_once(self) -> int:
+        """How many servers the pool has room for, at most as many as trials are drawn at random.
+
+        The more run at once, the less each is drawn with what the others showed.
+        """
+        partition = self._partition
+        cards = partition.engine.accelerators(
+            partition.model_spec.engine, {}, partition.runner.hardware
+        )
+        return max(1, min(partition.runner.executor.slots // cards, self._space.startup_trials))
 
     def evaluate(self, number: int, flags: Flags, best_rps: float | None) -> TrialResult:
         """Measure one configuration on a server of its own; see `run_study`."""
@@ -73,7 +88,7 @@ class Measuring:
                 partition.context.log.info(f"the rest needs servers of its own: {error}")
 
         if any(partition.artifacts.store.find(key) is None for key in keys.values()):
-            on_some_node(partition.runner.executor, gpus, measure)
+            on_some_node(partition.runner.executor, gpus, measure, self.stop)
         found: dict[int, TrialResult] = {}
         for number, key in keys.items():
             artifact = partition.artifacts.store.find(key)
@@ -98,11 +113,13 @@ class Measuring:
             seed=partition.seed(),
             initial_rate_rps=best_rps,
             worth_rps=worth_rps(self._space, slo, best_rps),
+            stop=self.stop,
         )
 
     def _remember(self, number: int, done: Benchmarked) -> None:
         recipe = self._partition.recipe
-        remember_probes(self._partition, recipe, self._slo, done, part="tuning", trial=number)
+        with self._remembering:
+            remember_probes(self._partition, recipe, self._slo, done, part="tuning", trial=number)
 
 
 def trial_result(done: Benchmarked, slo: SloSpec, seconds: float = 0.0) -> TrialResult:

@@ -105,6 +105,8 @@ def _tune(partition: Partition, recipe: str, slo: SloSpec) -> Artifact | None:
         on_trial=lambda trial: partition.context.log.info(
             f"trial {trial.number}: {trial.status} {trial.flags}"
         ),
+        at_once=measuring.at_once,
+        stop=measuring.stop,
     )
     if result.best is None and default is None:
         _remember(partition, recipe, slo, result, None)
