@@ -1,6 +1,6 @@
 """How wrong the planner is, on measured rows of public data; anyone can run it.
 
-``python -m benchmarks.planner --data DIR [--write docs/planner.md] [--json OUT] [--ship FILE]``
+``python -m benchmarks.planner --data DIR [--write docs/planner.md] [--json OUT] [--ship]``
 
 Every number is of rows that the fit did not see: all rows of one card, or of one model, are held
 out, and predicted from the others of the same engine. The constants of the model were
@@ -22,6 +22,7 @@ from benchmarks.tables import markdown, write_section
 from optikit_assets.planner.fit import Fit, fit_rows
 from optikit_assets.planner.roofline import TERMS
 from optikit_assets.planner.rows import FIRST_TOKEN
+from optikit_assets.planner.shipped import shipped_file
 from optikit_assets.specs.plugins import BUILTIN_ENGINES
 
 # Assumed, per card and hour: what decides between cards is their ratio.
@@ -261,7 +262,7 @@ def worst_rows(predicted: Sequence[Predicted], count: int = 8) -> list[dict[str,
 
 
 def shipped(rows: Sequence[Measured]) -> dict[str, object]:
-    """Return what `planner.shipped` reads: the fits of all rows of each engine there is here."""
+    """Return what `shipped_fits` reads: the fits of all rows of each engine there is here."""
     found: dict[str, object] = {}
     for engine in sorted({row.engine for row in rows} & set(BUILTIN_ENGINES)):
         own = [row for row in rows if row.engine == engine]
@@ -307,7 +308,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR")
     parser.add_argument("--write", type=Path, metavar="FILE")
     parser.add_argument("--json", type=Path, metavar="OUT")
-    parser.add_argument("--ship", type=Path, metavar="FILE", help="write the fits of all rows")
+    parser.add_argument("--ship", action="store_true", help="write the fits that engines ship with")
     options = parser.parse_args()
     rows, left_out = read_rows(options.data)
     by_card = held_out(rows, lambda row: row.system)
@@ -341,8 +342,10 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps({"errors": errors, "regret": lost}, indent=2) + "\n")
     if options.ship:
-        head = "# Made by `python -m benchmarks.planner --data DIR --ship FILE`.\n"
-        options.ship.write_text(head + yaml.safe_dump(shipped(rows), sort_keys=False))
+        head = "# Made by `python -m benchmarks.planner --data DIR --ship`.\n"
+        for engine, fits in shipped(rows).items():
+            text = head + yaml.safe_dump(fits, sort_keys=False)
+            shipped_file(engine).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

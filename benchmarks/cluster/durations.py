@@ -128,9 +128,10 @@ class Durations:
             return [sweep]
         assert node.asset == TUNED_CONFIG
         space = self.catalog.search_space(self.catalog.slo(node.key.slo).search_space)
-        sizes = space.parameters["tensor_parallel_size"]
-        assert isinstance(sizes, Choices)
-        drawn = [int(rng.choice(sizes.choices)) for _ in range(space.trials - 1)]
+        choices = space.parameters["tensor_parallel_size"]
+        assert isinstance(choices, Choices)
+        sizes = [int(size) for size in choices.choices if size is not None]
+        drawn = [rng.choice(sizes) for _ in range(space.trials - 1)]
         return [self._trial(family, cards) for cards in drawn]
 
     def _trial(self, family: Family, cards: int) -> Part:

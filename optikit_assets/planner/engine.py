@@ -1,10 +1,10 @@
 r"""An engine in virtual time: continuous batching, driven by a model of its steps.
 
-As vLLM's scheduler does it (`vllm/v1/core/sched/scheduler.py`): each step, every sequence that
-decodes gets one token; what is left of ``max_num_batched_tokens`` goes to prompts, first to those
-begun, then to those that wait, first come first served, as long as ``max_num_seqs`` and the cache
-allow. A prompt larger than what is left is cut (chunked prefill). Where the cache runs full, the
-sequence that came last gives its place up and is computed anew.
+As the schedulers of engines do it: each step, every sequence that decodes gets one token; what is
+left of ``max_num_batched_tokens`` goes to prompts, first to those begun, then to those that wait,
+first come first served, as long as ``max_num_seqs`` and the cache allow. A prompt larger than what
+is left is cut (chunked prefill). Where the cache runs full, the sequence that came last gives its
+place up and is computed anew.
 
 While nothing but decoding goes on, the steps up to the next end of a sequence are one block:
 with n sequences and :math:`\delta` the growth of a step, k steps take
@@ -30,7 +30,7 @@ class Limits:
     Attributes
     ----------
     max_num_seqs, max_num_batched_tokens
-        As vLLM's flags.
+        As an engine's flags of these names.
     chunked_prefill
         Whether a prompt may be cut; if not, it waits until a whole step has room.
     cache_tokens

@@ -19,7 +19,7 @@ _GIB = 1024**3
 _VISIBLE = 0.98
 _BUFFERS_BYTES = 2e9
 GPU_SHARE = 0.92
-"""Share of a card's memory that vLLM 0.32 uses unless told otherwise."""
+"""Share of a card's memory that engines use unless told otherwise (``gpu_memory_utilization``)."""
 
 
 def hardware_of(card: CardSpec, cards: int) -> Hardware:
