@@ -72,16 +72,18 @@ def new_model_versions(
         else:
             waiting.append(f"{version.key}: {reason}")
     requests: list[dg.RunRequest] = []
-    for key in sorted(wanted.keys() | seen.owed.keys()):
+    # What is requested anew is requested whole; what never was owes nothing yet.
+    for key in sorted(wanted.keys() | (seen.owed.keys() & seen.requested.keys())):
         revision = wanted.get(key) or seen.requested[key]
+        left = None if key in wanted else seen.owed.get(key)
         try:
-            request, owed = _request(catalog, key, revision, seen.owed.get(key))
+            request, owed = _request(catalog, key, revision, left)
         except SpecError as error:
             waiting.append(f"{key}: {error}")
             continue
         waiting += [f"{key}: {error}" for error in owed.values()]
         seen.owed.pop(key, None)
-        if owed:
+        if owed and (request is not None or key in seen.requested):
             seen.owed[key] = sorted(owed)
         if request is not None:
             requests.append(request)
@@ -128,9 +130,11 @@ def _request(
     Raises
     ------
     SpecError
-        If the file of the model itself is broken, or one of the pools that it names.
+        If the file of the model itself is broken, or one of the recipes or pools that it names.
     """
     spec = catalog.model(split_model(key)[0])
+    for recipe in spec.recipes:
+        catalog.recipe(recipe)
     for pool in spec.pools:
         catalog.pool(pool)
     asked = owed or list(spec.slos or catalog.names("slos"))

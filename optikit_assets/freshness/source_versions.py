@@ -15,6 +15,7 @@ from optikit_assets.artifacts.models import FetchedModel, ModelRegistry
 from optikit_assets.artifacts.references import LocalKind, Reference
 from optikit_assets.engines import Hardware, engine_variables, get_engine
 from optikit_assets.environments.variables import effective_variables
+from optikit_assets.errors import CompressionError, SpecError
 from optikit_assets.graph import (
     BASE_MODEL,
     CALIBRATION_DATA,
@@ -89,10 +90,21 @@ class SourceVersions:
         return Reference(kind="model", where=str(model.path), sha256=model.digest, what=what)
 
     def calibration_data(self, model_key: str) -> str:
-        """Return where a model's calibration rows are: a file, or a data set at a commit."""
-        reference = self._spec(model_key).calibration_data
+        """Return where a model's calibration rows are: a file, or a data set at a commit.
+
+        Raises
+        ------
+        SpecError
+            If there is no such file, or the name of a data set is malformed.
+        """
+        spec = self._spec(model_key)
+        reference = spec.calibration_data
         if reference not in self._rows:
-            found = resolve_calibration(reference, settings().root)
+            try:
+                found = resolve_calibration(reference, settings().root)
+            except CompressionError as error:
+                file = f"{self.catalog.root.name}/models/{spec.name}.yaml"
+                raise SpecError(file, [f"calibration_data: {error}"]) from error
             if is_hub_dataset(found):
                 found = pinned_dataset(found, settings().home / "hub" / "datasets.json")
             self._rows[reference] = found

@@ -6,7 +6,7 @@ from itertools import product
 from typing import NamedTuple
 
 from optikit_assets.artifacts import Artifact, ArtifactStore
-from optikit_assets.errors import AcceleratorError, SpecError
+from optikit_assets.errors import AcceleratorError, ModelError, SpecError
 from optikit_assets.freshness.source_versions import SourceVersions
 from optikit_assets.graph import (
     BENCHMARK_SWEEP,
@@ -258,8 +258,8 @@ class Versions:
             return f"{node} was never materialized"
         try:
             return self._why_not_present(node, known)
-        except SpecError as error:
-            # One broken file is no reason against what does not follow from it.
+        except (ModelError, SpecError) as error:
+            # One broken file or folder is no reason against what does not follow from it.
             return f"{node}: {error}"
         except AcceleratorError as error:
             if node.key.pool is None:

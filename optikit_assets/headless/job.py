@@ -44,6 +44,9 @@ def optimize(context: dg.OpExecutionContext, config: OptimizeConfig) -> None:
         pools=tuple(config.pools),
     )
 
+    for error in () if config.recipes else catalog.broken["quantization"].values():
+        context.log.warning(f"left out: {error}")
+
     def log(event: Event) -> None:
         context.log.info(f"{event.kind} {event.node} {event.text or event.outcome}")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from optikit_assets.errors import AcceleratorError, SpecError
+from optikit_assets.errors import AcceleratorError, ModelError, SpecError
 from optikit_assets.freshness import Versions
 from optikit_assets.graph import DEPLOYABLE_CONFIG, FAILED, GRAPH, Node, split_model
 
@@ -21,7 +21,9 @@ class NodePlan:
     """One partition: its state, why it is in it, and what it waits for within the plan.
 
     ``unknown`` says why nobody can judge it now; its state is stale then. ``key`` is the content
-    key that it has once everything above it is up to date. ``pool`` is where it is made, as the
+    key that it has once everything above it is up to date; what was never made has none, so that
+    no model is fetched to tell that. ``settled`` says that its last outcome is one of what is there
+    now, be it a failure. ``pool`` is where it is made, as the
     part of a key; a decision is certified where it chooses.
     """
 
@@ -33,6 +35,7 @@ class NodePlan:
     timestamp: float | None
     unknown: str = ""
     key: str = ""
+    settled: bool = False
     pool: str | None = None
 
 
@@ -48,15 +51,15 @@ def make_plan(
     nodes
         The scope, in topological order; what they need beyond it has to exist.
     tolerant
-        Call stale, with the reason, what nobody can judge while its pool is away or a file that it
-        follows from is broken.
+        Call stale, with the reason, what nobody can judge while its pool is away, or a file or the
+        model that it follows from is broken.
 
     Raises
     ------
     AcceleratorError
         If a pool that a node is on is away, unless `tolerant`.
-    SpecError
-        If a file that a node follows from is broken, unless `tolerant`.
+    SpecError, ModelError
+        If a file or the model that a node follows from is broken, unless `tolerant`.
     """
     ordered = list(dict.fromkeys(nodes))
     scope = frozenset(ordered)
@@ -69,18 +72,23 @@ def make_plan(
 def _judge_or_say_why_not(versions: Versions, node: Node, scope: frozenset[Node]) -> NodePlan:
     known = versions.recorded(node)
     try:
-        _check_specs(versions, node)
+        check_specs(versions, node)
         return _judge(versions, node, scope)
-    except (AcceleratorError, SpecError) as error:
+    except (AcceleratorError, ModelError, SpecError) as error:
         status, when = (known.status, known.timestamp) if known else ("", None)
         reason = f"cannot be judged: {error}"
         return NodePlan(node, "stale", reason, (), status, when, unknown=str(error))
 
 
-def _check_specs(versions: Versions, node: Node) -> None:
+def check_specs(versions: Versions, node: Node) -> None:
     """Look at the specs that a partition is of, a decision's recorded recipes and pools too.
 
     What was decided among is not decided again without one of them because its file has a typo.
+
+    Raises
+    ------
+    SpecError
+        If the file of one of them is broken.
     """
     catalog = versions.catalog
     known = versions.recorded(node)
@@ -106,10 +114,7 @@ def _judge(versions: Versions, node: Node, scope: frozenset[Node]) -> NodePlan:
     pool = versions.pool_of(node)
     known = versions.recorded(node)
     if known is None:
-        key = versions.expected(node)
-        return NodePlan(
-            node, "missing", "never materialized", waits_for, "", None, key=key, pool=pool
-        )
+        return NodePlan(node, "missing", "never materialized", waits_for, "", None, pool=pool)
     state: State = "fresh"
     reason = ""
     if known.status == FAILED:
@@ -119,8 +124,17 @@ def _judge(versions: Versions, node: Node, scope: frozenset[Node]) -> NodePlan:
         reason = _cause(versions, ups, known.inputs)
     elif not node.is_root and not versions.has_artifact(known.version):
         state, reason = "missing", "its artifact is not in the store"
-    when, key = known.timestamp, versions.expected(node)
-    return NodePlan(node, state, reason, waits_for, known.status, when, key=key, pool=pool)
+    return NodePlan(
+        node,
+        state,
+        reason,
+        waits_for,
+        known.status,
+        known.timestamp,
+        key=versions.expected(node),
+        settled=state == "fresh" or not versions.why_left_out(node),
+        pool=pool,
+    )
 
 
 def _cause(versions: Versions, ups: tuple[Node, ...], inputs: dict[str, str]) -> str:

@@ -24,7 +24,7 @@ from optikit_assets.headless.agenda import DriverReport, Event
 from optikit_assets.headless.driver import AsRuns, run_plan
 from optikit_assets.headless.materialize import register_model
 from optikit_assets.headless.optimize import width
-from optikit_assets.headless.plan import NodePlan, make_plan
+from optikit_assets.headless.plan import NodePlan, check_specs, make_plan
 from optikit_assets.headless.present import known_seconds, observe, versions_now
 from optikit_assets.headless.requests import remember_request, requests
 from optikit_assets.headless.run_owners import cancel_orphaned_runs
@@ -42,7 +42,8 @@ def bring_up_to_date(context: dg.AssetExecutionContext) -> None:
     Raises
     ------
     SpecError
-        If the file of the model or of the SLO is broken.
+        If the file of the model, of the SLO or of a recipe is broken that was decided among, or
+        that was asked for by name.
     StageError
         If something upstream failed, or if inputs change faster than they can be followed.
     """
@@ -52,13 +53,13 @@ def bring_up_to_date(context: dg.AssetExecutionContext) -> None:
         catalog = Catalog.load(settings().recipes)
         pools = Pools.of(settings(), catalog)
         found = plan_upstream(node, catalog, context.instance, pools)
+        for error in catalog.broken["quantization"].values() if turn == 0 else ():
+            context.log.warning(f"left out: {error}")
         # What failed is tried again by the first round alone: then it is an outcome like others.
         plan = found.plan if turn == 0 else found.settled()
         stale = [item for item in plan if item.state != "fresh"]
         if not stale:
             return
-        for error in catalog.broken["quantization"].values():
-            context.log.warning(f"left out: {error}")
         for item in stale:
             context.log.info(f"{item.node} is run first: {item.state}, {item.reason}")
         report = _run(context, found.named, plan, pools)
@@ -86,10 +87,7 @@ class Upstream(NamedTuple):
 
     def settled(self) -> list[NodePlan]:
         """Return the plan in which a failure that nothing changed since counts as fresh."""
-        return [
-            item if self.versions.why_left_out(item.node) else replace(item, state="fresh")
-            for item in self.plan
-        ]
+        return [replace(item, state="fresh") if item.settled else item for item in self.plan]
 
 
 def plan_upstream(
@@ -97,7 +95,8 @@ def plan_upstream(
 ) -> Upstream:
     """Observe all sources, and judge everything upstream of a decision.
 
-    What is asked for is kept as a request if nobody asked for anything before.
+    What is asked for is kept as a request if nobody asked for anything before, and if it is not
+    all recipes without the broken ones: those count again once they are corrected.
     """
     model, slo = decision.key.model, decision.key.slo
     catalog.model(graph.split_model(model)[0])
@@ -108,14 +107,19 @@ def plan_upstream(
     made = [r for r in requests(instance, model) if decision.asset in r.stages and slo in r.slos]
     named: dict[str, tuple[str, ...]] = {}
     if not recorded(instance, decision):
-        if not made:
-            made = [default_request(catalog, decision)]
-            for name in made[0].recipes:
+        remembered = bool(made)
+        made = made or [default_request(catalog, decision)]
+        for name in (name for request in made for name in request.recipes):
+            # One that is gone is asked for by nobody any more.
+            if name in catalog.broken["quantization"] or not remembered:
                 catalog.recipe(name)
+        by_name = catalog.model(graph.split_model(model)[0]).recipes
+        if not remembered and (by_name or not catalog.broken["quantization"]):
             remember_request(instance, model, PIPELINE, made[0])
         names = tuple(dict.fromkeys(name for r in made for name in r.pools_of(slo)))
         named = {"": names, slo: names} if len(POOLS) > 1 else {}
     versions = versions_now(catalog, instance, pools, named=named)
+    check_specs(versions, decision)
     asked = asked_for(versions, decision, made)
     asked = closure(versions.about_to_run(asked), asked)
     versions = versions.about_to_run(asked)

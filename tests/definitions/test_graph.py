@@ -387,6 +387,50 @@ def test_a_version_of_a_broken_model_spec_waits_and_says_why(site: Site):
     assert site.requested() == ["demo-llama@2"]
 
 
+def test_a_version_of_a_model_that_names_a_broken_recipe_waits_and_says_why(site: Site):
+    good = (site.recipes / "quantization" / "int_w8a8.yaml").read_text()
+    site.edit("quantization/int_w8a8.yaml", lambda spec: spec.update(trials=0), "typo")
+    site.edit("models/demo-llama.yaml", lambda spec: spec.update(recipes=["int_w8a8"]), "one")
+    site.drop("demo-llama", "2")
+    assert "demo-llama@2: recipes/quantization/int_w8a8.yaml: trials: " in site.reason()
+    assert site.requested() == []
+    (site.recipes / "quantization" / "int_w8a8.yaml").write_text(good)
+    assert site.requested() == ["demo-llama@2"]
+
+
+def test_a_version_that_goes_before_it_could_be_requested_stops_no_other(site: Site):
+    site.edit("slos/demo.yaml", lambda spec: spec["workload"].update(output_tokens=0), "typo")
+    site.drop("demo-llama", "2")
+    site.drop("other", "1")
+    # Of the one no SLO can be used, the other is requested: what was seen is kept.
+    assert site.requested() == ["other@1"]
+    shutil.rmtree(site.home / "models" / "demo-llama" / "2")
+    site.drop("other", "2")
+    assert site.requested() == ["other@2"]
+
+
+def test_an_owed_slo_does_not_take_the_place_of_a_request_that_failed(site: Site):
+    good = (site.recipes / "slos" / "demo.yaml").read_text()
+    site.edit("models/demo-llama.yaml", lambda spec: spec["slos"].append("qwen7b_chat"), "two")
+    site.edit("slos/demo.yaml", lambda spec: spec["workload"].update(output_tokens=0), "typo")
+    site.drop("demo-llama", "2")
+    assert site.requested() == ["demo-llama@2"]
+    request = site.requests["demo-llama@2"]
+    site.instance.create_run_for_job(
+        optimize_model,
+        run_config=request.run_config,
+        tags=dict(request.tags),
+        status=dg.DagsterRunStatus.FAILURE,
+    )
+    # Both at once: the folder is mended, and so is the file.
+    (site.recipes / "slos" / "demo.yaml").write_text(good)
+    write_model(site.home / "models" / "demo-llama" / "2", fill=3)
+    assert site.requested() == ["demo-llama@2"]
+    asked = site.requests["demo-llama@2"].run_config["ops"]["optimize"]["config"]["slos"]
+    assert asked == ["demo", "qwen7b_chat"]
+    assert site.requested() == []
+
+
 @pytest.mark.slow
 def test_broken_files_are_shown_as_failed_checks_and_all_else_is_observed(site: Site):
     site.look_for_edits()

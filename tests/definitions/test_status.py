@@ -2,7 +2,12 @@
 
 from collections.abc import Iterable
 
+import pytest
+
 from optikit_assets.artifacts import open_store
+from optikit_assets.artifacts.models import FetchedModel, ModelRegistry, ModelVersion
+from optikit_assets.defs.sources import changed_observations
+from optikit_assets.errors import ModelError
 from optikit_assets.graph import BASE_MODEL, DEPLOYABLE_CONFIG, PIPELINE, Flow, Node, get_flow
 from optikit_assets.headless.requests import Request, remember_request, requests
 from optikit_assets.headless.status import status
@@ -184,3 +189,53 @@ def test_a_request_of_a_flow_and_a_recipe_that_are_gone_breaks_nothing(world: Wo
     flow = Flow("of_a_package", frozenset({"benchmark_sweep"}))
     asked(world, flow, ["chat"], ["baseline", "gone"])
     assert states(world)[DEPLOYABLE] == "not asked for"
+
+
+# --- models and data that cannot be used --------------------------------------------------------
+
+
+def test_a_model_that_never_ran_is_not_fetched_to_tell_so(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    ran(world, PIPELINE.nodes(MODEL, ["chat"], TWO))
+    write_model(world.root / "weights" / "2")
+    fetched: list[str] = []
+    fetch = ModelRegistry.fetch
+
+    def noted(registry: ModelRegistry, version: ModelVersion) -> FetchedModel:
+        fetched.append(version.key)
+        return fetch(registry, version)
+
+    monkeypatch.setattr(ModelRegistry, "fetch", noted)
+    assert states(world, "tiny@2", MODEL)["base_model[tiny@2]"] == "missing: never materialized"
+    assert set(fetched) == {MODEL}
+
+
+def test_a_damaged_folder_takes_out_its_model_alone(world: World):
+    write_model(world.root / "weights" / "2")
+    ran(world, PIPELINE.nodes(MODEL, ["chat"], TWO))
+    other = PIPELINE.nodes("tiny@2", ["chat"], TWO)
+    ran(world, other)
+    (world.root / "weights" / "2" / "config.json").unlink()
+    found = states(world, "tiny@2", MODEL)
+    assert found[DEPLOYABLE] == "fresh"
+    assert found["base_model[tiny@2]"].startswith("stale: cannot be judged: ")
+    assert "config.json" in found[str(other[-1])]
+    assert "config.json" in world.versions().outdated(other[1])
+    # A plan of that model alone has nothing to go on with.
+    with pytest.raises(ModelError, match=r"config\.json"):
+        world.judge(other)
+
+
+def test_a_typo_in_the_calibration_data_of_a_model_takes_out_what_calibrates(world: World):
+    ran(world, PIPELINE.nodes(MODEL, ["chat"], TWO))
+    world.edit("models/tiny.yaml", "calibration.jsonl", "calibrtion.jsonl")
+    found = states(world)
+    fault = "stale: cannot be judged: recipes/models/tiny.yaml: calibration_data: calibration data"
+    assert found[f"quantized_model[{MODEL}|int_w8a8]"].startswith(fault)
+    assert found[f"eval_scores[{MODEL}|baseline]"] == "fresh"
+    # Nor does it stop the observation of anything else.
+    seen = changed_observations(world.instance, world.versions().sources, [MODEL])
+    of = {(event.asset_key.to_user_string(), event.partition) for event in seen}
+    assert ("calibration_data", f"{MODEL}|baseline") in of
+    assert not any(asset == "calibration_data" and "int_w8a8" in str(key) for asset, key in of)

@@ -191,3 +191,46 @@ def test_a_broken_recipe_does_not_stop_a_decision_among_the_others(clicks: Click
     clicks.world.write("models/tiny.yaml", text + "recipes: [int_w8a8]\n")
     with pytest.raises(SpecError, match=r"recipes/quantization/int_w8a8\.yaml: trials: "):
         clicks.click(CHAT._replace(key=graph.Key(MODEL, slo="batch")))
+
+
+TYPO = ("quantization/int_w8a8.yaml", "trials: 2", "trials: two")
+SAID = r"recipes/quantization/int_w8a8\.yaml: trials: "
+
+
+def test_what_was_decided_among_is_not_decided_again_without_one_of_it(clicks: Clicks) -> None:
+    clicks.click()
+    clicks.world.edit(*TYPO)
+    # Whether or not anything else is to be run.
+    with pytest.raises(SpecError, match=SAID):
+        clicks.click()
+    clicks.world.edit("slos/chat.yaml", "max_ms: 100", "max_ms: 120")
+    with pytest.raises(SpecError, match=SAID):
+        clicks.click()
+    assert clicks.ran == []
+
+
+def test_what_was_asked_for_by_name_is_not_left_out_before_the_first_decision(
+    clicks: Clicks,
+) -> None:
+    request = Request(graph.STAGES, ("chat",), ("baseline", "int_w8a8"))
+    remember_request(clicks.world.instance, MODEL, PIPELINE, request)
+    clicks.world.edit(*TYPO)
+    with pytest.raises(SpecError, match=SAID):
+        clicks.click()
+    assert clicks.ran == []
+
+
+def test_all_recipes_but_a_broken_one_are_not_kept_as_what_was_asked_for(
+    clicks: Clicks, caplog: pytest.LogCaptureFixture
+) -> None:
+    clicks.world.edit(*TYPO)
+    clicks.click()
+    assert requests(clicks.world.instance, MODEL) == []
+    # It is told by a click that has nothing to run, too.
+    caplog.clear()
+    assert clicks.click() == []
+    assert "left out: recipes/quantization/int_w8a8.yaml: trials: " in caplog.text
+    # Corrected, and nothing decided yet: it counts again.
+    clicks.world.instance.wipe_assets([dg.AssetKey(graph.DEPLOYABLE_CONFIG)])
+    clicks.world.edit(TYPO[0], TYPO[2], TYPO[1])
+    assert f"tuned_config[{MODEL}|int_w8a8@chat]" in clicks.click()
