@@ -31,7 +31,7 @@ def figures(study: StudyResult) -> dict[str, Figure]:
         drawn["machine time"] = best_against_machine_time(trials)
     if study.importance:
         drawn["importance"] = importance(study.importance)
-    if sum(trial.status == "feasible" for trial in trials) > 1 and _names(trials):
+    if _names([trial for trial in trials if trial.status == "feasible"]):
         drawn["slices"] = slices(trials)
         drawn["parallel coordinates"] = parallel_coordinates(trials)
     return drawn

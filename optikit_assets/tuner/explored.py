@@ -7,25 +7,26 @@ from optikit_assets.schemas import Trial, best_trial
 
 
 def best_rate_per_gpu(trials: Iterable[Trial], *, explored: bool) -> float | None:
-    """Return the best rate per GPU so far, that of explored trials among them or not."""
-    feasible = (t for t in trials if t.status == "feasible" and (explored or not t.retuned))
+    """Return the best rate per GPU so far: of explored trials, or of those with their own server.
+
+    Neither is held against the other: a server that can be changed has room for all it runs.
+    """
+    feasible = (t for t in trials if t.status == "feasible" and t.retuned == explored)
     return max((t.rate_per_gpu for t in feasible), default=None)
 
 
-def unconfirmed(trials: Iterable[Trial], identity: Callable[[Flags], str]) -> Trial | None:
-    """Return the best explored trial, if nothing that had a server of its own is as good.
+def unconfirmed(
+    trials: Iterable[Trial], identity: Callable[[Flags], str], always: int
+) -> Trial | None:
+    """Return the best explored trial whose configuration had no server of its own since.
 
-    One whose configuration had a server of its own since is settled, whatever came of it.
+    Once so many as `always` had one, only what promises more than the best of those.
     """
     every = list(trials)
     own = best_trial(every)
-    settled = {identity(trial.flags) for trial in every if not trial.retuned}
-    better = [
-        trial
-        for trial in every
-        if trial.status == "feasible"
-        and trial.retuned
-        and (own is None or trial.rate_per_gpu > own.rate_per_gpu)
-        and identity(trial.flags) not in settled
-    ]
-    return max(better, key=lambda trial: trial.rate_per_gpu, default=None)
+    alone = {identity(trial.flags) for trial in every if not trial.retuned}
+    explored = [trial for trial in every if trial.retuned and trial.status == "feasible"]
+    left = [trial for trial in explored if identity(trial.flags) not in alone]
+    if own is not None and len(explored) - len(left) >= always:
+        left = [trial for trial in left if trial.rate_per_gpu > own.rate_per_gpu]
+    return max(left, key=lambda trial: trial.rate_per_gpu, default=None)

@@ -12,7 +12,7 @@ import optuna
 from optuna.trial import TrialState
 
 from optikit_assets.engines import Flags
-from optikit_assets.schemas import DEFAULT_TRIAL
+from optikit_assets.schemas import DEFAULT_TRIAL, Trial
 from optikit_assets.specs import SearchSpaceSpec, digest
 from optikit_assets.tuner.bounded_space import BoundedSpace
 from optikit_assets.tuner.journal import TrialRecord
@@ -24,6 +24,9 @@ Proposal = tuple[optuna.Trial, TrialRecord]
 _REFUSED = "refused"
 # Attribute of a study: how many configurations it began with.
 _PRIORS = "priors"
+_CONSTRAINT = "slo_penalty"
+# Orders crashes after every configuration that could at least be measured.
+_FAILED_PENALTY = 1000.0
 # Sampled again so often before a point is drawn that is certainly new.
 _DUPLICATES = 20
 
@@ -109,6 +112,20 @@ class Proposals:
                 self._bounded.suggest(trial)
                 return self._noted(trial, TrialRecord(number=self._next_number, flags=record.flags))
         return None
+
+    def tell(self, asked: optuna.Trial, trial: Trial) -> None:
+        """Report to the sampler; a failed trial has no value, but breaks the constraint.
+
+        Optuna forgets trials told as FAIL and would propose a crashing configuration again; told as
+        PRUNED with a broken constraint they push the sampler away and are never the best.
+        """
+        failed = trial.status == "failed"
+        if _CONSTRAINT not in asked.constraints:
+            asked.set_constraint(_CONSTRAINT, _FAILED_PENALTY if failed else trial.slo_penalty)
+        if failed:
+            self._study.tell(asked, state=TrialState.PRUNED)
+        else:
+            self._study.tell(asked, trial.fitness)
 
     @property
     def refused(self) -> dict[str, int]:

@@ -47,15 +47,12 @@ Those it has no outcome of are measured by themselves.
 """
 Groups = AtOnce[list[Proposal], dict[int, TrialResult]]
 """What servers measure at the same time, each the configurations of a group."""
-_CONSTRAINT = "slo_penalty"
 # So many trials are left for servers of their own, to measure what was explored best.
 _CONFIRMATIONS = 2
 # A configuration that took the whole process down so often is not tried again.
 _ATTEMPTS = 3
 # With so many trials and not one that could be measured, the fault is not in the flags.
 _HOPELESS = 5
-# Orders crashes after every configuration that could at least be measured.
-_FAILED_PENALTY = 1000.0
 # What says something about the configuration. Everything else (no disk, no accelerator, a fault in
 # the program) says something about the machine and ends the study.
 _TRIAL_ERRORS = (ServerStartError, StageError, EndpointError, ModelError)
@@ -208,7 +205,7 @@ class _Session:
     def _settle_interrupted(self, frozen: optuna.trial.FrozenTrial, record: TrialRecord) -> None:
         trial = optuna.trial.Trial(self._study, frozen._trial_id)  # pyright: ignore[reportPrivateUsage]
         if record.trial is not None:
-            self._tell(trial, record.trial)
+            self._proposals.tell(trial, record.trial)
             self._remember(record.trial)
         elif record.attempt >= _ATTEMPTS:
             outcome = TrialResult(
@@ -258,7 +255,7 @@ class _Session:
             self._bounded.suggest(asked)
             default = self._trials[DEFAULT_TRIAL]
             TrialRecord(number=DEFAULT_TRIAL, trial=default).note_in(asked)
-            self._tell(asked, default)
+            self._proposals.tell(asked, default)
 
     def run(self, groups: Groups, out_of_time: Callable[[], bool]) -> str:
         """Measure until the trials are used up; return why it ended."""
@@ -309,7 +306,7 @@ class _Session:
         left
             Trials that are neither finished nor running.
         """
-        explored = unconfirmed(self._trials.values(), self._proposals.identity)
+        explored = unconfirmed(self._trials.values(), self._proposals.identity, _CONFIRMATIONS)
         if explored is None or left > _CONFIRMATIONS:
             most = min(self._space.economy.per_server, left - _CONFIRMATIONS)
             group = self._proposals.group(1 if self._explore is None else max(1, most))
@@ -318,25 +315,28 @@ class _Session:
         again = self._proposals.again(explored.number)
         return [] if again is None else [again]
 
-    def _asked(self, group: list[Proposal]) -> tuple[list[TrialRecord], float | None]:
+    def _asked(self, group: list[Proposal]) -> tuple[list[TrialRecord], float | None, float | None]:
         records = [record for _, record in group]
-        # What was explored is to be surpassed by what is explored, not by what confirms it.
-        rate = best_rate_per_gpu(self._trials.values(), explored=len(group) > 1)
-        return records, rate and rate * self._bounded.accelerators(records[0].flags)
+        explored = best_rate_per_gpu(self._trials.values(), explored=True)
+        return records, explored, best_rate_per_gpu(self._trials.values(), explored=False)
 
     def _measure_group(
-        self, records: list[TrialRecord], hint_rps: float | None
+        self, records: list[TrialRecord], explored: float | None, own: float | None
     ) -> dict[int, TrialResult]:
-        """Measure a group on one server, and by themselves those that it cannot."""
+        """Measure a group on one server, and by themselves those that it cannot.
+
+        Rates per GPU that each of both is to surpass.
+        """
         found: dict[int, TrialResult] = {}
         if self._explore is not None and len(records) > 1:
             try:
+                hint_rps = explored and explored * self._bounded.accelerators(records[0].flags)
                 found = self._explore([(r.number, r.flags) for r in records], hint_rps)
             except _TRIAL_ERRORS as error:
                 raise_machine_fault(error)
         for record in records:
             if record.number not in found:
-                found[record.number] = self._measure(record.number, record.flags, hint_rps)
+                found[record.number] = self._measure(record.number, record.flags, own)
         return found
 
     def result(self, stopped: str) -> StudyResult:
@@ -364,12 +364,12 @@ class _Session:
             return f"the limit of {self._space.timeout_minutes:g} minutes was reached"
         return ""
 
-    def _measure(self, number: int, flags: Flags, hint_rps: float | None) -> TrialResult:
+    def _measure(self, number: int, flags: Flags, rate_per_gpu: float | None) -> TrialResult:
+        gpus = self._bounded.accelerators(flags)
         try:
-            return self._evaluate(number, flags, hint_rps)
+            return self._evaluate(number, flags, rate_per_gpu and rate_per_gpu * gpus)
         except _TRIAL_ERRORS as error:
             raise_machine_fault(error)
-            gpus = self._bounded.accelerators(flags)
             return TrialResult("failed", gpus=gpus, reason=str(error))
 
     def _finish(self, asked: optuna.Trial, record: TrialRecord, outcome: TrialResult) -> None:
@@ -377,23 +377,9 @@ class _Session:
         trial = outcome.as_trial(record.number, record.flags, record.started_at, ended_at)
         # Kept before the sampler is told: a kill between the two loses nothing.
         record.model_copy(update={"trial": trial}).note_in(asked)
-        self._tell(asked, trial)
+        self._proposals.tell(asked, trial)
         self._remember(trial)
         self._announce(trial)
-
-    def _tell(self, asked: optuna.Trial, trial: Trial) -> None:
-        """Report to the sampler; a failed trial has no value, but breaks the constraint.
-
-        Optuna forgets trials told as FAIL and would propose a crashing configuration again; told as
-        PRUNED with a broken constraint they push the sampler away and are never the best.
-        """
-        failed = trial.status == "failed"
-        if _CONSTRAINT not in asked.constraints:
-            asked.set_constraint(_CONSTRAINT, _FAILED_PENALTY if failed else trial.slo_penalty)
-        if failed:
-            self._study.tell(asked, state=TrialState.PRUNED)
-        else:
-            self._study.tell(asked, trial.fitness)
 
     def _remember(self, trial: Trial) -> None:
         self._trials[trial.number] = trial

@@ -155,7 +155,7 @@ class _Exploration:
             model=self._engine.request_name(str(self._model), request.served_model_name),
             slo=request.slo,
             seed=request.seed,
-            gpus=self._engine.devices(variant.flags),
+            gpus=self._engine.devices(self._flags(variant.flags)),
             initial_rate_rps=best,
             worth_rps=(best or 0.0) * (1.0 + (request.margin or 0.0)) if drop else 0.0,
             requests_file=requests_file,
@@ -166,10 +166,10 @@ class _Exploration:
         return found.model_copy(update={"model": request.served_model_name})
 
     def _set(self, flags: Mapping[str, Scalar]) -> Flags:
-        """Fill in the defaults of what a running server can change."""
-        defaults = self._engine.defaults(self._request.hardware)
+        """Fill in what a running server can change: as the model fixes it, else the default."""
+        known = {**self._engine.defaults(self._request.hardware), **self._flags(flags)}
         hot = hot_flags(self._engine)
-        return {**{n: v for n, v in defaults.items() if n in hot}, **flags}
+        return {**flags, **{name: value for name, value in known.items() if name in hot}}
 
     def _flags(self, tuned: Mapping[str, Scalar]) -> Flags:
         request = self._request

@@ -200,6 +200,15 @@ def test_slices_and_coordinates_show_each_flag_that_differs():
     }  # fmt: skip
 
 
+def test_flags_are_not_drawn_where_one_configuration_met_the_slo():
+    trials = (
+        Trial(number=0, status="infeasible"),
+        Trial(number=1, flags={"a": 1}, status="feasible", rate_rps=5.0, retuned=True),
+        Trial(number=2, flags={"a": 1}, status="feasible", rate_rps=4.0),
+    )
+    assert set(tuning_plots.figures(StudyResult(name="s", trials=trials))) == {"history"}
+
+
 # --- arms ---------------------------------------------------------------------------------------
 
 

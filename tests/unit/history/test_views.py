@@ -366,6 +366,17 @@ def test_tuning_history_shows_progress_in_order_of_trials(history, rows):
     assert values(frame, "gain_over_default") == [1.0, None, 1.5, 0.5, 2.0]
 
 
+def test_what_was_only_explored_is_no_measured_configuration(history, rows):
+    rows.trial("baseline", 0, 2.0)
+    rows.trial("baseline", 1, 9.0, retuned=True)
+    rows.trial("baseline", 2, 3.0, retuned=False)
+    frame = ask(history, "SELECT trial, rate_per_gpu FROM measured_configurations")
+    assert frame.to_dict("records") == [{"trial": 2, "rate_per_gpu": 3.0}]
+    frame = history.query("SELECT * FROM tuning_history")
+    assert values(frame, "rate_per_gpu") == [2.0, 9.0, 3.0]
+    assert values(frame, "best_rate_per_gpu_so_far") == [2.0, 2.0, 3.0]
+
+
 def test_cost_follows_from_price_and_rate(history, rows):
     history.append("prices", [{"accelerator": "h200", "usd_per_hour": 3.6, "source": "contract"}])
     workload = {"input_tokens": 1200, "output_tokens": 80}

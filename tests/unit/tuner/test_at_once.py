@@ -137,17 +137,17 @@ from optikit_assets.engines import Hardware
 from optikit_assets.specs import SearchSpaceSpec
 from optikit_assets.tuner import TrialResult, run_study
 
-folder, killer = Path(sys.argv[1]), int(sys.argv[2])
+folder, killer, beside = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 both = threading.Barrier(2)
 
 def evaluate(number, flags, hint):
     with (folder / "measured").open("a") as log:
         log.write(f"{number} {flags['max_num_seqs']}\\n")
-    if killer > 0 and number <= 2 and threading.active_count() > 2:
+    if beside and number <= 2:
         both.wait(20)
     if number == killer:
         os.kill(os.getpid(), signal.SIGKILL)
-    if killer > 0 and number <= 2 and threading.active_count() > 2:
+    if beside and number <= 2:
         threading.Event().wait(20)
     return TrialResult("feasible", 1.0 / flags["max_num_seqs"])
 
@@ -162,9 +162,9 @@ print([trial.status for trial in result.trials])
 """
 
 
-def run_killed(folder: Path, killer: int) -> subprocess.CompletedProcess[str]:
+def run_killed(folder: Path, killer: int, beside: bool) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(KILLED), str(folder), str(killer)],
+        [sys.executable, "-c", textwrap.dedent(KILLED), str(folder), str(killer), str(int(beside))],
         capture_output=True,
         text=True,
         timeout=100,
@@ -178,10 +178,10 @@ def run_killed(folder: Path, killer: int) -> subprocess.CompletedProcess[str]:
 def test_of_trials_that_ran_when_the_tuner_was_killed_only_the_one_to_blame_is_given_up(
     tmp_path: Path,
 ) -> None:
-    for _ in range(3):
-        killed = run_killed(tmp_path, 2)
+    for beside in (True, True, False):
+        killed = run_killed(tmp_path, 2, beside)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
-    last = run_killed(tmp_path, 0)
+    last = run_killed(tmp_path, 0, beside=False)
     assert last.returncode == 0, last.stderr
     assert last.stdout.strip() == "['feasible', 'feasible', 'failed', 'feasible']"
     lines = (tmp_path / "measured").read_text().splitlines()

@@ -122,6 +122,40 @@ def test_a_group_that_the_machine_broke_off_goes_on_as_it_was(study):
     assert len(result.trials) == 16
 
 
+def test_neither_kind_of_trial_is_to_surpass_the_others_rates(study):
+    class Noted(Servers):
+        def __init__(self, explores=True):
+            super().__init__(optimistic=0.4)
+            self.explores, self.best_alone, self.best_shared = explores, [], []
+
+        def evaluate(self, number, flags, best):
+            self.best_alone.append(best)
+            return super().evaluate(number, flags, best)
+
+        def explore(self, trials, best):
+            self.best_shared.append(best)
+            if len(self.best_shared) == 3:
+                raise EndpointError("took other limits")
+            return super().explore(trials, best)
+
+    servers = Noted()
+    result = study(servers)
+    rates = [t.rate_rps for t in result.trials if t.retuned]
+    assert servers.best_shared == [None, max(rates[:4]), max(rates[:8])]
+    # The third group fell back to servers of its own; what those are to surpass was the default.
+    assert servers.best_alone[0] == 5.0
+    assert not {rate for rate in servers.best_alone if rate in rates}
+
+
+def test_the_best_explored_are_confirmed_though_sharing_a_server_made_them_slow(study):
+    servers = Servers(optimistic=0.4)
+    result = study(servers)
+    ranked = sorted((t for t in result.trials if t.retuned), key=lambda t: -t.rate_per_gpu)
+    assert max(t.rate_per_gpu for t in ranked) < result.default.rate_per_gpu
+    assert [flags for _, flags in servers.alone[-2:]] == [t.flags for t in ranked[:2]]
+    assert result.best.flags == ranked[0].flags
+
+
 def test_without_flags_that_can_be_changed_each_trial_has_a_server(tmp_path, cpu, space_of):
     servers = Servers()
     run_study(
