@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import httpx
 from rich.console import Console
@@ -17,6 +18,9 @@ _POLL_S = 1.0
 _LOST_LIMIT_S = 300.0
 _ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 
+SUBMISSION_TAG = "optikit/submission"
+"""Of a run: what a submission finds it by if nobody told it that the run was queued."""
+
 _LAUNCH = """
 mutation($job: ExecutionParams!) { launchRun(executionParams: $job) {
   __typename
@@ -25,6 +29,11 @@ mutation($job: ExecutionParams!) { launchRun(executionParams: $job) {
   ... on PipelineNotFoundError { message }
   ... on UnauthorizedError { message }
   ... on PythonError { message }
+} }
+"""
+_FIND = """
+query($wanted: RunsFilter!) { runsOrError(filter: $wanted, limit: 1) {
+  ... on Runs { results { runId } }
 } }
 """
 _LOGS = """
@@ -36,8 +45,20 @@ query($run: ID!, $after: String) { logsForRun(runId: $run, afterCursor: $after) 
     ... on RunFailureEvent { message }
     ... on ExecutionStepFailureEvent { error { message causes: causes { message } } }
   } }
-} runOrError(runId: $run) { ... on Run { status } } }
+} runOrError(runId: $run) { __typename ... on Run { status } ... on PythonError { message } } }
 """
+
+
+# What was asked arrived, or may have.
+_UNANSWERED = (httpx.ReadTimeout, httpx.ReadError, httpx.RemoteProtocolError)
+
+
+class _UnansweredError(OptikitError):
+    """Somebody may have heard what was asked, and did not answer."""
+
+
+class _RunGoneError(OptikitError):
+    """There is no such run any more."""
 
 
 class RunningDagster:
@@ -55,6 +76,20 @@ class RunningDagster:
         OptikitError
             If nobody answers at the address, or the job is refused.
         """
+        submission = {"key": SUBMISSION_TAG, "value": uuid4().hex}
+        try:
+            return self._launch(job, submission)
+        except _UnansweredError as error:
+            # It may have been queued all the same: to submit it again would run it twice.
+            found = self._ask(_FIND, wanted={"tags": [submission]})["runsOrError"].get("results")
+            if found:
+                return found[0]["runId"]
+            raise OptikitError(
+                f"{error}; before it is submitted again, look whether it was queued, as a run with "
+                f"the tag {SUBMISSION_TAG}={submission['value']}"
+            ) from error
+
+    def _launch(self, job: JobSpec, submission: dict[str, str]) -> str:
         named = {"slos": job.slos, "recipes": job.recipes, "pools": job.pools}
         config = {"model": job.model, "flow": job.flow}
         config |= {name: list(values) for name, values in named.items() if values}
@@ -67,11 +102,14 @@ class RunningDagster:
                     "jobName": OPTIMIZE_JOB,
                 },
                 "runConfigData": {"ops": {"optimize": {"config": config}}},
-                "executionMetadata": {"tags": [{"key": "optikit/job", "value": job.name}]},
+                "executionMetadata": {
+                    "tags": [{"key": "optikit/job", "value": job.name}, submission]
+                },
             },
         )["launchRun"]
         if answer["__typename"] != "LaunchRunSuccess":
-            said = [error["message"] for error in answer.get("errors", [answer])]
+            errors = answer.get("errors", [answer])
+            said = [error.get("message") or error["__typename"] for error in errors]
             raise OptikitError(f"{self.url} refused the job: {'; '.join(said)}")
         return answer["run"]["runId"]
 
@@ -85,13 +123,17 @@ class RunningDagster:
         Raises
         ------
         OptikitError
-            If nobody answers for five minutes: the run goes on, or does not, without us.
+            If nobody answers for five minutes: the run goes on, or does not, without us; and if
+            the run was deleted.
         """
         cursor: str | None = None
         heard_at = time.monotonic()
         while True:
             try:
                 answer = self._ask(_LOGS, run=run_id, after=cursor)
+                status = self._status(answer["runOrError"], run_id)
+            except _RunGoneError:
+                raise
             except OptikitError:
                 if time.monotonic() - heard_at > _LOST_LIMIT_S:
                     raise
@@ -101,12 +143,18 @@ class RunningDagster:
             logs = answer["logsForRun"]
             cursor = logs.get("cursor", cursor)
             lines = [line for event in logs.get("events", []) if (line := _line(event))]
-            status = answer["runOrError"].get("status", "")
             yield Seen(status, lines)
             if status in _ENDED and not logs.get("hasMore"):
                 return
             if not logs.get("hasMore"):
                 time.sleep(_POLL_S)
+
+    def _status(self, run: dict[str, Any], run_id: str) -> str:
+        if "status" in run:
+            return run["status"]
+        if run["__typename"] == "RunNotFoundError":
+            raise _RunGoneError(f"{self.url} knows no run {run_id} any more: it was deleted")
+        raise OptikitError(f"{self.url}: {run.get('message') or run['__typename']}")
 
     def _ask(self, query: str, **variables: Any) -> dict[str, Any]:
         try:
@@ -116,7 +164,8 @@ class RunningDagster:
             answer.raise_for_status()
             content = answer.json()
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            raise OptikitError(
+            unanswered = isinstance(error, _UNANSWERED)
+            raise (_UnansweredError if unanswered else OptikitError)(
                 f"no Dagster answers at {self.url} ({one_line(error)}): start one with `make dev`, "
                 "or name its address with --url or OPTIKIT_DAGSTER_URL"
             ) from error
@@ -134,7 +183,7 @@ class Seen(NamedTuple):
 
 def _line(event: dict[str, Any]) -> str:
     """Return what an event says to people: what the job logs, and why it failed."""
-    if event["__typename"] == "LogMessageEvent":
+    if event["__typename"] in ("LogMessageEvent", "RunFailureEvent"):
         return event["message"]
     if error := event.get("error"):
         causes = [cause["message"] for cause in error.get("causes") or []]

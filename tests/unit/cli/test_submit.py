@@ -19,7 +19,7 @@ LAUNCHED = {"launchRun": {"__typename": "LaunchRunSuccess", "run": {"runId": "r1
 
 def logs(status: str, *events: dict[str, Any], cursor: str = "1", more: bool = False) -> Any:
     told = {"__typename": "EventConnection", "cursor": cursor, "hasMore": more, "events": events}
-    return {"logsForRun": told, "runOrError": {"status": status}}
+    return {"logsForRun": told, "runOrError": {"__typename": "Run", "status": status}}
 
 
 def said(message: str) -> dict[str, Any]:
@@ -108,6 +108,7 @@ def test_one_that_fails_says_why_and_ends_with_1(dagster, capsys) -> None:
             },
             "refused the job: bad flow; bad pool",
         ),
+        ({"launchRun": {"__typename": "RunConflict"}}, "refused the job: RunConflict"),
     ],
 )
 def test_who_does_not_take_it_is_named(dagster, answer, expected) -> None:
@@ -123,3 +124,41 @@ def test_one_that_nobody_tells_of_any_more_is_not_waited_for_for_ever(
     dagster(LAUNCHED, httpx.ReadTimeout("silent"))
     with pytest.raises(OptikitError, match="no Dagster answers"):
         run_submit(JOB, URL, watch=True)
+
+
+@pytest.mark.parametrize("silence", [httpx.ReadTimeout("slow"), httpx.RemoteProtocolError("cut")])
+def test_one_that_was_queued_without_an_answer_is_found_and_not_queued_twice(
+    dagster, capsys, silence
+) -> None:
+    asked = dagster(silence, {"runsOrError": {"results": [{"runId": "r7"}]}})
+    assert run_submit(JOB, URL, watch=False) == 0
+    assert "http://127.0.0.1:3000/runs/r7" in capsys.readouterr().out
+    (tag,) = asked[1]["wanted"]["tags"]
+    assert tag in asked[0]["job"]["executionMetadata"]["tags"]
+
+
+def test_one_that_nobody_knows_to_be_queued_is_said_to_be_looked_for(dagster) -> None:
+    asked = dagster(httpx.ReadTimeout("slow"), {"runsOrError": {"results": []}})
+    with pytest.raises(OptikitError, match=r"look whether it was queued, .* optikit/submission="):
+        run_submit(JOB, URL, watch=False)
+    assert len(asked) == 2
+
+
+def test_one_that_was_deleted_is_followed_no_longer(dagster) -> None:
+    gone = {"__typename": "RunNotFoundError"}
+    dagster(LAUNCHED, logs("STARTED"), {"logsForRun": gone, "runOrError": gone})
+    with pytest.raises(OptikitError, match="knows no run r1 any more"):
+        run_submit(JOB, URL, watch=True)
+
+
+def test_a_moment_in_which_its_state_cannot_be_read_is_waited_through(dagster) -> None:
+    locked = {"__typename": "PythonError", "message": "database is locked"}
+    dagster(LAUNCHED, {"logsForRun": locked, "runOrError": locked}, logs("SUCCESS"))
+    assert run_submit(JOB, URL, watch=True) == 0
+
+
+def test_a_run_that_could_not_start_says_why(dagster, capsys) -> None:
+    failure = {"__typename": "RunFailureEvent", "message": "no code server"}
+    dagster(LAUNCHED, logs("FAILURE", failure))
+    assert run_submit(JOB, URL, watch=True) == 1
+    assert "no code server\nthe run ended: FAILURE" in capsys.readouterr().out
