@@ -8,6 +8,7 @@ run by.
 
 import time
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 import dagster as dg
@@ -94,6 +95,8 @@ def due_requests(plan: Sequence[NodePlan], instance: dg.DagsterInstance, now_s: 
         Seconds since 1970.
     """
     unsettled = {item.node for item in plan if item.state not in ("fresh", "not asked for")}
+    # Failures that are outcomes like others now, and what was made in spite of them.
+    given_up: set[Node] = set()
     due = Due([], [])
     waiting = 0
     busy = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
@@ -105,13 +108,21 @@ def due_requests(plan: Sequence[NodePlan], instance: dg.DagsterInstance, now_s: 
             due.told.append(f"{item.node} {item.reason}")
         elif unsettled.intersection(item.waits_for):
             waiting += 1
+        elif item.settled and given_up.intersection(item.waits_for):
+            _settle(item.node, unsettled, given_up)
         elif any(_may_make(run, item.node) for run in busy):
             due.told.append(f"{item.node} is being made")
-        else:
-            _request(item, instance, now_s, due)
+        elif not _request(item, instance, now_s, due) and item.settled:
+            _settle(item.node, unsettled, given_up)
     if waiting:
         due.told.append(f"{waiting} wait for what is upstream of them")
     return due
+
+
+def _settle(node: Node, unsettled: set[Node], given_up: set[Node]) -> None:
+    """Have what is downstream of a node wait for it no longer."""
+    unsettled.remove(node)
+    given_up.add(node)
 
 
 def _may_make(run: dg.DagsterRun, node: Node) -> bool:
@@ -121,27 +132,57 @@ def _may_make(run: dg.DagsterRun, node: Node) -> bool:
     return run.tags.get(_PARTITION_TAG) == node.partition and (not selected or asset in selected)
 
 
-def _request(item: NodePlan, instance: dg.DagsterInstance, now_s: float, due: Due) -> None:
+def _request(item: NodePlan, instance: dg.DagsterInstance, now_s: float, due: Due) -> bool:
+    """Request a partition, or say why not now; return False once it is given up."""
     name = digest([str(item.node), item.key])
-    before = instance.get_run_records(dg.RunsFilter(tags={REQUEST_TAG: name}), limit=RETRIES + 1)
-    if before:
-        latest = before[0]
-        if len(before) > RETRIES:
+    in_vain = _in_vain(item, name, instance)
+    if in_vain:
+        latest = in_vain[0]
+        run = f"(run {latest.dagster_run.run_id})"
+        if latest.dagster_run.status == dg.DagsterRunStatus.CANCELED:
             due.told.append(
-                f"{item.node} failed {len(before)} times and is not tried again until something "
-                f"that it follows from changes (run {latest.dagster_run.run_id})"
+                f"{item.node} was canceled and is not requested again until something that it "
+                f"follows from changes {run}"
             )
-            return
-        again_s = (latest.end_time or now_s) + RETRY_AFTER_S * 2 ** (len(before) - 1)
+            return True
+        if len(in_vain) > RETRIES:
+            due.told.append(
+                f"{item.node} failed {len(in_vain)} times and is not tried again until something "
+                f"that it follows from changes {run}"
+            )
+            return False
+        again_s = (latest.end_time or now_s) + RETRY_AFTER_S * 2 ** (len(in_vain) - 1)
         if now_s < again_s:
             due.told.append(f"{item.node} failed and is tried again in {again_s - now_s:.0f} s")
-            return
+            return True
     due.told.append(f"{item.node} is requested: {item.reason}")
+    # The daemon makes one run of a key: what was requested before gets another one.
+    made = instance.get_runs_count(dg.RunsFilter(tags={REQUEST_TAG: name}))
     due.requests.append(
         dg.RunRequest(
-            run_key=f"{name}-{len(before)}",
+            run_key=f"{name}-{made}",
             job_name=STAGE_JOBS[item.node.asset].name,
             partition_key=multi_partition_key(item.node),
             tags={REQUEST_TAG: name},
         )
     )
+    return True
+
+
+def _in_vain(item: NodePlan, name: str, instance: dg.DagsterInstance) -> list[dg.RunRecord]:
+    """Return the latest requests of a partition for one content key that did not bring it there.
+
+    Those before a request for something else brought it there, or do not count any more; nor do
+    any once it was made by whomever after they ended. A run that succeeds counts if the partition
+    is what it was: its failure is an outcome, and what changes in every run would be run for ever.
+    """
+    partition_tags = {_PARTITION_TAG: item.node.partition or ""}
+    of_it = dg.RunsFilter(job_name=STAGE_JOBS[item.node.asset].name, tags=partition_tags)
+    records = instance.get_run_records(of_it, limit=RETRIES + 1)
+    found = list(takewhile(lambda run: run.dagster_run.tags.get(REQUEST_TAG) == name, records))
+    made_since = found and _ended_before(found[0], item.timestamp or 0.0)
+    return [] if made_since else found
+
+
+def _ended_before(record: dg.RunRecord, when_s: float) -> bool:
+    return record.end_time is not None and record.end_time < when_s

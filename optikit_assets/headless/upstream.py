@@ -2,8 +2,9 @@
 
 Who selects one partition of ``deployable_config`` and nothing else gets what the recipes, the SLO
 and the model give now. Every partition that has to be made is a run of its own, linked to the run
-of the decision. They are carried out by processes of that run and take no place in Dagster's queue:
-runs that wait for each other in it could fill it.
+of the decision. They are carried out by processes of that run and do not wait in Dagster's queue,
+which runs that wait for each other could fill; while they go on it counts them among those it lets
+through.
 """
 
 from collections.abc import Mapping, Sequence

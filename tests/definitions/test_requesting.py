@@ -35,7 +35,7 @@ class Queue:
         """Tick, run what is requested, and return it."""
         return {self.run(request) for request in self.tick().requests}
 
-    def run(self, request: dg.RunRequest, *, fails: bool = False) -> str:
+    def run(self, request: dg.RunRequest, *, fails: bool = False, status: str = "ok") -> str:
         asset = str(request.job_name).removeprefix("materialize_")
         node = Node.of(asset, request.partition_key)
 
@@ -43,16 +43,17 @@ class Queue:
         def work() -> None:
             if fails:
                 raise RuntimeError("no disk")
+            self.world.materialize([node], status)
 
         @dg.job(name=str(request.job_name))
         def job() -> None:
             work()
 
         job.execute_in_process(
-            instance=self.world.instance, tags=dict(request.tags), raise_on_error=False
+            instance=self.world.instance,
+            tags={**request.tags, "dagster/partition": str(request.partition_key)},
+            raise_on_error=False,
         )
-        if not fails:
-            self.world.materialize([node])
         return str(node)
 
 
@@ -132,8 +133,8 @@ def test_what_is_being_made_is_not_requested(queue: Queue) -> None:
     assert "quantized_model[tiny@1|int_w8a8] is being made" in due.told
 
 
-def _job() -> dg.JobDefinition:
-    @dg.job
+def _job(name: str = "made") -> dg.JobDefinition:
+    @dg.job(name=name)
     def made() -> None:
         pass
 
@@ -205,3 +206,57 @@ def test_a_request_names_the_job_of_its_stage(queue: Queue) -> None:
     queue.world.edit("slos/chat.yaml", "max_ms: 100", "max_ms: 120")
     jobs = {request.job_name for request in queue.tick().requests}
     assert jobs == {f"materialize_{graph.BENCHMARK_SWEEP}"}
+
+
+def test_what_is_put_back_again_and_again_is_requested_each_time(queue: Queue) -> None:
+    keys: set[str | None] = set()
+    for old, new in [("256", "128"), ("128", "256")] * (RETRIES + 2):
+        queue.world.edit("quantization/int_w8a8.yaml", f"samples: {old}", f"samples: {new}")
+        (request,) = queue.tick(now_s=0.0).requests
+        keys.add(request.run_key)
+        queue.run(request)
+    assert len(keys) == 2 * (RETRIES + 2)
+
+
+def test_what_a_click_made_of_something_else_is_no_failure_of_a_request(queue: Queue) -> None:
+    for _ in range(RETRIES + 2):
+        queue.world.edit("quantization/int_w8a8.yaml", "samples: 256", "samples: 128")
+        (request,) = queue.tick(now_s=0.0).requests
+        queue.run(request)
+        queue.world.edit("quantization/int_w8a8.yaml", "samples: 128", "samples: 256")
+        queue.world.materialize([Node.of("quantized_model", f"{MODEL}|int_w8a8")])
+
+
+def test_a_canceled_request_is_not_made_again(queue: Queue) -> None:
+    queue.world.edit("quantization/int_w8a8.yaml", "samples: 256", "samples: 128")
+    (request,) = queue.tick().requests
+    queue.world.instance.create_run_for_job(
+        _job("materialize_quantized_model"),
+        tags={**request.tags, "dagster/partition": str(request.partition_key)},
+        status=dg.DagsterRunStatus.CANCELED,
+    )
+    due = queue.tick()
+    assert not due.requests
+    assert (
+        f"quantized_model[{MODEL}|int_w8a8] was canceled and is not requested again" in due.told[0]
+    )
+
+
+def test_a_recipe_that_fails_for_good_is_given_up_and_decided_without(queue: Queue) -> None:
+    queue.world.edit("quantization/int_w8a8.yaml", "samples: 256", "samples: 128")
+    queue.world.edit("quantization/fp8_dynamic.yaml", "FP8_DYNAMIC}]", "FP8_DYNAMIC}]\nignore: [a]")
+    seen: list[str] = []
+    for _ in range(20):
+        due = queue.tick()
+        for request in due.requests:
+            fails = "|int_w8a8" in str(request.partition_key)
+            seen.append(queue.run(request, status=graph.FAILED if fails else "ok"))
+        if not due.requests:
+            break
+    assert not queue.tick().requests
+    often = {name: seen.count(name) for name in seen}
+    assert often.pop(f"quantized_model[{MODEL}|int_w8a8]") == 1 + RETRIES
+    # All the rest once: what follows from a failure is no failure of its own.
+    assert set(often.values()) == {1}
+    assert f"tuned_config[{MODEL}|int_w8a8@chat]" in often
+    assert seen[-2:] == [f"deployable_config[{MODEL}|{slo}]" for slo in sorted(("chat", "batch"))]
