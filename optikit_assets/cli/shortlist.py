@@ -10,10 +10,10 @@ from rich.table import Table
 from optikit_assets.cli.plan import predict
 from optikit_assets.errors import HistoryError, OptikitError
 from optikit_assets.execution import Pools
-from optikit_assets.graph import pool_part
+from optikit_assets.graph import get_flow, pool_part
 from optikit_assets.planner import Way, shortlist
 from optikit_assets.settings import settings
-from optikit_assets.specs import Catalog, JobSpec, digest
+from optikit_assets.specs import BASELINE, Catalog, JobSpec, digest
 from resources.history import open_history
 
 _VIEW = """
@@ -35,23 +35,37 @@ class Shortlisted:
 def narrowed(job: JobSpec, catalog: Catalog, count: int) -> Shortlisted:
     """Return a job for the recipes and the pools of the shortlist of each of its SLOs.
 
+    Of recipes that it names, those predicted to be as fast as one of the shortlist stay too: which
+    of them the quality gate accepts, nobody knows before. Pools stay in the order asked for, since
+    checkpoints and scores are made on the first.
+
     Raises
     ------
     OptikitError
-        If it names no SLO, or no way is predicted to meet one of them.
+        If it names no SLO, no way is predicted to meet one of them, or they have different pools.
     """
     if not job.slos:
         raise OptikitError("--shortlist predicts rates under an SLO: name one with --slo")
+    asked = job.recipes or (() if get_flow(job.flow).compresses else (BASELINE,))
+    measured_on = {job.pools or catalog.slo(name).pools for name in job.slos}
+    if len(measured_on) > 1:
+        raise OptikitError(
+            f"--shortlist: the SLOs {', '.join(job.slos)} have different pools of their own: name "
+            "pools with --pool, or run one SLO at a time"
+        )
+    (places,) = measured_on
     recipes: dict[str, None] = {}
     pools: dict[str, None] = {}
     predicted: list[tuple[str, Way]] = []
     found = Pools.of(settings(), catalog)
     for name in job.slos:
-        slo = catalog.slo(name)
-        ways = predict(
-            catalog, job.model, slo, job.pools or slo.pools, job.recipes,
+        every = predict(
+            catalog, job.model, catalog.slo(name), places,
+            # It takes part in every job.
+            tuple(dict.fromkeys((*asked, BASELINE))) if asked else (),
             lambda pool: found.hardware(pool).accelerator,
         )  # fmt: skip
+        ways = [way for way in every if not asked or way.recipe in asked]
         best = shortlist(ways, count)
         if not best:
             reason = ways[0].reason if ways else "there is nothing to choose from"
@@ -59,13 +73,18 @@ def narrowed(job: JobSpec, catalog: Catalog, count: int) -> Shortlisted:
                 f"{job.model} under {name}: no way is predicted to serve it: {reason}; without "
                 "--shortlist all are measured"
             )
-        recipes |= dict.fromkeys(way.recipe for way in best)
+        chosen = {way.precision for way in best if job.recipes}
+        alike = [way for way in ways if not way.reason and way.precision in chosen]
+        recipes |= dict.fromkeys(way.recipe for way in (*best, *alike))
         pools |= dict.fromkeys(way.place.name for way in best)
-        predicted += [(name, way) for way in ways if not way.reason]
+        predicted += [(name, way) for way in every if not way.reason]
     kept = [
-        (slo, way) for slo, way in predicted if way.recipe in recipes and way.place.name in pools
+        (slo, way)
+        for slo, way in predicted
+        if way.recipe in {*recipes, BASELINE} and way.place.name in pools
     ]
-    update = {"recipes": tuple(recipes), "pools": tuple(pools)}
+    ordered = tuple(pool for pool in places if pool in pools)
+    update = {"recipes": tuple(recipes), "pools": ordered or tuple(pools)}
     return Shortlisted(job.model_copy(update=update), tuple(kept))
 
 

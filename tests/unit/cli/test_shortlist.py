@@ -44,7 +44,41 @@ def test_a_job_is_left_with_the_recipes_of_the_shortlist(catalog: Catalog, tmp_p
     (recipe,) = chosen.job.recipes
     assert recipe in ("fp8_dynamic", "int_w4a16")
     assert chosen.job.pools == ("mine",)
-    assert {(slo, way.recipe) for slo, way in chosen.ways} == {("quick", recipe)}
+    # The baseline takes part in every job, and so does its prediction.
+    assert {(slo, way.recipe) for slo, way in chosen.ways} == {
+        ("quick", recipe), ("quick", "baseline")
+    }  # fmt: skip
+
+
+def test_recipes_named_in_a_job_stay_where_they_are_as_fast_as_the_best(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    asked = job(tmp_path, LLAMA_8B, "int_w8a8", "int_w8a8_static")
+    assert set(narrowed(asked, catalog, 1).job.recipes) == {"int_w8a8", "int_w8a8_static"}
+
+
+def test_a_flow_that_makes_no_checkpoints_is_left_with_the_baseline(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    asked = job(tmp_path, LLAMA_8B).model_copy(update={"flow": "benchmark_only"})
+    assert narrowed(asked, catalog, 3).job.recipes == ("baseline",)
+
+
+def test_pools_keep_their_order_and_slos_with_different_ones_are_refused(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    dear = PoolSpec(name="dear", accelerator="H100", cards_per_node=1, price_per_hour=9.0)
+    other = SLO.model_copy(update={"name": "other", "pools": ("dear",)})
+    catalog = replace(
+        catalog,
+        pools={**catalog.pools, "dear": dear},
+        slos={**catalog.slos, "other": other},
+    )
+    both = job(tmp_path, LLAMA_8B, "int_w4a16").model_copy(update={"pools": ("dear", "mine")})
+    assert narrowed(both, catalog, 2).job.pools == ("dear", "mine")
+    mixed = both.model_copy(update={"slos": ("quick", "other"), "pools": ()})
+    with pytest.raises(OptikitError, match="SLOs quick, other have different pools of their own"):
+        narrowed(mixed, catalog, 2)
 
 
 def test_a_job_without_a_chance_or_without_an_slo_is_one_line(
@@ -64,9 +98,8 @@ def test_predictions_are_kept_and_shown_beside_what_was_measured(
     assert compared("m@1") is None
     history = open_history(settings())
     kept = history.query("SELECT * FROM predictions")
-    ((_, way),) = chosen.ways
-    assert list(kept["rate_per_gpu"]) == [way.rate_per_card]
-    assert list(kept["pool"]) == ["mine"]
+    assert sorted(kept["rate_per_gpu"]) == sorted(way.rate_per_card for _, way in chosen.ways)
+    assert set(kept["pool"]) == {"mine"}
     row = {
         "model": "m@1", "recipe": "fp8_dynamic", "slo": "quick", "pool": "mine", "content_key": "k",
         "status": "feasible", "certified_rate_rps": 1.0, "gpus": 1, "ended_at": "2999-01-01T00:00Z",
