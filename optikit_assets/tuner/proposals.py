@@ -4,7 +4,7 @@ import hashlib
 import json
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -22,8 +22,10 @@ Proposal = tuple[optuna.Trial, TrialRecord]
 
 # Attribute of a proposal that was refused before any trial: why.
 _REFUSED = "refused"
-# Attribute of a study: how many configurations it began with.
+# Attribute of a study: the configurations that it begins with.
 _PRIORS = "priors"
+# Attribute of a proposal: which of those it is.
+_PRIOR = "prior"
 _CONSTRAINT = "slo_penalty"
 # Orders crashes after every configuration that could at least be measured.
 _FAILED_PENALTY = 1000.0
@@ -69,12 +71,18 @@ class Proposals:
 
     def begin_with(self, priors: Sequence[Flags]) -> None:
         """Queue these configurations before what the sampler draws, once in a study."""
-        if _PRIORS in self._study.user_attrs:
+        points = self._study.user_attrs.get(_PRIORS)
+        if points is None:
+            points = [p for flags in priors if (p := self._bounded.nearest_point(flags))]
+            self._study.set_user_attr(_PRIORS, points)
+        if isinstance(points, int):
+            # An earlier release kept their number alone.
             return
-        points = [p for flags in priors if (p := self._bounded.nearest_point(flags))]
-        self._study.set_user_attr(_PRIORS, len(points))
-        for point in points:
-            self._study.enqueue_trial(point)
+        # A process that was killed queued some of them.
+        queued = {t.user_attrs.get(_PRIOR) for t in self._study.get_trials(deepcopy=False)}
+        for number, point in enumerate(points):
+            if number not in queued:
+                self._study.enqueue_trial(point, user_attrs={_PRIOR: number})
 
     def group(self, size: int) -> list[Proposal]:
         """Return at most `size` configurations that one server can run; none if all were measured.
@@ -90,7 +98,7 @@ class Proposals:
             other = self._next(fixed)
             if other is None:
                 break
-            if self._cold(other) != self._cold(lead):
+            if self._cold(other[1].flags) != self._cold(lead[1].flags):
                 # It waited in the queue, and goes on waiting, for a server of its own.
                 self.put_back(*other)
                 break
@@ -99,19 +107,31 @@ class Proposals:
 
     def put_back(self, trial: optuna.Trial, record: TrialRecord) -> None:
         """Have a configuration that is not measured yet proposed once more, under its number."""
-        self._study.tell(trial, state=TrialState.FAIL)
-        self._study.enqueue_trial(trial.params, user_attrs=record.attributes())
+        self._requeue(trial, record.attributes())
 
     def again(self, number: int) -> Proposal | None:
-        """Return the configuration of a finished trial, to be measured with a server of its own."""
-        for frozen in self._study.get_trials(deepcopy=False):
-            record = TrialRecord.of(frozen)
-            if record is not None and record.number == number:
-                self._study.enqueue_trial(frozen.params)
-                trial = self.ask()
-                self._bounded.suggest(trial)
-                return self._noted(trial, TrialRecord(number=self._next_number, flags=record.flags))
-        return None
+        """Return the configuration of a finished trial, to be measured with a server of its own.
+
+        Under the number that it has already, if this was begun and broken off.
+        """
+        known = [(t, r) for t in self._study.get_trials(deepcopy=False) if (r := TrialRecord.of(t))]
+        found = next(((t, r) for t, r in known if r.number == number), None)
+        if found is None:
+            return None
+        frozen, record = found
+        same = self.identity(record.flags)
+        waiting = [r for t, r in known if t.state is TrialState.WAITING]
+        wanted = next((r for r in waiting if self.identity(r.flags) == same), None)
+        if wanted is None:
+            wanted = TrialRecord(number=self._next_number, flags=record.flags)
+            self._study.enqueue_trial(frozen.params, user_attrs=wanted.attributes())
+        # Whatever was queued before it goes behind it.
+        while True:
+            trial = self.ask()
+            self._bounded.suggest(trial)
+            if (asked := TrialRecord.of(trial)) and asked.number == wanted.number:
+                return self._noted(trial, asked)
+            self._requeue(trial, trial.user_attrs)
 
     def tell(self, asked: optuna.Trial, trial: Trial) -> None:
         """Report to the sampler; a failed trial has no value, but breaks the constraint.
@@ -153,9 +173,12 @@ class Proposals:
         self._study.sampler = sampler
         return self._study.ask()
 
-    def _cold(self, proposal: Proposal) -> Flags:
-        flags = self._bounded.effective(proposal[1].flags)
-        return {name: value for name, value in flags.items() if name not in self._hot}
+    def servers(self, many: Iterable[Flags]) -> int:
+        """Return how many servers these take at least: those that one can change to share it."""
+        return len({json.dumps(self._cold(flags), sort_keys=True) for flags in many})
+
+    def _cold(self, flags: Flags) -> Flags:
+        return {n: v for n, v in self._bounded.effective(flags).items() if n not in self._hot}
 
     def _next(self, fixed: dict[str, Any] | None = None) -> Proposal | None:
         """Ask for a configuration that was not measured yet; None if there is none."""
@@ -176,6 +199,10 @@ class Proposals:
                 continue
             return self._noted(trial, retried or TrialRecord(number=self._next_number, flags=flags))
         return None
+
+    def _requeue(self, trial: optuna.Trial, attributes: dict[str, Any]) -> None:
+        self._study.tell(trial, state=TrialState.FAIL)
+        self._study.enqueue_trial(trial.params, user_attrs=attributes)
 
     def _noted(self, trial: optuna.Trial, record: TrialRecord) -> Proposal:
         record = record.model_copy(update={"started_at": self._now().isoformat()})

@@ -51,7 +51,7 @@ Groups = AtOnce[list[Proposal], dict[int, TrialResult]]
 _CONFIRMATIONS = 2
 # A configuration that took the whole process down so often is not tried again.
 _ATTEMPTS = 3
-# With so many trials and not one that could be measured, the fault is not in the flags.
+# With so many servers and not one that could be measured, the fault is not in the flags.
 _HOPELESS = 5
 # What says something about the configuration. Everything else (no disk, no accelerator, a fault in
 # the program) says something about the machine and ends the study.
@@ -355,7 +355,7 @@ class _Session:
         finished = len(self._trials)
         if finished + running >= self._space.trials:
             return f"all {self._space.trials} trials were used"
-        if finished >= _HOPELESS and all(t.status == "failed" for t in self._trials.values()):
+        if self._hopeless():
             last = self._trials[max(self._trials)].reason
             return f"none of {finished} configurations could be measured; the last: {last}"
         if not self._bounded.domains:
@@ -363,6 +363,14 @@ class _Session:
         if out_of_time():
             return f"the limit of {self._space.timeout_minutes:g} minutes was reached"
         return ""
+
+    def _hopeless(self) -> bool:
+        if any(trial.status != "failed" for trial in self._trials.values()):
+            return False
+        # A group has one fault in common, where it is in the flags that it shares.
+        servers = self._proposals.servers(trial.flags for trial in self._trials.values())
+        most = _HOPELESS * (1 if self._explore is None else self._space.economy.per_server)
+        return servers >= _HOPELESS or len(self._trials) >= most
 
     def _measure(self, number: int, flags: Flags, rate_per_gpu: float | None) -> TrialResult:
         gpus = self._bounded.accelerators(flags)

@@ -1,6 +1,7 @@
 """What spares a study machine time."""
 
 import pytest
+from optuna import Study
 
 from optikit_assets.tuner import TrialResult, build, run_study, worth_rps
 from tests.unit.tuner.test_objective import SLO
@@ -77,6 +78,30 @@ def test_what_it_cost_stays_with_each_trial(study, space_of):
 def test_an_economy_that_is_left_on_does_not_change_the_digest_of_a_space(space_of):
     assert space_of(SEQS).digest() == space_of(SEQS, economy={"priors": True}).digest()
     assert space_of(SEQS).digest() != space_of(SEQS, economy={"priors": False}).digest()
+
+
+def test_priors_that_a_killed_process_did_not_queue_are_queued_by_the_next(
+    study, space_of, monkeypatch
+):
+    space, enqueue, measured = space_of(SEQS, trials=4, startup_trials=2), Study.enqueue_trial, []
+    priors = [{"max_num_seqs": n} for n in (24, 40, 48)]
+
+    def killed(self, point, **more):
+        if point == priors[1]:
+            raise KeyboardInterrupt
+        enqueue(self, point, **more)
+
+    def evaluate(number, flags, hint):
+        measured.append(flags)
+        return TrialResult("feasible", 1.0)
+
+    with monkeypatch.context() as dying:
+        dying.setattr(Study, "enqueue_trial", killed)
+        with pytest.raises(KeyboardInterrupt):
+            study(space, evaluate, priors=priors)
+    measured.clear()
+    study(space, evaluate, priors=[{"max_num_seqs": 33}])
+    assert measured == priors
 
 
 def test_priors_keep_to_what_the_machine_has(space_of, cpu):

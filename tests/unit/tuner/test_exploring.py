@@ -2,10 +2,12 @@
 
 import math
 
+import optuna
 import pytest
 
-from optikit_assets.errors import EndpointError, StorageError
+from optikit_assets.errors import EndpointError, ServerStartError, StorageError
 from optikit_assets.tuner import TrialResult, run_study
+from optikit_assets.tuner.journal import TrialRecord, open_journal
 from tests.unit.tuner.test_study import SEQS
 
 SPACE = SEQS | {"block_size": {"choices": [16, 32, 64]}}
@@ -42,16 +44,16 @@ class Servers:
 
 @pytest.fixture
 def study(tmp_path, cpu, space_of):
-    def run(servers, trials=16, **more):
+    def run(servers, trials=16, parameters=SPACE, **more):
+        more.setdefault("default_outcome", TrialResult("feasible", 5.0, artifact_key="sweep"))
         return run_study(
             storage=tmp_path / "study.journal",
             study_name="study",
-            space=space_of(SPACE, trials=trials),
+            space=space_of(parameters, trials=trials),
             seed=3,
             evaluate=servers.evaluate,
             explore=servers.explore,
             hardware=cpu,
-            default_outcome=TrialResult("feasible", 5.0, artifact_key="sweep"),
             **more,
         )
 
@@ -154,6 +156,72 @@ def test_the_best_explored_are_confirmed_though_sharing_a_server_made_them_slow(
     assert max(t.rate_per_gpu for t in ranked) < result.default.rate_per_gpu
     assert [flags for _, flags in servers.alone[-2:]] == [t.flags for t in ranked[:2]]
     assert result.best.flags == ranked[0].flags
+
+
+def test_a_confirmation_that_kills_the_tuner_keeps_its_number_and_is_given_up(study):
+    class Deadly(Servers):
+        def evaluate(self, number, flags, best):
+            super().evaluate(number, flags, best)
+            if not killer or number == killer[0]:
+                killer[:] = [number]
+                raise KeyboardInterrupt
+            return TrialResult("feasible", peak(flags))
+
+    killer, servers = [], Deadly()
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            study(servers, trials=7, parameters=SEQS)
+    result = study(servers, trials=7, parameters=SEQS)
+    assert [number for number, _ in servers.alone[:3]] == killer * 3
+    (given_up,) = [trial for trial in result.trials if trial.status == "failed"]
+    assert given_up.number == killer[0]
+    assert "killed 3 times" in given_up.reason
+
+
+def test_what_waits_in_the_queue_is_never_told_the_rate_of_what_is_confirmed(study, tmp_path):
+    waits = {"max_num_seqs": 24, "block_size": 64}
+    priors = [{"max_num_seqs": n, "block_size": 32} for n in (16, 48)]
+    study(Servers(), trials=5, priors=[*priors, waits])
+    with open_journal(tmp_path / "study.journal") as journal:
+        trials = optuna.load_study(study_name="study", storage=journal).get_trials()
+    told = [(t.params, r.trial.flags) for t in trials if (r := TrialRecord.of(t)) and r.trial]
+    assert len(told) == 4
+    assert all(params == flags for params, flags in told)
+
+
+def test_one_group_whose_server_does_not_start_does_not_end_the_study(study):
+    class Picky(Servers):
+        bad = None
+
+        def evaluate(self, number, flags, best):
+            if flags["block_size"] == self.bad:
+                raise ServerStartError("no memory")
+            return super().evaluate(number, flags, best)
+
+        def explore(self, trials, best):
+            self.bad = self.bad or trials[0][1]["block_size"]
+            if trials[0][1]["block_size"] == self.bad:
+                raise ServerStartError("no memory")
+            return super().explore(trials, best)
+
+    result = study(Picky(), default_outcome=TrialResult("failed", reason="no memory"))
+    assert len(result.trials) == 16
+    assert result.best is not None
+
+
+def test_where_no_server_starts_at_all_the_study_gives_up(study):
+    class Broken(Servers):
+        def evaluate(self, number, flags, best):
+            raise ServerStartError("no such device")
+
+        def explore(self, trials, best):
+            raise ServerStartError("no such device")
+
+    failed = TrialResult("failed", reason="no such device")
+    result = study(Broken(), trials=40, parameters=SEQS, default_outcome=failed)
+    assert result.stopped.startswith("none of ")
+    # Five servers' worth.
+    assert 16 < len(result.trials) <= 21
 
 
 def test_without_flags_that_can_be_changed_each_trial_has_a_server(tmp_path, cpu, space_of):
