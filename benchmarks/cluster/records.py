@@ -69,7 +69,7 @@ def table(rows: Sequence[Row]) -> str:
                 "wait for a whole node h, median and longest": f"{row.widest_median_h:.1f}, "
                 f"{row.widest_longest_h:.1f}",
                 "partitions at a time": f"{row.most_at_once}",
-                "driver per partition": f"{row.driver_ms_per_node:.2f} ms",
+                "agenda per partition": f"{row.driver_ms_per_node:.2f} ms",
             }
             for row in rows
         ]

@@ -2,9 +2,9 @@
 
 Trial 0 is the engine's default, so the result is never worse than it. The study lies in a file; a
 killed study is opened again and goes on where it was: finished trials are kept, the one that was
-running is measured again. The sampler draws each trial from (seed, number), so that a study that
-was interrupted proposes what it would have proposed otherwise. Where several servers run at once,
-each of them is drawn for as soon as another one ends.
+running is measured again. The sampler draws each trial from (seed, number of trials so far): the
+same study draws the same, as long as nothing was interrupted or ended in another order. Where
+several servers run at once, each of them is drawn for as soon as another one ends.
 """
 
 import contextlib
