@@ -139,7 +139,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, python: Path) -> Workspa
     suite = yaml.safe_load((SHIPPED / "evaluations" / "demo.yaml").read_text())
     suite |= {"tasks": [{**suite["tasks"][1], "limit": 8}], "batch_size": "8"}
     model = yaml.safe_load((SHIPPED / "models" / "demo-llama.yaml").read_text())
-    model |= {"slos": ["quick"], "engine": {"name": "transformers", "start_timeout_s": START_S}}
+    model |= {"slos": ["quick"], "recipes": ["baseline"]}
+    model["engine"] = {"name": "transformers", "start_timeout_s": START_S}
     for folder, spec in (
         ("evaluations", suite),
         ("models", model),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from optikit_assets.bucket import Bucket
 from optikit_assets.engines import engine_variables
 from optikit_assets.environments.variables import worker_variables
 from optikit_assets.headless.driver import STOP_LIMIT_S
@@ -78,7 +79,8 @@ def test_credentials_come_from_secrets_and_reach_the_workers_of_the_store():
                 assert not re.search("KEY|SECRET|PASSWORD|TOKEN|URL", variable["name"])
     environ = dict.fromkeys(SECRETS["optikit-store"], "x")
     store = next(v["value"] for v in control()["env"] if v["name"] == "OPTIKIT_STORE")
-    assert worker_variables(environ, engine_variables(), store).keys() == environ.keys()
+    asked = Bucket(store).variables
+    assert worker_variables(environ, engine_variables(), asked).keys() == environ.keys()
     told = {source["secretRef"]["name"] for c in containers() for source in c.get("envFrom", [])}
     token = the("RayCluster")["spec"]["authOptions"]["secretName"]
     assert told | {token} == SECRETS.keys()

@@ -155,7 +155,7 @@ def test_report_shows_every_arms_evidence_and_the_probes_behind_it(tmp_path):
 def test_report_is_self_contained(tmp_path):
     html = written(tmp_path, samples.deployment(), samples.evidence()).report.read_text("utf-8")
     references = Page(html).references
-    assert len(references) == 8
+    assert len(references) == 11
     assert all(reference.startswith("data:image/svg+xml;base64,") for reference in references)
     assert not re.search(r"https?://|@import|url\(", html)
 
