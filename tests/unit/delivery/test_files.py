@@ -111,6 +111,10 @@ def test_the_pods_of_kserves_services_are_kubernetes_pods(files, name):
     strictly(config)
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": pod_of(service)}
     strictly(pod)
+    (server,) = (c for c in pod["spec"]["containers"] if "args" in c)
+    server["argz"] = server.pop("args")
+    with pytest.raises(kubernetes_validate.ValidationError, match="argz"):
+        strictly(pod)
 
 
 def test_compose_accepts_the_project_and_no_typo(files, tmp_path):
