@@ -191,9 +191,9 @@ class Bucket:
         if begin >= size:
             return
         with self._explained(f"read {name}"):
-            same: Any = {"if_match": tag} if tag else {}
+            options: Any = {"range": (begin, size), **({"if_match": tag} if tag else {})}
             try:
-                found = obstore.get(self._store, name, options={"range": (begin, size), **same})
+                found = obstore.get(self._store, name, options=options)
             except PreconditionError as error:
                 raise ChangedInputError(f"{self.url}/{name} changed while it was read") from error
             for chunk in found.stream(min_chunk_size=_CHUNK):
