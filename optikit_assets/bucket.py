@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optikit_assets.errors import EnvironmentMissingError, StorageError
+from optikit_assets.errors import ChangedInputError, EnvironmentMissingError, StorageError
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Obstore
@@ -106,22 +106,31 @@ class Bucket:
         with self._explained(f"write {name}"):
             obstore.put(self._store, name, path)
 
-    def fetch(self, name: str, size: int, to: Path) -> str:
+    def fetch(self, name: str, size: int, to: Path, tag: str = "") -> str:
         """Download an object into a file and return its sha256; a broken connection is resumed.
+
+        Parameters
+        ----------
+        tag
+            What `list` had for it; empty: whatever is there.
 
         Raises
         ------
+        ChangedInputError
+            If it is another object than that by now.
         StorageError
             If there is none, or it cannot be read to its end.
         """
         with to.open("wb") as out:
-            return self._read_through(name, size, out.write)
+            return self._read_through(name, size, out.write, tag)
 
     def digest(self, name: str) -> str:
         """Return the sha256 of an object's content, which is read for it."""
         return self._read_through(name, self.size(name) or 0, lambda chunk: None)
 
-    def _read_through(self, name: str, size: int, take: Callable[[bytes], object]) -> str:
+    def _read_through(
+        self, name: str, size: int, take: Callable[[bytes], object], tag: str = ""
+    ) -> str:
         """Hand over all chunks of an object; return its sha256.
 
         A connection that breaks is resumed for as long as every one brings something.
@@ -131,7 +140,7 @@ class Bucket:
         while done < size:
             before = done
             try:
-                for chunk in self._chunks(name, done, size):
+                for chunk in self._chunks(name, done, size, tag):
                     take(chunk)
                     total.update(chunk)
                     done += len(chunk)
@@ -175,13 +184,18 @@ class Bucket:
                 except (NotFoundError, FileNotFoundError) as error:
                     self._check_bucket(error)
 
-    def _chunks(self, name: str, begin: int, size: int) -> Iterator[bytes]:
+    def _chunks(self, name: str, begin: int, size: int, tag: str) -> Iterator[bytes]:
         import obstore
+        from obstore.exceptions import PreconditionError
 
         if begin >= size:
             return
         with self._explained(f"read {name}"):
-            found = obstore.get(self._store, name, options={"range": (begin, size)})
+            options: Any = {"range": (begin, size), **({"if_match": tag} if tag else {})}
+            try:
+                found = obstore.get(self._store, name, options=options)
+            except PreconditionError as error:
+                raise ChangedInputError(f"{self.url}/{name} changed while it was read") from error
             for chunk in found.stream(min_chunk_size=_CHUNK):
                 yield bytes(chunk)
 

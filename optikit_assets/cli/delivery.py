@@ -1,5 +1,6 @@
 """`optikit deploy` and `publish`: how a certified configuration gets somewhere else."""
 
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -39,7 +40,8 @@ def run_deploy(
     artifact, deployment = newest_bundle(model_key, slo)
     model_uri = model_uri or published_uri(artifact.key)
     engine = get_engine(deployment.engine)
-    plan = serving_plan(
+    planned = partial(
+        serving_plan,
         deployment,
         engine,
         target_rps=target_rps,
@@ -47,6 +49,7 @@ def run_deploy(
         image=image,
         bench_image=bench_image,
     )
+    plan = planned()
     if plan is None:
         raise OptikitError(
             f"no image of {engine.title} is known, so there are no manifests; serve the bundle "
@@ -59,9 +62,10 @@ def run_deploy(
         old = serving_plan(
             before, other, target_rps=plan.capacity.target_rps, model_uri=published_uri(key)
         )
-        if old is None:
+        new = planned(served_name=before.model_key)
+        if old is None or new is None:
             raise OptikitError(f"no image of {other.title} is known, which {channel} is served by")
-        files |= canary_file(old, plan, canary)
+        files |= canary_file(old, new, canary, model_key)
     folder = out or settings().home / "deploy" / model_key / slo
     write_files(folder, files)
     console = Console()

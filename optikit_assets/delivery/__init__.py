@@ -2,10 +2,11 @@
 
 from optikit_assets.delivery.capacity import UTILIZATION, capacity
 from optikit_assets.delivery.files import FOLDER, README_FILE, canary_file, deploy_files
-from optikit_assets.delivery.plan import serving_plan
+from optikit_assets.delivery.plan import MODEL_FOLDER, serving_plan
 
 __all__ = [
     "FOLDER",
+    "MODEL_FOLDER",
     "README_FILE",
     "UTILIZATION",
     "canary_file",

@@ -42,9 +42,23 @@ def deploy_files(
     return files
 
 
-def canary_file(deployed: ServingPlan, new: ServingPlan, percent: int) -> dict[str, str]:
-    """Return the manifest that sends a share of the traffic to a new bundle."""
-    note = f"{percent} % of the traffic go to {new.served_name}, the rest stays where it is."
+def canary_file(
+    deployed: ServingPlan, new: ServingPlan, percent: int, model_key: str
+) -> dict[str, str]:
+    """Return the manifest that sends a share of the traffic to a new bundle.
+
+    Parameters
+    ----------
+    new
+        Its plan under the name that requests have for what is deployed: whoever asks does not know
+        which of the two answers.
+    model_key
+        What it serves.
+    """
+    note = (
+        f"{percent} % of the traffic go to {model_key}, under the name of what is deployed; the "
+        "rest stays where it is."
+    )
     title = "KServe InferenceService with a canary"
     documents = tuple(canary(deployed, new, percent))
     form = Format(title, documents, new.why_not_certified, (note,))

@@ -46,7 +46,9 @@ def canary(deployed: ServingPlan, new: ServingPlan, percent: int) -> list[Manife
         "predictor": {"name": "deployed", **described},
         "canary": [{"predictor": other, "trafficPercent": percent}],
     }
-    return [*files, settings(new), service]
+    other_files = settings(new)
+    # With the same flags under the same name it is the same file.
+    return [*files, *([] if other_files in files else [other_files]), service]
 
 
 def predictor(plan: ServingPlan) -> Manifest:

@@ -10,6 +10,8 @@ Manifest = dict[str, Any]
 
 _DRAIN_S = 15
 _LONGEST_BENCH_S = 6 * 3600
+# What Kubernetes makes the ends of generated names from: no word of a longer name is all of these.
+_GENERATED = "[bcdfghjklmnpqrstvwxz2456789]"
 
 
 def settings(plan: ServingPlan) -> Manifest:
@@ -184,10 +186,15 @@ def scaler(plan: ServingPlan) -> list[Manifest]:
             "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": plan.name},
             "minReplicaCount": plan.capacity.min_replicas,
             "maxReplicaCount": plan.capacity.replicas,
-            "triggers": [trigger(plan, f'pod=~"{plan.name}-.*"')],
+            "triggers": [trigger(plan, f'pod=~"{pods_of(plan.name)}"')],
         },
     }
     return [scaled]
+
+
+def pods_of(name: str) -> str:
+    """Return the expression for the pods of a deployment, and none of another's."""
+    return f"{name}-{_GENERATED}+-{_GENERATED}{{5}}"
 
 
 def trigger(plan: ServingPlan, selector: str) -> Manifest:

@@ -17,6 +17,11 @@ CONFIG_FOLDER = "/etc/optikit"
 
 # With a digest, and what charts put before and after it, it has to stay a DNS label.
 _NAME_CHARACTERS = 30
+# Of the files beside an SLO's own; an engine's file is another.
+_TAKEN = (
+    "autoscaling", "bench", "compose", "kserve", "kserve-canary", "kserve-llm", "kubernetes",
+    "production-stack", "ray-serve",
+)  # fmt: skip
 _SCHEMES = ("az", "gs", "hf", "oci", "pvc", "s3")
 
 
@@ -28,6 +33,7 @@ def serving_plan(
     model_uri: str | None = None,
     image: str | None = None,
     bench_image: str | None = None,
+    served_name: str | None = None,
 ) -> ServingPlan | None:
     """Return the plan of a feasible deployment; None where its engine has no container.
 
@@ -43,6 +49,8 @@ def serving_plan(
         In place of the engine's own of the certified version.
     bench_image
         One that has the `optikit` command.
+    served_name
+        What requests call the model; by default ``NAME@VERSION``.
 
     Raises
     ------
@@ -56,14 +64,13 @@ def serving_plan(
     if image is not None and image != found:
         why_not = f"{image} is not {found}, of the version that was measured"
     mean_ms = deployment.latency_ms.get("e2e_latency_mean")
-    config = engine.config_text(
-        deployment.flags, model=MODEL_FOLDER, served_model_name=deployment.model_key
-    )
+    name = served_name or deployment.model_key
+    config = engine.config_text(deployment.flags, model=MODEL_FOLDER, served_model_name=name)
     content = (deployment.checkpoint_digest or deployment.model_digest).removeprefix("sha256:")
     return ServingPlan(
         # Of no version: the next one takes over from this one.
-        name=label(f"{deployment.model}-{deployment.slo.name}"),
-        served_name=deployment.model_key,
+        name=object_name(deployment.model, deployment.slo.name),
+        served_name=name,
         slo=deployment.slo.name,
         accelerator=deployment.accelerator,
         gpus=0 if deployment.accelerator_kind == "cpu" else deployment.gpus or 1,
@@ -77,7 +84,7 @@ def serving_plan(
         metrics=container.metrics,
         config_file=engine.config_file,
         config_text=config,
-        slo_text=_slo_text(deployment.slo),
+        slo_text=_slo_text(deployment.slo, engine.config_file),
         flags=deployment.flags,
         environment={
             name: value
@@ -96,6 +103,13 @@ def serving_plan(
     )
 
 
+def object_name(model: str, slo: str) -> str:
+    """Return the DNS label of a model family and an SLO, which no other two share."""
+    plain = f"{model}-{slo}"
+    # With one hyphen it is plain which part is which; the digest is of what tells them apart.
+    return label(plain if plain.count("-") == 1 else f"{model}/{slo}")
+
+
 def label(text: str) -> str:
     """Return a DNS label for a name; what had to be cut or changed shows in a digest at its end."""
     plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
@@ -111,11 +125,20 @@ def _checked_uri(uri: str) -> str:
     if scheme not in _SCHEMES or not separator or not rest.strip("/"):
         known = ", ".join(f"{name}://" for name in _SCHEMES)
         raise SpecError("<argument>", [f"model_uri: {uri!r} begins with none of {known}"])
+    # A digest or a revision comes after a path.
+    if "@" in rest.partition("/")[0]:
+        raise SpecError("<argument>", ["model_uri: has credentials in it; a secret has them"])
     return uri.rstrip("/")
 
 
-def _slo_text(slo: SloSpec) -> str | None:
-    """Return an SLO as a file; None if it needs files beside it, which a container has not."""
+def _slo_text(slo: SloSpec, config_file: str) -> str | None:
+    """Return an SLO as a file.
+
+    None if it needs files beside it, which a container has not, or if its own has to have the name
+    of another one here: a spec's file is called after it.
+    """
+    if slo.name in _TAKEN or f"{slo.name}.yaml" == config_file:
+        return None
     if slo.workload.trace is not None or slo.workload.prompts is not None:
         return None
     # What only a search of flags reads stays out: nothing is searched there.

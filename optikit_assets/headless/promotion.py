@@ -1,6 +1,7 @@
 """Promotes the newest bundle of a model and SLO, or rolls back; see `optikit_assets.promotion`."""
 
 import getpass
+import logging
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,20 +9,25 @@ from typing import Any
 
 from optikit_assets import graph
 from optikit_assets.artifacts import Artifact, ArtifactStore, open_store
-from optikit_assets.artifacts.models import SEPARATOR
+from optikit_assets.artifacts.models import SEPARATOR, ModelRegistry
+from optikit_assets.defs.deployment.publication import needs
 from optikit_assets.defs.evaluation.candidates import read_comparison
+from optikit_assets.engines import get_engine
 from optikit_assets.errors import EvaluationError, OptikitError, SpecError, StorageError
+from optikit_assets.headless import channels
 from optikit_assets.headless.bundles import newest_bundle
 from optikit_assets.history import History
 from optikit_assets.promotion import Candidate, Decision, GateResult, Ledger, Slot, judge
-from optikit_assets.promotion.ledger import plain_rows
-from optikit_assets.publishing import Bundle, FolderPublisher
+from optikit_assets.promotion.ledger import outcome, plain_rows
+from optikit_assets.publishing import Bundle
 from optikit_assets.schemas import DEPLOYMENT_FILE, Comparison, Deployment
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, check_name, digest
 from optikit_assets.stateval.comparison import compare
 from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate
 from resources.history import open_history
+
+log = logging.getLogger("optikit.promotion")
 
 
 @dataclass(frozen=True)
@@ -48,25 +54,32 @@ def promote(
     OptikitError
         If there is no bundle.
     StorageError
-        If what is deployed now is gone from the store, so that nothing can be compared with it.
+        If it cannot be had on this machine, or somebody else decided meanwhile; the channel has
+        what it had.
     """
+    by = who()
     artifact, deployment = newest_bundle(model_key, slo)
     store, ledger = _opened(channel, model_key, slo)
     with ledger.turn():
         current = ledger.current
         if current is not None and current.bundle_key == artifact.key:
-            return Outcome(current, (), _point(store, ledger.slot, current))
+            ready = channels.make_ready(store, ledger.slot, artifact.key)
+            return Outcome(current, (), channels.point(store, ledger.slot, ready))
+        _catch_up(store, ledger)
         candidate = Candidate(artifact.key, artifact.digest, deployment)
         deployed = None if current is None else _bundle(store, current)
         gates = judge(
             candidate,
             deployed,
+            gone=_gone(store, current) if current is not None and deployed is None else "",
             damage=_damage(store, artifact),
             compare=lambda: _compared(store, deployed, candidate),
             target_rps=target_rps,
         )
-        decision = ledger.promote(candidate, gates, who=who(), force=force, target_rps=target_rps)
-        where = None if decision.decision == "refused" else _point(store, ledger.slot, decision)
+        refused = outcome(gates, force) == "refused"
+        ready = None if refused else channels.make_ready(store, ledger.slot, artifact.key)
+        decision = ledger.promote(candidate, gates, who=by, force=force, target_rps=target_rps)
+        where = None if ready is None else _point(store, ledger.slot, ready)
         return Outcome(decision, gates, where)
 
 
@@ -78,17 +91,21 @@ def roll_back(family: str, slo: str, channel: str, reason: str | None = None) ->
     OptikitError
         If there is nothing before.
     StorageError
-        If it is not what it was then, or gone.
+        If it is not what it was then, or gone; or somebody else decided meanwhile. The channel has
+        what it had.
     """
+    by = who()
     store, ledger = _opened(channel, family, slo)
     with ledger.turn():
+        _catch_up(store, ledger)
         to = ledger.before()
         damage = _damage(store, store.get(to.bundle_key), to.bundle_digest)
         if damage:
             raise StorageError(f"{ledger.slot}: cannot go back to {to.model}: {damage}")
         gates = (GateResult("integrity", "pass", "every file has the digest it had then"),)
-        decision = ledger.roll_back(to, gates=gates, who=who(), reason=reason)
-        return Outcome(decision, gates, _point(store, ledger.slot, decision))
+        ready = channels.make_ready(store, ledger.slot, to.bundle_key)
+        decision = ledger.roll_back(to, gates=gates, who=by, reason=reason)
+        return Outcome(decision, gates, _point(store, ledger.slot, ready))
 
 
 def deployed_in(model: str, slo: str, channel: str) -> tuple[str, Deployment]:
@@ -105,11 +122,13 @@ def deployed_in(model: str, slo: str, channel: str) -> tuple[str, Deployment]:
     if current is None:
         raise OptikitError(f"{ledger.slot}: nothing is deployed; `optikit promote` comes first")
     found = _bundle(store, current)
+    if found is None:
+        raise StorageError(_gone(store, current))
     return found.key, found.deployment
 
 
 def deployed_now(channel: str | None) -> list[dict[str, Any]]:
-    """Return what is current in every slot, or in those of one channel."""
+    """Return what is current in every slot, or in those of one channel; links here follow it."""
     history = open_history(settings())
     history.drain()
     found = history.query(
@@ -117,7 +136,36 @@ def deployed_now(channel: str | None) -> list[dict[str, Any]]:
         "FROM current_promotions WHERE $channel IS NULL OR channel = $channel",
         {"channel": channel},
     )
-    return plain_rows(found)
+    rows = plain_rows(found)
+    for row in rows:
+        slot = Slot(row["channel"], row["family"], row["slo"])
+        if channels.lags(slot, row["bundle_key"]):
+            _follow(slot)
+    return rows
+
+
+def _follow(slot: Slot) -> None:
+    """Move the link of a slot that another machine decided on; what keeps it is a warning."""
+    try:
+        store, ledger = _opened(slot.channel, slot.family, slot.slo)
+        with ledger.turn():
+            _catch_up(store, ledger)
+    except OptikitError as error:
+        log.warning("%s: the link of this machine does not follow: %s", slot, error)
+
+
+def _catch_up(store: ArtifactStore, ledger: Ledger) -> None:
+    """Make the link of a slot what the ledger says; inside its turn.
+
+    What is deployed may be gone or damaged: that keeps nobody from replacing it.
+    """
+    slot, current = ledger.slot, ledger.current
+    if current is None or not channels.lags(slot, current.bundle_key):
+        return
+    try:
+        channels.point(store, slot, channels.make_ready(store, slot, current.bundle_key))
+    except OptikitError as error:
+        log.warning("%s: the link of this machine does not follow: %s", slot, error)
 
 
 def _opened(channel: str, model: str, slo: str) -> tuple[ArtifactStore, Ledger]:
@@ -133,14 +181,18 @@ def _opened(channel: str, model: str, slo: str) -> tuple[ArtifactStore, Ledger]:
     return store, Ledger(slot, history, store)
 
 
-def _bundle(store: ArtifactStore, decision: Decision) -> Candidate:
+def _bundle(store: ArtifactStore, decision: Decision) -> Candidate | None:
     artifact = store.find(decision.bundle_key)
     if artifact is None:
-        raise StorageError(
-            f"the bundle of {decision.model} that is deployed is gone from {store.url}, so nothing "
-            "can be compared with it; `optikit rollback` goes back to one that is there"
-        )
+        return None
     return Candidate(artifact.key, artifact.digest, DEPLOYMENT_FILE.read(artifact))
+
+
+def _gone(store: ArtifactStore, decision: Decision) -> str:
+    return (
+        f"the bundle of {decision.model} that is deployed is gone from {store.url}, so nothing "
+        "can be compared with it; `optikit rollback` goes back to one that is there"
+    )
 
 
 def _damage(store: ArtifactStore, artifact: Artifact, digest_then: str | None = None) -> str:
@@ -150,10 +202,31 @@ def _damage(store: ArtifactStore, artifact: Artifact, digest_then: str | None = 
     try:
         for key, known in {artifact.key: artifact.digest, **artifact.references}.items():
             found = store.verify(key)
-            if known not in (None, found.digest):
+            if None in (known, found.digest):
+                return f"{found.kind} {key[:12]}… has no digest, so that nothing is proven of it"
+            if known != found.digest:
                 return f"{found.kind} {key[:12]}… has another content than was certified"
-    except StorageError as error:
+        return "" if artifact.references else _base_damage(store, artifact)
+    except OptikitError as error:
         return str(error)
+
+
+def _base_damage(store: ArtifactStore, artifact: Artifact) -> str:
+    """Return what is wrong with the weights of a bundle that serves a model as it came."""
+    deployment = DEPLOYMENT_FILE.read(artifact)
+    _, *named = needs(get_engine(deployment.engine), artifact)
+    if named:
+        # The bundle names them by content, and is what was certified.
+        for key in named:
+            store.verify(key)
+        return ""
+    if deployment.checkpoint_digest is None:
+        return f"no digest of the weights of {deployment.model_key} was kept: nothing is proven"
+    here = settings()
+    registry = ModelRegistry(here.home, here.root, Catalog.load(here.recipes))
+    model = registry.fetch(registry.resolve(deployment.model_key))
+    if model.digest != deployment.checkpoint_digest:
+        return f"the weights in {model.path} are not those that {deployment.model_key} has"
     return ""
 
 
@@ -162,19 +235,20 @@ def _compared(
 ) -> Comparison | None:
     assert deployed is not None
     mine, other = candidate.deployment, deployed.deployment
-    if mine.checkpoint_digest == other.checkpoint_digest:
+    served = {mine.checkpoint_digest, other.checkpoint_digest}
+    if len(served) == 1 and None not in served:
         return None
-    suite_name, answers = _answers(store, mine)
-    before_name, before = _answers(store, other)
+    suite_name, answers, trials = _answers(store, mine)
+    before_name, before, _ = _answers(store, other)
     if suite_name != before_name:
         raise EvaluationError(f"evaluated on suite {suite_name}, deployed is on {before_name}")
     suite = Catalog.load(settings().recipes).suite(suite_name)
     seed = int(digest(["promotion", deployed.key, candidate.key])[:8], 16)
-    return compare(suite, before, [answers], seed=seed)
+    return compare(suite, before, [answers], seed=seed, chosen_from=trials)
 
 
-def _answers(store: ArtifactStore, deployment: Deployment) -> tuple[str, EvaluatedCandidate]:
-    """Return the suite and the stored answers of what a deployment serves.
+def _answers(store: ArtifactStore, deployment: Deployment) -> tuple[str, EvaluatedCandidate, int]:
+    """Return suite and stored answers of what a deployment serves, and the best of how many it is.
 
     Raises
     ------
@@ -195,22 +269,25 @@ def _answers(store: ArtifactStore, deployment: Deployment) -> tuple[str, Evaluat
         raise EvaluationError(
             f"the answers of {deployment.model_key}, {deployment.recipe}, are gone"
         )
-    return comparison.suite, load_candidate(found.folder(), 0, found.key)
+    candidate = load_candidate(found.folder(), 0, found.key)
+    return comparison.suite, candidate, len(comparison.trials)
 
 
-def _point(store: ArtifactStore, slot: Slot, decision: Decision) -> Path:
-    """Make the link of a slot what the ledger says."""
-    artifact = store.get(decision.bundle_key)
-    name = f"channels/{slot.channel}"
-    store.keep_here(f"{name}/{slot.family}/{slot.slo}", [artifact.key, *artifact.references])
-    publisher = FolderPublisher(settings().home, name)
-    bundle = Bundle(artifact.key, artifact.folder())
-    return Path(publisher.publish(bundle, slot.family, slot.slo).where)
+def _point(store: ArtifactStore, slot: Slot, ready: Bundle) -> Path:
+    """Move the link to what was just decided on."""
+    try:
+        return channels.point(store, slot, ready)
+    except StorageError as error:
+        raise StorageError(
+            f"{slot}: it is decided, and stays so, but the link of this machine lags ({error}); "
+            "do not decide again: `optikit deployed` moves the link"
+        ) from error
 
 
 def who() -> str:
     """Return who decides, for the ledger."""
     try:
         return f"{getpass.getuser()}@{socket.gethostname()}"
-    except OSError as error:
+    except (OSError, KeyError) as error:
+        # A user id without an entry, as in a container; of the two each Python has its own.
         raise OptikitError(f"nobody knows who decides: {error}; set the variable USER") from error

@@ -10,7 +10,7 @@ from pathlib import Path
 from optikit_assets.artifacts import Artifact, ArtifactStore, open_store
 from optikit_assets.artifacts.model_folder import check_model_folder
 from optikit_assets.artifacts.models import ModelRegistry
-from optikit_assets.delivery import deploy_files, serving_plan
+from optikit_assets.delivery import MODEL_FOLDER, deploy_files, serving_plan
 from optikit_assets.disk import storage_error
 from optikit_assets.engines import get_engine
 from optikit_assets.errors import ChangedInputError
@@ -39,6 +39,7 @@ def publish(model_key: str, slo: str, target_name: str) -> Placed:
     StorageError
         If the target cannot be reached or written; its alias names what it named before.
     """
+    by = who()
     spec = Catalog.load(settings().recipes).target(target_name)
     artifact, deployment = newest_bundle(model_key, slo)
     store = open_store(settings().store, settings().home)
@@ -53,7 +54,7 @@ def publish(model_key: str, slo: str, target_name: str) -> Placed:
             placed = target.push(Release(key, weights, bundle), spec.alias)
     except OSError as error:
         raise storage_error(error, scratch, "the bundle") or error from error
-    _remember(spec, deployment, artifact, key, placed)
+    _remember(spec, deployment, artifact, key, placed, by)
     return placed
 
 
@@ -87,8 +88,9 @@ def _bundle(
     engine = get_engine(deployment.engine)
     plan = serving_plan(deployment, engine, model_uri=target.uri(key))
     files = deploy_files(deployment, engine, plan)
-    if plan is not None:
-        files[engine.config_file] = plan.config_text
+    files[engine.config_file] = engine.config_text(
+        deployment.flags, model=MODEL_FOLDER, served_model_name=deployment.model_key
+    )
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
@@ -97,7 +99,12 @@ def _bundle(
 
 
 def _remember(
-    spec: PublishSpec, deployment: Deployment, artifact: Artifact, key: str, placed: Placed
+    spec: PublishSpec,
+    deployment: Deployment,
+    artifact: Artifact,
+    key: str,
+    placed: Placed,
+    by: str,
 ) -> None:
     history = open_history(settings())
     row = {
@@ -111,7 +118,7 @@ def _remember(
         "uri": placed.uri,
         "alias": placed.alias,
         "sent": placed.sent,
-        "published_by": who(),
+        "published_by": by,
         "published_at": datetime.now(UTC),
     }
     history.append("publications", [row])

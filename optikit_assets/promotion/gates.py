@@ -3,12 +3,15 @@
 * *integrity*: bundle and checkpoint are, file by file, what was certified.
 * *slo*: a rate is certified, for the same workload and under bounds that are no looser.
 * *quality*: not inferior to what is deployed, item by item on the answers that are stored of both,
-  by the suite's own margins; answers to other items or prompts are incomparable.
-* *cost*: cards at the target traffic. A version that replaces itself has to save more than the
-  search can tell (`tolerance`), or every further run would promote noise; another version may cost
-  as much. Rates of different cards or engines are incomparable: certify the deployed one again.
+  by the suite's own margins; what these leave open is not shown, and no pass. Answers to other
+  items or prompts are incomparable.
+* *cost*: rate per card, and cards at the target traffic. A version that replaces itself has to save
+  more than the search can tell (`tolerance`), or every further run would promote noise; another
+  version may cost as much. Rates of different cards or engines, or of an engine whose version is
+  not known, are incomparable: certify the deployed one again.
 
-The first bundle of a channel has nothing to be compared with, and passes quality and cost.
+If what is deployed is gone, all but integrity are incomparable. The first bundle of a channel has
+nothing to be compared with, and passes quality and cost.
 """
 
 from collections.abc import Callable
@@ -47,6 +50,7 @@ def judge(
     deployed: Candidate | None,
     *,
     damage: str,
+    gone: str = "",
     compare: Callable[[], Comparison | None],
     target_rps: float | None,
 ) -> tuple[GateResult, ...]:
@@ -58,6 +62,8 @@ def judge(
         What serves now; None: nothing yet.
     damage
         What is wrong with the candidate's files; empty if nothing is.
+    gone
+        Why nothing is known any more of what is deployed; empty: `deployed` says it.
     compare
         Compares the stored answers with those of `deployed`; None: both serve the same weights.
         An `EvaluationError` says why they cannot be compared.
@@ -65,8 +71,12 @@ def judge(
         Traffic to compare costs at; None: the candidate's certified rate.
     """
     whole = "every file has the digest that it was certified with"
+    integrity = GateResult("integrity", "fail" if damage else "pass", damage or whole)
+    if gone:
+        others = (GateResult(gate, "incomparable", gone) for gate in ("slo", "quality", "cost"))
+        return (integrity, *others)
     return (
-        GateResult("integrity", "fail" if damage else "pass", damage or whole),
+        integrity,
         _slo(candidate, deployed),
         _quality(deployed, compare),
         _cost(candidate, deployed, target_rps),
@@ -117,7 +127,7 @@ def _quality(deployed: Candidate | None, compare: Callable[[], Comparison | None
         f"{task.verdict})"
         for task in trial.tasks
     )
-    return GateResult("quality", "pass" if found.accepted else "fail", told)
+    return GateResult("quality", "pass" if found.verdict == "pass" else "fail", told)
 
 
 def _cost(candidate: Candidate, deployed: Candidate | None, target_rps: float | None) -> GateResult:
@@ -132,7 +142,8 @@ def _cost(candidate: Candidate, deployed: Candidate | None, target_rps: float | 
             "cost", "pass", f"{cards} cards for {target:.3g} requests/s; nothing is deployed yet"
         )
     other = deployed.deployment
-    if _measured_on(mine) != _measured_on(other):
+    _, versions = _measured_on(mine)
+    if not versions or _measured_on(mine) != _measured_on(other):
         return GateResult(
             "cost",
             "incomparable",
@@ -148,11 +159,13 @@ def _cost(candidate: Candidate, deployed: Candidate | None, target_rps: float | 
     )
     itself = (mine.model_key, mine.checkpoint_digest) == (other.model_key, other.checkpoint_digest)
     needed = 1.0 + tolerance if itself else 1.0 - tolerance
-    return GateResult("cost", "pass" if ratio >= needed else "fail", told)
+    # Larger replicas round up to more cards, however good their rate per card is.
+    at_most = before if itself else _cards(other, target, 1.0 - tolerance)
+    return GateResult("cost", "pass" if ratio >= needed and cards <= at_most else "fail", told)
 
 
-def _cards(deployment: Deployment, target_rps: float) -> int:
-    found = capacity(deployment.certified_rate_rps or 0.0, target_rps, None)
+def _cards(deployment: Deployment, target_rps: float, share: float = 1.0) -> int:
+    found = capacity((deployment.certified_rate_rps or 0.0) * share, target_rps, None)
     return found.replicas * (deployment.gpus or 1)
 
 
@@ -165,4 +178,4 @@ def _measured_on(deployment: Deployment) -> tuple[str, dict[str, str]]:
 def _told(deployment: Deployment) -> str:
     accelerator, versions = _measured_on(deployment)
     named = " ".join(f"{name} {version}" for name, version in versions.items())
-    return f"{accelerator} with {named or deployment.engine}"
+    return f"{accelerator} with {named or f'{deployment.engine} of an unknown version'}"

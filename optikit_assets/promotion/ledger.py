@@ -2,10 +2,14 @@
 
 What is current is derived from it: the last decision that was not refused. Who decides holds the
 slot's turn in the artifact store, from reading what is current to having written the decision, so
-of two at once the second one is judged against what the first one left. A rollback is a decision
-too; one after another goes further back, never to what was rolled back from.
+of two at once the second one is judged against what the first one left. Turns can be lost, so a
+decision counts once it has claimed its number: an artifact of the store that the first one makes,
+with the whole row in it. One that was claimed and is not in the history is brought there by who has
+the next turn. A rollback is a decision too; one after another goes further back, never to what was
+rolled back from.
 """
 
+import logging
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +19,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from optikit_assets.artifacts import ArtifactStore
-from optikit_assets.errors import OptikitError
+from optikit_assets.errors import HistoryError, OptikitError, StorageError
 from optikit_assets.history import History
 from optikit_assets.promotion.gates import Candidate, GateResult
 from optikit_assets.specs import digest
@@ -23,8 +27,11 @@ from optikit_assets.specs import digest
 if TYPE_CHECKING:
     import pandas as pd
 
+log = logging.getLogger("optikit.promotion")
+
 What = Literal["promoted", "forced", "rolled_back", "refused"]
 _TURN_S = 600.0
+_KIND, _ROW_FILE = "promotion", "promotion.json"
 
 
 @dataclass(frozen=True)
@@ -72,13 +79,25 @@ class Ledger:
         self.slot = slot
         self._history = history
         self._store = store
+        self._number = 0
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Decide alone, knowing what all others decided."""
+        """Decide alone, knowing what all others decided.
+
+        Raises
+        ------
+        StorageError
+            If the turn does not come, or this machine cannot know all decisions.
+        """
         name = digest(["promotion", *asdict(self.slot).values()])
         with self._store.turn(name, timeout_s=_TURN_S):
-            self._history.drain()
+            self._load()
+            self._number = self._last_number()
+            while (claimed := self._store.find(self._claim_key(self._number + 1))) is not None:
+                self._history.append("promotions", [claimed.read_json(_ROW_FILE)])
+                self._load()
+                self._number += 1
             yield
 
     def decisions(self) -> list[Decision]:
@@ -87,7 +106,7 @@ class Ledger:
             "SELECT promotion, number, decision, model, bundle_key, bundle_digest, supersedes, "
             "restores, reason, decided_by, decided_at, target_rps FROM promotions WHERE "
             "channel = $channel AND family = $family AND slo = $slo "
-            "AND decision <> 'refused' ORDER BY number",
+            "AND decision <> 'refused' ORDER BY number, promotion",
             asdict(self.slot),
         )
         return [Decision(**row) for row in plain_rows(found)]
@@ -114,9 +133,7 @@ class Ledger:
             Why it goes ahead whatever the gates say; None: a gate that does not pass refuses it.
             What is damaged cannot be served, and is refused in any case.
         """
-        failed = {gate.gate for gate in gates if gate.verdict != "pass"}
-        refused = failed and (force is None or "integrity" in failed)
-        what: What = "refused" if refused else "forced" if failed else "promoted"
+        what = outcome(gates, force)
         return self._write(
             what,
             model=candidate.deployment.model_key,
@@ -180,7 +197,7 @@ class Ledger:
         current = self.current
         made = Decision(
             promotion=f"{time.time_ns():020d}-{secrets.token_hex(4)}",
-            number=self._last_number() + 1,
+            number=self._number + 1,
             decision=what,
             model=model,
             bundle_key=bundle_key,
@@ -193,10 +210,43 @@ class Ledger:
             target_rps=target_rps,
         )
         row: dict[str, Any] = {**asdict(self.slot), **asdict(made)}
-        self._history.append("promotions", [{**row, "gates": [asdict(gate) for gate in gates]}])
-        # Before the turn ends: who is next has to see it, on whichever machine.
-        self._history.drain()
+        row |= {
+            "decided_at": made.decided_at.isoformat(),
+            "gates": [asdict(gate) for gate in gates],
+        }
+        self._claim(made, row)
+        # From here on it counts, whatever fails.
+        try:
+            self._history.append("promotions", [row])
+            self._history.drain()
+        except (HistoryError, StorageError) as error:
+            log.warning("%s: decision %d is loaded later: %s", self.slot, made.number, error)
         return made
+
+    def _claim(self, made: Decision, row: dict[str, Any]) -> None:
+        """Make the decision the one of its number, unless another is."""
+        key = self._claim_key(made.number)
+        with self._store.create(key, _KIND) as draft:
+            draft.write_json(_ROW_FILE, row)
+        if self._store.get(key).read_json(_ROW_FILE)["promotion"] != made.promotion:
+            raise StorageError(
+                f"{self.slot}: somebody else decided meanwhile, so nothing was done; look at "
+                "`optikit deployed`, and run again"
+            )
+        self._number = made.number
+
+    def _claim_key(self, number: int) -> str:
+        return digest([_KIND, *asdict(self.slot).values(), number])
+
+    def _load(self) -> None:
+        """Take in what all others decided."""
+        found = self._history.drain()
+        if found.later or found.rejected:
+            what = "written by a newer release" if found.later else "that could not be loaded"
+            raise StorageError(
+                f"{self.slot}: the history has rows {what}, so nobody knows here what is deployed; "
+                "update this machine, or look into spool/rejected/ of the history, and run again"
+            )
 
     def _last_number(self) -> int:
         found = self._history.query(
@@ -205,6 +255,14 @@ class Ledger:
             asdict(self.slot),
         )
         return int(found["number"][0])
+
+
+def outcome(gates: Sequence[GateResult], force: str | None) -> What:
+    """Return what the gates make of a bundle; see `Ledger.promote`."""
+    failed = {gate.gate for gate in gates if gate.verdict != "pass"}
+    if failed and (force is None or "integrity" in failed):
+        return "refused"
+    return "forced" if failed else "promoted"
 
 
 def plain_rows(found: "pd.DataFrame") -> list[dict[str, Any]]:

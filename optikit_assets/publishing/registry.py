@@ -3,7 +3,8 @@
 A blob is asked for before it is sent, so a push that was killed goes on with what is missing; what
 it left is no part of any image, and the registry's own garbage collection takes it. The image is
 put under a tag that is made of its key, then under the alias. ``OCI_USERNAME`` and ``OCI_PASSWORD``
-are the credentials, also of a registry that hands out tokens.
+are the credentials, also of a registry that hands out tokens: they go to it alone, and to whom it
+names for tokens, never without TLS but on loopback.
 """
 
 import ipaddress
@@ -115,11 +116,14 @@ class RegistryTarget:
         StorageError
             If there is no answer, or it is another than success.
         """
-        url = path if path.startswith("http") else self._base + path
+        url = httpx.URL(path if path.startswith("http") else self._base + path)
+        # What is sent to a place elsewhere has its permission in the address.
+        ours = _origin(url) == _origin(httpx.URL(self._base))
         with self._explained(what), self._connect() as client:
-            answer = client.request(method, url, **self._signed(how, chunks))
-            if answer.status_code == httpx.codes.UNAUTHORIZED and self._log_in(client, answer):
-                answer = client.request(method, url, **self._signed(how, chunks))
+            answer = client.request(method, url, **self._signed(how, chunks, ours))
+            refused = answer.status_code == httpx.codes.UNAUTHORIZED
+            if ours and refused and self._log_in(client, answer):
+                answer = client.request(method, url, **self._signed(how, chunks, ours))
         if answer.status_code == httpx.codes.NOT_FOUND and missing:
             return None
         if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
@@ -133,12 +137,12 @@ class RegistryTarget:
         return answer
 
     def _signed(
-        self, how: dict[str, Any], chunks: Callable[[], Iterator[bytes]] | None
+        self, how: dict[str, Any], chunks: Callable[[], Iterator[bytes]] | None, ours: bool
     ) -> dict[str, Any]:
         if chunks is not None:
             # Made anew for every attempt.
             how = {**how, "content": chunks()}
-        if self._token is None:
+        if self._token is None or not ours:
             return how
         return {**how, "headers": {**how.get("headers", {}), "Authorization": self._token}}
 
@@ -154,11 +158,17 @@ class RegistryTarget:
         if kind.lower() != "bearer":
             return False
         told = dict(_CHALLENGE.findall(rest))
+        realm = httpx.URL(told.get("realm", ""))
+        if realm.scheme != "https" and not _is_loopback(realm.netloc.decode()):
+            raise StorageError(
+                f"{self.url}: the registry wants credentials sent without TLS, to "
+                f"{realm.host or 'nobody'}; they are not: have it name an address with https://"
+            )
         asked = {
             "service": told.get("service", ""),
             "scope": f"repository:{self._name}:pull,push",
         }
-        found = client.get(told["realm"], params=asked, auth=basic)
+        found = client.get(realm, params=asked, auth=basic)
         token = found.json() if found.is_success else {}
         word = token.get("token") or token.get("access_token")
         self._token = None if word is None else f"Bearer {word}"
@@ -178,6 +188,10 @@ class RegistryTarget:
 
 def _client(verify: bool) -> httpx.Client:
     return httpx.Client(timeout=_TIMEOUT, follow_redirects=True, verify=verify)
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
 
 
 def _is_loopback(registry: str) -> bool:

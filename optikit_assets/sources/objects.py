@@ -5,6 +5,7 @@ one listing tells; a version that changed after it was added is refused, for a b
 what was overwritten. Credentials and endpoints come from each provider's own variables.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from filelock import FileLock
 
 from optikit_assets.bucket import Bucket, Listed, is_refusal
 from optikit_assets.disk import check_free_space, storage_error
-from optikit_assets.errors import ModelError, StorageError
+from optikit_assets.errors import ChangedInputError, ModelError, StorageError
 from optikit_assets.sources.base import ASK_LIMIT_S, SourcedVersion, register_source
 from optikit_assets.sources.folder import is_version
 from optikit_assets.specs import digest
@@ -42,6 +43,10 @@ class ObjectSource:
         if len(parts) < 2 or "://" not in reference:
             raise ValueError(
                 f"{reference!r} is not of the form {scheme or 's3'}://BUCKET/…/NAME[/VERSION]"
+            )
+        if "@" in parts[0]:
+            raise ValueError(
+                f"a reference to {scheme}:// has no credentials: put them into the environment"
             )
         whole = f"{scheme}://{'/'.join(parts)}"
         if is_version(parts[-1]) and len(parts) > 2:
@@ -109,26 +114,41 @@ def _fetch(reference: str, revision: str, part: Path) -> None:
         )
     part.mkdir(exist_ok=True)
     known = _noted(part)
-    lacking = [i for i in listed if i.name not in known or not (part / i.name).exists()]
+    lacking = [item for item in listed if not _is_there(part / item.name, item, known)]
     check_free_space(part, sum(item.bytes for item in lacking))
     for item in lacking:
         draft = part / f".{item.name}"
-        with _asking(reference):
-            known[item.name] = bucket.fetch(item.name, item.bytes, draft)
+        with _asking(reference, part):
+            known[item.name] = bucket.fetch(item.name, item.bytes, draft, item.tag)
         draft.rename(part / item.name)
         _note(part, known)
     with _asking(reference):
         unchanged = _revision(_listed(bucket)) == revision
     if not unchanged:
+        shutil.rmtree(part, ignore_errors=True)
         raise ModelError(f"{reference} changed while it was fetched; add it again")
 
 
+def _is_there(file: Path, item: Listed, known: dict[str, str]) -> bool:
+    """Whether a file that an earlier try fetched is still what it was."""
+    noted = known.get(item.name)
+    if noted is None or not file.is_file() or file.stat().st_size != item.bytes:
+        return False
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() == noted
+
+
 def _listed(bucket: Bucket) -> list[Listed]:
-    """Return the objects that make the model, in order."""
+    """Return the objects that make the model, in order.
+
+    None that is hidden: files of a fetch that is under way have such names.
+    """
     wanted = (
         item
         for item in bucket.list("")
-        if "/" not in item.name and any(fnmatch(item.name, pattern) for pattern in _WANTED)
+        if "/" not in item.name
+        and not item.name.startswith(".")
+        and any(fnmatch(item.name, pattern) for pattern in _WANTED)
     )
     return sorted(wanted, key=lambda item: item.name)
 
@@ -151,9 +171,16 @@ def _note(part: Path, known: dict[str, str]) -> None:
 
 
 @contextmanager
-def _asking(reference: str) -> Iterator[None]:
-    """Turn what a bucket says into an error of the model that is asked for."""
+def _asking(reference: str, part: Path | None = None) -> Iterator[None]:
+    """Turn what a bucket says into an error of the model that is asked for.
+
+    What was fetched of one that changed, `part`, is of no use any more.
+    """
     try:
         yield
+    except ChangedInputError as error:
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
+        raise ModelError(f"{reference} changed while it was fetched; add it again") from error
     except StorageError as error:
         raise ModelError(f"{reference}: {error}") from error

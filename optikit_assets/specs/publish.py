@@ -25,4 +25,6 @@ class PublishSpec(Spec):
         if not separator or scheme not in known or "/" not in rest.strip("/"):
             forms = ", ".join(f"{name}://" for name in known)
             raise ValueError(f"must be one of {forms} with a place and a path in it")
+        if "@" in rest.partition("/")[0]:
+            raise ValueError("must not have credentials in it; put them into the environment")
         return value.rstrip("/")

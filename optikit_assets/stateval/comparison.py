@@ -43,6 +43,7 @@ def compare(
     *,
     seed: int,
     resamples: int = RESAMPLES,
+    chosen_from: int | None = None,
 ) -> Comparison:
     """Compare the candidates of one recipe with the baseline.
 
@@ -58,6 +59,8 @@ def compare(
         Of every bootstrap.
     resamples
         Bootstrap resamples.
+    chosen_from
+        How many trials the best was chosen from, on these items; None: those that are here.
 
     Raises
     ------
@@ -77,7 +80,7 @@ def compare(
             candidate,
             seed,
             resamples,
-            trials=len(candidates),
+            trials=chosen_from or len(candidates),
             is_baseline=is_baseline,
         )
         for candidate in candidates

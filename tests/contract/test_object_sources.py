@@ -58,17 +58,19 @@ class TestObjects(ModelSourceContract):
         fetched: list[str] = []
         fetch = Bucket.fetch
 
-        def break_off(bucket: Bucket, name: str, size: int, to: Path) -> str:
+        def break_off(bucket: Bucket, name: str, size: int, to: Path, tag: str) -> str:
             if len(fetched) == 1:
                 raise KeyboardInterrupt
             fetched.append(name)
-            return fetch(bucket, name, size, to)
+            return fetch(bucket, name, size, to, tag)
 
         monkeypatch.setattr(Bucket, "fetch", break_off)
         with pytest.raises(KeyboardInterrupt):
             source.fetch(reference, revision, home)
         monkeypatch.setattr(
-            Bucket, "fetch", lambda b, n, s, t: (fetched.append(n), fetch(b, n, s, t))[1]
+            Bucket,
+            "fetch",
+            lambda b, n, s, to, tag: (fetched.append(n), fetch(b, n, s, to, tag))[1],
         )
         folder = source.fetch(reference, revision, home)
         assert sorted(fetched) == ["config.json", "model.safetensors", "tokenizer.json"]

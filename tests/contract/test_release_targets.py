@@ -79,6 +79,63 @@ class TestObjects(TargetContract):
         target.push(later, "current")
         assert not any(given_up.key in name for name in self._names())
 
+    def test_what_others_sweep_from_a_push_is_sent_again(
+        self, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        release = make_release(tmp_path, "a")
+        self.kill_after(3)
+        with pytest.raises(Killed):
+            target.push(release, "current")
+        self.kill_after(-1)
+        left = [name for name in self._names() if "model/" in name]
+        assert left
+        put = self.bucket.put_file
+
+        def while_they_sweep(name: str, path: Path) -> None:
+            self.bucket.delete(*left)
+            left.clear()
+            put(name, path)
+
+        monkeypatch.setattr(self.bucket, "put_file", while_they_sweep)
+        target.push(release, "current")
+        assert self.pulled(release.key) == {
+            name: path.read_bytes() for name, path in release.model.items()
+        }
+
+    def test_a_push_that_is_resumed_is_young_again_and_its_bundle_new(
+        self, target: Target, tmp_path: Path
+    ) -> None:
+        release = make_release(tmp_path, "a")
+        self.kill_after(4)
+        with pytest.raises(Killed):
+            target.push(release, "current")
+        readme = f"releases/{release.key}/bundle/README.md"
+        assert readme in self._names()
+        readme_file = release.bundle["README.md"]
+        readme_file.write_bytes(readme_file.read_bytes()[::-1])
+        self.kill_after(-1)
+        begun = f"releases/{release.key}/begun"
+        before = self.bucket.read(begun)
+        target.push(release, "current")
+        assert self.bucket.read(begun) != before
+        assert bytes(obstore.get(self.memory, readme).bytes()) == readme_file.read_bytes()
+
+    def test_who_may_not_delete_may_push(
+        self, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.kill_after(2)
+        with pytest.raises(Killed):
+            target.push(make_release(tmp_path, "a"), "current")
+        self.kill_after(-1)
+        self.now += timedelta(days=2)
+
+        def denied(*names: str) -> None:
+            raise StorageError("no permission to delete")
+
+        monkeypatch.setattr(self.bucket, "delete", denied)
+        target.push(make_release(tmp_path, "b"), "current")
+        assert target.current("current") == 64 * "b"
+
 
 def find_registry() -> str | None:
     """Return the program of Debian's package docker-registry, None if it is not installed."""
@@ -241,3 +298,42 @@ def test_a_push_without_permission_is_one_line(tmp_path: Path) -> None:
     target = RegistryTarget("oci://registry.example.com/models/m", refuse)
     with pytest.raises(StorageError, match="set OCI_USERNAME and OCI_PASSWORD"):
         target.push(Release("a" * 64, {}, {}), "current")
+
+
+def test_credentials_go_to_the_registry_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OCI_USERNAME", "me")
+    monkeypatch.setenv("OCI_PASSWORD", "secret")
+    told: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "blobs.example.com":
+            told.append(request.headers.get("Authorization", "-"))
+            return httpx.Response(401, headers={"WWW-Authenticate": "Basic"})
+        if "Authorization" not in request.headers:
+            return httpx.Response(401, headers={"WWW-Authenticate": "Basic"})
+        if request.method == "POST":
+            return httpx.Response(202, headers={"Location": "https://blobs.example.com/here?s=1"})
+        return httpx.Response(404)
+
+    target = RegistryTarget("oci://registry.example.com/models/m", mocked(answer))
+    with pytest.raises(StorageError, match="no permission to send"):
+        target.push(make_release(tmp_path, "a"), "current")
+    assert told == ["-"]
+
+
+def test_credentials_are_not_sent_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCI_USERNAME", "me")
+    monkeypatch.setenv("OCI_PASSWORD", "secret")
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        challenge = 'Bearer realm="http://auth.example.com/token",service="registry"'
+        return httpx.Response(401, headers={"WWW-Authenticate": challenge})
+
+    target = RegistryTarget("oci://registry.example.com/models/m", mocked(answer))
+    with pytest.raises(StorageError, match=r"without TLS, to auth\.example\.com"):
+        target.current("current")
+    assert asked == ["registry.example.com"]

@@ -71,6 +71,9 @@ def _llm_inference_service(
 def _production_stack(plan: ServingPlan, pod: Mapping[str, Any]) -> dict[str, Any]:
     main = pod["containers"][0]
     repository, _, tag = plan.image.rpartition(":")
+    # The port of a registry is no tag.
+    if not repository or "/" in tag:
+        repository, tag = plan.image, "latest"
     model: dict[str, Any] = {
         "name": plan.name,
         "repository": repository,

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import kubernetes_validate
 import pytest
@@ -10,7 +11,8 @@ from check_jsonschema import main as check_jsonschema
 from click.testing import CliRunner
 
 from optikit_assets.delivery import canary_file, deploy_files, serving_plan
-from optikit_assets.delivery.plan import label
+from optikit_assets.delivery.kubernetes import pods_of
+from optikit_assets.delivery.plan import label, object_name
 from optikit_assets.engines import get_engine
 from optikit_assets.errors import SpecError
 from optikit_assets.specs import SloSpec, load_spec
@@ -196,16 +198,21 @@ def test_another_build_or_image_is_not_certified_and_says_why(deployment):
 def test_a_canary_gets_its_share_beside_what_is_deployed(deployment):
     engine = get_engine("vllm")
     other = deployment.model_copy(update={"model_version": "2", "flags": {"max_num_seqs": 8}})
+    old_name = deployment.model_key
     old, new = (
-        serving_plan(d, engine, target_rps=40.0, model_uri=uri)
+        serving_plan(d, engine, target_rps=40.0, model_uri=uri, served_name=old_name)
         for d, uri in ((deployment, "s3://bucket/1"), (other, "s3://bucket/2"))
     )
     assert old is not None
     assert new is not None
-    (text,) = canary_file(old, new, 25).values()
+    (text,) = canary_file(old, new, 25, other.model_key).values()
     files = list(yaml.safe_load_all(text))
     for config in files[:2]:
         strictly(config)
+    names = [yaml.safe_load(f["data"]["vllm.yaml"])["served-model-name"] for f in files[:2]]
+    # Whoever asks does not know which of the two answers.
+    assert names == [old_name, old_name]
+    assert f"25 % of the traffic go to {other.model_key}" in text
     spec = files[2]["spec"]
     (rival,) = spec["canary"]
     names = [p["volumes"][0]["configMap"]["name"] for p in (spec["predictor"], rival["predictor"])]
@@ -244,14 +251,14 @@ def test_an_engine_without_an_image_has_a_readme_alone(deployment):
     assert "no manifests" in files_of(other)["README.md"]
 
 
-@pytest.mark.parametrize("uri", ["ftp://x/y", "s3://", "bucket/m", ""])
+@pytest.mark.parametrize("uri", ["ftp://x/y", "s3://", "bucket/m", "oci://me:word@host/m", ""])
 def test_an_address_that_no_target_reads_is_one_line(deployment, uri):
     if not uri:
         assert serving_plan(deployment, get_engine("vllm"), model_uri=uri).model_uri.startswith(
             "pvc"
         )
         return
-    with pytest.raises(SpecError, match="begins with none of"):
+    with pytest.raises(SpecError, match=r"begins with none of|has credentials in it"):
         serving_plan(deployment, get_engine("vllm"), model_uri=uri)
 
 
@@ -263,3 +270,48 @@ def test_a_name_is_a_dns_label_and_no_two_share_one(text):
     assert found[0].isalpha()
     assert set(found) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
     assert (found == text) == (text == "a-b")
+
+
+def test_no_two_models_and_slos_share_their_objects():
+    pairs = [("qwen", "chat-long"), ("qwen-chat", "long"), ("qwen", "chat"), ("Qwen", "chat")]
+    names = [object_name(*pair) for pair in pairs]
+    assert len(set(names)) == len(names)
+    assert names[2] == "qwen-chat"
+
+
+def test_the_scaler_counts_the_pods_of_its_own_deployment_alone():
+    pods = re.compile(pods_of("qwen-chat"))
+    assert pods.fullmatch("qwen-chat-7d9f8c6b5d-x2x4z")
+    for other in ("qwen-chat-long-7d9f8c6b5d-x2x4z", "qwen-chat-bench-x2x4z", "qwen-chat-0"):
+        assert not pods.fullmatch(other)
+
+
+def test_no_slo_takes_the_place_of_another_file(deployment):
+    def of(name):
+        slo = deployment.slo.model_copy(update={"name": name})
+        return files_of(deployment.model_copy(update={"slo": slo}))
+
+    def keys(files, name):
+        return next(iter(yaml.safe_load_all(files[name]))).keys()
+
+    plain = of("chat")
+    assert "deploy/chat.yaml" in plain
+    for name in plain.keys() - {"deploy/chat.yaml", "deploy/bench.yaml"}:
+        if name.endswith(".yaml"):
+            slo = name.removeprefix("deploy/").removesuffix(".yaml")
+            assert keys(of(slo), name) == keys(plain, name)
+    assert "deploy/bench.yaml" not in of("bench")
+
+
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [
+        ("registry:5000/x", ("registry:5000/x", "latest")),
+        ("registry:5000/x:1", ("registry:5000/x", "1")),
+        ("x", ("x", "latest")),
+    ],
+)
+def test_the_port_of_a_registry_is_no_tag(deployment, image, found):
+    (values,) = documents(files_of(deployment, image=image), "production-stack.yaml")
+    (model,) = values["servingEngineSpec"]["modelSpec"]
+    assert (model["repository"], model["tag"]) == found

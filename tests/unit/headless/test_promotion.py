@@ -6,10 +6,12 @@ import pytest
 
 from optikit_assets.artifacts import open_store
 from optikit_assets.cli.promotion import run_promote, run_rollback
-from optikit_assets.errors import OptikitError
-from optikit_assets.headless import promotion
+from optikit_assets.errors import OptikitError, StorageError
+from optikit_assets.headless import channels, promotion
 from optikit_assets.headless.promotion import deployed_now
 from optikit_assets.history import History
+from optikit_assets.promotion import Slot
+from optikit_assets.publishing import Bundle
 from optikit_assets.schemas import CHECKPOINTS_FILE, COMPARISON_FILE, DEPLOYMENT_FILE, Checkpoints
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, digest
@@ -177,3 +179,60 @@ def test_a_channel_that_is_no_name_is_one_line(bench):
     bench.make("good", lost=0)
     with pytest.raises(OptikitError, match="channel"):
         run_promote("qwen@1", "chat", "pro/d", None, False, None)
+
+
+def rows():
+    return len(History(settings().history).query("SELECT * FROM promotions"))
+
+
+@pytest.mark.slow
+def test_a_rollback_that_cannot_be_served_is_none(bench, monkeypatch):
+    bench.make("good", lost=0)
+    promote()
+    first = current()
+    bench.make("better", lost=0, rate=8.5)
+    promote()
+
+    def unreachable(*args):
+        raise StorageError("the bucket cannot be reached")
+
+    with monkeypatch.context() as away:
+        away.setattr(channels, "local_bundle", unreachable)
+        with pytest.raises(StorageError, match="cannot be reached"):
+            run_rollback("qwen", "chat", "production", None)
+    assert rows() == 2
+    run_rollback("qwen", "chat", "production", None)
+    assert current() == first
+
+
+@pytest.mark.slow
+def test_a_link_that_lags_follows_the_ledger(bench):
+    good = bench.make("good", lost=0)
+    promote()
+    bench.make("better", lost=0, rate=8.5)
+    promote()
+    better = current()
+    slot = Slot("production", "qwen", "chat")
+    # As on a machine that another one decided without.
+    channels.point(bench.store, slot, Bundle(good.key, good.folder()))
+    assert current() != better
+    deployed_now("production")
+    assert current() == better
+    assert rows() == 2
+
+
+@pytest.mark.slow
+def test_what_is_deployed_and_gone_is_replaced_by_force_alone(bench):
+    good = bench.make("good", lost=0)
+    promote()
+    bench.make("better", lost=0, rate=8.5)
+    bench.store.remove(good.key)
+    with pytest.raises(OptikitError, match="slo, quality, cost does not pass"):
+        promote()
+    assert promote(force="it is gone") == 0
+
+
+def test_a_user_without_a_name_is_one_line(bench, monkeypatch):
+    monkeypatch.setattr("getpass.getuser", lambda: {}["pw_name"])
+    with pytest.raises(OptikitError, match="set the variable USER"):
+        promote()

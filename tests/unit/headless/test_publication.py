@@ -12,7 +12,8 @@ from optikit_assets.artifacts import open_store
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.bucket import Bucket
 from optikit_assets.cli.delivery import run_publish
-from optikit_assets.errors import ChangedInputError, SpecError, UnknownNameError
+from optikit_assets.engines import get_engine
+from optikit_assets.errors import ChangedInputError, OptikitError, SpecError, UnknownNameError
 from optikit_assets.headless import publication
 from optikit_assets.history import History
 from optikit_assets.publishing import ObjectTarget
@@ -74,8 +75,8 @@ def test_weights_and_a_bundle_that_names_them_are_pushed_and_remembered(bucket, 
     assert found[f"{place}/bundle/report.html"] == b"<p>proof</p>"
     told = json.loads(found[f"{place}/release.json"])["files"]
     assert set(told) == {n.removeprefix(f"{place}/") for n in found if place in n} - {
-        "release.json"
-    }
+        "release.json", "begun"
+    }  # fmt: skip
     assert "alias current" in capsys.readouterr().out
     run_publish("tiny", "chat", "bucket")
     assert "it was there already" in capsys.readouterr().out
@@ -94,6 +95,31 @@ def test_weights_that_changed_are_not_published(bucket, tmp_path):
 def test_a_target_that_does_not_exist_is_one_line(bucket):
     with pytest.raises(UnknownNameError, match="publishing target 'nowhere'"):
         run_publish("tiny", "chat", "nowhere")
+
+
+def test_an_engine_without_an_image_has_its_file_in_the_bundle_too(bucket, monkeypatch):
+    artifact, deployment = publication.newest_bundle("tiny", "chat")
+    other = deployment.model_copy(update={"engine": "transformers", "flags": {}})
+    monkeypatch.setattr(publication, "newest_bundle", lambda model, slo: (artifact, other))
+    run_publish("tiny", "chat", "bucket")
+    name = f"bundle/{get_engine('transformers').config_file}"
+    (text,) = (content for place, content in objects(bucket).items() if place.endswith(name))
+    assert b"/mnt/models" in text
+
+
+def test_a_push_that_nobody_can_be_named_for_sends_nothing(bucket, monkeypatch):
+    monkeypatch.setattr("getpass.getuser", lambda: {}["pw_name"])
+    with pytest.raises(OptikitError, match="set the variable USER"):
+        run_publish("tiny", "chat", "bucket")
+    assert objects(bucket) == {}
+
+
+def test_a_target_file_with_credentials_is_refused_without_showing_them(bucket):
+    to = "oci://me:secret@registry.example.com/models/m"
+    (settings().recipes / "publish" / "bad.yaml").write_text(f"name: bad\nto: {to}\n")
+    with pytest.raises(SpecError, match="must not have credentials") as refused:
+        run_publish("tiny", "chat", "bad")
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize("to", ["ftp://a/b", "s3://bucket", "bucket/models"])

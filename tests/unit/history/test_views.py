@@ -521,3 +521,12 @@ def test_a_partition_takes_as_long_as_when_it_was_last_made_to_the_end(history):
     held(history, "4", 2000, 2001, run_id="r3", returned=False)
     frame = ask(history, "SELECT seconds FROM partition_seconds")
     assert values(frame, "seconds") == [80.0]
+
+
+def test_a_price_that_was_taken_out_of_a_pools_file_is_none(history, rows):
+    held(history, "1", 0.0, 3600.0, asset="deployable_config", partition="qwen@1|chat")
+    for day, price in enumerate((3.0, None)):
+        offers = [{"pool": "h100", "price_per_hour": price}]
+        rows.add("deployments", day, slo="chat", status="feasible", gpus=1, pools=offers)
+    (row,) = ask(history, "SELECT cost FROM deployment_costs").to_dict("records")
+    assert pd.isna(row["cost"])

@@ -3,7 +3,9 @@ import pytest
 from optikit_assets.errors import EvaluationError
 from optikit_assets.promotion import Candidate, judge
 from optikit_assets.specs import Objective
+from optikit_assets.stateval.comparison import compare
 from tests.unit.deployment import samples
+from tests.unit.stateval.builders import candidate, flipped, suite
 
 DEPLOYED = samples.deployment()
 
@@ -12,8 +14,12 @@ def bundle(key="b", **changes):
     return Candidate(key, f"digest of {key}", DEPLOYED.model_copy(update=changes))
 
 
-def verdicts(candidate, deployed=None, *, damage="", compare=lambda: None, target_rps=None):
-    found = judge(candidate, deployed, damage=damage, compare=compare, target_rps=target_rps)
+def verdicts(
+    candidate, deployed=None, *, damage="", compare=lambda: None, target_rps=None, gone=""
+):
+    found = judge(
+        candidate, deployed, damage=damage, gone=gone, compare=compare, target_rps=target_rps
+    )
     return {gate.gate: (gate.verdict, gate.text) for gate in found}
 
 
@@ -102,3 +108,35 @@ def test_answers_that_cannot_be_compared_are_no_pass():
         "incomparable",
         "other prompts",
     )
+
+
+def test_larger_replicas_cost_more_at_little_traffic_whatever_their_rate_per_card():
+    many = {"certified_rate_rps": 60.0, "certified_rate_per_gpu": 7.5, "gpus": 8}
+    found = verdicts(bundle("new", model_version="2", **many), bundle("old"), target_rps=7.0)
+    assert found["cost"][0] == "fail"
+    assert "16 cards for 7 requests/s, deployed 2" in found["cost"][1]
+
+
+def test_of_an_engine_whose_version_is_not_known_nothing_is_compared():
+    unknown = {"versions": {"optikit": "0.1.0"}}
+    found = verdicts(bundle("new", **unknown), bundle("old", **unknown))["cost"]
+    assert found[0] == "incomparable"
+    assert "vllm of an unknown version" in found[1]
+
+
+def test_of_a_deployed_bundle_that_is_gone_nothing_is_compared():
+    found = verdicts(bundle("new"), gone="it is gone")
+    assert [found[gate] for gate in ("slo", "quality", "cost")] == 3 * [
+        ("incomparable", "it is gone")
+    ]
+    assert found["integrity"][0] == "pass"
+
+
+def test_what_the_answers_leave_open_is_no_pass_though_the_suite_accepts_it():
+    right = [1.0] * 340 + [0.0] * 60
+    for lost, verdict in ((3, "pass"), (14, "inconclusive")):
+        new = candidate(1, {"a": flipped(right, lost, 1)})
+        found = compare(suite("a", margin=0.05), candidate(0, {"a": right}), [new], seed=1)
+        assert (found.verdict, found.accepted) == (verdict, True)
+        gate = verdicts(bundle("new"), bundle("old"), compare=lambda found=found: found)
+        assert gate["quality"][0] == ("pass" if verdict == "pass" else "fail")

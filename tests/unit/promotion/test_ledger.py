@@ -1,10 +1,12 @@
+import sys
 import threading
+from contextlib import nullcontext
 
 import pytest
 
-from optikit_assets.artifacts import open_store
-from optikit_assets.errors import OptikitError
-from optikit_assets.history import History
+from optikit_assets.artifacts import LocalStore, open_store
+from optikit_assets.errors import OptikitError, StorageError
+from optikit_assets.history import DrainResult, History
 from optikit_assets.promotion import Candidate, GateResult, Ledger, Slot
 from tests.unit.deployment import samples
 
@@ -115,3 +117,31 @@ def test_slots_do_not_know_of_each_other(office):
         assert other.current is None
         with pytest.raises(OptikitError, match="nothing is deployed"):
             other.before()
+
+
+def test_who_lost_the_turn_without_noticing_decides_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(LocalStore, "turn", lambda *args, **how: nullcontext())
+    first, second = Office(tmp_path), Office(tmp_path)
+    with first.ledger.turn():
+        second.promote("b")
+        with pytest.raises(StorageError, match="somebody else decided meanwhile"):
+            first.ledger.promote(
+                Candidate("a", None, DEPLOYMENT), PASS, who="a", force=None, target_rps=None
+            )
+    assert [(d.number, d.bundle_key) for d in first.ledger.decisions()] == [(1, "b")]
+
+
+def test_a_decision_that_was_claimed_counts_whatever_became_of_who_made_it(office, monkeypatch):
+    with monkeypatch.context() as killed:
+        killed.setattr(office.history, "append", lambda *args: sys.exit())
+        with pytest.raises(SystemExit):
+            office.promote("a")
+    with office.ledger.turn():
+        assert office.current == "a"
+    assert office.promote("b").number == 2
+
+
+def test_nobody_decides_who_cannot_read_all_decisions(office):
+    office.history.drain = lambda: DrainResult(0, 0, (), later=1, published=False)
+    with pytest.raises(StorageError, match="written by a newer release"):
+        office.promote("a")

@@ -215,3 +215,15 @@ def test_mean_recovery_weighs_the_tasks() -> None:
     half = TaskPairs(np.array([1.0, 1.0, 0.0, 0.0]), np.array([1.0, 0.0, 0.0, 0.0]), 1.0)
     result = mean_recovery([one, half], alpha=0.05, seed=1, resamples=100)
     assert result.value == pytest.approx((3 * 1.0 + 1 * 0.5) / 4)
+
+
+def test_the_best_of_more_trials_than_are_here_is_corrected_for_all_of_them() -> None:
+    better = candidate(1, {"a": flipped(RIGHT, 8, 1), "b": RIGHT})
+    alone, chosen = (
+        compare(suite("a", "b", margin=0.05), BASELINE, [better], seed=1, chosen_from=n)
+        .representative.task("a")
+        .noninferior_p_holm
+        for n in (None, 5)
+    )
+    assert alone is not None
+    assert chosen == pytest.approx(min(1.0, 5 * alone))

@@ -1,0 +1,76 @@
+"""A channel's link where several machines share a bucket: the model is named by content there."""
+
+import json
+
+import pytest
+import yaml
+from obstore.store import MemoryStore
+
+from optikit_assets.artifacts import ObjectStore, Reference
+from optikit_assets.artifacts.cache import ArtifactCache
+from optikit_assets.artifacts.models import ModelRegistry
+from optikit_assets.bucket import Bucket
+from optikit_assets.headless import channels, promotion
+from optikit_assets.promotion import Slot
+from optikit_assets.schemas import DEPLOYMENT_FILE
+from optikit_assets.settings import REPOSITORY, settings
+from optikit_assets.specs import Catalog, digest
+from tests.tiny_model import write_model
+from tests.unit.deployment import samples
+
+SLOT = Slot("production", "tiny", "chat")
+
+
+def machine(memory, folder):
+    return ObjectStore(Bucket("s3://bucket/prefix", memory), ArtifactCache(folder))
+
+
+def keep(store, model, checkpoint_digest):
+    """Have a bundle of a baseline."""
+    deployment = samples.deployment().model_copy(
+        update={
+            "model": "tiny", "model_version": "1", "recipe": "baseline", "tuned": False,
+            "checkpoint_digest": checkpoint_digest,
+        }
+    )  # fmt: skip
+    with store.create(digest("bundle"), "deployable_config") as draft:
+        DEPLOYMENT_FILE.write(draft, deployment)
+        draft.file("vllm.yaml").write_text(f"model: {model}\nserved-model-name: tiny@1\n")
+    return store.get(digest("bundle"))
+
+
+def test_a_channel_serves_a_base_model_that_another_machine_put_into_the_bucket(home, tmp_path):
+    memory = MemoryStore()
+    there = machine(memory, tmp_path / "there")
+    folder = write_model(tmp_path / "tiny" / "1", 1)
+    shared = there.share(Reference.to(folder, "model", "model tiny@1"))
+    bundle = keep(there, shared.symbol, shared.sha256)
+    here = machine(memory, tmp_path / "here")
+    assert promotion._damage(here, here.get(bundle.key)) == ""
+    assert channels.lags(SLOT, bundle.key)
+    link = channels.point(here, SLOT, channels.make_ready(here, SLOT, bundle.key))
+    assert not channels.lags(SLOT, bundle.key)
+    config = yaml.safe_load((link / "vllm.yaml").read_text())
+    assert config["model"].startswith(str(tmp_path / "here"))
+    weights = (folder / "model.safetensors").read_bytes()
+    assert (tmp_path.joinpath(config["model"]) / "model.safetensors").read_bytes() == weights
+    kept = json.loads((tmp_path / "here/kept/channels/production/tiny/chat").read_text())
+    assert set(kept) == {bundle.key, shared.where}
+    # Nothing proves what a bucket has lost.
+    here.remove(shared.where)
+    assert "is not in" in promotion._damage(here, here.get(bundle.key))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_of_a_baseline_the_weights_themselves_are_looked_at(home, tmp_path, known):
+    registry = ModelRegistry(home, REPOSITORY, Catalog.load(settings().recipes))
+    folder = write_model(tmp_path / "tiny" / "1", 1)
+    model = registry.fetch(registry.add(str(folder)))
+    store = machine(MemoryStore(), tmp_path / "here")
+    bundle = keep(store, folder, model.digest if known else None)
+    if not known:
+        assert "no digest of the weights" in promotion._damage(store, bundle)
+        return
+    assert promotion._damage(store, bundle) == ""
+    write_model(folder, 2)
+    assert "are not those that tiny@1 has" in promotion._damage(store, bundle)
