@@ -6,7 +6,7 @@ are `ClusterLeases` over `SimulatedGroups`, which grants as the head of a Ray cl
 
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,6 +211,10 @@ class SimulatedExecutor:
     def environment(self, name: str) -> str:
         """Return what stands for what is installed."""
         return name
+
+    def variables(self) -> Mapping[str, str]:
+        """Return that none is set."""
+        return {}
 
     def nodes(self) -> Sequence[NodeStatus]:
         """Return that there are some."""

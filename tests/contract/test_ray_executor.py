@@ -78,6 +78,9 @@ def test_a_node_with_another_environment_than_the_others_is_named(make: Any) -> 
     other = dataclasses.replace(pool.facts(right.id), digests={"compress": "1", "serve": "2"})
     with pytest.raises(EnvironmentMissingError, match=r"right has another .*node left"):
         pool._take(right, other)
+    other = dataclasses.replace(pool.facts(right.id), variables={"NCCL_ALGO": "Ring"})
+    with pytest.raises(EnvironmentMissingError, match=r"right has another NCCL_ALGO .*node left"):
+        pool._take(right, other)
 
 
 def test_work_goes_to_every_node_of_the_pool_and_the_ledger_says_where(

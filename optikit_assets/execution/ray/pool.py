@@ -173,6 +173,17 @@ class Pool:
         self.hardware()
         return next(iter(self._facts.values())).digests[name]
 
+    def variables(self) -> Mapping[str, str]:
+        """Return the environment variables of the nodes that results depend on.
+
+        Raises
+        ------
+        AcceleratorError, EnvironmentMissingError
+            See `hardware`.
+        """
+        self.hardware()
+        return next(iter(self._facts.values())).variables
+
     def facts(self, node_id: str) -> NodeFacts:
         """Return what a node of the pool says of itself; one that has come since is asked now.
 
@@ -212,6 +223,11 @@ class Pool:
             raise EnvironmentMissingError(
                 f"node {node.name} has another {unlike[0]} environment than node {self._first}; "
                 "run make setup from the same commit on both"
+            )
+        if unlike := sorted(n for n, _ in facts.variables.items() ^ first.variables.items()):
+            raise EnvironmentMissingError(
+                f"node {node.name} has another {unlike[0]} in its environment than node "
+                f"{self._first}; run ray start on both with the same"
             )
         self._first = self._first or node.name
         self._facts[node.id] = facts
