@@ -135,13 +135,14 @@ class SimulatedGroups:
         assert group.node is not None
         return Seat(group.node.name, group.node.name, self._hardware, group.devices)
 
-    def give_back(self, group: Group) -> None:
-        """Give them back."""
+    def give_back(self, group: Group) -> bool:
+        """Give them back; the head always hears."""
         if group.node is None:
             self._waiting[group.count].remove(group)
-            return
-        group.node.free |= set(group.devices)
-        self._grant()
+        else:
+            group.node.free |= set(group.devices)
+            self._grant()
+        return True
 
     def _grant(self) -> None:
         while True:
