@@ -1,10 +1,11 @@
 """Agenda, leases and their ledger in virtual time: three models on four cards."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from benchmarks.cluster.durations import Durations, Part
 from benchmarks.cluster.replay import Replay, lower_bound_s, replay
 from benchmarks.cluster.staged import stage_s
 from benchmarks.cluster.virtual_time import VirtualTime
+from optikit_assets.engines import Hardware
 from optikit_assets.graph import PIPELINE, Node, upstream
 from optikit_assets.headless.agenda import Agenda, Event
 from optikit_assets.headless.plan import NodePlan
@@ -36,6 +38,10 @@ class Few(Durations):
         if node.asset == "quantized_model":
             return [Part(1, seconds), Part(1, seconds + 3)]
         return [Part(cards, seconds)] * (3 if node.asset == "tuned_config" else 1)
+
+
+    def trials_at_once(self, node: Node, hardware: Hardware, slots: int) -> int:
+        return 2
 
 
 DURATIONS = Few(None, cards_per_node=4)  # pyright: ignore[reportArgumentType]
@@ -91,6 +97,18 @@ def test_everything_is_done_once_and_takes_the_time_that_it_takes(done: Replay):
     assert done.busy_card_s == pytest.approx(work)
     assert lower_bound_s(plan, DURATIONS, done.cards) <= done.makespan_s
     assert {row["returned"] for row in done.rows.values()} == {True}
+
+
+def test_as_many_trials_of_a_study_run_at_once_as_in_earnest(done: Replay):
+    studies: dict[str, list[Mapping[str, Any]]] = {}
+    for row in done.rows.values():
+        if row["asset"] == "tuned_config":
+            studies.setdefault(row["partition"], []).append(row)
+    most = [
+        max(sum(o["held_from"] <= r["held_from"] < o["held_to"] for o in rows) for r in rows)
+        for rows in studies.values()
+    ]
+    assert max(most) == 2
 
 
 def test_what_most_hangs_on_is_begun_first(done: Replay):
