@@ -39,7 +39,6 @@ class Few(Durations):
             return [Part(1, seconds), Part(1, seconds + 3)]
         return [Part(cards, seconds)] * (3 if node.asset == "tuned_config" else 1)
 
-
     def trials_at_once(self, node: Node, hardware: Hardware, slots: int) -> int:
         return 2
 
