@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.cluster.campaign import node_of
 from benchmarks.cluster.durations import Durations, Part
 from benchmarks.cluster.replay import Replay, lower_bound_s, replay
 from benchmarks.cluster.staged import stage_s
@@ -17,6 +18,8 @@ from optikit_assets.engines import Hardware
 from optikit_assets.graph import PIPELINE, Node, upstream
 from optikit_assets.headless.agenda import Agenda, Event
 from optikit_assets.headless.plan import NodePlan
+from optikit_assets.settings import REPOSITORY
+from optikit_assets.specs import Catalog
 
 CARDS_OF = {"small@1": 1, "middle@1": 2, "large@1": 4}
 RECIPES = ("baseline", "int_w8a8")
@@ -172,3 +175,10 @@ def test_virtual_time_goes_on_only_while_all_wait():
     time.start(three)
     time.run()
     assert seen == [("part", 2.0), ("part", 3.0), ("part", 3.0), ("all", 3.0), ("late", 9.0)]
+
+
+@pytest.mark.parametrize(("slots", "at_once"), [(1, 1), (4, 4), (64, 8)])
+def test_a_simulated_study_is_as_wide_as_its_search_space_and_pool_allow(slots: int, at_once: int):
+    durations = Durations(Catalog.load(REPOSITORY / "recipes"))
+    study = Node.of("tuned_config", "demo-llama@1|baseline@qwen7b_chat")
+    assert durations.trials_at_once(study, node_of("h100", 8), slots) == at_once
