@@ -1,7 +1,7 @@
 """The pools as a Dagster resource: it knows which asset or op asks for a worker, and where."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -111,3 +111,7 @@ class StageRunnerResource(dg.ConfigurableResource):
     def environment(self, pool: str | None, name: str) -> str:
         """Return the digest of a stage environment of a pool's nodes."""
         return self.pools.environment(pool_name(pool), name)
+
+    def variables(self, pool: str | None) -> Mapping[str, str]:
+        """Return the environment variables of a pool's nodes that results depend on."""
+        return self.pools.variables(pool_name(pool))

@@ -121,6 +121,7 @@ class Campaign:
                     registry,
                     lambda pool: node_of(pool or "", 8),
                     lambda pool, name: f"{name} of {pool}",
+                    lambda pool: {},
                 )
                 nodes = job.nodes()
                 versions = Versions(

@@ -6,7 +6,7 @@ are `ClusterLeases` over `SimulatedGroups`, which grants as the head of a Ray cl
 
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,13 +135,14 @@ class SimulatedGroups:
         assert group.node is not None
         return Seat(group.node.name, group.node.name, self._hardware, group.devices)
 
-    def give_back(self, group: Group) -> None:
-        """Give them back."""
+    def give_back(self, group: Group) -> bool:
+        """Give them back; the head always hears."""
         if group.node is None:
             self._waiting[group.count].remove(group)
-            return
-        group.node.free |= set(group.devices)
-        self._grant()
+        else:
+            group.node.free |= set(group.devices)
+            self._grant()
+        return True
 
     def _grant(self) -> None:
         while True:
@@ -211,6 +212,10 @@ class SimulatedExecutor:
     def environment(self, name: str) -> str:
         """Return what stands for what is installed."""
         return name
+
+    def variables(self) -> Mapping[str, str]:
+        """Return that none is set."""
+        return {}
 
     def nodes(self) -> Sequence[NodeStatus]:
         """Return that there are some."""

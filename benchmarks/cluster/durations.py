@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from optikit_assets.engines import Hardware, get_engine
 from optikit_assets.graph import (
     BASE_MODEL,
     BENCHMARK_SWEEP,
@@ -23,9 +24,11 @@ from optikit_assets.graph import (
     QUANTIZED_MODEL,
     TUNED_CONFIG,
     Node,
+    split_model,
 )
-from optikit_assets.specs import BASELINE, Catalog
+from optikit_assets.specs import BASELINE, Catalog, SearchSpaceSpec
 from optikit_assets.specs.search_space import Choices
+from optikit_assets.tuner import trials_at_once
 
 LOAD_S = 900.0
 INFEASIBLE_S = 60.0
@@ -89,12 +92,21 @@ class Durations:
         return _family(node).fetch_s
 
     def parts(self, node: Node) -> list[Part]:
-        """Return what a partition takes cards for; those of compression and evaluation at once."""
+        """Return what a partition takes cards for; a study takes `trials_at_once` of its own.
+
+        Those of compression and evaluation are taken at once.
+        """
         rng = random.Random(str(node))
         return [
             Part(min(cards, self.cards_per_node), seconds * rng.choice(self.spread))
             for cards, seconds in self._usual(node, rng)
         ]
+
+    def trials_at_once(self, node: Node, hardware: Hardware, slots: int) -> int:
+        """Return how many trials of a study run at a time on a pool with so many cards."""
+        spec = self.catalog.model(split_model(node.key.model)[0]).engine
+        cards = get_engine(spec.name).accelerators(spec, {}, hardware)
+        return trials_at_once(slots, cards, self._space(node).startup_trials)
 
     def gigabytes(self, node: Node) -> float:
         """Return the size of what a node fetches for a partition: the model, or a checkpoint."""
@@ -106,6 +118,8 @@ class Durations:
         seconds = [part.seconds for part in self._usual(node, random.Random(str(node)))]
         if node.asset in (QUANTIZED_MODEL, EVAL_SCORES):
             return max(seconds, default=0.0)
+        if node.asset == TUNED_CONFIG:
+            return max(*seconds, sum(seconds) / self._space(node).startup_trials)
         return sum(seconds) or self.fetch_s(node)
 
     def _usual(self, node: Node, rng: random.Random) -> list[Part]:
@@ -127,12 +141,15 @@ class Durations:
         if node.asset == BENCHMARK_SWEEP:
             return [sweep]
         assert node.asset == TUNED_CONFIG
-        space = self.catalog.search_space(self.catalog.slo(node.key.slo).search_space)
+        space = self._space(node)
         choices = space.parameters["tensor_parallel_size"]
         assert isinstance(choices, Choices)
         sizes = [int(size) for size in choices.choices if size is not None]
         drawn = [rng.choice(sizes) for _ in range(space.trials - 1)]
         return [self._trial(family, cards) for cards in drawn]
+
+    def _space(self, node: Node) -> SearchSpaceSpec:
+        return self.catalog.search_space(self.catalog.slo(node.key.slo).search_space)
 
     def _trial(self, family: Family, cards: int) -> Part:
         hopeless = cards < family.cards / 2

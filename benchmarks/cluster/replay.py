@@ -1,5 +1,6 @@
 """A plan carried out in virtual time: the agenda says what is next, leases say who has cards."""
 
+import threading
 import time as real
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,14 @@ from benchmarks.cluster.cards import Nothing, SimulatedExecutor, Wait, Work
 from benchmarks.cluster.durations import Durations, Part
 from benchmarks.cluster.virtual_time import VirtualTime
 from optikit_assets.execution import Executor, Lease, Origin, RecordedExecutor, on_some_node, settle
-from optikit_assets.graph import BASE_MODEL, EVAL_SCORES, QUANTIZED_MODEL, Node, pool_name
+from optikit_assets.graph import (
+    BASE_MODEL,
+    EVAL_SCORES,
+    QUANTIZED_MODEL,
+    TUNED_CONFIG,
+    Node,
+    pool_name,
+)
 from optikit_assets.headless.agenda import Agenda, DriverReport, Event
 from optikit_assets.headless.optimize import width
 from optikit_assets.headless.plan import NodePlan
@@ -102,8 +110,15 @@ class _Stages:
         if node.asset in (QUANTIZED_MODEL, EVAL_SCORES):
             self._at_once(node, executor, parts)
             return
+        if node.asset == TUNED_CONFIG:
+            few = self._durations.trials_at_once(node, executor.hardware(), executor.slots)
+            self._time.at_once(parts, partial(self._one, node, executor), few, threading.Event())
+            return
         for part in parts:
-            on_some_node(executor, part.cards, partial(self._run, node, executor, part))
+            self._one(node, executor, part)
+
+    def _one(self, node: Node, executor: Executor, part: Part) -> None:
+        on_some_node(executor, part.cards, partial(self._run, node, executor, part))
 
     def _at_once(self, node: Node, executor: Executor, parts: Sequence[Part]) -> None:
         if not parts:
@@ -220,7 +235,7 @@ def lower_bound_s(plan: Sequence[NodePlan], durations: Durations, cards: int) ->
         parts = durations.parts(item.node)
         work += sum(part.cards * part.seconds for part in parts)
         seconds = [part.seconds for part in parts]
-        at_once = item.node.asset in (QUANTIZED_MODEL, EVAL_SCORES)
+        at_once = item.node.asset in (QUANTIZED_MODEL, EVAL_SCORES, TUNED_CONFIG)
         own = STEP_S + (max(seconds, default=0.0) if at_once else sum(seconds))
         own += durations.fetch_s(item.node) if item.node.asset == BASE_MODEL else 0.0
         longest[item.node] = own + max((longest[up] for up in item.waits_for), default=0.0)

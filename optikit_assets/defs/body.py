@@ -89,7 +89,11 @@ class Partition:
         """Versions of sources and of what is materialized."""
         registry = self.models.registry(self.catalog)
         sources = SourceVersions(
-            self.catalog, registry, self.runners.hardware, self.runners.environment
+            self.catalog,
+            registry,
+            self.runners.hardware,
+            self.runners.environment,
+            self.runners.variables,
         )
         told = self.context.run.tags.get(POOL_TAG)
         named = {"": told.split(",")} if told else {}

@@ -182,7 +182,9 @@ def spec_changes(
     problems = digest([str(error) for error in catalog.problems])
     checks = list(evaluations(catalog)) if problems != kept.get("problems") else []
     registry = models.registry(catalog)
-    sources = SourceVersions(catalog, registry, runner.hardware, runner.environment)
+    sources = SourceVersions(
+        catalog, registry, runner.hardware, runner.environment, runner.variables
+    )
     existing = {version.key for version in sources.registry.versions()}
     keys = context.instance.get_dynamic_partitions(partitions.MODEL_DIMENSION)
     present = [key for key in keys if key in existing]

@@ -22,7 +22,7 @@ def source_versions(models: ModelRegistryResource, runner: StageRunnerResource) 
     """Return the versions of sources as they are now."""
     catalog = models.catalog()
     registry = models.registry(catalog)
-    return SourceVersions(catalog, registry, runner.hardware, runner.environment)
+    return SourceVersions(catalog, registry, runner.hardware, runner.environment, runner.variables)
 
 
 def _source(asset: str) -> Any:

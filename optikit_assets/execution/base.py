@@ -7,7 +7,7 @@ on hardware, and hands both to `Executor.run`.
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -110,6 +110,13 @@ class Executor(Protocol):
         """Return the digest of what is installed in a stage environment of the nodes.
 
         `optikit_assets.workers.inputs.environment_digest` makes it there: a worker compares.
+        """
+        ...
+
+    def variables(self) -> Mapping[str, str]:
+        """Return the environment variables of the nodes that results depend on.
+
+        `optikit_assets.workers.inputs.variables_here` reads them there, where workers inherit them.
         """
         ...
 

@@ -75,6 +75,10 @@ class RecordedExecutor:
         """Return the digest of what is installed there."""
         return self._inner.environment(name)
 
+    def variables(self) -> Mapping[str, str]:
+        """Return the variables there that results depend on."""
+        return self._inner.variables()
+
     def nodes(self) -> Sequence[NodeStatus]:
         """Look at every node there is."""
         return self._inner.nodes()

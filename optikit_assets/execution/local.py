@@ -3,7 +3,7 @@
 import platform
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from optikit_assets.execution.worker_process import WorkerProcess
 from optikit_assets.processes import log_tail
 from optikit_assets.settings import Settings
 from optikit_assets.specs import PoolSpec
-from optikit_assets.workers.inputs import environment_digest
+from optikit_assets.workers.inputs import environment_digest, variables_here
 from optikit_assets.workers.messages import Message
 
 _POLL_S = 0.1
@@ -80,6 +80,10 @@ class LocalExecutor:
     def environment(self, name: str) -> str:
         """Return the digest of what is installed now."""
         return environment_digest(environment_path(self._environments_home, name))
+
+    def variables(self) -> Mapping[str, str]:
+        """Return those of this process."""
+        return variables_here()
 
     def nodes(self) -> Sequence[NodeStatus]:
         """Return what this machine has."""

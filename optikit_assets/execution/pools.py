@@ -1,7 +1,7 @@
 """The pools: an executor for each, and what it declares held against what its nodes have."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from optikit_assets.engines import Hardware
 from optikit_assets.errors import AcceleratorError
@@ -74,6 +74,10 @@ class Pools:
     def environment(self, name: str, stage_environment: str) -> str:
         """Return the digest of what is installed in a stage environment of a pool's nodes."""
         return self.executor(name).environment(stage_environment)
+
+    def variables(self, name: str) -> Mapping[str, str]:
+        """Return the environment variables of a pool's nodes that results depend on."""
+        return self.executor(name).variables()
 
     def hardware(self, name: str) -> Hardware:
         """Return that of a pool's nodes, which is what the pool declares; asked once.

@@ -1,7 +1,7 @@
 """An executor for tests of what asks for workers: they are functions of the process that asks."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from optikit_assets.execution.leases import MachineLeases
 from optikit_assets.faults import machine_fault
 from optikit_assets.settings import settings
 from optikit_assets.workers.channel import RECORD, Emit
-from optikit_assets.workers.inputs import environment_digest
+from optikit_assets.workers.inputs import environment_digest, variables_here
 from optikit_assets.workers.messages import Message, Record
 
 Work = Callable[[str, Message, Lease, Emit], Message]
@@ -65,6 +65,10 @@ class InProcessExecutor:
     def environment(self, name: str) -> str:
         """Return the digest of what this machine has."""
         return environment_digest(environment_path(settings().envs_home, name))
+
+    def variables(self) -> Mapping[str, str]:
+        """Return those of this process."""
+        return variables_here()
 
     def nodes(self) -> Sequence[NodeStatus]:
         """Return what the machine is said to have."""

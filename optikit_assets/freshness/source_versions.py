@@ -4,17 +4,14 @@ Each is a digest of what is on disk now. What a stage will read again is named b
 version is derived from the very digest that the worker then holds the path to.
 """
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 from optikit_assets.artifacts.file_digests import FileDigests
 from optikit_assets.artifacts.models import FetchedModel, ModelRegistry
 from optikit_assets.artifacts.references import LocalKind, Reference
 from optikit_assets.engines import Hardware, engine_variables, get_engine
-from optikit_assets.environments.variables import effective_variables
 from optikit_assets.errors import CompressionError, SpecError
 from optikit_assets.graph import (
     BASE_MODEL,
@@ -52,12 +49,15 @@ class SourceVersions:
         Returns that of a pool's nodes, by the part of a key that stands for the pool.
     installed
         Returns the digest of what is installed in a stage environment there, by its name.
+    variables
+        Returns the environment variables there that results depend on.
     """
 
     catalog: Catalog
     registry: ModelRegistry
     hardware: Callable[[str | None], Hardware]
     installed: Callable[[str | None, str], str]
+    variables: Callable[[str | None], Mapping[str, str]]
     _versions: dict[Node, str] = field(default_factory=dict)
     _references: dict[tuple[str, str], Reference] = field(default_factory=dict)
     _models: dict[str, FetchedModel] = field(default_factory=dict)
@@ -200,20 +200,17 @@ class SourceVersions:
 
     def _compress_runtime(self, key: Key) -> str:
         # Neither the card nor its driver: a checkpoint is worth the same wherever it was made.
-        variables = engine_variables().without(self._variables)
+        variables = engine_variables().without(self.variables(key.pool))
         environment = self.environment("compress", key.pool)
         return digest([environment, self.hardware(key.pool).kind, variables])
 
     def _serving_runtime(self, key: Key) -> str:
         environment = self.environment("serve", key.pool)
-        return digest([environment, self.hardware(key.pool).measured(), self._variables])
+        variables = dict(self.variables(key.pool))
+        return digest([environment, self.hardware(key.pool).measured(), variables])
 
     def _pool(self, key: Key) -> str:
         return digest(self.catalog.pool(pool_name(key.pool)).price_per_hour)
-
-    @cached_property
-    def _variables(self) -> dict[str, str]:
-        return effective_variables(os.environ, engine_variables())
 
 
 _READERS: dict[str, Callable[[SourceVersions, Key], str]] = {

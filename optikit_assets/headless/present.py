@@ -38,6 +38,7 @@ def versions_now(
         registry,
         lambda pool: pools.hardware(pool_name(pool)),
         lambda pool, name: pools.environment(pool_name(pool), name),
+        lambda pool: pools.variables(pool_name(pool)),
     )
     return Versions(
         partial(recorded_of, instance), sources, _has_artifact, frozenset(asked), named or {}

@@ -61,7 +61,10 @@ def cancel_orphaned_runs(instance: dg.DagsterInstance) -> list[str]:
 
 
 def _this_home() -> str:
-    """Return what tells this OPTIKIT_HOME from others, on this machine or another."""
+    """Return what tells this OPTIKIT_HOME from others, on this machine or another.
+
+    A copy of it has the same file, under another number of its file system.
+    """
     file = settings().home / "dagster" / "home.id"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +74,7 @@ def _this_home() -> str:
         with contextlib.suppress(FileExistsError):
             os.link(mine, file)
         mine.unlink()
-    return file.read_text(encoding="ascii")
+    return f"{file.read_text(encoding='ascii')}-{file.stat().st_ino}"
 
 
 def _lock_file(owner: str) -> Path:

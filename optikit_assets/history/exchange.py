@@ -9,7 +9,7 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -122,25 +122,30 @@ class Exchange:
         now = self._clock_ns()
         after = max(0, max((when for when in known.values() if when <= now), default=0) - _LATE_NS)
         newest = max(known, default="")
-        taken: list[str] = []
+        new: dict[str, tuple[str, int]] = {}
         for entry in self._log.names(f"{after:020d}"):
             when, name = _parts(entry)
             if name is not None and name not in known:
-                self._fetch(entry, name)
-                self._note(known, name, when)
-                taken.append(name)
-        if taken and min(taken) < newest:
-            self._take_again(min(taken), set(taken))
-        return len(taken)
+                new.setdefault(name, (entry, when))
+        # Before any of them is noted: if it breaks off there, the next run does it again.
+        if new and min(new) < newest:
+            self._take_again(min(new), known, new.keys())
+        for name, (entry, when) in new.items():
+            self._fetch(entry, name)
+            self._note(known, name, when)
+        return len(new)
 
-    def _take_again(self, late: str, taken: set[str]) -> None:
+    def _take_again(self, late: str, known: dict[str, int], new: Collection[str]) -> None:
         """Take what was appended after a file that came late: of one key the last append counts."""
         for entry in self._log.names(late.partition("-")[0]):
-            _, name = _parts(entry)
-            if name is not None and name > late and name not in taken:
+            when, name = _parts(entry)
+            if name is not None and name > late and name not in new:
                 time_and_pid, _, rest = name.partition(".")
                 # Another name of the same place in the order: this one was loaded before.
-                self._fetch(entry, f"{time_and_pid}{secrets.token_hex(4)}.{rest}")
+                again = f"{time_and_pid}{secrets.token_hex(4)}.{rest}"
+                # Or it would count as an append of this machine, and be added once more.
+                self._note(known, again, when)
+                self._fetch(entry, again)
 
     def _fetch(self, entry: str, name: str) -> None:
         part = self._spool.folder / f".{name}.{os.getpid()}.taken"

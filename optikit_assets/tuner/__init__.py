@@ -1,5 +1,6 @@
 """Search of engine flags for the highest SLO-compliant rate per GPU."""
 
+from optikit_assets.tuner.at_once import trials_at_once
 from optikit_assets.tuner.bounded_space import BoundedSpace
 from optikit_assets.tuner.economy import margin, worth_rps
 from optikit_assets.tuner.objective import LAMBDA, fitness, slo_penalty
@@ -18,5 +19,6 @@ __all__ = [
     "result_of_benchmark",
     "run_study",
     "slo_penalty",
+    "trials_at_once",
     "worth_rps",
 ]

@@ -72,3 +72,21 @@ class AtOnce(Generic[Asked, Outcome]):
         self._next = None
         if self._running:
             self._stop.set()
+
+
+def trials_at_once(slots: int, cards: int, startup_trials: int) -> int:
+    """Return how many trials of a study are measured at a time.
+
+    As many as a pool has room for, at most as many as are drawn at random: the more run at once,
+    the less each is drawn with what the others showed. At least one.
+
+    Parameters
+    ----------
+    slots
+        Cards of the pool.
+    cards
+        That the engine's default takes.
+    startup_trials
+        See `SearchSpaceSpec`.
+    """
+    return max(1, min(slots // cards, startup_trials))

@@ -26,6 +26,8 @@ _REFUSED = "refused"
 _PRIORS = "priors"
 # Attribute of a proposal: which of those it is.
 _PRIOR = "prior"
+# Attribute of a proposal that was measured already: its flags.
+_DUPLICATE = "duplicate"
 _CONSTRAINT = "slo_penalty"
 # Orders crashes after every configuration that could at least be measured.
 _FAILED_PENALTY = 1000.0
@@ -36,8 +38,9 @@ _DUPLICATES = 20
 class Proposals:
     """Draws the configurations of one opening of a study.
 
-    Each is drawn from (seed, number of proposals so far). Configurations that a server can change
-    to while it runs are drawn as a group, which shares all other flags.
+    Each is drawn from (seed, number of proposals so far); one that is repeated counts once.
+    Configurations that a server can change to while it runs are drawn as a group, which shares all
+    other flags.
 
     Parameters
     ----------
@@ -159,7 +162,7 @@ class Proposals:
 
     def ask(self, fixed: dict[str, Any] | None = None) -> optuna.Trial:
         """Ask the sampler, with these parameters given."""
-        number = len(self._study.get_trials(deepcopy=False))
+        number = sum(map(_counts, self._study.get_trials(deepcopy=False)))
         sampler: optuna.samplers.BaseSampler = optuna.samplers.TPESampler(
             n_startup_trials=self._space.startup_trials,
             # Those that still run count as the worst, so that the next is drawn away from them.
@@ -194,7 +197,7 @@ class Proposals:
                 continue
             if retried is None and self.identity(flags) in self._seen:
                 # Told as failed, which the sampler leaves out: a repeated value would count double.
-                trial.set_user_attr("duplicate", flags)
+                trial.set_user_attr(_DUPLICATE, flags)
                 self._study.tell(trial, state=TrialState.FAIL)
                 continue
             return self._noted(trial, retried or TrialRecord(number=self._next_number, flags=flags))
@@ -224,3 +227,12 @@ class Proposals:
 
     def _derived_seed(self, what: str) -> int:
         return int(hashlib.sha256(f"{self._seed} {what}".encode()).hexdigest()[:8], 16)
+
+
+def _counts(trial: optuna.trial.FrozenTrial) -> bool:
+    """Return whether a trial is a proposal of its own: neither queued again, nor drawn again.
+
+    The latter is what a killed process had not noted down.
+    """
+    goes_on = trial.state is not TrialState.FAIL
+    return goes_on or _REFUSED in trial.user_attrs or _DUPLICATE in trial.user_attrs

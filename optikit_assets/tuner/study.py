@@ -199,6 +199,9 @@ class _Session:
             self._proposals.remember(record.number)
             if frozen.state is TrialState.RUNNING:
                 self._settle_interrupted(frozen, record)
+            elif frozen.state is TrialState.WAITING and record.attempt >= _ATTEMPTS:
+                # Put back by an earlier opening that another configuration took down.
+                self._suspects.add(record.number)
             elif record.trial is not None:
                 self._remember(record.trial)
 
@@ -309,7 +312,8 @@ class _Session:
         explored = unconfirmed(self._trials.values(), self._proposals.identity, _CONFIRMATIONS)
         if explored is None or left > _CONFIRMATIONS:
             most = min(self._space.economy.per_server, left - _CONFIRMATIONS)
-            group = self._proposals.group(1 if self._explore is None else max(1, most))
+            alone = self._explore is None or self._suspects
+            group = self._proposals.group(1 if alone else max(1, most))
             if group or explored is None:
                 return group
         again = self._proposals.again(explored.number)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from optikit_assets.artifacts import ArtifactStore, Reference, open_store
 from optikit_assets.artifacts.file_digests import FileDigests
+from optikit_assets.engines import engine_variables
 from optikit_assets.environments.installed import installed
+from optikit_assets.environments.variables import effective_variables
 from optikit_assets.errors import ChangedInputError
 from optikit_assets.locations import default_home
 from optikit_assets.specs import digest
@@ -39,6 +41,11 @@ def calibration_location(request: Request, data: CalibrationSource) -> str:
 def environment_digest(folder: Path) -> str:
     """Return the digest of what is installed in the stage environment in a folder."""
     return digest(installed(folder))
+
+
+def variables_here() -> dict[str, str]:
+    """Return the variables of this process that what its workers make depends on."""
+    return effective_variables(os.environ, engine_variables())
 
 
 def check_inputs(request: Request) -> None:

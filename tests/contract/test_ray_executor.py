@@ -78,6 +78,9 @@ def test_a_node_with_another_environment_than_the_others_is_named(make: Any) -> 
     other = dataclasses.replace(pool.facts(right.id), digests={"compress": "1", "serve": "2"})
     with pytest.raises(EnvironmentMissingError, match=r"right has another .*node left"):
         pool._take(right, other)
+    other = dataclasses.replace(pool.facts(right.id), variables={"NCCL_ALGO": "Ring"})
+    with pytest.raises(EnvironmentMissingError, match=r"right has another NCCL_ALGO .*node left"):
+        pool._take(right, other)
 
 
 def test_work_goes_to_every_node_of_the_pool_and_the_ledger_says_where(
@@ -159,7 +162,9 @@ def test_who_waits_for_a_whole_node_is_overtaken_for_a_quarter_of_the_longest_wa
     make: Any,
 ) -> None:
     # Each is what another process is: they meet on the cluster alone.
-    first, many, few = (make(PAIR.labels, lease_timeout_s=40) for _ in range(3))
+    first, many = (make(PAIR.labels, lease_timeout_s=40) for _ in range(2))
+    # A pool by another name of the same node.
+    few = make({"optikit.pool": "in(pair)"}, lease_timeout_s=40)
     served: list[str] = []
 
     def ask(executor: Executor, name: str, count: int) -> threading.Thread:

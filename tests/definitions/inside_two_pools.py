@@ -224,6 +224,7 @@ def test_sources_of_no_pool_are_observed_where_no_machine_is_the_pool_local(
         registry,
         lambda pool: pools.hardware(pool_name(pool)),
         lambda pool, name: pools.environment(pool_name(pool), name),
+        lambda pool: pools.variables(pool_name(pool)),
     )
     with open_instance() as instance:
         seen = changed_observations(instance, sources, [MODEL])

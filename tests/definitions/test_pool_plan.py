@@ -66,6 +66,21 @@ def test_a_job_measures_on_each_of_its_pools_and_makes_checkpoints_and_scores_on
     assert f"benchmark_sweep[{MODEL}|int_w8a8@chat]" not in names
 
 
+def test_variables_of_the_nodes_count_and_not_those_of_this_machine(
+    pools: World, monkeypatch: pytest.MonkeyPatch
+):
+    pools.variables_elsewhere = {"h100": {}, "h200": {}}
+    pools.materialize(submit(pools, "h100", "h200"))
+    monkeypatch.setenv("VLLM_CPU_SGL_KERNEL", "1")
+    assert not_fresh(pools, "h100", "h200") == {}
+    pools.variables_elsewhere["h200"] = {"VLLM_CPU_SGL_KERNEL": "1"}
+    assert not_fresh(pools, "h100", "h200") == {
+        f"{asset}[{MODEL}|{recipe}@chat@h200]": "stale"
+        for asset in ("benchmark_sweep", "tuned_config")
+        for recipe in RECIPES
+    } | {DEPLOYABLE: "stale"}
+
+
 def test_an_upgrade_on_one_pool_makes_stale_what_was_measured_there(pools: World):
     pools.installed_elsewhere = {"h100": "as set up", "h200": "as set up"}
     pools.materialize(submit(pools, "h100", "h200"))

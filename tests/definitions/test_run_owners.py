@@ -1,5 +1,6 @@
 """Which runs are taken for dead: those whose process is, whatever its id means by now."""
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from optikit_assets.headless.run_owners import (
     cancel_orphaned_runs,
     run_tags,
 )
-from optikit_assets.settings import REPOSITORY
+from optikit_assets.settings import REPOSITORY, settings
 from tests.definitions.world import MODEL, World
 
 HOLDER = """
@@ -115,3 +116,17 @@ def test_runs_of_another_home_on_the_same_instance_are_left_to_it(with_instance)
         here = dg.DagsterRun("a", status=dg.DagsterRunStatus.STARTED, tags=tags)
         instance.add_run(here)
         assert cancel_orphaned_runs(instance) == [here.run_id]
+
+
+def test_runs_of_a_home_are_left_alone_by_a_copy_of_it(with_instance, tmp_path):
+    with open_instance() as instance:
+        with run_tags() as tags:
+            run = dg.DagsterRun("a", status=dg.DagsterRunStatus.STARTED, tags=tags)
+            instance.add_run(run)
+        name = settings().home / "dagster" / "home.id"
+        shutil.copy2(name, tmp_path / "copied")
+        name.rename(tmp_path / "original")
+        shutil.copy2(tmp_path / "copied", name)
+        assert cancel_orphaned_runs(instance) == []
+        (tmp_path / "original").replace(name)
+        assert cancel_orphaned_runs(instance) == [run.run_id]

@@ -25,7 +25,7 @@ from optikit_assets.headless.optimize import Submission
 from optikit_assets.headless.plan import NodePlan, make_plan
 from optikit_assets.settings import REPOSITORY, Settings, settings
 from optikit_assets.specs import Catalog, PoolSpec
-from optikit_assets.workers.inputs import environment_digest
+from optikit_assets.workers.inputs import environment_digest, variables_here
 from tests.tiny_model import write_model
 
 MODEL = "tiny@1"
@@ -107,6 +107,7 @@ class World:
         # Of pools that are other machines.
         self.elsewhere: dict[str, Hardware] = {}
         self.installed_elsewhere: dict[str, str] = {}
+        self.variables_elsewhere: dict[str, dict[str, str]] = {}
         self.named: dict[str, tuple[str, ...]] = {}
         for name, text in RECIPES.items():
             self.write(f"quantization/{name}.yaml", text)
@@ -152,6 +153,7 @@ class World:
             registry,
             lambda pool: self.elsewhere.get(pool or "", self.hardware),
             lambda pool, name: self.installed_elsewhere.get(pool or "", environment_here(name)),
+            lambda pool: self.variables_elsewhere.get(pool or "", variables_here()),
         )
         return Versions(
             partial(recorded_of, self.instance),

@@ -91,7 +91,11 @@ def key_of(node: Node) -> str:
     store = open_store(settings().store, settings().home)
     here = get_executor(settings(), catalog.pool(LOCAL))
     sources = SourceVersions(
-        catalog, registry, lambda pool: detect(), lambda pool, name: here.environment(name)
+        catalog,
+        registry,
+        lambda pool: detect(),
+        lambda pool, name: here.environment(name),
+        lambda pool: here.variables(),
     )
     with open_instance() as instance:
         versions = Versions(

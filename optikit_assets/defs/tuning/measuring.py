@@ -17,7 +17,13 @@ from optikit_assets.engines import Flags
 from optikit_assets.errors import StageError
 from optikit_assets.execution import Lease, on_some_node
 from optikit_assets.specs import SearchSpaceSpec, SloSpec, digest
-from optikit_assets.tuner import TrialResult, margin, result_of_benchmark, worth_rps
+from optikit_assets.tuner import (
+    TrialResult,
+    margin,
+    result_of_benchmark,
+    trials_at_once,
+    worth_rps,
+)
 from optikit_assets.workers.messages import ExploreRequest, ExploreWorkerResult, Variant
 
 
@@ -33,15 +39,16 @@ class Measuring:
 
     @property
     def at_once(self) -> int:
-        """How many servers the pool has room for, at most as many as trials are drawn at random.
+        """How many servers are measured at a time; see `trials_at_once`.
 
-        The more run at once, the less each is drawn with what the others showed.
+        Cards are counted and not processor cores, which `startup_trials` has to spare as well.
         """
         partition = self._partition
         cards = partition.engine.accelerators(
             partition.model_spec.engine, {}, partition.runner.hardware
         )
-        return max(1, min(partition.runner.executor.slots // cards, self._space.startup_trials))
+        slots = partition.runner.executor.slots
+        return trials_at_once(slots, cards, self._space.startup_trials)
 
     def evaluate(self, number: int, flags: Flags, best_rps: float | None) -> TrialResult:
         """Measure one configuration on a server of its own; see `run_study`."""

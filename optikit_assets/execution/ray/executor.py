@@ -111,6 +111,10 @@ class RayExecutor:
         """Return the digest of what is installed on the nodes of the pool."""
         return self._pool.environment(name)
 
+    def variables(self) -> Mapping[str, str]:
+        """Return the variables of the nodes that results depend on."""
+        return self._pool.variables()
+
     def nodes(self) -> Sequence[NodeStatus]:
         """Look at the head and at every node that has cards."""
         every = self._pool.all_nodes()

@@ -20,9 +20,12 @@ from optikit_assets.errors import AcceleratorError
 from optikit_assets.execution.ray.leases import Seat
 from optikit_assets.execution.ray.node import take_seat
 from optikit_assets.execution.ray.pool import Node, Pool, resource_of
+from optikit_assets.execution.ray.selectors import meet
 from optikit_assets.execution.ray.session import faults_of
 
 _SEAT_LIMIT_S = 120.0
+# In the names of groups that are leases, before the selector of their pool.
+_MARK = "optikit"
 _take_seat = ray.remote(num_cpus=0, max_retries=0)(take_seat)
 
 
@@ -37,7 +40,7 @@ class PlacementGroups:
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self._mark = f"optikit {json.dumps(pool.selector, sort_keys=True)}"
+        self._mark = f"{_MARK} {json.dumps(pool.selector, sort_keys=True)}"
 
     def hardware(self) -> Hardware:
         """Return what the nodes of the pool have; where nodes are added, one is asked for."""
@@ -59,12 +62,24 @@ class PlacementGroups:
         )
 
     def waiting(self) -> Sequence[tuple[int, float]]:
-        """Return of each group of this pool that waits how many cards it is for, and since when."""
+        """Return of each group that waits for this pool how many cards it is for, and since when.
+
+        Pools with a node in common are one in this.
+
+        Raises
+        ------
+        WorkerKilledError
+            See `Session.check`: whoever is held back asks the head nothing else.
+        """
+        self.pool.session.check()
+        nodes = [node.labels for node in self.pool.all_nodes() if node.cards]
         found: list[tuple[int, float]] = []
         for said in placement_group_table().values():
-            with suppress(TypeError, ValueError):
+            with suppress(AttributeError, TypeError, ValueError):
                 mark, count, since, _ = json.loads(said["name"] or "0")
-                if mark == self._mark and said["state"] == "PENDING":
+                kind, _, selector = mark.partition(" ")
+                waits = kind == _MARK and said["state"] == "PENDING"
+                if waits and meet(json.loads(selector), self.pool.selector, nodes):
                     found.append((count, since))
         return found
 
@@ -96,8 +111,10 @@ class PlacementGroups:
         shown = tuple(devices) if hardware.devices else ()
         return Seat(node_id, self.pool.name(node_id), hardware, shown)
 
-    def give_back(self, group: PlacementGroup) -> None:
-        """Give cards back, or take back that they were asked for."""
-        # Without a head this would wait until Ray ends the process; it ends the group as well.
-        if self.pool.session.head_answers():
-            remove_placement_group(group)
+    def give_back(self, group: PlacementGroup) -> bool:
+        """Give cards back, or take back that they were asked for; return whether the head heard."""
+        # Without a head this would wait until Ray ends the process, which ends the group as well.
+        if not self.pool.session.head_answers():
+            return False
+        remove_placement_group(group)
+        return True

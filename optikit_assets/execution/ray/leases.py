@@ -90,8 +90,8 @@ class Groups(Protocol):
         """Return where the cards of a group are that was granted."""
         ...
 
-    def give_back(self, group: Any) -> None:
-        """Give cards back, or take back that they were asked for."""
+    def give_back(self, group: Any) -> bool:
+        """Give cards back, or take back that they were asked for; return whether the head heard."""
         ...
 
 
@@ -130,6 +130,9 @@ class ClusterLeases:
         self._grows_within_s = grows_within_s
         self._clock = clock
         self._pause = pause
+        # What the head did not hear of, and keeps if it is started again with its state.
+        self._unheard: list[Any] = []
+        self._giving_back = threading.Lock()
 
     @contextmanager
     def lease(
@@ -166,10 +169,11 @@ class ClusterLeases:
         try:
             while group is None or not self._groups.is_granted(group):
                 if self._clock() >= look_at:
+                    self._give_back()
                     held_back = self._is_held_back(count, since)
                     look_at = self._clock() + _LOOK_S
                 if held_back and group is not None:
-                    self._groups.give_back(group)
+                    self._give_back(group)
                     group = None
                 if not held_back and group is None:
                     group = self._groups.ask(count, since)
@@ -185,7 +189,17 @@ class ClusterLeases:
             yield group
         finally:
             if group is not None:
-                self._groups.give_back(group)
+                self._give_back(group)
+
+    def _give_back(self, *groups: Any) -> None:
+        """Give groups back, and those before that the head did not hear of."""
+        with self._giving_back:
+            self._unheard += groups
+            while self._unheard:
+                group = self._unheard.pop(0)
+                if not self._groups.give_back(group):
+                    self._unheard.insert(0, group)
+                    break
 
     def _is_held_back(self, count: int, since: float) -> bool:
         """Return whether somebody who wants more has waited too long to be overtaken again."""

@@ -22,7 +22,7 @@ from optikit_assets.environments.status import inspect_environment
 from optikit_assets.execution.ray.guard import TOKEN_VARIABLE, Guard, Order
 from optikit_assets.processes import kill_orphans, wait_gone, with_variable
 from optikit_assets.settings import settings
-from optikit_assets.workers.inputs import environment_digest
+from optikit_assets.workers.inputs import environment_digest, variables_here
 
 log = logging.getLogger("optikit.execution.ray")
 
@@ -48,6 +48,8 @@ class NodeFacts:
         State of each stage environment there.
     digests
         Of what is installed in each of them.
+    variables
+        Of its environment, those that results depend on.
     """
 
     hardware: Hardware
@@ -58,6 +60,7 @@ class NodeFacts:
     environments_home: str
     environments: dict[str, str] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
 
 
 def describe() -> dict[str, Any]:
@@ -75,6 +78,7 @@ def describe() -> dict[str, Any]:
         "digests": {
             name: environment_digest(environment_path(here.envs_home, name)) for name in names
         },
+        "variables": variables_here(),
     }
 
 

@@ -21,6 +21,7 @@ from optikit_assets.engines import Hardware
 from optikit_assets.errors import AcceleratorError, EnvironmentMissingError, MachineError
 from optikit_assets.execution.base import NodeStatus
 from optikit_assets.execution.ray.node import NodeFacts, describe
+from optikit_assets.execution.ray.selectors import matches
 from optikit_assets.execution.ray.session import Session, faults_of
 
 GPU = "GPU"
@@ -173,6 +174,17 @@ class Pool:
         self.hardware()
         return next(iter(self._facts.values())).digests[name]
 
+    def variables(self) -> Mapping[str, str]:
+        """Return the environment variables of the nodes that results depend on.
+
+        Raises
+        ------
+        AcceleratorError, EnvironmentMissingError
+            See `hardware`.
+        """
+        self.hardware()
+        return next(iter(self._facts.values())).variables
+
     def facts(self, node_id: str) -> NodeFacts:
         """Return what a node of the pool says of itself; one that has come since is asked now.
 
@@ -212,6 +224,11 @@ class Pool:
             raise EnvironmentMissingError(
                 f"node {node.name} has another {unlike[0]} environment than node {self._first}; "
                 "run make setup from the same commit on both"
+            )
+        if unlike := sorted(n for n, _ in facts.variables.items() ^ first.variables.items()):
+            raise EnvironmentMissingError(
+                f"node {node.name} has another {unlike[0]} in its environment than node "
+                f"{self._first}; run ray start on both with the same"
             )
         self._first = self._first or node.name
         self._facts[node.id] = facts
@@ -274,18 +291,6 @@ def condition(node: Node) -> NodeStatus:
         state = ", ".join(f"{name} environment {facts.environments[name]}" for name in missing)
         return NodeStatus(node.name, f"{details}; {state}", "run make setup there")
     return NodeStatus(node.name, details)
-
-
-def matches(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
-    """Return whether a selector of Ray chooses a node: ``v``, ``!v``, ``in(v, w)``, ``!in(v)``."""
-    return all(_allows(wanted, labels.get(key)) for key, wanted in selector.items())
-
-
-def _allows(wanted: str, value: str | None) -> bool:
-    bare = wanted.removeprefix("!")
-    listed = bare.startswith("in(") and bare.endswith(")")
-    values = [part.strip() for part in bare[3:-1].split(",")] if listed else [bare]
-    return (value in values) != wanted.startswith("!")
 
 
 def _node(entry: Mapping[str, Any]) -> Node:

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from benchmarks.cluster.campaign import node_of
-from benchmarks.cluster.cards import SimulatedGroups
+from benchmarks.cluster.cards import Group, SimulatedGroups
 from benchmarks.cluster.virtual_time import VirtualTime
 from optikit_assets.errors import AcceleratorError
 from optikit_assets.execution.ray.leases import ClusterLeases
@@ -74,3 +74,32 @@ def test_a_wait_ends_at_its_limit_or_when_it_is_told_and_leaves_nothing_that_wai
     time.run()
     assert said[0] == "the wait for 1 accelerators was broken off"
     assert said[1].startswith("no 1 accelerators became free within 500 s; nodes there: node-0")
+
+
+class DeafGroups(SimulatedGroups):
+    """Of a head that is away for a while, and comes back with its state."""
+
+    deaf = False
+
+    def give_back(self, group: Group) -> bool:
+        return not self.deaf and super().give_back(group)
+
+
+def test_cards_that_nobody_took_back_are_given_back_with_the_next_request():
+    time = VirtualTime()
+    groups = DeafGroups(time, node_of("h100", 4), 1, "node")
+    leases = ClusterLeases(groups, timeout_s=500.0, clock=time, pause=groups.pause, date=time)
+    granted: list[float] = []
+
+    def work() -> None:
+        groups.deaf = True
+        for count in (1, 3):
+            with leases.lease(count):
+                time.sleep(1.0)
+        groups.deaf = False
+        with leases.lease(4):
+            granted.append(time.now)
+
+    time.start(work)
+    time.run()
+    assert granted == [2.0]

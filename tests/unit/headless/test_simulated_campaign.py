@@ -1,20 +1,25 @@
 """Agenda, leases and their ledger in virtual time: three models on four cards."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks.cluster.campaign import node_of
 from benchmarks.cluster.durations import Durations, Part
 from benchmarks.cluster.replay import Replay, lower_bound_s, replay
 from benchmarks.cluster.staged import stage_s
 from benchmarks.cluster.virtual_time import VirtualTime
+from optikit_assets.engines import Hardware
 from optikit_assets.graph import PIPELINE, Node, upstream
 from optikit_assets.headless.agenda import Agenda, Event
 from optikit_assets.headless.plan import NodePlan
+from optikit_assets.settings import REPOSITORY
+from optikit_assets.specs import Catalog
 
 CARDS_OF = {"small@1": 1, "middle@1": 2, "large@1": 4}
 RECIPES = ("baseline", "int_w8a8")
@@ -36,6 +41,9 @@ class Few(Durations):
         if node.asset == "quantized_model":
             return [Part(1, seconds), Part(1, seconds + 3)]
         return [Part(cards, seconds)] * (3 if node.asset == "tuned_config" else 1)
+
+    def trials_at_once(self, node: Node, hardware: Hardware, slots: int) -> int:
+        return 2
 
 
 DURATIONS = Few(None, cards_per_node=4)  # pyright: ignore[reportArgumentType]
@@ -91,6 +99,18 @@ def test_everything_is_done_once_and_takes_the_time_that_it_takes(done: Replay):
     assert done.busy_card_s == pytest.approx(work)
     assert lower_bound_s(plan, DURATIONS, done.cards) <= done.makespan_s
     assert {row["returned"] for row in done.rows.values()} == {True}
+
+
+def test_as_many_trials_of_a_study_run_at_once_as_in_earnest(done: Replay):
+    studies: dict[str, list[Mapping[str, Any]]] = {}
+    for row in done.rows.values():
+        if row["asset"] == "tuned_config":
+            studies.setdefault(row["partition"], []).append(row)
+    most = [
+        max(sum(o["held_from"] <= r["held_from"] < o["held_to"] for o in rows) for r in rows)
+        for rows in studies.values()
+    ]
+    assert max(most) == 2
 
 
 def test_what_most_hangs_on_is_begun_first(done: Replay):
@@ -155,3 +175,10 @@ def test_virtual_time_goes_on_only_while_all_wait():
     time.start(three)
     time.run()
     assert seen == [("part", 2.0), ("part", 3.0), ("part", 3.0), ("all", 3.0), ("late", 9.0)]
+
+
+@pytest.mark.parametrize(("slots", "at_once"), [(1, 1), (4, 4), (64, 8)])
+def test_a_simulated_study_is_as_wide_as_its_search_space_and_pool_allow(slots: int, at_once: int):
+    durations = Durations(Catalog.load(REPOSITORY / "recipes"))
+    study = Node.of("tuned_config", "demo-llama@1|baseline@qwen7b_chat")
+    assert durations.trials_at_once(study, node_of("h100", 8), slots) == at_once

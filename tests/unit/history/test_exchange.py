@@ -1,5 +1,6 @@
 """Machines that exchange their rows: each has all of them, once, whatever dies in between."""
 
+import contextlib
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -38,6 +39,8 @@ class Log(dict[str, bytes]):
         if self.fails == "fetch":
             self.fails = ""
             raise KeyboardInterrupt
+        if self.fails == "second fetch":
+            self.fails = "fetch"
         to.write_bytes(self[name])
 
 
@@ -152,6 +155,25 @@ def test_of_one_key_the_last_append_counts_on_every_machine(tmp_path: Path, log:
         history.drain()
     for history in (one, two):
         assert list(history.query("SELECT status FROM sweeps")["status"]) == ["feasible"]
+
+
+@pytest.mark.parametrize("fails", ["fetch", "second fetch", ""])
+def test_of_one_key_the_last_append_counts_whatever_broke_off(
+    tmp_path: Path, log: Log, fails: str
+) -> None:
+    one, two, three = (machine(tmp_path / name, log) for name in ("one", "two", "three"))
+    one.append("sweeps", [SWEEP | {"content_key": "k", "status": "infeasible"}])
+    two.append("sweeps", [SWEEP | {"content_key": "k", "status": "feasible"}])
+    for history in (two, three, one):
+        history.drain()
+    log.fails = fails
+    with pytest.raises(KeyboardInterrupt) if fails else contextlib.nullcontext():
+        three.drain()
+    for _ in range(2):
+        three.drain()
+        assert list(three.query("SELECT status FROM sweeps")["status"]) == ["feasible"]
+    # What it took again is no append of its own.
+    assert len(log) == 2
 
 
 def test_a_clock_that_runs_ahead_hides_nobodys_rows(tmp_path: Path, log: Log) -> None:

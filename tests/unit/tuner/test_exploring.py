@@ -238,3 +238,16 @@ def test_without_flags_that_can_be_changed_each_trial_has_a_server(tmp_path, cpu
     )
     assert servers.groups == []
     assert len(servers.alone) == 3
+
+
+def test_suspects_that_wait_when_the_tuner_is_killed_again_each_have_a_server(study, tmp_path):
+    study(Servers(), trials=1, parameters=SEQS)
+    with open_journal(tmp_path / "study.journal") as journal:
+        killed = optuna.load_study(study_name="study", storage=journal)
+        for number in (1, 2):
+            record = TrialRecord(number=number, flags={"max_num_seqs": 8 * number}, attempt=3)
+            killed.enqueue_trial(record.flags, user_attrs=record.attributes())
+    servers = Servers()
+    study(servers, parameters=SEQS)
+    assert [number for number, _ in servers.alone[:2]] == [1, 2]
+    assert [number for number, _ in servers.groups[0]] == [3, 4, 5, 6]
