@@ -17,7 +17,7 @@ _INTERNAL_TABLES = frozenset({"drained_files", "schema_migrations"})
 
 @dataclass(frozen=True)
 class Migration:
-    """One SQL file; never changed after a release."""
+    """One SQL file; never changed, renamed or renumbered once a history may have it."""
 
     number: int
     name: str
@@ -71,19 +71,28 @@ def migrate(connection: duckdb.DuckDBPyConnection) -> list[int]:
     Raises
     ------
     HistoryError
-        If the database has a newer schema than this program knows.
+        If the database has a newer schema than this program knows, or other migrations.
     """
     connection.execute(
         "CREATE TABLE IF NOT EXISTS schema_migrations (number INTEGER PRIMARY KEY, "
         "name VARCHAR NOT NULL, applied_at TIMESTAMPTZ NOT NULL DEFAULT current_timestamp)"
     )
-    row = connection.execute("SELECT coalesce(max(number), 0) FROM schema_migrations").fetchone()
-    current = row[0] if row else 0
+    known = connection.execute(
+        "SELECT number, name FROM schema_migrations ORDER BY number"
+    ).fetchall()
+    current = known[-1][0] if known else 0
     if current > latest_version():
         raise HistoryError(
             f"the history has schema version {current}, this program knows {latest_version()}: it "
             "was written by a newer OptiKIT; upgrade this one (nothing was changed)"
         )
+    for (number, name), ours in zip(known, migrations(), strict=False):
+        if (number, name) != (ours.number, ours.name):
+            raise HistoryError(
+                f"step {number} of the history's schema is {name}, this program's is {ours.name}: "
+                "it was written by a version in development; open it with that one, or move it "
+                "away (nothing was changed)"
+            )
     applied = []
     for migration in migrations()[current:]:
         connection.execute("BEGIN")
