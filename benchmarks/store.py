@@ -30,10 +30,10 @@ from pathlib import Path
 from benchmarks.tables import markdown, write_section
 from demo.s3 import BUCKET, S3Server, s3_server
 from optikit_assets.artifacts import ArtifactStore
-from optikit_assets.artifacts.bucket import Bucket
 from optikit_assets.artifacts.bucket_layout import place_of
 from optikit_assets.artifacts.cache import ArtifactCache
 from optikit_assets.artifacts.objects import ObjectStore
+from optikit_assets.bucket import Bucket
 from optikit_assets.errors import StorageError
 from optikit_assets.locations import REPOSITORY
 

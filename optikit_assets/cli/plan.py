@@ -11,6 +11,7 @@ from rich.table import Table
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.cli.output_file import check_output, write_json
 from optikit_assets.cli.plan_figure import draw_ways
+from optikit_assets.delivery.capacity import replicas_for
 from optikit_assets.deployment import cost_per_million_tokens
 from optikit_assets.errors import HistoryError, ModelError, OptikitError
 from optikit_assets.model_files import read_config, read_json_object
@@ -185,9 +186,17 @@ def _cells(
         "–" if cost is None else f"{cost:.3g}",
     ]
     if target_rps is not None:
-        likely, at_worst = way.replicas(target_rps)
+        likely, at_worst = _replicas(way, target_rps)
         cells.append(f"{likely} (at worst {at_worst or '–'})")
     return cells
+
+
+def _replicas(way: Way, target_rps: float) -> tuple[int | None, int | None]:
+    """Return the replicas at the predicted rate and at the low end, where any number is enough."""
+    likely, at_worst = (
+        replicas_for(rate, target_rps) if rate else None for rate in (way.rate_rps, way.low_rps)
+    )
+    return likely, at_worst
 
 
 def _basis(ways: Sequence[Way]) -> str:
@@ -211,7 +220,7 @@ def _print_reasons(console: Console, ways: Sequence[Way]) -> None:
 def _record(way: Way, listed: bool, slo: SloSpec, target_rps: float | None) -> dict[str, Any]:
     cost = cost_per_million_tokens(way.rate_per_card, way.place.price_per_hour, slo)
     able = not way.reason
-    likely, at_worst = way.replicas(target_rps) if able and target_rps else (None, None)
+    likely, at_worst = _replicas(way, target_rps) if able and target_rps else (None, None)
     return {
         "place": way.place.name,
         "card": way.place.card.name,

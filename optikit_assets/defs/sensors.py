@@ -9,10 +9,9 @@ import dagster as dg
 
 from optikit_assets.defs import code_location, partitions
 from optikit_assets.defs.automation import FOR_MODELS
-from optikit_assets.defs.sources import changed_observations
+from optikit_assets.defs.sources import changed_observations, source_versions
 from optikit_assets.defs.spec_checks import evaluations
 from optikit_assets.errors import SpecError
-from optikit_assets.freshness import SourceVersions
 from optikit_assets.graph import get_flow, split_model
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, digest
@@ -181,10 +180,7 @@ def spec_changes(
     kept: dict[str, str] = json.loads(context.cursor or "{}")
     problems = digest([str(error) for error in catalog.problems])
     checks = list(evaluations(catalog)) if problems != kept.get("problems") else []
-    registry = models.registry(catalog)
-    sources = SourceVersions(
-        catalog, registry, runner.hardware, runner.environment, runner.variables
-    )
+    sources = source_versions(catalog, models, runner)
     existing = {version.key for version in sources.registry.versions()}
     keys = context.instance.get_dynamic_partitions(partitions.MODEL_DIMENSION)
     present = [key for key in keys if key in existing]

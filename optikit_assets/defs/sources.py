@@ -15,12 +15,14 @@ from optikit_assets.errors import AcceleratorError, SpecError, UnknownNameError
 from optikit_assets.freshness import SourceVersions
 from optikit_assets.graph import GRAPH, Node, pool_part
 from optikit_assets.graph.keys import parts_of
+from optikit_assets.specs import Catalog
 from resources import ModelRegistryResource, StageRunnerResource
 
 
-def source_versions(models: ModelRegistryResource, runner: StageRunnerResource) -> SourceVersions:
+def source_versions(
+    catalog: Catalog, models: ModelRegistryResource, runner: StageRunnerResource
+) -> SourceVersions:
     """Return the versions of sources as they are now."""
-    catalog = models.catalog()
     registry = models.registry(catalog)
     return SourceVersions(catalog, registry, runner.hardware, runner.environment, runner.variables)
 
@@ -31,7 +33,7 @@ def _source(asset: str) -> Any:
         context: dg.OpExecutionContext, models: ModelRegistryResource, runner: StageRunnerResource
     ) -> dg.DataVersion | dg.DataVersionsByPartition:
         model_keys = context.instance.get_dynamic_partitions(partitions.MODEL_DIMENSION)
-        sources = source_versions(models, runner)
+        sources = source_versions(models.catalog(), models, runner)
         if partitions.partitions_of(asset) is None:
             return dg.DataVersion(sources.version(Node(asset)))
         return dg.DataVersionsByPartition(

@@ -25,6 +25,13 @@ _SLACK = 3.0
 _UNKNOWN_START_S = 600.0
 
 
+def replicas_for(rate_rps: float, target_rps: float) -> int:
+    """Return the replicas that stay below their share and survive the loss of one."""
+    return max(
+        math.ceil(target_rps / (rate_rps * UTILIZATION)), math.ceil(target_rps / rate_rps) + 1
+    )
+
+
 def capacity(rate_rps: float, target_rps: float, mean_latency_s: float | None) -> Capacity:
     """Return the replicas that serve `target_rps`.
 
@@ -37,9 +44,7 @@ def capacity(rate_rps: float, target_rps: float, mean_latency_s: float | None) -
         raise SpecError(
             "<argument>", [f"target_rps: {target_rps:g} is no traffic; say more than 0"]
         )
-    replicas = max(
-        math.ceil(target_rps / (rate_rps * UTILIZATION)), math.ceil(target_rps / rate_rps) + 1
-    )
+    replicas = replicas_for(rate_rps, target_rps)
     if replicas > _MOST:
         told = f"{replicas} replicas at {rate_rps:.3g} requests/s each, more than {_MOST}"
         raise SpecError("<argument>", [f"target_rps: {target_rps:g} takes {told}"])

@@ -37,9 +37,7 @@ def canary(deployed: ServingPlan, new: ServingPlan, percent: int) -> list[Manife
     """
     *files, service = inference_service(deployed)
     described = dict(service["spec"]["predictor"])
-    share = capacity(
-        new.capacity.rate_rps, new.capacity.target_rps * percent / 100.0, new.capacity.in_flight
-    )
+    share = capacity(new.capacity.rate_rps, new.capacity.target_rps * percent / 100.0, None)
     other = {k: v for k, v in predictor(new).items() if k not in ("minReplicas", "maxReplicas")}
     other |= {"name": "new", "minReplicas": share.replicas}
     service["spec"] = {

@@ -150,8 +150,8 @@ class Engine(ABC):
     """How its server is asked for completions."""
     variables: ClassVar[EngineVariables] = EngineVariables()
     log_words: ClassVar[LogWords] = LogWords()
-    parallel_flag: ClassVar[str | None] = None
-    """The flag that splits a model's heads over devices."""
+    parallel_flags: ClassVar[tuple[str, ...]] = ()
+    """Flags of tensor, pipeline and data parallelism, in this order; empty: it has none."""
     container: ClassVar[Container | None] = None
     """Its images; None: a bundle of it has no manifests."""
 

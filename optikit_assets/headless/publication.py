@@ -71,10 +71,10 @@ def _weights(
         registry = ModelRegistry(here.home, here.root, Catalog.load(here.recipes))
         model = registry.fetch(registry.resolve(deployment.model_key))
         folder, content = model.path, model.digest
-    if content != (deployment.checkpoint_digest or content):
+    if content != deployment.checkpoint_digest:
         raise ChangedInputError(
-            f"the weights in {folder} are not those that {deployment.model_key} was certified "
-            "with; run `optikit optimize` again first"
+            f"the weights in {folder} are not known to be those that {deployment.model_key} was "
+            "certified with; run `optikit optimize` again first"
         )
     trusted = Catalog.load(here.recipes).model(deployment.model).trust_remote_code
     files = check_model_folder(folder, trusted).files

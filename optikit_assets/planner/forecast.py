@@ -5,6 +5,7 @@ comes from the engine in virtual time, at the flags that it has by default; the 
 same with all steps as much faster and slower as nine of ten measured ones are.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -105,14 +106,6 @@ class Way:
         price = self.place.price_per_hour
         return price is None, (1.0 if price is None else price) / self.rate_per_card
 
-    def replicas(self, target_rps: float) -> tuple[int, int | None]:
-        """Return how many servers a rate takes, as predicted and at the low end.
-
-        None: no number of them is enough there.
-        """
-        at_worst = math.ceil(target_rps / self.low_rps) if self.low_rps else None
-        return math.ceil(target_rps / self.rate_rps), at_worst
-
 
 @dataclass(frozen=True)
 class Question:
@@ -181,10 +174,9 @@ def _place(
 
 def layouts(space: SearchSpaceSpec, place: Place) -> list[Layout]:
     """Return the parallelism that a search space allows within a node."""
-    tensor, pipeline = (
-        _values(space, name) for name in ("tensor_parallel_size", "pipeline_parallel_size")
-    )
-    every = [Layout(t, p) for p in pipeline for t in tensor]
+    flags = get_engine(space.engine).parallel_flags[:2]
+    sizes = [_values(space, name) for name in flags]
+    every = [Layout(*layout) for layout in itertools.product(*sizes)]
     return [layout for layout in every if layout.cards <= place.cards] or [Layout()]
 
 
@@ -252,7 +244,12 @@ def _way(
 
 def _predicted(question: Question, requests: Requests, way: Way, precision: Precision) -> Way:
     model, place, layout = question.architecture, way.place, way.layout
-    space = room(model, precision, place.card, layout, requests.longest)
+    engine = get_engine(question.engine.name)
+    hardware = hardware_of(place.card, place.cards)
+    flags = {**engine.defaults(hardware), **question.engine.flags}
+    budget = engine.estimate(model.facts, hardware, flags, context_length=1).budget_bytes
+    share = budget / hardware.memory_bytes
+    space = room(model, precision, place.card, layout, requests.longest, gpu_share=share)
     way = replace(
         way,
         context_tokens=max(0, int(space.cache_tokens)),
@@ -261,8 +258,6 @@ def _predicted(question: Question, requests: Requests, way: Way, precision: Prec
     )
     if space.reason:
         return replace(way, reason=space.reason)
-    engine = get_engine(question.engine.name)
-    flags = {**engine.defaults(hardware_of(place.card, place.cards)), **question.engine.flags}
     limits = Limits(
         max_num_seqs=integer(flags.get("max_num_seqs")) or Limits.max_num_seqs,
         max_num_batched_tokens=integer(flags.get("max_num_batched_tokens"))

@@ -59,7 +59,7 @@ def own_rows(
         if version is None or not card.is_named(str(record["accelerator"])):
             continue
         newest = newest or version
-        if version == newest and (row := _row(record, card, catalog, architecture_of)):
+        if version == newest and (row := _row(record, engine, card, catalog, architecture_of)):
             found.append(row)
     return found
 
@@ -72,6 +72,7 @@ def _version(versions: Any, engine: str) -> str | None:
 
 def _row(
     record: Mapping[str, Any],
+    engine: str,
     card: CardSpec,
     catalog: Catalog,
     architecture_of: Callable[[str], Architecture | None],
@@ -92,9 +93,7 @@ def _row(
     except OptikitError:
         return None
     flags = _mapping(record["flags"])
-    layout = Layout(*(
-        integer(flags.get(f"{name}_parallel_size")) or 1 for name in ("tensor", "pipeline", "data")
-    ))  # fmt: skip
+    layout = Layout(*(integer(flags.get(name)) or 1 for name in get_engine(engine).parallel_flags))
     work = Work(model, precision, card, layout, clients, prompt, answer)
     group = f"{record['model']} {record['recipe']} {json.dumps(flags, sort_keys=True)}"
     return Row(work, latency_s, None, group)

@@ -104,8 +104,7 @@ class Roofline:
         wide = peak_flops(FULL, card)
         at: dict[tuple[str, str], float] = {}
         at["weights", "step"] = precision.always_read_bytes(model) / tensor / bandwidth
-        element = "auto" if precision.cache_bits == 16 else "fp8"
-        per_token = model.facts.kv_bytes_per_token(element, tensor)
+        per_token = model.facts.kv_bytes_per_token(precision.cache_dtype, tensor)
         at["cache", "cached"] = per_token / bandwidth
         shared = model.attention_parameters + model.dense_parameters
         linear = sum(

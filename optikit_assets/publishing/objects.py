@@ -32,7 +32,6 @@ _RELEASES, _ALIASES, _RELEASE_FILE = "releases", "aliases", "release.json"
 _BEGUN = "begun"
 _LEFT_FOR = timedelta(days=1)
 _TRIES = 10
-_CHUNK = 2**22
 
 
 @register_target("s3")
@@ -146,8 +145,5 @@ def _digests(files: Mapping[str, Path]) -> dict[str, str]:
 
 def sha256_of(path: Path) -> str:
     """Return the sha256 of a file, which is read in pieces."""
-    total = hashlib.sha256()
     with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            total.update(chunk)
-    return total.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -63,7 +63,7 @@ def build(
             notes.append(f"{name}: not searched, it has no meaning on a CPU")
             continue
         bounded = domain
-        if name == used.parallel_flag:
+        if name in used.parallel_flags[:1]:
             bounded = _bound_parallelism(
                 name, domain, used, fixed, hardware, facts, max_model_len, notes
             )

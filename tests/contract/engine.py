@@ -124,9 +124,9 @@ class EngineContract:
         self, engine: Engine, spec: EngineSpec
     ) -> None:
         assert engine.accelerators(spec, {}, GPU) == 1
-        if engine.parallel_flag:
-            assert engine.accelerators(spec, {engine.parallel_flag: 2}, GPU) == 2
-            assert engine.accelerators(spec, {engine.parallel_flag: 2}, CPU) == 1
+        for flag in engine.parallel_flags:
+            assert engine.accelerators(spec, {flag: 2}, GPU) == 2, flag
+            assert engine.accelerators(spec, {flag: 2}, CPU) == 1, flag
 
     def test_every_engine_serves_an_uncompressed_model(
         self, engine: Engine, spec: EngineSpec

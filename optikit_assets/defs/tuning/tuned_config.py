@@ -91,7 +91,7 @@ def _tune(partition: Partition, recipe: str, slo: SloSpec) -> Artifact | None:
     result = run_study(
         storage=settings().studies / f"{partition.key}.journal",
         study_name=partition.key,
-        space=partition.catalog.search_space(slo.search_space),
+        space=space,
         seed=partition.seed("study"),
         evaluate=measuring.evaluate,
         explore=measuring.explore if space.economy.per_server > 1 else None,
@@ -188,6 +188,7 @@ def _trial_rows(
     partition: Partition, recipe: str, slo: SloSpec, study: StudyResult, made: Artifact | None
 ) -> list[dict[str, Any]]:
     best = study.best
+    architecture, objectives = _architecture(partition), _objectives(slo)
     return [
         partition.row(
             made,
@@ -203,8 +204,8 @@ def _trial_rows(
             is_default=trial.is_default,
             is_best=trial == best,
             engine=partition.engine.name,
-            architecture=_architecture(partition),
-            objectives=_objectives(slo),
+            architecture=architecture,
+            objectives=objectives,
             **_compiled(partition, trial),
             **trial.model_dump(exclude={"number"}),
         )

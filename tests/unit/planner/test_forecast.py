@@ -1,5 +1,6 @@
 """What is predicted of every way to serve, and what is refused in one line."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from optikit_assets.specs import (
     SearchSpaceSpec,
     SloSpec,
 )
+from optikit_assets.specs.search_space import Scalar
 from tests.unit.planner.models import LLAMA_8B, LLAMA_70B, architecture
 
 CATALOG = Catalog.load(REPOSITORY / "recipes")
@@ -60,8 +62,10 @@ def ask(
     under: SloSpec,
     fit: Fit = FIT,
     tensor: tuple[int, ...] = (1,),
+    flags: dict[str, Scalar] | None = None,
 ) -> list[Way]:
-    question = Question(architecture(config), under, EngineSpec(), {"": fit})
+    engine = EngineSpec(flags=flags or {})
+    question = Question(architecture(config), under, engine, {"": fit})
     chosen = [CATALOG.recipe(name) for name in recipes]
     return forecast(question, places(CATALOG, ["h100"]), chosen, space(*tensor))
 
@@ -114,12 +118,17 @@ def test_the_shortlist_names_each_place_and_precision_once() -> None:
     assert len(shortlist(ways, 1)) == 1
 
 
-def test_servers_for_a_rate_are_rounded_up_and_none_is_enough_at_zero() -> None:
+def test_what_a_way_costs_is_its_price_by_the_rate_of_a_card() -> None:
     place = Place("h100", CATALOG.card("h100"), 8, 2.0)
     way = Way(place, Layout(2), "baseline", rate_rps=4.0, low_rps=1.0, high_rps=5.0)
-    assert way.replicas(9.0) == (3, 9)
-    assert replace(way, low_rps=0.0).replicas(9.0) == (3, None)
     assert way.expense == (False, 1.0)
+    assert replace(way, rate_rps=0.0).expense == (True, math.inf)
+
+
+def test_memory_is_what_the_flags_of_the_model_leave_to_the_engine() -> None:
+    (usual,) = ask(LLAMA_8B, "baseline", under=slo())
+    (half,) = ask(LLAMA_8B, "baseline", under=slo(), flags={"gpu_memory_utilization": 0.5})
+    assert half.context_tokens < usual.context_tokens / 2
 
 
 def pool(**keys: object) -> Catalog:

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
+from optikit_assets.errors import ModelError
 from optikit_assets.planner import Layout, Precision, Roofline, room
 from optikit_assets.planner.precision import SCHEMES, peak_flops
 from optikit_assets.planner.roofline import TERMS, UNITS
 from optikit_assets.settings import REPOSITORY
-from optikit_assets.specs import Catalog, RecipeSpec, load_spec
+from optikit_assets.specs import Catalog
 from tests.unit.planner.models import LLAMA_8B, LLAMA_70B, MOE, architecture
 
 CATALOG = Catalog.load(REPOSITORY / "recipes")
@@ -114,9 +115,8 @@ def test_sheets_are_found_by_the_name_that_a_driver_gives() -> None:
     assert named("NVIDIA GeForce RTX 4090") == []
 
 
-def test_a_recipe_of_an_unknown_backend_is_no_baseline(tmp_path: object) -> None:
-    recipe = CATALOG.recipe("sparse24")
-    assert recipe.schemes == ()
-    assert Precision.of(recipe, architecture(LLAMA_70B)) == BF16
-    assert isinstance(recipe, RecipeSpec)
-    assert load_spec(REPOSITORY / "recipes/quantization/sparse24.yaml", RecipeSpec) == recipe
+def test_a_recipe_of_an_unknown_backend_is_no_baseline() -> None:
+    update = {"backend": "own", "options": {"a": 1}}
+    recipe = CATALOG.recipe("baseline").model_copy(update=update)
+    with pytest.raises(ModelError, match="does not know what backend own makes"):
+        Precision.of(recipe, architecture(LLAMA_70B))
