@@ -16,7 +16,7 @@ Dense models and mixtures of experts have kernels of their own: each kind is fit
 all rows as what is known before.
 
 The interval comes from cross-validation: rows of one group (a model on a card, or one of an
-installation's own configurations) are predicted from all other groups, so that a residual is one of
+installation's own models) are predicted from all other groups, so that a residual is one of
 something that was not seen.
 """
 
@@ -147,7 +147,7 @@ def fit_rows(rows: Sequence[Row]) -> dict[str, Fit]:
 def refit(prior: Fit, rows: Sequence[Row]) -> Fit:
     """Return a fit moved by an installation's own rows; the prior counts as ten of them.
 
-    The interval is the prior's until three configurations were measured.
+    The interval is the prior's until three models were measured.
     """
     if not rows:
         return prior

@@ -30,7 +30,7 @@ from optikit_assets.specs import (
     SearchSpaceSpec,
     SloSpec,
 )
-from optikit_assets.specs.search_space import Choices, IntRange
+from optikit_assets.specs.search_space import Choices, IntRange, Scalar
 
 SHORTLIST = 3
 """Ways that are worth measuring unless one says otherwise."""
@@ -172,12 +172,23 @@ def _place(
     raise OptikitError(f"unknown hardware pool or card {name!r}; known: {known}")
 
 
-def layouts(space: SearchSpaceSpec, place: Place) -> list[Layout]:
-    """Return the parallelism that a search space allows within a node."""
-    flags = get_engine(space.engine).parallel_flags[:2]
-    sizes = [_values(space, name) for name in flags]
+def layouts(
+    space: SearchSpaceSpec, place: Place, fixed: Mapping[str, Scalar] | None = None
+) -> list[Layout]:
+    """Return the parallelism that a search space allows within a node.
+
+    What flags of the model's spec fix is not searched; where nothing fits, the default is left.
+    """
+    names = get_engine(space.engine).parallel_flags
+    own = [integer((fixed or {}).get(name)) for name in names]
+    # A search is over the first two; copies are there only where the spec says so.
+    sizes = [
+        [size] if size else _values(space, name) if i < 2 else [1]
+        for i, (name, size) in enumerate(zip(names, own, strict=True))
+    ]
     every = [Layout(*layout) for layout in itertools.product(*sizes)]
-    return [layout for layout in every if layout.cards <= place.cards] or [Layout()]
+    default = Layout(*(size or 1 for size in own))
+    return [layout for layout in every if layout.cards <= place.cards] or [default]
 
 
 def _values(space: SearchSpaceSpec, name: str) -> list[int]:
@@ -208,7 +219,7 @@ def forecast(
     seen: dict[object, Way] = {}
     found: list[Way] = []
     for place in some:
-        for layout in layouts(space, place):
+        for layout in layouts(space, place, question.engine.flags):
             for recipe in recipes:
                 way = _way(question, requests, Way(place, layout, recipe.name), recipe, seen)
                 found.append(way)
@@ -228,6 +239,8 @@ def _way(
     refused = engine.unsupported(recipe, question.engine, hardware, experts=model.experts > 0)
     if refused:
         return replace(way, reason=refused)
+    if layout.cards > place.cards:
+        return replace(way, reason=f"needs {layout.cards} cards, a node has {place.cards}")
     if not model.facts.allows_tensor_parallel(layout.tensor):
         heads = model.facts.attention_heads
         return replace(way, reason=f"{heads} heads cannot be split over {layout.tensor} cards")

@@ -16,15 +16,13 @@ from optikit_assets.specs import CardSpec, Catalog
 OWN_ROWS = """
 SELECT rung.model, rung.recipe, rung.slo, rung.accelerator, rung.versions, rung.ended_at,
        rung.clients, rung.throughput_rps, rung.latency_s,
-       coalesce(trial.flags, sweep.flags) AS flags
+       sweep.flags, sweep.input_tokens, sweep.output_tokens
 FROM ladder_rungs AS rung
-LEFT JOIN sweeps AS sweep ON rung.stage = 'sweep' AND rung.content_key = sweep.content_key
-LEFT JOIN tuning_trials AS trial
-    ON rung.stage = 'tuning' AND rung.content_key = trial.content_key AND rung.trial = trial.trial
-WHERE coalesce(trial.flags, sweep.flags) IS NOT NULL AND rung.latency_s > 0
+JOIN sweeps AS sweep ON rung.stage = 'sweep' AND rung.content_key = sweep.content_key
+WHERE sweep.flags IS NOT NULL AND rung.latency_s > 0
 ORDER BY rung.ended_at DESC
 """
-"""What to ask the history for."""
+"""What to ask the history for: sweeps at default flags, which is what the planner predicts."""
 # Clients × throughput and latency agree by Little's law, or the rung was not steady.
 _LITTLE_TOLERANCE = 0.15
 
@@ -38,8 +36,11 @@ def own_rows(
 ) -> list[Row]:
     """Return the rows of an engine on a card, of the version that measured there last.
 
-    Left out is what was not steady, of models or recipes that are no longer known, and of
-    workloads whose work is not one length: traces, prompts from a file, shared prefixes.
+    Left out is what was not steady, of models or recipes that are no longer known, of workloads
+    whose work is not one length (traces, prompts from a file, shared prefixes) or whose lengths
+    the SLO's file has changed since, and of servers on more cards than the planner's layouts tell.
+
+    Rows of one model are one group: its recipes and SLOs have the same errors in common.
 
     Parameters
     ----------
@@ -82,8 +83,11 @@ def _row(
     little = float(record["throughput_rps"]) * latency_s / clients
     if slo is None or recipe is None or abs(little - 1.0) > _LITTLE_TOLERANCE:
         return None
-    prompt, answer = slo.workload.mean_input_tokens, slo.workload.mean_output_tokens
-    if prompt is None or slo.workload.prefix_tokens or slo.workload.trace is not None:
+    lengths = record["input_tokens"], record["output_tokens"]
+    now = slo.workload.mean_input_tokens, slo.workload.mean_output_tokens
+    if None in lengths or lengths != now:
+        return None
+    if slo.workload.prefix_tokens or slo.workload.trace is not None:
         return None
     model = architecture_of(record["model"])
     if model is None:
@@ -92,11 +96,13 @@ def _row(
         precision = Precision.of(recipe, model)
     except OptikitError:
         return None
-    flags = _mapping(record["flags"])
-    layout = Layout(*(integer(flags.get(name)) or 1 for name in get_engine(engine).parallel_flags))
+    flags, used = _mapping(record["flags"]), get_engine(engine)
+    layout = Layout(*(integer(flags.get(name)) or 1 for name in used.parallel_flags))
+    if used.devices(flags) != layout.cards:
+        return None
+    prompt, answer = (float(length) for length in lengths)
     work = Work(model, precision, card, layout, clients, prompt, answer)
-    group = f"{record['model']} {record['recipe']} {json.dumps(flags, sort_keys=True)}"
-    return Row(work, latency_s, None, group)
+    return Row(work, latency_s, None, str(record["model"]))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

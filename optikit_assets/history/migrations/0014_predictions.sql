@@ -38,10 +38,13 @@ FROM measured_configurations m
 JOIN predictions p
     ON p.model = m.model AND p.recipe = m.recipe AND p.slo = m.slo
     AND p.pool IS NOT DISTINCT FROM m.pool
-    AND p.tensor_parallel_size
-        = coalesce(CAST(json_extract_string(m.flags, '$.tensor_parallel_size') AS INTEGER), 1)
-    AND p.pipeline_parallel_size
-        = coalesce(CAST(json_extract_string(m.flags, '$.pipeline_parallel_size') AS INTEGER), 1)
+    AND p.pipeline_parallel_size = coalesce(
+        CAST(json_extract_string(m.flags, '$.pipeline_parallel_size') AS INTEGER),
+        CAST(json_extract_string(m.flags, '$.pp_size') AS INTEGER), 1)
+    -- Engines name the flag differently; by its cards a server says the same for all.
+    AND p.tensor_parallel_size = m.gpus // (p.pipeline_parallel_size * coalesce(
+        CAST(json_extract_string(m.flags, '$.data_parallel_size') AS INTEGER),
+        CAST(json_extract_string(m.flags, '$.dp_size') AS INTEGER), 1))
     -- What was predicted afterwards may have learnt from the measurement.
     AND p.ended_at <= m.ended_at
 QUALIFY row_number() OVER (

@@ -45,3 +45,25 @@ def test_an_slo_that_is_not_met_is_a_rate_of_zero(history, rows):
     history.drain()
     (row,) = history.query("SELECT * FROM predicted_against_measured").to_dict("records")
     assert (row["measured"], row["within"]) == (0.0, True)
+
+
+def test_tensor_parallelism_is_told_by_the_cards_of_a_server_of_any_engine(history, rows):
+    predict(history, 0, 2.0, tensor_parallel_size=1)
+    predict(history, 0, 4.0, tensor_parallel_size=4)
+    predict(history, 0, 6.0, tensor_parallel_size=2, pipeline_parallel_size=2)
+    measured = {"gpus": 4, "ended_at": EPOCH + timedelta(days=1)}
+    rows.sweep("baseline", 5.0, flags={"tp_size": 4}, **measured)
+    rows.trial("baseline", 1, 12.0, flags={"tp_size": 2, "pp_size": 2}, **measured)
+    history.drain()
+    frame = history.query("SELECT predicted FROM predicted_against_measured ORDER BY flags_from")
+    assert list(frame["predicted"]) == [4.0, 6.0]
+
+
+def test_copies_of_a_server_are_no_tensor_parallelism(history, rows):
+    predict(history, 0, 2.0, tensor_parallel_size=1)
+    predict(history, 0, 4.0, tensor_parallel_size=2)
+    flags = {"data_parallel_size": 2}
+    rows.sweep("baseline", 5.0, gpus=2, flags=flags, ended_at=EPOCH + timedelta(days=1))
+    history.drain()
+    frame = history.query("SELECT predicted FROM predicted_against_measured")
+    assert list(frame["predicted"]) == [2.0]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from optikit_assets.engines import get_engine
 from optikit_assets.errors import OptikitError
 from optikit_assets.planner import (
     Fit,
@@ -131,6 +132,15 @@ def test_memory_is_what_the_flags_of_the_model_leave_to_the_engine() -> None:
     assert half.context_tokens < usual.context_tokens / 2
 
 
+def test_a_spec_that_fixes_parallelism_is_planned_at_that_alone() -> None:
+    flags: dict[str, Scalar] = {"tensor_parallel_size": 2, "data_parallel_size": 2}
+    ways = ask(LLAMA_8B, "baseline", under=slo(), tensor=(1, 2, 4), flags=flags)
+    assert [way.layout for way in ways] == [Layout(2, 1, 2)]
+    flags = {"tensor_parallel_size": 16}
+    (way,) = ask(LLAMA_8B, "baseline", under=slo(), tensor=(1, 2, 4), flags=flags)
+    assert way.reason == "needs 16 cards, a node has 8"
+
+
 def pool(**keys: object) -> Catalog:
     spec = PoolSpec.model_validate({"name": "mine", **keys})
     return replace(CATALOG, pools={"mine": spec})
@@ -179,7 +189,7 @@ def test_own_rows_are_of_the_newest_version_on_the_card_and_steady() -> None:
     record = {
         "model": "m@1", "recipe": "baseline", "slo": "s", "accelerator": "8 x NVIDIA H100",
         "versions": '{"vllm": "0.32.0"}', "clients": 8, "throughput_rps": 4.0, "latency_s": 2.0,
-        "flags": '{"tensor_parallel_size": 2}',
+        "flags": '{"tensor_parallel_size": 2}', "input_tokens": 500, "output_tokens": 50,
     }  # fmt: skip
     others = (
         {"versions": '{"vllm": "0.31.0"}'},
@@ -188,6 +198,10 @@ def test_own_rows_are_of_the_newest_version_on_the_card_and_steady() -> None:
         {"model": "gone@1"},
         {"recipe": "unknown"},
         {"versions": "{}"},
+        # Measured before the SLO's file said something else, or prompts of a file.
+        {"input_tokens": 4000},
+        {"output_tokens": 51},
+        {"input_tokens": math.nan},
     )
 
     def known(model: str):
@@ -198,4 +212,46 @@ def test_own_rows_are_of_the_newest_version_on_the_card_and_steady() -> None:
     assert len(rows) == 1
     assert (rows[0].latency_s, rows[0].work.clients, rows[0].work.layout.tensor) == (2.0, 8, 2)
     assert (rows[0].work.input_tokens, rows[0].work.output_tokens) == (500, 50)
+    assert rows[0].group == "m@1"
     assert "1 of them from this history" in refit(FIT, rows).basis
+    prefixed = {"input_tokens": 500, "output_tokens": 50, "prefix_tokens": 100}
+    shared = replace(CATALOG, slos={"s": slo(workload=prefixed)})
+    assert own_rows([record], "vllm", CATALOG.card("h100"), shared, known) == []
+
+
+def test_own_rows_of_one_model_do_not_narrow_the_interval() -> None:
+    catalog = replace(CATALOG, slos={"s": slo()})
+    records = [
+        {
+            "model": "m@1", "recipe": recipe, "slo": "s", "accelerator": "NVIDIA H100",
+            "versions": {"vllm": "1"}, "clients": n, "throughput_rps": n / 2.0, "latency_s": 2.0,
+            "flags": {}, "input_tokens": 500, "output_tokens": 50,
+        }
+        for recipe in ("baseline", "fp8_dynamic", "int_w8a8", "int_w4a16")
+        for n in (1, 2, 4)
+    ]  # fmt: skip
+    card = CATALOG.card("h100")
+    rows = own_rows(records, "vllm", card, catalog, lambda _: architecture(LLAMA_8B))
+    assert len(rows) == 12
+    moved = refit(FIT, rows)
+    assert (moved.low, moved.high) == (FIT.low, FIT.high)
+
+
+def test_a_server_on_cards_that_a_layout_does_not_tell_is_no_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    catalog = replace(CATALOG, slos={"s": slo()})
+    record = {
+        "model": "m@1", "recipe": "baseline", "slo": "s", "accelerator": "NVIDIA H100",
+        "versions": {"vllm": "1"}, "clients": 1, "throughput_rps": 0.5, "latency_s": 2.0,
+        "flags": {"data_parallel_size": 2}, "input_tokens": 500, "output_tokens": 50,
+    }  # fmt: skip
+
+    def found() -> list[Layout]:
+        card = CATALOG.card("h100")
+        rows = own_rows([record], "vllm", card, catalog, lambda _: architecture(LLAMA_8B))
+        return [row.work.layout for row in rows]
+
+    assert found() == [Layout(data=2)]
+    monkeypatch.setattr(type(get_engine("vllm")), "devices", lambda self, flags: 4)
+    assert found() == []
