@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from optikit_assets.benchmarker.arrivals import arrival_times
 from optikit_assets.benchmarker.lengths import LengthSource
 from optikit_assets.benchmarker.long_run import highest_rate, met_objectives
-from optikit_assets.benchmarker.traces import replay
+from optikit_assets.benchmarker.traces import first_row, replay
 from optikit_assets.errors import OptikitError
 from optikit_assets.planner.engine import Limits, Sequence, VirtualEngine
 from optikit_assets.planner.step_time import StepTime
@@ -45,9 +45,14 @@ class Requests:
         Raises
         ------
         OptikitError
-            If the length of its prompts is not known.
+            If the length of its prompts is not known, or it bounds what is not predicted.
         """
         workload = slo.workload
+        if any(objective.metric == "itl" for objective in slo.objectives):
+            raise OptikitError(
+                f"SLO {slo.name}: the planner knows the mean time between a request's tokens, not "
+                "the time between any two (itl): bound tpot, or measure with `optikit optimize`"
+            )
         if workload.prompts is not None or workload.input_tokens is None:
             raise OptikitError(
                 f"SLO {slo.name}: how long its prompts are is not known before they are sent; the "
@@ -58,7 +63,8 @@ class Requests:
             assert workload.trace is not None
             times = workload.trace.trace().times_s
             _check_gaps(times, slo)
-            arrivals = replay(times, 1.0, count, 0)
+            # From the row at which its lengths begin: both are of the same requests.
+            arrivals = replay(times, 1.0, count, first_row(len(times), seed, 0))
         else:
             arrivals = arrival_times(
                 workload.arrivals, 1.0, count, rng, burstiness=workload.burstiness
@@ -125,12 +131,10 @@ def metrics(sequences: Many[Sequence]) -> dict[str, FloatArray]:
     first = np.array([s.first_token_s for s in sequences])
     last = np.array([s.finished_s for s in sequences])
     steps = np.maximum(1, np.array([s.output_tokens for s in sequences]) - 1)
-    per_token = (last - first) / steps
     return {
         "ttft": first - arrival,
         "e2e_latency": last - arrival,
-        "tpot": per_token,
-        "itl": per_token,
+        "tpot": (last - first) / steps,
     }
 
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from optikit_assets.engines import get_engine
@@ -182,6 +183,28 @@ def test_a_trace_with_a_gap_is_one_line(tmp_path: Path) -> None:
     workload = {"input_tokens": 10, "output_tokens": 10, "arrivals": "trace", "trace": str(trace)}
     with pytest.raises(OptikitError, match=r"nothing arrives for 151 s after request 50, of 249 s"):
         Requests.of(slo(workload=workload))
+
+
+def test_arrivals_and_lengths_of_a_trace_are_of_the_same_rows(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    # The gap before a row says how long its prompt is.
+    tokens = [10 + 7 * i % 90 for i in range(90)]
+    times = np.cumsum(tokens) / 100
+    rows = (f"{t},{n},10" for t, n in zip(times, tokens, strict=True))
+    trace.write_text("\n".join(["timestamp,input_tokens,output_tokens", *rows]))
+    length = {"distribution": "trace", "min": 1, "max": 1000}
+    workload = {
+        "input_tokens": length, "output_tokens": 10, "arrivals": "trace", "trace": str(trace),
+    }  # fmt: skip
+    drawn = Requests.of(slo(workload=workload), 50)
+    gaps = np.diff(drawn.unit_arrivals)
+    assert np.corrcoef(gaps, drawn.input_tokens[1:])[0, 1] > 0.9
+
+
+def test_a_bound_on_the_time_between_any_two_tokens_is_refused() -> None:
+    bound = {"metric": "itl", "percentile": 95, "max_ms": 50}
+    with pytest.raises(OptikitError, match=r"SLO s: .* \(itl\): bound tpot, or measure"):
+        Requests.of(slo(objectives=[bound]))
 
 
 def test_own_rows_are_of_the_newest_version_on_the_card_and_steady() -> None:
