@@ -8,7 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from benchmarks.cluster.durations import FAMILIES, Durations
+from benchmarks.cluster.durations import FAMILIES
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.defs.recorded import recorded_of
 from optikit_assets.engines import Hardware
@@ -148,11 +148,6 @@ def node_of(pool: str, cards: int) -> Hardware:
         devices=tuple(map(str, range(cards))),
         capability=9.0,
     )
-
-
-def durations_of(campaign: Campaign, cards_per_node: int) -> Durations:
-    """Return the durations of a campaign."""
-    return Durations(Catalog.load(campaign.specs), cards_per_node)
 
 
 def _write(file: Path, text: str) -> None:

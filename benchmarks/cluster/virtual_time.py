@@ -108,7 +108,7 @@ class VirtualTime:
         width: int,
         stop: threading.Event,
     ) -> list[Done]:
-        """Do something with every item, `width` at a time; as `optikit_assets.execution.AtOnce`."""
+        """Do something with every item, `width` at a time; as `execution.settling.Concurrently`."""
         waiting = list(enumerate(items))
         done: dict[int, Done] = {}
         caller = self.current

@@ -13,9 +13,10 @@ import dagster as dg
 from optikit_assets.artifacts import Artifact, ArtifactDraft, Reference
 from optikit_assets.artifacts.models import FetchedModel
 from optikit_assets.defs.recorded import INPUTS_METADATA, POOL_TAG, STATUS_TAG, recorded_of
+from optikit_assets.defs.sources import source_versions
 from optikit_assets.engines import Engine, get_engine
 from optikit_assets.errors import StageError
-from optikit_assets.freshness import SourceVersions, Versions
+from optikit_assets.freshness import Versions
 from optikit_assets.graph import (
     BASE_MODEL,
     MISSING,
@@ -87,14 +88,7 @@ class Partition:
     @cached_property
     def versions(self) -> Versions:
         """Versions of sources and of what is materialized."""
-        registry = self.models.registry(self.catalog)
-        sources = SourceVersions(
-            self.catalog,
-            registry,
-            self.runners.hardware,
-            self.runners.environment,
-            self.runners.variables,
-        )
+        sources = source_versions(self.catalog, self.models, self.runners)
         told = self.context.run.tags.get(POOL_TAG)
         named = {"": told.split(",")} if told else {}
         return Versions(

@@ -28,7 +28,7 @@ Batch = TypeVar("Batch")
 Done = TypeVar("Done")
 
 
-class AtOnce(Protocol):
+class Concurrently(Protocol):
     """Does something with every item, with `width` of them at a time, and returns the results.
 
     The first that fails ends all: it sets `stop`, and raises.
@@ -77,7 +77,7 @@ def settle(
     per_worker: int,
     max_attempts: int,
     accelerators: int = 1,
-    at_once: AtOnce | None = None,
+    at_once: Concurrently | None = None,
 ) -> dict[str, str]:
     """Bring every item to an end: done, or failed with its reason after `max_attempts`.
 
