@@ -1,7 +1,8 @@
 """The measured rows of the public data set that the planner is validated on, as `planner.rows`.
 
 Rows are left out, and counted, whose parallelism their columns do not tell (attention split by
-data, or more cards than a node has), and those that only repeat another one's numbers.
+data, experts on more cards than the rest, or more cards than a node has), and those that only
+repeat another one's numbers.
 """
 
 from collections import Counter
@@ -59,6 +60,11 @@ class Measured:
     @property
     def configuration(self) -> tuple[Any, ...]:
         """What repeats have in common."""
+        return self.engine, self.version, *self.measured_at[1:]
+
+    @property
+    def measured_at(self) -> tuple[Any, ...]:
+        """What rows with the same numbers have in common: all but the engine's version."""
         work = self.work
         return (
             self.engine, self.model, self.system, self.precision, work.layout,
@@ -96,6 +102,8 @@ def read_rows(data: Path) -> tuple[list[Measured], dict[str, int]]:
             left_out["more cards than a node has"] += 1
         elif entry["attention_dp_size"] > 1:
             left_out["attention split by data in a way that the columns do not tell"] += 1
+        elif entry["moe_tp_size"] * entry["moe_ep_size"] > entry["tp_size"]:
+            left_out["experts on more cards than tp_size says"] += 1
         elif entry["model_path"] not in models or system not in cards:
             left_out["model or card without a data sheet"] += 1
         else:
@@ -153,7 +161,7 @@ def _without_copies(rows: Iterable[Measured]) -> Iterable[Measured]:
     """Leave out rows that have another's configuration and its times within a thousandth."""
     seen: dict[tuple[Any, ...], list[float]] = {}
     for row in rows:
-        times = seen.setdefault(row.configuration, [])
+        times = seen.setdefault(row.measured_at, [])
         if all(abs(row.row.latency_s / time - 1.0) > _SAME for time in times):
             times.append(row.row.latency_s)
             yield row

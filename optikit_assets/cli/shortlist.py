@@ -77,7 +77,8 @@ def narrowed(job: JobSpec, catalog: Catalog, count: int) -> Shortlisted:
         alike = [way for way in ways if not way.reason and way.precision in chosen]
         recipes |= dict.fromkeys(way.recipe for way in (*best, *alike))
         pools |= dict.fromkeys(way.place.name for way in best)
-        predicted += [(name, way) for way in every if not way.reason]
+        # At no rate is a prediction too, which a measurement may refute.
+        predicted += [(name, way) for way in every if way.basis]
     kept = [
         (slo, way)
         for slo, way in predicted

@@ -1,6 +1,5 @@
 """The pools: an executor for each, and what it declares held against what its nodes have."""
 
-import re
 from collections.abc import Callable, Mapping
 
 from optikit_assets.engines import Hardware
@@ -9,7 +8,7 @@ from optikit_assets.execution.base import Executor, get_executor
 from optikit_assets.execution.ledger import Keep, RecordedExecutor
 from optikit_assets.execution.local import LocalExecutor
 from optikit_assets.settings import Settings
-from optikit_assets.specs import Catalog, PoolSpec
+from optikit_assets.specs import Catalog, PoolSpec, is_type_of
 
 # What a card's driver reports is up to this much less than the round number that it is sold with.
 _MEMORY_SHARE = 0.9
@@ -108,7 +107,8 @@ def check_pool(pool: PoolSpec, hardware: Hardware) -> Hardware:
         for text, differs in (
             (
                 f"accelerator {pool.accelerator}",
-                pool.accelerator is not None and not _is_named(pool.accelerator, hardware),
+                pool.accelerator is not None
+                and not is_type_of(pool.accelerator, hardware.accelerator),
             ),
             (
                 f"cards_per_node {pool.cards_per_node}",
@@ -136,14 +136,3 @@ def beyond_a_node(pool: str, accelerators: int, hardware: Hardware) -> str:
         f"needs {accelerators} accelerators, a node of pool {pool} has {hardware.count}: a server "
         "runs on one node, so neither tensor nor pipeline parallelism goes beyond its cards"
     )
-
-
-def _is_named(card: str, hardware: Hardware) -> bool:
-    """Whether every word of a card type is one of the detected name, e.g. ``A100-80G``."""
-    return _words(card) <= _words(hardware.accelerator)
-
-
-def _words(name: str) -> set[str]:
-    # Ray says 80G where the driver says 80GB.
-    words = re.split(r"[^0-9a-z.]+", name.lower())
-    return {re.sub(r"^(\d+)gb$", r"\1g", word) for word in words if word}

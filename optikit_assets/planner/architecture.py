@@ -24,6 +24,11 @@ KNOWN = frozenset({
     "qwen3", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_moe", "smollm3",
 })  # fmt: skip
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+# Where a configuration does not list its layers: every which of them looks at all tokens; 0: none.
+_WHOLE_EVERY = {
+    "gemma2": 2, "gemma3": 6, "gemma3_text": 6, "gpt_oss": 2, "mistral": 0, "mixtral": 0,
+    "olmo3": 4, "phi3": 0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ class Architecture:
             "n_shared_experts", 0
         )
         dense = 3.0 * hidden * (width * (layers - moe_layers) + shared * moe_layers)
-        windowed = _windowed_share(text)
+        windowed = _windowed_share(text, name, layers)
         return cls(
             name=name,
             facts=facts,
@@ -120,7 +125,7 @@ class Architecture:
             pair_operations=pair * facts.layers,
             window=get("sliding_window", 0) if windowed else 0,
             windowed_share=windowed,
-            own_precision=str((config.get("quantization_config") or {}).get("quant_method", "")),
+            own_precision=str((text.get("quantization_config") or {}).get("quant_method", "")),
         )
 
     @property
@@ -190,9 +195,12 @@ def _attention(
     return parameters, 2.0 * heads * (nope + rope + value)
 
 
-def _windowed_share(text: Mapping[str, Any]) -> float:
-    kinds = text.get("layer_types")
-    if not text.get("sliding_window") or not isinstance(kinds, list):
+def _windowed_share(text: Mapping[str, Any], name: str, layers: int) -> float:
+    if not text.get("sliding_window") or text.get("use_sliding_window") is False:
         return 0.0
-    caching = [kind for kind in kinds if "linear" not in str(kind)]
-    return sum("sliding" in str(kind) for kind in caching) / max(1, len(caching))
+    kinds = text.get("layer_types")
+    if isinstance(kinds, list):
+        caching = [kind for kind in kinds if "linear" not in str(kind)]
+        return sum("sliding" in str(kind) for kind in caching) / max(1, len(caching))
+    every = text.get("sliding_window_pattern", _WHOLE_EVERY.get(name, 1))
+    return 1.0 - (layers // int(every) / layers if every else 0.0)

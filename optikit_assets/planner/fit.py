@@ -140,7 +140,7 @@ def fit_rows(rows: Sequence[Row]) -> dict[str, Fit]:
             found,
             np.array(_FIRST_TOKEN),
         )
-        fits[kind] = Fit(found, first, len(rows), 0, low, high)
+        fits[kind] = Fit(found, first, int(here.sum()) or len(rows), 0, low, high)
     return fits
 
 

@@ -1,7 +1,7 @@
 """The files in ``recipes/``: models, loading, digests."""
 
 from optikit_assets.specs.base import Spec, SpecModel, check_name, digest
-from optikit_assets.specs.card import CardSpec
+from optikit_assets.specs.card import CardSpec, is_type_of
 from optikit_assets.specs.catalog import BASELINE, Catalog
 from optikit_assets.specs.job import JobSpec
 from optikit_assets.specs.loading import load_spec
@@ -42,5 +42,6 @@ __all__ = [
     "Workload",
     "check_name",
     "digest",
+    "is_type_of",
     "load_spec",
 ]

@@ -4,9 +4,14 @@ A sheet is no pool: it says what a card is, not that there is one. The planner p
 measurement depends on it.
 """
 
+import re
+
 from pydantic import Field
 
 from optikit_assets.specs.base import Spec, SpecModel
+
+# Sold under the same type with less memory, bandwidth or power than the usual card of it.
+_VARIANTS = {"pcie", "nvl", "40g"}
 
 
 class DenseTflops(SpecModel):
@@ -39,6 +44,20 @@ class CardSpec(Spec):
     source: str = Field(min_length=1, description="Where the numbers are from.")
 
     def is_named(self, accelerator: str) -> bool:
-        """Whether every word of its accelerator is in the name that a driver or a pool gives."""
-        words = accelerator.replace("-", " ").casefold().split()
-        return all(word in words for word in self.accelerator.casefold().split())
+        """Whether a name that a driver or a pool gives is that of its accelerator.
+
+        A slower variant of the type (PCIe, NVL, 40 GB) is so only where the sheet says so too.
+        """
+        variant = (_words(accelerator) - _words(self.accelerator)) & _VARIANTS
+        return is_type_of(self.accelerator, accelerator) and not variant
+
+
+def is_type_of(card: str, name: str) -> bool:
+    """Whether every word of a type of card is one of a driver's name, e.g. of ``A100-80G``."""
+    return _words(card) <= _words(name)
+
+
+def _words(name: str) -> set[str]:
+    # Ray says 80G where the driver says 80GB.
+    words = re.split(r"[^0-9a-z.]+", name.lower())
+    return {re.sub(r"^(\d+)gb$", r"\1g", word) for word in words if word}

@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from optikit_assets.cli.plan_figure import front
+from optikit_assets.planner import Layout, Place, Way
+from optikit_assets.settings import REPOSITORY
+from optikit_assets.specs import Catalog
 from tests.unit.cli.conftest import Optikit
 from tests.unit.planner.models import LLAMA_8B, LLAMA_70B
 
@@ -56,3 +60,27 @@ def test_an_architecture_that_is_not_known_is_one_line(optikit: Optikit, config:
 def test_an_unknown_place_is_one_line(optikit: Optikit, config: Path) -> None:
     ended = optikit("plan", "--model", config, "--slo", "qwen7b_chat", "--pool", "h300")
     assert "unknown hardware pool or card 'h300'" in ended.error
+
+
+def test_what_fits_without_meeting_the_slo_says_both(
+    optikit: Optikit, config: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "plan.json"
+    ended = optikit(
+        "plan", "--model", config, "--slo", "mistral24b_rag", "--pool", "l40s", "--recipe",
+        "baseline", "--json", out,
+    )  # fmt: skip
+    ways = json.loads(out.read_text())
+    assert {(w["fits"], w["meets_slo"]) for w in ways} >= {(True, False)}, ended.out
+
+
+def test_the_front_is_that_of_the_figures_axes() -> None:
+    h100 = Catalog.load(REPOSITORY / "recipes").card("h100")
+
+    def way(name: str, price: float, latency_s: float, rate_rps: float) -> Way:
+        place = Place(name, h100, 8, price)
+        return Way(place, Layout(), "baseline", rate_rps=rate_rps, latency_s=latency_s)
+
+    dear, fast, cheap = way("a", 4.0, 2.0, 8.0), way("b", 1.0, 1.0, 3.0), way("b", 1.0, 3.0, 4.0)
+    assert front([cheap, dear, fast], {}) == [fast, dear]
+    assert front([cheap, dear, fast], {"a": 4.0, "b": 1.0}) == [fast, cheap]

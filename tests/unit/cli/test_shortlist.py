@@ -50,6 +50,16 @@ def test_a_job_is_left_with_the_recipes_of_the_shortlist(catalog: Catalog, tmp_p
     }  # fmt: skip
 
 
+def test_a_prediction_that_the_slo_is_not_met_is_kept_too(catalog: Catalog, tmp_path: Path) -> None:
+    # Alone a request takes 120 to 240 ms, by recipe.
+    (bound,) = SLO.objectives
+    hard = SLO.model_copy(update={"objectives": (bound.model_copy(update={"max_ms": 130}),)})
+    catalog = replace(catalog, slos={"quick": hard})
+    chosen = narrowed(job(tmp_path, LLAMA_8B, "baseline", "int_w4a16"), catalog, 1)
+    rates = {way.recipe: way.rate_rps for _, way in chosen.ways}
+    assert rates["baseline"] == 0 < rates["int_w4a16"]
+
+
 def test_recipes_named_in_a_job_stay_where_they_are_as_fast_as_the_best(
     catalog: Catalog, tmp_path: Path
 ) -> None:

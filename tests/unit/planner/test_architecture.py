@@ -44,6 +44,31 @@ def test_a_window_bounds_what_its_layers_look_at() -> None:
     assert model.seen(1128) == (1128 + 128) / 2
 
 
+@pytest.mark.parametrize(
+    ("change", "share"),
+    [
+        ({"model_type": "gemma2", "num_hidden_layers": 42}, 1 / 2),
+        ({"model_type": "gemma3_text", "num_hidden_layers": 48}, 5 / 6),
+        # The last layers do not make up a whole pattern.
+        ({"model_type": "gemma3_text", "num_hidden_layers": 34}, 29 / 34),
+        ({"model_type": "gemma3_text", "sliding_window_pattern": 4}, 3 / 4),
+        ({"model_type": "mistral"}, 1),
+        ({"model_type": "qwen2"}, 0),
+        ({"model_type": "qwen2", "use_sliding_window": False, "layer_types": ["sliding"]}, 0),
+    ],
+)
+def test_layers_that_are_not_listed_follow_the_pattern_of_their_architecture(
+    change: dict[str, object], share: float
+) -> None:
+    config = {**LLAMA_70B, "sliding_window": 4096, **change}
+    assert architecture(config).windowed_share == pytest.approx(share)
+
+
+def test_a_precision_of_its_own_is_read_where_a_multimodal_model_nests_it() -> None:
+    nested = {**LLAMA_70B, "quantization_config": {"quant_method": "fp8"}}
+    assert architecture({"model_type": "llava", "text_config": nested}).own_precision == "fp8"
+
+
 def test_a_step_over_many_tokens_touches_every_expert_and_one_over_one_its_own() -> None:
     model = architecture(MOE)
     assert model.experts_touched(1) == pytest.approx(8)

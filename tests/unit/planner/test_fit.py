@@ -107,7 +107,7 @@ def test_without_rows_the_plain_roofline_says_so() -> None:
     assert "unfitted" in fit.basis
     assert fit.low < 0.5 < 2 < fit.high
     assert shipped_fits("transformers")["dense"].rows == 0
-    assert shipped_fits("vllm")["dense"].rows > 500
+    assert shipped_fits("vllm")["dense"].rows > 100
 
 
 def test_a_first_token_comes_before_the_last() -> None:

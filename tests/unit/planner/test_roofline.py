@@ -112,7 +112,19 @@ def test_sheets_are_found_by_the_name_that_a_driver_gives() -> None:
     assert named("NVIDIA H100 80GB HBM3") == ["h100"]
     assert named("NVIDIA GB200") == ["gb200"]
     assert named("NVIDIA A100-SXM4-80GB") == ["a100"]
+    assert named("A100-80G") == ["a100"]
     assert named("NVIDIA GeForce RTX 4090") == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["NVIDIA H100 PCIe", "NVIDIA H100 NVL", "NVIDIA A100-PCIE-40GB", "NVIDIA A100-SXM4-40GB"],
+)
+def test_a_slower_variant_of_a_card_has_no_sheet_but_its_own(name: str) -> None:
+    assert [card for card in CATALOG.cards.values() if card.is_named(name)] == []
+    words = name.removeprefix("NVIDIA ")
+    own = CATALOG.card("h100").model_copy(update={"accelerator": words})
+    assert own.is_named(f"8 x {name}")
 
 
 def test_a_recipe_of_an_unknown_backend_is_no_baseline() -> None:
