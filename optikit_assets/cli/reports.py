@@ -5,7 +5,6 @@ be served: the files of a bundle that a person reads, of any deployment, by its 
 """
 
 import html
-import ipaddress
 import re
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from optikit_assets.deployment.bundle import REPORT_FILE
 from optikit_assets.errors import HistoryError, OptikitError
 from optikit_assets.graph import DEPLOYABLE_CONFIG
 from optikit_assets.history import History
+from optikit_assets.hosts import is_loopback
 from optikit_assets.schemas import DEPLOYMENT_FILE
 from optikit_assets.settings import Settings, settings
 from resources.history import open_history
@@ -72,7 +72,7 @@ class _Reports(BaseHTTPRequestHandler):
         super().__init__(*args)
 
     def do_GET(self) -> None:
-        if not _is_loopback(self.headers.get("Host", "")):
+        if not is_loopback(self.headers.get("Host", "")):
             # Of a page elsewhere that had its name resolved to this machine.
             self.send_error(HTTPStatus.FORBIDDEN)
         elif self.path == "/":
@@ -122,14 +122,6 @@ class _Reports(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (its name there)
         """Say nothing: the terminal shows the address."""
-
-
-def _is_loopback(host: str) -> bool:
-    name = host.rpartition(":")[0] or host
-    try:
-        return name == "localhost" or ipaddress.ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _row(row: Mapping[Hashable, Any]) -> str:

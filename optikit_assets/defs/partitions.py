@@ -64,8 +64,8 @@ def dimensions_of(asset: str) -> tuple[str, ...]:
 
 
 models = dg.DynamicPartitionsDefinition(name=MODEL_DIMENSION)
-# Whom Dagster shows as answering for the stages.
-_OWNER = "team:ml-platform"
+OWNER = "team:ml-platform"
+"""Whom Dagster shows as answering for the stages."""
 _STATIC = {
     "recipe": RECIPES,
     "slo": SLOS,
@@ -113,7 +113,7 @@ def declared(asset: str) -> dict[str, Any]:
         **common,
         "deps": dependencies(asset),
         "code_version": item.code_version,
-        "owners": [_OWNER],
+        "owners": [OWNER],
     }
 
 

@@ -2,7 +2,7 @@
 
 from optikit_assets.delivery.capacity import UTILIZATION, capacity
 from optikit_assets.delivery.files import FOLDER, README_FILE, canary_file, deploy_files
-from optikit_assets.delivery.plan import MODEL_FOLDER, serving_plan
+from optikit_assets.delivery.plan import MODEL_FOLDER, is_within_reach, serving_plan
 
 __all__ = [
     "FOLDER",
@@ -12,5 +12,6 @@ __all__ = [
     "canary_file",
     "capacity",
     "deploy_files",
+    "is_within_reach",
     "serving_plan",
 ]

@@ -120,6 +120,11 @@ def label(text: str) -> str:
     return f"{prefix}{short}-{digest(text)[:6]}"
 
 
+def is_within_reach(uri: str) -> bool:
+    """Whether a pod can take weights from there, wherever it runs."""
+    return uri.partition("://")[0] in _SCHEMES
+
+
 def _checked_uri(uri: str) -> str:
     scheme, separator, rest = uri.partition("://")
     if scheme not in _SCHEMES or not separator or not rest.strip("/"):

@@ -12,10 +12,10 @@ the next decision and by `optikit deployed`.
 from pathlib import Path
 
 from optikit_assets.artifacts import ArtifactStore
-from optikit_assets.defs.deployment.publication import local_bundle, needs
 from optikit_assets.engines import get_engine
 from optikit_assets.promotion import Slot
 from optikit_assets.publishing import Bundle, FolderPublisher
+from optikit_assets.releases import local_bundle, needs
 from optikit_assets.schemas import DEPLOYMENT_FILE
 from optikit_assets.settings import settings
 

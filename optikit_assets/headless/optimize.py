@@ -192,18 +192,31 @@ def run_submission(
         for name in ("compress", "serve"):
             python_of(settings().envs_home, name)
         open_store(settings().store, settings().home).sweep_staging()
-    slots = {name: pools.executor(name).slots for name in submission.pool_names}
-    report = run_plan(
+    materialize = AsRuns(submission.named if len(POOLS) > 1 else {}, tags or {})
+    report = carry_out(plan, pools, submission.pool_names, materialize, on_event, seconds)
+    open_history(settings()).drain(timeout_s=60)
+    return plan, report
+
+
+def carry_out(
+    plan: list[NodePlan],
+    pools: Pools,
+    names: Iterable[str],
+    materialize: AsRuns,
+    on_event: Callable[[Event], object],
+    seconds: Mapping[Node, float],
+) -> DriverReport:
+    """Run a plan with as much room on every named pool as it has slots."""
+    slots = {name: pools.executor(name).slots for name in names}
+    return run_plan(
         plan,
         width=width(slots.values()),
         rooms={name: width([count]) for name, count in slots.items()},
         log_folder=settings().logs / "driver",
         on_event=on_event,
-        materialize=AsRuns(submission.named if len(POOLS) > 1 else {}, tags or {}),
+        materialize=materialize,
         seconds=seconds,
     )
-    open_history(settings()).drain(timeout_s=60)
-    return plan, report
 
 
 def width(slots: Iterable[int]) -> int:

@@ -1,30 +1,28 @@
 """Promotes the newest bundle of a model and SLO, or rolls back; see `optikit_assets.promotion`."""
 
-import getpass
 import logging
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from optikit_assets import graph
 from optikit_assets.artifacts import Artifact, ArtifactStore, open_store
-from optikit_assets.artifacts.models import SEPARATOR, ModelRegistry
-from optikit_assets.defs.deployment.publication import needs
+from optikit_assets.artifacts.models import SEPARATOR
 from optikit_assets.defs.evaluation.candidates import read_comparison
-from optikit_assets.engines import get_engine
 from optikit_assets.errors import EvaluationError, OptikitError, SpecError, StorageError
 from optikit_assets.headless import channels
-from optikit_assets.headless.bundles import newest_bundle
+from optikit_assets.headless.bundles import model_registry, newest_bundle
 from optikit_assets.history import History
 from optikit_assets.promotion import Candidate, Decision, GateResult, Ledger, Slot, judge
 from optikit_assets.promotion.ledger import outcome, plain_rows
 from optikit_assets.publishing import Bundle
+from optikit_assets.releases import served_weights
 from optikit_assets.schemas import DEPLOYMENT_FILE, Comparison, Deployment
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, check_name, digest
 from optikit_assets.stateval.comparison import compare
 from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate
+from optikit_assets.who import who
 from resources.history import open_history
 
 log = logging.getLogger("optikit.promotion")
@@ -200,33 +198,14 @@ def _damage(store: ArtifactStore, artifact: Artifact, digest_then: str | None = 
     if digest_then not in (None, artifact.digest):
         return f"bundle {artifact.key[:12]}… was made anew, with another content"
     try:
-        for key, known in {artifact.key: artifact.digest, **artifact.references}.items():
-            found = store.verify(key)
-            if None in (known, found.digest):
-                return f"{found.kind} {key[:12]}… has no digest, so that nothing is proven of it"
-            if known != found.digest:
-                return f"{found.kind} {key[:12]}… has another content than was certified"
-        return "" if artifact.references else _base_damage(store, artifact)
+        found = store.verify(artifact.key)
+        if None in (artifact.digest, found.digest):
+            return f"bundle {artifact.key[:12]}… has no digest, so that nothing is proven of it"
+        if artifact.digest != found.digest:
+            return f"bundle {artifact.key[:12]}… has another content than was certified"
+        served_weights(store, model_registry(), artifact, DEPLOYMENT_FILE.read(artifact))
     except OptikitError as error:
         return str(error)
-
-
-def _base_damage(store: ArtifactStore, artifact: Artifact) -> str:
-    """Return what is wrong with the weights of a bundle that serves a model as it came."""
-    deployment = DEPLOYMENT_FILE.read(artifact)
-    _, *named = needs(get_engine(deployment.engine), artifact)
-    if named:
-        # The bundle names them by content, and is what was certified.
-        for key in named:
-            store.verify(key)
-        return ""
-    if deployment.checkpoint_digest is None:
-        return f"no digest of the weights of {deployment.model_key} was kept: nothing is proven"
-    here = settings()
-    registry = ModelRegistry(here.home, here.root, Catalog.load(here.recipes))
-    model = registry.fetch(registry.resolve(deployment.model_key))
-    if model.digest != deployment.checkpoint_digest:
-        return f"the weights in {model.path} are not those that {deployment.model_key} has"
     return ""
 
 
@@ -282,12 +261,3 @@ def _point(store: ArtifactStore, slot: Slot, ready: Bundle) -> Path:
             f"{slot}: it is decided, and stays so, but the link of this machine lags ({error}); "
             "do not decide again: `optikit deployed` moves the link"
         ) from error
-
-
-def who() -> str:
-    """Return who decides, for the ledger."""
-    try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (OSError, KeyError) as error:
-        # A user id without an entry, as in a container; of the two each Python has its own.
-        raise OptikitError(f"nobody knows who decides: {error}; set the variable USER") from error

@@ -22,9 +22,9 @@ from optikit_assets.execution import Pools
 from optikit_assets.freshness import Versions
 from optikit_assets.graph import PIPELINE, Node
 from optikit_assets.headless.agenda import DriverReport, Event
-from optikit_assets.headless.driver import AsRuns, run_plan
+from optikit_assets.headless.driver import AsRuns
 from optikit_assets.headless.materialize import register_model
-from optikit_assets.headless.optimize import width
+from optikit_assets.headless.optimize import carry_out
 from optikit_assets.headless.plan import NodePlan, check_specs, make_plan
 from optikit_assets.headless.present import known_seconds, observe, versions_now
 from optikit_assets.headless.requests import remember_request, requests
@@ -137,15 +137,9 @@ def _run(
     for name in ("compress", "serve"):
         python_of(settings().envs_home, name)
     names = sorted({graph.pool_name(item.node.key.pool) for item in plan})
-    slots = {name: pools.executor(name).slots for name in names}
-    return run_plan(
-        plan,
-        width=width(slots.values()),
-        rooms={name: width([count]) for name, count in slots.items()},
-        log_folder=settings().logs / "driver",
-        on_event=lambda event: _log(context, event),
-        materialize=AsRuns(named, parent_tags(context.run)),
-        seconds=known_seconds(),
+    materialize = AsRuns(named, parent_tags(context.run))
+    return carry_out(
+        plan, pools, names, materialize, lambda event: _log(context, event), known_seconds()
     )
 
 

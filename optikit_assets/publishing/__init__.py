@@ -1,7 +1,7 @@
 """Where certified bundles are made available; importing this package registers what ships.
 
 A publisher says which bundle is the newest of a model version and SLO, on this machine; a target is
-a place elsewhere that releases are pushed to, with their weights.
+a place elsewhere that releases are pushed to, with their weights; a tracker is told of them.
 """
 
 from optikit_assets.publishing.base import (
@@ -13,13 +13,18 @@ from optikit_assets.publishing.base import (
     register_publisher,
 )
 from optikit_assets.publishing.folder import FolderPublisher
+from optikit_assets.publishing.folder_target import FolderTarget
 from optikit_assets.publishing.objects import ObjectTarget
 from optikit_assets.publishing.registry import RegistryTarget
 from optikit_assets.publishing.targets import Placed, Release, Target, open_target, register_target
+from optikit_assets.publishing.tracking import Account, MlflowTracker
 
 __all__ = [
+    "Account",
     "Bundle",
     "FolderPublisher",
+    "FolderTarget",
+    "MlflowTracker",
     "ObjectTarget",
     "Placed",
     "Published",

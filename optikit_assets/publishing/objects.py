@@ -13,7 +13,6 @@ with what is missing, and looks once more before the release is whole. Releases 
 whole are swept a day after the last of their files or the last push, whichever came later.
 """
 
-import hashlib
 import json
 import logging
 import secrets
@@ -24,11 +23,12 @@ from typing import Any
 
 from optikit_assets.bucket import Bucket
 from optikit_assets.errors import StorageError
+from optikit_assets.publishing.digests import RELEASE_FILE, files_of, release_text
 from optikit_assets.publishing.targets import Placed, Release, register_target
 
 log = logging.getLogger("optikit.publishing")
 
-_RELEASES, _ALIASES, _RELEASE_FILE = "releases", "aliases", "release.json"
+_RELEASES, _ALIASES = "releases", "aliases"
 _BEGUN = "begun"
 _LEFT_FOR = timedelta(days=1)
 _TRIES = 10
@@ -56,14 +56,11 @@ class ObjectTarget:
         place = f"{_RELEASES}/{release.key}"
         sent = 0
         if self._whole(release.key) is None:
-            files = {
-                **{f"model/{name}": path for name, path in release.model.items()},
-                **{f"bundle/{name}": path for name, path in release.bundle.items()},
-            }
+            files = files_of(release)
             self._begin(place)
             sent = self._send(place, files)
-            told = json.dumps({"key": release.key, "files": _digests(files)}, indent=1)
-            self._bucket.create(f"{place}/{_RELEASE_FILE}", told.encode())
+            told = release_text(release.key, files)
+            self._bucket.create(f"{place}/{RELEASE_FILE}", told.encode())
         self._point(alias, release.key)
         try:
             self._sweep(release.key)
@@ -112,7 +109,7 @@ class ObjectTarget:
         }
 
     def _whole(self, key: str) -> Any:
-        return self._bucket.size(f"{_RELEASES}/{key}/{_RELEASE_FILE}")
+        return self._bucket.size(f"{_RELEASES}/{key}/{RELEASE_FILE}")
 
     def _point(self, alias: str, key: str) -> None:
         name = f"{_ALIASES}/{alias}.json"
@@ -137,13 +134,3 @@ class ObjectTarget:
             left = list(self._bucket.list(f"{_RELEASES}/{key}/"))
             if all(self._now() - item.modified > _LEFT_FOR for item in left):
                 self._bucket.delete(*(item.name for item in left))
-
-
-def _digests(files: Mapping[str, Path]) -> dict[str, str]:
-    return {name: sha256_of(path) for name, path in files.items()}
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file, which is read in pieces."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -7,7 +7,6 @@ are the credentials, also of a registry that hands out tokens: they go to it alo
 names for tokens, never without TLS but on loopback.
 """
 
-import ipaddress
 import json
 import os
 import re
@@ -18,6 +17,7 @@ from typing import Any
 import httpx
 
 from optikit_assets.errors import StorageError
+from optikit_assets.hosts import is_loopback
 from optikit_assets.publishing.image import KEY_LABEL, MANIFEST_TYPE, Image, digest_of, image_of
 from optikit_assets.publishing.targets import Placed, Release, register_target
 
@@ -33,7 +33,7 @@ class RegistryTarget:
     def __init__(self, url: str, connect: Callable[[], httpx.Client] | None = None) -> None:
         self.url = url
         registry, _, self._name = url.removeprefix("oci://").partition("/")
-        scheme = "http" if _is_loopback(registry) else "https"
+        scheme = "http" if is_loopback(registry) else "https"
         # Without TLS nothing is read of what a machine trusts, which takes a while.
         self._connect = connect or (lambda: _client(verify=scheme == "https"))
         self._base = f"{scheme}://{registry}/v2/{self._name}"
@@ -159,7 +159,7 @@ class RegistryTarget:
             return False
         told = dict(_CHALLENGE.findall(rest))
         realm = httpx.URL(told.get("realm", ""))
-        if realm.scheme != "https" and not _is_loopback(realm.netloc.decode()):
+        if realm.scheme != "https" and not is_loopback(realm.netloc.decode()):
             raise StorageError(
                 f"{self.url}: the registry wants credentials sent without TLS, to "
                 f"{realm.host or 'nobody'}; they are not: have it name an address with https://"
@@ -192,13 +192,3 @@ def _client(verify: bool) -> httpx.Client:
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port
-
-
-def _is_loopback(registry: str) -> bool:
-    host = registry.rpartition(":")[0] or registry
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

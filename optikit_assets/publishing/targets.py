@@ -31,12 +31,13 @@ class Placed:
     """Where a release is.
 
     ``uri`` is what a server takes the weights from; ``sent`` how many files or blobs were not there
-    before.
+    before; ``link`` an address for people, where the place has one.
     """
 
     uri: str
     alias: str
     sent: int
+    link: str = ""
 
 
 class Target(Protocol):

@@ -7,12 +7,14 @@ from optikit_assets.sources.base import ModelSource, SourcedVersion, register_so
 from optikit_assets.sources.folder import FolderSource
 from optikit_assets.sources.hub import HubSource
 from optikit_assets.sources.objects import ObjectSource
+from optikit_assets.sources.registered import RegisteredSource
 
 __all__ = [
     "FolderSource",
     "HubSource",
     "ModelSource",
     "ObjectSource",
+    "RegisteredSource",
     "SourcedVersion",
     "register_source",
     "source_of",

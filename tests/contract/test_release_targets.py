@@ -1,5 +1,6 @@
 """The targets that ship: a bucket in memory, and a real registry where one is installed."""
 
+import errno
 import io
 import os
 import shutil
@@ -20,7 +21,14 @@ from obstore.store import MemoryStore
 from optikit_assets.bucket import Bucket
 from optikit_assets.errors import SpecError, StorageError
 from optikit_assets.processes import OwnedProcess
-from optikit_assets.publishing import ObjectTarget, RegistryTarget, Release, Target, open_target
+from optikit_assets.publishing import (
+    FolderTarget,
+    ObjectTarget,
+    RegistryTarget,
+    Release,
+    Target,
+    open_target,
+)
 from tests.contract.release_target import Killed, TargetContract, make_release
 
 
@@ -135,6 +143,66 @@ class TestObjects(TargetContract):
         monkeypatch.setattr(self.bucket, "delete", denied)
         target.push(make_release(tmp_path, "b"), "current")
         assert target.current("current") == 64 * "b"
+
+
+class MortalFolder(FolderTarget):
+    """A folder whose user is killed before some write."""
+
+    steps = -1
+
+    def _step(self) -> None:
+        if self.steps == 0:
+            raise Killed
+        self.steps -= 1
+
+    def _copy(self, source: Path, to: Path) -> None:
+        self._step()
+        super()._copy(source, to)
+
+    def _rename(self, draft: Path, to: Path) -> None:
+        self._step()
+        super()._rename(draft, to)
+
+
+class TestFolder(TargetContract):
+    def open(self, folder: Path) -> Target:
+        self.now_s = time.time()
+        self.place = MortalFolder((folder / "target").as_uri(), lambda: self.now_s)
+        return self.place
+
+    def kill_after(self, steps: int) -> None:
+        self.place.steps = steps
+
+    def releases(self) -> list[str]:
+        return sorted(file.parent.name for file in self.place.root.glob("releases/[!.]*/*.json"))
+
+    def pulled(self, key: str) -> dict[str, bytes]:
+        place = Path(self.place.uri(key).removeprefix("file://"))
+        return {file.name: file.read_bytes() for file in place.iterdir()}
+
+    def test_what_was_given_up_is_swept_a_day_later(self, target: Target, tmp_path: Path) -> None:
+        given_up, later = (make_release(tmp_path, letter) for letter in "ab")
+        self.kill_after(2)
+        with pytest.raises(Killed):
+            target.push(given_up, "current")
+        self.kill_after(-1)
+        target.push(later, "current")
+        (part,) = self.place.root.glob("releases/.*.part")
+        self.now_s += 2 * 24 * 3600
+        target.push(later, "current")
+        assert not part.exists()
+
+    def test_a_full_disk_is_one_line_and_nothing_is_seen(
+        self, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(source: Path, to: Path) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(to))
+
+        monkeypatch.setattr(target, "_copy", full)
+        with pytest.raises(StorageError, match="disk full while writing a release"):
+            target.push(make_release(tmp_path, "a"), "current")
+        assert self.releases() == []
+        assert target.current("current") is None
 
 
 def find_registry() -> str | None:

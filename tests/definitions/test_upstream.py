@@ -12,7 +12,7 @@ import pytest
 from optikit_assets import graph
 from optikit_assets.errors import SpecError, StageError
 from optikit_assets.graph import PIPELINE, Node
-from optikit_assets.headless import present, upstream
+from optikit_assets.headless import optimize, present, upstream
 from optikit_assets.headless.agenda import DriverReport
 from optikit_assets.headless.driver import AsRuns
 from optikit_assets.headless.plan import NodePlan
@@ -76,7 +76,7 @@ def clicks(world: World, monkeypatch: pytest.MonkeyPatch) -> Clicks:
     execute_with(monkeypatch, local_on(HARDWARE))
     found = Clicks(world)
     monkeypatch.setattr(present, "_has_artifact", lambda key: key not in world.deleted)
-    monkeypatch.setattr(upstream, "run_plan", found.run_plan)
+    monkeypatch.setattr(optimize, "run_plan", found.run_plan)
     monkeypatch.setattr(upstream, "python_of", lambda *_: Path("python"))
     return found
 

@@ -73,4 +73,4 @@ def test_of_a_baseline_the_weights_themselves_are_looked_at(home, tmp_path, know
         return
     assert promotion._damage(store, bundle) == ""
     write_model(folder, 2)
-    assert "are not those that tiny@1 has" in promotion._damage(store, bundle)
+    assert "are not those that tiny@1 was certified with" in promotion._damage(store, bundle)

@@ -8,20 +8,18 @@ import pytest
 import yaml
 from obstore.store import MemoryStore
 
-from optikit_assets.artifacts import open_store
-from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.bucket import Bucket
 from optikit_assets.cli.delivery import run_publish
 from optikit_assets.engines import get_engine
 from optikit_assets.errors import ChangedInputError, OptikitError, SpecError, UnknownNameError
 from optikit_assets.headless import publication
+from optikit_assets.headless.bundles import published_uri
 from optikit_assets.history import History
-from optikit_assets.publishing import ObjectTarget
-from optikit_assets.schemas import DEPLOYMENT_FILE
+from optikit_assets.publishing import ObjectTarget, open_target
+from optikit_assets.releases import push
 from optikit_assets.settings import REPOSITORY, settings
-from optikit_assets.specs import Catalog, digest
+from tests.bundles import keep_plain_bundle
 from tests.tiny_model import write_model
-from tests.unit.deployment import samples
 
 PLACE = "s3://bucket/models"
 
@@ -35,23 +33,15 @@ def bucket(home, tmp_path, monkeypatch):
     (recipes / "publish" / "bucket.yaml").write_text(f"name: bucket\nto: {PLACE}\n")
     monkeypatch.setenv("OPTIKIT_RECIPES", str(recipes))
     settings.cache_clear()
-    registry = ModelRegistry(home, REPOSITORY, Catalog.load(recipes))
-    model = registry.fetch(registry.add(str(write_model(tmp_path / "tiny" / "1", 1))))
-    deployment = samples.deployment().model_copy(
-        update={
-            "model": "tiny", "model_version": "1", "recipe": "baseline", "tuned": False,
-            "checkpoint_digest": model.digest, "checkpoint_path": str(model.path),
-        }
-    )  # fmt: skip
-    store = open_store(settings().store, home)
-    with store.create(digest("bundle"), "deployable_config") as draft:
-        DEPLOYMENT_FILE.write(draft, deployment)
-        draft.file("report.html").write_text("<p>proof</p>")
-    found = (store.get(digest("bundle")), deployment)
+    found = keep_plain_bundle(tmp_path)
     monkeypatch.setattr(publication, "newest_bundle", lambda model, slo: found)
     memory = MemoryStore()
     bucket = Bucket(PLACE, memory)
-    monkeypatch.setattr(publication, "open_target", lambda url: ObjectTarget(url, bucket))
+    monkeypatch.setattr(
+        push,
+        "open_target",
+        lambda url: ObjectTarget(url, bucket) if url == PLACE else open_target(url),
+    )
     return memory
 
 
@@ -87,7 +77,7 @@ def test_weights_and_a_bundle_that_names_them_are_pushed_and_remembered(bucket, 
 
 def test_weights_that_changed_are_not_published(bucket, tmp_path):
     write_model(tmp_path / "tiny" / "1", 2)
-    with pytest.raises(ChangedInputError, match="not known to be those that tiny@1 was certified"):
+    with pytest.raises(ChangedInputError, match="are not those that tiny@1 was certified with"):
         run_publish("tiny", "chat", "bucket")
     assert objects(bucket) == {}
 
@@ -95,6 +85,24 @@ def test_weights_that_changed_are_not_published(bucket, tmp_path):
 def test_a_target_that_does_not_exist_is_one_line(bucket):
     with pytest.raises(UnknownNameError, match="publishing target 'nowhere'"):
         run_publish("tiny", "chat", "nowhere")
+
+
+def test_a_folder_gets_weights_and_an_alias_and_pods_take_theirs_from_the_claim(bucket, tmp_path):
+    place = tmp_path / "share"
+    (settings().recipes / "publish" / "share.yaml").write_text(
+        f"name: share\nto: {place.as_uri()}\n"
+    )
+    run_publish("tiny", "chat", "share")
+    release = place / "aliases" / "current"
+    weights = (tmp_path / "tiny/1/model.safetensors").read_bytes()
+    assert (release / "model" / "model.safetensors").read_bytes() == weights
+    manifest = (release / "bundle" / "deploy" / "kubernetes.yaml").read_text()
+    assert "claimName: models" in manifest
+    artifact, _ = publication.newest_bundle("tiny", "chat")
+    assert published_uri(artifact.key) is None
+    run_publish("tiny", "chat", "bucket")
+    run_publish("tiny", "chat", "share")
+    assert published_uri(artifact.key).startswith(PLACE)
 
 
 def test_an_engine_without_an_image_has_its_file_in_the_bundle_too(bucket, monkeypatch):
@@ -122,7 +130,7 @@ def test_a_target_file_with_credentials_is_refused_without_showing_them(bucket):
     assert "secret" not in str(refused.value)
 
 
-@pytest.mark.parametrize("to", ["ftp://a/b", "s3://bucket", "bucket/models"])
+@pytest.mark.parametrize("to", ["ftp://a/b", "s3://bucket", "bucket/models", "file://models"])
 def test_a_target_file_with_a_place_that_nobody_opens_is_refused(bucket, to):
     (settings().recipes / "publish" / "bad.yaml").write_text(f"name: bad\nto: {to}\n")
     with pytest.raises(SpecError, match=r"recipes/publish/bad\.yaml: to: must be one of az://"):

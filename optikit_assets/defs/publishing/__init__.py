@@ -1,0 +1,1 @@
+"""What is certified, at the publishing targets: the asset `published_model`."""

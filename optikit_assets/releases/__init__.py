@@ -1,0 +1,15 @@
+"""A certified bundle and its weights: looked at, made ready here, pushed elsewhere."""
+
+from optikit_assets.releases.local import local_bundle, needs
+from optikit_assets.releases.push import Pushed, publication_row, push_bundle
+from optikit_assets.releases.weights import ServedWeights, served_weights
+
+__all__ = [
+    "Pushed",
+    "ServedWeights",
+    "local_bundle",
+    "needs",
+    "publication_row",
+    "push_bundle",
+    "served_weights",
+]
