@@ -9,6 +9,7 @@ import typer
 
 from optikit_assets import __version__
 from optikit_assets.cli.delivery_commands import delivery_app
+from optikit_assets.cli.history_commands import history_app
 from optikit_assets.errors import OptikitError
 from optikit_assets.specs.plugins import DEFAULT_ENGINE
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 models_app = typer.Typer(help="Model versions: add one, or list them.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(delivery_app)
+app.add_typer(history_app, name="history")
 
 _INTERRUPTED = 130
 INTERRUPTED_TEXT = "interrupted; finished trials are kept, the same command goes on from there"

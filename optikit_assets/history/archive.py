@@ -1,9 +1,11 @@
 """`History`: append rows, drain them into the database, ask questions."""
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +17,10 @@ from optikit_assets.history import reader
 from optikit_assets.history.exchange import Exchange, SharedLog
 from optikit_assets.history.loading import load
 from optikit_assets.history.markers import Markers
-from optikit_assets.history.publishing import is_current, publish, sweep_copies
+from optikit_assets.history.publishing import is_current, make_ready, publish, replace
 from optikit_assets.history.schema import Table, latest_version, migrate, tables
-from optikit_assets.history.spool import Spool
+from optikit_assets.history.spool import Spool, SpoolFile
+from optikit_assets.settings import settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,6 +67,8 @@ class History:
         self.root = Path(root)
         self._spool = Spool(self.root / "spool", clock_ns)
         self._database = self.root / "private" / "history.duckdb"
+        # Rows that the published database has and the private one has not.
+        self._owed = Spool(self.root / "private" / "owed", clock_ns)
         # Beside the database, so that they go when it goes.
         self._appended = Markers(self.root / "private" / "appended")
 
@@ -149,24 +154,21 @@ class History:
         deadline = time.monotonic() + timeout_s
         with self._drain_lock(deadline, timeout_s):
             self._spool.sweep()
-            sweep_copies(self.published_path)
+            make_ready(self._database, self.published_path)
             if not self._database.exists():
-                # What was appended to one that is gone has to be appended again.
-                self._appended.clear()
-                if self._exchange:
-                    self._exchange.forget()
+                self._start_anew()
             away = self._meet_the_others()
             listed = self._spool.files()
             files = [file for file in listed if file.version <= latest_version()]
+            current = is_current(self._database, self.published_path)
             with self._open(deadline) as connection:
                 migrated = migrate(connection)
-                rows, rejected = load(connection, self._spool, files) if files else (0, [])
-                changed = bool(migrated or files)
-                if changed:
-                    connection.execute("CHECKPOINT")
-            published = changed or not is_current(self._database, self.published_path)
+                published = bool(migrated or files or not current)
+                rows, rejected = self._load(connection, files) if published else (0, [])
             if published:
-                publish(self._database, self.published_path)
+                loaded = [file for file in files if file not in rejected]
+                # An earlier version, which would not know what is owed, has to refuse both.
+                self._publish(loaded, anew=bool(migrated))
         if away is not None:
             raise away
         return DrainResult(
@@ -176,6 +178,88 @@ class History:
             later=len(listed) - len(files),
             published=published,
         )
+
+    def replace(self, fill: Callable[[Path], object], timeout_s: float = 60.0) -> Path | None:
+        """Put another database in the place of this one; return where this one is kept.
+
+        What waits in the spool is loaded into the new one. Until that is complete, this one stays.
+
+        Parameters
+        ----------
+        fill
+            Writes the database to the path that it is given.
+
+        Raises
+        ------
+        HistoryError
+            If the turn did not come in time, or the database cannot be used; see `migrate`.
+        StorageError
+            If the disk refuses.
+        """
+        draft = self._database.with_name(f".{self._database.name}.{os.getpid()}")
+        kept = self.root / f"replaced-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.duckdb"
+        with self._drain_lock(time.monotonic() + timeout_s, timeout_s):
+            try:
+                fill(draft)
+                self._make_usable(draft)
+                self._start_anew()
+                place = replace(draft, self._database, self.published_path, kept)
+            finally:
+                draft.unlink(missing_ok=True)
+        self.drain(timeout_s)
+        return place
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """Return a connection that can ask the published copy, and can do nothing else.
+
+        It goes on seeing the copy that it opened, and delays nobody.
+        """
+        return reader.connect(self.published_path)
+
+    def _make_usable(self, draft: Path) -> None:
+        """Bring a database to this schema, and have it pass over what is owed to the old one."""
+        owed = [[file.name, file.table] for file in self._owed.files()]
+        try:
+            with duckdb.connect(str(draft)) as connection:
+                migrate(connection)
+                if owed:
+                    connection.executemany(
+                        "INSERT OR IGNORE INTO drained_files (name, table_name, rows) "
+                        "VALUES (?, ?, 0)",
+                        owed,
+                    )
+                connection.execute("CHECKPOINT")
+        except duckdb.Error as error:
+            raise HistoryError(
+                f"the new database cannot be used: {reader.one_line(error)} (nothing was changed)"
+            ) from error
+
+    def _start_anew(self) -> None:
+        """Have everything appended and exchanged again: what had it is gone."""
+        self._appended.clear()
+        if self._exchange:
+            self._exchange.forget()
+
+    def _load(
+        self, connection: duckdb.DuckDBPyConnection, files: Sequence[SpoolFile]
+    ) -> tuple[int, list[SpoolFile]]:
+        """Load what the private database lacks, in the order in which the published one got it."""
+        owed = self._owed.files()
+        waiting = [file.name for file in (*owed, *files)]
+        load(connection, self._owed, owed, waiting)
+        rows, rejected = load(connection, self._spool, files, waiting)
+        connection.execute("CHECKPOINT")
+        return rows, rejected
+
+    def _publish(self, loaded: Sequence[SpoolFile], *, anew: bool) -> None:
+        # Both databases have these, or the published one is about to be replaced.
+        for file in self._owed.files():
+            file.path.unlink(missing_ok=True)
+        if publish(self._database, self.published_path, anew=anew):
+            self._spool.move(loaded, self._owed)
+        else:
+            for file in loaded:
+                file.path.unlink(missing_ok=True)
 
     def query(
         self,
@@ -246,6 +330,19 @@ class History:
             ) from error
         finally:
             connection.close()
+
+
+def connect(root: Path | None = None) -> duckdb.DuckDBPyConnection:
+    """Return a connection to a history for notebooks: ``connect().sql("FROM table5").df()``.
+
+    It can ask, can do nothing else, and goes on seeing what was published when it was opened.
+
+    Parameters
+    ----------
+    root
+        Folder of the history; None: that of this OPTIKIT_HOME.
+    """
+    return History(root or settings().history).connect()
 
 
 def _table(name: str) -> Table:

@@ -26,12 +26,20 @@ _BAD_ROWS = (
 
 
 def load(
-    connection: duckdb.DuckDBPyConnection, spool: Spool, files: Sequence[SpoolFile]
+    connection: duckdb.DuckDBPyConnection,
+    spool: Spool,
+    files: Sequence[SpoolFile],
+    waiting: Sequence[str],
 ) -> tuple[int, list[SpoolFile]]:
-    """Load spool files and delete them; return the number of rows and the rejected files.
+    """Load spool files; return the number of rows and the rejected files.
 
     All files go into one transaction, which also notes their names. A crash after its commit and
-    before the deletion therefore costs nothing: the next drain deletes noted files unread.
+    before they are deleted therefore costs nothing: noted files are not read again.
+
+    Parameters
+    ----------
+    waiting
+        Names of all files that are not deleted yet; of others the notes are dropped.
     """
     drained = {name for (name,) in connection.execute("SELECT name FROM drained_files").fetchall()}
     new = [file for file in files if file.name not in drained]
@@ -39,7 +47,6 @@ def load(
     for file in rejected:
         _reject(spool, file, f"there is no table {file.table}")
     new = [file for file in new if file not in rejected]
-    waiting = [file.name for file in files]
     try:
         rows = _load_together(connection, new, waiting)
     except duckdb.Error as error:
@@ -52,9 +59,6 @@ def load(
             except _BAD_ROWS as bad:
                 _reject(spool, file, str(bad))
                 rejected.append(file)
-    for file in files:
-        if file not in rejected:
-            file.path.unlink(missing_ok=True)
     return rows, rejected
 
 

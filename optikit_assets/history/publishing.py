@@ -1,72 +1,198 @@
-"""The published copy: what people and tools open, for as long as they like."""
+"""Two databases that change places: people read the one, rows are loaded into the other.
+
+`publish` renames the private database into the place of the published one, which becomes the
+private one. Nothing is copied: what was loaded since is *owed* to it, and loaded into it by the
+next drain, before what is new. A whole copy is made where that cannot be: at the first time, if
+somebody still reads the database that is to be written, or if one was touched by others.
+"""
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 from optikit_assets.errors import StorageError
+from optikit_assets.history.spool import sync_folder
+
+# Keeps an accidental write-enabled open of the published one from succeeding.
+_READ_ONLY = 0o444
 
 
-def publish(database: Path, published: Path) -> None:
-    """Replace the published copy by the present state of a closed database.
+def make_ready(database: Path, published: Path) -> None:
+    """See to it that nobody reads the private database, and that it is as `publish` left it.
 
-    Whoever has the old copy open goes on reading it: a rename leaves their open file alone.
+    To be called in the turn in which one may publish. Without a published database that is as
+    `publish` left it, the private one is all there is, and stays.
 
     Raises
     ------
     StorageError
-        If the disk refuses the copy; the old copy stays.
+        If the disk refuses the copy that is needed.
     """
-    temporary = published.with_name(f".{published.name}.{os.getpid()}")
+    for file in (published, database):
+        for left in file.parent.glob(f".{file.name}.*"):
+            left.unlink(missing_ok=True)
+    other = _other(database)
+    if not database.exists() and other.exists():
+        other.rename(database)
+    other.unlink(missing_ok=True)
+    noted = _noted(database)
+    if not database.exists() or not _is(published, noted.get("published")):
+        return
+    if not (_is(database, noted.get("private")) and _is_free(database)):
+        # Before the copy is there, which it does not fit.
+        _wal(database).unlink(missing_ok=True)
+        _copy(published, database, mode=0o644)
+
+
+def publish(database: Path, published: Path, *, anew: bool = False) -> bool:
+    """Publish a closed database; return whether the private one now lacks what was loaded into it.
+
+    Whoever has the old one open goes on reading it.
+
+    Parameters
+    ----------
+    anew
+        Leave nothing of the published one.
+
+    Raises
+    ------
+    StorageError
+        If the disk refuses; the old one stays.
+    """
     try:
-        shutil.copyfile(database, temporary)
-        # Keeps an accidental write-enabled open of the copy from succeeding.
-        temporary.chmod(0o444)
+        free_to_change = not anew and _is(published, _noted(database).get("published"))
+        changes_places = free_to_change and _change_places(database, published)
+        if not changes_places:
+            _copy(database, published, mode=_READ_ONLY)
+        # Left by somebody who did open the old one for writing; it does not fit the new one.
+        _wal(published).unlink(missing_ok=True)
+        # Last, so that without it a copy is made.
+        note = {"published": _state(published), "private": _state(database)}
+        _note(database).write_text(json.dumps(note), encoding="utf-8")
+    except OSError as error:
+        raise StorageError(
+            f"cannot publish the history as {published}: {error.strerror}; the rows are safe in "
+            f"{database}; free some space"
+        ) from error
+    return changes_places
+
+
+def replace(draft: Path, database: Path, published: Path, kept: Path) -> Path | None:
+    """Put another database in the place of both; return where the old one is kept, if there is one.
+
+    It is published by the next drain.
+    """
+    # First: from here on neither file is written again under another name.
+    _note(database).unlink(missing_ok=True)
+    old = next((file for file in (published, database) if file.exists()), None)
+    if old is not None:
+        try:
+            os.link(old, kept)
+        except OSError:
+            _copy(old, kept, mode=_READ_ONLY)
+        kept.chmod(_READ_ONLY)
+    _wal(database).unlink(missing_ok=True)
+    draft.replace(database)
+    sync_folder(database.parent)
+    return None if old is None else kept
+
+
+def is_current(database: Path, published: Path) -> bool:
+    """Say whether neither database was touched since `publish`."""
+    noted = _noted(database)
+    return _is(published, noted.get("published")) and _is(database, noted.get("private"))
+
+
+def _change_places(database: Path, published: Path) -> bool:
+    """Rename each into the place of the other; False where the file system has no hard links."""
+    other = _other(database)
+    try:
+        os.link(published, other)
+    except OSError:
+        return False
+    database.chmod(_READ_ONLY)
+    sync_folder(database.parent)
+    database.replace(published)
+    sync_folder(published.parent)
+    other.replace(database)
+    database.chmod(0o644)
+    sync_folder(database.parent)
+    return True
+
+
+def _copy(source: Path, target: Path, mode: int) -> None:
+    temporary = target.parent / f".{target.name}.{os.getpid()}"
+    try:
+        shutil.copyfile(source, temporary)
+        temporary.chmod(mode)
         descriptor = os.open(temporary, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        temporary.replace(published)
-        # Left by somebody who did open the old copy for writing; it does not fit the new one.
-        published.with_name(f"{published.name}.wal").unlink(missing_ok=True)
-        # Last, so that a copy without it is made again.
-        _note(database).write_text(json.dumps(_state(database, published)), encoding="utf-8")
+        temporary.replace(target)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise StorageError(
-            f"cannot publish the history as {published}: {error.strerror}; the rows are safe in "
-            f"{database}; free some space"
+            f"cannot copy the history to {target}: {error.strerror}; nothing is lost; free some "
+            "space"
         ) from error
 
 
-def is_current(database: Path, published: Path) -> bool:
-    """Say whether neither the database nor its published copy was touched since `publish`."""
+def _is_free(file: Path) -> bool:
+    """Whether no process has a file open; False where the file system cannot tell."""
     try:
-        noted = json.loads(_note(database).read_text(encoding="utf-8"))
-        return noted == _state(database, published)
-    except (OSError, ValueError):
+        descriptor = os.open(file, os.O_RDONLY)
+    except OSError:
         return False
+    try:
+        # Who opens it meanwhile waits for us; the kernel's word about that must not end us.
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        # A write lease is given where nobody else has the file open, for reading or writing.
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
-def sweep_copies(published: Path) -> None:
-    """Remove what a killed `publish` left; to be called in the turn in which one may publish."""
-    for left in published.parent.glob(f".{published.name}.*"):
-        left.unlink(missing_ok=True)
+def _other(database: Path) -> Path:
+    return database.with_name("next.duckdb")
+
+
+def _wal(database: Path) -> Path:
+    return database.with_name(f"{database.name}.wal")
 
 
 def _note(database: Path) -> Path:
     return database.with_name("published.json")
 
 
-def _state(database: Path, published: Path) -> dict[str, Any]:
-    source, copy = database.stat(), published.stat()
-    return {
-        "database": [source.st_ino, source.st_size, source.st_mtime_ns],
-        # The time of the last change of any kind, which nobody can set back.
-        "copy": [copy.st_ino, copy.st_size, copy.st_mtime_ns, copy.st_ctime_ns],
-    }
+def _noted(database: Path) -> dict[str, Any]:
+    try:
+        noted = json.loads(_note(database).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return noted if isinstance(noted, dict) else {}
+
+
+def _is(file: Path, noted: object) -> bool:
+    state = _state(file)
+    return state is not None and state == noted
+
+
+def _state(file: Path) -> list[int] | None:
+    """Return what changes with a file; None if it is not there."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    # The last is the time of the last change of any kind, which nobody can set back.
+    return [found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]

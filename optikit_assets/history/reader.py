@@ -32,6 +32,32 @@ _QUESTIONS = frozenset(
 )
 
 
+def connect(published: Path) -> duckdb.DuckDBPyConnection:
+    """Return a connection that can ask the published copy, and can do nothing else.
+
+    It goes on seeing the copy that it opened, and delays nobody.
+
+    Raises
+    ------
+    HistoryError
+        If there is no history yet, or it cannot be opened.
+    """
+    if not published.exists():
+        raise HistoryError(
+            f"there is no history at {published} yet; run `optikit optimize` or materialize an "
+            "asset, then ask again"
+        )
+    # Attached to an instance of its own: connections to one path share an instance in a process,
+    # and would go on seeing the copy that the first of them opened.
+    connection = duckdb.connect(":memory:", config=dict(_CONFIG))
+    try:
+        connection.execute(f"ATTACH {quoted(published)} AS history (READ_ONLY); {_LOCK_DOWN}")
+    except duckdb.Error as error:
+        connection.close()
+        raise HistoryError(f"cannot open {published}: {one_line(error)}") from error
+    return connection
+
+
 def query(
     published: Path,
     sql: str,
@@ -46,20 +72,7 @@ def query(
         One line: no history yet, a statement that is no question, DuckDB's message about the SQL,
         or the limit was reached.
     """
-    if not published.exists():
-        raise HistoryError(
-            f"there is no history at {published} yet; run `optikit optimize` or materialize an "
-            "asset, then ask again"
-        )
-    # Attached to an instance of its own: connections to one path share an instance in a process,
-    # and would go on seeing the copy that the first of them opened.
-    connection = duckdb.connect(":memory:", config=dict(_CONFIG))
-    try:
-        quoted = str(published).replace("'", "''")
-        connection.execute(f"ATTACH '{quoted}' AS history (READ_ONLY); {_LOCK_DOWN}")
-    except duckdb.Error as error:
-        connection.close()
-        raise HistoryError(f"cannot open {published}: {one_line(error)}") from error
+    connection = connect(published)
     expired = threading.Event()
 
     def interrupt() -> None:
@@ -91,6 +104,11 @@ def _refuse_orders(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
                 f"query failed: the history is read-only and this is {statement.type.name}; ask "
                 "with SELECT, FROM, WITH, VALUES, PIVOT, SHOW, DESCRIBE, SUMMARIZE or EXPLAIN"
             )
+
+
+def quoted(file: Path) -> str:
+    """Return a path as SQL text."""
+    return "'" + str(file).replace("'", "''") + "'"
 
 
 def one_line(error: Exception) -> str:

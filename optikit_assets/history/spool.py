@@ -102,6 +102,12 @@ class Spool:
         found = (SpoolFile.of(path) for path in sorted(self.folder.iterdir()))
         return [file for file in found if file is not None]
 
+    def move(self, files: Iterable[SpoolFile], to: "Spool") -> None:
+        """Have files wait in another spool on the same disk."""
+        for file in files:
+            to.folder.mkdir(parents=True, exist_ok=True)
+            file.path.replace(to.folder / file.name)
+
     def sweep(self, older_than_s: float = 60.0) -> list[str]:
         """Remove what writers that died left unfinished; return the names.
 

@@ -57,7 +57,7 @@ def test_crash_after_commit_does_not_load_a_file_again(history, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "unlink", die)
+        patch.setattr("optikit_assets.history.archive.publish", die)
         with pytest.raises(KeyboardInterrupt):
             history.drain()
     assert file.read_bytes() == kept
@@ -75,7 +75,7 @@ def test_crash_before_publishing_is_made_up_for(history, monkeypatch):
     history.drain()
     history.append("sweeps", [SWEEP])
     with monkeypatch.context() as patch:
-        patch.setattr("optikit_assets.history.archive.publish", lambda *_: 1 / 0)
+        patch.setattr("optikit_assets.history.archive.publish", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             history.drain()
     assert count(history) == 0
@@ -203,8 +203,19 @@ def test_reader_in_this_process_sees_each_new_copy(history):
         connection.close()
 
 
-def test_private_file_opened_by_hand_keeps_rows_in_the_spool(history):
+def test_private_file_opened_by_hand_delays_nobody(history):
     history.drain()
+    with Holder(history.root / "private" / "history.duckdb", "write") as holder:
+        assert holder.first == "0\n"
+        history.append("sweeps", [SWEEP])
+        assert history.drain(timeout_s=30).rows == 1
+        assert count(history) == 1
+        assert holder.release() == "0\n"
+    assert not history.drain().published
+    assert count(history) == 1
+
+
+def test_the_only_database_opened_by_hand_keeps_rows_in_the_spool(history):
     with Holder(history.root / "private" / "history.duckdb", "read"):
         history.append("sweeps", [SWEEP])
         with pytest.raises(
@@ -248,8 +259,10 @@ def test_database_of_an_older_version_is_migrated_with_its_rows(new_history, mon
 
 def test_database_of_a_newer_version_is_refused_unchanged(history):
     history.drain()
-    with duckdb.connect(str(history.root / "private" / "history.duckdb")) as connection:
-        connection.execute("INSERT INTO schema_migrations (number, name) VALUES (99, 'future')")
+    for file in (history.published_path, history.root / "private" / "history.duckdb"):
+        file.chmod(0o644)
+        with duckdb.connect(str(file)) as connection:
+            connection.execute("INSERT INTO schema_migrations (number, name) VALUES (99, 'future')")
     history.append("sweeps", [SWEEP])
     with pytest.raises(HistoryError, match=r"schema version 99, .* upgrade this one"):
         history.drain()
