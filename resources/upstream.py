@@ -1,15 +1,18 @@
 """What is done before a decision is made, as a Dagster resource."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import dagster as dg
 
-Bring = Callable[[dg.AssetExecutionContext], object]
-"""Told of the run of a decision; returns once what is upstream of it can be read."""
+from optikit_assets.graph import Node
+
+Bring = Callable[[dg.AssetExecutionContext], Iterable[Node]]
+"""Told of the run of a decision; returns, once it is up to date, what the decision is made from."""
 
 
-def as_it_is(context: dg.AssetExecutionContext) -> None:
+def as_it_is(context: dg.AssetExecutionContext) -> Iterable[Node]:
     """Do nothing: whoever runs the decision sees to what is upstream of it."""
+    return ()
 
 
 class UpstreamResource(dg.ConfigurableResource):

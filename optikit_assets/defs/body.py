@@ -1,7 +1,7 @@
 """What the body of every stage does around its one subsystem call: keys, memoization, rows."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -195,6 +195,24 @@ class Partition:
                 f"{self.node} needs {node}, which was never materialized: do that first"
             )
         return version
+
+    def require_current(self, looked_at: Iterable[Node]) -> None:
+        """Make sure that what was up to date when somebody looked at it still is.
+
+        Raises
+        ------
+        StageError
+            If an input of one of them changed since, or what it made is gone: what is made now
+            would be made without it.
+        """
+        for node in looked_at:
+            # A model is not in the store.
+            versions = self.versions
+            why = versions.outdated(node) if node.is_root else versions.why_left_out(node)
+            if why:
+                raise StageError(
+                    f"{self.node}: something changed after it was looked at: {why}; run again"
+                )
 
     def artifact_of(self, node: Node) -> Artifact | None:
         """Return the artifact of an upstream partition, or None if its last attempt failed.

@@ -38,16 +38,17 @@ Materialize = Callable[[Node, Callable[[str, Any], object]], str]
 
 @dataclass(frozen=True)
 class AsRuns:
-    """Materializes a node as a run of Dagster's; see `materialize_node` for both parameters."""
+    """Materializes a node as a run of Dagster's; see `materialize_node` for its parameters."""
 
     named: Mapping[str, Sequence[str]] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    looked_at: Mapping[Node, Sequence[Node]] = field(default_factory=dict)
 
     def __call__(self, node: Node, listener: Callable[[str, Any], object]) -> str:
         # Loading the graph takes seconds, which a process spends where its output goes to its log.
         from optikit_assets.headless.materialize import materialize_node
 
-        return materialize_node(node, listener, self.named, self.tags)
+        return materialize_node(node, listener, self.named, self.tags, self.looked_at.get(node, ()))
 
 
 def run_plan(

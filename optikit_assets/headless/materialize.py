@@ -29,6 +29,7 @@ def materialize_node(
     listener: Listener = nobody,
     named: Mapping[str, Sequence[str]] | None = None,
     tags: Mapping[str, str] | None = None,
+    looked_at: Sequence[Node] = (),
 ) -> str:
     """Materialize one partition and return its recorded status; `listener` hears of its workers.
 
@@ -38,6 +39,8 @@ def materialize_node(
         SLO -> pools that a job names for it, see `Versions.named`.
     tags
         Further tags of the run.
+    looked_at
+        What a decision is made from: it fails if one of these is not up to date any more.
 
     Raises
     ------
@@ -50,7 +53,7 @@ def materialize_node(
             selection=[node.asset],
             partition_key=partitions.multi_partition_key(node),
             instance=instance,
-            resources=resources(listener),
+            resources=resources(listener, lambda context: looked_at),
             tags={**owner, **_pool_tag(node, named or {}), **(tags or {})},
             raise_on_error=False,
         )

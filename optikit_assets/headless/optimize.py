@@ -46,6 +46,8 @@ class Submission:
     flow: Flow = PIPELINE
     pools: tuple[tuple[str, ...], ...] = ()
     """Names of the pools of each SLO, or of a flow that looks at none; none: this machine."""
+    left_out: tuple[str, ...] = ()
+    """As `Request.left_out`."""
 
     @property
     def pool_names(self) -> tuple[str, ...]:
@@ -60,7 +62,8 @@ class Submission:
     @property
     def request(self) -> Request:
         """What is asked for, of whichever model."""
-        return Request(tuple(sorted(self.flow.stages)), self.slos, self.recipes, self.pools)
+        stages = tuple(sorted(self.flow.stages))
+        return Request(stages, self.slos, self.recipes, self.pools, self.left_out)
 
     def nodes(self) -> list[Node]:
         """Return every partition that it asks for, upstream first."""
@@ -95,11 +98,17 @@ def resolve_submission(job: JobSpec, catalog: Catalog) -> Submission:
         catalog.recipe(recipe)
     for pool in job.pools:
         catalog.pool(pool)
-    every = set(catalog.recipes) if flow.compresses else set()
-    names = {BASELINE, *(job.recipes or every)}
+    all_recipes = flow.compresses and not job.recipes
+    names = {BASELINE, *(catalog.recipes if all_recipes else job.recipes)}
+    left_out = sorted(catalog.broken["quantization"]) if all_recipes else ()
     pools = tuple(job.pools or catalog.slo(slo).pools for slo in job.slos)
     return Submission(
-        model.key, job.slos, tuple(sorted(names)), flow, pools or (job.pools or (LOCAL,),)
+        model.key,
+        job.slos,
+        tuple(sorted(names)),
+        flow,
+        pools or (job.pools or (LOCAL,),),
+        tuple(left_out),
     )
 
 
@@ -192,7 +201,11 @@ def run_submission(
         for name in ("compress", "serve"):
             python_of(settings().envs_home, name)
         open_store(settings().store, settings().home).sweep_staging()
-    materialize = AsRuns(submission.named if len(POOLS) > 1 else {}, tags or {})
+    materialize = AsRuns(
+        submission.named if len(POOLS) > 1 else {},
+        tags or {},
+        {item.node: item.waits_for for item in plan if item.node.asset == graph.DEPLOYABLE_CONFIG},
+    )
     report = carry_out(plan, pools, submission.pool_names, materialize, on_event, seconds)
     open_history(settings()).drain(timeout_s=60)
     return plan, report

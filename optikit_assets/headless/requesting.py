@@ -101,8 +101,9 @@ def due_requests(plan: Sequence[NodePlan], instance: dg.DagsterInstance, now_s: 
     waiting = 0
     busy = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
     for item in plan:
-        # What was never made is somebody's request that goes on, or broke off.
-        if item.node not in unsettled or item.timestamp is None:
+        # What was never made is somebody's request that goes on, or broke off; with a key it is of
+        # a recipe that was corrected since.
+        if item.node not in unsettled or (item.timestamp is None and not item.key):
             continue
         if item.unknown:
             due.told.append(f"{item.node} {item.reason}")

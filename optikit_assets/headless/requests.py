@@ -1,5 +1,6 @@
 """What was asked for of a model: an event of ``base_model`` in the instance for every request."""
 
+from collections.abc import Collection
 from itertools import zip_longest
 from typing import Any, NamedTuple, cast
 
@@ -29,11 +30,17 @@ class Request(NamedTuple):
     recipes: tuple[str, ...]
     pools: tuple[tuple[str, ...], ...] = ()
     """Names of the pools of each SLO, or of a flow that looks at none; none: this machine."""
+    left_out: tuple[str, ...] = ()
+    """Recipes that it would have named too, with broken files: asked for once corrected."""
 
     def pools_of(self, slo: str) -> tuple[str, ...]:
         """Return the names of the pools that it names for one of its SLOs."""
         named = dict(zip(self.slos, self.pools, strict=False))
         return named.get(slo, (LOCAL,))
+
+    def of_corrected(self, names: Collection[str]) -> "Request":
+        """Return what it asks for of those recipes that were left out and are among `names`."""
+        return self._replace(recipes=tuple(name for name in self.left_out if name in names))
 
     def nodes(self, model_key: str) -> list[Node]:
         """Return what it asks for, upstream first; stages that there are no more are left out."""

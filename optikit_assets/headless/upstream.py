@@ -37,8 +37,10 @@ from optikit_assets.specs import Catalog
 _ROUNDS = 3
 
 
-def bring_up_to_date(context: dg.AssetExecutionContext) -> None:
+def bring_up_to_date(context: dg.AssetExecutionContext) -> list[Node]:
     """Run what is not fresh upstream of the decision whose body this is called from.
+
+    Returns all that is upstream of it and up to date now.
 
     Raises
     ------
@@ -60,7 +62,7 @@ def bring_up_to_date(context: dg.AssetExecutionContext) -> None:
         plan = found.plan if turn == 0 else found.settled()
         stale = [item for item in plan if item.state != "fresh"]
         if not stale:
-            return
+            return [item.node for item in plan]
         for item in stale:
             context.log.info(f"{item.node} is run first: {item.state}, {item.reason}")
         report = _run(context, found.named, plan, pools)
@@ -96,8 +98,8 @@ def plan_upstream(
 ) -> Upstream:
     """Observe all sources, and judge everything upstream of a decision.
 
-    What is asked for is kept as a request if nobody asked for anything before, and if it is not
-    all recipes without the broken ones: those count again once they are corrected.
+    What is asked for is kept as a request if nobody asked for anything before, with the broken
+    recipes that it does without: those count again once they are corrected.
     """
     model, slo = decision.key.model, decision.key.slo
     catalog.model(graph.split_model(model)[0])
@@ -114,8 +116,7 @@ def plan_upstream(
             # One that is gone is asked for by nobody any more.
             if name in catalog.broken["quantization"] or not remembered:
                 catalog.recipe(name)
-        by_name = catalog.model(graph.split_model(model)[0]).recipes
-        if not remembered and (by_name or not catalog.broken["quantization"]):
+        if not remembered:
             remember_request(instance, model, PIPELINE, made[0])
         names = tuple(dict.fromkeys(name for r in made for name in r.pools_of(slo)))
         named = {"": names, slo: names} if len(POOLS) > 1 else {}

@@ -11,6 +11,7 @@ from optikit_assets.artifacts import LocalStore, Reference
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.environments.layout import environment_path
 from optikit_assets.errors import ChangedInputError, StageError
+from optikit_assets.graph import DEPLOYABLE_CONFIG, Node
 from optikit_assets.headless.materialize import materialize_node
 from optikit_assets.settings import REPOSITORY, settings
 from optikit_assets.specs import Catalog, EngineSpec, SloSpec
@@ -77,6 +78,21 @@ def test_candidates_of_other_calibration_data_are_not_mixed_with_new_ones(
     with pytest.raises(StageError, match=r"is older than calibration_data.*again first"):
         materialize_node(SCORES)
     assert len(workers.drawn) == made
+
+
+def test_a_decision_is_not_made_without_what_changed_after_it_was_looked_at(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work(monkeypatch, rows_256=0)
+    for node in (BASE, QUANTIZED):
+        assert materialize_node(node) == "ok"
+    real.edit("quantization/int_w8a8.yaml", "samples: 256", "samples: 128")
+    said = (
+        r"changed after it was looked at: quantized_model\[tiny@1\|int_w8a8\] is older than "
+        r"recipe_spec\[int_w8a8\]; run again"
+    )
+    with pytest.raises(StageError, match=said):
+        materialize_node(Node.of(DEPLOYABLE_CONFIG, f"{MODEL}|demo"), looked_at=[BASE, QUANTIZED])
 
 
 def test_a_worker_is_told_what_its_inputs_were(

@@ -4,7 +4,7 @@ import dagster as dg
 import pytest
 
 from optikit_assets import graph
-from optikit_assets.graph import Node
+from optikit_assets.graph import PIPELINE, Node
 from optikit_assets.headless import present
 from optikit_assets.headless import status as of_everything
 from optikit_assets.headless.requesting import (
@@ -15,6 +15,7 @@ from optikit_assets.headless.requesting import (
     due_requests,
     stale_partitions,
 )
+from optikit_assets.headless.requests import Request, remember_request
 from optikit_assets.headless.status import status
 from tests.definitions.world import CHAT, HARDWARE, MODEL, World, pools_of
 
@@ -97,6 +98,31 @@ def test_an_edited_recipe_is_requested_in_order_and_the_decision_once_at_the_end
         *measured("tuned_config", "batch", "int_w8a8"),
     }
     assert queue.requested() == {f"deployable_config[{MODEL}|{slo}]" for slo in ("chat", "batch")}
+    assert queue.requested() == set()
+
+
+TYPO = ("quantization/int_w8a8.yaml", "trials: 2", "trials: two")
+
+
+@pytest.fixture
+def broken(world: World) -> None:
+    """A recipe is broken before anything is made."""
+    world.edit(*TYPO)
+
+
+def test_a_recipe_that_was_broken_when_all_were_asked_for_is_requested_once_it_is_corrected(
+    broken: None, queue: Queue
+) -> None:
+    others = ("baseline", "fp8_dynamic")
+    request = Request(graph.STAGES, ("chat",), others, left_out=("int_w8a8",))
+    remember_request(queue.world.instance, MODEL, PIPELINE, request)
+    assert queue.tick() == Due([], [])
+    queue.world.edit(TYPO[0], TYPO[2], TYPO[1])
+    assert queue.requested() == of("int_w8a8", "quantized_model")
+    assert queue.requested() == of("int_w8a8", "eval_scores")
+    assert queue.requested() == measured("benchmark_sweep", "chat", "int_w8a8")
+    assert queue.requested() == measured("tuned_config", "chat", "int_w8a8")
+    assert queue.requested() == {f"deployable_config[{MODEL}|chat]"}
     assert queue.requested() == set()
 
 

@@ -30,6 +30,7 @@ class Clicks:
         self.world = world
         self.status = "ok"
         self.ran: list[str] = []
+        self.looked_at: list[str] = []
         self.noted = 0
         self.tags: list[dict[str, str]] = []
         self.meanwhile: Callable[[], object] = lambda: None
@@ -63,7 +64,8 @@ class Clicks:
             log=logging.getLogger("click"),
             get_step_execution_context=lambda: self,
         )
-        upstream.bring_up_to_date(cast("dg.AssetExecutionContext", context))
+        found = upstream.bring_up_to_date(cast("dg.AssetExecutionContext", context))
+        self.looked_at = sorted(map(str, found))
         # What its body would record.
         self.world.instance.wipe_assets([dg.AssetKey(node.asset)])
         self.world.materialize([node])
@@ -91,8 +93,10 @@ MEASURED = (graph.BENCHMARK_SWEEP, graph.TUNED_CONFIG)
 
 
 def test_of_a_model_that_nobody_asked_anything_for_everything_is_run_once(clicks: Clicks) -> None:
-    assert clicks.click() == of(*EVERYTHING)
+    assert clicks.click() == clicks.looked_at == of(*EVERYTHING)
     assert clicks.click() == []
+    # What it is made from has to be like that when its body begins.
+    assert clicks.looked_at == of(*EVERYTHING)
     # It is known from then on what was asked for.
     (kept,) = requests(clicks.world.instance, MODEL)
     assert kept.recipes == ("baseline", "fp8_dynamic", "int_w8a8")
@@ -220,17 +224,28 @@ def test_what_was_asked_for_by_name_is_not_left_out_before_the_first_decision(
     assert clicks.ran == []
 
 
-def test_all_recipes_but_a_broken_one_are_not_kept_as_what_was_asked_for(
+def test_a_recipe_that_was_broken_comes_back_into_the_decision_once_it_is_corrected(
     clicks: Clicks, caplog: pytest.LogCaptureFixture
 ) -> None:
     clicks.world.edit(*TYPO)
     clicks.click()
-    assert requests(clicks.world.instance, MODEL) == []
+    (kept,) = requests(clicks.world.instance, MODEL)
+    assert (kept.recipes, kept.left_out) == (("baseline", "fp8_dynamic"), ("int_w8a8",))
     # It is told by a click that has nothing to run, too.
     caplog.clear()
     assert clicks.click() == []
     assert "left out: recipes/quantization/int_w8a8.yaml: trials: " in caplog.text
-    # Corrected, and nothing decided yet: it counts again.
+    clicks.world.edit(TYPO[0], TYPO[2], TYPO[1])
+    mine = (graph.QUANTIZED_MODEL, graph.EVAL_SCORES, *MEASURED)
+    assert clicks.click() == of(*mine, recipes=("int_w8a8",))
+    assert clicks.click() == []
+
+
+def test_a_recipe_that_is_corrected_before_anything_was_decided_is_run_with_the_others(
+    clicks: Clicks,
+) -> None:
+    clicks.world.edit(*TYPO)
+    clicks.click()
     clicks.world.instance.wipe_assets([dg.AssetKey(graph.DEPLOYABLE_CONFIG)])
     clicks.world.edit(TYPO[0], TYPO[2], TYPO[1])
     assert f"tuned_config[{MODEL}|int_w8a8@chat]" in clicks.click()

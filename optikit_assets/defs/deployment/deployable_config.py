@@ -61,8 +61,9 @@ def deployable_config(
     upstream: UpstreamResource,
 ) -> dg.MaterializeResult:
     """Choose among the recipes that passed the gate, certify, write the bundle."""
-    upstream.bring(context)
+    looked_at = upstream.bring(context)
     partition = Partition(context, models, artifacts, history, runner)
+    partition.require_current(looked_at)
     with partition.turn():
         artifact = artifacts.store.find_complete(partition.key)
         cached = artifact is not None
