@@ -3,6 +3,7 @@
 import dagster as dg
 
 from optikit_assets.defs.assets import ASSETS, resources
+from optikit_assets.defs.deployment.recertified_config import recertified_config
 from optikit_assets.defs.evaluation.jobs import evaluate_endpoint, repeatability
 from optikit_assets.defs.publishing.published_model import published_model
 from optikit_assets.defs.sensors import new_model_versions, spec_changes
@@ -12,7 +13,7 @@ from optikit_assets.headless.requesting import STAGE_JOBS, stale_partitions
 from optikit_assets.headless.upstream import bring_up_to_date
 
 defs = dg.Definitions(
-    assets=dg.with_source_code_references([*ASSETS, published_model]),
+    assets=dg.with_source_code_references([*ASSETS, published_model, recertified_config]),
     asset_checks=SPEC_CHECKS,
     jobs=[optimize_model, evaluate_endpoint, repeatability, *STAGE_JOBS.values()],
     sensors=[new_model_versions, spec_changes, stale_partitions],

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import dagster as dg
 
@@ -80,7 +80,38 @@ class PoolRunner:
         )
 
 
-class StageRunnerResource(dg.ConfigurableResource):
+class OnPools:
+    """What is asked of pools by the part of a key that stands for one."""
+
+    pools: Any
+    listener: Any
+
+    def on(self, pool: str | None) -> PoolRunner:
+        """Return what runs workers on one pool, by the part of a key that stands for it."""
+        return PoolRunner(pool_name(pool), self.pools, self.listener)
+
+    def hardware(self, pool: str | None) -> Hardware:
+        """Return that of a pool's nodes."""
+        return self.on(pool).hardware
+
+    def environment(self, pool: str | None, name: str) -> str:
+        """Return the digest of a stage environment of a pool's nodes."""
+        return self.pools.environment(pool_name(pool), name)
+
+    def variables(self, pool: str | None) -> Mapping[str, str]:
+        """Return the environment variables of a pool's nodes that results depend on."""
+        return self.pools.variables(pool_name(pool))
+
+
+@dataclass(frozen=True)
+class PoolRunners(OnPools):
+    """Runs workers on pools that are not those of the run."""
+
+    pools: Pools
+    listener: Listener
+
+
+class StageRunnerResource(OnPools, dg.ConfigurableResource):
     """Runs the workers of stages on pools."""
 
     pools: dg.ResourceDependency[Pools]
@@ -96,22 +127,6 @@ class StageRunnerResource(dg.ConfigurableResource):
             listener=dg.ResourceDefinition.hardcoded_resource(listener),
         )
 
-    def on(self, pool: str | None) -> PoolRunner:
-        """Return what runs workers on one pool, by the part of a key that stands for it."""
-        return PoolRunner(pool_name(pool), self.pools, self.listener)
-
     def here(self) -> PoolRunner:
         """Return what runs workers on this machine, for what has to be asked from here."""
         return PoolRunner(LOCAL, Pools.here(settings()), self.listener)
-
-    def hardware(self, pool: str | None) -> Hardware:
-        """Return that of a pool's nodes."""
-        return self.on(pool).hardware
-
-    def environment(self, pool: str | None, name: str) -> str:
-        """Return the digest of a stage environment of a pool's nodes."""
-        return self.pools.environment(pool_name(pool), name)
-
-    def variables(self, pool: str | None) -> Mapping[str, str]:
-        """Return the environment variables of a pool's nodes that results depend on."""
-        return self.pools.variables(pool_name(pool))

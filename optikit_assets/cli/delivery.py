@@ -78,7 +78,8 @@ def run_publish(model: str, slo: str, target: str) -> None:
     model_key = resolve_model(model)
     placed = publish(model_key, slo, target)
     sent = f"{placed.sent} files sent" if placed.sent else "it was there already"
-    line = f"{model_key} under SLO {slo}: {placed.uri}, alias {placed.alias}; {sent}"
+    seen = f"; see {placed.link}" if placed.link else ""
+    line = f"{model_key} under SLO {slo}: {placed.uri}, alias {placed.alias}; {sent}{seen}"
     Console().print(line, highlight=False, markup=False, soft_wrap=True)
 
 

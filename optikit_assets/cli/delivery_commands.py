@@ -100,6 +100,31 @@ def rollback(
 
 
 @delivery_app.command()
+def recertify(
+    model: Annotated[str, typer.Option(metavar="NAME[@VERSION]", help="No version: the latest.")],
+    slo: Annotated[str, typer.Option(help="SLO that it was certified under.")],
+    certified_on: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="HOME",
+            help="OPTIKIT_HOME with the stage environments that it was certified on, served in "
+            "turn with those of now; default: the record of the certification.",
+        ),
+    ] = None,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", metavar="OUT", help="Also write the result as JSON.")
+    ] = None,
+) -> None:
+    """Serve the newest bundle on the engine installed now, and say whether the certificate holds.
+
+    Ends with 0 only if it holds or is better.
+    """
+    from optikit_assets.cli.recertify import run_recertify
+
+    sys.exit(run_recertify(model, slo, certified_on, json_out))
+
+
+@delivery_app.command()
 def deployed(
     channel: Annotated[str | None, typer.Option(help="Only this one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -36,5 +36,6 @@ def base_model(
             "bytes": model.total_bytes,
             "context_length": model.context_length or "unknown",
             "suite": partition.model_spec.suite,
+            "owner": partition.model_spec.owner or "nobody",
         }
     )

@@ -32,8 +32,8 @@ from resources import (
     ArtifactStoreResource,
     HistoryResource,
     ModelRegistryResource,
+    OnPools,
     PoolRunner,
-    StageRunnerResource,
 )
 
 SharedT = TypeVar("SharedT", bound=Reference | str | None)
@@ -57,7 +57,7 @@ class Partition:
     models: ModelRegistryResource
     artifacts: ArtifactStoreResource
     history: HistoryResource
-    runners: StageRunnerResource
+    runners: OnPools
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     benchmarks: list[dict[str, Any]] = field(default_factory=list)
 
@@ -339,6 +339,7 @@ class Partition:
                     "recipe": self.recipe or None,
                     "slo": self.slo or None,
                     "pool": pool,
+                    "owner": self.model_spec.owner,
                     "cached": cached,
                     "run_id": self.context.run.run_id,
                     "materialized_at": datetime.now(UTC),

@@ -16,11 +16,11 @@ from optikit_assets.freshness import SourceVersions
 from optikit_assets.graph import GRAPH, Node, pool_part
 from optikit_assets.graph.keys import parts_of
 from optikit_assets.specs import Catalog
-from resources import ModelRegistryResource, StageRunnerResource
+from resources import ModelRegistryResource, OnPools, StageRunnerResource
 
 
 def source_versions(
-    catalog: Catalog, models: ModelRegistryResource, runner: StageRunnerResource
+    catalog: Catalog, models: ModelRegistryResource, runner: OnPools
 ) -> SourceVersions:
     """Return the versions of sources as they are now."""
     registry = models.registry(catalog)

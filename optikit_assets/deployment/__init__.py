@@ -11,6 +11,7 @@ from optikit_assets.deployment.certification import certify
 from optikit_assets.deployment.four_arms import arms
 from optikit_assets.deployment.outcomes import RecipeOutcome
 from optikit_assets.deployment.race import FreshServers, Held, Limits, Served
+from optikit_assets.deployment.recertification import RecordedServers, recertify
 from optikit_assets.deployment.record import build_deployment
 from optikit_assets.deployment.report import ConfigFile
 from optikit_assets.deployment.report_data import HeldLease, ReportData, Series
@@ -26,6 +27,7 @@ __all__ = [
     "HeldLease",
     "Limits",
     "RecipeOutcome",
+    "RecordedServers",
     "ReportData",
     "Selection",
     "Series",
@@ -38,6 +40,7 @@ __all__ = [
     "cost_per_million_tokens",
     "offers",
     "pools_table",
+    "recertify",
     "select",
     "write_bundle",
 ]

@@ -186,20 +186,25 @@ def run_race(
     race = Race([Entrant(arm) for arm in arms], limits)
     while True:
         race.rounds += 1
-        round_seed = int(digest([seed, "round", race.rounds])[:8], 16)
+        arrivals = round_seed(seed, race.rounds)
         for entrant in race.running:
-            found = servers.search(entrant.arm, entrant.start_rps, round_seed)
+            found = servers.search(entrant.arm, entrant.start_rps, arrivals)
             if found.failure and entrant.is_baseline:
                 # Without it no gain can be proven, so one mishap does not take it out.
-                found = servers.search(entrant.arm, entrant.start_rps, round_seed)
+                found = servers.search(entrant.arm, entrant.start_rps, arrivals)
             entrant.served[race.rounds] = found
-            entrant.seeds[race.rounds] = round_seed
+            entrant.seeds[race.rounds] = arrivals
             if found.failure:
                 entrant.left, entrant.failed = found.failure, True
         _let_leave(race)
         if stop := _ended(race):
             race.stop = stop
             return race
+
+
+def round_seed(seed: int, number: int) -> int:
+    """Return the seed of a round, from 1, of a race with this seed."""
+    return int(digest([seed, "round", number])[:8], 16)
 
 
 def _let_leave(race: Race) -> None:

@@ -9,7 +9,7 @@ import dagster as dg
 from optikit_assets import errors
 from optikit_assets.defs import partitions
 from optikit_assets.defs.assets import ASSETS, resources
-from optikit_assets.defs.recorded import POOL_TAG, recorded
+from optikit_assets.defs.recorded import DATA_VERSION_TAG, POOL_TAG, recorded
 from optikit_assets.environments.layout import prepare_dagster_home
 from optikit_assets.errors import StageError
 from optikit_assets.graph import Node, split_model
@@ -61,6 +61,37 @@ def materialize_node(
             raise StageError(f"{_reason(result)} (Dagster run {result.run_id})")
         known = recorded(instance, node)
         return known.status if known else "ok"
+
+
+def materialize_beside(
+    asset: dg.AssetsDefinition,
+    node: Node,
+    config: Mapping[str, object],
+    listener: Listener = nobody,
+) -> str:
+    """Materialize an asset that is no stage at the partition of a node; return its data version.
+
+    Raises
+    ------
+    StageError
+        With the message of the error in the asset's body.
+    """
+    with open_instance() as instance, run_tags() as owner:
+        register_model(instance, node.key.model)
+        needed = asset.required_resource_keys
+        result = dg.materialize(
+            [asset],
+            partition_key=partitions.multi_partition_key(node),
+            instance=instance,
+            resources={k: v for k, v in resources(listener).items() if k in needed},
+            run_config={"ops": {asset.op.name: {"config": dict(config)}}},
+            tags=owner,
+            raise_on_error=False,
+        )
+        if not result.success:
+            raise StageError(f"{_reason(result)} (Dagster run {result.run_id})")
+        (made,) = result.asset_materializations_for_node(asset.op.name)
+        return (made.tags or {})[DATA_VERSION_TAG]
 
 
 def _pool_tag(node: Node, named: Mapping[str, Sequence[str]]) -> dict[str, str]:

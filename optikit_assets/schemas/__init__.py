@@ -55,6 +55,14 @@ from optikit_assets.schemas.quantization import (
     FailedCalibrationTrial,
     QuantizationResult,
 )
+from optikit_assets.schemas.recertification import (
+    RECERTIFICATION_FILE,
+    Against,
+    RateRatio,
+    Recertification,
+    RecertificationVerdict,
+    RecertifiedDeployment,
+)
 from optikit_assets.schemas.serving import Capacity, Probes, ServingPlan
 from optikit_assets.schemas.study import (
     DEFAULT_TRIAL,
@@ -76,9 +84,11 @@ __all__ = [
     "EVALUATED_RECIPE",
     "MEASURED_RECIPE",
     "QUANTIZATION_FILE",
+    "RECERTIFICATION_FILE",
     "SOURCES_FILE",
     "STUDY_FILE",
     "UNSUPPORTED_FILE",
+    "Against",
     "Arm",
     "ArmCertificate",
     "ArmMeasurement",
@@ -107,6 +117,10 @@ __all__ = [
     "ProbeVerdict",
     "Probes",
     "QuantizationResult",
+    "RateRatio",
+    "Recertification",
+    "RecertificationVerdict",
+    "RecertifiedDeployment",
     "RecipeQuality",
     "RecoveryRow",
     "Rejection",

@@ -74,6 +74,11 @@ class ModelSpec(Spec):
         description="Hardware pools that the sensor asks for when a version appears; empty: those "
         "of each SLO.",
     )
+    owner: Name | None = Field(
+        default=None,
+        description="Team that answers for the model and that its card time is told of; no input "
+        "of anything.",
+    )
     trust_remote_code: bool = Field(
         default=False,
         description="Run Python code that comes with the model. Off unless you read it.",

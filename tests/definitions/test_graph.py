@@ -57,6 +57,7 @@ SNAPSHOT: dict[str, tuple[tuple[str, ...], set[str], str | None]] = {
     "compress_runtime": ((), set(), None),
     "serving_runtime": ((), set(), None),
 }
+ON_REQUEST = ("published_model", "recertified_config")
 PACKAGES = {
     "quantized_model": "quantization",
     "eval_scores": "evaluation",
@@ -102,18 +103,19 @@ def test_every_stage_asset_says_in_which_file_it_is():
 def test_the_assets_are_the_stages_and_the_sources():
     # Nothing says here what cards cost.
     assert set(SNAPSHOT) == {*graph.STAGES, *graph.OBSERVED} - {"pool_spec"}
-    assert set(SPECS) - set(SNAPSHOT) == {"published_model"}
+    assert set(SPECS) - set(SNAPSHOT) == set(ON_REQUEST)
     assert {SPECS[name].group_name for name in graph.STAGES} == {"optimization"}
     assert {SPECS[name].group_name for name in partitions.SOURCES} == {"sources"}
 
 
-def test_what_is_published_hangs_on_the_decision_and_is_made_on_request_alone():
-    spec = SPECS["published_model"]
+@pytest.mark.parametrize("name", ON_REQUEST)
+def test_what_becomes_of_a_decision_hangs_on_it_and_is_made_on_request_alone(name):
+    spec = SPECS[name]
     assert spec.partitions_def == partitioned_by(("model", "slo"))
     assert [dep.asset_key.to_user_string() for dep in spec.deps] == ["deployable_config"]
     assert (spec.group_name, spec.owners) == ("delivery", ["team:ml-platform"])
     assert spec.automation_condition is None
-    assert not any("published_model" in job.name for job in defs.resolve_all_job_defs())
+    assert not any(name in job.name for job in defs.resolve_all_job_defs())
 
 
 @pytest.mark.parametrize("name", SNAPSHOT)

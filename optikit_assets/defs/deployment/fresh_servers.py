@@ -1,7 +1,8 @@
 """The servers of certification: one worker for every arm and round, remembered by its key."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -51,23 +52,16 @@ def config_text(partition: Partition, slo: SloSpec, candidate: Representative, t
 
 
 @dataclass
-class StageServers:
-    """Fresh servers for the arms of one model and SLO, each served from the text it ships with.
+class Servers(ABC):
+    """What a fresh server shows, in the terms of a race; see `FreshServers`."""
 
-    Every result is an artifact, so a certification that was killed goes on where it was. Probes go
-    into the history as ``certification``, one of the `trials` for each server of a decision, on
-    whichever pool.
-    """
-
-    partition: Partition
     slo: SloSpec
-    trials: Iterator[int]
-    latest: Benchmarked | None = None
+    latest: Benchmarked | None = field(default=None, init=False)
 
     def search(self, arm: ArmMeasurement, start_rps: float, seed: int) -> Served:
         """Look for the arm's limit near `start_rps`."""
         slo = near_search(self.slo)
-        done = self._run(arm, slo, seed, initial_rate_rps=start_rps)
+        done = self.served(arm, slo, seed, initial_rate_rps=start_rps)
         if done.artifact is None:
             return _failed(done)
         probes = _open_probes(done)
@@ -76,7 +70,7 @@ class StageServers:
 
     def confirm(self, arm: ArmMeasurement, rates_rps: tuple[float, ...], seed: int) -> Served:
         """Probe these rates."""
-        done = self._run(arm, self.slo, seed, rates_rps=rates_rps)
+        done = self.served(arm, self.slo, seed, rates_rps=rates_rps)
         if done.artifact is None:
             return _failed(done)
         return Served(_open_probes(done), load_seconds=done.outcome.load_seconds)
@@ -87,6 +81,28 @@ class StageServers:
         if found.held is None or found.held_rps is None:
             return None
         return Held(found.held_rps, found.held)
+
+    def served(self, arm: ArmMeasurement, slo: SloSpec, seed: int, **how: Any) -> Benchmarked:
+        """Serve an arm and measure it, as `_run` does."""
+        self.latest = self._run(arm, slo, seed, **how)
+        return self.latest
+
+    @abstractmethod
+    def _run(self, arm: ArmMeasurement, slo: SloSpec, seed: int, **how: Any) -> Benchmarked:
+        """Serve an arm and measure it, as `benchmark` does with `how`."""
+
+
+@dataclass
+class StageServers(Servers):
+    """Fresh servers for the arms of one model and SLO, each served from the text it ships with.
+
+    Every result is an artifact, so a certification that was killed goes on where it was. Probes go
+    into the history as ``certification``, one of the `trials` for each server of a decision, on
+    whichever pool.
+    """
+
+    partition: Partition
+    trials: Iterator[int]
 
     def _run(self, arm: ArmMeasurement, slo: SloSpec, seed: int, **how: Any) -> Benchmarked:
         partition = self.partition
@@ -119,7 +135,6 @@ class StageServers:
         remember_probes(
             partition, arm.recipe, slo, done, part="certification", arm=name, trial=trial
         )
-        self.latest = done
         return done
 
 

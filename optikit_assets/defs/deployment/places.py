@@ -41,7 +41,7 @@ class Place:
         """Read what ran under an SLO on the pool of a stage; `trials` numbers its servers."""
         evaluated = tuple(collect(partition, recipes))
         selection = select([item.outcome for item in evaluated], slo.objectives)
-        return cls(partition, slo, evaluated, selection, StageServers(partition, slo, trials))
+        return cls(partition, slo, evaluated, selection, StageServers(slo, partition, trials))
 
     @property
     def outcomes(self) -> list[RecipeOutcome]:

@@ -19,6 +19,7 @@ from optikit_assets.publishing import ObjectTarget, open_target
 from optikit_assets.releases import push
 from optikit_assets.settings import REPOSITORY, settings
 from tests.bundles import keep_plain_bundle
+from tests.servers.mlflow import Imitation, imitated
 from tests.tiny_model import write_model
 
 PLACE = "s3://bucket/models"
@@ -103,6 +104,36 @@ def test_a_folder_gets_weights_and_an_alias_and_pods_take_theirs_from_the_claim(
     run_publish("tiny", "chat", "bucket")
     run_publish("tiny", "chat", "share")
     assert published_uri(artifact.key).startswith(PLACE)
+
+
+def test_a_tracker_is_told_what_was_certified_and_where_it_lies(bucket, capsys, monkeypatch):
+    target = f"name: tracked\nto: {PLACE}\nmlflow: '{{model}}-{{slo}}'\n"
+    (settings().recipes / "publish" / "tracked.yaml").write_text(target)
+    state = Imitation()
+    with imitated(state) as url:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+        for _ in range(2):
+            run_publish("tiny", "chat", "tracked")
+    (version,) = state.versions
+    key = json.loads(objects(bucket)["aliases/current.json"])["key"]
+    assert (version["name"], version["source"]) == ("tiny-chat", f"{PLACE}/releases/{key}/model")
+    assert state.models["tiny-chat"] == {"current": "1"}
+    (run,) = state.runs.values()
+    deployment = publication.newest_bundle("tiny", "chat")[1]
+    assert run["metrics"]["certified_rate_rps"] == deployment.certified_rate_rps
+    assert run["metrics"]["gain_low"] == deployment.gain.low
+    assert run["params"]["flag.max_num_seqs"] == str(deployment.flags["max_num_seqs"])
+    names = {name.partition("/artifacts/")[2] for name in state.files}
+    assert names >= {"report.html", "deployment.json", "vllm.yaml", "figures/four_arms.svg"}
+    assert f"see {url}/#/experiments/1/runs/run0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("alias", ["latest", "v2", "a.b"])
+def test_an_alias_that_mlflow_refuses_is_refused_where_it_stands(bucket, alias):
+    text = f"name: bad\nto: {PLACE}\nmlflow: m\nalias: {alias}\n"
+    (settings().recipes / "publish" / "bad.yaml").write_text(text)
+    with pytest.raises(SpecError, match="neither `latest` nor a version"):
+        run_publish("tiny", "chat", "bad")
 
 
 def test_an_engine_without_an_image_has_its_file_in_the_bundle_too(bucket, monkeypatch):

@@ -473,6 +473,8 @@ def test_tuning_has_paid_for_itself_when_the_cards_saved_make_up_for_those_held(
         # Of another SLO and of another model.
         ("5", "tuned_config", "qwen@1|int_w8a8@batch@h100", 100, 1),
         ("6", "tuned_config", "qwen@2|int_w8a8@chat@h100", 100, 1),
+        # What was measured again after it was found.
+        ("7", "recertified_config", "qwen@1|chat", 100, 1),
     ):
         more = {"asset": asset, "partition": partition, "cards": cards}
         held(history, lease, 0.0, hours * hour, **more)
@@ -494,6 +496,30 @@ def test_tuning_without_a_price_or_a_proven_gain_says_so(history, rows):
     (row,) = ask(history, "SELECT * FROM deployment_costs").to_dict("records")
     assert row["payback_hours"] == pytest.approx(10.0)
     assert [str(row[name]) for name in ("cost", "payback_hours_at_most")] == ["nan", "nan"]
+
+
+def test_card_time_is_that_of_whoever_owns_the_model_now(history, rows):
+    hour = 3600.0
+    made = {"asset": "base_model", "content_key": "k"}
+    for day, (model, owner) in enumerate(
+        (("qwen@1", "old"), ("qwen@2", "search"), ("llama@1", "search"), ("tiny@1", None))
+    ):
+        named = {"partition": model, "model": model, "owner": owner, "materialized_at": day}
+        history.append("materializations", [{**made, **named}])
+    for lease, asset, partition, pool, hours in (
+        ("1", "tuned_config", "qwen@1|a@chat@h100", "h100", 2),
+        ("2", "recertified_config", "qwen@2|chat", "h100", 1),
+        ("3", "eval_scores", "llama@1|a", "h100", 3),
+        ("4", "eval_scores", "tiny@1|a", "local", 4),
+    ):
+        held(history, lease, 0.0, hours * hour, asset=asset, partition=partition, pool=pool)
+    offers = [{"pool": "h100", "price_per_hour": 3.0}]
+    rows.add("deployments", slo="chat", status="feasible", gpus=1, pools=offers)
+    found = ask(history, "SELECT owner, models, card_hours, cost FROM team_costs ORDER BY models")
+    assert values(found, "owner") == [None, "search"]
+    assert list(found["models"]) == [1, 2]
+    assert list(found["card_hours"]) == [4.0, 6.0]
+    assert values(found, "cost") == [None, 18.0]
 
 
 def test_two_machines_with_a_pool_of_one_name_are_two_cards(history):

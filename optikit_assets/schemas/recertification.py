@@ -1,0 +1,63 @@
+"""What re-certification found: whether a shipped configuration is as fast as it was."""
+
+from typing import Literal
+
+from pydantic import AwareDatetime, Field
+
+from optikit_assets.schemas.base import Result
+from optikit_assets.schemas.document import Document
+
+RecertificationVerdict = Literal["holds", "regressed", "improved", "unresolved"]
+Against = Literal["engine", "record"]
+
+
+class RateRatio(Result):
+    """Highest rate now over the one of then, with its interval."""
+
+    estimate: float
+    low: float
+    high: float
+    rounds: int = Field(description="In which both were read.")
+
+
+class Recertification(Result):
+    """Content of ``recertification.json``."""
+
+    verdict: RecertificationVerdict
+    against: Against = Field(
+        description="What it was compared with: the engine that it was certified on, served in "
+        "turn with the one of now, or what was written down when it was certified."
+    )
+    ratio: RateRatio | None = Field(
+        default=None, description="Null: there are no two rounds that read both."
+    )
+    confidence: float = 0.95
+    tolerance: float = Field(description="Of the SLO: smaller changes are none.")
+    held_rps: float | None = Field(
+        default=None, description="Highest rate that all probes of now vouch for together."
+    )
+    rounds: int = 0
+    server_starts: int = 0
+    load_seconds: float = 0.0
+    stopped_by: str = ""
+    summary: str
+
+
+class RecertifiedDeployment(Result):
+    """Of which bundle it was found, on what."""
+
+    model: str = Field(description="``NAME@VERSION``.")
+    slo: str
+    bundle_key: str
+    recipe: str | None
+    certified_rate_rps: float
+    accelerator: str
+    certified_versions: dict[str, str]
+    versions: dict[str, str]
+    found: Recertification
+    created_at: AwareDatetime
+
+
+RECERTIFICATION_FILE: Document[RecertifiedDeployment] = Document(
+    "recertification.json", RecertifiedDeployment, version=1
+)

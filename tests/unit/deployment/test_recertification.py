@@ -1,0 +1,168 @@
+"""Re-certification of the model engine in virtual time, and of servers that say what they are told.
+
+The model's highest rate is known, so a loss of speed has a right answer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from optikit_assets.benchmarker import near_search, read_probes
+from optikit_assets.deployment import Held, Limits, RecordedServers, Served, recertify
+from optikit_assets.deployment.race import round_seed
+from optikit_assets.errors import StorageError
+from optikit_assets.schemas import (
+    ArmCertificate,
+    ArmMeasurement,
+    Certification,
+    ProbeResult,
+)
+from optikit_assets.schemas.certification import RoundReading
+from tests.servers.engine_model import Shape
+from tests.servers.shapes import CASES
+from tests.servers.virtual import virtual_benchmark
+from tests.unit.deployment.samples import LIMITS, Servers, arm
+
+CASE = next(case for case in CASES if case.name == "light_tail")
+SLO = CASE.slo.model_copy(
+    update={
+        "budget": CASE.slo.budget.model_copy(
+            update={
+                "tolerance": 0.1, "min_probe_seconds": 6.0, "max_probe_seconds": 20.0,
+                "min_probe_requests": 40, "warmup_requests": 4, "closed_loop_requests": 8,
+                "max_probes": 10, "max_load_seconds": 110.0,
+            }
+        )
+    }
+)  # fmt: skip
+# Each token takes 30 % longer.
+SLOWER = replace(CASE.shape, token_s=1.3 * CASE.shape.token_s)
+RACE = Limits(tolerance=0.1, max_rounds=4, max_load_seconds=3000.0)
+RATE = 27.0
+
+
+class Engine:
+    """Fresh servers of a model engine; ``start`` sets one start apart from the next."""
+
+    def __init__(self, shape: Shape, start: int) -> None:
+        self.shape, self.start, self.arrivals = shape, start, list[int]()
+
+    def search(self, arm: ArmMeasurement, start_rps: float, seed: int) -> Served:
+        self.arrivals.append(seed)
+        slo = near_search(SLO)
+        found = virtual_benchmark(self.shape, slo, seed + self.start, initial_rate_rps=start_rps)
+        probes = tuple(probe for probe in found.probes if probe.kind == "open")
+        reading = read_probes(probes, slo)
+        return Served(probes, reading.limit_rps, reading.log_sd, found.load_seconds)
+
+    def confirm(self, arm: ArmMeasurement, rates_rps: tuple[float, ...], seed: int) -> Served:
+        raise AssertionError("nothing is confirmed")
+
+    def pool(self, probes: Sequence[ProbeResult]) -> Held | None:
+        found = read_probes(probes, SLO)
+        held = None if found.held is None else found.held_rps
+        return None if held is None else Held(held, found.held or 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "verdict"), [(CASE.shape, "holds"), (SLOWER, "regressed")], ids=["same", "slower"]
+)
+def test_five_of_five_say_what_is_true_of_an_engine(shape: Shape, verdict: str) -> None:
+    found = [
+        recertify(arm("a", RATE), Engine(shape, 1000), Engine(CASE.shape, 0), seed=s, limits=RACE)
+        for s in range(5)
+    ]
+    assert [one.verdict for one in found] == 5 * [verdict]
+    assert {one.against for one in found} == {"engine"}
+    truth = 1.0 if shape is CASE.shape else None
+    for one in found:
+        assert one.held_rps is not None
+        assert truth is None or one.ratio.low < truth < one.ratio.high
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "verdict"), [(CASE.shape, "holds"), (SLOWER, "regressed")], ids=["same", "slower"]
+)
+def test_the_record_of_a_certification_says_so_too(shape: Shape, verdict: str) -> None:
+    found = []
+    for seed in range(2):
+        certified = Engine(CASE.shape, 0)
+        rounds = [certified.search(arm("a"), RATE, round_seed(seed, n)) for n in range(1, 5)]
+        then = RecordedServers.of(certification(rounds), seed)
+        now = Engine(shape, 1000)
+        found.append(recertify(arm("a", RATE), now, then, seed=seed, limits=RACE))
+        assert set(now.arrivals) <= set(certified.arrivals)
+    assert [one.verdict for one in found] == 2 * [verdict]
+    assert {one.against for one in found} == {"record"}
+
+
+def certification(rounds: Sequence[Served]) -> Certification:
+    winner = arm("a", RATE)
+    kept = ArmCertificate(
+        recipe="a", tuned=False, gpus=1, evidence="confirmed", claimed_rps=RATE, rate_rps=RATE,
+        rounds=tuple(
+            RoundReading(
+                round=number, limit_rps=found.limit_rps, log_sd=found.log_sd, load_seconds=1.0
+            )
+            for number, found in enumerate(rounds, start=1)
+        ),
+    )  # fmt: skip
+    return Certification(status="certified", candidate=winner, arms=(kept,))
+
+
+A = "a, engine defaults"
+
+
+def against(now: float, then: float, **how):
+    return recertify(
+        arm("a", then), Servers({A: now}, **how), Servers({A: then}), seed=7, limits=LIMITS
+    )
+
+
+def test_a_faster_engine_improved_and_a_little_slower_one_holds():
+    assert against(6.5, 5.0).verdict == "improved"
+    little = against(4.9, 5.0)
+    assert little.verdict == "holds"
+    assert little.ratio.estimate == pytest.approx(0.98)
+    assert "holds: 0.98 times the rate it had" in little.summary
+
+
+def test_rounds_that_scatter_are_no_verdict():
+    found = against(5.0, 5.0, limits={A: [0.6, 1.5, 0.7, 1.4, 0.6, 1.5]})
+    assert found.verdict == "unresolved"
+    assert found.stopped_by == "rounds"
+
+
+def test_a_configuration_that_the_new_engine_does_not_start_regressed():
+    found = against(5.0, 5.0, broken={A: "the server exited: unknown flag"})
+    assert found.verdict == "regressed"
+    assert found.ratio is None
+    assert found.summary.endswith("no server of it any more (the server exited: unknown flag).")
+
+
+def test_an_old_engine_without_a_server_says_nothing_of_the_new_one():
+    broken = Servers({}, broken={A: "no such file"})
+    found = recertify(arm("a", 5.0), Servers({A: 5.0}), broken, seed=7, limits=LIMITS)
+    assert found.verdict == "unresolved"
+
+
+def test_a_fault_of_the_machine_is_no_verdict():
+    class Full(Servers):
+        def search(self, arm, start_rps, seed):
+            raise StorageError("no space left on device")
+
+    with pytest.raises(StorageError, match="no space left"):
+        recertify(arm("a", 5.0), Full({}), Servers({A: 5.0}), seed=7, limits=LIMITS)
+
+
+def test_a_record_without_rounds_or_with_one_is_not_compared():
+    for count in (0, 1):
+        rounds = [Served(limit_rps=5.0, log_sd=0.02)] * count
+        now = Servers({A: 5.0})
+        found = recertify(
+            arm("a", 5.0), now, RecordedServers.of(certification(rounds), 7), seed=7, limits=LIMITS
+        )
+        assert (found.verdict, len(now.searches)) == ("unresolved", count)
