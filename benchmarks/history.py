@@ -7,8 +7,9 @@ for.
 - *Questions*: every query of the README's section on the history, the median of five.
 - *Drains*: 10,000 more probes each, with and without a reader that keeps its connection; how long
   they take, and how many bytes they write.
-- *At once*: 8 processes that append and drain, and 4 that ask, one of which keeps its connection
-  throughout. Then the same writers without readers. Every row has to be there once.
+- *At once*: 8 processes that append and drain, and 4 that read: three ask ten times a second, one
+  keeps its connection throughout. Then the same writers without readers. Every row has to be there
+  once.
 
 The exit code is 1 if a row is lost, doubled or changed, if anybody got an error, if a reader that
 keeps its connection sees anything else than at first, or if a limit (`LIMIT_S`) is missed;
@@ -32,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tables import markdown, write_section
-from optikit_assets.history import History
+from optikit_assets.history import History, schema
 from optikit_assets.locations import REPOSITORY
 
 PROBES = 1_000_000
@@ -44,6 +45,7 @@ _RECIPES = ("baseline", "fp8_dynamic", "int_w4a16", "int_w8a8")
 _SLOS = ("chat", "longform")
 _BATCH = 100_000
 _TIMES = 5
+_PAUSE_S = 0.1
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 _DOC = REPOSITORY / "docs" / "history.md"
 
@@ -235,6 +237,7 @@ def drain_more(history: History, label: str) -> dict[str, str]:
 
 def _write(root: Path, writer: int, start: Event, results: Any) -> None:
     history = History(root)
+    schema.tables()  # what a process looks at once
     start.wait()
     appends, drains = [], []
     try:
@@ -261,6 +264,7 @@ def _read(root: Path, start: Event, end: Event, results: Any) -> None:
             if found < seen:
                 raise AssertionError(f"saw {found} rows after {seen}")
             seen, answers = found, answers + 1
+            end.wait(_PAUSE_S)
     except Exception as caught:
         error = f"{type(caught).__name__}: {caught}"
     results.put((answers, error))
