@@ -10,14 +10,18 @@ import dagster as dg
 from optikit_assets.engines import Hardware
 from optikit_assets.errors import AcceleratorError
 from optikit_assets.execution import Executor, Lease, OnRecord, Origin, Pools, ignore
+from optikit_assets.execution.pace import Pace
 from optikit_assets.graph import pool_name
 from optikit_assets.settings import settings
 from optikit_assets.specs import LOCAL
-from optikit_assets.workers.messages import Message, Record
+from optikit_assets.workers.messages import PROGRESS, Message, Record
 
 ResultT = TypeVar("ResultT", bound=Message)
 Listener = Callable[[str, Record], object]
 """Told of every record that a worker streams, beside the stage itself: for progress lines."""
+
+
+Context = dg.AssetExecutionContext | dg.OpExecutionContext
 
 
 def nobody(worker: str, record: Record) -> None:
@@ -42,9 +46,31 @@ class PoolRunner:
         """Of the nodes that execute."""
         return self.pools.hardware(self.name)
 
+    def say(
+        self, context: Context, pace: Pace, text: str, done: int, total: int, worker: str = ""
+    ) -> None:
+        """Tell people how far a stage is, with an estimate: the event log, and whoever listens.
+
+        Parameters
+        ----------
+        pace
+            Of this stage, or of this worker.
+        text
+            What has just ended or begins.
+        done, total
+            Parts.
+        worker
+            Whose word it is; the stage's own otherwise.
+        """
+        log: logging.Logger = context.log
+        said = "; ".join(filter(None, (text, pace.left(done, total))))
+        log.info(said)
+        payload = {"done": done, "total": total, "text": said}
+        self.listener(worker, Record(kind=PROGRESS, payload=payload))
+
     def run(
         self,
-        context: dg.AssetExecutionContext | dg.OpExecutionContext,
+        context: Context,
         worker: str,
         request: Message,
         result_model: type[ResultT],
@@ -64,8 +90,15 @@ class PoolRunner:
                 "planned for; an executor has nodes of one kind"
             )
 
+        pace = Pace()
+
         def tell(record: Record) -> None:
-            self.listener(worker, record)
+            if record.kind == PROGRESS:
+                told = record.payload
+                parts = told.get("done", 0), told.get("total", 1)
+                self.say(context, pace, told.get("text", "it goes on"), *parts, worker)
+            else:
+                self.listener(worker, record)
             on_record(record)
 
         log: logging.Logger = context.log

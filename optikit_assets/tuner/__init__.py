@@ -6,6 +6,7 @@ from optikit_assets.tuner.economy import margin, worth_rps
 from optikit_assets.tuner.objective import LAMBDA, fitness, slo_penalty
 from optikit_assets.tuner.search_space import build, check
 from optikit_assets.tuner.study import run_study
+from optikit_assets.tuner.telling import tell
 from optikit_assets.tuner.trial_result import TrialResult, result_of_benchmark
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "result_of_benchmark",
     "run_study",
     "slo_penalty",
+    "tell",
     "trials_at_once",
     "worth_rps",
 ]

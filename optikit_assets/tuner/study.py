@@ -36,6 +36,7 @@ from optikit_assets.tuner.importance import parameter_importance
 from optikit_assets.tuner.journal import DEFAULT, TrialRecord, open_journal
 from optikit_assets.tuner.proposals import Proposal, Proposals
 from optikit_assets.tuner.search_space import BoundedSpace, build
+from optikit_assets.tuner.telling import OnTrial, nobody
 from optikit_assets.tuner.trial_result import TrialResult
 
 Evaluate = Callable[[int, Flags, float | None], TrialResult]
@@ -73,7 +74,7 @@ def run_study(
     made_up_prompts: bool = False,
     default_outcome: TrialResult | None = None,
     priors: Sequence[Flags] = (),
-    on_trial: Callable[[Trial], object] | None = None,
+    on_trial: OnTrial = nobody,
     at_once: int = 1,
     stop: threading.Event | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -107,7 +108,7 @@ def run_study(
         Configurations to measure first, e.g. those that won earlier studies; only read when the
         study begins.
     on_trial
-        Called with each trial that finishes now.
+        Called with each trial that finishes now, and with all that are finished.
     at_once
         How many servers are measured at the same time; with more than one, `evaluate` and
         `explore` are called in threads.
@@ -170,7 +171,7 @@ class _Session:
         proposals: Proposals,
         evaluate: Evaluate,
         explore: Explore | None,
-        on_trial: Callable[[Trial], object] | None,
+        on_trial: OnTrial,
         now: Callable[[], datetime],
     ) -> None:
         self._study = study
@@ -179,7 +180,7 @@ class _Session:
         self._proposals = proposals
         self._evaluate = evaluate
         self._explore = explore
-        self._announce: Callable[[Trial], object] = on_trial or (lambda _: None)
+        self._announce = on_trial
         self._now = now
         self._trials: dict[int, Trial] = {}
         # Which may have taken the process down again and again, and run alone.
@@ -245,7 +246,7 @@ class _Session:
             trial = outcome.as_trial(DEFAULT_TRIAL, {}, started_at, self._now().isoformat())
             self._study.set_user_attr(DEFAULT, trial.model_dump(mode="json"))
             self._remember(trial)
-            self._announce(trial)
+            self._announce(trial, self._trials.values())
         point = self._bounded.default_point()
         told = any(
             record.number == DEFAULT_TRIAL
@@ -391,7 +392,7 @@ class _Session:
         record.model_copy(update={"trial": trial}).note_in(asked)
         self._proposals.tell(asked, trial)
         self._remember(trial)
-        self._announce(trial)
+        self._announce(trial, self._trials.values())
 
     def _remember(self, trial: Trial) -> None:
         self._trials[trial.number] = trial

@@ -22,6 +22,9 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+PROGRESS = "progress"
+"""Kind of a `Record` that says how far a worker is."""
+
 BASELINE_TRIAL = -1
 """Number of the baseline among the candidates of another recipe."""
 

@@ -7,6 +7,8 @@ import pytest
 
 from optikit_assets.errors import AcceleratorError
 from optikit_assets.execution import Lease, Pools
+from optikit_assets.execution.pace import Pace
+from optikit_assets.headless.driver import describe_record
 from optikit_assets.specs import PoolSpec
 from optikit_assets.workers.messages import Record
 from resources import StageRunnerResource
@@ -44,6 +46,29 @@ def test_a_worker_is_known_by_its_asset_and_heard_by_the_stage_and_a_listener(
     assert known == ("compress", "work", "tiny@1", result.run_id)
     assert heard == [("compress", 1), ("compress", 2)]
     assert trials(records) == [1, 2]
+
+
+def test_progress_is_told_with_an_estimate(tmp_path: Path) -> None:
+    heard: list[Record] = []
+
+    @dg.asset
+    def work(context: dg.AssetExecutionContext, runner: StageRunnerResource) -> None:
+        seconds = iter((0.0, 60.0))
+        pace = Pace(lambda: next(seconds))
+        here = runner.on(None)
+        here.say(context, pace, "trial 0 begins", 0, 3)
+        here.say(context, pace, "trial 1 begins", 1, 3, "compress")
+
+    runner = StageRunnerResource.over(
+        lambda: pools(tmp_path), lambda worker, record: heard.append(record)
+    )
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize([work], resources={"runner": runner}, instance=instance)
+        logged = [entry.user_message for entry in instance.all_logs(result.run_id)]
+    said = ["trial 0 begins", "trial 1 begins; about 2 min left"]
+    assert [describe_record(record) for record in heard] == said
+    assert [text for text in logged if text.startswith("trial ")] == said
+    assert heard[1].payload == {"done": 1, "total": 3, "text": said[1]}
 
 
 def pools(home: Path) -> Pools:

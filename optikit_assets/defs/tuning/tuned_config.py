@@ -1,5 +1,6 @@
 """Stage 5: Bayesian search of engine flags for the highest SLO-compliant rate per GPU."""
 
+from collections.abc import Collection
 from typing import Any
 
 import dagster as dg
@@ -20,6 +21,7 @@ from optikit_assets.deployment import tuning_plots
 from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.engines import Flags
 from optikit_assets.errors import ModelError
+from optikit_assets.execution.pace import Pace
 from optikit_assets.graph import FAILED
 from optikit_assets.history import RowsByTable, earlier_winners
 from optikit_assets.model_files import read_config
@@ -32,7 +34,7 @@ from optikit_assets.schemas import (
 )
 from optikit_assets.settings import settings
 from optikit_assets.specs import SloSpec
-from optikit_assets.tuner import run_study
+from optikit_assets.tuner import run_study, tell
 from resources import (
     ArtifactStoreResource,
     HistoryResource,
@@ -88,6 +90,12 @@ def _tune(partition: Partition, recipe: str, slo: SloSpec) -> Artifact | None:
 
     space = partition.catalog.search_space(slo.search_space)
     measuring = Measuring(partition, slo, candidate, space)
+    pace = Pace()
+
+    def told(trial: Trial, finished: Collection[Trial]) -> None:
+        text = tell(trial, finished, space.trials)
+        partition.runner.say(partition.context, pace, text, len(finished), space.trials)
+
     result = run_study(
         storage=settings().studies / f"{partition.key}.journal",
         study_name=partition.key,
@@ -102,9 +110,7 @@ def _tune(partition: Partition, recipe: str, slo: SloSpec) -> Artifact | None:
         made_up_prompts=slo.workload.prompts is None,
         default_outcome=(trial_result(default, slo) if default and default.artifact else None),
         priors=_priors(partition, recipe, slo) if space.economy.priors else (),
-        on_trial=lambda trial: partition.context.log.info(
-            f"trial {trial.number}: {trial.status} {trial.flags}"
-        ),
+        on_trial=told,
         at_once=measuring.at_once,
         stop=measuring.stop,
     )

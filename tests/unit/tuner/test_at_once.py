@@ -57,7 +57,7 @@ def test_a_trial_is_asked_for_as_soon_as_another_one_ends(study: Study) -> None:
         return rate(flags)
 
     ended: list[int] = []
-    result = study(evaluate, on_trial=lambda trial: ended.append(trial.number))
+    result = study(evaluate, on_trial=lambda trial, _: ended.append(trial.number))
     assert ended[:4] == [0, 2, 3, 4]
     assert [trial.number for trial in result.trials] == list(range(6))
     assert len({str(trial.flags) for trial in result.trials}) == 6

@@ -254,12 +254,18 @@ def test_no_trial_starts_after_the_time_limit(study, space_of):
 
 
 def test_finished_trials_are_announced_once(study, space_of):
-    announced = []
+    announced, counts = [], []
+
+    def hear(trial, finished):
+        announced.append(trial)
+        counts.append(len(finished))
+
     space = space_of(SEQS, trials=5, startup_trials=2)
-    result = study(space, peak_at_32, on_trial=announced.append)
+    result = study(space, peak_at_32, on_trial=hear)
     assert tuple(announced) == result.trials
-    study(space, peak_at_32, on_trial=announced.append)
+    study(space, peak_at_32, on_trial=hear)
     assert len(announced) == 5
+    assert counts == [1, 2, 3, 4, 5]
 
 
 def test_equal_seeds_propose_equal_trials_and_other_seeds_others(tmp_path, cpu, space_of):
