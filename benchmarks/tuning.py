@@ -23,6 +23,7 @@ import numpy as np
 
 from benchmarks.rate_search import bisection
 from benchmarks.tables import markdown, write_section
+from optikit_assets.benchmarker import near_search
 from optikit_assets.engines import Flags
 from optikit_assets.schemas import StudyResult, Trial
 from optikit_assets.specs import SearchSpaceSpec
@@ -59,11 +60,12 @@ class Arm:
     sampler: str = "tpe"
 
 
-_NONE: dict[str, Any] = {"priors": False, "rejection": False, "per_server": 1}
+_NONE: dict[str, Any] = {"priors": False, "rejection": False, "surrogate": False, "per_server": 1}
 ARMS = (
     Arm("ours"),
     Arm("without priors", {"priors": False}),
     Arm("without rejection", {"rejection": False}),
+    Arm("without model", {"surrogate": False}),
     Arm("without retuning", {"per_server": 1}),
     Arm("without shared caches", shared_caches=False),
     Arm("without any", _NONE, shared_caches=False),
@@ -147,7 +149,7 @@ class Servers:
         near = self._arm.search == "pooled"
         found = virtual_benchmark(
             truth.shape,
-            self.slo,
+            near_search(self.slo) if retuned else self.slo,
             seed,
             gpus=gpus,
             initial_rate_rps=best_rps if near else None,

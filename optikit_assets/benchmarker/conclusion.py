@@ -1,6 +1,6 @@
 """From probes to what a search may know, and from a search to the result of a benchmark."""
 
-from optikit_assets.benchmarker.crossing import LateShare
+from optikit_assets.benchmarker.crossing import FAR, LateShare, below
 from optikit_assets.benchmarker.ladder import OPEN_SHARE
 from optikit_assets.benchmarker.rate_search import Finding, SearchResult
 from optikit_assets.benchmarker.session import Session
@@ -121,14 +121,12 @@ def with_search(session: Session, search: SearchResult, gpus: int) -> CompletedB
 def _beaten(session: Session, search: SearchResult, gpus: int) -> CompletedBenchmark:
     """Return the result of a benchmark that was dropped: no rate is certified.
 
-    An overloaded server completes what it can. Where no crossing is known, what a closed loop's
-    throughput is worth of that estimates the limit; it is never above a rate that failed for sure.
+    Where no crossing is known, each probe that did not hold says how far above the limit its rate
+    was, and the least says it; that is never above a rate that failed for sure.
     """
-    opened = [p for p in session.probes if p.kind == "open" and p.verdict != "invalid"]
-    kept_pace = [p.completion_rate_rps for p in opened if p.completion_rate_rps > 0 and not p.met]
     reason = _why_it_ended(session, search)
-    known = search.estimate_rps or OPEN_SHARE * min(kept_pace, default=0.0)
-    bounds = [rate for rate in (known, search.lowest_fail_rps) if rate]
+    known = [search.estimate_rps] if search.estimate_rps else _behind(session)
+    bounds = [rate for rate in (*known, search.lowest_fail_rps) if rate]
     return CompletedBenchmark(
         status="dropped",
         certified_rate_rps=0.0,
@@ -146,6 +144,26 @@ def _beaten(session: Session, search: SearchResult, gpus: int) -> CompletedBench
     )
 
 
+def _behind(session: Session) -> list[float]:
+    """Return the limits that rates above it suggest, one by one.
+
+    A server of which every request is late completes what it can; what a closed loop's throughput
+    is worth of that is its limit. Those of the warm-up alone are fewer, as it began empty.
+    """
+    limits: list[float] = []
+    for probe, completed_rps in zip(session.probes, session.completed_rps, strict=True):
+        if probe.kind == "closed" or probe.verdict == "invalid" or probe.met:
+            continue
+        for objective in session.slo.objectives:
+            late = probe.miss_share.get(objective.label, 0.0)
+            allowed = 1.0 - objective.percentile / 100.0
+            if late >= FAR and completed_rps:
+                limits.append(max(OPEN_SHARE * probe.completion_rate_rps, completed_rps))
+            elif late > allowed:
+                limits.append(below(probe.achieved_rate_rps, late, allowed))
+    return limits
+
+
 def _interval(search: SearchResult, certified_rps: float) -> tuple[float, float | None]:
     low = certified_rps if search.low_rps is None else search.low_rps
     if search.best is not None:
@@ -161,7 +179,7 @@ def _why_it_ended(session: Session, search: SearchResult) -> str:
         "probes": f"the SLO's max_probes ({budget.max_probes}) are spent",
         "seconds": f"the SLO's max_load_seconds ({budget.max_load_seconds:g}) are spent",
         "client": f"no rate above could be measured, and the limit may be higher ({invalid})",
-        "beaten": "dropped: certain not to do better than the best so far",
+        "beaten": "dropped: not likely to do better than the best so far",
         "hopeless": "the backlog grew at rates far apart, even at a light load",
         "floor": (
             f"nothing held down to {session.floor_rps:.3g} req/s, the lowest rate that the SLO's "

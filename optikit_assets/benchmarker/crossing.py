@@ -44,6 +44,10 @@ _PRIOR_PROBES = 2.0
 # Past its limit a queue grows for as long as the probe lasts, and the share late with it: that
 # says that the rate is too high, but not by how much.
 _OVERLOADED = 10.0
+# Of the curves of servers whose truth is known most have slopes from 4 to 16 near their crossing.
+_USUAL_SLOPE = 8.0
+FAR = 0.98
+"""From such a share on a probe was too far above the limit to say how far."""
 _TINY = 1e-9
 _LEAST_VARIANCE = 0.005
 
@@ -71,6 +75,15 @@ class LateShare:
     requests: int
     effective: float
     allowed: float
+
+
+def below(rate_rps: float, late: float, allowed: float) -> float:
+    """Return the rate at which a share late that is too large would be allowed, roughly.
+
+    On a curve of a usual slope, from what a single probe says.
+    """
+    steps = special.logit(min(late, FAR)) - special.logit(allowed)
+    return rate_rps * float(np.exp(-steps / _USUAL_SLOPE))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ lower bound never rises. Here:
    crossing is known, its probe must have passed by itself. The search ends when the certified rate
    is within the tolerance of the estimate, or of the lowest rate that failed, or when the budget is
    spent. Where only a limit above a given rate is of interest, it also ends as soon as the limit is
-   certain to be lower.
+   likely to be lower.
 """
 
 import math
@@ -31,6 +31,8 @@ _STEP = 2.0
 # An invalid probe says nothing about the rate, so it is repeated; twice is no accident.
 _ATTEMPTS_IF_INVALID = 2
 _CONFIDENCE = 0.95
+# A limit so unlikely to be above the rate that it is worth finding for is not sought any longer.
+_HARDLY = 0.2
 # Of a normal distribution so much lies more than one standard deviation below the middle.
 _SIGMA_LOW = 0.1587
 # Where to certify: so likely is the crossing to lie below.
@@ -256,7 +258,7 @@ def search_rate(
     hopeless
         Asked while no rate has held, whether the probes so far say that none will.
     worth_rps
-        End as soon as the limit is certain not to be above this rate.
+        End as soon as the limit is not likely to be above this rate.
     tolerance
         End when the certified rate is within this factor minus one of the estimated limit.
     max_probes
@@ -323,12 +325,12 @@ def _next_rate(state: _State, low: float, high: float, tolerance: float) -> floa
 
 
 def _beaten(state: _State, worth_rps: float) -> bool:
-    """Return whether the limit is certain not to be above a rate."""
+    """Return whether the limit is hardly above a rate, or certainly not."""
     fail = state.fail_rps
     if fail is not None and fail <= worth_rps * (1.0 + _SAME):
         return True
     crossing = state.crossing
-    return crossing is not None and crossing.probability_above(worth_rps) <= 1.0 - _CONFIDENCE
+    return crossing is not None and crossing.probability_above(worth_rps) <= _HARDLY
 
 
 def _ending(state: _State, high: float, tolerance: float) -> str:

@@ -19,6 +19,7 @@ from optikit_assets.benchmarker.printed_search import search_as_printed
 from optikit_assets.benchmarker.priority import prompt_thread
 from optikit_assets.benchmarker.process_pool import ProcessPool
 from optikit_assets.benchmarker.rate_search import SearchResult, search_rate
+from optikit_assets.benchmarker.reading import near_search
 from optikit_assets.benchmarker.session import Session
 from optikit_assets.engines.requests import USUAL, Requests
 from optikit_assets.schemas import CompletedBenchmark, ProbeResult
@@ -61,7 +62,8 @@ def run_benchmark(
     initial_rate_rps
         Where to begin, e.g. the certified rate of a similar configuration.
     worth_rps
-        Drop it as soon as its limit is certain not to be above this rate; 0: never.
+        Drop it as soon as its limit is not likely to be above this rate; 0: never. With an
+        `initial_rate_rps` there is no closed-loop probe then, and few others (`near_search`).
     requests_file
         Receives the timeline of every request (JSON Lines; ``.gz``: compressed).
     on_probe, on_progress
@@ -132,10 +134,14 @@ def benchmark_target(
     Every wait and every time is the event loop's of `runner`. Its clock need not be the wall's as
     long as there is no `pool` of processes. Other parameters as in `run_benchmark`.
     """
+    # What only has to beat a rate shows at that rate whether it can.
+    rejecting = bool(worth_rps and initial_rate_rps) and slo.budget.strategy != "paper"
+    slo = near_search(slo) if rejecting else slo
     session = Session(target, slo, seed, requests_file, on_probe, on_progress, pool)
-    closed = runner.run(session.closed_probe())
-    if closed.verdict in ("fail", "invalid"):
-        return without_search(session, closed, gpus)
+    if not rejecting:
+        closed = runner.run(session.closed_probe())
+        if closed.verdict in ("fail", "invalid"):
+            return without_search(session, closed, gpus)
     if slo.budget.strategy == "paper":
         return with_search(session, _as_printed(session, runner), gpus)
     start_rps, near = (initial_rate_rps, True) if initial_rate_rps else runner.run(session.start())

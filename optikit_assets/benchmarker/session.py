@@ -73,6 +73,8 @@ class Session:
         self.slo = slo
         self.seed = seed
         self.probes: list[ProbeResult] = []
+        self.completed_rps: list[float] = []
+        """Completions per second of every probe, those of its warm-up included."""
         self.ladder: list[Rung] = []
         self._requests_file = requests_file
         self._on_probe = on_probe
@@ -217,6 +219,8 @@ class Session:
 
     def _keep(self, outcome: ProbeOutcome) -> ProbeResult:
         self.probes.append(outcome.result)
+        finished = sum(record.ok for record in outcome.records)
+        self.completed_rps.append(finished / max(outcome.result.duration_s, 1e-9))
         self._record(outcome.records)
         if self._on_probe is not None:
             self._on_probe(outcome.result)

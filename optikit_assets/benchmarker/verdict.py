@@ -280,7 +280,9 @@ def _failure(
         overwhelmed = gross and window_s >= _EARLY_SECONDS
         if not early or (overwhelmed and _still_missing(sample, state.objective)):
             return state.text()
-    believed_s = rules.min_seconds / 2.0 if gross else rules.min_seconds
+    # Nor can it be seen that there is none, unless the backlog is large.
+    settled_s = min(_LATENCIES_PER_WINDOW * _typical_latency_s(sample), rules.max_seconds)
+    believed_s = rules.min_seconds / 2.0 if gross else max(rules.min_seconds, settled_s)
     return behind if window_s >= believed_s else ""
 
 

@@ -137,8 +137,8 @@ _DECLARED = (
     Declaration(
         TUNED_CONFIG,
         ("model", "scenario"),
-        "Engine flags with the highest SLO-compliant rate per GPU, found by TPE; trial 0 is the "
-        "engine's default (paper section 4.4, eq. 2).",
+        "Engine flags with the highest SLO-compliant rate per GPU, drawn from a model; trial 0 is "
+        "the engine's default (paper section 4.4, eq. 2).",
         needs=(BENCHMARK_SWEEP, EVAL_SCORES, SCENARIO_SPEC, ENGINE_SPEC, SERVING_RUNTIME),
         code_version="3",
     ),

@@ -63,7 +63,7 @@ class CompletedBenchmark(_Benchmark):
     vouch for, 0.0 if there is none. ``rate_ci_rps`` holds the true highest rate with confidence
     0.95; its upper end is None if nothing bounded it within the budget. ``never_steady``: at every
     rate answers took longer and longer, although no objective was missed for it. ``dropped``: its
-    limit is certain not to be above what it was compared with.
+    limit is not likely to be above what it was compared with.
     """
 
     kind: Literal["completed"] = "completed"

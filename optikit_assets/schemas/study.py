@@ -20,7 +20,7 @@ class Trial(Result):
     """A finished trial of a study.
 
     ``feasible``: the SLO holds at `rate_rps`. ``infeasible``: it was measured and no rate complies.
-    ``dropped``: it was measured until it was certain not to do better than the best so far.
+    ``dropped``: it was measured until it was not likely to do better than the best so far.
     ``failed``: it could not be measured. Times are ISO 8601 in UTC.
     """
 
@@ -32,7 +32,8 @@ class Trial(Result):
     fitness: float | None = Field(default=None, description="Unset where nothing was measured.")
     rate_rps: float = Field(default=0.0, description="Highest SLO-compliant rate.")
     estimate_rps: float | None = Field(
-        default=None, description="Of a dropped trial: where the SLO is expected to be missed."
+        default=None,
+        description="Of a trial without a rate: where the SLO is expected to be missed.",
     )
     gpus: int = 1
     retuned: bool = Field(

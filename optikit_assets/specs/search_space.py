@@ -99,7 +99,11 @@ class Economy(SpecModel):
     rejection: bool = Field(
         default=True,
         description="Begin each trial at the best rate so far, and drop it as soon as it is "
-        "certain not to do better.",
+        "not likely to do better.",
+    )
+    surrogate: bool = Field(
+        default=True,
+        description="Draw from a model of what each flag does to the rate instead of from TPE.",
     )
     per_server: int = Field(
         default=4,
@@ -150,6 +154,8 @@ class SearchSpaceSpec(Spec):
             del content["engine"]
         if not self.constraints:
             del content["constraints"]
+        if self.economy.surrogate:
+            del content["economy"]["surrogate"]
         if self.economy == Economy():
             del content["economy"]
         for domain in content["parameters"].values():

@@ -87,11 +87,17 @@ class BoundedSpace:
 
     def flags_of(self, point: Point) -> Flags:
         """Return the flags of a point: what applies and is set, repaired."""
+        return self.repaired({**self.constants, **_set(self.applying(point))})
+
+    def applying(self, point: Point) -> Point:
+        """Return what applies of a point: parameters whose condition its others meet."""
+        if not any(domain.when for domain in self.domains.values()):
+            return point
         kept: Point = {}
         for name, domain in self.domains.items():
             if name in point and self._applies(domain, kept):
                 kept[name] = point[name]
-        return self.repaired({**self.constants, **_set(kept)})
+        return kept
 
     def point_of(self, flags: Mapping[str, Scalar]) -> Point | None:
         """Return these flags as a point, flags that are not set at their defaults.
@@ -107,7 +113,7 @@ class BoundedSpace:
             if not self._applies(domain, point):
                 continue
             unset = isinstance(domain, Choices) and None in domain.choices and name not in flags
-            if not unset and not (name in values and _contains(domain, values[name])):
+            if not unset and not (name in values and contains(domain, values[name])):
                 return None
             point[name] = None if unset else values[name]
         same = all(values.get(name) == value for name, value in self.constants.items())
@@ -118,7 +124,7 @@ class BoundedSpace:
         inside = {
             name: value
             for name, value in flags.items()
-            if name in self.domains and _contains(self.domains[name], value)
+            if name in self.domains and contains(self.domains[name], value)
         }
         return self.point_of({**self.constants, **inside})
 
@@ -174,7 +180,8 @@ def _set(point: Point) -> Flags:
     return {name: value for name, value in point.items() if value is not None}
 
 
-def _contains(domain: Domain, value: Scalar) -> bool:
+def contains(domain: Domain, value: Scalar) -> bool:
+    """Return whether a domain has this value."""
     if isinstance(domain, Choices):
         return any(type(c) is type(value) and c == value for c in domain.choices)
     if isinstance(value, bool | str):

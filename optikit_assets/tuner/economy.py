@@ -1,5 +1,9 @@
 """What spares a study machine time."""
 
+from collections.abc import Sequence
+from statistics import median
+
+from optikit_assets.schemas import Trial
 from optikit_assets.specs import SearchSpaceSpec, SloSpec
 
 # Of the SLO's tolerance: a configuration that is better by less is no better to any search.
@@ -27,3 +31,13 @@ def worth_rps(space: SearchSpaceSpec, slo: SloSpec, best_rps: float | None) -> f
     """
     share = margin(space, slo)
     return 0.0 if best_rps is None or share is None else best_rps * (1.0 + share)
+
+
+def start_costs(trials: Sequence[Trial]) -> float | None:
+    """Return what starting a server costs, in trials under load.
+
+    None where the trials so far do not say.
+    """
+    boots = [t.boot_seconds for t in trials if not t.retuned and t.boot_seconds]
+    loads = [t.load_seconds for t in trials if t.load_seconds > 0]
+    return median(boots) / median(loads) if boots and loads else None

@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterable
 from optikit_assets.engines import Flags
 from optikit_assets.schemas import Trial, best_trial
 
+# So much better than all that had servers of their own, it is measured by itself at once.
+_AHEAD = 1.1
+
 
 def best_rate_per_gpu(trials: Iterable[Trial], *, explored: bool) -> float | None:
     """Return the best rate per GPU so far: of explored trials, or of those with their own server.
@@ -30,3 +33,12 @@ def unconfirmed(
     if own is not None and len(explored) - len(left) >= always:
         left = [trial for trial in left if trial.rate_per_gpu > own.rate_per_gpu]
     return max(left, key=lambda trial: trial.rate_per_gpu, default=None)
+
+
+def is_ahead(explored: Trial, trials: Iterable[Trial]) -> bool:
+    """Return whether a trial is the best explored, and far above those with their own servers."""
+    every, rate = list(trials), explored.rate_per_gpu
+    own = best_rate_per_gpu(every, explored=False)
+    return (
+        own is not None and rate == best_rate_per_gpu(every, explored=True) and rate > _AHEAD * own
+    )

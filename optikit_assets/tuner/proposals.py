@@ -14,9 +14,11 @@ from optuna.trial import TrialState
 from optikit_assets.engines import Flags
 from optikit_assets.schemas import DEFAULT_TRIAL, Trial
 from optikit_assets.specs import SearchSpaceSpec, digest
-from optikit_assets.tuner.bounded_space import BoundedSpace
+from optikit_assets.tuner.bounded_space import BoundedSpace, Point
+from optikit_assets.tuner.economy import start_costs
 from optikit_assets.tuner.journal import TrialRecord
 from optikit_assets.tuner.random_points import unseen_point
+from optikit_assets.tuner.surrogate import Promise, Surrogate
 
 Proposal = tuple[optuna.Trial, TrialRecord]
 
@@ -33,6 +35,8 @@ _CONSTRAINT = "slo_penalty"
 _FAILED_PENALTY = 1000.0
 # Sampled again so often before a point is drawn that is certainly new.
 _DUPLICATES = 20
+# So many have to be measured before they are modelled.
+_MODELLED = 1
 
 
 class Proposals:
@@ -97,7 +101,7 @@ class Proposals:
             return []
         found = [lead]
         fixed = {n: v for n, v in lead[0].params.items() if n not in self._hot}
-        while self._hot and len(found) < size:
+        while self._hot and len(found) < size and self._worth_sharing(fixed):
             other = self._next(fixed)
             if other is None:
                 break
@@ -185,10 +189,11 @@ class Proposals:
 
     def _next(self, fixed: dict[str, Any] | None = None) -> Proposal | None:
         """Ask for a configuration that was not measured yet; None if there is none."""
+        promise = self._promise(fixed)
         for attempt in range(2 * _DUPLICATES):
             if attempt >= _DUPLICATES and (fixed is not None or not self._enqueue_unseen(attempt)):
                 return None
-            trial = self.ask(fixed)
+            trial = self.ask(promise.point if promise and not attempt else fixed)
             flags = self._bounded.suggest(trial)
             retried = TrialRecord.of(trial)
             if refusal := self._bounded.refusal(flags):
@@ -202,6 +207,40 @@ class Proposals:
                 continue
             return self._noted(trial, retried or TrialRecord(number=self._next_number, flags=flags))
         return None
+
+    def _promise(self, fixed: Point | None = None) -> Promise | None:
+        """Return the most promising configuration that is new; None where no model says one."""
+        if not self._space.economy.surrogate:
+            return None
+        trials, running = self._so_far()
+        if len([t for t in trials if t.status != "failed"]) < _MODELLED:
+            return None
+        seed = self._derived_seed(f"promise {self._next_number}")
+        promises = Surrogate(self._bounded, trials, running, seed).promises(fixed)
+        return next((p for p in promises if self._is_new(p.point)), None)
+
+    def _is_new(self, point: Point) -> bool:
+        flags = self._bounded.flags_of(point)
+        return self.identity(flags) not in self._seen and not self._bounded.refusal(flags)
+
+    def _worth_sharing(self, fixed: Point) -> bool:
+        """Whether one more on the same server promises more per second than another server.
+
+        What shares a server has to be confirmed, so that it takes one trial more.
+        """
+        costs = start_costs(self._so_far()[0])
+        if costs is None or not (anywhere := self._promise()):
+            return True
+        here = self._promise(fixed)
+        return here is not None and here.gain * costs >= anywhere.gain
+
+    def _so_far(self) -> tuple[list[Trial], list[Flags]]:
+        """Return finished trials, and the flags of those that run."""
+        frozen = self._study.get_trials(deepcopy=False)
+        known = [(t.state, r) for t in frozen if (r := TrialRecord.of(t)) is not None]
+        finished = [record.trial for _, record in known if record.trial is not None]
+        running = [r.flags for s, r in known if s is TrialState.RUNNING and r.trial is None]
+        return finished, running
 
     def _requeue(self, trial: optuna.Trial, attributes: dict[str, Any]) -> None:
         self._study.tell(trial, state=TrialState.FAIL)

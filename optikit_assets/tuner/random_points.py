@@ -26,7 +26,7 @@ def unseen_point(
         points = _all_points(space)
         rng.shuffle(points)
     else:
-        points = [_draw(space, rng) for _ in range(_DRAWS)]
+        points = [draw(space, rng) for _ in range(_DRAWS)]
     return next((p for p in points if not is_seen(space.flags_of(p))), None)
 
 
@@ -40,7 +40,8 @@ def _all_points(space: BoundedSpace) -> list[Point]:
     return [dict(zip(space.domains, values, strict=True)) for values in itertools.product(*axes)]
 
 
-def _draw(space: BoundedSpace, rng: random.Random) -> Point:
+def draw(space: BoundedSpace, rng: random.Random) -> Point:
+    """Return a point at random, with a value for parameters that do not apply too."""
     point: Point = {}
     for name, domain in space.domains.items():
         if isinstance(domain, Choices):

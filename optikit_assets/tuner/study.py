@@ -31,7 +31,7 @@ from optikit_assets.faults import machine_fault, raise_machine_fault
 from optikit_assets.schemas import DEFAULT_TRIAL, StudyResult, Trial
 from optikit_assets.specs import EngineSpec, SearchSpaceSpec
 from optikit_assets.tuner.at_once import AtOnce
-from optikit_assets.tuner.explored import best_rate_per_gpu, unconfirmed
+from optikit_assets.tuner.explored import best_rate_per_gpu, is_ahead, unconfirmed
 from optikit_assets.tuner.importance import parameter_importance
 from optikit_assets.tuner.journal import DEFAULT, TrialRecord, open_journal
 from optikit_assets.tuner.proposals import Proposal, Proposals
@@ -311,7 +311,9 @@ class _Session:
             Trials that are neither finished nor running.
         """
         explored = unconfirmed(self._trials.values(), self._proposals.identity, _CONFIRMATIONS)
-        if explored is None or left > _CONFIRMATIONS:
+        if explored is None or (
+            left > _CONFIRMATIONS and not is_ahead(explored, self._trials.values())
+        ):
             most = min(self._space.economy.per_server, left - _CONFIRMATIONS)
             alone = self._explore is None or self._suspects
             group = self._proposals.group(1 if alone else max(1, most))
@@ -328,10 +330,7 @@ class _Session:
     def _measure_group(
         self, records: list[TrialRecord], explored: float | None, own: float | None
     ) -> dict[int, TrialResult]:
-        """Measure a group on one server, and by themselves those that it cannot.
-
-        Rates per GPU that each of both is to surpass.
-        """
+        """Measure a group on one server, what it cannot alone; each is to surpass its own rate."""
         found: dict[int, TrialResult] = {}
         if self._explore is not None and len(records) > 1:
             try:

@@ -16,7 +16,7 @@ class TrialResult:
     ----------
     status
         ``feasible``: the SLO holds at `rate_rps`. ``infeasible``: it was measured and no rate
-        complies. ``dropped``: it was measured until it was certain not to do better than the best
+        complies. ``dropped``: it was measured until it was not likely to do better than the best
         so far. ``failed``: it could not be measured: the server did not start, ran out of
         memory or died.
     rate_rps
@@ -24,7 +24,7 @@ class TrialResult:
     gpus
         GPUs the configuration occupies.
     estimate_rps
-        Of a dropped one: where the SLO is expected to be missed.
+        Of one without a rate: where the SLO is expected to be missed.
     retuned
         Measured on a server that was started with other flags.
     boot_seconds, load_seconds
@@ -107,4 +107,5 @@ def result_of_benchmark(
     if not benchmark.probes or benchmark.kind == "failed":
         return made
     penalty = closest_penalty(benchmark.probes, slo)
-    return replace(made, status="infeasible", slo_penalty=penalty)
+    known = benchmark.estimate_rps if benchmark.kind == "completed" else None
+    return replace(made, status="infeasible", slo_penalty=penalty, estimate_rps=known)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from optikit_assets.artifacts import ArtifactStore
-from optikit_assets.benchmarker import run_benchmark
+from optikit_assets.benchmarker import near_search, run_benchmark
 from optikit_assets.engines import (
     EngineServer,
     Flags,
@@ -153,7 +153,8 @@ class _Exploration:
         found = run_benchmark(
             base_url=server.base_url,
             model=self._engine.request_name(str(self._model), request.served_model_name),
-            slo=request.slo,
+            # What is explored is never shipped.
+            slo=near_search(request.slo),
             seed=request.seed,
             gpus=self._engine.devices(self._flags(variant.flags)),
             initial_rate_rps=best,

@@ -212,7 +212,7 @@ class BenchmarkRequest(Request):
     )
     worth_rps: float = Field(
         default=0.0,
-        description="The search ends as soon as the limit is certain not to be above this rate.",
+        description="The search ends as soon as the limit is not likely to be above this rate.",
     )
     provenance: dict[str, str] = Field(
         default_factory=dict, description="Who asks, for the manifest of the artifact."
@@ -251,7 +251,7 @@ class ExploreRequest(Request):
     )
     margin: float | None = Field(
         default=None,
-        description="A variant is dropped when its limit is certain not to be above the best so "
+        description="A variant is dropped when its limit is not likely to be above the best so "
         "far, itself included, by this share; unset: never.",
     )
     provenance: dict[str, str] = Field(default_factory=dict)

@@ -20,7 +20,7 @@ def test_a_server_that_is_certain_to_be_slower_is_dropped_early(seed):
     searched = virtual_benchmark(SHAPE, SLO, seed, initial_rate_rps=worth)
     assert dropped.status == "dropped"
     assert dropped.certified_rate_rps == 0.0
-    assert "certain not to do better" in dropped.reason
+    assert "not likely to do better" in dropped.reason
     assert dropped.estimate_rps == pytest.approx(LIMIT_RPS, rel=0.2)
     assert dropped.load_seconds < 0.6 * searched.load_seconds
 
@@ -33,3 +33,20 @@ def test_a_faster_server_is_not_dropped(seed):
     )
     assert found.status == "feasible", found.reason
     assert found.certified_rate_rps > worth
+
+
+def test_what_has_to_beat_a_rate_begins_there_without_a_closed_loop():
+    worth = 1.3 * LIMIT_RPS
+    dropped = virtual_benchmark(SHAPE, SLO, 1, initial_rate_rps=worth, worth_rps=worth)
+    assert [probe.kind for probe in dropped.probes] == ["open"]
+    # Without a rate to begin at, it has to be found as ever.
+    found = virtual_benchmark(SHAPE, SLO, 1, worth_rps=worth)
+    assert found.probes[0].kind == "closed"
+
+
+@pytest.mark.parametrize("factor", [1.6, 6.0])
+def test_how_far_a_dropped_server_was_behind_is_told_from_one_probe(factor):
+    worth = factor * LIMIT_RPS
+    dropped = virtual_benchmark(SHAPE, SLO, 1, initial_rate_rps=worth, worth_rps=worth)
+    assert len(dropped.probes) == 1
+    assert dropped.estimate_rps == pytest.approx(LIMIT_RPS, rel=0.4)

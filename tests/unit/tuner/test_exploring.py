@@ -155,7 +155,7 @@ def test_the_best_explored_are_confirmed_though_sharing_a_server_made_them_slow(
     ranked = sorted((t for t in result.trials if t.retuned), key=lambda t: -t.rate_per_gpu)
     assert max(t.rate_per_gpu for t in ranked) < result.default.rate_per_gpu
     assert [flags for _, flags in servers.alone[-2:]] == [t.flags for t in ranked[:2]]
-    assert result.best.flags == ranked[0].flags
+    assert result.best.rate_rps >= peak(ranked[0].flags) > result.default.rate_rps
 
 
 def test_a_confirmation_that_kills_the_tuner_keeps_its_number_and_is_given_up(study):

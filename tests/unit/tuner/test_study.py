@@ -41,8 +41,10 @@ def study(tmp_path, cpu):
     return run
 
 
-def test_tpe_finds_the_optimum_of_a_known_function(study, space_of):
-    result = study(space_of(SEQS, trials=25, startup_trials=6), peak_at_32)
+@pytest.mark.parametrize("surrogate", [True, False])
+def test_a_study_finds_the_optimum_of_a_known_function(study, space_of, surrogate):
+    space = space_of(SEQS, trials=25, startup_trials=6, economy={"surrogate": surrogate})
+    result = study(space, peak_at_32)
     assert len(result.trials) == 25
     assert result.best is not None
     # Within a third of an octave of the optimum.
@@ -56,7 +58,9 @@ def test_its_later_proposals_are_better_than_random_ones(tmp_path, cpu, space_of
         result = run_study(
             storage=tmp_path / f"{startup}-{seed}.journal",
             study_name="s",
-            space=space_of(SEQS | BATCH, trials=21, startup_trials=startup),
+            space=space_of(
+                SEQS | BATCH, trials=21, startup_trials=startup, economy={"surrogate": False}
+            ),
             seed=seed,
             evaluate=lambda number, flags, hint: (
                 TrialResult(
@@ -141,8 +145,20 @@ def test_the_sampler_keeps_away_from_configurations_that_fail(study, space_of):
             raise ServerStartError("no memory")
         return peak_at_32(number, flags, hint)
 
-    result = study(space_of(SEQS, trials=30, startup_trials=10), evaluate, seed=1)
-    late = [trial.status for trial in result.trials[15:]]
+    # Later there is nothing left to find elsewhere.
+    result = study(space_of(SEQS, trials=16, startup_trials=10), evaluate, seed=1)
+    assert [trial.status for trial in result.trials].count("failed") <= 2
+
+
+def test_tpe_keeps_away_from_configurations_that_fail(study, space_of):
+    def evaluate(number, flags, hint):
+        if flags.get("max_num_seqs", 128) > 256:
+            raise ServerStartError("no memory")
+        return peak_at_32(number, flags, hint)
+
+    economy = {"surrogate": False}
+    space = space_of(SEQS, trials=30, startup_trials=10, economy=economy)
+    late = [trial.status for trial in study(space, evaluate, seed=1).trials[15:]]
     assert late.count("failed") <= 1
 
 
