@@ -127,9 +127,12 @@ def recertify(
 @delivery_app.command()
 def deployed(
     channel: Annotated[str | None, typer.Option(help="Only this one.")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Fetch what this machine has no link to yet, too.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what is deployed now, since when and by whom."""
+    """Show what is deployed now, since when and by whom; links here follow it."""
     from optikit_assets.cli.promotion import run_deployed
 
-    run_deployed(channel, as_json)
+    run_deployed(channel, follow, as_json)

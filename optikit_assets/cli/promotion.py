@@ -48,9 +48,9 @@ def run_rollback(model: str, slo: str, channel: str, reason: str | None) -> None
     _say(f"rolled back to {found.decision.model} under SLO {slo} in {channel}: {found.where}")
 
 
-def run_deployed(channel: str | None, as_json: bool) -> None:
+def run_deployed(channel: str | None, follow: bool, as_json: bool) -> None:
     """Print what is deployed."""
-    rows = deployed_now(channel)
+    rows = deployed_now(channel, follow=follow)
     if as_json:
         print(json.dumps(rows, indent=1, default=str))
         return

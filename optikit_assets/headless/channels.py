@@ -6,13 +6,14 @@
 
 All that can fail for long (fetching weights) comes before a decision is written down; afterwards a
 link is renamed. One that lags, for this machine failed there or another one decided, is moved by
-the next decision and by `optikit deployed`.
+`optikit deployed`. A machine without a link serves nothing of a slot, and fetches nothing for it.
 """
 
 from pathlib import Path
 
 from optikit_assets.artifacts import ArtifactStore
 from optikit_assets.engines import get_engine
+from optikit_assets.errors import StorageError
 from optikit_assets.promotion import Slot
 from optikit_assets.publishing import Bundle, FolderPublisher
 from optikit_assets.releases import local_bundle, needs
@@ -20,15 +21,20 @@ from optikit_assets.schemas import DEPLOYMENT_FILE
 from optikit_assets.settings import settings
 
 
-def make_ready(store: ArtifactStore, slot: Slot, bundle_key: str) -> Bundle:
+def make_ready(
+    store: ArtifactStore, slot: Slot, bundle_key: str, bundle_digest: str | None
+) -> Bundle:
     """Have on this machine all that a bundle takes, beside what is served now.
 
     Raises
     ------
     StorageError
-        If something of it cannot be had; nothing has changed then.
+        If something of it cannot be had, or it has another content by now; nothing has changed
+        then.
     """
     artifact = store.get(bundle_key)
+    if artifact.digest != bundle_digest:
+        raise StorageError(f"bundle {bundle_key[:12]}… was made anew, with another content")
     deployment = DEPLOYMENT_FILE.read(artifact)
     engine = get_engine(deployment.engine)
     return local_bundle(store, engine, artifact, deployment.model_key, f"next/{_name(slot)}")
@@ -50,10 +56,15 @@ def point(store: ArtifactStore, slot: Slot, bundle: Bundle) -> Path:
     return Path(published.where)
 
 
-def lags(slot: Slot, bundle_key: str) -> bool:
-    """Whether the link of a slot names another bundle than this one, or none."""
-    there = _publisher(slot).published(slot.family, slot.slo)
-    return there is None or there.key != bundle_key
+def linked(slot: Slot) -> str | None:
+    """Return the key of the bundle that the link of a slot leads to, None if there is no link.
+
+    Empty: what it led to is gone.
+    """
+    link = settings().home / _name(slot)
+    if not link.is_symlink():
+        return None
+    return link.resolve().name if link.exists() else ""
 
 
 def _publisher(slot: Slot) -> FolderPublisher:

@@ -1,9 +1,11 @@
 """Promotes the newest bundle of a model and SLO, or rolls back; see `optikit_assets.promotion`."""
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from optikit_assets import graph
 from optikit_assets.artifacts import Artifact, ArtifactStore, open_store
@@ -26,6 +28,10 @@ from optikit_assets.who import who
 from resources.history import open_history
 
 log = logging.getLogger("optikit.promotion")
+
+PreparedT = TypeVar("PreparedT")
+
+_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -58,24 +64,31 @@ def promote(
     by = who()
     artifact, deployment = newest_bundle(model_key, slo)
     store, ledger = _opened(channel, model_key, slo)
-    with ledger.turn():
-        current = ledger.current
-        if current is not None and current.bundle_key == artifact.key:
-            ready = channels.make_ready(store, ledger.slot, artifact.key)
-            return Outcome(current, (), channels.point(store, ledger.slot, ready))
-        _catch_up(store, ledger)
-        candidate = Candidate(artifact.key, artifact.digest, deployment)
-        deployed = None if current is None else _bundle(store, current)
-        gates = judge(
-            candidate,
-            deployed,
-            gone=_gone(store, current) if current is not None and deployed is None else "",
-            damage=_damage(store, artifact),
-            compare=lambda: _compared(store, deployed, candidate),
-            target_rps=target_rps,
-        )
+    candidate = Candidate(artifact.key, artifact.digest, deployment)
+    wanted = (artifact.key, artifact.digest)
+
+    def judged(current: Decision | None) -> tuple[GateResult, ...]:
+        """Return what the gates say, nothing of what is deployed; fetch what takes over."""
+        gates: tuple[GateResult, ...] = ()
+        if current is None or (current.bundle_key, current.bundle_digest) != wanted:
+            deployed = None if current is None else _bundle(store, current)
+            gates = judge(
+                candidate,
+                deployed,
+                gone=_gone(store, current) if current is not None and deployed is None else "",
+                damage=_damage(store, artifact),
+                compare=lambda: _compared(store, deployed, candidate),
+                target_rps=target_rps,
+            )
+        if outcome(gates, force) != "refused":
+            channels.make_ready(store, ledger.slot, *wanted)
+        return gates
+
+    with _turn_after(ledger, judged) as (current, gates):
         refused = outcome(gates, force) == "refused"
-        ready = None if refused else channels.make_ready(store, ledger.slot, artifact.key)
+        ready = None if refused else channels.make_ready(store, ledger.slot, *wanted)
+        if current is not None and ready is not None and not gates:
+            return Outcome(current, gates, channels.point(store, ledger.slot, ready))
         decision = ledger.promote(candidate, gates, who=by, force=force, target_rps=target_rps)
         where = None if ready is None else _point(store, ledger.slot, ready)
         return Outcome(decision, gates, where)
@@ -94,14 +107,18 @@ def roll_back(family: str, slo: str, channel: str, reason: str | None = None) ->
     """
     by = who()
     store, ledger = _opened(channel, family, slo)
-    with ledger.turn():
-        _catch_up(store, ledger)
+
+    def fetched(_: Decision | None) -> Decision:
         to = ledger.before()
         damage = _damage(store, store.get(to.bundle_key), to.bundle_digest)
         if damage:
             raise StorageError(f"{ledger.slot}: cannot go back to {to.model}: {damage}")
+        channels.make_ready(store, ledger.slot, to.bundle_key, to.bundle_digest)
+        return to
+
+    with _turn_after(ledger, fetched) as (_, to):
         gates = (GateResult("integrity", "pass", "every file has the digest it had then"),)
-        ready = channels.make_ready(store, ledger.slot, to.bundle_key)
+        ready = channels.make_ready(store, ledger.slot, to.bundle_key, to.bundle_digest)
         decision = ledger.roll_back(to, gates=gates, who=by, reason=reason)
         return Outcome(decision, gates, _point(store, ledger.slot, ready))
 
@@ -125,8 +142,14 @@ def deployed_in(model: str, slo: str, channel: str) -> tuple[str, Deployment]:
     return found.key, found.deployment
 
 
-def deployed_now(channel: str | None) -> list[dict[str, Any]]:
-    """Return what is current in every slot, or in those of one channel; links here follow it."""
+def deployed_now(channel: str | None, *, follow: bool = False) -> list[dict[str, Any]]:
+    """Return what is current in every slot, or in those of one channel; links here follow it.
+
+    Parameters
+    ----------
+    follow
+        Whether a slot that has no link on this machine gets one, and its weights are fetched.
+    """
     history = open_history(settings())
     history.drain()
     found = history.query(
@@ -137,33 +160,48 @@ def deployed_now(channel: str | None) -> list[dict[str, Any]]:
     rows = plain_rows(found)
     for row in rows:
         slot = Slot(row["channel"], row["family"], row["slo"])
-        if channels.lags(slot, row["bundle_key"]):
+        here = channels.linked(slot)
+        if here != row["bundle_key"] and (here is not None or follow):
             _follow(slot)
     return rows
 
 
 def _follow(slot: Slot) -> None:
-    """Move the link of a slot that another machine decided on; what keeps it is a warning."""
+    """Make the link of a slot what the ledger says; what keeps it is a warning."""
     try:
         store, ledger = _opened(slot.channel, slot.family, slot.slo)
-        with ledger.turn():
-            _catch_up(store, ledger)
+
+        def ready(current: Decision | None) -> Bundle | None:
+            if current is None:
+                return None
+            return channels.make_ready(store, slot, current.bundle_key, current.bundle_digest)
+
+        with _turn_after(ledger, ready) as (current, _):
+            bundle = ready(current)
+            if bundle is not None:
+                channels.point(store, slot, bundle)
     except OptikitError as error:
         log.warning("%s: the link of this machine does not follow: %s", slot, error)
 
 
-def _catch_up(store: ArtifactStore, ledger: Ledger) -> None:
-    """Make the link of a slot what the ledger says; inside its turn.
+@contextmanager
+def _turn_after(
+    ledger: Ledger, prepare: Callable[[Decision | None], PreparedT]
+) -> Iterator[tuple[Decision | None, PreparedT]]:
+    """Hold the turn of a slot, with what was prepared for what is current.
 
-    What is deployed may be gone or damaged: that keeps nobody from replacing it.
+    What takes long is prepared before, so that nobody waits for it; once more, if somebody decided
+    meanwhile. Who needs a bundle makes it ready again inside: it is here by then, and others on
+    this machine prepare under the same name.
     """
-    slot, current = ledger.slot, ledger.current
-    if current is None or not channels.lags(slot, current.bundle_key):
-        return
-    try:
-        channels.point(store, slot, channels.make_ready(store, slot, current.bundle_key))
-    except OptikitError as error:
-        log.warning("%s: the link of this machine does not follow: %s", slot, error)
+    for _ in range(_TRIES):
+        current = ledger.look()
+        prepared = prepare(current)
+        with ledger.turn():
+            if ledger.current == current:
+                yield current, prepared
+                return
+    raise StorageError(f"{ledger.slot}: others kept deciding meanwhile; nothing was done")
 
 
 def _opened(channel: str, model: str, slo: str) -> tuple[ArtifactStore, Ledger]:
@@ -181,15 +219,16 @@ def _opened(channel: str, model: str, slo: str) -> tuple[ArtifactStore, Ledger]:
 
 def _bundle(store: ArtifactStore, decision: Decision) -> Candidate | None:
     artifact = store.find(decision.bundle_key)
-    if artifact is None:
+    if artifact is None or artifact.digest != decision.bundle_digest:
         return None
     return Candidate(artifact.key, artifact.digest, DEPLOYMENT_FILE.read(artifact))
 
 
 def _gone(store: ArtifactStore, decision: Decision) -> str:
     return (
-        f"the bundle of {decision.model} that is deployed is gone from {store.url}, so nothing "
-        "can be compared with it; `optikit rollback` goes back to one that is there"
+        f"the bundle of {decision.model} that is deployed is gone from {store.url}, or was made "
+        "anew with another content, so nothing can be compared with it; `optikit rollback` goes "
+        "back to one that is there"
     )
 
 
@@ -259,5 +298,5 @@ def _point(store: ArtifactStore, slot: Slot, ready: Bundle) -> Path:
     except StorageError as error:
         raise StorageError(
             f"{slot}: it is decided, and stays so, but the link of this machine lags ({error}); "
-            "do not decide again: `optikit deployed` moves the link"
+            "do not decide again: `optikit deployed` moves it (with --follow, if there was none)"
         ) from error

@@ -35,14 +35,23 @@ _POLL_S = 0.05
 class DrainResult:
     """What a drain did.
 
-    ``later`` counts files that were written for a newer schema and stay in the spool.
+    ``rejected`` and ``later`` are names of files: ``later`` were written for a newer schema, and
+    stay in the spool.
     """
 
     files: int
     rows: int
     rejected: tuple[str, ...]
-    later: int
+    later: tuple[str, ...]
     published: bool
+
+    def lacks(self, table: str) -> str | None:
+        """Return what keeps rows of a table from being loaded; None: all are."""
+        reasons = {"written by a newer release": self.later, "not to be loaded": self.rejected}
+        for why, names in reasons.items():
+            if any(name.endswith(f".{table}.jsonl") for name in names):
+                return why
+        return None
 
 
 class History:
@@ -175,7 +184,7 @@ class History:
             files=len(files) - len(rejected),
             rows=rows,
             rejected=tuple(file.name for file in rejected),
-            later=len(listed) - len(files),
+            later=tuple(file.name for file in listed if file not in files),
             published=published,
         )
 

@@ -31,7 +31,7 @@ log = logging.getLogger("optikit.promotion")
 
 What = Literal["promoted", "forced", "rolled_back", "refused"]
 _TURN_S = 600.0
-_KIND, _ROW_FILE = "promotion", "promotion.json"
+_KIND, _ROW_FILE, _TABLE = "promotion", "promotion.json", "promotions"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Ledger:
             self._load()
             self._number = self._last_number()
             while (claimed := self._store.find(self._claim_key(self._number + 1))) is not None:
-                self._history.append("promotions", [claimed.read_json(_ROW_FILE)])
+                self._history.append(_TABLE, [claimed.read_json(_ROW_FILE)])
                 self._load()
                 self._number += 1
             yield
@@ -113,8 +113,19 @@ class Ledger:
 
     @property
     def current(self) -> Decision | None:
-        """What is deployed now."""
+        """What is deployed now; outside of `turn`, as far as this machine knows."""
         return next(reversed(self.decisions()), None)
+
+    def look(self) -> Decision | None:
+        """Take in what others decided, without waiting for the turn; return what is deployed.
+
+        Raises
+        ------
+        StorageError
+            If this machine cannot know all decisions.
+        """
+        self._load()
+        return self.current
 
     def promote(
         self,
@@ -146,7 +157,7 @@ class Ledger:
         )
 
     def before(self) -> Decision:
-        """Return what a rollback goes back to; inside `turn`.
+        """Return what a rollback goes back to.
 
         Raises
         ------
@@ -217,7 +228,7 @@ class Ledger:
         self._claim(made, row)
         # From here on it counts, whatever fails.
         try:
-            self._history.append("promotions", [row])
+            self._history.append(_TABLE, [row])
             self._history.drain()
         except (HistoryError, StorageError) as error:
             log.warning("%s: decision %d is loaded later: %s", self.slot, made.number, error)
@@ -240,12 +251,12 @@ class Ledger:
 
     def _load(self) -> None:
         """Take in what all others decided."""
-        found = self._history.drain()
-        if found.later or found.rejected:
-            what = "written by a newer release" if found.later else "that could not be loaded"
+        why = self._history.drain().lacks(_TABLE)
+        if why is not None:
             raise StorageError(
-                f"{self.slot}: the history has rows {what}, so nobody knows here what is deployed; "
-                "update this machine, or look into spool/rejected/ of the history, and run again"
+                f"{self.slot}: the history has decisions {why}, so nobody knows here what is "
+                "deployed; update this machine, or look into spool/rejected/ of the history, and "
+                "run again"
             )
 
     def _last_number(self) -> int:

@@ -10,6 +10,7 @@ from optikit_assets.artifacts import ObjectStore, Reference
 from optikit_assets.artifacts.cache import ArtifactCache
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.bucket import Bucket
+from optikit_assets.errors import StorageError
 from optikit_assets.headless import channels, promotion
 from optikit_assets.promotion import Slot
 from optikit_assets.schemas import DEPLOYMENT_FILE
@@ -47,15 +48,18 @@ def test_a_channel_serves_a_base_model_that_another_machine_put_into_the_bucket(
     bundle = keep(there, shared.symbol, shared.sha256)
     here = machine(memory, tmp_path / "here")
     assert promotion._damage(here, here.get(bundle.key)) == ""
-    assert channels.lags(SLOT, bundle.key)
-    link = channels.point(here, SLOT, channels.make_ready(here, SLOT, bundle.key))
-    assert not channels.lags(SLOT, bundle.key)
+    assert channels.linked(SLOT) is None
+    ready = channels.make_ready(here, SLOT, bundle.key, bundle.digest)
+    link = channels.point(here, SLOT, ready)
+    assert channels.linked(SLOT) == bundle.key
     config = yaml.safe_load((link / "vllm.yaml").read_text())
     assert config["model"].startswith(str(tmp_path / "here"))
     weights = (folder / "model.safetensors").read_bytes()
     assert (tmp_path.joinpath(config["model"]) / "model.safetensors").read_bytes() == weights
     kept = json.loads((tmp_path / "here/kept/channels/production/tiny/chat").read_text())
     assert set(kept) == {bundle.key, shared.where}
+    with pytest.raises(StorageError, match="made anew, with another content"):
+        channels.make_ready(here, SLOT, bundle.key, "another")
     # Nothing proves what a bucket has lost.
     here.remove(shared.where)
     assert "is not in" in promotion._damage(here, here.get(bundle.key))

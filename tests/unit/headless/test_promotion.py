@@ -1,6 +1,7 @@
 """Promotion on real bundles, stored answers and a real ledger; only who made them is left out."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
 
@@ -10,7 +11,7 @@ from optikit_assets.errors import OptikitError, StorageError
 from optikit_assets.headless import channels, promotion
 from optikit_assets.headless.promotion import deployed_now
 from optikit_assets.history import History
-from optikit_assets.promotion import Slot
+from optikit_assets.promotion import Ledger, Slot
 from optikit_assets.publishing import Bundle
 from optikit_assets.schemas import CHECKPOINTS_FILE, COMPARISON_FILE, DEPLOYMENT_FILE, Checkpoints
 from optikit_assets.settings import settings
@@ -219,6 +220,103 @@ def test_a_link_that_lags_follows_the_ledger(bench):
     deployed_now("production")
     assert current() == better
     assert rows() == 2
+    # What it led to is gone.
+    link = settings().home / "channels" / "production" / "qwen" / "chat"
+    link.unlink()
+    link.symlink_to("nowhere")
+    deployed_now("production")
+    assert current() == better
+
+
+@pytest.mark.slow
+def test_a_machine_without_a_link_fetches_when_it_is_asked_to_and_nobody_waits_for_it(
+    bench, monkeypatch
+):
+    bench.make("good", lost=0)
+    promote()
+    link = settings().home / "channels" / "production" / "qwen" / "chat"
+    link.unlink()
+    # As on a machine that somebody else's decision comes to.
+    turns, fetched_in = [], []
+
+    @contextmanager
+    def watched(ledger):
+        turns.append(ledger.slot)
+        with turn(ledger):
+            yield
+        turns.pop()
+
+    def watch(*args):
+        fetched_in.append(len(turns))
+        return local_bundle(*args)
+
+    turn, local_bundle = Ledger.turn, channels.local_bundle
+    monkeypatch.setattr(Ledger, "turn", watched)
+    monkeypatch.setattr(channels, "local_bundle", watch)
+    assert len(deployed_now(None)) == 1
+    assert not link.is_symlink()
+    assert fetched_in == []
+    assert len(deployed_now(None, follow=True)) == 1
+    assert link.exists()
+    # First while nobody waits; inside, it is here.
+    assert fetched_in == [0, 1]
+
+
+@pytest.mark.slow
+def test_a_rollback_fetches_nothing_of_what_it_leaves(bench, monkeypatch):
+    good = bench.make("good", lost=0)
+    promote()
+    bench.make("better", lost=0, rate=8.5)
+    promote()
+    slot = Slot("production", "qwen", "chat")
+    channels.point(bench.store, slot, Bundle(good.key, good.folder()))
+    local_bundle, fetched = channels.local_bundle, []
+
+    def watch(store, engine, artifact, *rest):
+        fetched.append(artifact.key)
+        return local_bundle(store, engine, artifact, *rest)
+
+    monkeypatch.setattr(channels, "local_bundle", watch)
+    run_rollback("qwen", "chat", "production", None)
+    assert set(fetched) == {good.key}
+
+
+@pytest.mark.slow
+def test_who_is_overtaken_is_judged_against_what_the_other_left(bench, monkeypatch):
+    bench.make("good", lost=0)
+    promote()
+    make_ready, overtaken = channels.make_ready, []
+
+    def while_another_decides(*args):
+        if not overtaken:
+            overtaken.append(True)
+            bench.make("better", lost=0, rate=9.5)
+            promote()
+        return make_ready(*args)
+
+    bench.make("good enough", lost=0, rate=8.5)
+    monkeypatch.setattr(channels, "make_ready", while_another_decides)
+    with pytest.raises(OptikitError, match="cost does not pass"):
+        promote()
+    told = History(settings().history).query("SELECT decision FROM promotions ORDER BY number")
+    assert told["decision"].tolist() == ["promoted", "promoted", "refused"]
+
+
+@pytest.mark.slow
+def test_what_was_made_anew_under_the_key_of_what_is_deployed_passes_no_gate(bench):
+    good = bench.make("good", lost=0)
+    promote()
+    bench.store.remove(good.key)
+    # The same key, and another rate in it.
+    bench.make("good", lost=0, rate=99.0)
+    with pytest.raises(OptikitError, match="slo, quality, cost does not pass"):
+        promote()
+    with pytest.raises(StorageError, match="made anew with another content"):
+        promotion.deployed_in("qwen", "chat", "production")
+    assert promote(force="it is the same but for its rate") == 0
+    assert rows() == 3
+    with pytest.raises(StorageError, match="was made anew, with another content"):
+        run_rollback("qwen", "chat", "production", None)
 
 
 @pytest.mark.slow

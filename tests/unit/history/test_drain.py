@@ -108,7 +108,7 @@ def test_file_for_a_newer_schema_waits(history):
     history.append("sweeps", [SWEEP])
     newer = history.root / "spool" / ("0" * 20 + "-1-ab.v99.sweeps.jsonl")
     newer.write_text('{"colour": 1}\n')
-    assert history.drain().later == 1
+    assert history.drain().later == (newer.name,)
     assert newer.exists()
 
 

@@ -1,12 +1,13 @@
 import sys
 import threading
+import time
 from contextlib import nullcontext
 
 import pytest
 
 from optikit_assets.artifacts import LocalStore, open_store
 from optikit_assets.errors import OptikitError, StorageError
-from optikit_assets.history import DrainResult, History
+from optikit_assets.history import History
 from optikit_assets.promotion import Candidate, GateResult, Ledger, Slot
 from tests.unit.deployment import samples
 
@@ -141,7 +142,20 @@ def test_a_decision_that_was_claimed_counts_whatever_became_of_who_made_it(offic
     assert office.promote("b").number == 2
 
 
-def test_nobody_decides_who_cannot_read_all_decisions(office):
-    office.history.drain = lambda: DrainResult(0, 0, (), later=1, published=False)
-    with pytest.raises(StorageError, match="written by a newer release"):
-        office.promote("a")
+@pytest.mark.parametrize("version", [99, 1])
+def test_nobody_decides_who_cannot_read_all_decisions_and_other_tables_do_not_matter(
+    office, version
+):
+    def receive(table):
+        spool = office.history.root / "spool"
+        spool.mkdir(parents=True, exist_ok=True)
+        name = f"{time.time_ns():020d}-1-ab.v{version}.{table}.jsonl"
+        (spool / name).write_text('{"colour": 1}\n')
+
+    receive("sweeps")
+    office.promote("a")
+    receive("promotions")
+    why = {99: "decisions written by a newer release", 1: "decisions not to be loaded"}
+    with pytest.raises(StorageError, match=why[version]):
+        office.promote("b")
+    assert [decision.bundle_key for decision in office.ledger.decisions()] == ["a"]
