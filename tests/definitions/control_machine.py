@@ -4,8 +4,11 @@ Materializes the nodes one after the other and prints what each recorded.
 """
 
 import json
+import os
+import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from optikit_assets.execution import Executor, base
 from optikit_assets.execution.testing import InProcessExecutor
 from optikit_assets.graph import Node
 from optikit_assets.headless.materialize import materialize_node, open_instance, register_model
+from optikit_assets.locations import REPOSITORY
 from optikit_assets.settings import Settings, settings
 from optikit_assets.specs import PoolSpec
 from tests.definitions.test_history_rows import Stages
@@ -55,6 +59,28 @@ class Told(Stages):
         # The node has what it serves.
         assert store.local(request.model).is_dir()
         super().benchmark(request, store)
+
+
+def at_once(ledger: Path, nodes: Sequence[str], homes: Sequence[Path]) -> list[str]:
+    """Run a control machine in every home at the same time; return what each printed."""
+    command = [sys.executable, "-m", "tests.definitions.control_machine", str(ledger), *nodes]
+    machines = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, "OPTIKIT_HOME": str(home)},
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for home in homes
+    ]
+    try:
+        return [machine.communicate(timeout=400)[0].splitlines()[-1] for machine in machines]
+    finally:
+        for machine in machines:
+            machine.kill()
+            machine.wait(10)
 
 
 def main(ledger: str, *nodes: str) -> None:

@@ -1,9 +1,6 @@
 """Two control machines with one Dagster instance, in a real Postgres."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +16,7 @@ from optikit_assets.headless.materialize import open_instance, register_model
 from optikit_assets.headless.run_owners import HOME_TAG
 from optikit_assets.locations import REPOSITORY
 from optikit_assets.settings import settings
-from tests.definitions.control_machine import Told
+from tests.definitions.control_machine import Told, at_once
 from tests.definitions.test_history_rows import DEPLOYED, NODES
 from tests.definitions.world import CHAT, MODEL, World
 from tests.executors import execute_with
@@ -72,24 +69,7 @@ def test_two_control_machines_at_once_on_one_instance(
         register_model(instance, MODEL)
     nodes = [str(node) for node in NODES[: NODES.index(DEPLOYED)]]
     homes = [home, tmp_path / "second"]
-    command = [sys.executable, "-m", "tests.definitions.control_machine", str(told.ledger)]
-    machines = [
-        subprocess.Popen(
-            [*command, *nodes],
-            env={**os.environ, "OPTIKIT_HOME": str(place)},
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        for place in homes
-    ]
-    try:
-        found = [machine.communicate(timeout=240)[0].splitlines()[-1] for machine in machines]
-    finally:
-        for machine in machines:
-            machine.kill()
-            machine.wait(10)
+    found = at_once(told.ledger, nodes, homes)
     assert set(json.loads(found[0])) == set(nodes)
     assert found[0] == found[1]
     made = told.made()

@@ -1,10 +1,7 @@
 """Two control machines with one bucket: what one made the other finds, and each has all rows."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +10,9 @@ import pytest
 from demo.s3 import BUCKET, s3_server, weed
 from optikit_assets.artifacts import open_store
 from optikit_assets.headless.materialize import materialize_node, open_instance, register_model
-from optikit_assets.locations import REPOSITORY
 from optikit_assets.settings import configure, settings
 from resources import open_history
-from tests.definitions.control_machine import Told
+from tests.definitions.control_machine import Told, at_once
 from tests.definitions.test_history_rows import DEPLOYED, NODES
 from tests.definitions.world import CHAT, MODEL, World
 from tests.executors import execute_with
@@ -99,24 +95,7 @@ def test_two_machines_at_once_do_no_work_twice(
 ) -> None:
     nodes = [str(node) for node in NODES[: NODES.index(DEPLOYED)]]
     homes = [home, second_home(real, empty_instance)]
-    command = [sys.executable, "-m", "tests.definitions.control_machine", str(stages.ledger)]
-    machines = [
-        subprocess.Popen(
-            [*command, *nodes],
-            env={**os.environ, "OPTIKIT_HOME": str(place)},
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        for place in homes
-    ]
-    try:
-        found = [machine.communicate(timeout=400)[0].splitlines()[-1] for machine in machines]
-    finally:
-        for machine in machines:
-            machine.kill()
-            machine.wait(10)
+    found = at_once(stages.ledger, nodes, homes)
     assert found == [found[0], found[0]]
     assert json.loads(found[0])["eval_scores[tiny@1|baseline]"] == "ok"
     made = stages.made()
