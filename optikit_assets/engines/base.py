@@ -152,6 +152,9 @@ class Engine(ABC):
     log_words: ClassVar[LogWords] = LogWords()
     parallel_flags: ClassVar[tuple[str, ...]] = ()
     """Flags of tensor, pipeline and data parallelism, in this order; empty: it has none."""
+    batch_flags: ClassVar[tuple[str, ...]] = ()
+    """Flags of the most sequences at a time, and of the most tokens that a step computes of prompts
+    and sequences; empty: it has none."""
     container: ClassVar[Container | None] = None
     """Its images; None: a bundle of it has no manifests."""
 

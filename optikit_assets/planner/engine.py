@@ -30,7 +30,7 @@ class Limits:
     Attributes
     ----------
     max_num_seqs, max_num_batched_tokens
-        As an engine's flags of these names.
+        Most sequences at a time, and most tokens that a step computes, as vLLM calls them.
     chunked_prefill
         Whether a prompt may be cut; if not, it waits until a whole step has room.
     cache_tokens

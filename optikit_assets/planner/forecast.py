@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from optikit_assets.engines import get_engine
+from optikit_assets.engines import Engine, get_engine
 from optikit_assets.engines.flags import integer
 from optikit_assets.errors import OptikitError
 from optikit_assets.planner.architecture import Architecture
@@ -271,13 +271,7 @@ def _predicted(question: Question, requests: Requests, way: Way, precision: Prec
     )
     if space.reason:
         return replace(way, reason=space.reason)
-    limits = Limits(
-        max_num_seqs=integer(flags.get("max_num_seqs")) or Limits.max_num_seqs,
-        max_num_batched_tokens=integer(flags.get("max_num_batched_tokens"))
-        or Limits.max_num_batched_tokens,
-        cache_tokens=space.cache_tokens,
-        prefix_tokens=_PREFIX_SHARE * space.cache_tokens,
-    )
+    limits = _limits(engine, flags, space.cache_tokens)
     fit = question.fit(place.card)
     roofline = Roofline.of(model, precision, place.card, layout)
     # The fastest first: the others serve no more than it does.
@@ -298,6 +292,18 @@ def _predicted(question: Question, requests: Requests, way: Way, precision: Prec
     bounds = ", ".join(f"{o.label} {o.max_ms:g} ms" for o in question.slo.objectives)
     chance = "; within its interval it may" if high else ""
     return replace(way, reason=f"meets {bounds} at no rate as predicted{chance}")
+
+
+def _limits(engine: Engine, flags: Mapping[str, Scalar], cache_tokens: float) -> Limits:
+    given = [integer(flags.get(name)) or 0 for name in engine.batch_flags] or [0, 0]
+    # What is unset, or -1 for no bound, is as the simulation has it.
+    sequences, tokens = (max(0, value) for value in given)
+    return Limits(
+        max_num_seqs=sequences or Limits.max_num_seqs,
+        max_num_batched_tokens=tokens or Limits.max_num_batched_tokens,
+        cache_tokens=cache_tokens,
+        prefix_tokens=_PREFIX_SHARE * cache_tokens,
+    )
 
 
 def shortlist(ways: Sequence[Way], count: int = SHORTLIST) -> list[Way]:

@@ -128,6 +128,11 @@ class EngineContract:
             assert engine.accelerators(spec, {flag: 2}, GPU) == 2, flag
             assert engine.accelerators(spec, {flag: 2}, CPU) == 1, flag
 
+    def test_bounds_of_a_batch_are_flags_of_its_server(self, engine: Engine) -> None:
+        assert len(engine.batch_flags) in (0, 2)
+        for flag in engine.batch_flags:
+            engine.catalog.checked({flag: 64})
+
     def test_every_engine_serves_an_uncompressed_model(
         self, engine: Engine, spec: EngineSpec
     ) -> None:

@@ -40,6 +40,7 @@ class SglangEngine(Engine):
     # 200 as soon as a token was generated; /health may say so earlier.
     health_path: ClassVar[str] = "/health_generate"
     parallel_flags: ClassVar[tuple[str, ...]] = ("tp_size", "pp_size", "dp_size")
+    batch_flags: ClassVar[tuple[str, ...]] = ("max_running_requests", "chunked_prefill_size")
     variables: ClassVar[EngineVariables] = EngineVariables(
         effective=("SGLANG_*", "SGL_*"), owned=("SGLANG_CACHE_DIR", "SGLANG_PORT")
     )

@@ -47,6 +47,7 @@ class VllmEngine(Engine):
     parallel_flags: ClassVar[tuple[str, ...]] = (
         "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size",
     )  # fmt: skip
+    batch_flags: ClassVar[tuple[str, ...]] = ("max_num_seqs", "max_num_batched_tokens")
     container: ClassVar[Container | None] = Container(
         distribution="vllm",
         image="vllm/vllm-openai",

@@ -65,9 +65,10 @@ def ask(
     fit: Fit = FIT,
     tensor: tuple[int, ...] = (1,),
     flags: dict[str, Scalar] | None = None,
+    engine: str = "vllm",
 ) -> list[Way]:
-    engine = EngineSpec(flags=flags or {})
-    question = Question(architecture(config), under, engine, {"": fit})
+    served = EngineSpec(name=engine, flags=flags or {})
+    question = Question(architecture(config), under, served, {"": fit})
     chosen = [CATALOG.recipe(name) for name in recipes]
     return forecast(question, places(CATALOG, ["h100"]), chosen, space(*tensor))
 
@@ -131,6 +132,15 @@ def test_memory_is_what_the_flags_of_the_model_leave_to_the_engine() -> None:
     (usual,) = ask(LLAMA_8B, "baseline", under=slo())
     (half,) = ask(LLAMA_8B, "baseline", under=slo(), flags={"gpu_memory_utilization": 0.5})
     assert half.context_tokens < usual.context_tokens / 2
+
+
+def test_few_sequences_at_a_time_serve_less_whatever_the_engine_calls_them() -> None:
+    for engine, flag in (("vllm", "max_num_seqs"), ("sglang", "max_running_requests")):
+        usual, few = (
+            ask(LLAMA_8B, "baseline", under=slo(), flags=flags, engine=engine)[0]
+            for flags in ({}, {flag: 2})
+        )
+        assert few.rate_rps < 0.5 * usual.rate_rps, engine
 
 
 def test_a_spec_that_fixes_parallelism_is_planned_at_that_alone() -> None:
