@@ -55,7 +55,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     ports = dict(zip(("master", "volume", "filer", "s3"), free, strict=False))
     argv = [
         program, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder / 'data'}",
-        "-filer", "-s3", "-s3.port.iceberg=0", "-s3.port.lance=0",
+        "-filer", "-s3", "-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.preStopSeconds=0",
         f"-s3.config={config}", "-master.volumeSizeLimitMB=64",
         f"-master.port={ports['master']}", f"-volume.port={ports['volume']}",
         f"-filer.port={ports['filer']}", f"-s3.port={ports['s3']}",
@@ -72,7 +72,15 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     with ExitStack() as stack:
         log = folder / "weed.log"
         process = stack.enter_context(
-            OwnedProcess(argv, log_file=log, env=dict(os.environ), cwd=folder, name="S3 server")
+            OwnedProcess(
+                argv,
+                log_file=log,
+                env=dict(os.environ),
+                cwd=folder,
+                name="S3 server",
+                # What it holds is on the disk within a second; its gRPC servers wait for 15.
+                grace_s=3.0,
+            )
         )
         _wait_until_ready(endpoint, process, log)
         _make_bucket(environment)

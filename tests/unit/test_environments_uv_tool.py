@@ -18,6 +18,7 @@ from optikit_assets.environments.uv_tool import (
     torch_arguments,
     uv_environ,
 )
+from tests.alive import is_gone
 
 CPU = INSTALLATIONS["serve", "cpu"]
 GPU = INSTALLATIONS["serve", "gpu"]
@@ -29,14 +30,6 @@ install.index-url='better-mirror'
 global.cert='ca.pem'
 freeze.timeout='1'
 """
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
 
 
 def test_pip_settings_of_the_environment_win_over_those_of_files() -> None:
@@ -119,9 +112,10 @@ def test_command_that_does_not_exist_is_named(tmp_path: Path) -> None:
         run_logged(["no-such-command"], log_file=tmp_path / "log", environ={}, limit_s=1)
 
 
-def test_command_past_its_limit_is_ended_with_its_children(tmp_path: Path) -> None:
+@pytest.mark.parametrize("child", ["sleep 60", "sh -c 'trap : TERM; sleep 60; sleep 60'"])
+def test_command_past_its_limit_is_ended_with_its_children(tmp_path: Path, child: str) -> None:
     pid_file = tmp_path / "pid"
-    script = f"sleep 60 & echo $! > {pid_file}; wait"
+    script = f"{child} & echo $! > {pid_file}; wait"
     started_s = time.monotonic()
     with pytest.raises(CommandError, match="ran past its limit of 1 s"):
         run_logged(
@@ -132,7 +126,7 @@ def test_command_past_its_limit_is_ended_with_its_children(tmp_path: Path) -> No
             cwd=tmp_path,
         )
     assert time.monotonic() - started_s < 10
-    assert not is_alive(int(pid_file.read_text(encoding="utf-8")))
+    assert is_gone(int(pid_file.read_text(encoding="utf-8")))
 
 
 def test_interrupt_ends_the_command(tmp_path: Path) -> None:
@@ -154,7 +148,7 @@ def test_interrupt_ends_the_command(tmp_path: Path) -> None:
             on_wait=interrupt,
             cwd=tmp_path,
         )
-    assert not is_alive(int(pid_file.read_text(encoding="utf-8")))
+    assert is_gone(int(pid_file.read_text(encoding="utf-8")))
 
 
 def test_disk_space_is_asked_of_the_nearest_existing_folder(tmp_path: Path) -> None:
