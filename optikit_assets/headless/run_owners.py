@@ -46,7 +46,7 @@ def cancel_orphaned_runs(instance: dg.DagsterInstance) -> list[str]:
     canceled = []
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
         owner = run.tags.get(OWNER_TAG, "")
-        if run.tags.get(HOME_TAG, _this_home()) != _this_home():
+        if not _is_ours(run.tags.get(HOME_TAG)):
             continue
         # Earlier releases wrote host:pid, which may mean anybody by now.
         if not owner.isalnum() or not _has_ended(owner):
@@ -60,10 +60,16 @@ def cancel_orphaned_runs(instance: dg.DagsterInstance) -> list[str]:
     return canceled
 
 
+def _is_ours(home: str | None) -> bool:
+    # Earlier releases named no home, or one without the number of its file.
+    return home is None or home in (_this_home(), _this_home().partition("-")[0])
+
+
 def _this_home() -> str:
     """Return what tells this OPTIKIT_HOME from others, on this machine or another.
 
-    A copy of it has the same file, under another number of its file system.
+    A copy of it has the same file, under another number of its file system; so has what was moved
+    to another file system, which counts as a new one.
     """
     file = settings().home / "dagster" / "home.id"
     if not file.exists():

@@ -10,15 +10,15 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from optikit_assets.engines import Engine, get_engine
+from optikit_assets.engines import get_engine
 from optikit_assets.engines.flags import integer
 from optikit_assets.errors import OptikitError
 from optikit_assets.planner.architecture import Architecture
-from optikit_assets.planner.engine import Limits
 from optikit_assets.planner.fit import Fit
 from optikit_assets.planner.memory import hardware_of, room
 from optikit_assets.planner.precision import Precision
 from optikit_assets.planner.roofline import Layout, Roofline
+from optikit_assets.planner.server_flags import limits, memory_share
 from optikit_assets.planner.step_time import StepTime
 from optikit_assets.planner.traffic import Requests, Server
 from optikit_assets.specs import (
@@ -30,7 +30,7 @@ from optikit_assets.specs import (
     SearchSpaceSpec,
     SloSpec,
 )
-from optikit_assets.specs.search_space import Choices, IntRange, Scalar
+from optikit_assets.specs.search_space import Choices, IntRange
 
 SHORTLIST = 3
 """Ways that are worth measuring unless one says otherwise."""
@@ -172,19 +172,19 @@ def _place(
     raise OptikitError(f"unknown hardware pool or card {name!r}; known: {known}")
 
 
-def layouts(
-    space: SearchSpaceSpec, place: Place, fixed: Mapping[str, Scalar] | None = None
-) -> list[Layout]:
+def layouts(space: SearchSpaceSpec, place: Place, engine: EngineSpec) -> list[Layout]:
     """Return the parallelism that a search space allows within a node.
 
-    What flags of the model's spec fix is not searched; where nothing fits, the default is left.
+    What the flags of the model's engine fix is not searched, nor what a space of another engine
+    names; where nothing fits, the default is left.
     """
-    names = get_engine(space.engine).parallel_flags
-    own = [integer((fixed or {}).get(name)) for name in names]
+    names = get_engine(engine.name).parallel_flags
+    own = [integer(engine.flags.get(name)) for name in names]
     # A search is over the first two; copies are there only where the spec says so.
+    searched = names[:2] if space.engine == engine.name else ()
     sizes = [
-        [size] if size else _values(space, name) if i < 2 else [1]
-        for i, (name, size) in enumerate(zip(names, own, strict=True))
+        [size] if size else _values(space, name) if name in searched else [1]
+        for name, size in zip(names, own, strict=True)
     ]
     every = [Layout(*layout) for layout in itertools.product(*sizes)]
     default = Layout(*(size or 1 for size in own))
@@ -219,7 +219,7 @@ def forecast(
     seen: dict[object, Way] = {}
     found: list[Way] = []
     for place in some:
-        for layout in layouts(space, place, question.engine.flags):
+        for layout in layouts(space, place, question.engine):
             for recipe in recipes:
                 way = _way(question, requests, Way(place, layout, recipe.name), recipe, seen)
                 found.append(way)
@@ -260,8 +260,7 @@ def _predicted(question: Question, requests: Requests, way: Way, precision: Prec
     engine = get_engine(question.engine.name)
     hardware = hardware_of(place.card, place.cards)
     flags = {**engine.defaults(hardware), **question.engine.flags}
-    budget = engine.estimate(model.facts, hardware, flags, context_length=1).budget_bytes
-    share = budget / hardware.memory_bytes
+    share = memory_share(engine, model.facts, hardware, flags)
     space = room(model, precision, place.card, layout, requests.longest, gpu_share=share)
     way = replace(
         way,
@@ -271,12 +270,15 @@ def _predicted(question: Question, requests: Requests, way: Way, precision: Prec
     )
     if space.reason:
         return replace(way, reason=space.reason)
-    limits = _limits(engine, flags, space.cache_tokens)
+    bounds = limits(
+        engine, flags, cache_tokens=space.cache_tokens,
+        prefix_tokens=_PREFIX_SHARE * space.cache_tokens,
+    )  # fmt: skip
     fit = question.fit(place.card)
     roofline = Roofline.of(model, precision, place.card, layout)
     # The fastest first: the others serve no more than it does.
     servers = [
-        Server(StepTime.of(roofline, fit, factor), limits, layout.lanes)
+        Server(StepTime.of(roofline, fit, factor), bounds, layout.lanes)
         for factor in (fit.low, 1.0, fit.high)
     ]
     high = servers[0].highest_rate(requests, question.slo)
@@ -289,21 +291,9 @@ def _predicted(question: Question, requests: Requests, way: Way, precision: Prec
     )
     if rate:
         return way
-    bounds = ", ".join(f"{o.label} {o.max_ms:g} ms" for o in question.slo.objectives)
+    asked = ", ".join(f"{o.label} {o.max_ms:g} ms" for o in question.slo.objectives)
     chance = "; within its interval it may" if high else ""
-    return replace(way, reason=f"meets {bounds} at no rate as predicted{chance}")
-
-
-def _limits(engine: Engine, flags: Mapping[str, Scalar], cache_tokens: float) -> Limits:
-    given = [integer(flags.get(name)) or 0 for name in engine.batch_flags] or [0, 0]
-    # What is unset, or -1 for no bound, is as the simulation has it.
-    sequences, tokens = (max(0, value) for value in given)
-    return Limits(
-        max_num_seqs=sequences or Limits.max_num_seqs,
-        max_num_batched_tokens=tokens or Limits.max_num_batched_tokens,
-        cache_tokens=cache_tokens,
-        prefix_tokens=_PREFIX_SHARE * cache_tokens,
-    )
+    return replace(way, reason=f"meets {asked} at no rate as predicted{chance}")
 
 
 def shortlist(ways: Sequence[Way], count: int = SHORTLIST) -> list[Way]:

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from optikit_assets.engines import get_engine
-from optikit_assets.engines.flags import integer
 from optikit_assets.errors import OptikitError
 from optikit_assets.planner.architecture import Architecture
+from optikit_assets.planner.memory import hardware_of
 from optikit_assets.planner.precision import Precision
-from optikit_assets.planner.roofline import Layout
 from optikit_assets.planner.rows import Row, Work
+from optikit_assets.planner.server_flags import layout_of, memory_share, most_sequences
 from optikit_assets.specs import CardSpec, Catalog
 
 OWN_ROWS = """
@@ -97,11 +97,13 @@ def _row(
     except OptikitError:
         return None
     flags, used = _mapping(record["flags"]), get_engine(engine)
-    layout = Layout(*(integer(flags.get(name)) or 1 for name in used.parallel_flags))
+    layout = layout_of(used, flags)
     if used.devices(flags) != layout.cards:
         return None
     prompt, answer = (float(length) for length in lengths)
-    work = Work(model, precision, card, layout, clients, prompt, answer)
+    share = memory_share(used, model.facts, hardware_of(card, layout.cards), flags)
+    most = most_sequences(used, flags)
+    work = Work(model, precision, card, layout, clients, prompt, answer, share, most)
     return Row(work, latency_s, None, str(record["model"]))
 
 

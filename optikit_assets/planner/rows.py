@@ -1,5 +1,6 @@
 """Measured rows that coefficients are fitted to: closed loops of known work."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optikit_assets.planner.architecture import Architecture
-from optikit_assets.planner.memory import room
+from optikit_assets.planner.memory import GPU_SHARE, room
 from optikit_assets.planner.precision import Precision
 from optikit_assets.planner.roofline import Layout, Roofline
 from optikit_assets.specs import CardSpec
@@ -24,6 +25,10 @@ class Work:
         On the whole server.
     input_tokens, output_tokens
         Of each request; what a prefix cache answers is no input.
+    gpu_share
+        Share of a card's memory that the server takes.
+    most
+        Sequences that a lane runs at a time by its flags.
     """
 
     architecture: Architecture
@@ -33,6 +38,8 @@ class Work:
     clients: float
     input_tokens: float
     output_tokens: float
+    gpu_share: float = GPU_SHARE
+    most: float = math.inf
 
     @cached_property
     def roofline(self) -> Roofline:
@@ -41,10 +48,14 @@ class Work:
 
     @cached_property
     def running(self) -> float:
-        """Sequences that run at a time on a lane, as its memory allows; the others wait."""
+        """Sequences that run at a time on a lane, as memory and flags allow; the others wait."""
         mean = self.input_tokens + self.output_tokens / 2.0
-        fits = room(self.architecture, self.precision, self.card, self.layout, mean).cache_tokens
-        return min(self.clients / self.layout.lanes, max(1.0, fits / mean))
+        space = room(
+            self.architecture, self.precision, self.card, self.layout, mean,
+            gpu_share=self.gpu_share,
+        )  # fmt: skip
+        places = min(self.most, max(1.0, space.cache_tokens / mean))
+        return min(self.clients / self.layout.lanes, places)
 
     @property
     def queue(self) -> float:

@@ -130,3 +130,13 @@ def test_runs_of_a_home_are_left_alone_by_a_copy_of_it(with_instance, tmp_path):
         assert cancel_orphaned_runs(instance) == []
         (tmp_path / "original").replace(name)
         assert cancel_orphaned_runs(instance) == [run.run_id]
+
+
+def test_runs_of_this_home_as_an_earlier_release_named_it_are_its_own(with_instance):
+    with run_tags() as tags:
+        pass
+    with open_instance() as instance:
+        earlier = {OWNER_TAG: "e" * 32, HOME_TAG: tags[HOME_TAG].partition("-")[0]}
+        run = dg.DagsterRun("a", status=dg.DagsterRunStatus.STARTED, tags=earlier)
+        instance.add_run(run)
+        assert cancel_orphaned_runs(instance) == [run.run_id]

@@ -28,6 +28,10 @@ WITH held AS (
     FROM (
         SELECT started_at, unnest(from_json(pools, '[{"pool": "VARCHAR", "price_per_hour": "DOUBLE"}]')) AS offer
         FROM deployments WHERE pools IS NOT NULL
+        UNION ALL
+        -- On this machine alone, without a price, there is nothing to choose from.
+        SELECT started_at, {'pool': 'local', 'price_per_hour': NULL::DOUBLE}
+        FROM deployments WHERE pool IS NULL AND pools IS NULL
     )
     GROUP BY ALL
 ), spent AS (

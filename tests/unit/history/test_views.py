@@ -556,3 +556,16 @@ def test_a_price_that_was_taken_out_of_a_pools_file_is_none(history, rows):
         rows.add("deployments", day, slo="chat", status="feasible", gpus=1, pools=offers)
     (row,) = ask(history, "SELECT cost FROM deployment_costs").to_dict("records")
     assert pd.isna(row["cost"])
+
+
+def test_this_machines_price_that_was_taken_out_is_none_too(history, rows):
+    held(
+        history, "1", 0.0, 3600.0, pool="local", asset="deployable_config", partition="qwen@1|chat"
+    )
+    offers = [{"pool": "local", "price_per_hour": 3.0}]
+    rows.add("deployments", 0, slo="chat", status="feasible", gpus=1, pool=None, pools=offers)
+    (row,) = ask(history, "SELECT cost FROM deployment_costs").to_dict("records")
+    assert row["cost"] == pytest.approx(3.0)
+    rows.add("deployments", 1, slo="chat", status="feasible", gpus=1, pool=None, pools=None)
+    (row,) = ask(history, "SELECT cost FROM deployment_costs").to_dict("records")
+    assert pd.isna(row["cost"])

@@ -152,6 +152,14 @@ def test_a_spec_that_fixes_parallelism_is_planned_at_that_alone() -> None:
     assert way.reason == "needs 16 cards, a node has 8"
 
 
+def test_a_spec_of_another_engine_than_the_spaces_is_planned_at_its_own_parallelism() -> None:
+    flags: dict[str, Scalar] = {"tp_size": 4}
+    ways = ask(LLAMA_8B, "baseline", under=slo(), tensor=(1, 2), flags=flags, engine="sglang")
+    assert [way.layout for way in ways] == [Layout(4)]
+    ways = ask(LLAMA_8B, "baseline", under=slo(), tensor=(1, 2), engine="sglang")
+    assert [way.layout for way in ways] == [Layout()]
+
+
 def pool(**keys: object) -> Catalog:
     spec = PoolSpec.model_validate({"name": "mine", **keys})
     return replace(CATALOG, pools={"mine": spec})
@@ -250,6 +258,25 @@ def test_own_rows_are_of_the_newest_version_on_the_card_and_steady() -> None:
     prefixed = {"input_tokens": 500, "output_tokens": 50, "prefix_tokens": 100}
     shared = replace(CATALOG, slos={"s": slo(workload=prefixed)})
     assert own_rows([record], "vllm", CATALOG.card("h100"), shared, known) == []
+
+
+def test_a_loop_of_more_clients_than_a_server_runs_at_a_time_waits() -> None:
+    catalog = replace(CATALOG, slos={"s": slo()})
+
+    def running(**flags: Scalar) -> list[float]:
+        record = {
+            "model": "m@1", "recipe": "baseline", "slo": "s", "accelerator": "NVIDIA H100",
+            "versions": {"vllm": "1"}, "clients": 320, "throughput_rps": 32.0, "latency_s": 10.0,
+            "flags": flags, "input_tokens": 500, "output_tokens": 50,
+        }  # fmt: skip
+        card = CATALOG.card("h100")
+        rows = own_rows([record], "vllm", card, catalog, lambda _: architecture(LLAMA_8B))
+        return [row.work.running for row in rows]
+
+    assert running() == [320]
+    assert running(max_num_seqs=16) == [16]
+    (few,) = running(gpu_memory_utilization=0.3)
+    assert 1 < few < 200
 
 
 def test_own_rows_of_one_model_do_not_narrow_the_interval() -> None:
