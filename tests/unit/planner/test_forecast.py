@@ -136,9 +136,9 @@ def test_memory_is_what_the_flags_of_the_model_leave_to_the_engine() -> None:
 
 def test_few_sequences_at_a_time_serve_less_whatever_the_engine_calls_them() -> None:
     for engine, flag in (("vllm", "max_num_seqs"), ("sglang", "max_running_requests")):
+        asked: list[dict[str, Scalar]] = [{}, {flag: 2}]
         usual, few = (
-            ask(LLAMA_8B, "baseline", under=slo(), flags=flags, engine=engine)[0]
-            for flags in ({}, {flag: 2})
+            ask(LLAMA_8B, "baseline", under=slo(), flags=flags, engine=engine)[0] for flags in asked
         )
         assert few.rate_rps < 0.5 * usual.rate_rps, engine
 
