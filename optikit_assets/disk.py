@@ -1,4 +1,4 @@
-"""Free space, and errors of a disk that is full or cannot be written."""
+"""Free space, what survives a loss of power, and errors of a disk that is full or read-only."""
 
 import errno
 import os
@@ -52,6 +52,23 @@ def storage_error(error: BaseException, root: Path, what: str) -> StorageError |
             f"({os.strerror(number or 0)}); fix its permissions or set OPTIKIT_HOME"
         )
     return None
+
+
+def sync_tree(folder: Path) -> None:
+    """Make a folder with all that is in it survive a loss of power."""
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            sync(path)
+    sync(folder)
+
+
+def sync(path: Path) -> None:
+    """Make a file's content, or the names in a folder, survive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _existing(path: Path) -> Path:

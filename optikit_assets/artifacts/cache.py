@@ -18,7 +18,8 @@ import os
 import secrets
 import shutil
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from optikit_assets.artifacts.artifact import Artifact
@@ -29,7 +30,7 @@ from optikit_assets.artifacts.manifest import MANIFEST, Manifest
 from optikit_assets.artifacts.references import Reference, check_unchanged
 from optikit_assets.artifacts.turns import turn
 from optikit_assets.disk import human_bytes, storage_error
-from optikit_assets.errors import ChangedInputError, DamagedArtifactError
+from optikit_assets.errors import ChangedInputError, DamagedArtifactError, StorageError
 from optikit_assets.locks import locked
 
 log = logging.getLogger("optikit.artifacts")
@@ -66,7 +67,8 @@ class ArtifactCache:
 
     def artifact(self, manifest: Manifest, download: Download) -> Path:
         """Return the folder of an artifact, fetched unless it is here; this process uses it now."""
-        self._use(manifest)
+        with self._explained(f"that {manifest.key[:12]}… is used"):
+            self._use(manifest)
         found = self._present(manifest)
         if found is None:
             with turn(self.root, f"fetch-{manifest.key[:24]}"):
@@ -82,13 +84,9 @@ class ArtifactCache:
         if not place.exists():
             part = place.with_name(f"{place.name}.{os.getpid()}.{secrets.token_hex(4)}")
             try:
-                download(manifest, name, part)
-                part.replace(place)
-            except OSError as error:
-                translated = storage_error(error, self.root, name)
-                if translated is None:
-                    raise
-                raise translated from error
+                with self._explained(name):
+                    download(manifest, name, part)
+                    part.replace(place)
             finally:
                 part.unlink(missing_ok=True)
         return place
@@ -112,12 +110,22 @@ class ArtifactCache:
         return reference
 
     def keep(self, name: str, keys: Iterable[str]) -> None:
-        """Let these artifacts stay for as long as `name`, and nothing else, stands for them."""
+        """Let these artifacts stay for as long as `name`, and nothing else, stands for them.
+
+        Raises
+        ------
+        StorageError
+            If the disk refuses it; what was kept stays.
+        """
         place = self.root / "kept" / name
-        place.parent.mkdir(parents=True, exist_ok=True)
         part = place.with_name(f".{place.name}.{os.getpid()}.{secrets.token_hex(4)}")
-        part.write_text(json.dumps(sorted(keys)), encoding="utf-8")
-        part.replace(place)
+        with self._explained(f"what is kept for {name}"):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                part.write_text(json.dumps(sorted(keys)), encoding="utf-8")
+                part.replace(place)
+            finally:
+                part.unlink(missing_ok=True)
 
     def evict(self, needed_bytes: int = 0) -> list[str]:
         """Delete what was not used for longest until `needed_bytes` more fit; return the keys."""
@@ -139,6 +147,15 @@ class ArtifactCache:
                 self.root, human_bytes(total), human_bytes(self.limit_bytes),
             )  # fmt: skip
         return gone
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise storage_error(error, self.root, what) or StorageError(
+                f"cannot write {what} to {self.root}: {error.strerror or error}"
+            ) from error
 
     def _present(self, manifest: Manifest) -> Artifact | None:
         found = self.store.find(manifest.key)

@@ -39,7 +39,7 @@ from optikit_assets.artifacts.manifest import read_manifest, write_manifest
 from optikit_assets.artifacts.references import ARTIFACT, Reference
 from optikit_assets.artifacts.turns import turn
 from optikit_assets.artifacts.verification import damage_of, put_aside, quarantined
-from optikit_assets.disk import check_free_space, storage_error
+from optikit_assets.disk import check_free_space, storage_error, sync, sync_tree
 from optikit_assets.errors import DamagedArtifactError, StorageError
 from optikit_assets.locks import locked
 
@@ -244,7 +244,7 @@ class LocalStore(ArtifactStore):
     def keep(self, draft: ArtifactDraft) -> None:
         """Make an artifact of a draft that has its manifest, unless there is a complete one."""
         destination, staging = self.folder(draft.key), draft.path.parent
-        _sync_tree(draft.path)
+        sync_tree(draft.path)
         destination.parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(3):
             if self.find_complete(draft.key) is not None:
@@ -260,7 +260,7 @@ class LocalStore(ArtifactStore):
                 if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                     raise
                 continue
-            _sync(destination.parent)
+            sync(destination.parent)
             return
         raise StorageError(f"{destination} keeps changing while an artifact is written to it")
 
@@ -272,18 +272,3 @@ def local_store(url: str, home: Path) -> LocalStore:
     if parsed.netloc not in ("", "localhost") or not parsed.path.strip("/"):
         raise StorageError(f"{url!r} names no folder; write file:///FOLDER, with three slashes")
     return LocalStore(Path(unquote(parsed.path)))
-
-
-def _sync_tree(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if not path.is_symlink():
-            _sync(path)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

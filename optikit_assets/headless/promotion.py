@@ -295,7 +295,7 @@ def _point(store: ArtifactStore, slot: Slot, ready: Bundle) -> Path:
     """Move the link to what was just decided on."""
     try:
         return channels.point(store, slot, ready)
-    except StorageError as error:
+    except (OptikitError, OSError) as error:
         raise StorageError(
             f"{slot}: it is decided, and stays so, but the link of this machine lags ({error}); "
             "do not decide again: `optikit deployed` moves it (with --follow, if there was none)"

@@ -23,7 +23,7 @@ from pathlib import Path
 from filelock import FileLock
 from filelock import Timeout as LockTimeout
 
-from optikit_assets.disk import check_free_space, storage_error
+from optikit_assets.disk import check_free_space, storage_error, sync, sync_tree
 from optikit_assets.errors import StorageError
 from optikit_assets.publishing.digests import RELEASE_FILE, files_of, release_text
 from optikit_assets.publishing.targets import Placed, Release, register_target
@@ -75,7 +75,9 @@ class FolderTarget:
             self._copy(path, part / name)
         draft = part / RELEASE_FILE
         draft.write_text(release_text(release.key, files), encoding="utf-8")
+        sync_tree(part)
         self._rename(part, place)
+        sync(place.parent)
         return len(lacking)
 
     def _copy(self, source: Path, to: Path) -> None:

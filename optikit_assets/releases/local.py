@@ -1,5 +1,6 @@
 """A bundle with the model where this machine has it."""
 
+import errno
 import os
 import re
 import secrets
@@ -8,10 +9,12 @@ from pathlib import Path
 
 from optikit_assets.artifacts import Artifact, ArtifactStore
 from optikit_assets.artifacts.references import ARTIFACT, Reference
-from optikit_assets.disk import storage_error
+from optikit_assets.disk import storage_error, sync, sync_tree
 from optikit_assets.engines import Engine
+from optikit_assets.errors import StorageError
 from optikit_assets.publishing import Bundle
 from optikit_assets.settings import settings
+from optikit_assets.specs import digest
 
 # `Reference.symbol`, where an engine's file names its model by content.
 _SYMBOL = re.compile(rf"{ARTIFACT}:([0-9a-f]{{64}})")
@@ -66,19 +69,35 @@ def named_model(engine: Engine, artifact: Artifact) -> str | None:
 
 
 def _copy(artifact: Artifact, name: str, text: str) -> Path:
-    """Return a copy of a bundle in which one file has another content."""
-    place = settings().home / "bundles" / artifact.key
-    part = place.with_name(f".{place.name[:16]}.{os.getpid()}.{secrets.token_hex(4)}")
+    """Return a copy of a bundle in which one file has another content.
+
+    What lies there is being served: it is never replaced, another content has another place.
+    """
+    root = settings().home / "bundles"
+    place = root / digest([artifact.digest, text])[:16] / artifact.key
+    part = root / f".{artifact.key[:16]}.{os.getpid()}.{secrets.token_hex(4)}"
     try:
-        shutil.copytree(artifact.folder(), part)
-        (part / name).write_text(text, encoding="utf-8")
-        shutil.rmtree(place, ignore_errors=True)
-        part.rename(place)
+        if not place.is_dir():
+            shutil.copytree(artifact.folder(), part)
+            (part / name).write_text(text, encoding="utf-8")
+            sync_tree(part)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _rename(part, place)
+            sync(place.parent)
     except OSError as error:
-        translated = storage_error(error, place.parent, f"bundle {artifact.key[:12]}…")
-        if translated is None:
-            raise
-        raise translated from error
+        what = f"bundle {artifact.key[:12]}…"
+        raise storage_error(error, root, what) or StorageError(
+            f"cannot write {what} to {root}: {error.strerror or error}"
+        ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return place
+
+
+def _rename(part: Path, place: Path) -> None:
+    """Put a folder in its place, unless somebody was faster: what is there is the same."""
+    try:
+        part.rename(place)
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise

@@ -15,6 +15,7 @@ from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.delivery import MODEL_FOLDER, deploy_files, is_within_reach, serving_plan
 from optikit_assets.disk import storage_error
 from optikit_assets.engines import get_engine
+from optikit_assets.errors import StorageError
 from optikit_assets.publishing import MlflowTracker, Placed, Release, Target, open_target
 from optikit_assets.releases.account import account_of
 from optikit_assets.releases.weights import served_weights
@@ -50,15 +51,15 @@ def push_bundle(
         If the weights are not those that were certified.
     StorageError
         If the target cannot be reached or written; its alias names what it named before. If it is
-        the tracker, that alias does; what was pushed is there.
+        the tracker, that alias does; what was pushed is there. Or if this machine's disk fails.
     """
     spec = spec.of(deployment.model, deployment.slo.name)
-    weights = served_weights(store, registry, artifact, deployment)
-    files = _model_files(weights.folder(), registry, deployment)
-    target = open_target(spec.to)
-    key = digest(["release", artifact.key, artifact.digest, weights.digest])
     scratch = settings().home / "cache"
     try:
+        weights = served_weights(store, registry, artifact, deployment)
+        files = _model_files(weights.folder(), registry, deployment)
+        target = open_target(spec.to)
+        key = digest(["release", artifact.key, artifact.digest, weights.digest])
         scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=scratch, prefix="publish-") as folder:
             bundle = _bundle(Path(folder), artifact, deployment, target, key)
@@ -68,7 +69,10 @@ def push_bundle(
                 link = MlflowTracker(spec.mlflow).record(told, placed.uri, spec.alias)
                 placed = replace(placed, link=link)
     except OSError as error:
-        raise storage_error(error, scratch, "the bundle") or error from error
+        raise storage_error(error, scratch, "the bundle") or StorageError(
+            f"cannot push {deployment.model_key} to {spec.to}: {error.strerror or error} "
+            f"({error.filename or 'no file'}); run again: what was sent is not sent once more"
+        ) from error
     return Pushed(spec, key, placed)
 
 

@@ -110,6 +110,72 @@ class TestObjects(TargetContract):
             name: path.read_bytes() for name, path in release.model.items()
         }
 
+    def test_what_is_swept_is_not_pushed_and_what_is_pushed_is_not_swept(
+        self, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        given_up, other = (make_release(tmp_path, letter) for letter in "ab")
+        self.kill_after(4)
+        with pytest.raises(Killed):
+            target.push(given_up, "current")
+        self.kill_after(-1)
+        later = ObjectTarget(self.bucket.url, self.bucket, lambda: self.now + timedelta(days=2))
+        listed, delete = self.bucket.list, self.bucket.delete
+
+        def list_then_push(prefix: str, after: str | None = None) -> Any:
+            found = list(listed(prefix, after))
+            if prefix == f"releases/{given_up.key}/":
+                with monkeypatch.context() as inside:
+                    inside.setattr(self.bucket, "list", listed)
+                    target.push(given_up, "current")
+            return iter(found)
+
+        def push_then_delete(*names: str) -> None:
+            with pytest.raises(StorageError, match="is being swept"):
+                target.push(given_up, "current")
+            delete(*names)
+
+        # A sweep goes on from an old release; another push comes before each of its deletions.
+        monkeypatch.setattr(self.bucket, "delete", push_then_delete)
+        later.push(other, "other")
+        monkeypatch.undo()
+        assert not any(given_up.key in name for name in self._names())
+        # And the other way round: the push comes after it has looked.
+        self.kill_after(4)
+        with pytest.raises(Killed):
+            target.push(given_up, "current")
+        self.kill_after(-1)
+        monkeypatch.setattr(self.bucket, "list", list_then_push)
+        later.push(other, "other")
+        monkeypatch.undo()
+        assert self.releases() == sorted([given_up.key, other.key])
+        assert self.pulled(given_up.key) == {
+            name: path.read_bytes() for name, path in given_up.model.items()
+        }
+
+    def test_a_sweep_that_died_keeps_a_push_for_an_hour_at_most(
+        self, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        given_up, other = (make_release(tmp_path, letter) for letter in "ab")
+        self.kill_after(3)
+        with pytest.raises(Killed):
+            target.push(given_up, "current")
+        self.kill_after(-1)
+        self.now += timedelta(days=2)
+
+        def die(*names: str) -> None:
+            raise Killed
+
+        monkeypatch.setattr(self.bucket, "delete", die)
+        with pytest.raises(Killed):
+            target.push(other, "other")
+        monkeypatch.undo()
+        self.now = datetime.now(UTC)
+        with pytest.raises(StorageError, match="is being swept"):
+            target.push(given_up, "current")
+        self.now += timedelta(hours=2)
+        target.push(given_up, "current")
+        assert given_up.key in self.releases()
+
     def test_a_push_that_is_resumed_is_young_again_and_its_bundle_new(
         self, target: Target, tmp_path: Path
     ) -> None:
@@ -138,11 +204,15 @@ class TestObjects(TargetContract):
         self.now += timedelta(days=2)
 
         def denied(*names: str) -> None:
-            raise StorageError("no permission to delete")
+            raise StorageError("no permission to delete") from PermissionError()
 
         monkeypatch.setattr(self.bucket, "delete", denied)
         target.push(make_release(tmp_path, "b"), "current")
         assert target.current("current") == 64 * "b"
+        # Nor does what it could not sweep wait for anybody.
+        self.now = datetime.now(UTC)
+        target.push(make_release(tmp_path, "a"), "current")
+        assert target.current("current") == 64 * "a"
 
 
 class MortalFolder(FolderTarget):
@@ -191,6 +261,32 @@ class TestFolder(TargetContract):
         self.now_s += 2 * 24 * 3600
         target.push(later, "current")
         assert not part.exists()
+
+    def test_all_of_a_release_is_on_the_disk_before_it_is_seen(
+        self, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        synced: list[str] = []
+        fsync = os.fsync
+
+        def watch(descriptor: int) -> None:
+            synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+            fsync(descriptor)
+
+        rename = self.place._rename
+        before: list[str] = []
+
+        def renamed(draft: Path, to: Path) -> None:
+            if draft.suffix == ".part":
+                before.extend(synced)
+                synced.clear()
+            rename(draft, to)
+
+        monkeypatch.setattr(os, "fsync", watch)
+        monkeypatch.setattr(self.place, "_rename", renamed)
+        target.push(make_release(tmp_path, "a"), "current")
+        part = self.place.root / "releases" / f".{'a' * 64}.part"
+        assert {str(part), f"{part}/release.json", f"{part}/model"} <= set(before)
+        assert synced[0] == str(part.parent)
 
     def test_a_full_disk_is_one_line_and_nothing_is_seen(
         self, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

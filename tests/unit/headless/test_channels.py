@@ -1,15 +1,19 @@
 """A channel's link where several machines share a bucket: the model is named by content there."""
 
+import errno
 import json
+import os
 
 import pytest
 import yaml
 from obstore.store import MemoryStore
 
+from optikit_assets import releases
 from optikit_assets.artifacts import ObjectStore, Reference
 from optikit_assets.artifacts.cache import ArtifactCache
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.bucket import Bucket
+from optikit_assets.engines import get_engine
 from optikit_assets.errors import StorageError
 from optikit_assets.headless import channels, promotion
 from optikit_assets.promotion import Slot
@@ -58,11 +62,37 @@ def test_a_channel_serves_a_base_model_that_another_machine_put_into_the_bucket(
     assert (tmp_path.joinpath(config["model"]) / "model.safetensors").read_bytes() == weights
     kept = json.loads((tmp_path / "here/kept/channels/production/tiny/chat").read_text())
     assert set(kept) == {bundle.key, shared.where}
+    # What is served is never touched: once more is the same folder, another content another one.
+    assert channels.make_ready(here, SLOT, bundle.key, bundle.digest) == ready
+    served = ready.path.stat().st_ino
+    engine = get_engine("vllm")
+    other = releases.local_bundle(here, engine, here.get(bundle.key), "renamed@1", "other")
+    assert other.path != ready.path
+    assert (other.key, other.path.name) == (bundle.key, bundle.key)
+    assert ready.path.stat().st_ino == served
     with pytest.raises(StorageError, match="made anew, with another content"):
         channels.make_ready(here, SLOT, bundle.key, "another")
     # Nothing proves what a bucket has lost.
     here.remove(shared.where)
     assert "is not in" in promotion._damage(here, here.get(bundle.key))
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+def test_a_disk_that_fails_after_the_decision_is_told_as_such(home, tmp_path, monkeypatch, error):
+    store = machine(MemoryStore(), tmp_path / "here")
+    folder = write_model(tmp_path / "tiny" / "1", 1)
+    shared = store.share(Reference.to(folder, "model", "model tiny@1"))
+    bundle = keep(store, shared.symbol, shared.sha256)
+    ready = channels.make_ready(store, SLOT, bundle.key, bundle.digest)
+
+    def full(self, *args, **how):
+        raise OSError(error, os.strerror(error), str(self))
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with pytest.raises(StorageError, match="it is decided, and stays so"):
+        promotion._point(store, SLOT, ready)
+    with pytest.raises(StorageError, match="what is kept for next"):
+        channels.make_ready(store, SLOT, bundle.key, bundle.digest)
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -1,6 +1,8 @@
 """Publishing from a real store and a real model folder, into a bucket in memory."""
 
+import errno
 import json
+import os
 import shutil
 
 import obstore
@@ -11,7 +13,13 @@ from obstore.store import MemoryStore
 from optikit_assets.bucket import Bucket
 from optikit_assets.cli.delivery import run_publish
 from optikit_assets.engines import get_engine
-from optikit_assets.errors import ChangedInputError, OptikitError, SpecError, UnknownNameError
+from optikit_assets.errors import (
+    ChangedInputError,
+    OptikitError,
+    SpecError,
+    StorageError,
+    UnknownNameError,
+)
 from optikit_assets.headless import publication
 from optikit_assets.headless.bundles import published_uri
 from optikit_assets.history import History
@@ -81,6 +89,15 @@ def test_weights_that_changed_are_not_published(bucket, tmp_path):
     with pytest.raises(ChangedInputError, match="are not those that tiny@1 was certified with"):
         run_publish("tiny", "chat", "bucket")
     assert objects(bucket) == {}
+
+
+def test_a_file_that_vanishes_is_one_line_so_that_other_targets_get_theirs(bucket, monkeypatch):
+    def vanished(self, release, alias):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "model.safetensors")
+
+    monkeypatch.setattr(ObjectTarget, "push", vanished)
+    with pytest.raises(StorageError, match=r"cannot push tiny@1 to .*No such file.*model\.safe"):
+        run_publish("tiny", "chat", "bucket")
 
 
 def test_a_target_that_does_not_exist_is_one_line(bucket):
