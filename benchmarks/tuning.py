@@ -13,7 +13,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -183,7 +183,7 @@ def run(arm: Arm, case: Workload, seed: int, priors: Sequence[Flags], best: floa
     spent: list[tuple[float, float]] = []
     trials: list[Trial] = []
 
-    def note(trial: Trial) -> None:
+    def note(trial: Trial, _: Collection[Trial]) -> None:
         trials.append(trial)
         own = [t for t in trials if t.status == "feasible" and not t.retuned]
         chosen = max(own, key=lambda t: t.rate_per_gpu, default=None)

@@ -41,8 +41,8 @@ SNAPSHOT: dict[str, tuple[tuple[str, ...], set[str], str | None]] = {
         {"base_model", "quantized_model", "evaluation_spec", "engine_spec", "serving_runtime"},
         "3",
     ),
-    "benchmark_sweep": (OF_SCENARIO, {"quantized_model", *MEASURED_WITH}, "2"),
-    "tuned_config": (OF_SCENARIO, {"benchmark_sweep", *MEASURED_WITH}, "3"),
+    "benchmark_sweep": (OF_SCENARIO, {"quantized_model", *MEASURED_WITH}, "3"),
+    "tuned_config": (OF_SCENARIO, {"benchmark_sweep", *MEASURED_WITH}, "4"),
     "deployable_config": (
         ("model", "slo"),
         {"base_model", "eval_scores", "benchmark_sweep", "tuned_config"},
