@@ -13,7 +13,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -28,6 +28,7 @@ from optikit_assets.engines import Flags
 from optikit_assets.schemas import StudyResult, Trial
 from optikit_assets.specs import SearchSpaceSpec
 from optikit_assets.tuner import TrialResult, result_of_benchmark, run_study, worth_rps
+from optikit_assets.tuner.telling import OnTrial
 from tests.servers.tunable import (
     CASES,
     HARDWARE,
@@ -221,7 +222,7 @@ def _study(
     servers: Servers,
     seed: int,
     priors: Sequence[Flags],
-    note: Callable[[Trial], None],
+    note: OnTrial,
 ) -> StudyResult:
     first: Sequence[Flags] = priors if space.economy.priors else ()
     if arm.sampler == "grid":
@@ -255,7 +256,7 @@ def earlier(case: Workload, seed: int) -> list[Flags]:
     arm = Arm("earlier", {"priors": False})
     space = _space(arm)
     servers = Servers(arm, lighter, space, 500 + seed)
-    won = _study(arm, space, servers, 500 + seed, (), lambda trial: None).best
+    won = _study(arm, space, servers, 500 + seed, (), lambda *_: None).best
     return [won.flags] if won is not None and won.flags else []
 
 
