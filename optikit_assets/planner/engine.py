@@ -30,7 +30,7 @@ class Limits:
     Attributes
     ----------
     max_num_seqs, max_num_batched_tokens
-        Most sequences at a time, and most tokens that a step computes, as vLLM calls them.
+        Most sequences at a time, and most tokens that a step computes.
     chunked_prefill
         Whether a prompt may be cut; if not, it waits until a whole step has room.
     cache_tokens
