@@ -154,13 +154,18 @@ def _behind(session: Session) -> list[float]:
     for probe, completed_rps in zip(session.probes, session.completed_rps, strict=True):
         if probe.kind == "closed" or probe.verdict == "invalid" or probe.met:
             continue
+        found: list[float] = []
+        far = probe.backlog_grows
         for objective in session.slo.objectives:
             late = probe.miss_share.get(objective.label, 0.0)
             allowed = 1.0 - objective.percentile / 100.0
             if late >= FAR and completed_rps:
-                limits.append(max(OPEN_SHARE * probe.completion_rate_rps, completed_rps))
+                far = True
             elif late > allowed:
-                limits.append(below(probe.achieved_rate_rps, late, allowed))
+                found.append(below(probe.achieved_rate_rps, late, allowed))
+        if completed_rps and (far or not session.slo.objectives):
+            found.append(max(OPEN_SHARE * probe.completion_rate_rps, completed_rps))
+        limits += found
     return limits
 
 

@@ -38,6 +38,9 @@ from optikit_assets.schemas import (
     RecertificationVerdict,
 )
 
+# One round in which no rate holds may be a mishap.
+_LEAST_MISSED = 2
+
 
 def recertify(
     arm: ArmMeasurement,
@@ -99,13 +102,18 @@ def recertify(
 def _verdict(
     race: Race, new: Entrant, old: Entrant, ratio: Ratio | None
 ) -> tuple[RecertificationVerdict, str]:
+    if new.failed and ratio is not None:
+        return "unresolved", f"a server failed after {ratio.rounds} rounds ({new.left}): once more."
     if new.failed:
         return "regressed", f"there is no server of it any more ({new.left})."
     if old.failed:
         return "unresolved", f"the engine that it was certified on has no server ({old.left})."
-    if ratio is None:
-        return "unresolved", "there are no two rounds in which both limits were read."
     step = 1.0 + race.limits.tolerance
+    if ratio is None:
+        missed = _missed(new, old, step)
+        if len(missed) < _LEAST_MISSED:
+            return "unresolved", "there are no two rounds in which both limits were read."
+        return "regressed", f"in {len(missed)} rounds it held no rate, down to {min(missed):.3g}/s."
     told = (
         f"{ratio.estimate:.2f} times the rate it had ({ratio.low:.2f} to {ratio.high:.2f}, "
         f"{ratio.rounds} rounds)."
@@ -115,6 +123,20 @@ def _verdict(
     if ratio.low > 1.0 and ratio.estimate > step:
         return "improved", told
     return ("holds" if ratio.low > step**-2 else "unresolved"), told
+
+
+def _missed(new: Entrant, old: Entrant, step: float) -> list[float]:
+    """Return the lowest rate of every round in which nothing held that the other one could."""
+    found: list[float] = []
+    for number, served in new.served.items():
+        probes = [probe for probe in served.probes if probe.verdict != "invalid"]
+        before = old.served.get(number)
+        if not probes or before is None or before.limit_rps is None:
+            continue
+        lowest = min(probe.achieved_rate_rps for probe in probes)
+        if all(probe.verdict == "fail" for probe in probes) and lowest < before.limit_rps / step:
+            found.append(lowest)
+    return found
 
 
 @dataclass(frozen=True)

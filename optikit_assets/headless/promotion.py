@@ -160,8 +160,8 @@ def deployed_now(channel: str | None, *, follow: bool = False) -> list[dict[str,
     rows = plain_rows(found)
     for row in rows:
         slot = Slot(row["channel"], row["family"], row["slo"])
-        here = channels.linked(slot)
-        if here != row["bundle_key"] and (here is not None or follow):
+        # Also one that leads to this key: a bundle that was made anew is another one.
+        if follow or channels.linked(slot) is not None:
             _follow(slot)
     return rows
 

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from optikit_assets.history.spool import sync_folder
 
 # Keeps an accidental write-enabled open of the published one from succeeding.
 _READ_ONLY = 0o444
+_PRIVATE = 0o644
 
 
 def make_ready(database: Path, published: Path) -> None:
@@ -40,13 +42,16 @@ def make_ready(database: Path, published: Path) -> None:
     if not database.exists() and other.exists():
         other.rename(database)
     other.unlink(missing_ok=True)
+    if database.exists() and not database.stat().st_mode & stat.S_IWUSR:
+        # Killed between two renames: this was the published one.
+        database.chmod(_PRIVATE)
     noted = _noted(database)
     if not database.exists() or not _is(published, noted.get("published")):
         return
     if not (_is(database, noted.get("private")) and _is_free(database)):
         # Before the copy is there, which it does not fit.
         _wal(database).unlink(missing_ok=True)
-        _copy(published, database, mode=0o644)
+        _copy(published, database, mode=_PRIVATE)
 
 
 def publish(database: Path, published: Path, *, anew: bool = False) -> bool:
@@ -120,7 +125,7 @@ def _change_places(database: Path, published: Path) -> bool:
     database.replace(published)
     sync_folder(published.parent)
     other.replace(database)
-    database.chmod(0o644)
+    database.chmod(_PRIVATE)
     sync_folder(database.parent)
     return True
 

@@ -285,7 +285,7 @@ class _Session:
             confirms = self._explore is not None and left <= _CONFIRMATIONS
             if len(groups) >= (1 if self._suspects or confirms else groups.width):
                 break
-            group = self._next_group(left)
+            group = self._next_group(left, groups)
             if not group:
                 refused = self._proposals.refused
                 return "every configuration of the search space was measured" + (
@@ -302,15 +302,15 @@ class _Session:
             self._finish(trial, record, outcomes[record.number])
             self._suspects.discard(record.number)
 
-    def _next_group(self, left: int) -> list[Proposal]:
+    def _next_group(self, left: int, groups: Groups) -> list[Proposal]:
         """Return what one server measures: the best explored one by itself, or a group.
 
-        Parameters
-        ----------
-        left
-            Trials that are neither finished nor running.
+        `left` trials are neither finished nor in `groups`, which are being measured: none twice.
         """
         explored = unconfirmed(self._trials.values(), self._proposals.identity, _CONFIRMATIONS)
+        running = {self._proposals.identity(r.flags) for asked in groups.asked for _, r in asked}
+        if explored is not None and self._proposals.identity(explored.flags) in running:
+            explored = None
         if explored is None or (
             left > _CONFIRMATIONS and not is_ahead(explored, self._trials.values())
         ):

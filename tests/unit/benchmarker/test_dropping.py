@@ -50,3 +50,12 @@ def test_how_far_a_dropped_server_was_behind_is_told_from_one_probe(factor):
     dropped = virtual_benchmark(SHAPE, SLO, 1, initial_rate_rps=worth, worth_rps=worth)
     assert len(dropped.probes) == 1
     assert dropped.estimate_rps == pytest.approx(LIMIT_RPS, rel=0.4)
+
+
+def test_without_objectives_what_is_far_too_slow_is_told_by_what_it_completed():
+    slo = make_slo(min_probe_seconds=10, max_probe_seconds=60)
+    capacity = SHAPE.capacity_rps()
+    worth = 8.0 * capacity
+    dropped = virtual_benchmark(SHAPE, slo, 1, initial_rate_rps=worth, worth_rps=worth)
+    assert dropped.status == "dropped"
+    assert dropped.estimate_rps == pytest.approx(capacity, rel=0.3)

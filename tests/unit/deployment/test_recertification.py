@@ -82,6 +82,16 @@ def test_five_of_five_say_what_is_true_of_an_engine(shape: Shape, verdict: str) 
         assert truth is None or one.ratio.low < truth < one.ratio.high
 
 
+def test_an_engine_on_which_no_rate_holds_has_regressed() -> None:
+    hopeless = replace(CASE.shape, prefill_s=30.0)
+    once = replace(RACE, max_rounds=2)
+    found = recertify(
+        arm("a", RATE), Engine(hopeless, 1000), Engine(CASE.shape, 0), seed=1, limits=once
+    )
+    assert (found.verdict, found.ratio) == ("regressed", None)
+    assert "in 2 rounds it held no rate, down to" in found.summary
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "verdict"), [(CASE.shape, "holds"), (SLOWER, "regressed")], ids=["same", "slower"]
@@ -141,6 +151,19 @@ def test_a_configuration_that_the_new_engine_does_not_start_regressed():
     assert found.verdict == "regressed"
     assert found.ratio is None
     assert found.summary.endswith("no server of it any more (the server exited: unknown flag).")
+
+
+def test_a_server_that_fails_after_good_rounds_is_no_regression():
+    class Dies(Servers):
+        def search(self, arm, start_rps, seed):
+            if len(self.searches) >= 3:
+                return Served(failure="the server exited: code 1")
+            return super().search(arm, start_rps, seed)
+
+    found = recertify(arm("a", 5.0), Dies({A: 5.0}), Servers({A: 5.0}), seed=7, limits=LIMITS)
+    assert found.verdict == "unresolved"
+    assert found.ratio is not None
+    assert "no server of it any more" not in found.summary
 
 
 def test_an_old_engine_without_a_server_says_nothing_of_the_new_one():

@@ -117,6 +117,18 @@ def test_what_others_wrote_into_a_database_is_gone_with_the_next_drain(two, whic
     assert keys(two) == [*"abcde"]
 
 
+def test_a_database_that_was_published_until_a_kill_can_be_written(two):
+    database = two.root / "private" / "history.duckdb"
+    database.chmod(0o444)
+    # No longer as the note has it, which a kill before it is written leaves.
+    two.published_path.touch()
+    publishing.make_ready(database, two.published_path)
+    # A superuser may write it whatever its mode says.
+    assert database.stat().st_mode & 0o777 == 0o644
+    add(two, "b")
+    assert keys(two) == ["a", "b"]
+
+
 # What a drain does with files, and how often.
 _STEPS = [
     (archive, "load", 2),

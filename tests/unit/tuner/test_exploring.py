@@ -1,6 +1,9 @@
 """Configurations that share a server: what one of them is good for, and what it never is."""
 
+import contextlib
+import json
 import math
+import threading
 
 import optuna
 import pytest
@@ -79,6 +82,23 @@ def test_the_best_that_was_explored_is_measured_again_and_only_that_can_win(stud
     assert explored.flags in [flags for _, flags in servers.alone]
     assert not result.best.retuned
     assert result.best.rate_rps == peak(result.best.flags)
+
+
+def test_with_several_servers_the_best_that_was_explored_is_measured_again_once(study):
+    servers = Servers(optimistic=1.5)
+    enough = threading.Barrier(4)
+    evaluate = servers.evaluate
+
+    def slowly(number, flags, best):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            enough.wait(0.2)
+        return evaluate(number, flags, best)
+
+    servers.evaluate = slowly
+    result = study(servers, at_once=4, trials=24)
+    assert len(result.trials) == 24
+    confirmed = [json.dumps(flags, sort_keys=True) for _, flags in servers.alone]
+    assert len(confirmed) == len(set(confirmed))
 
 
 def test_an_explored_rate_that_its_own_server_does_not_hold_keeps_the_default(study):
