@@ -38,6 +38,10 @@ SELECT offer.pool, arg_max_null(offer.price_per_hour, started_at) AS price_per_h
 FROM (
     SELECT started_at, unnest(from_json(pools, '[{"pool": "VARCHAR", "price_per_hour": "DOUBLE"}]')) AS offer
     FROM deployments WHERE pools IS NOT NULL
+    UNION ALL
+    -- On this machine alone, without a price, there is nothing to choose from.
+    SELECT started_at, {'pool': 'local', 'price_per_hour': NULL::DOUBLE}
+    FROM deployments WHERE pool IS NULL AND pools IS NULL
 )
 GROUP BY ALL;
 COMMENT ON VIEW newest_pool_prices IS 'What a card of each pool costs an hour, as the newest decision knew it; null if it had no price any more.';

@@ -549,23 +549,26 @@ def test_a_partition_takes_as_long_as_when_it_was_last_made_to_the_end(history):
     assert values(frame, "seconds") == [80.0]
 
 
+def decided(rows, day, **columns):
+    """Append a decision with a key of its own, so that it is one more."""
+    fixed = {"slo": "chat", "status": "feasible", "gpus": 1, "content_key": f"decision {day}"}
+    rows.add("deployments", day, **fixed, **columns)
+
+
 def test_a_price_that_was_taken_out_of_a_pools_file_is_none(history, rows):
     held(history, "1", 0.0, 3600.0, asset="deployable_config", partition="qwen@1|chat")
     for day, price in enumerate((3.0, None)):
-        offers = [{"pool": "h100", "price_per_hour": price}]
-        rows.add("deployments", day, slo="chat", status="feasible", gpus=1, pools=offers)
-    (row,) = ask(history, "SELECT cost FROM deployment_costs").to_dict("records")
-    assert pd.isna(row["cost"])
+        decided(rows, day, pools=[{"pool": "h100", "price_per_hour": price}])
+        (row,) = ask(history, "SELECT cost FROM deployment_costs").to_dict("records")
+        assert pd.isna(row["cost"]) if price is None else row["cost"] == pytest.approx(price)
 
 
 def test_this_machines_price_that_was_taken_out_is_none_too(history, rows):
-    held(
-        history, "1", 0.0, 3600.0, pool="local", asset="deployable_config", partition="qwen@1|chat"
-    )
-    offers = [{"pool": "local", "price_per_hour": 3.0}]
-    rows.add("deployments", 0, slo="chat", status="feasible", gpus=1, pool=None, pools=offers)
+    made = {"asset": "deployable_config", "partition": "qwen@1|chat"}
+    held(history, "1", 0.0, 3600.0, pool="local", **made)
+    decided(rows, 0, pool=None, pools=[{"pool": "local", "price_per_hour": 3.0}])
     (row,) = ask(history, "SELECT cost FROM deployment_costs").to_dict("records")
     assert row["cost"] == pytest.approx(3.0)
-    rows.add("deployments", 1, slo="chat", status="feasible", gpus=1, pool=None, pools=None)
+    decided(rows, 1, pool=None, pools=None)
     (row,) = ask(history, "SELECT cost FROM deployment_costs").to_dict("records")
     assert pd.isna(row["cost"])
