@@ -22,12 +22,11 @@ from typing import BinaryIO
 import duckdb
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from optikit_assets.disk import check_free_space, storage_error
+from optikit_assets.disk import check_free_space, storage_error, sync
 from optikit_assets.errors import HistoryError, StorageError
 from optikit_assets.history.archive import History
 from optikit_assets.history.reader import one_line, quoted
 from optikit_assets.history.schema import latest_version, tables
-from optikit_assets.history.spool import sync_folder
 
 _DATABASE, _MANIFEST = "history.duckdb", "backup.json"
 _PIECE = 2**20
@@ -166,9 +165,9 @@ def _new_folder(folder: Path) -> Iterator[Path]:
     try:
         draft.mkdir(parents=True)
         yield draft
-        sync_folder(draft)
+        sync(draft)
         draft.rename(folder)
-        sync_folder(draft.parent)
+        sync(draft.parent)
     except OSError as error:
         raise _refused(error, draft.parent, str(folder)) from error
     finally:

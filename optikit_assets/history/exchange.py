@@ -13,8 +13,9 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Protocol
 
+from optikit_assets.disk import sync
 from optikit_assets.errors import StorageError
-from optikit_assets.history.spool import Spool, SpoolFile, sync_folder
+from optikit_assets.history.spool import Spool, SpoolFile
 
 # How far apart the clocks of two machines may be, and how long a listed file may take to be seen.
 _LATE_NS = 3600 * 10**9
@@ -102,7 +103,7 @@ class Exchange:
             folder.mkdir(parents=True, exist_ok=True)
             for file in left:
                 os.link(file.path, folder / file.name)
-            sync_folder(folder)
+            sync(folder)
         except OSError as error:
             raise StorageError(f"cannot write to {folder}: {error.strerror}") from error
 
@@ -155,7 +156,7 @@ class Exchange:
             with part.open("rb") as stream:
                 os.fsync(stream.fileno())
             part.rename(self._spool.folder / name)
-            sync_folder(self._spool.folder)
+            sync(self._spool.folder)
         except OSError as error:
             raise StorageError(
                 f"cannot write rows of another machine to {self._spool.folder}: {error.strerror}; "

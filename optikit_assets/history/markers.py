@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
+from optikit_assets.disk import sync
 from optikit_assets.errors import StorageError
-from optikit_assets.history.spool import sync_folder
 
 _KEY = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*")
 
@@ -31,7 +31,7 @@ class Markers:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch()
-            sync_folder(file.parent)
+            sync(file.parent)
         except OSError as error:
             raise StorageError(
                 f"cannot mark {key[:12]}… as appended in {self.folder}: {error.strerror}; "

@@ -16,8 +16,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from optikit_assets.disk import sync
 from optikit_assets.errors import StorageError
-from optikit_assets.history.spool import sync_folder
 
 # Keeps an accidental write-enabled open of the published one from succeeding.
 _READ_ONLY = 0o444
@@ -103,7 +103,7 @@ def replace(draft: Path, database: Path, published: Path, kept: Path) -> Path | 
         kept.chmod(_READ_ONLY)
     _wal(database).unlink(missing_ok=True)
     draft.replace(database)
-    sync_folder(database.parent)
+    sync(database.parent)
     return None if old is None else kept
 
 
@@ -121,12 +121,12 @@ def _change_places(database: Path, published: Path) -> bool:
     except OSError:
         return False
     database.chmod(_READ_ONLY)
-    sync_folder(database.parent)
+    sync(database.parent)
     database.replace(published)
-    sync_folder(published.parent)
+    sync(published.parent)
     other.replace(database)
     database.chmod(_PRIVATE)
-    sync_folder(database.parent)
+    sync(database.parent)
     return True
 
 
@@ -135,11 +135,7 @@ def _copy(source: Path, target: Path, mode: int) -> None:
     try:
         shutil.copyfile(source, temporary)
         temporary.chmod(mode)
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(temporary)
         temporary.replace(target)
     except OSError as error:
         with contextlib.suppress(OSError):

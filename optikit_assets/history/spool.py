@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optikit_assets.disk import sync
 from optikit_assets.errors import StorageError
 from optikit_assets.history.encoding import encode_row
 from optikit_assets.history.schema import Table, latest_version
@@ -85,7 +86,7 @@ class Spool:
                 stream.flush()
                 os.fsync(stream.fileno())
                 temporary.rename(self.folder / name)
-            sync_folder(self.folder)
+            sync(self.folder)
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink()
@@ -132,12 +133,3 @@ class Spool:
         folder.mkdir(exist_ok=True)
         (folder / f"{file.name}.reason.txt").write_text(reason + "\n", encoding="utf-8")
         return file.path.rename(folder / file.name)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

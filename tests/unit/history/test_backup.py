@@ -11,18 +11,7 @@ import pytest
 from optikit_assets.errors import HistoryError, StorageError
 from optikit_assets.history import History, backup, schema
 from optikit_assets.history.backup import back_up, export_parquet, restore
-
-SWEEP = {"model": "m@1", "content_key": "k", "status": "feasible"}
-
-
-def keys(history: History) -> list[str]:
-    return list(history.query("SELECT content_key FROM sweeps ORDER BY ALL")["content_key"])
-
-
-def add(history: History, *names: str) -> None:
-    for name in names:
-        history.append("sweeps", [SWEEP | {"content_key": name}])
-        history.drain()
+from tests.unit.history.sweeps import SWEEP, add, keys
 
 
 @pytest.fixture
