@@ -89,21 +89,25 @@ def run_logged(
                 raise CommandError(message)
             on_wait()
             time.sleep(_POLL_S)
-    finally:
+    except BaseException:
         _end_group(process)
+        raise
     if process.returncode != 0:
         message = f"exit code {process.returncode}"
         raise CommandError(message)
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(_GRACE_S)
-    # What its children did not end by, they end by now.
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+    """End a command with all its children."""
+    if process.returncode is not None:
+        return
+    ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    os.killpg(process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + _GRACE_S
+    # Seen but not waited for: until then its id is nobody else's.
+    while os.waitid(os.P_PID, process.pid, ended) is None and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+    os.killpg(process.pid, signal.SIGKILL)
     process.wait(_GRACE_S)
 
 
