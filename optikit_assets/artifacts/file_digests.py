@@ -16,6 +16,7 @@ from optikit_assets.errors import ChangedInputError
 # A file changed twice within one tick of the file system's clock would keep its stamp, so young
 # files are not remembered (git calls such entries racy).
 _SETTLED_S = 2.0
+_TRIES = 3
 
 
 class FileDigests:
@@ -40,10 +41,10 @@ class FileDigests:
             If a file changes while it is read.
         """
         known = self._load()
-        stamps = [_stamp(file) for file in files]
         keys = [str(file.resolve()) for file in files]
         with ThreadPoolExecutor(max_workers=4) as pool:
-            digests = list(pool.map(_digest_unless_known, files, stamps, map(known.get, keys)))
+            read = list(pool.map(_digest_unless_known, files, map(known.get, keys)))
+        stamps, digests = [stamp for stamp, _ in read], [digest for _, digest in read]
         now_ns = time.time_ns()
         fresh = {
             key: [*stamp, digest]
@@ -102,11 +103,18 @@ def _stamp(file: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
-def _digest_unless_known(file: Path, stamp: list[int], known: list | None) -> str:
-    if known is not None and known[:-1] == stamp:
-        return known[-1]
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if _stamp(file) != stamp:
-        raise ChangedInputError(f"{file} changed while it was read; wait until it is complete")
-    return digest
+def _digest_unless_known(file: Path, known: list | None) -> tuple[list[int], str]:
+    """Return a file's stamp and digest; raise `ChangedInputError` if it changes meanwhile."""
+    stamp = _stamp(file)
+    for _ in range(_TRIES):
+        if known is not None and known[:-1] == stamp:
+            return stamp, known[-1]
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        before, stamp = stamp, _stamp(file)
+        if stamp == before:
+            return stamp, digest
+        if [*stamp[:2], stamp[3]] != [*before[:2], before[3]]:
+            break
+        # A further link to it, or other permissions, perhaps: read once more to be sure.
+    raise ChangedInputError(f"{file} changed while it was read; wait until it is complete")

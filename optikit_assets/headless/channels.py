@@ -2,7 +2,10 @@
 
 ::
 
-    OPTIKIT_HOME/channels/CHANNEL/FAMILY/SLO -> the bundle that is current
+    OPTIKIT_HOME/channels/CHANNEL/FAMILY/SLO -> a copy of the bundle that is current
+
+A copy, with its weights: what is made anew under the key of a bundle is served only once somebody
+promotes it.
 
 All that can fail for long (fetching weights) comes before a decision is written down; afterwards a
 link is renamed. One that lags, for this machine failed there or another one decided, is moved by
@@ -16,7 +19,7 @@ from optikit_assets.engines import get_engine
 from optikit_assets.errors import StorageError
 from optikit_assets.promotion import Slot
 from optikit_assets.publishing import Bundle, FolderPublisher
-from optikit_assets.releases import local_bundle, needs
+from optikit_assets.releases import needs, promoted_bundle
 from optikit_assets.schemas import DEPLOYMENT_FILE
 from optikit_assets.settings import settings
 
@@ -34,10 +37,13 @@ def make_ready(
     """
     artifact = store.get(bundle_key)
     if artifact.digest != bundle_digest:
-        raise StorageError(f"bundle {bundle_key[:12]}… was made anew, with another content")
+        raise StorageError(
+            f"bundle {bundle_key[:12]}… was made anew, with another content; a link that "
+            "serves what was promoted keeps serving it"
+        )
     deployment = DEPLOYMENT_FILE.read(artifact)
     engine = get_engine(deployment.engine)
-    return local_bundle(store, engine, artifact, deployment.model_key, f"next/{_name(slot)}")
+    return promoted_bundle(store, engine, artifact, deployment.model_key, f"next/{_name(slot)}")
 
 
 def point(store: ArtifactStore, slot: Slot, bundle: Bundle) -> Path:

@@ -1,6 +1,6 @@
 """A certified bundle and its weights: looked at, made ready here, pushed elsewhere."""
 
-from optikit_assets.releases.local import local_bundle, needs
+from optikit_assets.releases.local import local_bundle, needs, promoted_bundle
 from optikit_assets.releases.push import Pushed, publication_row, push_bundle
 from optikit_assets.releases.weights import ServedWeights, served_weights
 
@@ -9,6 +9,7 @@ __all__ = [
     "ServedWeights",
     "local_bundle",
     "needs",
+    "promoted_bundle",
     "publication_row",
     "push_bundle",
     "served_weights",

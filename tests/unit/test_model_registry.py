@@ -1,8 +1,10 @@
 """Names, sources and checks of model versions."""
 
+import hashlib
 import json
 import os
 import re
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -218,6 +220,23 @@ def test_an_edit_that_restores_size_and_mtime_is_noticed(tmp_path, monkeypatch):
     file.write_text("two")
     os.utime(file, (1_000_000_000, 1_000_000_000))
     assert digests.of([file]) != [one]
+
+
+def test_a_further_link_to_a_file_that_is_read_is_no_change_of_it(tmp_path, monkeypatch):
+    file = tmp_path / "weights"
+    file.write_bytes(b"x" * 100)
+    real, reads = file_digests.hashlib.file_digest, []
+
+    def linked_meanwhile(stream, how):
+        reads.append(stream)
+        if len(reads) == 1:
+            time.sleep(0.01)
+            os.link(file, tmp_path / "copy")
+        return real(stream, how)
+
+    monkeypatch.setattr(file_digests.hashlib, "file_digest", linked_meanwhile)
+    assert FileDigests().of([file]) == [hashlib.sha256(b"x" * 100).hexdigest()]
+    assert len(reads) == 2
 
 
 def test_damaged_digest_cache_costs_time_only(tmp_path, folder):

@@ -9,7 +9,7 @@ import yaml
 from obstore.store import MemoryStore
 
 from optikit_assets import releases
-from optikit_assets.artifacts import ObjectStore, Reference
+from optikit_assets.artifacts import LocalStore, ObjectStore, Reference
 from optikit_assets.artifacts.cache import ArtifactCache
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.bucket import Bucket
@@ -57,7 +57,7 @@ def test_a_channel_serves_a_base_model_that_another_machine_put_into_the_bucket(
     link = channels.point(here, SLOT, ready)
     assert channels.linked(SLOT) == bundle.key
     config = yaml.safe_load((link / "vllm.yaml").read_text())
-    assert config["model"].startswith(str(tmp_path / "here"))
+    assert config["model"] == str(link.resolve() / "weights")
     weights = (folder / "model.safetensors").read_bytes()
     assert (tmp_path.joinpath(config["model"]) / "model.safetensors").read_bytes() == weights
     kept = json.loads((tmp_path / "here/kept/channels/production/tiny/chat").read_text())
@@ -66,7 +66,7 @@ def test_a_channel_serves_a_base_model_that_another_machine_put_into_the_bucket(
     assert channels.make_ready(here, SLOT, bundle.key, bundle.digest) == ready
     served = ready.path.stat().st_ino
     engine = get_engine("vllm")
-    other = releases.local_bundle(here, engine, here.get(bundle.key), "renamed@1", "other")
+    other = releases.promoted_bundle(here, engine, here.get(bundle.key), "renamed@1", "other")
     assert other.path != ready.path
     assert (other.key, other.path.name) == (bundle.key, bundle.key)
     assert ready.path.stat().st_ino == served
@@ -75,6 +75,51 @@ def test_a_channel_serves_a_base_model_that_another_machine_put_into_the_bucket(
     # Nothing proves what a bucket has lost.
     here.remove(shared.where)
     assert "is not in" in promotion._damage(here, here.get(bundle.key))
+
+
+def test_the_newest_bundle_names_the_model_where_the_cache_has_it(home, tmp_path):
+    memory = MemoryStore()
+    there = machine(memory, tmp_path / "there")
+    shared = there.share(Reference.to(write_model(tmp_path / "tiny" / "1", 1), "model", "tiny@1"))
+    bundle = keep(there, shared.symbol, shared.sha256)
+    here = machine(memory, tmp_path / "here")
+    newest = releases.local_bundle(here, get_engine("vllm"), bundle, "tiny@1", "tiny@1/chat")
+    config = yaml.safe_load((newest.path / "vllm.yaml").read_text())
+    assert config["model"].startswith(str(tmp_path / "here"))
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_promoted_copy_has_the_weights_and_the_flags_of_the_bundle(
+    home, tmp_path, monkeypatch, links
+):
+    store = LocalStore(tmp_path / "artifacts")
+    key = digest("checkpoint")
+    with store.create(key, "checkpoint") as draft:
+        write_model(draft.path, 1)
+    weights = store.get(key)
+    with store.create(digest("bundle"), "deployable_config") as draft:
+        DEPLOYMENT_FILE.write(draft, samples.deployment())
+        flags = {"max_num_seqs": 64, "compilation_config": '{"mode": 3}'}
+        text = get_engine("vllm").config_text(
+            flags, model=str(weights.folder()), served_model_name=samples.deployment().model_key
+        )
+        draft.file("vllm.yaml").write_text(text)
+        draft.references[key] = weights.digest
+    bundle = store.get(digest("bundle"))
+    if not links:
+        # As where the store lies on another file system.
+        def refuse(*args, **how):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+        monkeypatch.setattr("os.link", refuse)
+    ready = channels.make_ready(store, SLOT, bundle.key, bundle.digest)
+    shipped, served = (yaml.safe_load((f / "vllm.yaml").read_text()) for f in (
+        bundle.folder(), ready.path))  # fmt: skip
+    assert served == {**shipped, "model": str(ready.path / "weights")}
+    original, copy = weights.file("model.safetensors"), ready.path / "weights/model.safetensors"
+    assert copy.read_bytes() == original.read_bytes()
+    assert original.samefile(copy) is links
+    assert store.verify(bundle.key).digest == bundle.digest
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])

@@ -198,7 +198,7 @@ def test_a_rollback_that_cannot_be_served_is_none(bench, monkeypatch):
         raise StorageError("the bucket cannot be reached")
 
     with monkeypatch.context() as away:
-        away.setattr(channels, "local_bundle", unreachable)
+        away.setattr(channels, "promoted_bundle", unreachable)
         with pytest.raises(StorageError, match="cannot be reached"):
             run_rollback("qwen", "chat", "production", None)
     assert rows() == 2
@@ -248,11 +248,11 @@ def test_a_machine_without_a_link_fetches_when_it_is_asked_to_and_nobody_waits_f
 
     def watch(*args):
         fetched_in.append(len(turns))
-        return local_bundle(*args)
+        return promoted_bundle(*args)
 
-    turn, local_bundle = Ledger.turn, channels.local_bundle
+    turn, promoted_bundle = Ledger.turn, channels.promoted_bundle
     monkeypatch.setattr(Ledger, "turn", watched)
-    monkeypatch.setattr(channels, "local_bundle", watch)
+    monkeypatch.setattr(channels, "promoted_bundle", watch)
     assert len(deployed_now(None)) == 1
     assert not link.is_symlink()
     assert fetched_in == []
@@ -270,13 +270,13 @@ def test_a_rollback_fetches_nothing_of_what_it_leaves(bench, monkeypatch):
     promote()
     slot = Slot("production", "qwen", "chat")
     channels.point(bench.store, slot, Bundle(good.key, good.folder()))
-    local_bundle, fetched = channels.local_bundle, []
+    promoted_bundle, fetched = channels.promoted_bundle, []
 
     def watch(store, engine, artifact, *rest):
         fetched.append(artifact.key)
-        return local_bundle(store, engine, artifact, *rest)
+        return promoted_bundle(store, engine, artifact, *rest)
 
-    monkeypatch.setattr(channels, "local_bundle", watch)
+    monkeypatch.setattr(channels, "promoted_bundle", watch)
     run_rollback("qwen", "chat", "production", None)
     assert set(fetched) == {good.key}
 
@@ -317,6 +317,36 @@ def test_what_was_made_anew_under_the_key_of_what_is_deployed_passes_no_gate(ben
     assert rows() == 3
     with pytest.raises(StorageError, match="was made anew, with another content"):
         run_rollback("qwen", "chat", "production", None)
+
+
+@pytest.mark.slow
+def test_a_link_serves_what_was_promoted_though_it_was_made_anew_under_its_key(bench, monkeypatch):
+    good = bench.make("good", lost=0)
+    promote()
+    link = settings().home / "channels" / "production" / "qwen" / "chat"
+
+    def served():
+        return [(link / name).read_bytes() for name in ("deployment.json", "weights/w.json")]
+
+    first = served()
+    (checkpoint,) = good.references
+    for key in (good.key, checkpoint):
+        bench.store.remove(key)
+    # Other weights and another rate under the same keys.
+    with monkeypatch.context() as other:
+        keep = bench.keep
+        other.setattr(
+            bench, "keep",
+            lambda name, kind, fill: keep(name, kind, fill if kind != "checkpoint" else (
+                lambda draft: draft.write_json("w.json", "other"))),
+        )  # fmt: skip
+        again = bench.make("good", lost=0, rate=99.0)
+    assert (again.key, list(again.references)) == (good.key, [checkpoint])
+    assert served() == first
+    deployed_now("production")
+    assert served() == first
+    assert promote(force="it is faster") == 0
+    assert all(now != then for now, then in zip(served(), first, strict=True))
 
 
 @pytest.mark.slow
