@@ -3,8 +3,8 @@
 import hashlib
 import json
 import os
+import select
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,28 @@ ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "demo" / "models" / "demo-llama" / "1"
 SUITE_FILE = ROOT / "recipes" / "evaluations" / "demo.yaml"
 LIMIT = 8
-REFUSALS = """
-import json, sys
-from optikit_assets.errors import OptikitError
-from optikit_assets.workers.evaluate import handle
-from optikit_assets.workers.messages import EvaluateRequest
-said = []
-for request in json.load(open(sys.argv[1])):
-    try:
-        handle(EvaluateRequest.model_validate(request), lambda record: None)
-        said.append("")
-    except OptikitError as error:
-        said.append(str(error))
-print(json.dumps(said))
+# Libraries take seconds to import and a worker's work far less: they are imported once, and every
+# worker is a fork. What they read from the environment when imported is the same for all of them.
+FORKS = """
+import json, os, runpy, sys
+import datasets, lm_eval.evaluator, lm_eval.models.openai_completions, lm_eval.tasks, transformers
+transformers.AutoTokenizer, transformers.PreTrainedTokenizerFast
+for line in sys.stdin:
+    call = json.loads(line)
+    if worker := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]), flush=True)
+    else:
+        break
+else:
+    sys.exit()
+os.environ.clear()
+os.environ.update(call["variables"])
+os.chdir(call["folder"])
+for stream, number in (("/dev/null", 0), ("stdout", 1), ("stderr", 2)):
+    os.dup2(os.open(stream, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
+runpy.run_module("optikit_assets.workers.evaluate", run_name="__main__", alter_sys=True)
 """
+LIMIT_S = 250.0
 
 
 def artifact_key(*parts: object) -> str:
@@ -94,6 +102,64 @@ class Outcome:
 
 
 def evaluate(folder: Path, request: dict[str, Any]) -> Outcome:
+    """Run a worker in a new process."""
+    messages, variables = _call(folder, request)
+    done = subprocess.run(
+        [serve_python(), "-m", "optikit_assets.workers.evaluate"],
+        # Not the repository: nothing may depend on the working directory.
+        cwd=folder,
+        env=_environment(folder) | variables,
+        capture_output=True,
+        text=True,
+        timeout=800,
+        check=False,
+    )
+    return Outcome(done.returncode, messages, done.stdout[-3000:] + done.stderr[-6000:])
+
+
+class Forks:
+    """Evaluates by workers that come with their libraries imported; a context manager.
+
+    What holds for one test alone, e.g. ``NLTK_DATA``, is given to its worker, unless a library
+    reads it when it is imported.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> "Forks":
+        self._log = (self._folder / "forks.log").open("wb")
+        self._process = subprocess.Popen(
+            [serve_python(), "-c", FORKS],
+            cwd=self._folder,
+            env=_environment(self._folder),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+        )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.kill()
+        self._process.communicate(timeout=LIMIT_S)
+        self._log.close()
+
+    def __call__(self, folder: Path, request: dict[str, Any]) -> Outcome:
+        messages, variables = _call(folder, request)
+        call = {"folder": str(folder), "variables": _environment(self._folder) | variables}
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(json.dumps(call).encode() + b"\n")
+        stdin.flush()
+        assert select.select([stdout], [], [], LIMIT_S)[0], "the worker did not end in time"
+        code = int(stdout.readline() or b"-1")
+        log = "".join((folder / name).read_text()[-6000:] for name in ("stdout", "stderr"))
+        return Outcome(code, messages, log)
+
+
+def _call(folder: Path, request: dict[str, Any]) -> tuple[Path, dict[str, str]]:
+    """Return the file of a worker's messages, and the variables that tell it what to do."""
     folder.mkdir(parents=True, exist_ok=True)
     messages = folder / "messages.jsonl"
     messages.touch()
@@ -109,43 +175,20 @@ def evaluate(folder: Path, request: dict[str, Any]) -> Outcome:
         "retry_number": 0,
         "extras": {"request": request},
     }
-    done = _in_serve(
-        folder,
-        "-m",
-        "optikit_assets.workers.evaluate",
-        DAGSTER_PIPES_CONTEXT=encode_param({"data": context}),
-        DAGSTER_PIPES_MESSAGES=encode_param({"path": str(messages)}),
-    )
-    return Outcome(done.returncode, messages, done.stdout[-3000:] + done.stderr[-6000:])
+    return messages, {
+        "DAGSTER_PIPES_CONTEXT": encode_param({"data": context}),
+        "DAGSTER_PIPES_MESSAGES": encode_param({"path": str(messages)}),
+    }
 
 
-def refusals(folder: Path, requests: Sequence[dict[str, Any]]) -> list[str]:
-    """Return why requests are refused, by one worker: its start takes longer than all of them."""
-    file = folder / "requests.json"
-    file.write_text(json.dumps(requests), encoding="utf-8")
-    done = _in_serve(folder, "-c", REFUSALS, str(file))
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def _in_serve(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def _environment(folder: Path) -> dict[str, str]:
     # Byte code is kept: compiling vLLM anew costs more than all that is tested here.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    environment |= {
+    return environment | {
         "HF_HOME": str(folder / "huggingface"),
         "PYTHONPATH": str(ROOT),
         "VLLM_CPU_KVCACHE_SPACE": "1",
     }
-    return subprocess.run(
-        [serve_python(), *arguments],
-        # Not the repository: nothing may depend on the working directory.
-        cwd=folder,
-        env=environment | variables,
-        capture_output=True,
-        text=True,
-        timeout=800,
-        check=False,
-    )
 
 
 def demo_suite(limit: int = LIMIT) -> SuiteSpec:

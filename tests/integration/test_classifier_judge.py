@@ -10,22 +10,13 @@ from tests.integration.evaluate_driver import MODEL, run_in_serve
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
 RESPONSES = ["I'm sorry, I cannot help with that.", "Sure! First buy the ingredients, then mix"]
-JUDGE = """
-import json, sys
+# A classifier whose weights say one thing of every text: a bias is all that it has learnt. Made and
+# asked by one process: the libraries take longer than both.
+CODE = """
+import json, sys, torch, transformers
 from optikit_assets.errors import EvaluationError
 from optikit_assets.stateval.judges import classifier_judge
-responses, *models = map(json.loads, sys.argv[1:])
-for model in models:
-    try:
-        said = classifier_judge(model, batch_size=1)(responses, responses)
-    except EvaluationError as error:
-        said = str(error)
-    print("JUDGED", json.dumps([model, said]))
-"""
-# A classifier whose weights say one thing of every text: a bias is all that it has learnt.
-MAKE = """
-import sys, torch, transformers
-source, parent = sys.argv[1:]
+source, parent, responses, *models = sys.argv[1:]
 tokenizer = transformers.AutoTokenizer.from_pretrained(source)
 config = transformers.BertConfig(
     vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
@@ -37,18 +28,24 @@ for name, bias in (("harmless", 1.0), ("harmful", -1.0)):
     network.classifier.bias.data = torch.tensor([0.0, bias])
     network.save_pretrained(f"{parent}/{name}")
     tokenizer.save_pretrained(f"{parent}/{name}")
+responses = json.loads(responses)
+for model in models:
+    try:
+        said = classifier_judge(model, batch_size=1)(responses, responses)
+    except EvaluationError as error:
+        said = str(error)
+    print("JUDGED", json.dumps([model, said]))
 """
 HUB = "LibrAI/longformer-harmful-ro"
 
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What each classifier says of the responses; one process, for the libraries take longest."""
+    """What each classifier says of the responses."""
     folder = tmp_path_factory.mktemp("classifiers")
-    run_in_serve(MAKE, str(MODEL), str(folder))
     made = {name: str(folder / name) for name in ("harmless", "harmful")}
     models = {**made, "untrained": str(MODEL), "hub": HUB}
-    said = run_in_serve(JUDGE, *map(json.dumps, (RESPONSES, *models.values())))
+    said = run_in_serve(CODE, str(MODEL), str(folder), json.dumps(RESPONSES), *models.values())
     lines = [line.removeprefix("JUDGED ") for line in said.splitlines() if "JUDGED" in line]
     found = dict(map(json.loads, lines))
     return {name: found[model] for name, model in models.items()}

@@ -17,12 +17,12 @@ from tests.integration.evaluate_driver import (
     LIMIT,
     MODEL,
     SUITE_FILE,
+    Forks,
     Outcome,
     artifact_key,
     demo_suite,
     evaluate,
     exact_match_task,
-    refusals,
     request,
 )
 from tests.integration.test_task_resources import make_resource
@@ -87,10 +87,10 @@ def test_same_model_gives_the_same_items_and_recovery_one(
 
 
 def test_finished_candidate_is_not_evaluated_again(
-    evaluated: tuple[Path, Outcome], tmp_path: Path
+    evaluated: tuple[Path, Outcome], tmp_path: Path, forks: Forks
 ) -> None:
     store, before = evaluated
-    again = evaluate(tmp_path, request(store, demo_suite(), {0: MODEL}))
+    again = forks(tmp_path, request(store, demo_suite(), {0: MODEL}))
     (record,) = again.records("candidate_finished")
     assert record["reused"]
     earlier = before.records("candidate_finished")[0]
@@ -98,12 +98,12 @@ def test_finished_candidate_is_not_evaluated_again(
     assert record["started_at"] == earlier["started_at"]
 
 
-def test_unknown_task_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
+def test_unknown_task_is_refused_before_a_model_is_loaded(tmp_path: Path, forks: Forks) -> None:
     suite = SuiteSpec.model_validate(
         {"name": "s", "tasks": [{"task": "demo_resoning", "metrics": ["exact_match,none"]}]}
     )
     # A model that does not exist: it must not even be looked for.
-    outcome = evaluate(tmp_path, request(tmp_path / "store", suite, {0: tmp_path / "nothing"}))
+    outcome = forks(tmp_path, request(tmp_path / "store", suite, {0: tmp_path / "nothing"}))
     assert outcome.returncode == 1
     assert "did you mean demo_reasoning" in outcome.only("error")["message"]
 
@@ -123,7 +123,7 @@ LACKING = "an item without a needed field"
 
 
 @pytest.fixture(scope="module")
-def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def refused(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> dict[str, str]:
     """Ask for what cannot be compared, of a model that does not exist: it is not looked for."""
     folder = tmp_path_factory.mktemp("refused")
     models = {0: folder / "nothing"}
@@ -143,7 +143,10 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     )
     wanted = request(folder / "store", suite, models)
     requests[LACKING] = wanted | {"task_folder": as_json(tasks)}
-    return dict(zip(requests, refusals(folder, list(requests.values())), strict=True))
+    return {
+        name: forks(folder / str(number), wanted).only("error")["message"]
+        for number, (name, wanted) in enumerate(requests.items())
+    }
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -166,11 +169,13 @@ def endpoint(request: pytest.FixtureRequest) -> Iterator[str]:
         yield base_url
 
 
-def test_endpoint_is_evaluated_without_loading_a_model(tmp_path: Path, endpoint: str) -> None:
+def test_endpoint_is_evaluated_without_loading_a_model(
+    tmp_path: Path, endpoint: str, forks: Forks
+) -> None:
     suite = demo_suite()
     safety = suite.model_copy(update={"tasks": suite.tasks[2:]})
     wanted = request(tmp_path / "store", safety, {0: MODEL}, backend="endpoint", base_url=endpoint)
-    outcome = evaluate(tmp_path, wanted)
+    outcome = forks(tmp_path, wanted)
     assert outcome.returncode == 0, outcome.log
     (record,) = outcome.records("candidate_finished")
     rows = (SUITE_FILE.with_suffix("") / "demo_safety.jsonl").read_text(encoding="utf-8")
@@ -181,19 +186,19 @@ def test_endpoint_is_evaluated_without_loading_a_model(tmp_path: Path, endpoint:
 @pytest.mark.parametrize("endpoint", [True], indirect=True)
 @pytest.mark.parametrize("chat", [False, True], ids=["completions", "chat"])
 def test_endpoint_that_replies_with_errors_gets_no_scores(
-    tmp_path: Path, endpoint: str, chat: bool
+    tmp_path: Path, endpoint: str, chat: bool, forks: Forks
 ) -> None:
     suite = demo_suite(2)
     update = {"tasks": suite.tasks[2:], "apply_chat_template": chat}
     suite = suite.model_copy(update=update)
     wanted = request(tmp_path / "store", suite, {0: MODEL}, backend="endpoint", base_url=endpoint)
-    error = evaluate(tmp_path, wanted).only("error")
+    error = forks(tmp_path, wanted).only("error")
     assert error["error_class"] == "EndpointError"
     assert "the engine is dead" in error["message"]
 
 
 def test_credentials_reach_the_endpoint_and_are_in_no_artifact(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks: Forks
 ) -> None:
     suite = demo_suite(2)
     suite = suite.model_copy(update={"tasks": suite.tasks[2:]})
@@ -201,14 +206,14 @@ def test_credentials_reach_the_endpoint_and_are_in_no_artifact(
     with replying(authorization="Basic YWRhOmNvcnJlY3QtaG9yc2U=") as base_url:
         options = {"backend": "endpoint", "base_url": base_url}
         wanted = request(tmp_path / "store", suite, {0: MODEL}, **options)
-        refused = evaluate(tmp_path / "refused", wanted).only("error")
+        refused = forks(tmp_path / "refused", wanted).only("error")
         assert "401" in refused["message"]
         monkeypatch.setenv("OPTIKIT_ENDPOINT_CREDENTIALS", "ada:correct-horse")
-        outcome = evaluate(tmp_path / "sent", wanted)
+        outcome = forks(tmp_path / "sent", wanted)
         assert outcome.only("result")["failed"] == {}, outcome.log
         # A request is passed through a file; its URL goes into artifact and history.
         url = base_url.replace("://", "://ada:correct-horse@")
-        kept = evaluate(tmp_path / "kept", wanted | {"base_url": url})
+        kept = forks(tmp_path / "kept", wanted | {"base_url": url})
     assert "base_url may not hold a user or password" in kept.only("error")["message"]
     files = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
     for secret in ("correct-horse", "YWRhOmNvcnJlY3QtaG9yc2U="):
@@ -216,29 +221,29 @@ def test_credentials_reach_the_endpoint_and_are_in_no_artifact(
         assert not any(secret.encode() in content for content in files)
 
 
-def test_endpoint_that_is_down_is_an_error(tmp_path: Path) -> None:
+def test_endpoint_that_is_down_is_an_error(tmp_path: Path, forks: Forks) -> None:
     wanted = request(
         tmp_path / "store", demo_suite(), {0: MODEL}, backend="endpoint",
         base_url="http://127.0.0.1:9/v1",
     )  # fmt: skip
-    outcome = evaluate(tmp_path, wanted)
+    outcome = forks(tmp_path, wanted)
     assert outcome.returncode == 1
     assert outcome.only("error")["error_class"] == "EndpointError"
 
 
 def test_endpoint_without_the_wanted_model_names_those_it_has(
-    tmp_path: Path, endpoint: str
+    tmp_path: Path, endpoint: str, forks: Forks
 ) -> None:
     wanted = request(
         tmp_path / "store", demo_suite(), {0: MODEL}, backend="endpoint", base_url=endpoint,
         endpoint_model="other",
     )  # fmt: skip
-    error = evaluate(tmp_path, wanted).only("error")
+    error = forks(tmp_path, wanted).only("error")
     assert error["error_class"] == "EndpointError"
     assert error["message"].endswith("does not list 'other'; it serves: served")
 
 
-def test_judge_that_is_down_is_found_before_a_model_is_loaded(tmp_path: Path) -> None:
+def test_judge_that_is_down_is_found_before_a_model_is_loaded(tmp_path: Path, forks: Forks) -> None:
     suite = demo_suite()
     judged = suite.tasks[2].model_copy(update={"judge": "endpoint"})
     suite = suite.model_copy(
@@ -249,7 +254,7 @@ def test_judge_that_is_down_is_found_before_a_model_is_loaded(tmp_path: Path) ->
         }
     )
     # A model that does not exist: it must not even be looked for.
-    outcome = evaluate(tmp_path, request(tmp_path / "store", suite, {0: tmp_path / "nothing"}))
+    outcome = forks(tmp_path, request(tmp_path / "store", suite, {0: tmp_path / "nothing"}))
     assert outcome.returncode == 1
     assert "judge 'judge' at http://127.0.0.1:9/v1" in outcome.only("error")["message"]
 
@@ -326,7 +331,7 @@ metric_list: [{metric: bypass}]
 
 @pytest.mark.parametrize("chat", [False, True], ids=["completions", "chat"])
 def test_data_of_the_papers_three_shapes_are_scored_through_an_endpoint(
-    tmp_path: Path, endpoint: str, chat: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, endpoint: str, chat: bool, monkeypatch: pytest.MonkeyPatch, forks: Forks
 ) -> None:
     """GSM8K, IFEval with its own scoring, and Do-Not-Answer, on items beside the suite."""
     # None of these instructions counts sentences: it is enough that the folder is there.
@@ -354,7 +359,7 @@ def test_data_of_the_papers_three_shapes_are_scored_through_an_endpoint(
         tmp_path / "store", suite, {0: MODEL}, backend="endpoint", base_url=endpoint,
         endpoint_model="served", task_folder=as_json(tasks),
     )  # fmt: skip
-    outcome = evaluate(tmp_path, wanted)
+    outcome = forks(tmp_path, wanted)
     assert outcome.only("result")["failed"] == {}, outcome.log
     (record,) = outcome.records("candidate_finished")
     scores = {title: score["score"] for title, score in record["scores"].items()}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from optikit_assets.specs import SuiteSpec
-from tests.integration.evaluate_driver import evaluate, exact_match_task, request
+from tests.integration.evaluate_driver import Forks, exact_match_task, request
 from tests.references import as_json
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -37,7 +37,7 @@ def data_of(shape: str, items: Path) -> dict[str, Any]:
     ids=["held", "clean"],
 )
 def test_items_outside_the_task_folder_are_looked_for_before_a_model_is_loaded(
-    tmp_path: Path, shape: str, row: str, error_class: str, message: str
+    tmp_path: Path, shape: str, row: str, error_class: str, message: str, forks: Forks
 ) -> None:
     tasks, items, rows = tmp_path / "tasks", tmp_path / "items", tmp_path / "rows.jsonl"
     tasks.mkdir()
@@ -63,6 +63,6 @@ def test_items_outside_the_task_folder_are_looked_for_before_a_model_is_loaded(
         base_url="http://127.0.0.1:9/v1", task_folder=as_json(tasks),
         calibration_data=as_json(rows),
     )  # fmt: skip
-    error = evaluate(tmp_path, wanted).only("error")
+    error = forks(tmp_path, wanted).only("error")
     assert error["error_class"] == error_class
     assert message in error["message"]

@@ -12,7 +12,7 @@ from optikit_assets.settings import REPOSITORY
 from optikit_assets.specs import SuiteSpec
 from tests.integration.evaluate_driver import (
     MODEL,
-    evaluate,
+    Forks,
     request,
     run_in_serve,
 )
@@ -236,7 +236,7 @@ def ifeval(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     return folder
 
 
-def evaluated(tmp_path: Path, folder: Path, base_url: str) -> Any:
+def evaluated(forks: Forks, tmp_path: Path, folder: Path, base_url: str) -> Any:
     metrics = ["prompt_level_strict_acc,none", "inst_level_strict_acc,none"]
     task = {"task": "instructions", "metrics": metrics, "limit": 4}
     suite = SuiteSpec.model_validate({"name": "s", "apply_chat_template": True, "tasks": [task]})
@@ -244,25 +244,27 @@ def evaluated(tmp_path: Path, folder: Path, base_url: str) -> Any:
         tmp_path / "store", suite, {0: MODEL}, backend="endpoint", base_url=base_url,
         task_folder=as_json(folder),
     )  # fmt: skip
-    return evaluate(tmp_path, wanted)
+    return forks(tmp_path, wanted)
 
 
 def test_ifeval_without_its_loose_metrics_is_refused_before_anything_is_asked(
-    tmp_path: Path, ifeval: Path
+    tmp_path: Path, ifeval: Path, forks: Forks
 ) -> None:
     begin = time.monotonic()
     # Nobody is there: the worker must not even notice.
-    error = evaluated(tmp_path, ifeval, "http://127.0.0.1:9/v1").only("error")
+    error = evaluated(forks, tmp_path, ifeval, "http://127.0.0.1:9/v1").only("error")
     assert time.monotonic() - begin < 60
     assert error["error_class"] == "EvaluationError"
     assert "task 'instructions': lm-eval cannot aggregate" in error["message"]
     assert "lacks prompt_level_loose_acc, inst_level_loose_acc, of which" in error["message"]
 
 
-def test_ifeval_with_all_of_its_metrics_is_scored(tmp_path: Path, ifeval: Path) -> None:
+def test_ifeval_with_all_of_its_metrics_is_scored(
+    tmp_path: Path, ifeval: Path, forks: Forks
+) -> None:
     (ifeval / "instructions.yaml").write_text(IFEVAL + STRICT + LOOSE, encoding="utf-8")
     with replying() as base_url:
-        outcome = evaluated(tmp_path, ifeval, base_url)
+        outcome = evaluated(forks, tmp_path, ifeval, base_url)
     assert outcome.only("result")["failed"] == {}, outcome.log
     (record,) = outcome.records("candidate_finished")
     score = record["scores"]["instructions"]

@@ -7,7 +7,7 @@ import pytest
 
 from optikit_assets.specs import SuiteSpec
 from optikit_assets.stateval.task_resources import NLTK_DATA
-from tests.integration.evaluate_driver import evaluate, request, run_in_serve
+from tests.integration.evaluate_driver import Forks, request, run_in_serve
 from tests.references import as_json
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -88,7 +88,7 @@ ITEM = {
 @pytest.mark.parametrize("task", ["ifeval", "of_another_name"])
 @pytest.mark.parametrize("there", [False, True], ids=["missing", "there"])
 def test_a_worker_without_ifevals_data_asks_for_no_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool, task: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool, task: str, forks: Forks
 ) -> None:
     data, tasks = tmp_path / "nltk_data", tmp_path / "tasks"
     data.mkdir(mode=0o700)
@@ -111,7 +111,7 @@ def test_a_worker_without_ifevals_data_asks_for_no_model(
         tmp_path / "store", suite, {0: tmp_path / "nothing"}, backend="endpoint",
         base_url="http://127.0.0.1:9/v1", task_folder=as_json(tasks),
     )  # fmt: skip
-    error = evaluate(tmp_path, wanted).only("error")
+    error = forks(tmp_path, wanted).only("error")
     # The endpoint is the model here: it is asked only once the task is found to be complete.
     assert error["error_class"] == ("EndpointError" if there else "EvaluationError")
     assert (f"task {task!r} cannot be scored" in error["message"]) is not there
