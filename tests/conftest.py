@@ -10,6 +10,7 @@ from optikit_assets.environments.layout import prepare_dagster_home
 from optikit_assets.execution.ray.loopback import LoopbackCluster
 from optikit_assets.settings import settings
 from tests.cluster import connected, three_nodes
+from tests.quick_storage import opened_quickly
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -27,6 +28,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # What takes minutes first: no process is left with it alone at the end. Files stay whole.
     long = {item.path for item in items if item.get_closest_marker("integration")}
     items.sort(key=lambda item: item.path not in long)
+    # `make test` finds these by the text of their files.
+    for mark in ("serial", "alone"):
+        for file in {item.path for item in items if item.get_closest_marker(mark)}:
+            if f"pytest.mark.{mark}" not in file.read_text(encoding="utf-8"):
+                raise pytest.UsageError(f"{file}: say pytest.mark.{mark} where the tests are")
 
 
 @pytest.fixture
@@ -55,7 +61,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackCluste
 
 
 @pytest.fixture(scope="session")
-def empty_instance(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def quick_storage() -> Iterator[None]:
+    """Dagster's databases open in a fraction of the time that they would take each by itself."""
+    with opened_quickly():
+        yield
+
+
+@pytest.fixture(scope="session")
+def empty_instance(tmp_path_factory: pytest.TempPathFactory, quick_storage: None) -> Path:
     """A DAGSTER_HOME with empty databases: making them takes longer than most tests."""
     import dagster as dg
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.s3 import BUCKET, s3_server, weed
+from demo.s3 import BUCKET, S3Server, s3_server, weed
 from optikit_assets.artifacts import open_store
 from optikit_assets.headless.materialize import materialize_node, open_instance, register_model
 from optikit_assets.settings import configure, settings
@@ -26,18 +26,23 @@ pytestmark = [
 COUNTED = ("sweeps", "probes", "tuning_trials", "quantization_trials", "deployments", "comparisons")
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as started:
+        yield started
+
+
 @pytest.fixture
-def stages(real: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Told]:
+def stages(real: World, server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Told:
     told = Told(tmp_path / "made")
     execute_with(monkeypatch, told.executor)
     real.write("slos/demo.yaml", CHAT.replace("name: chat", "name: demo"))
-    with s3_server(tmp_path / "s3") as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("OPTIKIT_STORE", f"s3://{BUCKET}/artifacts")
-        settings.cache_clear()
-        open_store.cache_clear()
-        yield told
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("OPTIKIT_STORE", f"s3://{BUCKET}/{tmp_path.name}")
+    settings.cache_clear()
+    open_store.cache_clear()
+    return told
 
 
 def second_home(real: World, empty_instance: Path) -> Path:
