@@ -15,8 +15,10 @@ a leak that makes answers later the longer the engine has been busy.
 """
 
 import heapq
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -66,8 +68,7 @@ class Shape:
         return moving * self.slots / self.service_s(self.slots - 1, mean_prompt_tokens)
 
 
-@dataclass(frozen=True)
-class Timeline:
+class Timeline(NamedTuple):
     """What becomes of a request; ``failed`` is answered with an error at once."""
 
     first_token_s: float
@@ -103,7 +104,7 @@ class Engine:
         # Stalls stop every clock of the engine alike: inside, only moving time is counted.
         moving_s = self._stalls.moving(arrival_s)
         begin = max(moving_s, heapq.heappop(self._free))
-        others = sum(free > begin for free in self._free)
+        others = sum(free > begin for free in self._free) if shape.growth_s else 0
         if self._served < shape.cold_requests:
             factor *= shape.cold_factor
         self._served += 1
@@ -131,33 +132,34 @@ class _Stalls:
     def __init__(self, shape: Shape, rng: np.random.Generator) -> None:
         self._every_s, self._length_s = shape.stall_every_s, shape.stall_s
         self._rng = np.random.default_rng(rng.integers(2**63))
-        # Moving times at which a stall begins.
-        self._starts = np.empty(0)
+        # Moving and wall times at which a stall begins.
+        self._starts: list[float] = []
+        self._begins: list[float] = []
 
     def _reach(self, moving_s: float) -> None:
-        while not len(self._starts) or self._starts[-1] <= moving_s:
-            last = self._starts[-1] if len(self._starts) else 0.0
+        while not self._starts or self._starts[-1] <= moving_s:
+            last = self._starts[-1] if self._starts else 0.0
             more = last + np.cumsum(self._rng.exponential(self._every_s, 256))
-            self._starts = np.concatenate((self._starts, more))
+            before = self._length_s * np.arange(len(self._starts), len(self._starts) + len(more))
+            self._starts += more.tolist()
+            self._begins += (more + before).tolist()
 
     def wall(self, moving_s: float) -> float:
         if not self._every_s:
             return moving_s
         self._reach(moving_s)
-        passed = int(np.searchsorted(self._starts, moving_s, side="left"))
-        return moving_s + passed * self._length_s
+        return moving_s + bisect_left(self._starts, moving_s) * self._length_s
 
     def moving(self, wall_s: float) -> float:
         if not self._every_s:
             return wall_s
         self._reach(wall_s)
-        begins = self._starts + self._length_s * np.arange(len(self._starts))
-        passed = int(np.searchsorted(begins, wall_s, side="right"))
+        passed = bisect_right(self._begins, wall_s)
         if not passed:
             return wall_s
         # Inside a stall the engine stands where the stall began.
-        inside = wall_s < begins[passed - 1] + self._length_s
-        return float(self._starts[passed - 1]) if inside else wall_s - passed * self._length_s
+        inside = wall_s < self._begins[passed - 1] + self._length_s
+        return self._starts[passed - 1] if inside else wall_s - passed * self._length_s
 
 
 def simulate(

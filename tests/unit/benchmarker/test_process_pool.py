@@ -85,7 +85,7 @@ def dispersion(times_s, window_s):
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_arrivals_stay_poisson_however_many_processes_send(processes):
-    whole = plan(8.0, fixed=True)
+    whole = plan(5.0, fixed=True)
     # A stall of the machine bunches requests, whoever sends them; three in a row are no accident.
     attempts = 0
     while True:
