@@ -3,6 +3,7 @@
 # PYTHON=…         the Python 3.11 that the environments are made with
 # PYTEST_ARGS=…    more arguments for pytest, e.g. a folder or -x
 # TEST_PROCESSES=…, WAITING_PROCESSES=…  test processes for tests that compute, and that wait
+# FAST_PROCESSES=…         test processes of make test-fast
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
@@ -19,14 +20,18 @@ CONTROL_BIN := $(OPTIKIT_HOME)/envs/control/bin
 OPTIKIT := $(CONTROL_BIN)/optikit
 DEMO_JOB := recipes/jobs/demo.yaml
 PYTEST_ARGS ?=
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
+FAST_PROCESSES ?= 2
 WAITING_PROCESSES ?= 3
 
 # Runs the tests that match $(1), in three parts: those that compute, file by file and the long ones
-# first; those that mostly wait for real time; and one by one those that bear no other test beside
-# them. Those that compute get a thread each: threads of two processes spin while they wait for one
-# another. A part runs also if some of an earlier one failed. pytest says 5 where it finds no test, as it
-# does when PYTEST_ARGS names a file.
+# first, in one process more than two cores have, for workers and servers are waited for now and then;
+# those that mostly wait for real time; and one by one those that bear no other test beside them. Those
+# that compute get a thread each: threads of two processes spin while they wait for one another. A part
+# runs also if some of an earlier one failed. pytest says 5 where it finds no test, as it does when
+# PYTEST_ARGS names a file. To collect all tests takes a process longer than many take to run, so the
+# last parts read those files alone that have their mark (tests/conftest.py sees to it that all do).
+MARKED = $(if $(PYTEST_ARGS),,$$(grep -rl --include='test_*.py' 'pytest\.mark\.$(1)\b' tests))
 define RUN_TESTS
 	@ended=(); \
 	part() { \
@@ -35,8 +40,8 @@ define RUN_TESTS
 	}; \
 	OMP_NUM_THREADS=1 part -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
 		-m "($(1)) and not serial and not alone"; \
-	part -n $(WAITING_PROCESSES) --dist worksteal -m "($(1)) and serial"; \
-	part -m "($(1)) and alone"; \
+	part -n $(WAITING_PROCESSES) --dist worksteal -m "($(1)) and serial" $(call MARKED,serial); \
+	part -m "($(1)) and alone" $(call MARKED,alone); \
 	case "$${ended[*]}" in \
 		*1* | "5 5 5") echo "tests: FAILED (the parts of pytest ended with $${ended[*]}:" \
 			"0 passed, 1 failed, 5 found none)" >&2; exit 1 ;; \
@@ -86,7 +91,7 @@ test: setup-ray check ## All checks, then the whole test suite
 test-fast: setup ## In a minute: ruff, and the tests that take no second of a processor and start no engine
 	@"$(CONTROL_BIN)/ruff" check .
 	@"$(CONTROL_BIN)/ruff" format --check .
-	@"$(CONTROL_BIN)/python" -m pytest -n $(TEST_PROCESSES) --dist loadfile \
+	@"$(CONTROL_BIN)/python" -m pytest -n $(FAST_PROCESSES) --dist loadfile \
 		-m "not slow and not serial and not alone and not integration and not e2e" $(PYTEST_ARGS)
 
 .PHONY: test-all
