@@ -102,7 +102,13 @@ test-all: setup-ray check ## The same with the end-to-end test: the whole pipeli
 check: setup ## ruff, pyright, import-linter, dg check
 	@"$(CONTROL_BIN)/ruff" check .
 	@"$(CONTROL_BIN)/ruff" format --check .
+	@$(MAKE) --jobs=2 --output-sync=target check-types check-graph
+
+# Beside each other: the types take a process longer than all else that is checked.
+.PHONY: check-types check-graph
+check-types:
 	@"$(CONTROL_BIN)/pyright" --pythonpath "$(CONTROL_BIN)/python"
+check-graph:
 	@"$(CONTROL_BIN)/lint-imports"
 	@"$(CONTROL_BIN)/dg" check defs
 
