@@ -22,6 +22,7 @@ from optikit_assets.settings import Settings, settings
 from optikit_assets.specs import PoolSpec
 from tests.definitions.test_history_rows import Stages
 from tests.definitions.world import HARDWARE, MODEL
+from tests.quick_storage import opened_quickly
 
 
 class Told(Stages):
@@ -85,12 +86,13 @@ def at_once(ledger: Path, nodes: Sequence[str], homes: Sequence[Path]) -> list[s
 
 def main(ledger: str, *nodes: str) -> None:
     base._EXECUTORS.own["of_the_test"] = Told(Path(ledger)).executor
-    with open_instance() as instance:
-        register_model(instance, MODEL)
     found = {}
-    for name in nodes:
-        asset, _, partition = name.rstrip("]").partition("[")
-        found[name] = materialize_node(Node.of(asset, partition))
+    with opened_quickly():
+        with open_instance() as instance:
+            register_model(instance, MODEL)
+        for name in nodes:
+            asset, _, partition = name.rstrip("]").partition("[")
+            found[name] = materialize_node(Node.of(asset, partition))
     sys.stdout.write(json.dumps(found) + "\n")
 
 

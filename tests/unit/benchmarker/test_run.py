@@ -241,7 +241,7 @@ def test_server_without_token_ids_gets_text_of_the_exact_length():
         result = run_benchmark(
             base_url=server.base_url,
             model="imitation",
-            slo=make_slo(),
+            slo=make_slo(max_probes=1),
             initial_rate_rps=8.0,
             seed=1,
             limits=LIMITS,
@@ -360,7 +360,7 @@ VARIED = {
 
 @pytest.mark.parametrize("endpoint", ["completions", "chat"])
 def test_varied_lengths_are_exact_for_every_request(endpoint, tmp_path):
-    slo = make_slo(workload=load(**VARIED, prefix_tokens=2, endpoint=endpoint))
+    slo = make_slo(workload=load(**VARIED, prefix_tokens=2, endpoint=endpoint), max_probes=1)
     file = tmp_path / "requests.jsonl"
     with running(SERVER) as server:
         result = run_benchmark(
