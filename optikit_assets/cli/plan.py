@@ -1,7 +1,6 @@
 """`optikit plan`: predictions for every way to serve a model, and what is worth measuring."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +12,20 @@ from optikit_assets.cli.output_file import check_output, write_json
 from optikit_assets.cli.plan_figure import draw_ways
 from optikit_assets.delivery.capacity import replicas_for
 from optikit_assets.deployment import cost_per_million_tokens
-from optikit_assets.errors import HistoryError, ModelError, OptikitError
+from optikit_assets.errors import ModelError, OptikitError
 from optikit_assets.model_files import read_config, read_json_object
 from optikit_assets.planner import (
-    OWN_ROWS,
     Architecture,
-    Fit,
-    Place,
     Question,
     Way,
     forecast,
-    kind_of,
-    own_rows,
     places,
-    refit,
-    shipped_fits,
     shortlist,
 )
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, EngineSpec, SloSpec
 from resources.history import open_history
+from resources.own_fits import own_fits
 
 _SHOWN = 12
 
@@ -82,7 +75,11 @@ def predict(
     some = places(catalog, pools, accelerator_of)
     chosen = [catalog.recipe(name) for name in recipes or sorted(catalog.recipes)]
     architecture, engine = find_model(catalog, model)
-    question = Question(architecture, slo, engine, _fits(catalog, architecture, engine, some))
+    registry = ModelRegistry(settings().home, settings().root, catalog)
+    cards = [place.card for place in some]
+    history = open_history(settings())
+    fits = own_fits(history, catalog, registry, architecture, engine.name, cards)
+    question = Question(architecture, slo, engine, fits)
     return forecast(question, some, chosen, catalog.search_space(slo.search_space))
 
 
@@ -110,37 +107,6 @@ def find_model(catalog: Catalog, model: str) -> tuple[Architecture, EngineSpec]:
             "e.g. --model DIR/config.json"
         )
     return Architecture.of(read_config(folder), f"{folder}/config.json"), engine
-
-
-def _fits(
-    catalog: Catalog, architecture: Architecture, engine: EngineSpec, some: Sequence[Place]
-) -> Mapping[str, Fit]:
-    """Return the shipped fit, and for each card the one moved by the history's own rows."""
-    shipped = shipped_fits(engine.name)[kind_of(architecture)]
-    try:
-        frame = open_history(settings()).query(OWN_ROWS)
-        records = [dict(zip(frame.columns, row, strict=True)) for row in frame.to_numpy()]
-    except HistoryError:
-        # There is none yet, or one that an earlier release published.
-        records = []
-    known = _architectures(catalog)
-    fits = {"": shipped}
-    for place in some:
-        rows = own_rows(records, engine.name, place.card, catalog, known)
-        alike = [r for r in rows if kind_of(r.work.architecture) == kind_of(architecture)]
-        fits[place.card.name] = refit(shipped, alike)
-    return fits
-
-
-def _architectures(catalog: Catalog) -> Callable[[str], Architecture | None]:
-    @cache
-    def of(model: str) -> Architecture | None:
-        try:
-            return find_model(catalog, model)[0]
-        except OptikitError:
-            return None
-
-    return of
 
 
 def _table(

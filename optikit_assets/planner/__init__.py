@@ -15,8 +15,9 @@ from optikit_assets.planner.forecast import (
     shortlist,
 )
 from optikit_assets.planner.memory import Room, room
-from optikit_assets.planner.own_rows import OWN_ROWS, own_rows
+from optikit_assets.planner.own_rows import OWN_ROWS, fits_by_card, own_rows
 from optikit_assets.planner.precision import Precision
+from optikit_assets.planner.promising import promising
 from optikit_assets.planner.roofline import Layout, Roofline
 from optikit_assets.planner.rows import Row, Work
 from optikit_assets.planner.shipped import shipped_fits
@@ -36,10 +37,12 @@ __all__ = [
     "Way",
     "Work",
     "fit_rows",
+    "fits_by_card",
     "forecast",
     "kind_of",
     "own_rows",
     "places",
+    "promising",
     "refit",
     "room",
     "shipped_fits",

@@ -1,16 +1,18 @@
 """Rows of an installation's own history: closed loops that its rate searches began with."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from optikit_assets.engines import get_engine
 from optikit_assets.errors import OptikitError
 from optikit_assets.planner.architecture import Architecture
+from optikit_assets.planner.fit import Fit, kind_of, refit
 from optikit_assets.planner.memory import hardware_of
 from optikit_assets.planner.precision import Precision
 from optikit_assets.planner.rows import Row, Work
 from optikit_assets.planner.server_flags import layout_of, memory_share, most_sequences
+from optikit_assets.planner.shipped import shipped_fits
 from optikit_assets.specs import CardSpec, Catalog
 
 OWN_ROWS = """
@@ -63,6 +65,30 @@ def own_rows(
         if version == newest and (row := _row(record, engine, card, catalog, architecture_of)):
             found.append(row)
     return found
+
+
+def fits_by_card(
+    records: Sequence[Mapping[str, Any]],
+    engine: str,
+    cards: Iterable[CardSpec],
+    catalog: Catalog,
+    architecture: Architecture,
+    architecture_of: Callable[[str], Architecture | None],
+) -> Mapping[str, Fit]:
+    """Return an engine's fits for models of a kind: the shipped one as ``""``, and for each card.
+
+    That of a card, by its name, is the shipped one as the own rows of that kind have moved it; for
+    the parameters see `own_rows`.
+    """
+    kind = kind_of(architecture)
+    shipped = shipped_fits(engine)[kind]
+    fits = {"": shipped}
+    for card in cards:
+        rows = own_rows(records, engine, card, catalog, architecture_of)
+        fits[card.name] = refit(
+            shipped, [row for row in rows if kind_of(row.work.architecture) == kind]
+        )
+    return fits
 
 
 def _version(versions: Any, engine: str) -> str | None:

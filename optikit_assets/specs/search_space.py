@@ -94,7 +94,8 @@ class Economy(SpecModel):
     priors: bool = Field(
         default=True,
         description="Begin with the best of earlier studies of the same architecture, workload and "
-        "card, as the history has them.",
+        "card, as the history has them, then with what the planner takes for better than the "
+        "default.",
     )
     rejection: bool = Field(
         default=True,

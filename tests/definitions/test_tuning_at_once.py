@@ -1,6 +1,8 @@
 """A study on a pool with several cards: its trials are measured on all of them at a time."""
 
 import dataclasses
+import json
+import shutil
 import threading
 from typing import Any
 
@@ -14,7 +16,7 @@ from optikit_assets.graph import Node
 from optikit_assets.headless.materialize import materialize_node
 from optikit_assets.history import History
 from optikit_assets.schemas import BENCHMARK_FILE, STUDY_FILE
-from optikit_assets.settings import settings
+from optikit_assets.settings import REPOSITORY, settings
 from optikit_assets.workers.benchmark import BenchmarkWorkerResult
 from optikit_assets.workers.channel import Emit
 from optikit_assets.workers.messages import Message
@@ -22,6 +24,7 @@ from tests.definitions.test_broken_off import SLO
 from tests.definitions.test_candidates import BASE, Workers, artifact_of
 from tests.definitions.world import HARDWARE, MODEL, World, in_process
 from tests.executors import execute_with
+from tests.unit.planner.models import LLAMA_8B
 from tests.unit.schemas.samples import benchmark
 
 pytestmark = pytest.mark.slow
@@ -56,7 +59,8 @@ class Measured:
             self.most = max(self.most, len(self.running))
             self.full.wait(20)
             self.running.remove(key)
-        rate = 5.0 - abs(float(request.flags.get("max_num_seqs", 128)) - 32) / 100
+        off = abs(float(request.flags.get("max_num_seqs", 128)) - 32)
+        rate = max(1.0, 5.0 - off / 100)
         with open_store(request.store, settings().home).create(key, "benchmark") as draft:
             BENCHMARK_FILE.write(draft, benchmark(rate, seed=request.seed))
             draft.manifest.update(
@@ -86,3 +90,22 @@ def test_as_many_trials_run_at_once_as_there_are_cards_and_no_more_than_are_draw
     assert sorted(note["trial"] for note in made.manifest[BENCHMARKS]) == [1, 2, 3, 4]
     rows = History(settings().history).query("SELECT * FROM tuning_trials ORDER BY trial")
     assert list(rows["artifact_key"]) == [trial.artifact_key for trial in trials]
+
+
+def test_a_study_on_a_card_with_a_data_sheet_begins_with_what_is_predicted(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = dataclasses.replace(CARDS, count=1)
+    execute_with(monkeypatch, in_process(Measured(1).work, one))
+    shutil.copytree(REPOSITORY / "recipes/hardware/cards", real.recipes / "hardware/cards")
+    real.write("slos/demo.yaml", SLO)
+    config = real.root / "weights" / "1" / "config.json"
+    config.write_text(json.dumps({**LLAMA_8B, "architectures": ["LlamaForCausalLM"]}))
+    # By the default a card runs a few hundred sequences at a time.
+    spread = "parameters: {max_num_seqs: {choices: [1, 2, 3, 4, 4096]}}"
+    real.edit("search_spaces/fine.yaml", "parameters: {max_num_seqs: {low: 1, high: 64}}", spread)
+    for node in UPSTREAM:
+        materialize_node(node)
+    assert materialize_node(TUNED) == "feasible"
+    trials = STUDY_FILE.read(artifact_of(TUNED)).study.trials
+    assert trials[1].flags["max_num_seqs"] == 4096

@@ -17,14 +17,13 @@ from optikit_assets.defs.body import Partition
 from optikit_assets.defs.evaluation.candidates import representative_of
 from optikit_assets.defs.partitions import declared
 from optikit_assets.defs.tuning.measuring import Measuring, trial_result
+from optikit_assets.defs.tuning.priors import architecture_of, objectives_of, priors
 from optikit_assets.deployment import tuning_plots
 from optikit_assets.deployment.canvas import markdown_image
-from optikit_assets.engines import Flags
 from optikit_assets.errors import ModelError
 from optikit_assets.execution.pace import Pace
 from optikit_assets.graph import FAILED
-from optikit_assets.history import RowsByTable, earlier_winners
-from optikit_assets.model_files import read_config
+from optikit_assets.history import RowsByTable
 from optikit_assets.schemas import (
     STUDY_FILE,
     FailedBenchmark,
@@ -109,7 +108,7 @@ def _tune(partition: Partition, recipe: str, slo: SloSpec) -> Artifact | None:
         max_model_len=length,
         made_up_prompts=slo.workload.prompts is None,
         default_outcome=(trial_result(default, slo) if default and default.artifact else None),
-        priors=_priors(partition, recipe, slo) if space.economy.priors else (),
+        priors=priors(partition, recipe, slo, space) if space.economy.priors else (),
         on_trial=told,
         at_once=measuring.at_once,
         stop=measuring.stop,
@@ -119,29 +118,6 @@ def _tune(partition: Partition, recipe: str, slo: SloSpec) -> Artifact | None:
         return None
     _remember_trials(partition, recipe, slo, result, swept)
     return _keep(partition, _with_benchmark(partition, result, default))
-
-
-def _priors(partition: Partition, recipe: str, slo: SloSpec) -> list[Flags]:
-    return earlier_winners(
-        partition.history.history,
-        study=partition.key,
-        engine=partition.engine.name,
-        model=partition.model_key,
-        recipe=recipe,
-        architecture=_architecture(partition),
-        accelerator=partition.runner.hardware.accelerator,
-        input_tokens=slo.workload.mean_input_tokens or 0.0,
-        output_tokens=slo.workload.mean_output_tokens,
-        objectives=_objectives(slo),
-    )
-
-
-def _architecture(partition: Partition) -> str:
-    return ", ".join(read_config(partition.base.path).get("architectures") or ())
-
-
-def _objectives(slo: SloSpec) -> str:
-    return ", ".join(sorted(objective.label for objective in slo.objectives))
 
 
 def _with_benchmark(
@@ -194,7 +170,7 @@ def _trial_rows(
     partition: Partition, recipe: str, slo: SloSpec, study: StudyResult, made: Artifact | None
 ) -> list[dict[str, Any]]:
     best = study.best
-    architecture, objectives = _architecture(partition), _objectives(slo)
+    architecture, objectives = architecture_of(partition), objectives_of(slo)
     return [
         partition.row(
             made,
