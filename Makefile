@@ -22,7 +22,7 @@ DEMO_JOB := recipes/jobs/demo.yaml
 PYTEST_ARGS ?=
 TEST_PROCESSES ?= 3
 FAST_PROCESSES ?= 2
-WAITING_PROCESSES ?= 3
+WAITING_PROCESSES ?= 5
 
 # Runs the tests that match $(1), in three parts: those that compute, file by file and the long ones
 # first, in one process more than two cores have, for workers and servers are waited for now and then;
