@@ -38,6 +38,15 @@ class Listed:
     tag: str = ""
 
 
+@dataclass(frozen=True)
+class Found:
+    """A small object as it was read: content, tag, and when it was written."""
+
+    content: bytes
+    tag: str
+    modified: datetime
+
+
 _VARIABLES = {"s3": ("AWS_*",), "gs": ("GOOGLE_*",), "az": ("AZURE_*",)}
 
 
@@ -68,13 +77,19 @@ class Bucket:
 
     def read(self, name: str) -> tuple[bytes, str] | None:
         """Return the content of an object and its tag, None if there is none."""
+        found = self.look(name)
+        return None if found is None else (found.content, found.tag)
+
+    def look(self, name: str) -> Found | None:
+        """Return an object with what is known of it, None if there is none."""
         import obstore
         from obstore.exceptions import NotFoundError
 
         with self._explained(f"read {name}"):
             try:
                 found = obstore.get(self._store, name)
-                return bytes(found.bytes()), found.meta["e_tag"] or ""
+                meta = found.meta
+                return Found(bytes(found.bytes()), meta["e_tag"] or "", meta["last_modified"])
             except (NotFoundError, FileNotFoundError) as error:
                 self._check_bucket(error)
                 return None

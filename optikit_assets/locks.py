@@ -27,3 +27,21 @@ def locked(file: Path, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def shared(file: Path) -> Iterator[None]:
+    """Hold a lock that many may hold, and none while somebody holds an exclusive one.
+
+    Without the file, where it cannot be made: nobody can lock it there.
+    """
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CREAT, 0o644)
+    except OSError:
+        yield
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)

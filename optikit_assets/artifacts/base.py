@@ -46,15 +46,43 @@ class ArtifactStore(ABC):
         """What `open_store` opens it by, on every machine that reaches it."""
 
     @abstractmethod
-    def find(self, key: str) -> Artifact | None:
-        """Return the artifact called `key`, or None.
+    def look(self, key: str) -> Artifact | None:
+        """Return the artifact called `key` to whoever does not rely on it, or None.
 
         What is not whole, as far as that is seen without reading its files, does not count: it is
         replaced by the next `create`.
         """
 
     @abstractmethod
-    def verify(self, key: str, *, remembered: bool = True) -> Artifact:
+    def find(self, key: str) -> Artifact | None:
+        """Return the artifact called `key`, as `look` does, and mark its use.
+
+        What was found has been marked before any `expire` that has not taken it yet looks.
+        """
+
+    @abstractmethod
+    def last_use(self, key: str) -> float | None:
+        """Return when an artifact (complete or not) was made or used last; None: it is not there.
+
+        In seconds since the epoch, on the clock of the store. It may lag behind the last use by
+        as much as `expire` allows for.
+        """
+
+    @abstractmethod
+    def expire(self, key: str, unused_since: float) -> bool:
+        """Delete an artifact (complete or not) that nobody used since; say whether it is gone.
+
+        Nobody who found it since `unused_since`, or finds it while this decides, loses it, and
+        nobody ever finds a part of it.
+
+        Parameters
+        ----------
+        unused_since
+            In seconds since the epoch.
+        """
+
+    @abstractmethod
+    def verify(self, key: str, *, remembered: bool = True, in_use: bool = True) -> Artifact:
         """Return the artifact called `key` after a look at the content of every file.
 
         A damaged one is put aside, so that the next run makes it anew. One of an earlier release
@@ -67,6 +95,8 @@ class ArtifactStore(ABC):
         remembered
             Do not read files again that were read before and look unchanged. Without it, what a
             disk has silently lost is found too.
+        in_use
+            Mark its use, as `find` does.
 
         Raises
         ------
@@ -230,9 +260,9 @@ class ArtifactStore(ABC):
         return artifact
 
     def all(self, kind: str | None = None) -> Iterator[Artifact]:
-        """Yield every complete artifact, of one kind if given, in order of key."""
+        """Yield every complete artifact, of one kind if given, in order of key; marks no use."""
         for key in self.all_keys():
-            artifact = self.find(key)
+            artifact = self.look(key)
             if artifact is not None and kind in (None, artifact.kind):
                 yield artifact
 

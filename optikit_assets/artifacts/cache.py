@@ -138,7 +138,7 @@ class ArtifactCache:
         for artifact in here:
             if total <= self.limit_bytes:
                 break
-            if artifact.key not in kept and self._remove_unused(artifact.key):
+            if artifact.key not in kept and self.let_go(artifact.key):
                 gone.append(artifact.key)
                 total -= artifact.total_bytes
         if total > self.limit_bytes:
@@ -203,7 +203,8 @@ class ArtifactCache:
         except FileNotFoundError:
             return 0.0
 
-    def _remove_unused(self, key: str) -> bool:
+    def let_go(self, key: str) -> bool:
+        """Delete a copy that no process uses; say whether there was one."""
         place = self.root / "uses" / key
         place.parent.mkdir(parents=True, exist_ok=True)
         place.touch()

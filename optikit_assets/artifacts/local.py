@@ -9,6 +9,9 @@
       staging/KEY.PID.TOKEN/ a draft: `owner.lock` (held by its maker) and `content/`
       quarantine/KEY.TIME/   an artifact that was found damaged, with a note
       turns/KEY              a lock of whoever makes an artifact now
+      uses.lock              held for a moment by whoever finds an artifact, or removes one
+
+The time of an artifact's folder is that of its last use.
 
 A draft becomes an artifact by one rename after everything is synced to disk.
 """
@@ -41,7 +44,7 @@ from optikit_assets.artifacts.turns import turn
 from optikit_assets.artifacts.verification import damage_of, put_aside, quarantined
 from optikit_assets.disk import check_free_space, storage_error, sync, sync_tree
 from optikit_assets.errors import DamagedArtifactError, StorageError
-from optikit_assets.locks import locked
+from optikit_assets.locks import locked, shared
 
 _STAGING = "staging"
 
@@ -88,7 +91,7 @@ class LocalStore(ArtifactStore):
         """Return where the artifact called `key` is or would be."""
         return self.root / check_key(key)[:2] / key
 
-    def find(self, key: str) -> Artifact | None:
+    def look(self, key: str) -> Artifact | None:
         """Look for a folder with a readable manifest whose files have the sizes that it lists."""
         folder = self.folder(key)
         manifest = read_manifest(folder, key)
@@ -98,9 +101,54 @@ class LocalStore(ArtifactStore):
             return None
         return Artifact.of(manifest, FolderFiles(folder))
 
-    def verify(self, key: str, *, remembered: bool = True) -> Artifact:
+    def find(self, key: str) -> Artifact | None:
+        """Look for it, and set the time of its folder."""
+        with shared(self._gate):
+            found = self.look(key)
+            if found is not None:
+                self._mark(key)
+        return found
+
+    def last_use(self, key: str) -> float | None:
+        """Return the time of its folder."""
+        try:
+            return self.folder(key).stat().st_mtime
+        except FileNotFoundError:
+            return None
+
+    def expire(self, key: str, unused_since: float) -> bool:
+        """Move it away while nobody can find anything, then delete it."""
+        if self.last_use(key) is None:
+            return False
+        try:
+            with self._staging(key) as staging:
+                self._gate.touch()
+                with locked(self._gate, wait=True):
+                    last = self.last_use(key)
+                    if last is None or last >= unused_since:
+                        return False
+                    self.folder(key).rename(staging / "removed")
+        except OSError as error:
+            what = f"that {key[:12]}… is removed"
+            raise storage_error(error, self.root, what) or StorageError(
+                f"cannot remove {self.folder(key)}: {error.strerror or error}"
+            ) from error
+        return True
+
+    @property
+    def _gate(self) -> Path:
+        return self.root / "uses.lock"
+
+    def _mark(self, key: str) -> None:
+        # Who may only read, uses what others keep.
+        with contextlib.suppress(OSError):
+            os.utime(self.folder(key))
+
+    def verify(self, key: str, *, remembered: bool = True, in_use: bool = True) -> Artifact:
         """Read every file; see `ArtifactStore.verify`."""
         folder = self.folder(key)
+        if in_use:
+            self.find(key)
         try:
             inode = folder.stat().st_ino
         except (FileNotFoundError, NotADirectoryError) as error:

@@ -16,7 +16,7 @@ An upload that was killed goes on where it was: files that are there already are
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,14 +29,15 @@ from optikit_assets.artifacts.bucket_layout import (
     ARTIFACTS,
     TURNS,
     UPLOADS,
-    each_of,
     key_of,
     manifest_of,
     object_of,
     parsed,
     place_of,
 )
+from optikit_assets.artifacts.bucket_marks import used
 from optikit_assets.artifacts.bucket_turns import bucket_turn
+from optikit_assets.artifacts.bucket_uploads import Uploads, drop_unlisted, expire
 from optikit_assets.artifacts.cache import SOURCE, ArtifactCache
 from optikit_assets.artifacts.file_digests import FileDigests, digest_over
 from optikit_assets.artifacts.manifest import (
@@ -55,7 +56,7 @@ from optikit_assets.artifacts.references import (
     names_in,
 )
 from optikit_assets.artifacts.shared_log import BucketLog
-from optikit_assets.bucket import Bucket
+from optikit_assets.bucket import Bucket, Found
 from optikit_assets.errors import ChangedInputError, StorageError
 from optikit_assets.specs import digest
 
@@ -106,7 +107,7 @@ class ObjectStore(ArtifactStore):
         self.cache = cache
         self.variables = bucket.variables
         self._read_in_place: dict[str, Reference] = {}
-        self._is_exclusive = False
+        self._uploads = Uploads(bucket, lambda key: self.find_complete(key) is not None)
 
     @property
     def url(self) -> str:
@@ -118,28 +119,48 @@ class ObjectStore(ArtifactStore):
         """The files below ``log/``."""
         return BucketLog(self.bucket)
 
-    def find(self, key: str) -> Artifact | None:
+    def look(self, key: str) -> Artifact | None:
         """Read its manifest, which is written when everything else is there."""
-        manifest = self._manifest(key)
+        return self._artifact(key, self.bucket.look(manifest_of(key)))
+
+    def find(self, key: str) -> Artifact | None:
+        """Read its manifest, and write it again if its time is long past."""
+        return self._artifact(key, used(self.bucket, manifest_of(key)))
+
+    def last_use(self, key: str) -> float | None:
+        """Return the time of its manifest, on the server's clock; it may lag by a day."""
+        found = self.bucket.look(manifest_of(key))
+        return None if found is None or found.content == GONE else found.modified.timestamp()
+
+    def expire(self, key: str, unused_since: float) -> bool:
+        """Delete it if its manifest is still the one that was not used for so long."""
+        gone = expire(self.bucket, key, unused_since)
+        if gone:
+            self.cache.let_go(key)
+        return gone
+
+    def _artifact(self, key: str, found: Found | None) -> Artifact | None:
+        manifest = None if found is None else parsed(found.content, key)
         return None if manifest is None else Artifact.of(manifest, BucketFiles(self, manifest))
 
-    def verify(self, key: str, *, remembered: bool = True) -> Artifact:
+    def verify(self, key: str, *, remembered: bool = True, in_use: bool = True) -> Artifact:
         """Look at every object; see `ArtifactStore.verify`.
 
         An object store proves its own content, and everything that is fetched is compared with its
         digest: `remembered`, sizes are compared; without it every byte is read.
         """
-        found = self.bucket.read(manifest_of(key))
-        if found is None or found[0] == GONE:
+        name = manifest_of(key)
+        found = used(self.bucket, name) if in_use else self.bucket.look(name)
+        if found is None or found.content == GONE:
             raise self.missing(key)
-        manifest = parsed(found[0], key)
+        manifest = parsed(found.content, key)
         if manifest is None:
             damage = {MANIFEST: f"{MANIFEST} cannot be read"}
         else:
             damage = damage_of(self.bucket, manifest, read=not remembered)
             if not damage:
                 return Artifact.of(manifest, BucketFiles(self, manifest), verified=True)
-        raise put_aside(self.bucket, key, manifest, found[0], damage)
+        raise put_aside(self.bucket, key, manifest, found.content, damage)
 
     @contextmanager
     def create(
@@ -154,7 +175,7 @@ class ObjectStore(ArtifactStore):
             if manifest is None:
                 raise StorageError(f"{draft.path} changed while it was uploaded; run again")
             files = {name: draft.path / name for name in manifest.entries}
-            if self._upload(manifest, files):
+            if self._uploads.send(manifest, files):
                 self.cache.evict(sum(entry.bytes for entry in manifest.entries.values()))
                 self.cache.store.remove(key)
                 self.cache.store.keep(draft)
@@ -186,7 +207,7 @@ class ObjectStore(ArtifactStore):
             manifest = parse_manifest(text, key)
             if manifest is None:
                 raise StorageError(f"{reference.what} has a file whose name cannot be kept")
-            self._upload(manifest, files, last=lambda: check_unchanged([reference]))
+            self._uploads.send(manifest, files, last=lambda: check_unchanged([reference]))
             found = self.get(key)
         self.cache.note_origin(key, reference)
         return found.reference.model_copy(update={"part": part, "what": reference.what})
@@ -245,7 +266,7 @@ class ObjectStore(ArtifactStore):
         for item in (item for item in begun if item.modified <= limit):
             key = key_of(item.name)
             if is_key(key) and key not in young:
-                self._drop_unlisted(key)
+                drop_unlisted(self.bucket, key)
             self.bucket.delete(item.name)
             swept.append(item.name)
         return swept
@@ -281,74 +302,6 @@ class ObjectStore(ArtifactStore):
     def _manifest(self, key: str) -> Manifest | None:
         found = self.bucket.read(manifest_of(key))
         return None if found is None else parsed(found[0], key)
-
-    def _upload(
-        self,
-        manifest: Manifest,
-        files: Mapping[str, Path],
-        last: Callable[[], object] = lambda: None,
-    ) -> bool:
-        """Send what is not there yet, the manifest at the end; return whether it was the first.
-
-        Parameters
-        ----------
-        last
-            Called before the manifest is written; what it raises ends the upload.
-        """
-        key = manifest.key
-        intent = f"{UPLOADS}/{key}.{secrets.token_hex(4)}"
-        self.bucket.create(intent, b"{}")
-        self._check_exclusive(intent)
-        wanted = {
-            object_of(key, entry): (files[name], entry.bytes)
-            for name, entry in manifest.entries.items()
-            if entry.link is None
-        }
-
-        def send(item: tuple[str, tuple[Path, int]]) -> None:
-            name, (path, size) = item
-            if self.bucket.size(name) != size:
-                self.bucket.put_file(name, path)
-
-        each_of(send, list(wanted.items()))
-        last()
-        won = self._commit(manifest)
-        if not won:
-            self._drop_unlisted(key)
-        self.bucket.delete(intent)
-        return won
-
-    def _check_exclusive(self, there: str) -> None:
-        """Make sure, once, that the bucket does not overwrite what should only be created."""
-        if not self._is_exclusive and self.bucket.create(there, b"{}") is not None:
-            raise StorageError(
-                f"{self.url}: the server ignores If-None-Match, so nothing in it is safe from two "
-                "writers; use one that knows conditional writes"
-            )
-        self._is_exclusive = True
-
-    def _commit(self, manifest: Manifest) -> bool:
-        """Write the manifest unless a whole artifact is there."""
-        text = manifest.text.encode()
-        name = manifest_of(manifest.key)
-        for _ in range(3):
-            if self.bucket.create(name, text) is not None:
-                return True
-            if self.find_complete(manifest.key) is not None:
-                return False
-            # Unreadable, or without what it refers to.
-            found = self.bucket.read(name)
-            if found is not None and self.bucket.replace(name, text, found[1]) is not None:
-                return True
-        raise StorageError(f"{self.url}/{name} keeps changing while an artifact is written to it")
-
-    def _drop_unlisted(self, key: str) -> None:
-        """Delete the files of an artifact that its manifest does not list: all without one."""
-        manifest = self._manifest(key)
-        entries = {} if manifest is None else manifest.entries
-        listed = {object_of(key, entry) for entry in entries.values()}
-        there = [item.name for item in self.bucket.list(f"{place_of(key)}/files/")]
-        self.bucket.delete(*(name for name in there if name not in listed))
 
     def _stock(self, reference: Reference) -> tuple[dict[str, Entry], dict[str, Path]]:
         """Return the files that count of a reference to this machine, as an artifact has them."""

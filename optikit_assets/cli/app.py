@@ -302,6 +302,25 @@ def doctor(
 
 
 @app.command()
+def gc(
+    older_than: Annotated[
+        str, typer.Option(metavar="30m|12h|7d", help="Only what nobody used for so long.")
+    ] = "7d",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would go, and remove nothing.")
+    ] = False,
+    json_out: JsonOut = None,
+) -> None:
+    """Remove artifacts that no fresh partition, deployment, study or run refers to.
+
+    Deployments stay, superseded ones too, each with what it takes to serve it.
+    """
+    from optikit_assets.cli.gc import run_gc
+
+    run_gc(older_than, dry_run, json_out)
+
+
+@app.command()
 def reports(
     port: Annotated[
         int | None,

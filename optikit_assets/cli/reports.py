@@ -84,7 +84,7 @@ class _Reports(BaseHTTPRequestHandler):
 
     def _send_file(self, key: str, name: str) -> None:
         try:
-            artifact = self._store.find(key)
+            artifact = self._store.look(key)
             content = (
                 artifact.file(name).read_bytes()
                 if artifact is not None and artifact.kind == DEPLOYABLE_CONFIG

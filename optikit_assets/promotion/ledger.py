@@ -31,7 +31,10 @@ log = logging.getLogger("optikit.promotion")
 
 What = Literal["promoted", "forced", "rolled_back", "refused"]
 _TURN_S = 600.0
-_KIND, _ROW_FILE, _TABLE = "promotion", "promotion.json", "promotions"
+CLAIM = "promotion"
+"""Artifact kind of a decision that claimed its number."""
+
+_ROW_FILE, _TABLE = "promotion.json", "promotions"
 
 
 @dataclass(frozen=True)
@@ -237,7 +240,7 @@ class Ledger:
     def _claim(self, made: Decision, row: dict[str, Any]) -> None:
         """Make the decision the one of its number, unless another is."""
         key = self._claim_key(made.number)
-        with self._store.create(key, _KIND) as draft:
+        with self._store.create(key, CLAIM) as draft:
             draft.write_json(_ROW_FILE, row)
         if self._store.get(key).read_json(_ROW_FILE)["promotion"] != made.promotion:
             raise StorageError(
@@ -247,7 +250,7 @@ class Ledger:
         self._number = made.number
 
     def _claim_key(self, number: int) -> str:
-        return digest([_KIND, *asdict(self.slot).values(), number])
+        return digest([CLAIM, *asdict(self.slot).values(), number])
 
     def _load(self) -> None:
         """Take in what all others decided."""

@@ -1,6 +1,13 @@
 """A certified bundle and its weights: looked at, made ready here, pushed elsewhere."""
 
-from optikit_assets.releases.local import local_bundle, needs, promoted_bundle
+from optikit_assets.releases.local import (
+    local_bundle,
+    needs,
+    old_copies,
+    promoted_bundle,
+    remove_broken_copies,
+    remove_copy,
+)
 from optikit_assets.releases.push import Pushed, publication_row, push_bundle
 from optikit_assets.releases.weights import ServedWeights, served_weights
 
@@ -9,8 +16,11 @@ __all__ = [
     "ServedWeights",
     "local_bundle",
     "needs",
+    "old_copies",
     "promoted_bundle",
     "publication_row",
     "push_bundle",
+    "remove_broken_copies",
+    "remove_copy",
     "served_weights",
 ]

@@ -8,6 +8,7 @@
 What lies there is being served: it is never replaced, another content has another place.
 """
 
+import contextlib
 import errno
 import os
 import re
@@ -22,6 +23,7 @@ from optikit_assets.artifacts.references import ARTIFACT, Reference
 from optikit_assets.disk import check_free_space, storage_error, sync, sync_tree
 from optikit_assets.engines import Engine
 from optikit_assets.errors import StorageError
+from optikit_assets.locks import locked, shared
 from optikit_assets.publishing import Bundle
 from optikit_assets.settings import settings
 from optikit_assets.specs import digest
@@ -185,13 +187,14 @@ def _made(
     fill
         Makes the first folder as what is renamed to the second one.
     """
-    root = settings().home / "bundles"
+    root = copies()
     place = root / digest([artifact.digest, *content])[:16] / artifact.key
     part = root / f".{artifact.key[:16]}.{os.getpid()}.{secrets.token_hex(4)}"
     try:
-        if not place.is_dir():
+        if not _is_there(place):
             root.mkdir(parents=True, exist_ok=True)
             fill(part, place)
+            os.utime(part)
             sync_tree(part)
             place.parent.mkdir(parents=True, exist_ok=True)
             _rename(part, place)
@@ -204,6 +207,68 @@ def _made(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return place
+
+
+def copies() -> Path:
+    """Return the folder of the copies of bundles; each is dated by its last use."""
+    return settings().home / "bundles"
+
+
+def old_copies(unused_since: float) -> list[Path]:
+    """Return the copies that no link of this machine leads to, and that nobody asked for since.
+
+    Parameters
+    ----------
+    unused_since
+        In seconds since the epoch.
+    """
+    found = copies().glob("[0-9a-f]*/*")
+    linked = _linked()
+    return sorted(
+        place for place in found
+        if place.stat().st_mtime < unused_since and place.resolve() not in linked
+    )  # fmt: skip
+
+
+def remove_copy(place: Path, unused_since: float) -> bool:
+    """Delete a copy if it still is one of `old_copies`; say whether it is gone."""
+    aside = copies() / f".{place.name[:16]}.{os.getpid()}.{secrets.token_hex(4)}"
+    _gate().touch()
+    with locked(_gate(), wait=True):
+        if place not in old_copies(unused_since):
+            return False
+        place.rename(aside)
+        with contextlib.suppress(OSError):
+            place.parent.rmdir()
+    shutil.rmtree(aside)
+    return True
+
+
+def remove_broken_copies(unused_since: float) -> None:
+    """Delete what copying and removing left behind when they were killed."""
+    for part in copies().glob(".*.*"):
+        with contextlib.suppress(FileNotFoundError):
+            if part.is_dir() and part.stat().st_mtime < unused_since:
+                shutil.rmtree(part)
+
+
+def _linked() -> set[Path]:
+    home = settings().home
+    places = (place for name in ("deployments", "channels") for place in (home / name).rglob("*"))
+    return {place.resolve() for place in places if place.is_symlink()}
+
+
+def _gate() -> Path:
+    return copies() / "uses.lock"
+
+
+def _is_there(place: Path) -> bool:
+    """Whether there is a copy; then it is dated, so that it stays until a link leads to it."""
+    with shared(_gate()):
+        if place.is_dir():
+            os.utime(place)
+            return True
+    return False
 
 
 def _rename(part: Path, place: Path) -> None:

@@ -3,6 +3,7 @@
 from optikit_assets.tuner.at_once import trials_at_once
 from optikit_assets.tuner.bounded_space import BoundedSpace
 from optikit_assets.tuner.economy import margin, worth_rps
+from optikit_assets.tuner.journal import forget, forget_unless_whole, results_in
 from optikit_assets.tuner.objective import LAMBDA, fitness, slo_penalty
 from optikit_assets.tuner.search_space import build, check
 from optikit_assets.tuner.study import run_study
@@ -16,8 +17,11 @@ __all__ = [
     "build",
     "check",
     "fitness",
+    "forget",
+    "forget_unless_whole",
     "margin",
     "result_of_benchmark",
+    "results_in",
     "run_study",
     "slo_penalty",
     "tell",

@@ -2,8 +2,8 @@
 
 import re
 import threading
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,9 @@ _BROKEN_OFF = re.compile(
     r"disk full while writing|file size limit reached while|not enough space in|is not writable \("
     r"|benchmark worker failed: exit code (?:0|-2|-9|-15):"
 )
+
+
+_RESULT = re.compile(r'"artifact_key": ?"([0-9a-f]{64})"')
 
 
 class TrialRecord(Result):
@@ -86,20 +89,66 @@ def open_journal(file: Path, owner_timeout_s: float = 0.0) -> Generator[JournalS
     TuningError
         If another process owns the study.
     """
+    with _owned(file, owner_timeout_s):
+        _cut_unfinished_line(file)
+        _repeat_what_the_machine_failed(file)
+        yield _storage(file)
+
+
+@contextmanager
+def _owned(file: Path, timeout_s: float = 0.0) -> Generator[None]:
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{file}.owner")
     try:
-        lock.acquire(timeout=owner_timeout_s)
+        lock.acquire(timeout=timeout_s)
     except Timeout as error:
         raise TuningError(
             f"study {file.stem} is being run by another process; wait for it or stop it"
         ) from error
     try:
-        _cut_unfinished_line(file)
-        _repeat_what_the_machine_failed(file)
-        yield _storage(file)
+        yield
     finally:
         lock.release()
+
+
+def results_in(file: Path) -> set[str]:
+    """Return the keys of the artifacts that the trials of a study ended with."""
+    try:
+        return set(_RESULT.findall(file.read_text(encoding="utf-8", errors="replace")))
+    except FileNotFoundError:
+        return set()
+
+
+def forget(file: Path) -> None:
+    """Delete a study, so that it begins anew under its name.
+
+    Raises
+    ------
+    TuningError
+        If another process runs it.
+    """
+    with _owned(file):
+        file.unlink(missing_ok=True)
+        # While it is held: whoever waits for it notices, and waits for a new file.
+        with suppress(OSError):
+            Path(f"{file}.owner").unlink()
+
+
+def forget_unless_whole(file: Path, is_there: Callable[[str], bool]) -> bool:
+    """Forget a study if a result of its trials is gone: it could not end; return whether.
+
+    What it measured is found again by its key, as far as it is there.
+
+    Raises
+    ------
+    TuningError
+        If another process runs it.
+    """
+    lost = [key for key in sorted(results_in(file)) if not is_there(key)]
+    if not lost:
+        return False
+    forget(file)
+    return True
 
 
 def _cut_unfinished_line(file: Path) -> None:

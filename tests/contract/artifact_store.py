@@ -2,6 +2,7 @@
 
 import abc
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,9 @@ class ArtifactStoreContract(abc.ABC):
     @abc.abstractmethod
     def damage(self, store: ArtifactStore, key: str, name: str, content: bytes | None) -> None:
         """Change a file of an artifact where the store keeps it; None: delete it."""
+
+    tick_s = 0.02
+    """Two things that are so far apart have different times in the store."""
 
     @pytest.fixture
     def place(self, tmp_path: Path) -> Path:
@@ -103,6 +107,60 @@ class ArtifactStoreContract(abc.ABC):
         assert store.find(KEY) is None
         assert elsewhere.find(KEY) is None
         assert store.remove(KEY) is False
+
+    # --- removal of what nobody uses --------------------------------------------------------------
+
+    def later(self) -> float:
+        """Return a moment after all that was done and before all that will be."""
+        time.sleep(self.tick_s)
+        moment = time.time()
+        time.sleep(self.tick_s)
+        return moment
+
+    def test_what_nobody_used_since_expires(
+        self, store: ArtifactStore, elsewhere: ArtifactStore
+    ) -> None:
+        before = self.later()
+        write(store)
+        made = store.last_use(KEY)
+        assert made is not None
+        assert elsewhere.expire(KEY, before) is False
+        after = self.later()
+        # To look is no use.
+        assert store.look(KEY) is not None
+        assert [artifact.key for artifact in store.all()] == [KEY]
+        assert store.verify(KEY, in_use=False).key == KEY
+        assert store.last_use(KEY) == made
+        assert elsewhere.expire(KEY, after) is True
+        for seen in (store, elsewhere):
+            assert seen.find(KEY) is None
+            assert seen.last_use(KEY) is None
+            assert seen.all_keys() == []
+        assert store.expire(KEY, self.later()) is False
+        write(store, text="anew")
+        assert elsewhere.get(KEY).file("deep/er/weights.txt").read_text() == "anew"
+
+    @pytest.mark.parametrize("use", ["find", "verify", "find_complete", "create"])
+    def test_what_is_found_or_put_again_stays(
+        self, store: ArtifactStore, elsewhere: ArtifactStore, use: str
+    ) -> None:
+        write(store)
+        unused_since = self.later()
+        if use == "create":
+            write(elsewhere, text="again")
+        else:
+            getattr(elsewhere, use)(KEY)
+        assert store.expire(KEY, unused_since) is False
+        assert elsewhere.get(KEY).file("deep/er/weights.txt").read_text() == "hello"
+        assert store.verify(KEY, remembered=False).verified
+
+    def test_what_an_artifact_refers_to_is_used_with_it(self, store: ArtifactStore) -> None:
+        write(store)
+        with store.create(OTHER, "summary") as draft:
+            draft.references[KEY] = store.get(KEY).digest
+        unused_since = self.later()
+        assert store.find_complete(OTHER) is not None
+        assert store.expire(KEY, unused_since) is False
 
     def test_a_missing_file_is_named_with_what_is_there(self, store: ArtifactStore) -> None:
         write(store)

@@ -1,9 +1,11 @@
 """The stores that ship: a folder, a bucket in this process's memory, and a real S3 server."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,9 @@ from optikit_assets.artifacts import (
     Reference,
     open_store,
 )
+from optikit_assets.artifacts import bucket_marks as marks
 from optikit_assets.artifacts import bucket_turns as turns
+from optikit_assets.artifacts import bucket_uploads as uploads
 from optikit_assets.artifacts.bucket_damage import put_aside
 from optikit_assets.artifacts.cache import ArtifactCache
 from optikit_assets.artifacts.manifest import Entry
@@ -52,6 +56,41 @@ class TestLocalStore(ArtifactStoreContract):
     def make(self, place: Path, machine: str = "one") -> LocalStore:
         return LocalStore(place / "artifacts")
 
+    def test_what_is_found_while_a_removal_decides_stays(
+        self, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write(store)
+        unused_since = self.later()
+        gone: list[bool] = []
+        removal = threading.Thread(target=lambda: gone.append(store.expire(KEY, unused_since)))
+        real = LocalStore._mark
+
+        def mark(finder: LocalStore, key: str) -> None:
+            # It was looked at and is about to be handed out.
+            removal.start()
+            removal.join(0.2)
+            assert gone == []
+            real(finder, key)
+
+        monkeypatch.setattr(LocalStore, "_mark", mark)
+        found = store.find(KEY)
+        removal.join(30)
+        assert gone == [False]
+        assert found is not None
+        assert found.file("deep/er/weights.txt").read_text() == "hello"
+
+    def test_a_removal_that_was_killed_leaves_a_draft_that_is_swept(
+        self, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write(store)
+        with monkeypatch.context() as patched:
+            patched.setattr(shutil, "rmtree", lambda *_, **__: None)
+            assert store.expire(KEY, self.later()) is True
+        assert store.find(KEY) is None
+        assert store.all_keys() == []
+        assert len(store.sweep_staging(older_than_s=-5.0)) == 1
+        assert list((store.root / "staging").iterdir()) == []
+
     def damage(self, store: ArtifactStore, key: str, name: str, content: bytes | None) -> None:
         file = store.get(key).file(name)
         before = file.stat()
@@ -64,6 +103,127 @@ class TestLocalStore(ArtifactStoreContract):
 
 class InBucket(SharesByCopy):
     """What every bucket has."""
+
+    @pytest.fixture(autouse=True)
+    def each_use_is_marked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(marks, "MARK_S", 0.0)
+        monkeypatch.setattr(marks, "_TOLERANCE_S", 0.0)
+        monkeypatch.setattr(uploads, "_POLL_S", 0.05)
+
+    def interrupted(self, monkeypatch: pytest.MonkeyPatch, do: Callable[[str], object]) -> None:
+        """Do something once while an artifact is removed, before the first of its objects goes."""
+        real = Bucket.delete
+        done: list[str] = []
+
+        def delete(bucket: Bucket, *names: str) -> None:
+            if names[0].startswith("artifacts/") and not done:
+                done.append(names[0])
+                do(names[0])
+            real(bucket, *names)
+
+        monkeypatch.setattr(Bucket, "delete", delete)
+
+    def test_what_is_found_while_a_removal_decides_stays(
+        self, store: ObjectStore, elsewhere: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write(store)
+        unused_since = self.later()
+        real = Bucket.replace
+
+        def replace(bucket: Bucket, name: str, content: bytes, tag: str) -> str | None:
+            if content == b"":
+                monkeypatch.setattr(Bucket, "replace", real)
+                assert elsewhere.find(KEY) is not None
+            return real(bucket, name, content, tag)
+
+        monkeypatch.setattr(Bucket, "replace", replace)
+        assert store.expire(KEY, unused_since) is False
+        assert elsewhere.verify(KEY, remembered=False).verified
+        assert all_objects(store) == objects_of(KEY, store)
+
+    def test_what_is_put_again_while_it_is_removed_is_whole(
+        self, store: ObjectStore, elsewhere: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write(store)
+        maker = threading.Thread(target=write, args=(elsewhere,))
+        begun: list[bool] = []
+
+        def begin(name: str) -> None:
+            assert elsewhere.find(KEY) is None
+            maker.start()
+            maker.join(0.3)
+            begun.append(maker.is_alive())
+
+        self.interrupted(monkeypatch, begin)
+        assert store.expire(KEY, self.later()) is True
+        maker.join(30)
+        assert begun == [True]
+        assert store.verify(KEY, remembered=False).verified
+        assert all_objects(store) == objects_of(KEY, store)
+
+    def test_a_removal_gives_way_to_an_upload(self, store: ObjectStore) -> None:
+        write(store)
+        assert store.bucket.create(f"uploads/{KEY}.0123", b"{}") is not None
+        assert store.expire(KEY, self.later()) is False
+        assert store.verify(KEY, remembered=False).verified
+        assert all_objects(store)[-1] == f"uploads/{KEY}.0123"
+
+    def test_a_removal_that_was_killed_leaves_nothing_to_be_found_and_is_swept(
+        self, store: ObjectStore, elsewhere: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write(store)
+
+        def die(name: str) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            self.interrupted(patched, die)
+            with pytest.raises(KeyboardInterrupt):
+                store.expire(KEY, self.later())
+        for seen in (store, elsewhere):
+            assert seen.find(KEY) is None
+            assert seen.all_keys() == []
+        # Who makes it anew waits for the dead no longer than a minute.
+        monkeypatch.setattr(uploads, "EXPIRED_S", 0.2)
+        write(elsewhere)
+        assert store.verify(KEY, remembered=False).verified
+        assert all_objects(store) == objects_of(KEY, store)
+
+    def test_what_a_killed_removal_left_is_swept_after_a_day(
+        self, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write(store)
+
+        def die(name: str) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            self.interrupted(patched, die)
+            with pytest.raises(KeyboardInterrupt):
+                store.expire(KEY, self.later())
+        monkeypatch.setattr("optikit_assets.artifacts.objects._ABANDONED_S", -5.0)
+        assert len(store.sweep_staging(older_than_s=-5.0)) == 1
+        # An empty object in the place of the manifest stays, for whoever makes it anew.
+        (left,) = all_objects(store)
+        assert store.bucket.size(left) == 0
+
+    def test_a_use_is_marked_without_a_change_of_the_artifact(self, store: ObjectStore) -> None:
+        write(store)
+        before = store.get(KEY)
+        for _ in range(3):
+            assert store.get(KEY).digest == before.digest
+        assert store.get(KEY).manifest == before.manifest
+
+    def test_who_may_only_read_finds_what_is_there(
+        self, store: ObjectStore, elsewhere: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write(store)
+
+        def denied(bucket: Bucket, name: str, content: bytes, tag: str) -> str | None:
+            raise StorageError("no permission") from PermissionError("403 Forbidden")
+
+        monkeypatch.setattr(Bucket, "replace", denied)
+        assert elsewhere.find(KEY) is not None
 
     def damage(self, store: ArtifactStore, key: str, name: str, content: bytes | None) -> None:
         assert isinstance(store, ObjectStore)
@@ -333,6 +493,9 @@ for number in range(int(sys.argv[3])):
 
 @pytest.mark.slow
 class TestS3(InBucket):
+    # Its times have whole seconds.
+    tick_s = 1.1
+
     @pytest.fixture(autouse=True)
     def environment(self, server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
         for name, value in server.environment.items():

@@ -179,6 +179,17 @@ def test_really_full_disk_is_reported_and_space_is_given_back(small_disk):
     assert store.find(KEY) is not None
 
 
+def test_a_store_that_can_only_be_read_is_read(small_disk):
+    store = LocalStore(small_disk / "artifacts")
+    write(store)
+    (store.root / "uses.lock").unlink()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert store.get(KEY).file("deep/er/weights.txt").read_text() == "hello"
+    with pytest.raises(StorageError, match="not writable"):
+        store.expire(KEY, unused_since=2e9)
+    assert store.find(KEY) is not None
+
+
 def test_expected_size_is_checked_before_anything_is_written(small_disk):
     store = LocalStore(small_disk / "artifacts")
     with pytest.raises(StorageError, match=r"5\.0 GiB needed, .* free; free some space"):

@@ -1,6 +1,7 @@
 """Stage 5: Bayesian search of engine flags for the highest SLO-compliant rate per GPU."""
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -33,7 +34,7 @@ from optikit_assets.schemas import (
 )
 from optikit_assets.settings import settings
 from optikit_assets.specs import SloSpec
-from optikit_assets.tuner import run_study, tell
+from optikit_assets.tuner import forget_unless_whole, run_study, tell
 from resources import (
     ArtifactStoreResource,
     HistoryResource,
@@ -95,8 +96,13 @@ def _tune(partition: Partition, recipe: str, slo: SloSpec) -> Artifact | None:
         text = tell(trial, finished, space.trials)
         partition.runner.say(partition.context, pace, text, len(finished), space.trials)
 
+    journal = study_file(partition.key)
+    store = partition.artifacts.store
+    # All of them are asked for, so that none goes while the study goes on.
+    if forget_unless_whole(journal, lambda key: store.find(key) is not None):
+        partition.context.log.warning("the study begins anew: results of its trials are gone")
     result = run_study(
-        storage=settings().studies / f"{partition.key}.journal",
+        storage=journal,
         study_name=partition.key,
         space=space,
         seed=partition.seed("study"),
@@ -118,6 +124,11 @@ def _tune(partition: Partition, recipe: str, slo: SloSpec) -> Artifact | None:
         return None
     _remember_trials(partition, recipe, slo, result, swept)
     return _keep(partition, _with_benchmark(partition, result, default))
+
+
+def study_file(key: str) -> Path:
+    """Return the journal of the study of a partition, by its content key."""
+    return settings().studies / f"{key}.journal"
 
 
 def _with_benchmark(

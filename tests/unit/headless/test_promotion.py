@@ -9,6 +9,7 @@ from optikit_assets.artifacts import open_store
 from optikit_assets.cli.promotion import run_promote, run_rollback
 from optikit_assets.errors import OptikitError, StorageError
 from optikit_assets.headless import channels, promotion
+from optikit_assets.headless.needed import Needed
 from optikit_assets.headless.promotion import deployed_now
 from optikit_assets.history import History
 from optikit_assets.promotion import Ledger, Slot
@@ -364,3 +365,11 @@ def test_a_user_without_a_name_is_one_line(bench, monkeypatch):
     monkeypatch.setattr("getpass.getuser", lambda: {}["pw_name"])
     with pytest.raises(OptikitError, match="set the variable USER"):
         promote()
+
+
+def test_what_a_deployment_is_compared_by_is_kept_with_it_and_what_it_left_is_not(bench):
+    bundle = bench.make("good", lost=0)
+    lost = bench.keep("lost", "checkpoint", lambda draft: draft.write_json("w.json", "lost"))
+    needed = Needed.of(bench.store)
+    needed.keep([bundle.key])
+    assert {key for key in needed.there if key not in needed} == {lost.key}

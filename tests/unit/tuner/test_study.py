@@ -11,7 +11,7 @@ import pytest
 
 from optikit_assets.errors import ServerStartError, TuningError
 from optikit_assets.settings import REPOSITORY
-from optikit_assets.tuner import TrialResult, run_study
+from optikit_assets.tuner import TrialResult, forget_unless_whole, results_in, run_study
 from optikit_assets.tuner.journal import open_journal
 
 SEQS = {"max_num_seqs": {"low": 1, "high": 512, "log": True}}
@@ -398,3 +398,23 @@ def test_waiting_for_an_owner_has_a_limit(tmp_path):
     with open_journal(file), pytest.raises(TuningError), open_journal(file, owner_timeout_s=0.2):
         pass
     assert time.monotonic() - started < 30
+
+
+def test_a_study_whose_results_are_gone_begins_anew(study, space_of, tmp_path):
+    measured = []
+
+    def evaluate(number, flags, hint):
+        measured.append(number)
+        return TrialResult("feasible", 5.0, artifact_key=f"{number:02x}" * 32)
+
+    space = space_of(SEQS, trials=3, startup_trials=2)
+    study(space, evaluate)
+    journal = tmp_path / "study.journal"
+    assert results_in(journal) == {"00" * 32, "01" * 32, "02" * 32}
+    assert not forget_unless_whole(journal, lambda key: True)
+    study(space, evaluate)
+    assert measured == [0, 1, 2]
+    assert forget_unless_whole(journal, lambda key: key != "01" * 32)
+    assert list(tmp_path.iterdir()) == []
+    study(space, evaluate)
+    assert measured == [0, 1, 2, 0, 1, 2]
