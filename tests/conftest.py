@@ -8,6 +8,7 @@ import pytest
 
 from optikit_assets.environments.layout import prepare_dagster_home
 from optikit_assets.execution.ray.loopback import LoopbackCluster
+from optikit_assets.history import History
 from optikit_assets.settings import settings
 from tests.cluster import connected, three_nodes
 from tests.quick_storage import opened_quickly
@@ -77,6 +78,14 @@ def empty_instance(tmp_path_factory: pytest.TempPathFactory, quick_storage: None
         instance.add_dynamic_partitions("none", ["none"])
         instance.delete_dynamic_partition("none", "none")
     return folder
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A history with the latest schema: all migrations take longer than most drains."""
+    history = History(tmp_path_factory.mktemp("empty"))
+    history.drain()
+    return history.root / "private" / "history.duckdb"
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import dagster as dg
 import pytest
 
 from optikit_assets.headless.materialize import open_instance, register_model
-from optikit_assets.history import History
 from optikit_assets.settings import settings
 from tests.definitions.world import HARDWARE, MODEL, World, local_on
 from tests.executors import execute_with
@@ -24,23 +23,15 @@ def world(tmp_path: Path, home: Path, instance: dg.DagsterInstance) -> World:
     return World(tmp_path, instance)
 
 
-@pytest.fixture(scope="session")
-def empty_history(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with the newest schema: all migrations take longer than most drains."""
-    folder = tmp_path_factory.mktemp("history")
-    History(folder).drain()
-    return folder / "private" / "history.duckdb"
-
-
 @pytest.fixture
 def real(
-    world: World, with_instance: Path, empty_history: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, with_instance: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> World:
     """A small world whose instance is the one below OPTIKIT_HOME."""
     monkeypatch.setenv("OPTIKIT_RECIPES", str(world.recipes))
     private = settings().history / "private"
     private.mkdir(parents=True)
-    shutil.copy(empty_history, private)
+    shutil.copy(empty_database, private)
     execute_with(monkeypatch, local_on(HARDWARE))
     with open_instance() as instance:
         register_model(instance, MODEL)

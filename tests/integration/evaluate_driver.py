@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import select
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -136,11 +137,13 @@ class Forks:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
+            # A group with its workers, which end with it.
+            start_new_session=True,
         )
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._process.kill()
+        os.killpg(self._process.pid, signal.SIGKILL)
         self._process.communicate(timeout=LIMIT_S)
         self._log.close()
 

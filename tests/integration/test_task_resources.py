@@ -13,19 +13,18 @@ from tests.references import as_json
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
 CHECK = """
-import sys, nltk
+import json, sys, nltk
 from optikit_assets.errors import EvaluationError
 from optikit_assets.stateval.task_resources import check_task_resources
-nltk.data.path[:] = [sys.argv[2]]
-try:
-    check_task_resources(sys.argv[1])
-except EvaluationError as error:
-    print(error)
+for data, tasks in json.loads(sys.argv[1]).items():
+    nltk.data.path[:] = [data]
+    for task in tasks:
+        try:
+            check_task_resources(task)
+            print(json.dumps(""))
+        except EvaluationError as error:
+            print(json.dumps(str(error)))
 """
-
-
-def check(task: str, data: Path) -> str:
-    return run_in_serve(CHECK, task, str(data))
 
 
 def make_resource(data: Path, resource: str) -> None:
@@ -36,11 +35,23 @@ def make_resource(data: Path, resource: str) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
 
 
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], str]:
+    """What is said of each task without and with its data, by one process."""
+    missing, there = (tmp_path_factory.mktemp(name) for name in ("missing", "there"))
+    for resource in {r for resources in NLTK_DATA.values() for r in resources}:
+        make_resource(there, resource)
+    asked = {missing: list(NLTK_DATA), there: [*NLTK_DATA, "gsm8k_cot"]}
+    lines = run_in_serve(CHECK, json.dumps({str(k): v for k, v in asked.items()})).splitlines()
+    cases = [(task, data is there) for data, tasks in asked.items() for task in tasks]
+    return dict(zip(cases, map(json.loads, lines), strict=True))
+
+
 @pytest.mark.parametrize("task", NLTK_DATA)
 def test_missing_nltk_data_are_named_with_the_task_and_the_remedy(
-    tmp_path: Path, task: str
+    said: dict[tuple[str, bool], str], task: str
 ) -> None:
-    message = check(task, tmp_path)
+    message = said[task, False]
     assert message.startswith(f"task {task!r} cannot be scored: nltk finds no usable tokenizers/")
     assert "serve/bin/python -m nltk.downloader punkt_tab'" in message
     assert "set NLTK_DATA to a folder that holds tokenizers/punkt_tab/english/" in message
@@ -48,11 +59,9 @@ def test_missing_nltk_data_are_named_with_the_task_and_the_remedy(
 
 @pytest.mark.parametrize("task", [*NLTK_DATA, "gsm8k_cot"])
 def test_a_task_whose_data_are_there_or_that_needs_none_is_accepted(
-    tmp_path: Path, task: str
+    said: dict[tuple[str, bool], str], task: str
 ) -> None:
-    for resource in NLTK_DATA.get(task, ()):
-        make_resource(tmp_path, resource)
-    assert check(task, tmp_path) == ""
+    assert said[task, True] == ""
 
 
 IFEVAL = """\

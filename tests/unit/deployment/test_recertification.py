@@ -82,6 +82,7 @@ def test_five_of_five_say_what_is_true_of_an_engine(shape: Shape, verdict: str) 
         assert truth is None or one.ratio.low < truth < one.ratio.high
 
 
+@pytest.mark.slow
 def test_an_engine_on_which_no_rate_holds_has_regressed() -> None:
     hopeless = replace(CASE.shape, prefill_s=30.0)
     once = replace(RACE, max_rounds=2)

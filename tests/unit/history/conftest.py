@@ -62,14 +62,6 @@ class Rows:
         )
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with the latest schema: making one for each test would take most of the time."""
-    history = History(tmp_path_factory.mktemp("empty"))
-    history.drain()
-    return history.root / "private" / "history.duckdb"
-
-
 @pytest.fixture
 def new_history(tmp_path: Path) -> History:
     return History(tmp_path / "history")

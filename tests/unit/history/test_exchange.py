@@ -1,6 +1,7 @@
 """Machines that exchange their rows: each has all of them, once, whatever dies in between."""
 
 import contextlib
+import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,10 +15,11 @@ SWEEP = {"model": "m@1", "recipe": "r", "slo": "s", "status": "feasible"}
 
 
 class Log(dict[str, bytes]):
-    """What machines share, with the clock of each and what goes wrong next."""
+    """What machines share, and what goes wrong next; ``empty`` is the database of a new machine."""
 
-    def __init__(self) -> None:
+    def __init__(self, empty: Path) -> None:
         super().__init__()
+        self.empty = empty
         self.fails = ""
         self.asked: list[str] = []
 
@@ -45,11 +47,14 @@ class Log(dict[str, bytes]):
 
 
 @pytest.fixture
-def log() -> Log:
-    return Log()
+def log(empty_database: Path) -> Log:
+    return Log(empty_database)
 
 
 def machine(folder: Path, log: Log) -> History:
+    if not folder.exists():
+        (folder / "private").mkdir(parents=True)
+        shutil.copy(log.empty, folder / "private")
     return History(folder, log=log)
 
 
