@@ -21,6 +21,7 @@ from demo.s3 import BUCKET, s3_server
 from optikit_assets.artifacts import LocalStore, open_store
 from optikit_assets.disk import human_bytes
 from optikit_assets.execution.ray.loopback import LoopbackCluster, LoopbackNode
+from optikit_assets.locks import locked
 from optikit_assets.settings import REPOSITORY, settings
 
 NODES = ("first", "second")
@@ -81,8 +82,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         with ExitStack() as stack:
             if not local:
-                print("starting an S3 server, a Ray head and two nodes on loopback", flush=True)
                 home.mkdir(parents=True, exist_ok=True)
+                (home / "cluster.lock").touch()
+                stack.enter_context(locked(home / "cluster.lock"))
+                print("starting an S3 server, a Ray head and two nodes on loopback", flush=True)
                 variables |= stack.enter_context(s3_server(home / "s3")).environment
                 # The nodes, and what is printed at the end, reach the bucket as well.
                 os.environ.update(variables)
@@ -91,6 +94,9 @@ def main(arguments: Sequence[str]) -> int:
                 variables |= stack.enter_context(cluster).variables
             code = optimize([a for a in arguments if a != "--local"], variables)
             show(home, url)
+    except BlockingIOError:
+        print(f"error: the cluster in {home} runs already, or is just ending", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
     return code
