@@ -96,12 +96,18 @@ class Bucket:
 
     def size(self, name: str) -> int | None:
         """Return the size of an object in bytes, None if there is none."""
+        found = self.find(name)
+        return None if found is None else found.bytes
+
+    def find(self, name: str) -> Listed | None:
+        """Return what an object is now, None if there is none."""
         import obstore
         from obstore.exceptions import NotFoundError
 
         with self._explained(f"look at {name}"):
             try:
-                return obstore.head(self._store, name)["size"]
+                item = obstore.head(self._store, name)
+                return Listed(name, item["size"], item["last_modified"], item["e_tag"] or "")
             except (NotFoundError, FileNotFoundError) as error:
                 self._check_bucket(error)
                 return None

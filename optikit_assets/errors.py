@@ -10,7 +10,8 @@
     │   ├── EnvironmentMissingError   a stage environment is not installed
     │   ├── AcceleratorError          no accelerator could be leased or used
     │   ├── StorageError              the artifact store or the disk refused a write
-    │   │   └── DamagedArtifactError      … holds something that is not what was put there
+    │   │   ├── DamagedArtifactError      … holds something that is not what was put there
+    │   │   └── PermissionDeniedError     … or a server, said no
     │   ├── ChangedInputError         an input changed while it was used
     │   └── WorkerKilledError         somebody else ended a worker
     │       └── NodeLostError             … with the node that it ran on
@@ -47,6 +48,7 @@ __all__ = [
     "ModelError",
     "NodeLostError",
     "OptikitError",
+    "PermissionDeniedError",
     "ResultMissingError",
     "ServerStartError",
     "SpecError",
@@ -133,6 +135,10 @@ class StorageError(MachineError):
 
 class DamagedArtifactError(StorageError):
     """An artifact is not what was put into the store; it was moved to the quarantine."""
+
+
+class PermissionDeniedError(StorageError):
+    """A server that keeps models answered, and said no."""
 
 
 class ChangedInputError(MachineError):

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import httpx
 
-from optikit_assets.errors import StorageError
+from optikit_assets.errors import PermissionDeniedError, StorageError
 from optikit_assets.hosts import is_loopback
 
 _MISSING, _EXISTS = "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"
@@ -99,10 +99,6 @@ class MlflowServer:
                 "address with https://, or unset them"
             )
         return _Bearer(token) if token else httpx.BasicAuth(user or "", password or "")
-
-
-class PermissionDeniedError(StorageError):
-    """The server answered, and said no."""
 
 
 class _Bearer(httpx.Auth):

@@ -12,7 +12,7 @@ from optikit_assets.artifacts.file_digests import FileDigests
 from optikit_assets.artifacts.models import FetchedModel, ModelRegistry
 from optikit_assets.artifacts.references import LocalKind, Reference
 from optikit_assets.engines import Hardware, engine_variables, get_engine
-from optikit_assets.errors import CompressionError, SpecError
+from optikit_assets.errors import CompressionError, ModelError, SpecError
 from optikit_assets.graph import (
     BASE_MODEL,
     CALIBRATION_DATA,
@@ -32,6 +32,7 @@ from optikit_assets.graph import (
 )
 from optikit_assets.optimizer.calibration import resolve_calibration
 from optikit_assets.settings import settings
+from optikit_assets.sources.data_files import fetched_file, is_far_file
 from optikit_assets.sources.datasets import pinned_dataset
 from optikit_assets.sources.references import is_hub_dataset
 from optikit_assets.specs import Catalog, EngineSpec, ModelSpec, digest
@@ -92,6 +93,8 @@ class SourceVersions:
     def calibration_data(self, model_key: str) -> str:
         """Return where a model's calibration rows are: a file, or a data set at a commit.
 
+        A file in a bucket or in HDFS is fetched as it is now.
+
         Raises
         ------
         SpecError
@@ -101,8 +104,11 @@ class SourceVersions:
         reference = spec.calibration_data
         if reference not in self._rows:
             try:
-                found = resolve_calibration(reference, settings().root)
-            except CompressionError as error:
+                if is_far_file(reference):
+                    found = str(fetched_file(reference, settings().home))
+                else:
+                    found = resolve_calibration(reference, settings().root)
+            except (CompressionError, ModelError) as error:
                 file = f"{self.catalog.root.name}/models/{spec.name}.yaml"
                 raise SpecError(file, [f"calibration_data: {error}"]) from error
             if is_hub_dataset(found):

@@ -71,8 +71,8 @@ def resolve_calibration(reference: str, repo_root: Path) -> str:
     if not path.is_file():
         raise CompressionError(
             f"calibration data {reference!r} is not a file below {repo_root}; "
-            "set calibration_data in the model's spec to a JSON Lines or Parquet file or "
-            "hf:ORG/DATASET"
+            "set calibration_data in the model's spec to a JSON Lines or Parquet file, here or at "
+            "s3://, gs://, az:// or webhdfs://, or to hf:ORG/DATASET"
         )
     return str(path.resolve())
 

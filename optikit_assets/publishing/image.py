@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optikit_assets.oci import MANIFEST_TYPE, digest_of
 from optikit_assets.publishing.targets import Release
 
 MODEL_FOLDER, BUNDLE_FOLDER = "models", "bundle"
 KEY_LABEL = "dev.optikit.release"
-MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 
 _CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 _LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
@@ -84,11 +84,6 @@ def image_of(release: Release) -> Image:
         }
     )
     return Image(layers, config, manifest)
-
-
-def digest_of(content: bytes) -> str:
-    """Return what a registry calls some content by."""
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def _layer(files: Sequence[tuple[str, Path]]) -> Layer:

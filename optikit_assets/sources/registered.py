@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from optikit_assets.errors import ModelError, StorageError
-from optikit_assets.mlflow import MlflowServer, PermissionDeniedError
+from optikit_assets.errors import ModelError, PermissionDeniedError, StorageError
+from optikit_assets.mlflow import MlflowServer
 from optikit_assets.sources.base import (
     ASK_LIMIT_S,
     ModelSource,
@@ -25,7 +25,7 @@ _FORM = "models:/NAME/VERSION or models:/NAME@ALIAS"
 _VERSION = re.compile(r"models:/(?P<name>[^/@\s]+)(?:/(?P<version>\d+)|@(?P<alias>[\w-]+))")
 _NAME = re.compile(r"models:/(?P<name>[^/@\s]+)")
 # Places of files that another source fetches.
-_ELSEWHERE = ("s3", "gs", "az")
+_ELSEWHERE = ("s3", "gs", "az", "oci", "webhdfs", "swebhdfs")
 
 
 class _Pinned(NamedTuple):
@@ -111,4 +111,9 @@ def _source(reference: str, place: str) -> ModelSource:
             f"{', '.join(f'{name}://' for name in _ELSEWHERE)} can be fetched; register a version "
             "whose source is one of these"
         )
-    return source_of(place)
+    source = source_of(place)
+    try:
+        source.parse(place)
+    except ValueError as error:
+        raise ModelError(f"{reference} lies at a place that cannot be read: {error}") from error
+    return source

@@ -48,14 +48,14 @@ class ModelSpec(Spec):
     source: str | None = Field(
         default=None,
         description="Folder with one sub-folder per version (relative to the repository), "
-        "hf:ORG/NAME, or a place that an installed package reads. Unset: versions are added with "
-        "`optikit models add`.",
+        "a place of docs/sources.md, or one that an installed package reads. Unset: versions are "
+        "added with `optikit models add`.",
     )
     suite: Name = Field(default="paper", description="Evaluation suite (recipes/evaluations/).")
     calibration_data: str = Field(
         default=DEFAULT_CALIBRATION,
         description="JSON Lines or Parquet file with text, messages or prompt (relative to the "
-        "repository), or hf:ORG/DATASET[@REVISION].",
+        "repository, or s3://, gs://, az://, webhdfs://…/FILE), or hf:ORG/DATASET[@REVISION].",
     )
     slos: tuple[Name, ...] = Field(
         default=(), description="SLOs that the sensor asks for when a version appears; empty: all."

@@ -257,9 +257,11 @@ class TestRegistered(ModelSourceContract):
         for lacking in (f"{place}/9", f"{place}@nobody", "models:/nothing/1"):
             with pytest.raises(ModelError, match="is not in the registry at http"):
                 source_of(lacking).revision(lacking, home)
-        made = self.mlflow.post(
-            "model-versions/create", name=self.model, source="oci://registry.example.com/m:1"
-        )
-        reference = f"{place}/{made['model_version']['version']}"
-        with pytest.raises(ModelError, match="only models at s3://, gs://, az:// can be fetched"):
-            source_of(reference).revision(reference, home)
+        for lies_at, told in {
+            "dbfs:/models/m": "only models at s3://, gs://, az://",
+            "oci://registry.example.com/m": "cannot be read: .* is not of the form oci://",
+        }.items():
+            made = self.mlflow.post("model-versions/create", name=self.model, source=lies_at)
+            reference = f"{place}/{made['model_version']['version']}"
+            with pytest.raises(ModelError, match=told):
+                source_of(reference).revision(reference, home)

@@ -1,4 +1,4 @@
-"""The targets that ship: a bucket in memory, and a real registry where one is installed."""
+"""The targets that ship: a bucket in memory, and a registry, a real one where it is installed."""
 
 import errno
 import io
@@ -30,6 +30,7 @@ from optikit_assets.publishing import (
     open_target,
 )
 from tests.contract.release_target import Killed, TargetContract, make_release
+from tests.servers.registry import registry as imitated_registry
 
 
 class MortalBucket(Bucket):
@@ -310,7 +311,9 @@ def find_registry() -> str | None:
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     program = find_registry()
     if program is None:
-        pytest.skip("the Debian package docker-registry is not installed")
+        with imitated_registry() as served:
+            yield served.address
+        return
     folder = tmp_path_factory.mktemp("registry")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -11,12 +11,13 @@ import pytest
 
 from optikit_assets import graph
 from optikit_assets.defs.recorded import DATA_VERSION_TAG, recorded_of
-from optikit_assets.errors import StageError
+from optikit_assets.errors import SpecError, StageError
 from optikit_assets.graph import PIPELINE, Node
 from optikit_assets.headless.materialize import materialize_node, open_instance
 from optikit_assets.headless.optimize import Submission
 from optikit_assets.settings import settings
 from tests.definitions.world import FINE, HARDWARE, MODEL, RECIPES, SLOS, SUITE, World
+from tests.servers.webhdfs import hdfs
 from tests.tiny_model import write_model
 
 
@@ -191,6 +192,23 @@ def test_other_calibration_data_concern_the_recipes_that_calibrate(fresh: World)
     }
     because = f"stale: calibration_data[{MODEL}|int_w8a8] changed"
     assert stale[f"quantized_model[{MODEL}|int_w8a8]"] == because
+
+
+def test_the_same_rows_elsewhere_change_nothing_and_others_there_are_noticed(fresh: World):
+    here = fresh.recipes / "calibration.jsonl"
+    with hdfs() as server:
+        server.write("/data/rows.jsonl", here.read_bytes())
+        there = f"webhdfs://{server.address}/data/rows.jsonl"
+        fresh.edit("models/tiny.yaml", f"calibration_data: {here}", f"calibration_data: {there}")
+        assert fresh.not_fresh() == {}
+        server.write("/data/rows.jsonl", b'{"text": "two and two is four"}\n')
+        because = f"stale: calibration_data[{MODEL}|int_w8a8] changed"
+        assert fresh.not_fresh()[f"quantized_model[{MODEL}|int_w8a8]"] == because
+        server.files.clear()
+        with pytest.raises(
+            SpecError, match=r"tiny.yaml: calibration_data: .*rows.jsonl is not there"
+        ):
+            fresh.not_fresh()
 
 
 def test_a_removed_recipe_concerns_the_decision_alone(fresh: World):

@@ -49,7 +49,7 @@ def check_present_suite(partition: Partition) -> None:
     """
     if partition.catalog.recipe(partition.recipe).calibration is None:
         return
-    reference = partition.model_spec.calibration_data
+    reference = partition.versions.sources.calibration_data(partition.model_key)
     folder = partition.catalog.task_folder(partition.model_spec.suite)
     if folder is None or is_hub_dataset(reference) or reference.endswith(PARQUET):
         return

@@ -1,0 +1,274 @@
+"""Models in OCI registries and HDFS, behind imitations of both on the loopback interface."""
+
+import gzip
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from optikit_assets.errors import ModelError
+from optikit_assets.oci import Registry
+from optikit_assets.sources import source_of
+from optikit_assets.sources.data_files import fetched_file, is_far_file
+from optikit_assets.webhdfs import WebHdfs
+from tests.contract.model_source import ModelSourceContract
+from tests.servers.registry import NAME, registry
+from tests.servers.webhdfs import hdfs
+from tests.tiny_model import write_model
+
+TAR = "application/vnd.oci.image.layer.v1.tar"
+
+
+def tar_of(files: dict[str, bytes], packed: bool = False) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return gzip.compress(out.getvalue()) if packed else out.getvalue()
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if not p.name.startswith(".")}
+
+
+class OciContract(ModelSourceContract):
+    malformed = ("oci://", "oci://host", "oci://host/name", "oci://host/name:", "oci:host/name:1")
+
+    @pytest.fixture(autouse=True)
+    def place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+        for name in ("OCI_USERNAME", "OCI_PASSWORD"):
+            monkeypatch.delenv(name, raising=False)
+        self.folder, self.monkeypatch = tmp_path, monkeypatch
+        with registry() as self.server:
+            yield f"oci://{self.server.address}/models/qwen"
+
+    def model(self, fill: int) -> dict[str, bytes]:
+        return files_of(write_model(self.folder / f"model{fill}", fill))
+
+    def publish(self, fill: int) -> str:
+        self.server.push("v1", self.layers(self.model(fill)))
+        return f"oci://{self.server.address}/models/qwen:v1"
+
+    def layers(self, files: dict[str, bytes]) -> list[tuple[bytes, str, dict[str, str]]]:
+        raise NotImplementedError
+
+    @contextmanager
+    def unreachable(self) -> Iterator[None]:
+        address = self.server.address
+        with self.monkeypatch.context() as away:
+            init = Registry.__init__
+
+            def elsewhere(registry: Registry, url: str, *args: Any, **how: Any) -> None:
+                init(registry, url.replace(address, "127.0.0.1:9"), *args, **how)
+
+            away.setattr(Registry, "__init__", elsewhere)
+            yield
+
+
+class TestModelcar(OciContract):
+    """A layer for each file, as `optikit publish` pushes them, and one of a base image."""
+
+    def layers(self, files: dict[str, bytes]) -> list[tuple[bytes, str, dict[str, str]]]:
+        pickle = {"models/weights.pth": b"pickle", "models/../escape.json": b"{}", "bin/sh": b"#!"}
+        return [
+            (tar_of(pickle, packed=True), f"{TAR}+gzip", {}),
+            *((tar_of({f"models/{name}": data}), TAR, {}) for name, data in files.items()),
+        ]
+
+    def test_a_fetch_that_broke_off_goes_on_with_the_layers_that_are_missing(
+        self, home: Path
+    ) -> None:
+        reference = self.publish(1)
+        source = source_of(reference)
+        revision = source.revision(reference, home)
+        named = next(k for k, v in self.server.blobs.items() if b"models/model.safetensors" in v)
+        content = self.server.blobs[named]
+        self.server.blobs[named] = content[:-600]
+        with pytest.raises(ModelError, match="another content than its digest says"):
+            source.fetch(reference, revision, home)
+        self.server.blobs[named] = content
+        before = list(self.server.fetched)
+        folder = source.fetch(reference, revision, home)
+        assert files_of(folder) == self.model(1)
+        again = self.server.fetched[len(before) :]
+        assert named[1] in again
+        assert not set(again) & set(before[: before.index(named[1])])
+
+    def test_a_later_layer_covers_an_earlier_one(self, home: Path) -> None:
+        files = self.model(3)
+        old = tar_of({"models/config.json": b"{}", "./models/tokenizer.json": b"[]"})
+        self.server.push("v2", [(old, TAR, {}), *self.layers(files)])
+        reference = f"oci://{self.server.address}/models/qwen:v2"
+        source = source_of(reference)
+        assert files_of(source.fetch(reference, source.revision(reference, home), home)) == files
+
+    def test_a_connection_that_breaks_is_one_line_and_leaves_nothing(self, home: Path) -> None:
+        reference = self.publish(1)
+        source = source_of(reference)
+        revision = source.revision(reference, home)
+        self.server.cut = 700
+        with pytest.raises(ModelError, match="what was finished is kept"):
+            source.fetch(reference, revision, home)
+        assert not [p for p in (home / "sources").glob("*") if p.suffix not in (".lock", ".part")]
+        self.server.cut = None
+        assert files_of(source.fetch(reference, revision, home)) == self.model(1)
+
+    def test_a_registry_that_hands_out_tokens_is_read(self, home: Path, place: str) -> None:
+        reference = self.publish(1)
+        self.server.guarded = True
+        source = source_of(reference)
+        assert [item.version for item in source.versions(place, home)] == ["v1"]
+        folder = source.fetch(reference, source.revision(reference, home), home)
+        assert files_of(folder) == self.model(1)
+
+    def test_of_an_index_the_image_of_this_kind_of_machine_is_taken(self, home: Path) -> None:
+        kinds = {"arm64": 4, "amd64": 5}
+        manifests = [
+            {"digest": self.server.push(kind, self.layers(self.model(fill))), "mediaType": "m",
+             "platform": {"architecture": kind, "os": "linux"}}
+            for kind, fill in kinds.items()
+        ]  # fmt: skip
+        index = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json"}
+        digest = self.server.put("both", json.dumps({**index, "manifests": manifests}).encode())
+        reference = f"oci://{self.server.address}/models/qwen@{digest}"
+        source = source_of(reference)
+        assert source.revision(reference, home) == digest
+        assert files_of(source.fetch(reference, digest, home)) == self.model(5)
+
+    def test_what_is_no_model_and_what_is_not_there_are_one_line(self, home: Path) -> None:
+        reference = f"oci://{self.server.address}/models/qwen:v9"
+        source = source_of(reference)
+        with pytest.raises(ModelError, match="check name and tag"):
+            source.revision(reference, home)
+        revision = self.server.push("v9", [(tar_of({"bin/sh": b""}), TAR, {})])
+        with pytest.raises(ModelError, match="has no files of a model"):
+            source.fetch(reference, revision, home)
+        revision = self.server.push("v9", [(b"no tar file at all" * 99, TAR, {})])
+        with pytest.raises(ModelError, match="is no tar file"):
+            source.fetch(reference, revision, home)
+        del self.server.manifests[NAME, revision]
+        with pytest.raises(ModelError, match="gone from the registry"):
+            source.fetch(reference, revision, home)
+
+
+class TestOras(OciContract):
+    """Files as `oras push` puts them there, beside one that is none of a model."""
+
+    def layers(self, files: dict[str, bytes]) -> list[tuple[bytes, str, dict[str, str]]]:
+        kind, title = "application/octet-stream", "org.opencontainers.image.title"
+        every = {**files, "weights.pth": b"pickle", "sub/config.json": b"[]"}
+        return [(data, kind, {title: name}) for name, data in every.items()]
+
+    def test_a_folder_that_was_packed_is_unpacked(self, home: Path) -> None:
+        files = self.model(6)
+        told = {
+            "org.opencontainers.image.title": "qwen", "io.deis.oras.content.unpack": "true"
+        }  # fmt: skip
+        packed = tar_of({f"qwen/{name}": data for name, data in files.items()}, packed=True)
+        revision = self.server.push("v6", [(packed, f"{TAR}+gzip", told)])
+        reference = f"oci://{self.server.address}/models/qwen:v6"
+        assert files_of(source_of(reference).fetch(reference, revision, home)) == files
+
+
+class TestHdfs(ModelSourceContract):
+    malformed = ("webhdfs://", "webhdfs://host:9870", "webhdfs:host/name")
+    keeps_what_was_replaced = False
+
+    @pytest.fixture(autouse=True)
+    def place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+        for name in ("HADOOP_USER_NAME", "WEBHDFS_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        self.folder, self.monkeypatch = tmp_path, monkeypatch
+        with hdfs() as self.server:
+            yield f"webhdfs://{self.server.address}/models/my qwen"
+
+    def publish(self, fill: int) -> str:
+        for name, content in files_of(write_model(self.folder / str(fill), fill)).items():
+            self.server.write(f"/models/my qwen/v1/{name}", content)
+        self.server.write("/models/my qwen/v1/old/model.safetensors", b"another")
+        self.server.write("/models/my qwen/_temporary/part-0", b"")
+        return f"webhdfs://{self.server.address}/models/my qwen/v1"
+
+    @contextmanager
+    def unreachable(self) -> Iterator[None]:
+        real = WebHdfs._client
+
+        def away(folder: WebHdfs) -> httpx.Client:
+            folder._base = "http://127.0.0.1:9/webhdfs/v1/x"
+            return real(folder)
+
+        with self.monkeypatch.context() as gone:
+            gone.setattr(WebHdfs, "_client", away)
+            yield
+
+    def test_a_connection_that_breaks_is_resumed_where_it_broke(self, home: Path) -> None:
+        reference = self.publish(1)
+        source = source_of(reference)
+        revision = source.revision(reference, home)
+        self.server.cut = 5000
+        folder = source.fetch(reference, revision, home)
+        assert files_of(folder) == files_of(self.folder / "1")
+        path = "/models/my qwen/v1/model.safetensors"
+        assert [at for name, at in self.server.opened if name == path] == [0, 5000, 10000]
+
+    def test_a_file_in_the_place_of_another_is_noticed_though_it_keeps_size_and_time(
+        self, home: Path
+    ) -> None:
+        reference = self.publish(1)
+        source = source_of(reference)
+        first = source.revision(reference, home)
+        path = "/models/my qwen/v1/config.json"
+        content, time_ms, _ = self.server.files[path]
+        self.server.write(path, content, time_ms)
+        assert source.revision(reference, home) != first
+
+    def test_a_token_is_shown_to_name_and_data_node_and_what_lacks_it_is_refused(
+        self, home: Path
+    ) -> None:
+        reference = self.publish(1)
+        self.server.token = "secret"
+        source = source_of(reference)
+        with pytest.raises(ModelError, match="set HADOOP_USER_NAME, or WEBHDFS_TOKEN"):
+            source.revision(reference, home)
+        self.monkeypatch.setenv("WEBHDFS_TOKEN", "secret")
+        folder = source.fetch(reference, source.revision(reference, home), home)
+        assert files_of(folder) == files_of(self.folder / "1")
+
+    def test_a_token_goes_nowhere_without_tls(self, home: Path) -> None:
+        self.monkeypatch.setenv("WEBHDFS_TOKEN", "secret")
+        reference = "webhdfs://namenode.example.com:9870/models/qwen/v1"
+        with pytest.raises(ModelError, match=r"not sent to .* without TLS"):
+            source_of(reference).revision(reference, home)
+
+    def test_the_sensor_waits_until_nothing_arrives_any_more(self, home: Path, place: str) -> None:
+        self.publish(1)
+        models = self.registry(home, place)
+        (declared,) = models.versions()
+        reason = models.why_not_arrived(declared, quiet_s=1e6, now_s=0.0)
+        assert "it changed a moment ago" in (reason or "")
+
+    def test_a_data_file_is_fetched_once_and_anew_when_it_changed(self, home: Path) -> None:
+        reference = f"webhdfs://{self.server.address}/data/rows.jsonl"
+        assert is_far_file(reference)
+        with pytest.raises(ModelError, match="is not there"):
+            fetched_file(reference, home)
+        self.server.write("/data/rows.jsonl", b"one")
+        first = fetched_file(reference, home)
+        assert (first.name, first.read_bytes()) == ("rows.jsonl", b"one")
+        assert fetched_file(reference, home) == first
+        assert len(self.server.opened) == 1
+        self.server.write("/data/rows.jsonl", b"two")
+        second = fetched_file(reference, home)
+        assert (second.read_bytes(), first.read_bytes()) == (b"two", b"one")
+        with self.unreachable():
+            assert fetched_file(reference, home) == second
+            with pytest.raises(ModelError, match="no answer to"):
+                fetched_file(reference, home / "elsewhere")
