@@ -162,9 +162,9 @@ def test_who_waits_for_a_whole_node_is_overtaken_for_a_quarter_of_the_longest_wa
     make: Any,
 ) -> None:
     # Each is what another process is: they meet on the cluster alone.
-    first, many = (make(PAIR.labels, lease_timeout_s=40) for _ in range(2))
+    first, many = (make(PAIR.labels, lease_timeout_s=20) for _ in range(2))
     # A pool by another name of the same node.
-    few = make({"optikit.pool": "in(pair)"}, lease_timeout_s=40)
+    few = make({"optikit.pool": "in(pair)"}, lease_timeout_s=20)
     served: list[str] = []
 
     def ask(executor: Executor, name: str, count: int) -> threading.Thread:
@@ -182,9 +182,9 @@ def test_who_waits_for_a_whole_node_is_overtaken_for_a_quarter_of_the_longest_wa
         # One card is free, and so it is granted.
         with few.lease(1):
             served.append("few")
-        time.sleep(11)
+        time.sleep(6)
         threads.append(ask(few, "few again", 1))
-        time.sleep(5)
+        time.sleep(2)
         assert served == ["few"]
     for thread in threads:
         thread.join(60)

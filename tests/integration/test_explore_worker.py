@@ -31,8 +31,8 @@ SLO = SloSpec.model_validate(
         "objectives": [{"metric": "e2e_latency", "percentile": 80, "max_ms": 4000}],
         "budget": {
             "strategy": "paper",
-            "min_probe_seconds": 2,
-            "max_probe_seconds": 4,
+            "min_probe_seconds": 1,
+            "max_probe_seconds": 2,
             "min_probe_requests": 10,
             "warmup_requests": 2,
             "closed_loop_requests": 4,
