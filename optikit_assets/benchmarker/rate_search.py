@@ -242,6 +242,7 @@ def search_rate(
     max_probes: int,
     seconds_left: Callable[[], float],
     seconds_needed: float,
+    requests_needed: float = 0.0,
 ) -> SearchResult:
     """Find the highest rate that holds.
 
@@ -267,6 +268,8 @@ def search_rate(
         Load seconds left of the budget.
     seconds_needed
         No probe is begun with fewer seconds left.
+    requests_needed
+        Nor, but for the first, where they are too few for so many requests.
     """
     if not start_rps > 0:
         raise ValueError(f"start_rps must be positive, got {start_rps}")
@@ -277,7 +280,9 @@ def search_rate(
     while True:
         if len(state.visits) >= max_probes:
             return _result(state, "probes", tolerance)
-        if seconds_left() < seconds_needed:
+        # The first probe tells something in any case.
+        requests = requests_needed if state.visits else 0.0
+        if seconds_left() < max(seconds_needed, requests / rate):
             return _result(state, "seconds", tolerance)
         finding = probe(rate)
         invalid_in_a_row = invalid_in_a_row + 1 if finding.verdict == "invalid" else 0

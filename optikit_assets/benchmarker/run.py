@@ -156,6 +156,7 @@ def benchmark_target(
         max_probes=slo.budget.max_probes,
         seconds_left=lambda: slo.budget.max_load_seconds - session.load_seconds,
         seconds_needed=slo.budget.min_probe_seconds,
+        requests_needed=session.needed_requests,
     )
     return with_search(session, search, gpus)
 

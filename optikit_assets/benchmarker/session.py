@@ -92,10 +92,10 @@ class Session:
     @property
     def floor_rps(self) -> float:
         """Lowest rate at which the load budget holds enough requests for a pass."""
-        return self._needed_requests / self.slo.budget.max_load_seconds
+        return self.needed_requests / self.slo.budget.max_load_seconds
 
     @property
-    def _needed_requests(self) -> int:
+    def needed_requests(self) -> int:
         """Fewest requests of a pass."""
         strictest = max((o.percentile for o in self.slo.objectives), default=0.0) / 100.0
         needed = self.slo.budget.min_probe_requests
@@ -176,7 +176,7 @@ class Session:
         shortest_s = min(budget.min_probe_seconds, room_s)
         left_s = budget.max_load_seconds - self.load_seconds
         longest_s = budget.max_probe_seconds * (1.0 if last else _SEARCH_SHARE)
-        longest_s = max(longest_s, _SPARE * self._needed_requests / rate_rps)
+        longest_s = max(longest_s, _SPARE * self.needed_requests / rate_rps)
         max_s = max(shortest_s, min(longest_s, left_s - warmup_s, room_s))
         schedule = probe_schedule(
             self.slo.workload,

@@ -280,10 +280,12 @@ def _failure(
         overwhelmed = gross and window_s >= _EARLY_SECONDS
         if not early or (overwhelmed and _still_missing(sample, state.objective)):
             return state.text()
-    # Nor can it be seen that there is none, unless the backlog is large.
+    # Nor can it be seen that there is none, unless the backlog is large. And few arrivals come in
+    # clusters that look like a trend: at a low rate time alone is not enough.
     settled_s = min(_LATENCIES_PER_WINDOW * _typical_latency_s(sample), rules.max_seconds)
     believed_s = rules.min_seconds / 2.0 if gross else max(rules.min_seconds, settled_s)
-    return behind if window_s >= believed_s else ""
+    believed = rules.min_requests * (0.5 if gross else 1.0)
+    return behind if window_s >= believed_s and len(sample) >= believed else ""
 
 
 def _still_missing(sample: Sample, objective: Objective) -> bool:

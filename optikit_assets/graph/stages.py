@@ -132,7 +132,7 @@ _DECLARED = (
         ("model", "scenario"),
         "Highest rate at which q* meets the SLO with engine defaults (paper section 4.3).",
         needs=(QUANTIZED_MODEL, EVAL_SCORES, SCENARIO_SPEC, ENGINE_SPEC, SERVING_RUNTIME),
-        code_version="3",
+        code_version="4",
     ),
     Declaration(
         TUNED_CONFIG,
@@ -140,7 +140,7 @@ _DECLARED = (
         "Engine flags with the highest SLO-compliant rate per GPU, drawn from a model; trial 0 is "
         "the engine's default (paper section 4.4, eq. 2).",
         needs=(BENCHMARK_SWEEP, EVAL_SCORES, SCENARIO_SPEC, ENGINE_SPEC, SERVING_RUNTIME),
-        code_version="4",
+        code_version="5",
     ),
     Declaration(
         DEPLOYABLE_CONFIG,
@@ -149,7 +149,7 @@ _DECLARED = (
         "deployment.json and report.html; status infeasible if nothing meets the SLO.",
         needs=(BASE_MODEL, EVAL_SCORES, BENCHMARK_SWEEP, TUNED_CONFIG, POOL_SPEC),
         optional=(TUNED_CONFIG,),
-        code_version="3",
+        code_version="4",
     ),
 )
 

@@ -10,12 +10,14 @@ mean 1. The l_i are drawn as the workload says. As earlier
 requests never wait for later ones, the whole timeline of a request is known when it arrives, so
 that the same recursion drives an offline simulation, a virtual clock and a real server.
 
-On top come what real engines do: stalls in which nothing moves, failing requests, a cold start, and
-a leak that makes answers later the longer the engine has been busy.
+On top come what real engines do: stalls in which nothing moves, failing requests, a cold start, a
+leak that makes answers later the longer the engine has been busy, a cache that holds so many tokens
+at once whatever the slots, and a neighbour that takes a part of the machine from time to time.
 """
 
 import heapq
-from bisect import bisect_left, bisect_right
+import math
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -34,7 +36,10 @@ class Shape:
     ``tail`` is the standard deviation of log w_i. ``stall_s`` long stalls come at exponential
     intervals of mean ``stall_every_s``. ``error_share`` of the requests fail at once. The first
     ``cold_requests`` take ``cold_factor`` times as long. ``leak`` seconds are added to an answer
-    per second since the engine last rested.
+    per second since the engine last rested. With `cache_tokens`, a request begins when those of
+    all running ones leave room for its prompt and answer. A neighbour comes for ``neighbour_s`` at
+    exponential intervals of mean ``neighbour_every_s``; what begins meanwhile takes
+    ``neighbour_factor`` times as long.
     """
 
     slots: int
@@ -50,6 +55,10 @@ class Shape:
     cold_requests: int = 0
     cold_factor: float = 1.0
     leak: float = 0.0
+    cache_tokens: int = 0
+    neighbour_every_s: float = 0.0
+    neighbour_s: float = 0.0
+    neighbour_factor: float = 1.0
 
     def first_s(self, prompt_tokens: float) -> float:
         """Return the time from a slot to the first token, random factor aside."""
@@ -83,10 +92,15 @@ class Engine:
         self._shape = shape
         self._rng = rng
         self._free = [0.0] * shape.slots
-        self._stalls = _Stalls(shape, rng)
+        self._stalls = _Stalls(shape.stall_every_s, shape.stall_s, rng)
         self._served = 0
         self._rested_s = 0.0
         self._draws = self._random()
+        self._latest = 0.0
+        self._cached: list[tuple[float, int]] = []
+        self._neighbour: _Stalls | None = None
+        if shape.neighbour_every_s:
+            self._neighbour = _Stalls(shape.neighbour_every_s, shape.neighbour_s, rng)
 
     def _random(self) -> Iterator[tuple[float, bool]]:
         shape = self._shape
@@ -104,16 +118,34 @@ class Engine:
         # Stalls stop every clock of the engine alike: inside, only moving time is counted.
         moving_s = self._stalls.moving(arrival_s)
         begin = max(moving_s, heapq.heappop(self._free))
+        tokens = prompt_tokens + shape.output_tokens
+        if shape.cache_tokens:
+            begin = self._room_at(begin, tokens)
         others = sum(free > begin for free in self._free) if shape.growth_s else 0
         if self._served < shape.cold_requests:
             factor *= shape.cold_factor
+        if self._neighbour is not None and self._neighbour.stands(begin):
+            factor *= shape.neighbour_factor
         self._served += 1
         service_s = shape.service_s(others, prompt_tokens) * factor
         end = begin + service_s
         heapq.heappush(self._free, end)
+        if shape.cache_tokens:
+            insort(self._cached, (end, tokens))
         first = begin + shape.first_s(prompt_tokens) * factor
         leaked_s = shape.leak * (arrival_s - self._rested_s)
         return Timeline(self._stalls.wall(first) + leaked_s, self._stalls.wall(end) + leaked_s)
+
+    def _room_at(self, moving_s: float, tokens: int) -> float:
+        """Return when the cache has room for so many tokens, after all earlier requests have."""
+        begin = max(moving_s, self._latest)
+        del self._cached[: bisect_right(self._cached, (begin, math.inf))]
+        held = sum(size for _, size in self._cached)
+        while self._cached and held + tokens > self._shape.cache_tokens:
+            begin, size = self._cached.pop(0)
+            held -= size
+        self._latest = begin
+        return begin
 
     def rest(self, now_s: float) -> None:
         """Recover from the leak."""
@@ -124,13 +156,15 @@ class Engine:
         moving_s = self._stalls.moving(now_s)
         self._free = [min(free, moving_s) for free in self._free]
         heapq.heapify(self._free)
+        self._cached = [(min(end, moving_s), size) for end, size in self._cached]
+        self._latest = min(self._latest, moving_s)
 
 
 class _Stalls:
     """Maps wall time to the time in which the engine moves, and back."""
 
-    def __init__(self, shape: Shape, rng: np.random.Generator) -> None:
-        self._every_s, self._length_s = shape.stall_every_s, shape.stall_s
+    def __init__(self, every_s: float, length_s: float, rng: np.random.Generator) -> None:
+        self._every_s, self._length_s = every_s, length_s
         self._rng = np.random.default_rng(rng.integers(2**63))
         # Moving and wall times at which a stall begins.
         self._starts: list[float] = []
@@ -150,16 +184,22 @@ class _Stalls:
         self._reach(moving_s)
         return moving_s + bisect_left(self._starts, moving_s) * self._length_s
 
+    def stands(self, wall_s: float) -> bool:
+        """Return whether this is inside a stall."""
+        return self._place(wall_s)[1]
+
     def moving(self, wall_s: float) -> float:
         if not self._every_s:
             return wall_s
+        passed, inside = self._place(wall_s)
+        # Inside a stall the engine stands where the stall began.
+        return self._starts[passed - 1] if inside else wall_s - passed * self._length_s
+
+    def _place(self, wall_s: float) -> tuple[int, bool]:
+        """Return how many stalls have begun, and whether the last of them goes on."""
         self._reach(wall_s)
         passed = bisect_right(self._begins, wall_s)
-        if not passed:
-            return wall_s
-        # Inside a stall the engine stands where the stall began.
-        inside = wall_s < self._begins[passed - 1] + self._length_s
-        return self._starts[passed - 1] if inside else wall_s - passed * self._length_s
+        return passed, passed > 0 and wall_s < self._begins[passed - 1] + self._length_s
 
 
 def simulate(

@@ -108,6 +108,44 @@ CASES: tuple[Case, ...] = (
             "max": 2000,
         },
     ),
+    # As slow as a large model on one card, with the budget that an SLO has by default.
+    _case("default_at_0.7", Shape(slots=2, prefill_s=0.2, token_s=0.12, tail=0.2), (*P95, 6_000)),
+    _case("default_at_0.3", Shape(slots=4, prefill_s=1.5, token_s=0.5, tail=0.2), (*P95, 20_000)),
+    # What runs at once is limited by the cache, not by slots: many short prompts or few long ones.
+    _case(
+        "cache_bound",
+        Shape(
+            slots=64,
+            prefill_s=0.01,
+            prompt_token_s=0.0001,
+            token_s=0.012,
+            growth_s=0.0006,
+            tail=0.1,
+            cache_tokens=6000,
+        ),
+        (*P95, 800),
+        input_tokens={
+            "distribution": "lognormal",
+            "mean": 500,
+            "std": 400,
+            "min": 16,
+            "max": 2000,
+        },
+    ),
+    # Another tenant of the card: slow for two seconds, every twenty on average.
+    _case(
+        "neighbour",
+        Shape(
+            slots=8,
+            prefill_s=0.03,
+            token_s=0.015,
+            tail=0.2,
+            neighbour_every_s=20.0,
+            neighbour_s=2.0,
+            neighbour_factor=1.5,
+        ),
+        (*P95, 700),
+    ),
     _case("throughput", Shape(slots=8, prefill_s=0.03, token_s=0.015, tail=0.2)),
     _case(
         "slow_leak",

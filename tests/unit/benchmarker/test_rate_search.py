@@ -204,6 +204,13 @@ def test_probes_that_prove_nothing_by_themselves_certify_together():
     assert np.mean(alone) < 0.9
 
 
+def test_no_probe_is_begun_that_cannot_send_enough_requests():
+    # At 9 requests/s, ten seconds hold 90 of the 100 that are needed.
+    result, rates = run(9.3, start=9.0, seconds=15.0, requests_needed=100)
+    assert result.stop == "seconds"
+    assert rates == [9.0]
+
+
 def test_a_fail_for_another_reason_than_late_requests_is_never_cleared():
     # Shares say that 10 req/s hold; from 8 on, requests fail.
     shares = Noisy(10.0, 0)

@@ -162,6 +162,14 @@ def test_growing_backlog_fails_a_throughput_oriented_probe():
     assert "backlog grows: beta 1.500" in judged.reason
 
 
+@pytest.mark.parametrize(("requests", "verdict"), [(30, None), (60, "fail")])
+def test_few_arrivals_at_a_low_rate_are_no_backlog_that_grows(requests, verdict):
+    # Answers take longer and longer, all in time: a minute is long, thirty requests are few.
+    latency = 2.0 + 0.2 * np.arange(requests)
+    probe = sample(latency, rate=0.5, now_s=2.0 * requests + 20.0)
+    assert judge(probe, rules(slo(("e2e_latency", 95, 20_000))), final=False).verdict == verdict
+
+
 def test_requests_that_hang_are_a_backlog_that_grows():
     # One in six never ends; what completes before the first of them, or beside them, keeps pace.
     latency = noisy(300, 0.3)
