@@ -118,8 +118,10 @@ format: setup ## Format the code and fix what ruff can fix
 	@"$(CONTROL_BIN)/ruff" format .
 
 .PHONY: dev
-dev: setup ## Start the Dagster UI and daemon, and serve reports
-	@"$(OPTIKIT)" reports & trap "kill $$! 2>/dev/null || true" EXIT; "$(CONTROL_BIN)/dg" dev
+dev: setup ## Start the Dagster UI and daemon, and serve reports, and metrics where OPTIKIT_METRICS is set
+	@"$(OPTIKIT)" reports & beside=$$!; \
+	if [ -n "$$OPTIKIT_METRICS" ]; then "$(OPTIKIT)" metrics & beside="$$beside $$!"; fi; \
+	trap "kill $$beside 2>/dev/null || true" EXIT; "$(CONTROL_BIN)/dg" dev
 
 .PHONY: lock
 lock: python ## Compile requirements/*.txt again (LOCK_ARGS=--upgrade for newer versions)

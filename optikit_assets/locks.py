@@ -29,6 +29,21 @@ def locked(file: Path, wait: bool = False) -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_locked(file: Path) -> bool:
+    """Whether somebody holds an exclusive lock on a file; of one that is not there nobody does."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 @contextmanager
 def shared(file: Path) -> Iterator[None]:
     """Hold a lock that many may hold, and none while somebody holds an exclusive one.

@@ -70,6 +70,13 @@ class Settings(BaseSettings):
         description="Port of `optikit reports` on loopback, which the links of assets name.",
     )
 
+    metrics: str | None = Field(
+        default=None,
+        pattern=r"^([^\s:]+:)?\d{1,5}$",
+        description="PORT on loopback, or HOST:PORT, where `optikit metrics` is scraped by "
+        "Prometheus; unset: nowhere.",
+    )
+
     @property
     def reports(self) -> str:
         """Address that `optikit reports` serves at."""

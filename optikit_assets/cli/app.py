@@ -333,6 +333,14 @@ def reports(
     run_reports(port)
 
 
+@app.command()
+def metrics() -> None:
+    """Serve metrics of stages, runs, leases and probes to Prometheus, at OPTIKIT_METRICS."""
+    from optikit_assets.cli.metrics import run_metrics
+
+    run_metrics()
+
+
 @models_app.command("add")
 def models_add(
     reference: Annotated[

@@ -10,6 +10,7 @@ from optikit_assets.execution.base import (
     ignore,
     register_executor,
 )
+from optikit_assets.execution.leases import held_devices, waiting_for_devices
 from optikit_assets.execution.ledger import RecordedExecutor
 from optikit_assets.execution.local import LocalExecutor
 from optikit_assets.execution.pools import Pools, beyond_a_node, check_pool
@@ -29,8 +30,10 @@ __all__ = [
     "beyond_a_node",
     "check_pool",
     "get_executor",
+    "held_devices",
     "ignore",
     "on_some_node",
     "register_executor",
     "settle",
+    "waiting_for_devices",
 ]

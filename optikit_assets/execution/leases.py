@@ -26,7 +26,7 @@ from pathlib import Path
 from optikit_assets.engines import Hardware
 from optikit_assets.errors import AcceleratorError, StorageError
 from optikit_assets.execution.base import Lease, check_count, log
-from optikit_assets.locks import locked
+from optikit_assets.locks import is_locked, locked
 from optikit_assets.processes import kill_orphans
 
 _POLL_S = 0.1
@@ -138,6 +138,19 @@ class MachineLeases:
                 )
             self._pause(_POLL_S)
             yield
+
+
+def held_devices(root: Path) -> dict[str, bool]:
+    """Return of every device that was ever leased below `root` whether somebody holds it now."""
+    return {file.stem: is_locked(file) for file in sorted(root.glob("*.lock"))}
+
+
+def waiting_for_devices(root: Path) -> int:
+    """Return how many wait for devices below `root`."""
+    queue = root / "queue"
+    if not queue.is_dir():
+        return 0
+    return sum(is_locked(queue / f"{number:08d}") for number in _numbers(queue))
 
 
 @contextmanager
