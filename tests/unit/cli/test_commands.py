@@ -185,7 +185,7 @@ def test_a_table_shows_lists_and_what_is_missing(optikit: Optikit, home: Path):
 def test_sql_answers_with_this_machines_rows_and_says_when_others_may_be_late(
     optikit: Optikit, home: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    away = Log()
+    away = Log(home / "empty")
     away.fails = "add"
     monkeypatch.setattr(inspect, "open_history", lambda here: History(here.history, log=away))
     History(home / "history", log=away).append(
