@@ -44,7 +44,7 @@ from optikit_assets.artifacts.turns import turn
 from optikit_assets.artifacts.verification import damage_of, put_aside, quarantined
 from optikit_assets.disk import check_free_space, storage_error, sync, sync_tree
 from optikit_assets.errors import DamagedArtifactError, StorageError
-from optikit_assets.locks import locked, shared
+from optikit_assets.locks import alone, locked, shared
 
 _STAGING = "staging"
 
@@ -123,7 +123,7 @@ class LocalStore(ArtifactStore):
         try:
             with self._staging(key) as staging:
                 self._gate.touch()
-                with locked(self._gate, wait=True):
+                with alone(self._gate):
                     last = self.last_use(key)
                     if last is None or last >= unused_since:
                         return False

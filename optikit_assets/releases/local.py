@@ -23,7 +23,7 @@ from optikit_assets.artifacts.references import ARTIFACT, Reference
 from optikit_assets.disk import check_free_space, storage_error, sync, sync_tree
 from optikit_assets.engines import Engine
 from optikit_assets.errors import StorageError
-from optikit_assets.locks import locked, shared
+from optikit_assets.locks import alone, shared
 from optikit_assets.publishing import Bundle
 from optikit_assets.settings import settings
 from optikit_assets.specs import digest
@@ -234,7 +234,7 @@ def remove_copy(place: Path, unused_since: float) -> bool:
     """Delete a copy if it still is one of `old_copies`; say whether it is gone."""
     aside = copies() / f".{place.name[:16]}.{os.getpid()}.{secrets.token_hex(4)}"
     _gate().touch()
-    with locked(_gate(), wait=True):
+    with alone(_gate()):
         if place not in old_copies(unused_since):
             return False
         place.rename(aside)
