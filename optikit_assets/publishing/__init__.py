@@ -14,6 +14,7 @@ from optikit_assets.publishing.base import (
 )
 from optikit_assets.publishing.folder import FolderPublisher
 from optikit_assets.publishing.folder_target import FolderTarget
+from optikit_assets.publishing.hub import HubTarget
 from optikit_assets.publishing.objects import ObjectTarget
 from optikit_assets.publishing.registry import RegistryTarget
 from optikit_assets.publishing.targets import Placed, Release, Target, open_target, register_target
@@ -24,6 +25,7 @@ __all__ = [
     "Bundle",
     "FolderPublisher",
     "FolderTarget",
+    "HubTarget",
     "MlflowTracker",
     "ObjectTarget",
     "Placed",

@@ -18,12 +18,14 @@ from optikit_assets.specs import plugins
 class Release:
     """Files on this machine that nobody changes: name -> path.
 
-    ``key`` is a digest that another content never has.
+    ``key`` is a digest that another content never has; ``card`` is what people read of it where a
+    place shows such a text, in Markdown.
     """
 
     key: str
     model: Mapping[str, Path]
     bundle: Mapping[str, Path]
+    card: str = ""
 
 
 @dataclass(frozen=True)

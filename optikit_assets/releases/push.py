@@ -18,6 +18,7 @@ from optikit_assets.engines import get_engine
 from optikit_assets.errors import StorageError
 from optikit_assets.publishing import MlflowTracker, Placed, Release, Target, open_target
 from optikit_assets.releases.account import account_of
+from optikit_assets.releases.card import card_of
 from optikit_assets.releases.weights import served_weights
 from optikit_assets.schemas import DEPLOYMENT_FILE, Deployment
 from optikit_assets.settings import settings
@@ -63,7 +64,9 @@ def push_bundle(
         scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=scratch, prefix="publish-") as folder:
             bundle = _bundle(Path(folder), artifact, deployment, target, key)
-            placed = target.push(Release(key, files, bundle), spec.alias)
+            source = registry.resolve(deployment.model_key).source
+            card = card_of(deployment, source)
+            placed = target.push(Release(key, files, bundle, card), spec.alias)
             if spec.mlflow is not None:
                 told = account_of(key, artifact.key, deployment, bundle, Path(folder))
                 link = MlflowTracker(spec.mlflow).record(told, placed.uri, spec.alias)

@@ -18,8 +18,8 @@ class PublishSpec(Spec):
     """One place, and the alias that names what is in force there."""
 
     to: str = Field(
-        description="s3://BUCKET/PREFIX, gs://…, az://CONTAINER/PREFIX, oci://REGISTRY/NAME or "
-        "file:///PATH; credentials come from the environment."
+        description="s3://BUCKET/PREFIX, gs://…, az://CONTAINER/PREFIX, oci://REGISTRY/NAME, "
+        "hf://ORG/NAME or file:///PATH; credentials come from the environment."
     )
     alias: Name = Field(
         default="current", description="What names the release that was published last."

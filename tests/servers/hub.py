@@ -1,24 +1,35 @@
-"""A model hub on the loopback interface: one repository whose branches can be moved."""
+"""A model hub on the loopback interface: one repository whose branches can be moved and written."""
 
+import base64
 import contextlib
 import hashlib
 import json
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.servers.loopback import Answer, Asked, answering
 
 REPOSITORY = "org/name"
+# Of the repository, as one that was made has it.
+FIRST = {".gitattributes": b"*.safetensors filter=lfs"}
 
 
 @dataclass
 class Hub:
-    """What is served: the files of every commit, and which commit a branch is at."""
+    """What is served: the files of every commit, and which commit a branch is at.
+
+    ``private`` is how the repository was made; ``blobs`` are large files by their digest;
+    ``before_write`` is called before whatever changes something.
+    """
 
     endpoint: str = ""
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
+    private: bool | None = None
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    token: str | None = None
+    before_write: Callable[[Asked], None] = lambda asked: None
 
     def push(self, files: dict[str, bytes], branch: str = "main") -> str:
         """Move a branch to a new commit with these files; return the commit."""
@@ -31,66 +42,113 @@ class Hub:
 
 @contextlib.contextmanager
 def serving() -> Iterator[Hub]:
-    """Serve on a free port from a thread of its own, until the context is left."""
+    """Serve on a free port from threads of its own, until the context is left."""
     hub = Hub()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            status, headers, body = _answer(hub, self.path)
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        do_HEAD = do_GET  # noqa: N815
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with answering(lambda asked: _answer(hub, asked)) as address:
+        hub.endpoint = f"http://{address}"
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(10)
 
 
-def _answer(hub: Hub, path: str) -> tuple[HTTPStatus, dict[str, str], bytes]:
+def _answer(hub: Hub, asked: Asked) -> Answer:
+    # An address that large files are sent to has its permission in it.
+    shown = asked.path.startswith("/lfs/") or asked.headers.get("authorization")
+    if hub.token is not None and shown not in (True, f"Bearer {hub.token}"):
+        return Answer(HTTPStatus.UNAUTHORIZED)
+    if asked.method in ("POST", "PUT"):
+        return _write(hub, asked)
+    return _read(hub, asked.path)
+
+
+def _json(content: object, status: int = HTTPStatus.OK) -> Answer:
+    return Answer(status, json.dumps(content).encode(), {"Content-Type": "application/json"})
+
+
+def _write(hub: Hub, asked: Asked) -> Answer:
+    """Answer what a push asks for; https://huggingface.co/docs/hub/api and Git LFS's batches."""
+    api = f"/api/models/{REPOSITORY}/"
+    kind, _, named = asked.path.removeprefix(api).partition("/")
+    if asked.path == "/api/validate-yaml":
+        return _json({"errors": [], "warnings": []})
+    if kind == "preupload":
+        files = [item["path"] for item in json.loads(asked.body)["files"]]
+        modes = {name: "lfs" if name.endswith(".safetensors") else "regular" for name in files}
+        told = [{"path": n, "uploadMode": m, "shouldIgnore": False} for n, m in modes.items()]
+        return _json({"files": told})
+    if asked.path == f"/{REPOSITORY}.git/info/lfs/objects/batch":
+        wanted = json.loads(asked.body)["objects"]
+        return _json({"transfer": "basic", "objects": [_place(hub, item) for item in wanted]})
+    hub.before_write(asked)
+    if asked.path.startswith("/lfs/"):
+        digest = hashlib.sha256(asked.body).hexdigest()
+        hub.blobs[digest] = asked.body
+        return Answer(HTTPStatus.OK if asked.path.endswith(digest) else HTTPStatus.BAD_REQUEST)
+    if asked.path == "/api/repos/create":
+        if hub.branches:
+            return _json({"url": f"{hub.endpoint}/{REPOSITORY}"}, HTTPStatus.CONFLICT)
+        hub.private = json.loads(asked.body).get("visibility") == "private"
+        hub.push(dict(FIRST))
+        return _json({"url": f"{hub.endpoint}/{REPOSITORY}"})
+    if kind == "branch":
+        if named in hub.branches:
+            return _json({}, HTTPStatus.CONFLICT)
+        hub.branches[named] = hub.branches["main"]
+        return _json({})
+    assert kind == "commit", asked.path
+    return _commit(hub, named, [json.loads(line) for line in asked.body.splitlines()])
+
+
+def _place(hub: Hub, item: dict) -> dict:
+    known = {"oid": item["oid"], "size": item["size"]}
+    if item["oid"] in hub.blobs:
+        return known
+    return {**known, "actions": {"upload": {"href": f"{hub.endpoint}/lfs/{item['oid']}"}}}
+
+
+def _commit(hub: Hub, branch: str, lines: list[dict]) -> Answer:
+    files = dict(hub.commits[hub.branches[branch]])
+    for line in lines:
+        value = line["value"]
+        if line["key"] == "header":
+            if value.get("parentCommit") not in (None, hub.branches[branch]):
+                return _json({"error": "the branch moved"}, HTTPStatus.PRECONDITION_FAILED)
+        elif line["key"] == "file":
+            files[value["path"]] = base64.b64decode(value["content"])
+        elif line["key"] == "lfsFile":
+            files[value["path"]] = hub.blobs[value["oid"]]
+        elif line["key"] == "deletedFile":
+            del files[value["path"]]
+    commit = hub.push(files, branch)
+    return _json({"commitUrl": f"{hub.endpoint}/{REPOSITORY}/commit/{commit}", "commitOid": commit})
+
+
+def _read(hub: Hub, path: str) -> Answer:
     api, download = f"/api/models/{REPOSITORY}/", f"/{REPOSITORY}/resolve/"
     # What it tells of a data set is the same.
-    path = path.partition("?")[0].replace("/api/datasets/", "/api/models/")
+    path = path.replace("/api/datasets/", "/api/models/")
     if path.startswith(api):
         kind, _, revision = path.removeprefix(api).partition("/")
         commit = hub.branches.get(revision, revision)
         files = hub.commits.get(commit)
         if files is None:
             headers = {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "no such revision"}
-            return HTTPStatus.NOT_FOUND, headers, b""
+            return Answer(HTTPStatus.NOT_FOUND, headers=headers)
         if kind == "tree":
             listing = [
                 {"type": "file", "path": name, "size": len(data), "oid": _etag(data)}
                 for name, data in files.items()
             ]
-            return HTTPStatus.OK, {"Content-Type": "application/json"}, json.dumps(listing).encode()
+            return _json(listing)
         siblings = [{"rfilename": name, "size": len(data)} for name, data in files.items()]
         info = {"id": REPOSITORY, "modelId": REPOSITORY, "sha": commit, "siblings": siblings}
-        return HTTPStatus.OK, {"Content-Type": "application/json"}, json.dumps(info).encode()
+        return _json(info)
     if path.startswith(download):
         revision, _, name = path.removeprefix(download).partition("/")
         commit = hub.branches.get(revision, revision)
         data = hub.commits.get(commit, {}).get(name)
         if data is not None:
             headers = {"ETag": f'"{_etag(data)}"', "X-Repo-Commit": commit}
-            return HTTPStatus.OK, headers, data
-    return HTTPStatus.NOT_FOUND, {"X-Error-Code": "EntryNotFound"}, b""
+            return Answer(HTTPStatus.OK, data, headers)
+    return Answer(HTTPStatus.NOT_FOUND, headers={"X-Error-Code": "EntryNotFound"})
 
 
 def _etag(data: bytes) -> str:

@@ -34,6 +34,8 @@ def answering(answer: Callable[[Asked], Answer]) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # Head and body in one piece: between two, a system waits for the other side.
+        wbufsize = -1
 
         def do_GET(self) -> None:
             path, _, query = self.path.partition("?")
