@@ -29,6 +29,7 @@ from optikit_assets.publishing import (
     Target,
     open_target,
 )
+from optikit_assets.sources import source_of
 from tests.contract.release_target import Killed, TargetContract, make_release
 from tests.servers.registry import registry as imitated_registry
 
@@ -391,6 +392,18 @@ class TestRegistry(TargetContract):
             name.removeprefix("models/"): content
             for name, content in files.items()
             if name.startswith("models/")
+        }
+
+    def test_what_was_pushed_is_a_version_of_a_model(self, target: Target, tmp_path: Path) -> None:
+        release = make_release(tmp_path, "a")
+        target.push(release, "current")
+        reference = f"oci://{self.address}/{self.repository}:current"
+        source = source_of(reference)
+        listed = source.versions(reference.removesuffix(":current"), tmp_path)
+        assert [item.version for item in listed] == ["a" * 32, "current"]
+        folder = source.fetch(reference, source.revision(reference, tmp_path), tmp_path / "home")
+        assert {file.name: file.read_bytes() for file in folder.iterdir()} == {
+            name: path.read_bytes() for name, path in release.model.items()
         }
 
     def test_skopeo_pulls_it_bit_for_bit(self, target: Target, tmp_path: Path) -> None:
