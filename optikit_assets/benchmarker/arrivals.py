@@ -65,6 +65,7 @@ def probe_schedule(
     max_requests: int,
     seed: int,
     probe: int,
+    warmup: int = 0,
 ) -> FloatArray:
     """Return the whole schedule of one probe, extensions included.
 
@@ -81,6 +82,8 @@ def probe_schedule(
         Cap on the length.
     seed, probe
         Source of all randomness; a trace begins at the row that goes with them.
+    warmup
+        So many first requests are not measured: N(t) is kept near λt from the last of them on.
 
     Returns
     -------
@@ -107,7 +110,7 @@ def probe_schedule(
     best_error = np.inf
     for _ in range(_MAX_PATHS):
         path = arrival_times(process, rate_rps, count, rng, burstiness=shape)
-        error = _rate_error(path, rate_rps, stops)
+        error = _rate_error(path, rate_rps, stops, warmup)
         if best is None or error < best_error:
             best, best_error = path, error
         if best_error <= _GOOD_ENOUGH:
@@ -116,10 +119,14 @@ def probe_schedule(
     return _within(best, horizon_s)
 
 
-def _rate_error(path: FloatArray, rate_rps: float, stops: FloatArray) -> float:
-    """Return the largest |N(t)/λt − 1| over the stops."""
-    counts = np.searchsorted(path, stops, side="right")
-    return float(np.max(np.abs(counts / (rate_rps * stops) - 1.0)))
+def _rate_error(path: FloatArray, rate_rps: float, stops: FloatArray, warmup: int) -> float:
+    """Return the largest |N(t)/λt − 1| over the stops, both counted after the warm-up."""
+    begun_s = float(path[warmup - 1]) if 0 < warmup <= len(path) else 0.0
+    later = stops[stops > begun_s]
+    if not len(later):
+        return np.inf
+    counts = np.searchsorted(path, later, side="right") - warmup
+    return float(np.max(np.abs(counts / (rate_rps * (later - begun_s)) - 1.0)))
 
 
 def _within(path: FloatArray, horizon_s: float) -> FloatArray:

@@ -186,6 +186,7 @@ class Session:
             max_requests=_MAX_REQUESTS,
             seed=self.seed,
             probe=number,
+            warmup=warmup,
         )
         rules = Rules(
             slo=self.slo,
