@@ -1,8 +1,8 @@
 """From probes to what a search may know, and from a search to the result of a benchmark."""
 
-from optikit_assets.benchmarker.crossing import FAR, LateShare, below
+from optikit_assets.benchmarker.crossing import FAR, Forecast, LateShare, below
+from optikit_assets.benchmarker.findings import Finding, SearchResult
 from optikit_assets.benchmarker.ladder import OPEN_SHARE
-from optikit_assets.benchmarker.rate_search import Finding, SearchResult
 from optikit_assets.benchmarker.session import Session
 from optikit_assets.benchmarker.verdict import MAX_FAILED_SHARE
 from optikit_assets.schemas import CompletedBenchmark, ProbeResult
@@ -31,8 +31,10 @@ def never_steady(session: Session) -> bool:
     )
 
 
-def finding_of(result: ProbeResult, slo: SloSpec) -> Finding:
-    """Return what the search needs to know of a probe."""
+def finding_of(
+    result: ProbeResult, slo: SloSpec, forecasts: tuple[Forecast | None, ...] = ()
+) -> Finding:
+    """Return what the search needs to know of a probe, and of a model of the engine after it."""
     certified = min(result.rate_rps, result.achieved_rate_rps)
     if not slo.objectives and result.beta is not None:
         # Without a latency bound, up to tau more may arrive than is completed.
@@ -43,6 +45,7 @@ def finding_of(result: ProbeResult, slo: SloSpec) -> Finding:
         # Without a latency bound there is nothing but confidence to go by.
         holds=result.verdict == "pass" or (bool(slo.objectives) and result.met),
         late_shares=_late_shares(result, slo),
+        forecasts=forecasts,
         final=_failed_by_errors(result),
     )
 

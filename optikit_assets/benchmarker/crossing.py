@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 from optikit_assets.benchmarker.arrivals import FloatArray
@@ -48,6 +49,8 @@ _OVERLOADED = 10.0
 _USUAL_SLOPE = 8.0
 FAR = 0.98
 """From such a share on a probe was too far above the limit to say how far."""
+# How likely a forecast is to be of no use.
+_WRONG = 0.1
 _TINY = 1e-9
 _LEAST_VARIANCE = 0.005
 
@@ -87,6 +90,14 @@ def below(rate_rps: float, late: float, allowed: float) -> float:
 
 
 @dataclass(frozen=True)
+class Forecast:
+    """What is expected of the logarithm of the crossing: mean and standard deviation."""
+
+    log_rps: float
+    log_sd: float
+
+
+@dataclass(frozen=True)
 class Crossing:
     """Posterior of the rate at which the allowed share is reached, on a grid of rates."""
 
@@ -103,27 +114,30 @@ class Crossing:
         return 1.0 - float(np.interp(rate_rps, self.rates_rps, self.below))
 
 
-def locate(late_shares: Sequence[LateShare]) -> Crossing | None:
+def locate(late_shares: Sequence[LateShare], forecast: Forecast | None = None) -> Crossing | None:
     """Return the posterior of the crossing of one objective.
 
     Returns
     -------
-    None unless some probe is below and some above what is allowed.
+    Without a forecast, None unless some probe is below and some above what is allowed.
     """
     late = np.array([e.late for e in late_shares])
     allowed = np.array([e.allowed for e in late_shares])
-    if not len(late) or np.all(late <= allowed) or np.all(late > allowed):
+    one_sided = np.all(late <= allowed) or np.all(late > allowed)
+    if not len(late) or (one_sided and forecast is None):
         return None
     logs: FloatArray = np.log([e.rate_rps for e in late_shares])
     requests = np.array([float(e.requests) for e in late_shares])
     inflation = requests / np.array([e.effective for e in late_shares])
     overloaded = late > (1.0 + allowed) / 2.0
     reach = float(np.log(_BEYOND))
-    ends = float(logs.min()) - reach, float(logs.max()) + reach
+    middle = [] if forecast is None else [forecast.log_rps]
+    ends = min([*logs, *middle]) - reach, max([*logs, *middle]) + reach
     grid: FloatArray = np.linspace(*ends, _POINTS)
     curves = _curves(logs - grid[:, None, None], allowed)
     gains: FloatArray = late * np.log(curves) + (1.0 - late) * np.log1p(-curves)
-    centre = (logs[late <= allowed].max() + logs[late > allowed].min()) / 2
+    centre = _first_centre(logs, late <= allowed, forecast)
+    expected = np.zeros(_POINTS) if forecast is None else _expected(grid, forecast)
     below = np.empty(0)
     fitted = late
     for _ in range(_ROUNDS):
@@ -131,13 +145,35 @@ def locate(late_shares: Sequence[LateShare]) -> Crossing | None:
         pooled = _inflation(late, fitted, requests, inflation, weights * ~overloaded)
         effective = requests / np.sqrt(pooled * inflation)
         effective = np.where(overloaded, np.minimum(effective, _OVERLOADED), effective)
-        likelihood: FloatArray = gains @ (weights * effective)
+        likelihood: FloatArray = gains @ (weights * effective) + expected[:, None]
         joint = np.exp(likelihood - likelihood.max())
         below = np.cumsum(joint.sum(axis=1)) / joint.sum()
         centre = float(np.interp(0.5, below, grid))
         fitted = curves[np.unravel_index(np.argmax(likelihood), likelihood.shape)]
     # Strictly increasing, as interpolation needs.
     return Crossing(np.exp(grid), below + _TINY * np.arange(_POINTS))
+
+
+def _first_centre(logs: FloatArray, kept: NDArray[np.bool_], forecast: Forecast | None) -> float:
+    """Return where the crossing is looked for at first: between probes that kept and missed."""
+    low, high = logs[kept].max(initial=-np.inf), logs[~kept].min(initial=np.inf)
+    if np.isfinite(low) and np.isfinite(high):
+        return float((low + high) / 2.0)
+    middle = 0.0 if forecast is None else forecast.log_rps
+    # A forecast on the wrong side of all probes must not make them count for nothing.
+    return float(np.clip(middle, low, high))
+
+
+def _expected(grid: FloatArray, forecast: Forecast) -> FloatArray:
+    """Return the logarithm of the prior density on the grid.
+
+    A model may be wrong in ways it does not know of: with some probability the crossing is anywhere
+    on the grid, so that probes that contradict a forecast outweigh it.
+    """
+    z = (grid - forecast.log_rps) / forecast.log_sd
+    density = np.exp(-0.5 * z**2) / (np.sqrt(2.0 * np.pi) * forecast.log_sd)
+    anywhere = 1.0 / float(grid[-1] - grid[0])
+    return np.log((1.0 - _WRONG) * density + _WRONG * anywhere)
 
 
 def _curves(steps: FloatArray, allowed: FloatArray) -> FloatArray:

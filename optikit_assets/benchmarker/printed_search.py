@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from optikit_assets.benchmarker.rate_search import Finding, SearchResult, Visit
+from optikit_assets.benchmarker.findings import Finding, SearchResult, Visit
 
 
 def search_as_printed(

@@ -11,20 +11,24 @@ lower bound never rises. Here:
    its median, which tells most; never a rate at or above one that failed for certain, unless the
    others clear it. Where shares tell nothing (no objectives, or a backlog that grows within the
    bounds), the geometric mean of the bracket is probed instead.
+   With a model of the engine (`forecast`) its reading is the prior of that distribution, which then
+   is there from the first probe on and chooses every rate; probes that do not hold one after the
+   other, as a model that is wrong would have it, lead back to step 1.
 3. A rate is certified when its own probe met every objective and, all probes taken together, it is
    above the crossing by no more than a quarter of the tolerance, with confidence. Where no
-   crossing is known, its probe must have passed by itself. The search ends when the certified rate
-   is within the tolerance of the estimate, or of the lowest rate that failed, or when the budget is
-   spent. Where only a limit above a given rate is of interest, it also ends as soon as the limit is
-   likely to be lower.
+   crossing is known, its probe must have passed by itself. No model certifies: without a probe that
+   held there is no rate. The search ends when the certified rate is within the tolerance of the
+   estimate (half of it in the first probes beside a model), or of the lowest rate that failed, or
+   when the budget is spent. Where only a limit above a given rate is of interest, it also ends as
+   soon as the limit is likely to be lower.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from optikit_assets.benchmarker.crossing import Crossing, LateShare, locate
-from optikit_assets.schemas import ProbeVerdict
+from optikit_assets.benchmarker.crossing import Crossing, Forecast, LateShare, locate
+from optikit_assets.benchmarker.findings import Finding, SearchResult, Visit
 
 _NEAR_STEP = 1.25
 _STEP = 2.0
@@ -45,70 +49,12 @@ _LAST_SHARE = 4
 _RETREAT = 1.2
 # Rates closer than this are the same rate to any load.
 _SAME = 0.003
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a probe told the search.
-
-    Attributes
-    ----------
-    verdict
-        Of the probe by itself.
-    certified_rps
-        Rate that it vouches for, at most the nominal one.
-    holds
-        Whether every objective was met as observed, whatever the confidence, with nothing else
-        against the rate.
-    late_shares
-        What it says about each objective, in the order of the SLO.
-    final
-        A fail for another reason than late requests, which no other probe can clear.
-    """
-
-    verdict: ProbeVerdict
-    certified_rps: float
-    holds: bool = False
-    late_shares: tuple[LateShare, ...] = ()
-    final: bool = False
-
-
-@dataclass(frozen=True)
-class Visit:
-    """A probed rate and its finding."""
-
-    rate_rps: float
-    finding: Finding
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """Where the search ended.
-
-    Attributes
-    ----------
-    best
-        Index into `visits` of the certified rate, or None.
-    low_rps, high_rps
-        Interval of the true highest rate at two-sided confidence 0.95; an end is None where
-        nothing bounds it.
-    estimate_rps
-        Median of the crossing, None if it could not be located.
-    lowest_fail_rps
-        Lowest rate that failed for certain, or None.
-    stop
-        Why the search ended: ``tolerance``, ``client`` (no higher rate could be measured),
-        ``hopeless``, ``beaten`` (the limit is below `worth_rps`), ``probes``, ``seconds`` or
-        ``floor``.
-    """
-
-    visits: tuple[Visit, ...]
-    best: int | None
-    low_rps: float | None
-    high_rps: float | None
-    estimate_rps: float | None
-    lowest_fail_rps: float | None
-    stop: str
+# After so many probes of which none held, a model that led to them leads no further; until then the
+# next one is lower by this factor at least.
+_TRUSTED = 2
+_APART = 1.05
+# So many probes beside a model are tried to come within half of the tolerance.
+_ENOUGH = 4
 
 
 @dataclass
@@ -129,7 +75,8 @@ class _State:
         self.read()
 
     def read(self) -> None:
-        self.crossing = _tightest([v.finding.late_shares for v in self.visits])
+        forecasts = self.visits[-1].finding.forecasts if self.visits else ()
+        self.crossing = _tightest([v.finding.late_shares for v in self.visits], forecasts)
 
     @property
     def fail_rps(self) -> float | None:
@@ -162,6 +109,14 @@ class _State:
             if v.finding.holds and (fail is None or v.rate_rps < fail)
         ]
         return max(held, default=None)
+
+    @property
+    def expected_rps(self) -> float | None:
+        """Rate that is nearly sure to hold if the model of the engine is right."""
+        modelled = bool(self.visits) and any(self.visits[-1].finding.forecasts)
+        if self.crossing is None or not modelled:
+            return None
+        return self.crossing.quantile(_SAFE) * self.slack
 
     def certified(self) -> int | None:
         """Return the index of the highest rate that all probes together vouch for."""
@@ -294,15 +249,20 @@ def search_rate(
             return _result(state, "beaten", tolerance)
 
         low, high = state.low_rps, state.high_rps
+        expected = state.expected_rps
         if low is None:
             if hopeless():
                 return _result(state, "hopeless", tolerance)
             if rate <= floor_rps:
                 return _result(state, "floor", tolerance)
-            rate, step = max(rate / step, floor_rps), _grown(step)
-        elif high is None:
+            down = rate / step
+            if expected is not None and len(state.visits) <= _TRUSTED:
+                down = max(down, min(expected, rate / _APART))
+            rate, step = max(down, floor_rps), _grown(step)
+        elif high is None and expected is None:
             rate, step = rate * step, _grown(step)
         else:
+            high = math.inf if high is None else high
             if stop := _ending(state, high, tolerance):
                 return _result(state, stop, tolerance)
             rate = _next_rate(state, low, high, tolerance)
@@ -322,7 +282,8 @@ def _next_rate(state: _State, low: float, high: float, tolerance: float) -> floa
         return middle
     best = state.certified()
     rate = state.crossing.quantile(_SAFE) * state.slack
-    if best is not None and rate <= state.visits[best].rate_rps * (1.0 + tolerance / 2.0):
+    gain = tolerance / 4.0 if state.expected_rps else tolerance / 2.0
+    if best is not None and rate <= state.visits[best].rate_rps * (1.0 + gain):
         rate = state.crossing.quantile(0.5)
     # Where the curve points to a rate that is known not to hold, the bracket is halved.
     ceiling = state.ceiling_rps
@@ -343,22 +304,28 @@ def _ending(state: _State, high: float, tolerance: float) -> str:
     best = state.certified()
     if best is None:
         return ""
-    limit = state.visits[best].rate_rps * (1.0 + tolerance)
+    # Probes beside a model cost little: the estimate is then approached further.
+    near = state.expected_rps is not None and len(state.visits) < _ENOUGH
+    limit = state.visits[best].rate_rps * (1.0 + (tolerance / 2.0 if near else tolerance))
     if state.crossing is not None and state.crossing.quantile(0.5) <= limit:
         return "tolerance"
     bound = high if state.crossing is None else state.ceiling_rps
-    if bound is None or bound > limit:
+    if bound is None or math.isinf(bound) or bound > limit:
         return ""
     at_bound = (v.finding.verdict for v in state.visits if v.rate_rps == bound)
     return "client" if all(verdict == "invalid" for verdict in at_bound) else "tolerance"
 
 
-def _tightest(findings: list[tuple[LateShare, ...]]) -> Crossing | None:
+def _tightest(
+    findings: list[tuple[LateShare, ...]], forecasts: tuple[Forecast | None, ...]
+) -> Crossing | None:
     """Return the crossing of the objective that is missed first."""
     rows = [late_shares for late_shares in findings if late_shares]
     if not rows:
         return None
-    found = [c for c in (locate(list(column)) for column in zip(*rows, strict=True)) if c]
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    known = forecasts or (None,) * len(columns)
+    found = [c for c in map(locate, columns, known) if c]
     return min(found, key=lambda crossing: crossing.quantile(0.5), default=None)
 
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optikit_assets.benchmarker.conclusion import finding_of
-from optikit_assets.benchmarker.rate_search import Visit, read_visits
+from optikit_assets.benchmarker.findings import Visit
+from optikit_assets.benchmarker.rate_search import read_visits
 from optikit_assets.schemas import ProbeResult
 from optikit_assets.specs.slo import SloSpec
 

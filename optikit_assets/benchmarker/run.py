@@ -14,11 +14,12 @@ from optikit_assets.benchmarker.conclusion import (
     without_search,
 )
 from optikit_assets.benchmarker.endpoint import Target, prepare
+from optikit_assets.benchmarker.findings import Finding, SearchResult
 from optikit_assets.benchmarker.open_loop import Progress
 from optikit_assets.benchmarker.printed_search import search_as_printed
 from optikit_assets.benchmarker.priority import prompt_thread
 from optikit_assets.benchmarker.process_pool import ProcessPool
-from optikit_assets.benchmarker.rate_search import SearchResult, search_rate
+from optikit_assets.benchmarker.rate_search import search_rate
 from optikit_assets.benchmarker.reading import near_search
 from optikit_assets.benchmarker.session import Session
 from optikit_assets.engines.requests import USUAL, Requests
@@ -145,8 +146,13 @@ def benchmark_target(
     if slo.budget.strategy == "paper":
         return with_search(session, _as_printed(session, runner), gpus)
     start_rps, near = (initial_rate_rps, True) if initial_rate_rps else runner.run(session.start())
+
+    def probe(rate: float) -> Finding:
+        result = runner.run(session.open_probe(rate))
+        return finding_of(result, slo, session.forecasts)
+
     search = search_rate(
-        lambda rate: finding_of(runner.run(session.open_probe(rate)), slo),
+        probe,
         start_rps=start_rps,
         start_is_near=near,
         floor_rps=session.floor_rps,

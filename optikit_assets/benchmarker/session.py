@@ -1,13 +1,16 @@
 """The probes of one benchmark, and what they share."""
 
+import asyncio
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 from optikit_assets.benchmarker.arrivals import probe_schedule
 from optikit_assets.benchmarker.closed_loop import run_closed_probe, sequential_rate_rps
+from optikit_assets.benchmarker.crossing import Forecast
 from optikit_assets.benchmarker.endpoint import Target
-from optikit_assets.benchmarker.ladder import climb, start_rate_rps
+from optikit_assets.benchmarker.forecast import Forecaster, forecasters, replay_of
+from optikit_assets.benchmarker.ladder import believed, climb, start_rate_rps
 from optikit_assets.benchmarker.open_loop import (
     ProbeOutcome,
     ProbeSetup,
@@ -15,6 +18,7 @@ from optikit_assets.benchmarker.open_loop import (
     run_open_probe,
 )
 from optikit_assets.benchmarker.process_pool import ProcessPool
+from optikit_assets.benchmarker.queue_model import fit_queue
 from optikit_assets.benchmarker.records import RequestRecord, append_requests
 from optikit_assets.benchmarker.verdict import Rules
 from optikit_assets.errors import EndpointError
@@ -40,8 +44,11 @@ _LAG_SHARE = 0.10
 _MIN_LAG_LIMIT_S = 0.010
 # Prompts of the concurrency ladder, apart from those of probes.
 _LADDER = 2**20
-# It may take as long as so many of the shortest probes.
+# It may take as long as so many of the shortest probes, or this share of the load budget.
 _LADDER_PROBES = 2.0
+_LADDER_SHARE = 0.1
+# The search begins at most so far above what the ladder's throughput says.
+_NO_HIGHER = 1.25
 # A probe to locate the limit may take this share of the longest probe: several at different rates
 # tell more than a long one.
 _SEARCH_SHARE = 0.5
@@ -84,6 +91,14 @@ class Session:
         self._service_s: float | None = None
         self._longest_s = target.quiet_latency_s
         self._ladder_s = 0.0
+        self._closed: list[RequestRecord] = []
+        self._forecasters: tuple[Forecaster | None, ...] = ()
+        self._forecasts: tuple[Forecast | None, ...] = ()
+
+    @property
+    def forecasts(self) -> tuple[Forecast | None, ...]:
+        """What a model of the engine says of every objective; nothing without a ladder."""
+        return self._forecasts
 
     @property
     def load_seconds(self) -> float:
@@ -124,19 +139,35 @@ class Session:
     async def start(self) -> tuple[float, bool]:
         """Return the rate to begin with, and whether it is near the answer."""
         begun_s = self.target.client.now()
+        climbed: list[RequestRecord] = []
+
+        def keep(records: list[RequestRecord]) -> None:
+            climbed.extend(records)
+            self._record(records)
+
         self.ladder = await climb(
             self.target,
             self.slo,
             number=_LADDER,
             latency_s=1.0 / self.sequential_rps,
             timeout_s=self._timeout_s(),
-            max_seconds=_LADDER_PROBES * self.slo.budget.min_probe_seconds,
-            keep=self._record,
+            max_seconds=max(
+                _LADDER_PROBES * self.slo.budget.min_probe_seconds,
+                _LADDER_SHARE * self.slo.budget.max_load_seconds,
+            ),
+            keep=keep,
         )
         await self.target.wait_until_idle(requests=_LADDER)
         self._ladder_s = self.target.client.now() - begun_s
+        model = fit_queue(self._closed, climbed, [r for r in self.ladder if believed(r)])
+        self._forecasters = await asyncio.to_thread(forecasters, model, self.slo)
+        self._forecasts = _said(self._forecasters)
         rate = start_rate_rps(self.ladder)
-        return (self.sequential_rps, False) if rate is None else (rate, True)
+        if rate is None:
+            return self.sequential_rps, False
+        likely = [math.exp(f.log_rps - f.log_sd) for f in self._forecasts if f is not None]
+        # A model that never saw the engine full knows of no limit.
+        return min([*likely, _NO_HIGHER * rate]) if likely else rate, True
 
     async def closed_probe(self) -> ProbeResult:
         outcome = await run_closed_probe(
@@ -156,6 +187,7 @@ class Session:
         self._sequential_rps = sequential_rate_rps(latencies)
         self._service_s = math.fsum(latencies) / len(latencies)
         self._longest_s = max(self._longest_s, *latencies)
+        self._closed = outcome.records
         return self._keep(outcome)
 
     async def open_probe(self, rate_rps: float, *, last: bool = False) -> ProbeResult:
@@ -206,11 +238,22 @@ class Session:
             processes=await self._pool.for_rate(rate_rps) if self._pool else (),
         )
         result = self._keep(outcome)
+        # In a thread: it takes a second, and processes of the client wait for an answer.
+        await asyncio.to_thread(self._learn, outcome)
         if not last:
             if outcome.gone:
                 raise EndpointError(outcome.gone)
             await self.target.wait_until_idle(requests=1000 * number)
         return result
+
+    def _learn(self, outcome: ProbeOutcome) -> None:
+        replay = replay_of(outcome.records, outcome.result.achieved_rate_rps)
+        if replay is None or outcome.result.verdict == "invalid":
+            return
+        for forecaster in self._forecasters:
+            if forecaster is not None:
+                forecaster.add(replay)
+        self._forecasts = _said(self._forecasters)
 
     def _is_close(self, rate_rps: float) -> bool:
         """Whether a rate little higher, or lower, did not hold."""
@@ -249,3 +292,7 @@ class Session:
             o.max_ms / 1000.0 for o in self.slo.objectives if o.metric in ("e2e_latency", "ttft")
         ]
         return max(_MIN_LAG_LIMIT_S, _LAG_SHARE * min(bounds, default=service_s))
+
+
+def _said(found: tuple[Forecaster | None, ...]) -> tuple[Forecast | None, ...]:
+    return tuple(None if f is None else f.forecast() for f in found)

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import special
 
-from optikit_assets.benchmarker.crossing import LateShare, locate
+from optikit_assets.benchmarker.crossing import Forecast, LateShare, locate
 
 LIMIT = 10.0
 ALLOWED = 0.05
@@ -87,3 +87,31 @@ def test_an_overload_tells_no_more_than_that_the_rate_is_too_high():
     assert crossings[0] is not None
     assert crossings[1] is not None
     assert np.isclose(crossings[0].quantile(0.5), crossings[1].quantile(0.5), rtol=0.01)
+
+
+def test_a_forecast_needs_no_probe_on_either_side_and_narrows_what_probes_say():
+    below = LateShare(9.0, 0.01, 500, 100.0, ALLOWED)
+    right = Forecast(float(np.log(LIMIT)), 0.02)
+    assert locate([below], right) is not None
+    assert locate([], right) is None
+    probes = drawn([8.0, 9.0, 11.0], 0)
+    alone, helped = locate(probes), locate(probes, right)
+    assert alone is not None
+    assert helped is not None
+    width = [c.quantile(0.975) / c.quantile(0.025) - 1.0 for c in (alone, helped)]
+    assert width[1] < 0.7 * width[0]
+
+
+def test_probes_outweigh_a_forecast_that_they_contradict():
+    """Sure of half or twice the limit, and wrong: the probes decide, and say how sure they are."""
+    rates = [8.0, 9.0, 9.5, 10.0, 10.5, 11.0, 12.0]
+    for wrong in (0.5, 2.0):
+        forecast = Forecast(float(np.log(wrong * LIMIT)), 0.02)
+        for seed in range(10):
+            probes = drawn(rates, seed)
+            alone, misled = locate(probes), locate(probes, forecast)
+            assert alone is not None
+            assert misled is not None
+            assert np.isclose(misled.quantile(0.5), alone.quantile(0.5), rtol=0.01)
+            assert misled.quantile(0.025) <= alone.quantile(0.03)
+            assert misled.quantile(0.975) >= alone.quantile(0.97)

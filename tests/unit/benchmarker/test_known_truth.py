@@ -61,6 +61,18 @@ def test_certified_rates_are_near_the_truth_and_hardly_ever_above_it(name):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+def test_a_rate_of_seven_in_ten_seconds_is_found_within_the_default_budget():
+    case = BY_NAME["default_at_0.7"]
+    truth = true_rate(case.shape, case.slo, requests=30_000)
+    results = [searched(case.name, seed) for seed in range(3)]
+    assert all(result.load_seconds <= 1.05 * case.slo.budget.max_load_seconds for result in results)
+    errors = [result.certified_rate_rps / truth - 1.0 for result in results]
+    assert all(-0.15 <= error <= 0.06 for error in errors)
+    assert np.median(errors) >= -0.1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", ["infeasible", "slow_leak"])
 def test_what_no_rate_can_meet_is_named(name):
     results = [searched(name, seed) for seed in SEEDS]

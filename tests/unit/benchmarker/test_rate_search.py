@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from scipy import special
 
-from optikit_assets.benchmarker.crossing import LateShare
-from optikit_assets.benchmarker.rate_search import Finding, search_rate
+from optikit_assets.benchmarker.crossing import Forecast, LateShare
+from optikit_assets.benchmarker.findings import Finding
+from optikit_assets.benchmarker.rate_search import search_rate
 from optikit_assets.benchmarker.shares import share_of
 
 
@@ -202,6 +203,42 @@ def test_probes_that_prove_nothing_by_themselves_certify_together():
     assert np.mean(covered) >= 0.9
     alone = [r.visits[r.best or 0].finding.verdict == "pass" for r in results]
     assert np.mean(alone) < 0.9
+
+
+def forecast_search(seed, factor, *, log_sd=0.02):
+    """Search beside a model that puts the limit at `factor` times where it is."""
+    noisy = Noisy(10.0, seed)
+    forecasts = (Forecast(math.log(10.0 * factor), log_sd),)
+    return search_rate(
+        lambda rate: replace(noisy(rate), forecasts=forecasts),
+        start_rps=9.5 * factor,
+        start_is_near=True,
+        tolerance=0.05,
+        max_probes=30,
+        seconds_left=lambda: 1e9,
+        seconds_needed=1.0,
+    )
+
+
+@pytest.mark.slow
+def test_a_model_that_is_right_saves_most_probes():
+    results = [forecast_search(seed, 1.0) for seed in range(20)]
+    rates = np.array([best_rate(r) for r in results])
+    assert np.median(np.abs(rates / 10.0 - 1.0)) <= 0.03
+    assert rates.max() <= 10.5
+    alone = [search_noisy(seed) for seed in range(20)]
+    probes = [np.mean([len(r.visits) for r in found]) for found in (results, alone)]
+    assert probes[0] < 0.7 * probes[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factor", [0.7, 1.4])
+def test_a_model_that_is_wrong_and_sure_certifies_nothing_that_does_not_hold(factor):
+    results = [forecast_search(seed, factor) for seed in range(20)]
+    rates = np.array([best_rate(r) for r in results])
+    assert np.mean(rates > 10.5) <= 0.05
+    assert all(r.visits[r.best].finding.holds for r in results if r.best is not None)
+    assert np.mean([r.high_rps is None or r.high_rps >= 10.0 for r in results]) >= 0.9
 
 
 def test_no_probe_is_begun_that_cannot_send_enough_requests():
