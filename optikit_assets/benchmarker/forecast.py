@@ -12,8 +12,9 @@ what the model says; it need not be right, so it is a prior of the pooled readin
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from scipy import optimize
@@ -51,8 +52,14 @@ _TINY_S = 1e-6
 _FIRST_PACE = 0.05
 _LAST_PACE = 0.7
 _STEP = 0.03
-# Standard deviation of what a probe says that no pace explains.
-_UNLIKE = 1.0
+
+
+class _Read(NamedTuple):
+    """What a probe says: ln c, the standard deviation of ln L that follows, and ln of its rate."""
+
+    log_pace: float
+    log_sd: float
+    log_rate: float
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,8 @@ class Forecaster:
         self._model = model
         self._objective = objective
         self._bound_s = objective.max_ms / 1000.0
-        self._found: list[tuple[float, float, float]] = []
+        self._found: list[_Read] = []
+        self._unlike = False
         self._ladder_sd = _LADDER_SD if model.full else _OPEN_SD
         self._arrivals = probe_schedule(
             workload,
@@ -132,6 +140,7 @@ class Forecaster:
         )
         count = len(self._arrivals)
         self._arrivals *= count / self._arrivals[-1]
+        self._seen = model.seen
         self._requests = model.seen.draw(count, np.random.default_rng(1))
         self._values: dict[int, float] = {}
         prompt, answer = float(self._requests.prompt.mean()), float(self._requests.answer.mean())
@@ -145,14 +154,37 @@ class Forecaster:
         percent = self._percentile(replay.failed_share)
         if percent is None:
             return
-        pace, log_sd = self._pace(replay, percent)
-        self._found.append((self._log_limit(pace), log_sd, float(np.log(replay.rate_rps))))
+        read = self._pace(replay, percent)
+        if read is None:
+            self._unlike = True
+            return
+        pace, log_sd = read
+        self._found.append(_Read(pace, log_sd, float(np.log(replay.rate_rps))))
+        if np.ptp(replay.prompt) > 0 or np.ptp(replay.answer) > 0:
+            self._lengthen(replay)
 
-    def forecast(self) -> Forecast:
-        """Return where all measurements together put the limit."""
-        logs = np.array([self._log_limit(0.0), *(log for log, _, _ in self._found)])
-        sds = np.array([self._ladder_sd, *(np.hypot(sd, _PROBE_SD) for _, sd, _ in self._found)])
-        at = np.array([logs[0], *(log for _, _, log in self._found)])
+    def _lengthen(self, replay: Replay) -> None:
+        """Draw on the requests of a probe too: the ladder's are few, and the longest decide."""
+        rng = np.random.default_rng(1)
+        more = Requests(replay.prompt, replay.answer, np.ones(len(replay.prompt)))
+        more = more.with_factors(self._model.seen.factor, rng)
+        pairs = zip(astuple(self._seen), astuple(more), strict=True)
+        self._seen = Requests(*(np.concatenate(pair) for pair in pairs))
+        self._requests = self._seen.draw(len(self._arrivals), rng)
+        self._values = {}
+
+    def forecast(self) -> Forecast | None:
+        """Return where all measurements together put the limit.
+
+        None once a probe was seen that no pace explains: the engine is another than the model's.
+        """
+        if self._unlike:
+            return None
+        paces = [0.0, *(read.log_pace for read in self._found)]
+        logs = np.array([self._log_limit(pace) for pace in paces])
+        own = [math.hypot(read.log_sd, _PROBE_SD) for read in self._found]
+        sds = np.array([self._ladder_sd, *own])
+        at = np.array([logs[0], *(read.log_rate for read in self._found)])
         mean, variances = logs[-1], sds**2
         for _ in range(3):
             distances = np.abs(at - mean)
@@ -161,8 +193,8 @@ class Forecaster:
             mean = float(np.sum(logs / variances) / np.sum(1.0 / variances))
         scatter = float(np.sum((logs - mean) ** 2 / variances))
         inflation = max(1.0, (scatter + _PRIOR_PROBES) / (len(logs) - 1.0 + _PRIOR_PROBES))
-        own = float(np.sqrt(inflation / np.sum(1.0 / variances)))
-        return Forecast(mean, math.hypot(own, _MODEL_SD))
+        chance = float(np.sqrt(inflation / np.sum(1.0 / variances)))
+        return Forecast(mean, math.hypot(chance, _MODEL_SD))
 
     def _percentile(self, failed_share: float) -> float | None:
         """Return the percentile of the answered requests that the failed ones leave."""
@@ -171,8 +203,11 @@ class Forecaster:
             return None
         return 100.0 * (1.0 - (allowed - failed_share) / (1.0 - failed_share))
 
-    def _pace(self, replay: Replay, percent: float) -> tuple[float, float]:
-        """Return the logarithm of the pace at which the model sees what was seen, and its sd."""
+    def _pace(self, replay: Replay, percent: float) -> tuple[float, float] | None:
+        """Return the logarithm of the pace at which the model sees what was seen, and its sd.
+
+        None if it does at no pace.
+        """
         model, metric = self._model, self._objective.metric
         rng = np.random.default_rng(0)
         seen = Requests(replay.prompt, replay.answer, np.ones(len(replay.prompt)))
@@ -193,7 +228,7 @@ class Forecaster:
         near = 0.0
         while beyond(near)[0] * beyond(edge)[0] > 0.0:
             if abs(edge) > _LAST_PACE:
-                return edge, _UNLIKE
+                return None
             near, edge = edge, 2.0 * edge
         found = float(optimize.brentq(lambda pace: beyond(pace)[0], near, edge, xtol=2e-3))
         slope = (beyond(found + _STEP)[0] - beyond(found - _STEP)[0]) / (2.0 * _STEP)

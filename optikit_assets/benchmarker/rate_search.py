@@ -54,7 +54,7 @@ _SAME = 0.003
 _TRUSTED = 2
 _APART = 1.05
 # So many probes beside a model are tried to come within half of the tolerance.
-_ENOUGH = 4
+_ENOUGH = 5
 
 
 @dataclass
@@ -239,7 +239,9 @@ def search_rate(
         requests = requests_needed if state.visits else 0.0
         if seconds_left() < max(seconds_needed, requests / rate):
             return _result(state, "seconds", tolerance)
+        left_s = seconds_left()
         finding = probe(rate)
+        probe_s = left_s - seconds_left()
         invalid_in_a_row = invalid_in_a_row + 1 if finding.verdict == "invalid" else 0
         state.add(Visit(rate, finding))
         if 0 < invalid_in_a_row < _ATTEMPTS_IF_INVALID:
@@ -265,7 +267,8 @@ def search_rate(
             high = math.inf if high is None else high
             if stop := _ending(state, high, tolerance):
                 return _result(state, stop, tolerance)
-            rate = _next_rate(state, low, high, tolerance)
+            last = seconds_left() < 2.0 * probe_s
+            rate = _next_rate(state, low, high, tolerance, last=last)
             few = max_probes - len(state.visits) <= max(2, max_probes // _LAST_SHARE)
             if state.certified() is None and (few or seconds_left() < 4 * seconds_needed):
                 rate = min(rate, low / _RETREAT)
@@ -276,12 +279,15 @@ def _grown(step: float) -> float:
     return min(step * _NEAR_STEP, _STEP)
 
 
-def _next_rate(state: _State, low: float, high: float, tolerance: float) -> float:
+def _next_rate(state: _State, low: float, high: float, tolerance: float, *, last: bool) -> float:
     middle = (low * high) ** 0.5
     if state.crossing is None:
         return middle
     best = state.certified()
     rate = state.crossing.quantile(_SAFE) * state.slack
+    if state.expected_rps is not None and not (last and best is None):
+        # A lower rate would not end the search: a probe there tells less, whatever it certifies.
+        rate = max(rate, state.crossing.quantile(0.5) / (1.0 + _within(state, tolerance)))
     gain = tolerance / 4.0 if state.expected_rps else tolerance / 2.0
     if best is not None and rate <= state.visits[best].rate_rps * (1.0 + gain):
         rate = state.crossing.quantile(0.5)
@@ -304,9 +310,7 @@ def _ending(state: _State, high: float, tolerance: float) -> str:
     best = state.certified()
     if best is None:
         return ""
-    # Probes beside a model cost little: the estimate is then approached further.
-    near = state.expected_rps is not None and len(state.visits) < _ENOUGH
-    limit = state.visits[best].rate_rps * (1.0 + (tolerance / 2.0 if near else tolerance))
+    limit = state.visits[best].rate_rps * (1.0 + _within(state, tolerance))
     if state.crossing is not None and state.crossing.quantile(0.5) <= limit:
         return "tolerance"
     bound = high if state.crossing is None else state.ceiling_rps
@@ -314,6 +318,13 @@ def _ending(state: _State, high: float, tolerance: float) -> str:
         return ""
     at_bound = (v.finding.verdict for v in state.visits if v.rate_rps == bound)
     return "client" if all(verdict == "invalid" for verdict in at_bound) else "tolerance"
+
+
+def _within(state: _State, tolerance: float) -> float:
+    """Return how near the estimate the certified rate has to be."""
+    # Probes beside a model cost little: the estimate is then approached further.
+    near = state.expected_rps is not None and len(state.visits) < _ENOUGH
+    return tolerance / 2.0 if near else tolerance
 
 
 def _tightest(

@@ -52,6 +52,8 @@ _NO_HIGHER = 1.25
 # A probe to locate the limit may take this share of the longest probe: several at different rates
 # tell more than a long one.
 _SEARCH_SHARE = 0.5
+# Beside a model of the engine, which tells the luck of the arrivals from the pace, less is enough.
+_MODEL_SHARE = 0.25
 # At a low rate it takes longer, up to so many times the fewest requests of a pass: some will miss.
 _SPARE = 2.0
 # Near the limit short windows look good by luck: where a probe at most a quarter above did not
@@ -207,7 +209,8 @@ class Session:
         room_s = _ROOM_SHARE * (_MAX_REQUESTS - warmup) / rate_rps
         shortest_s = min(budget.min_probe_seconds, room_s)
         left_s = budget.max_load_seconds - self.load_seconds
-        longest_s = budget.max_probe_seconds * (1.0 if last else _SEARCH_SHARE)
+        share = _MODEL_SHARE if self._modelled else _SEARCH_SHARE
+        longest_s = budget.max_probe_seconds * (1.0 if last else share)
         longest_s = max(longest_s, _SPARE * self.needed_requests / rate_rps)
         max_s = max(shortest_s, min(longest_s, left_s - warmup_s, room_s))
         schedule = probe_schedule(
@@ -223,7 +226,7 @@ class Session:
         rules = Rules(
             slo=self.slo,
             min_seconds=shortest_s,
-            pass_seconds=_LONGER * shortest_s if self._is_close(rate_rps) else 0.0,
+            pass_seconds=self._pass_seconds(rate_rps, shortest_s, max_s),
             min_requests=budget.min_probe_requests,
             max_seconds=0.9 * max_s,
             max_lag_s=self._max_lag_s(service_s),
@@ -254,6 +257,17 @@ class Session:
             if forecaster is not None:
                 forecaster.add(replay)
         self._forecasts = _said(self._forecasters)
+
+    @property
+    def _modelled(self) -> bool:
+        return any(forecast is not None for forecast in self._forecasts)
+
+    def _pass_seconds(self, rate_rps: float, shortest_s: float, max_s: float) -> float:
+        """Return for how long a probe goes on that would pass."""
+        if self._modelled:
+            # A probe that ends while it looks good would tell of a quicker engine than there is.
+            return max_s
+        return _LONGER * shortest_s if self._is_close(rate_rps) else 0.0
 
     def _is_close(self, rate_rps: float) -> bool:
         """Whether a rate little higher, or lower, did not hold."""

@@ -77,6 +77,19 @@ def test_an_engine_that_was_never_full_is_known_less():
     assert after(model=replace(MODEL, slots=4096))[1] > 2.0 * after()[1]
 
 
+def test_prompts_that_the_ladder_did_not_see_are_known_from_probes():
+    """A tenth of the prompts are twenty times as long; the ladder met none of them."""
+    prompts = np.where(np.arange(800) % 10 == 0, 2000.0, 100.0)
+    terms = replace(MODEL, first=(0.03, 0.0001, 0.0))
+    arrived = np.cumsum(np.random.default_rng(0).exponential(1.0 / 22.0, 800))
+    requests = Requests(prompts, 16.0 + 0.0 * prompts, np.ones(800))
+    run = terms.run(arrived, requests)
+    seen = Replay(22.0, 8, arrived, prompts, requests.answer, run.first_s, run.last_s, 0.0)
+    knowing = replace(terms, seen=requests)
+    assert after(model=terms)[0] > 1.05 * after(model=knowing)[0]
+    assert after(seen, seen, model=terms)[0] == pytest.approx(after(model=knowing)[0], rel=0.02)
+
+
 def test_gaps_between_tokens_are_not_forecast():
     slo = make_slo(("itl", 95, 50), ("e2e_latency", 95, 600))
     assert [f is None for f in forecasters(MODEL, slo)] == [True, False]

@@ -241,6 +241,14 @@ def test_a_model_that_is_wrong_and_sure_certifies_nothing_that_does_not_hold(fac
     assert np.mean([r.high_rps is None or r.high_rps >= 10.0 for r in results]) >= 0.9
 
 
+def test_beside_a_model_no_rate_is_probed_that_would_not_end_the_search():
+    """The model is unsure: what is nearly certain to hold lies a tenth below the limit."""
+    results = [forecast_search(seed, 1.0, log_sd=0.08) for seed in range(10)]
+    held = [r for r in results if r.visits[0].finding.holds]
+    assert len(held) >= 5
+    assert min(v.rate_rps for r in held for v in r.visits) >= 9.2
+
+
 def test_no_probe_is_begun_that_cannot_send_enough_requests():
     # At 9 requests/s, ten seconds hold 90 of the 100 that are needed.
     result, rates = run(9.3, start=9.0, seconds=15.0, requests_needed=100)

@@ -68,6 +68,17 @@ def test_a_confirmation_at_a_low_rate_can_pass():
     assert probe.requests >= 390
 
 
+def test_a_probe_beside_a_model_does_not_end_while_it_looks_good():
+    shape = Shape(slots=8, prefill_s=0.03, token_s=0.015)
+    slo = make_slo(("e2e_latency", 95, 6_000), max_probes=1)
+    alone = virtual_benchmark(shape, slo, 1, initial_rate_rps=10.0).probes[1]
+    beside = virtual_benchmark(shape, slo, 1).probes[1]
+    # Ten seconds of warm-up, then the shortest probe, or nine tenths of a quarter of the longest.
+    assert alone.verdict == "pass"
+    assert alone.duration_s < 32.0
+    assert beside.duration_s >= 37.0
+
+
 def test_a_floor_that_binds_says_what_to_raise():
     # Answers to one in eight requests fail, whatever the rate.
     shape = Shape(slots=8, prefill_s=0.03, token_s=0.015, error_share=0.12)
