@@ -50,7 +50,7 @@ _USUAL_SLOPE = 8.0
 FAR = 0.98
 """From such a share on a probe was too far above the limit to say how far."""
 # How likely a forecast is to be of no use.
-_WRONG = 0.1
+_WRONG = 0.03
 _TINY = 1e-9
 _LEAST_VARIANCE = 0.005
 

@@ -31,9 +31,9 @@ from optikit_assets.specs.workload import Workload
 _LADDER_SD = 0.08
 _OPEN_SD = 0.2
 # What no number of probes takes away, since the model is wrong in the same way for all of them.
-_MODEL_SD = 0.01
+_MODEL_SD = 0.015
 # Of a probe at the limit, beside what chance explains, and how it grows with the distance.
-_PROBE_SD = 0.02
+_PROBE_SD = 0.03
 _DISTANCE_SD = 0.15
 _PRIOR_PROBES = 2.0
 # Other factors are drawn for so many requests in all, so many times.
