@@ -53,8 +53,10 @@ _SAME = 0.003
 # next one is lower by this factor at least.
 _TRUSTED = 2
 _APART = 1.05
-# So many probes beside a model are tried to come within half of the tolerance.
+# So many probes beside a model, and this share of the budget, are for coming within half of the
+# tolerance.
 _ENOUGH = 5
+_ENOUGH_SHARE = 1 / 6
 
 
 @dataclass
@@ -64,6 +66,8 @@ class _State:
     tolerance: float = 0.0
     visits: list[Visit] = field(default_factory=list[Visit])
     crossing: Crossing | None = None
+    spent: float = 0.0
+    """Share of the load seconds."""
 
     @property
     def slack(self) -> float:
@@ -229,6 +233,7 @@ def search_rate(
     if not start_rps > 0:
         raise ValueError(f"start_rps must be positive, got {start_rps}")
     state = _State(tolerance)
+    whole_s = seconds_left()
     rate = max(start_rps, floor_rps)
     step = _NEAR_STEP if start_is_near else _STEP
     invalid_in_a_row = 0
@@ -244,6 +249,7 @@ def search_rate(
         probe_s = left_s - seconds_left()
         invalid_in_a_row = invalid_in_a_row + 1 if finding.verdict == "invalid" else 0
         state.add(Visit(rate, finding))
+        state.spent = 1.0 - seconds_left() / whole_s if whole_s > 0 else 1.0
         if 0 < invalid_in_a_row < _ATTEMPTS_IF_INVALID:
             continue
         invalid_in_a_row = 0
@@ -323,8 +329,8 @@ def _ending(state: _State, high: float, tolerance: float) -> str:
 def _within(state: _State, tolerance: float) -> float:
     """Return how near the estimate the certified rate has to be."""
     # Probes beside a model cost little: the estimate is then approached further.
-    near = state.expected_rps is not None and len(state.visits) < _ENOUGH
-    return tolerance / 2.0 if near else tolerance
+    early = len(state.visits) < _ENOUGH or state.spent < _ENOUGH_SHARE
+    return tolerance / 2.0 if early and state.expected_rps is not None else tolerance
 
 
 def _tightest(
