@@ -52,12 +52,17 @@ def test_answers_that_take_long_with_no_queueing_do_not_time_out():
     assert probe.errors <= 0.03 * probe.requests, probe.error_examples
 
 
+@pytest.mark.slow
 def test_low_rates_get_probes_long_enough_to_pass():
     # Sixty seconds, half of the longest probe, would hold some thirty requests.
     shape = Shape(slots=8, prefill_s=2.0, token_s=0.6, tail=0.2)
-    result = virtual_benchmark(shape, make_slo(max_load_seconds=6000), seed=1)
-    assert result.status == "feasible", result.reason
-    assert result.certified_rate_rps == pytest.approx(shape.capacity_rps(), rel=0.15)
+    slo = make_slo(max_load_seconds=6000)
+    results = [virtual_benchmark(shape, slo, seed) for seed in (1, 2, 3)]
+    assert [result.status for result in results] == ["feasible"] * 3
+    shares = sorted(result.certified_rate_rps / shape.capacity_rps() for result in results)
+    # So few requests tell single searches apart.
+    assert shares[1] > 0.75
+    assert shares[2] < 1.05
 
 
 @pytest.mark.slow
