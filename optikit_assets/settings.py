@@ -77,6 +77,11 @@ class Settings(BaseSettings):
         "Prometheus; unset: nowhere.",
     )
 
+    @staticmethod
+    def own_store(home: Path) -> str:
+        """Return the URL of the artifact store that a home has by default, for itself."""
+        return (home / "artifacts").as_uri()
+
     @property
     def reports(self) -> str:
         """Address that `optikit reports` serves at."""
@@ -133,7 +138,7 @@ def settings() -> Settings:
     return read.model_copy(
         update={
             "home": home,
-            "store": read.store or (home / "artifacts").as_uri(),
+            "store": read.store or Settings.own_store(home),
             "recipes": read.recipes.expanduser().absolute(),
             "root": read.root.expanduser().absolute(),
             "environments_home": read.environments_home

@@ -14,6 +14,7 @@ from pathlib import Path
 from optikit_assets.artifacts.artifact import Artifact, ArtifactDraft, Quarantined
 from optikit_assets.artifacts.file_digests import FileDigests
 from optikit_assets.artifacts.references import Reference, check_unchanged
+from optikit_assets.artifacts.remains import Remains
 from optikit_assets.artifacts.shared_log import BucketLog
 from optikit_assets.errors import StorageError
 from optikit_assets.specs import plugins
@@ -224,6 +225,16 @@ class ArtifactStore(ABC):
     @abstractmethod
     def quarantined(self) -> list[Quarantined]:
         """Return the damaged artifacts that were put aside and not deleted yet, oldest last."""
+
+    @abstractmethod
+    def remains(self, key: str) -> list[Remains]:
+        """Return what is left under a key, here and in quarantine, whether it is whole or not.
+
+        Raises
+        ------
+        StorageError
+            If that cannot be read.
+        """
 
     @abstractmethod
     def sweep_staging(self, older_than_s: float = 60.0) -> list[str]:

@@ -9,8 +9,10 @@ from optikit_assets.artifacts.bucket_layout import (
     each_of,
     manifest_of,
     object_of,
+    place_of,
 )
 from optikit_assets.artifacts.manifest import Entry, Manifest
+from optikit_assets.artifacts.remains import TEXT_BYTES, Remains, kind_in
 from optikit_assets.bucket import Bucket
 from optikit_assets.errors import DamagedArtifactError
 
@@ -75,3 +77,22 @@ def quarantined(bucket: Bucket) -> list[Quarantined]:
         kind, damage = note.get("kind", "unknown"), tuple(note.get("damage", ()))
         found.append(Quarantined(f"{bucket.url}/{item.name}", key, kind, damage))
     return found
+
+
+def remains_of(bucket: Bucket, key: str) -> list[Remains]:
+    """Return each manifest that is left under a key, with the files that lie there."""
+    small = [item.name for item in bucket.list(f"{place_of(key)}/") if item.bytes <= TEXT_BYTES]
+    texts = {name: _text(bucket, name) for name in small}
+    notes = [
+        _text(bucket, item.name)
+        for item in bucket.list(f"{QUARANTINE}/")
+        if item.name.startswith(f"{QUARANTINE}/{key}.")
+    ]
+    manifests = [json.loads(note or "{}").get("manifest", "") for note in notes]
+    manifests += [text for name, text in texts.items() if name == manifest_of(key) and text]
+    left = "\n".join((*texts.values(), *manifests))
+    return [Remains(kind_in(manifest), left) for manifest in manifests]
+
+
+def _text(bucket: Bucket, name: str) -> str:
+    return (bucket.read(name) or (b"", ""))[0].decode(errors="replace")

@@ -2,7 +2,9 @@
 
 An upload announces itself below ``uploads/`` before it looks at what is there already, a removal
 before it takes anything away. Each then looks for the other: a removal gives way to an upload, an
-upload waits for a removal. So no upload relies on a file that is just being removed.
+upload waits for a removal. So no upload relies on a file that is just being removed. One that has
+waited for too long takes over: it counts on no file that is there, and a removal that comes to life
+again after that looks at what it has taken from the new artifact.
 """
 
 import secrets
@@ -11,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from optikit_assets.artifacts.bucket_damage import GONE
+from optikit_assets.artifacts.bucket_damage import GONE, damage_of, put_aside
 from optikit_assets.artifacts.bucket_layout import (
     UPLOADS,
     each_of,
@@ -62,7 +64,7 @@ class Uploads:
         intent = f"{UPLOADS}/{key}.{secrets.token_hex(4)}"
         self._bucket.create(intent, b"{}")
         self._check_exclusive(intent)
-        _wait_for_removals(self._bucket, key)
+        took_over = _wait_for_removals(self._bucket, key)
         wanted = {
             object_of(key, entry): (files[name], entry.bytes)
             for name, entry in manifest.entries.items()
@@ -74,11 +76,15 @@ class Uploads:
             if self._bucket.size(name) != size:
                 self._bucket.put_file(name, path)
 
+        if took_over:
+            each_of(lambda item: self._bucket.put_file(item[0], item[1][0]), list(wanted.items()))
         each_of(send, list(wanted.items()))
         last()
         won = self._commit(manifest)
         if not won:
             drop_unlisted(self._bucket, key)
+        elif took_over:
+            each_of(send, list(wanted.items()))
         self._bucket.delete(intent)
         return won
 
@@ -134,13 +140,30 @@ def expire(bucket: Bucket, key: str, unused_since: float) -> bool:
             return False
         begun = time.monotonic()
         for item in list(bucket.list(f"{place_of(key)}/")):
+            bucket.delete(item.name)
             # An upload that has waited for so long counts on nobody any more.
             if time.monotonic() - begun > EXPIRED_S / 2:
+                _look_at_what_is_new(bucket, key)
                 raise StorageError(
                     f"{bucket.url}: removing {key[:12]}… takes too long; run again in a day"
                 )
-            bucket.delete(item.name)
     return True
+
+
+def _look_at_what_is_new(bucket: Bucket, key: str) -> None:
+    """Put aside what an upload that took over has made, if a late delete has hit it.
+
+    Raises
+    ------
+    DamagedArtifactError
+        If it has.
+    """
+    found = bucket.read(manifest_of(key))
+    manifest = None if found is None else parsed(found[0], key)
+    if found is not None and manifest is not None:
+        damage = damage_of(bucket, manifest, read=False)
+        if damage:
+            raise put_aside(bucket, key, manifest, found[0], damage)
 
 
 @contextmanager
@@ -158,11 +181,12 @@ def _announced(bucket: Bucket, key: str) -> list[str]:
     return [item.name for item in bucket.list(f"{UPLOADS}/") if key_of(item.name) == key]
 
 
-def _wait_for_removals(bucket: Bucket, key: str) -> None:
-    """Wait until nobody removes a key any more; who has for a minute is dead."""
+def _wait_for_removals(bucket: Bucket, key: str) -> bool:
+    """Wait until nobody removes a key any more; say whether one did not end within a minute."""
     deadline = time.monotonic() + EXPIRED_S
     while removals := [name for name in _announced(bucket, key) if f".{_REMOVAL}" in name]:
         if time.monotonic() >= deadline:
             bucket.delete(*removals)
-            return
+            return True
         time.sleep(_POLL_S)
+    return False

@@ -40,8 +40,9 @@ from optikit_assets.artifacts.base import (
 from optikit_assets.artifacts.file_digests import FileDigests
 from optikit_assets.artifacts.manifest import read_manifest, write_manifest
 from optikit_assets.artifacts.references import ARTIFACT, Reference
+from optikit_assets.artifacts.remains import Remains, in_folders
 from optikit_assets.artifacts.turns import turn
-from optikit_assets.artifacts.verification import damage_of, put_aside, quarantined
+from optikit_assets.artifacts.verification import QUARANTINE, damage_of, put_aside, quarantined
 from optikit_assets.disk import check_free_space, storage_error, sync, sync_tree
 from optikit_assets.errors import DamagedArtifactError, StorageError
 from optikit_assets.locks import alone, locked, shared
@@ -170,6 +171,10 @@ class LocalStore(ArtifactStore):
     def quarantined(self) -> list[Quarantined]:
         """Return what lies in ``quarantine/``."""
         return quarantined(self.root)
+
+    def remains(self, key: str) -> list[Remains]:
+        """Read what is small in its folder and in those below ``quarantine/``."""
+        return in_folders([self.folder(key), *(self.root / QUARANTINE).glob(f"{key}.*")])
 
     def all_keys(self) -> list[str]:
         """Return the keys of all artifacts, complete or not, in order."""

@@ -24,7 +24,13 @@ from pathlib import Path
 
 from optikit_assets.artifacts.artifact import Artifact, ArtifactDraft, Quarantined
 from optikit_assets.artifacts.base import TURN_TIMEOUT_S, ArtifactStore, is_key, register_store
-from optikit_assets.artifacts.bucket_damage import GONE, damage_of, put_aside, quarantined
+from optikit_assets.artifacts.bucket_damage import (
+    GONE,
+    damage_of,
+    put_aside,
+    quarantined,
+    remains_of,
+)
 from optikit_assets.artifacts.bucket_layout import (
     ARTIFACTS,
     TURNS,
@@ -55,6 +61,7 @@ from optikit_assets.artifacts.references import (
     check_unchanged,
     names_in,
 )
+from optikit_assets.artifacts.remains import Remains
 from optikit_assets.artifacts.shared_log import BucketLog
 from optikit_assets.bucket import Bucket, Found
 from optikit_assets.errors import ChangedInputError, StorageError
@@ -251,6 +258,10 @@ class ObjectStore(ArtifactStore):
     def quarantined(self) -> list[Quarantined]:
         """Return what lies in ``quarantine/``."""
         return quarantined(self.bucket)
+
+    def remains(self, key: str) -> list[Remains]:
+        """Read its small objects, and the notes below ``quarantine/``."""
+        return remains_of(self.bucket, key)
 
     def sweep_staging(self, older_than_s: float = 60.0) -> list[str]:
         """Remove drafts of this machine, and uploads that nobody goes on with.

@@ -14,7 +14,7 @@ from optikit_assets.errors import ChangedInputError, StorageError
 
 NOTE = "damage.json"
 
-_QUARANTINE = "quarantine"
+QUARANTINE = "quarantine"
 
 
 def damage_of(folder: Path, manifest: Manifest | None, digests: FileDigests) -> list[str]:
@@ -70,7 +70,7 @@ def put_aside(
     StorageError
         If it cannot be moved.
     """
-    place = root / _QUARANTINE / f"{folder.name}.{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
+    place = root / QUARANTINE / f"{folder.name}.{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         if folder.stat().st_ino != inode:
@@ -92,7 +92,7 @@ def put_aside(
 def quarantined(root: Path) -> list[Quarantined]:
     """Return the damaged artifacts that were put aside and not deleted yet, oldest last."""
     found = []
-    for place in sorted((root / _QUARANTINE).glob("*")):
+    for place in sorted((root / QUARANTINE).glob("*")):
         note = {}
         with contextlib.suppress(OSError, ValueError):
             note = json.loads((place / NOTE).read_text(encoding="utf-8"))

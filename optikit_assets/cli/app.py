@@ -311,9 +311,10 @@ def gc(
     ] = False,
     json_out: JsonOut = None,
 ) -> None:
-    """Remove artifacts that no fresh partition, deployment, study or run refers to.
+    """Remove artifacts that nothing recorded refers to: results that a newer one has replaced.
 
-    Deployments stay, superseded ones too, each with what it takes to serve it.
+    The newest result of every partition stays, stale or not, until it is made anew. Deployments
+    stay, superseded ones too, each with what it takes to serve it. What cannot be read stays.
     """
     from optikit_assets.cli.gc import run_gc
 

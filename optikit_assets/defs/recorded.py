@@ -1,7 +1,7 @@
 """What the Dagster instance recorded of nodes, through its public API only."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import dagster as dg
 
@@ -9,6 +9,7 @@ from optikit_assets.freshness import Recorded
 from optikit_assets.graph import GRAPH, Node
 
 DATA_VERSION_TAG = "dagster/data_version"
+_PAGE = 1000
 STATUS_TAG = "optikit/status"
 INPUTS_METADATA = "inputs"
 POOL_TAG = "optikit/pool"
@@ -32,6 +33,20 @@ def recorded_of(instance: dg.DagsterInstance, nodes: Iterable[Node]) -> dict[Nod
         known = _latest(instance, asset, partitions, observed=GRAPH[asset].observed)
         found |= {node: known.get(node.partition) for node in some}
     return found
+
+
+def all_recorded(instance: dg.DagsterInstance, asset: str) -> Iterator[tuple[str | None, Recorded]]:
+    """Yield every materialization of an asset with its partition key, newest first."""
+    cursor = None
+    while True:
+        found = instance.fetch_materializations(dg.AssetKey(asset), limit=_PAGE, cursor=cursor)
+        for record in found.records:
+            known = _as_recorded(record, observed=False)
+            if known is not None:
+                yield record.partition_key, known
+        if not found.has_more:
+            return
+        cursor = found.cursor
 
 
 def observed(

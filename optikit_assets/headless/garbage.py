@@ -7,24 +7,25 @@ nothing is ever found that lacks a part.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
+from sqlalchemy.exc import SQLAlchemyError
 
-from optikit_assets.artifacts import ArtifactStore, open_store
+from optikit_assets.artifacts import Artifact, ArtifactStore, open_store
 from optikit_assets.defs.tuning.tuned_config import study_file
-from optikit_assets.errors import OptikitError, TuningError
-from optikit_assets.execution import Pools
+from optikit_assets.environments.layout import INSTANCE_TEMPLATE, instance_template
+from optikit_assets.errors import OptikitError, StorageError, TuningError
 from optikit_assets.graph import STAGES, TUNED_CONFIG
 from optikit_assets.headless.materialize import open_instance
 from optikit_assets.headless.needed import Needed, find_needed
 from optikit_assets.headless.run_owners import cancel_orphaned_runs
 from optikit_assets.releases import old_copies, remove_broken_copies, remove_copy
-from optikit_assets.settings import settings
-from optikit_assets.specs import Catalog
+from optikit_assets.settings import Settings, settings
 from optikit_assets.tuner import forget
 from resources.history import open_history
 
@@ -36,6 +37,8 @@ _GO_ON = [
 _AN_HOUR_S, _A_DAY_S = 3600.0, 24 * 3600.0
 # Nothing refers to them that is not looked at before.
 _LAST = ("checkpoint", "source")
+# Studies of homes that are not seen may still need what they measured.
+_STUDIES_REST_S = 30 * _A_DAY_S
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Garbage:
     unused_since
         What was used after that moment is not among it.
     because
-        Why that moment is no later.
+        Why that moment is no later; what others may have measured for a study stays for longer.
     needed, young
         Number of artifacts that stay as they are needed, or as they, or what names them, were used
         since.
@@ -87,23 +90,30 @@ def find_garbage(older_than_s: float, now_s: float | None = None) -> Garbage:
     OptikitError
         If that is too short.
     StorageError
-        If the store cannot be read, or this machine cannot know what others need.
+        If the store or what was recorded cannot be read, or nobody can know what is needed.
     """
     here = settings()
     store = open_store(here.store, here.home)
-    catalog = Catalog.load(here.recipes)
+    now_s = now_s or time.time()
     _check_age(store, older_than_s)
-    with open_instance() as instance:
+    shared = instance_template() != INSTANCE_TEMPLATE
+    with _records() as instance:
         cancel_orphaned_runs(instance)
-        since, because = _unused_since(instance, older_than_s, now_s or time.time())
-        needed = find_needed(store, instance, open_history(here), catalog, Pools.of(here, catalog))
+        since, because = _unused_since(instance, older_than_s, now_s)
+        needed = find_needed(store, instance, open_history(here), shared=shared)
     stay = sum(key in needed for key in needed.there)
     used = {key: store.last_use(key) for key in needed.there if key not in needed}
+    limits = dict.fromkeys(used, since)
+    if shared or store.shared_log is not None or here.store != Settings.own_store(here.home):
+        rest = min(since, now_s - _STUDIES_REST_S)
+        limits |= {key: rest for key in used if _may_be_of_a_study(needed.there[key])}
     # With what they name, which is asked for less often.
-    needed.keep(key for key, last in used.items() if last is None or last >= since)
+    needed.keep(key for key, last in used.items() if last is None or last >= limits[key])
     old = {key: last for key, last in used.items() if last is not None and key not in needed}
     why = _reasons(needed, old)
-    items = [_item(store, needed, key, old[key], since, why) for key in _in_order(needed, old)]
+    items = [
+        _item(store, needed, key, old[key], limits[key], why[key]) for key in _in_order(needed, old)
+    ]
     items += [_copy(place, since) for place in old_copies(since)]
     return Garbage(
         tuple(items),
@@ -112,6 +122,29 @@ def find_garbage(older_than_s: float, now_s: float | None = None) -> Garbage:
         needed=stay,
         young=len(used) - len(old),
     )
+
+
+@contextmanager
+def _records() -> Iterator[dg.DagsterInstance]:
+    """Open the instance; what keeps it from being read is told in a line."""
+    try:
+        with open_instance() as instance:
+            yield instance
+    except Exception as error:
+        # Dagster's own for PostgreSQL is no DagsterError, and may not be installed.
+        if not isinstance(error, SQLAlchemyError | dg.DagsterError) and not isinstance(
+            error.__cause__, SQLAlchemyError
+        ):
+            raise
+        first = str(error).partition("\n")[0]
+        raise StorageError(
+            f"what Dagster recorded cannot be read ({first}); see that its database can be "
+            "reached, and run again: nothing was removed"
+        ) from error
+
+
+def _may_be_of_a_study(artifact: Artifact | None) -> bool:
+    return artifact is not None and artifact.kind not in (*STAGES, *_LAST)
 
 
 def _check_age(store: ArtifactStore, older_than_s: float) -> None:
@@ -155,8 +188,7 @@ def _in_order(needed: Needed, old: dict[str, float]) -> list[str]:
     """Return keys in an order in which nothing goes before what names it."""
 
     def place(key: str) -> tuple[int, str]:
-        artifact = needed.there[key]
-        kind = artifact.kind if artifact else ""
+        kind = needed.whole(key).kind
         if kind in STAGES:
             return -STAGES.index(kind), key
         return 2 if kind in _LAST else 1, key
@@ -170,15 +202,15 @@ def _item(
     key: str,
     last_use: float,
     since: float,
-    why: Mapping[str, str],
+    why: str,
 ) -> Unreferenced:
-    artifact = needed.there[key]
+    artifact = needed.whole(key)
 
     def remove() -> bool:
         if key in needed:
             # What names it was found again meanwhile.
             return False
-        if artifact is not None and artifact.kind == TUNED_CONFIG and not _forget_study(key):
+        if artifact.kind == TUNED_CONFIG and not _forget_study(key):
             return False
         if store.expire(key, since):
             return True
@@ -186,10 +218,10 @@ def _item(
         return False
 
     return Unreferenced(
-        what=artifact.kind if artifact else "incomplete artifact",
+        what=artifact.kind,
         key=key,
-        bytes=artifact.total_bytes if artifact else 0,
-        why=why[key],
+        bytes=artifact.total_bytes,
+        why=why,
         last_use=datetime.fromtimestamp(last_use, UTC),
         remove=remove,
     )
@@ -198,13 +230,12 @@ def _item(
 def _reasons(needed: Needed, rest: Iterable[str]) -> dict[str, str]:
     """Return why each of those is not needed that are not."""
     found = dict.fromkeys(rest, "no partition, deployment or study names it")
+    own = {key: f"{place} has a newer result" for key, place in needed.replaced.items()}
     for key in found:
-        artifact = needed.there[key]
-        own = needed.outdated.get(key) or (f"{artifact.kind} {key[:12]}…" if artifact else "")
-        for name in needed.named_by(key):
-            if name in found:
-                found[name] = f"of what is not needed: {own}"
-    return found | {key: text for key, text in needed.outdated.items() if key in found}
+        for name in needed.named_by(key) & found.keys():
+            namer = own.get(key) or f"{needed.whole(key).kind} {key[:12]}…"
+            found[name] = f"of what is not needed: {namer}"
+    return found | {key: text for key, text in own.items() if key in found}
 
 
 def _forget_study(key: str) -> bool:

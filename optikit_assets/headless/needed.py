@@ -1,48 +1,55 @@
-"""What has to stay in the artifact store, and why the rest need not.
+"""What has to stay in the artifact store.
 
-Needed is what a fresh partition names, directly or through what it names; what it takes to serve
-and to compare any deployment that was ever decided on; the ledger; what an unfinished study
-measured; and whatever nobody can judge now. A partition that other control machines recorded is
-theirs to judge.
+Needed is the newest result of every partition that anybody recorded, whatever it is made from has
+changed since; what it takes to serve and to compare any deployment that was ever decided on; the
+ledger; what an unfinished study measured; what cannot be read; and all that those name. What is up
+to date is not asked: that depends on the process and the machine that ask.
 """
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import dagster as dg
 
 from optikit_assets.artifacts import Artifact, ArtifactStore
+from optikit_assets.artifacts.base import is_key
 from optikit_assets.defs.deployment.recertified_config import RECERTIFIED_CONFIG
 from optikit_assets.defs.evaluation.candidates import read_comparison
+from optikit_assets.defs.recorded import all_recorded
 from optikit_assets.errors import OptikitError, StorageError
-from optikit_assets.execution import Pools
-from optikit_assets.freshness import Versions
 from optikit_assets.graph import (
     DEPLOYABLE_CONFIG,
     EVAL_SCORES,
     GRAPH,
     STAGES,
-    Node,
     is_failed,
-    split_model,
 )
-from optikit_assets.headless.plan import make_plan
-from optikit_assets.headless.present import versions_now
+from optikit_assets.headless.run_owners import HOME_TAG, is_ours
 from optikit_assets.history import History
 from optikit_assets.promotion import CLAIM
 from optikit_assets.schemas import DEPLOYMENT_FILE
 from optikit_assets.settings import settings
-from optikit_assets.specs import Catalog
 from optikit_assets.tuner import results_in
 
 _KEY = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
-_JUDGED = tuple(asset for asset in STAGES if GRAPH[asset].needs and asset != DEPLOYABLE_CONFIG)
 _AT_ONCE = 8
+_RUNS_AT_ONCE = 500
 # Small, and the record of what was decided.
 _ALWAYS = (DEPLOYABLE_CONFIG, RECERTIFIED_CONFIG, CLAIM)
+_HERE = "this home"
+
+
+class Result(NamedTuple):
+    """One recorded result of a partition."""
+
+    asset: str
+    partition: str | None
+    key: str
+    run_id: str | None
 
 
 @dataclass
@@ -57,15 +64,15 @@ class Needed:
         What is needed with all that it names.
     alone
         What is needed without that.
-    outdated
-        Key -> which partition it was made for, and why it is not that partition's any more.
+    replaced
+        Key -> the partition of which it was the newest result once.
     """
 
     store: ArtifactStore
     there: dict[str, Artifact | None]
     keys: set[str] = field(default_factory=set)
     alone: set[str] = field(default_factory=set)
-    outdated: dict[str, str] = field(default_factory=dict)
+    replaced: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, store: ArtifactStore) -> "Needed":
@@ -76,6 +83,13 @@ class Needed:
 
     def __contains__(self, key: str) -> bool:
         return key in self.keys or key in self.alone
+
+    def whole(self, key: str) -> Artifact:
+        """Return one that is whole; others are always needed."""
+        artifact = self.there[key]
+        if artifact is None:
+            raise self.store.missing(key)
+        return artifact
 
     def keep(self, keys: Iterable[str]) -> None:
         """Need artifacts, and all that they name."""
@@ -88,8 +102,16 @@ class Needed:
     def named_by(self, key: str) -> set[str]:
         """Return the keys of artifacts that one names: any text that is such a key counts."""
         artifact = self.there[key]
-        found = set[str]() if artifact is None else set(self._named(artifact))
+        try:
+            found = set(self._left(key) if artifact is None else self._named(artifact))
+        except (OSError, OptikitError):
+            # Damaged, or put aside just now.
+            found = set(self._left(key))
         return (found & self.there.keys()) - {key}
+
+    def _left(self, key: str) -> Iterator[str]:
+        for remains in self.store.remains(key):
+            yield from _KEY.findall(remains.text)
 
     def _named(self, artifact: Artifact) -> Iterator[str]:
         yield from artifact.references
@@ -102,7 +124,7 @@ class Needed:
     def _of_deployment(self, artifact: Artifact) -> Iterator[str]:
         """Yield what it takes to serve a decision, and to compare it with a later one.
 
-        Not what it was chosen from: checkpoints that lost go once they are outdated.
+        Not what it was chosen from: checkpoints that lost go once their partitions have newer ones.
         """
         for name in artifact.entries:
             if not name.endswith((".json", ".html", ".svg")):
@@ -121,6 +143,42 @@ class Needed:
             self.alone.add(key)
             yield from [] if answers is None else [answers]
 
+    def keep_newest(
+        self, results: Iterable[Result], home_of: Callable[[str | None], str | None]
+    ) -> None:
+        """Need the newest result of every partition in every home.
+
+        Parameters
+        ----------
+        results
+            Newest first.
+        home_of
+            Returns the home of a run, None if nobody knows: then its result is the newest of one.
+        """
+        seen: set[tuple[str, str | None, str]] = set()
+        for result in results:
+            if is_failed(result.key):
+                continue
+            home = home_of(result.run_id)
+            place = (result.asset, result.partition, home or "")
+            if home is None or place not in seen:
+                self.keep([result.key])
+            else:
+                self.replaced[result.key] = f"{result.asset}[{result.partition}]"
+            seen.add(place)
+
+    def keep_what_is_broken(self) -> None:
+        """Need what is not whole, and what it names or may have named, put aside or not."""
+        broken = [key for key, artifact in self.there.items() if artifact is None]
+        self.keep(broken)
+        aside = [item.key for item in self.store.quarantined() if is_key(item.key)]
+        remains = [left for key in {*broken, *aside} for left in self.store.remains(key)]
+        for left in remains:
+            self.keep(_KEY.findall(left.text))
+        if any(left.kind in ("", DEPLOYABLE_CONFIG) for left in remains):
+            # What it takes to serve may be named in what is lost.
+            self.keep(key for key, it in self.there.items() if it and it.kind not in STAGES)
+
 
 def _in_files(artifact: Artifact, suffix: str) -> Iterator[str]:
     for name in artifact.entries:
@@ -129,95 +187,86 @@ def _in_files(artifact: Artifact, suffix: str) -> Iterator[str]:
 
 
 def find_needed(
-    store: ArtifactStore,
-    instance: dg.DagsterInstance,
-    history: History,
-    catalog: Catalog,
-    pools: Pools,
+    store: ArtifactStore, instance: dg.DagsterInstance, history: History, *, shared: bool
 ) -> Needed:
     """Return what is needed of a store at this moment.
 
+    Parameters
+    ----------
+    shared
+        Whether other homes may record in this instance.
+
     Raises
     ------
+    HistoryError
+        If the history cannot be read now.
     StorageError
-        If this machine cannot know what others need.
+        If something else cannot be read, so that nobody knows what is needed.
     """
     needed = Needed.of(store)
-    versions = versions_now(catalog, instance, pools)
-    models = {version.key for version in versions.sources.registry.versions()}
-    judged: list[Node] = []
-    for node in _recorded_nodes(instance):
-        key = _key(versions, node)
-        if why := _what_is_gone(versions.catalog, node, models):
-            needed.outdated[key] = f"{node}: {why}"
-        elif node.key.model in models:
-            judged.append(node)
-        else:
-            needed.keep([key])
-    for item in make_plan(versions, judged, tolerant=True):
-        key = _key(versions, item.node)
-        if item.state == "fresh" or item.unknown:
-            needed.keep([key])
-        else:
-            needed.outdated[key] = f"{item.node}: {item.reason}"
+    rows, events = _in_history(history), _in_instance(instance)
+    homes = _homes(instance, {item.run_id for item in (*rows, *events) if item.run_id}, shared)
+    # Of what an instance of one home has recorded, a run may have been deleted.
+    unknown = None if shared else _HERE
+    needed.keep_newest(rows, lambda run: homes.get(run or ""))
+    needed.keep_newest(events, lambda run: homes.get(run or "", unknown))
     needed.keep(key for key, found in needed.there.items() if found and found.kind in _ALWAYS)
     needed.keep(_unfinished(needed))
-    if store.shared_log is not None:
-        needed.keep(_recorded_elsewhere(instance, history))
+    # At the end: what was read for it may have been put aside.
+    needed.keep_what_is_broken()
     return needed
 
 
-def _recorded_nodes(instance: dg.DagsterInstance) -> Iterator[Node]:
-    for asset in _JUDGED:
-        for partition in sorted(instance.get_materialized_partitions(dg.AssetKey(asset))):
-            yield Node.of(asset, partition)
+def _in_instance(instance: dg.DagsterInstance) -> list[Result]:
+    return [
+        Result(asset, partition, known.version, known.run_id)
+        for asset in STAGES
+        for partition, known in all_recorded(instance, asset)
+    ]
 
 
-def _key(versions: Versions, node: Node) -> str:
-    known = versions.recorded(node)
-    return "" if known is None or is_failed(known.version) else known.version
+def _in_history(history: History) -> list[Result]:
+    """Return what all machines that exchange rows recorded, newest first."""
+    why = history.drain().lacks("materializations")
+    if why is not None:
+        raise StorageError(
+            f"the history has materializations {why}, so nobody knows here what is needed: update "
+            f"this machine, or mend or delete what lies in {history.root}/spool/rejected/, and run "
+            "again; nothing was removed"
+        )
+    found = history.query(
+        "SELECT asset, partition, content_key, coalesce(run_id, '') AS run_id "
+        "FROM materializations ORDER BY materialized_at DESC"
+    )
+    return [
+        Result(row["asset"], row["partition"], row["content_key"], row["run_id"])
+        for row in found.to_dict("records")
+    ]
 
 
-def _what_is_gone(catalog: Catalog, node: Node, models: Collection[str]) -> str:
-    """Say which part of a partition does not exist any more; what is merely broken does."""
-    key = node.key
-    for name, folder in ((key.recipe, "quantization"), (key.slo, "slos"), (key.pool, "hardware")):
-        if name and name not in catalog.names(folder):
-            return f"{name} is gone from recipes/{folder}/"
-    family = split_model(key.model)[0]
-    # A source without any version may be a disk that is away.
-    siblings = any(split_model(model)[0] == family for model in models)
-    if key.model in models or (family in catalog.names("models") and not siblings):
-        return ""
-    return f"there is no model version {key.model} any more"
+def _homes(
+    instance: dg.DagsterInstance, runs: Iterable[str], shared: bool
+) -> dict[str, str | None]:
+    """Return in which home each run was made that an instance knows; None: in any."""
+    found: dict[str, str | None] = {}
+    asked = sorted(runs)
+    for begin in range(0, len(asked), _RUNS_AT_ONCE):
+        some = asked[begin : begin + _RUNS_AT_ONCE]
+        for run in instance.get_runs(dg.RunsFilter(run_ids=some)):
+            home = run.tags.get(HOME_TAG)
+            ours = is_ours(home) and (home is not None or not shared)
+            found[run.run_id] = _HERE if ours else home
+    return found
 
 
 def _unfinished(needed: Needed) -> Iterator[str]:
     """Yield what studies measured that have no artifact of their own yet."""
     for journal in settings().studies.glob("*.journal"):
         if needed.there.get(journal.stem) is None:
-            yield from results_in(journal)
-
-
-def _recorded_elsewhere(instance: dg.DagsterInstance, history: History) -> Iterator[str]:
-    """Yield what control machines with instances of their own recorded last of a partition."""
-    why = history.drain().lacks("materializations")
-    if why is not None:
-        raise StorageError(
-            f"the history has materializations {why}, so nobody knows here what other machines "
-            "need; update this machine, or look into spool/rejected/ of the history, and run again"
-        )
-    found = history.query(
-        "SELECT asset, partition, content_key, run_id FROM materializations "
-        "ORDER BY materialized_at DESC"
-    )
-    seen: set[tuple[str, str]] = set()
-    ours: dict[str, bool] = {}
-    for row in found.to_dict("records"):
-        run = str(row["run_id"])
-        if run not in ours:
-            ours[run] = instance.has_run(run)
-        place = (str(row["asset"]), str(row["partition"]))
-        if not ours[run] and place not in seen:
-            seen.add(place)
-            yield str(row["content_key"])
+            try:
+                yield from results_in(journal)
+            except OSError as error:
+                raise StorageError(
+                    f"cannot read {journal} ({error.strerror}), so nobody knows what its study "
+                    "needs; nothing was removed"
+                ) from error

@@ -46,7 +46,7 @@ def cancel_orphaned_runs(instance: dg.DagsterInstance) -> list[str]:
     canceled = []
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
         owner = run.tags.get(OWNER_TAG, "")
-        if not _is_ours(run.tags.get(HOME_TAG)):
+        if not is_ours(run.tags.get(HOME_TAG)):
             continue
         # Earlier releases wrote host:pid, which may mean anybody by now.
         if not owner.isalnum() or not _has_ended(owner):
@@ -60,7 +60,8 @@ def cancel_orphaned_runs(instance: dg.DagsterInstance) -> list[str]:
     return canceled
 
 
-def _is_ours(home: str | None) -> bool:
+def is_ours(home: str | None) -> bool:
+    """Whether `HOME_TAG` of a run, or that it has none, is of this OPTIKIT_HOME."""
     # Earlier releases named no home, or one without the number of its file.
     return home is None or home in (_this_home(), _this_home().partition("-")[0])
 

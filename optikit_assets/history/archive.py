@@ -35,8 +35,8 @@ _POLL_S = 0.05
 class DrainResult:
     """What a drain did.
 
-    ``rejected`` and ``later`` are names of files: ``later`` were written for a newer schema, and
-    stay in the spool.
+    All but numbers are names of files: ``later`` were written for a newer schema, and stay in the
+    spool; ``aside`` are all that this drain or an earlier one rejected and that still lie there.
     """
 
     files: int
@@ -44,10 +44,11 @@ class DrainResult:
     rejected: tuple[str, ...]
     later: tuple[str, ...]
     published: bool
+    aside: tuple[str, ...] = ()
 
     def lacks(self, table: str) -> str | None:
         """Return what keeps rows of a table from being loaded; None: all are."""
-        reasons = {"written by a newer release": self.later, "not to be loaded": self.rejected}
+        reasons = {"written by a newer release": self.later, "not to be loaded": self.aside}
         for why, names in reasons.items():
             if any(name.endswith(f".{table}.jsonl") for name in names):
                 return why
@@ -186,6 +187,7 @@ class History:
             rejected=tuple(file.name for file in rejected),
             later=tuple(file.name for file in listed if file not in files),
             published=published,
+            aside=self._spool.rejected(),
         )
 
     def replace(self, fill: Callable[[Path], object], timeout_s: float = 60.0) -> Path | None:

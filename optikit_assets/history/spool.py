@@ -127,9 +127,17 @@ class Spool:
                 swept.append(part.name)
         return swept
 
+    def rejected(self) -> tuple[str, ...]:
+        """Return the names of the files that `reject` put aside and that still lie there."""
+        return tuple(sorted(file.name for file in self._rejected.glob("*.jsonl")))
+
+    @property
+    def _rejected(self) -> Path:
+        return self.folder / "rejected"
+
     def reject(self, file: SpoolFile, reason: str) -> Path:
         """Put a file that cannot be loaded aside, with the reason beside it."""
-        folder = self.folder / "rejected"
+        folder = self._rejected
         folder.mkdir(exist_ok=True)
         (folder / f"{file.name}.reason.txt").write_text(reason + "\n", encoding="utf-8")
         return file.path.rename(folder / file.name)

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from optikit_assets.disk import storage_error
@@ -25,6 +26,9 @@ class FolderPublisher:
             link.parent.mkdir(parents=True, exist_ok=True)
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(os.path.relpath(bundle.path, link.parent))
+            # Of what was served until now: so it counts as used until the end of that.
+            with suppress(OSError):
+                os.utime(link)
             fresh.replace(link)
         except OSError as error:
             translated = storage_error(error, self.root, f"the link {link}")

@@ -283,6 +283,18 @@ class ArtifactStoreContract(abc.ABC):
         assert store.get(KEY).file("deep/er/weights.txt").read_text() == "new"
         assert store.verify(KEY).verified
 
+    def test_what_is_damaged_goes_on_naming_what_it_named(self, store: ArtifactStore) -> None:
+        write(store, **{OTHER: "its digest"})
+        self.damage(store, KEY, "deep/er/weights.txt", b"longer than before")
+        for _ in range(2):
+            (left,) = store.remains(KEY)
+            assert left.kind == "checkpoint"
+            assert OTHER in left.text
+            # Put aside.
+            with pytest.raises(StorageError):
+                store.verify(KEY)
+        assert store.remains(OTHER) == []
+
     def test_no_other_machine_reads_what_is_damaged(
         self, store: ArtifactStore, elsewhere: ArtifactStore
     ) -> None:

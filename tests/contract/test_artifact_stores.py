@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from obstore.exceptions import GenericError
 from obstore.store import MemoryStore
 
 from demo.s3 import S3Server
@@ -23,8 +24,9 @@ from optikit_assets.artifacts import bucket_marks as marks
 from optikit_assets.artifacts import bucket_turns as turns
 from optikit_assets.artifacts import bucket_uploads as uploads
 from optikit_assets.artifacts.bucket_damage import put_aside
+from optikit_assets.artifacts.bucket_layout import manifest_of, object_of
 from optikit_assets.artifacts.cache import ArtifactCache
-from optikit_assets.artifacts.manifest import Entry
+from optikit_assets.artifacts.manifest import Entry, parse_manifest
 from optikit_assets.bucket import Bucket
 from optikit_assets.errors import (
     ChangedInputError,
@@ -161,6 +163,50 @@ class InBucket(SharesByCopy):
         assert store.verify(KEY, remembered=False).verified
         assert all_objects(store) == objects_of(KEY, store)
 
+    def test_a_delete_that_comes_late_hits_nothing_that_is_found_afterwards(
+        self, store: ObjectStore, elsewhere: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(uploads, "EXPIRED_S", 0.2)
+        write(store)
+        file = object_of(KEY, store.get(KEY).entries["config.json"])
+        unused_since = self.later()
+        real = Bucket.delete
+        late: list[str] = []
+
+        def delete(bucket: Bucket, *names: str) -> None:
+            if names == (file,) and not late:
+                late.append(file)
+                # The request hangs, until somebody else has made the artifact anew.
+                write(elsewhere)
+                assert elsewhere.verify(KEY, remembered=False).verified
+            real(bucket, *names)
+
+        monkeypatch.setattr(Bucket, "delete", delete)
+        with pytest.raises(DamagedArtifactError, match=r"config\.json is missing"):
+            store.expire(KEY, unused_since)
+        assert late
+        assert elsewhere.find(KEY) is None
+        write(elsewhere, text="anew")
+        assert store.verify(KEY, remembered=False).verified
+
+    def test_who_took_over_mends_what_a_late_delete_took_before_the_end(
+        self, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(uploads, "EXPIRED_S", 0.0)
+        store.bucket.create(f"uploads/{KEY}.removal-1", b"{}")
+        real = Bucket.create
+
+        def create(bucket: Bucket, name: str, content: bytes) -> str | None:
+            tag = real(bucket, name, content)
+            if name == manifest_of(KEY):
+                entries = parse_manifest(content.decode(), KEY).entries  # type: ignore[union-attr]
+                bucket.delete(object_of(KEY, entries["config.json"]))
+            return tag
+
+        monkeypatch.setattr(Bucket, "create", create)
+        write(store)
+        assert store.verify(KEY, remembered=False).verified
+
     def test_a_removal_gives_way_to_an_upload(self, store: ObjectStore) -> None:
         write(store)
         assert store.bucket.create(f"uploads/{KEY}.0123", b"{}") is not None
@@ -214,16 +260,33 @@ class InBucket(SharesByCopy):
             assert store.get(KEY).digest == before.digest
         assert store.get(KEY).manifest == before.manifest
 
-    def test_who_may_only_read_finds_what_is_there(
-        self, store: ObjectStore, elsewhere: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(
+        "said", ["403 Forbidden", "405 Not Allowed", "507 Insufficient Storage"]
+    )
+    def test_who_cannot_write_finds_what_is_there_and_does_not_ask_each_time(
+        self,
+        store: ObjectStore,
+        elsewhere: ObjectStore,
+        monkeypatch: pytest.MonkeyPatch,
+        said: str,
     ) -> None:
         write(store)
+        asked: list[str] = []
+        real = Bucket.replace
 
-        def denied(bucket: Bucket, name: str, content: bytes, tag: str) -> str | None:
-            raise StorageError("no permission") from PermissionError("403 Forbidden")
+        def refused(bucket: Bucket, name: str, content: bytes, tag: str) -> str | None:
+            asked.append(name)
+            raise StorageError("cannot write") from GenericError(said)
 
-        monkeypatch.setattr(Bucket, "replace", denied)
+        monkeypatch.setattr(Bucket, "replace", refused)
+        assert all(elsewhere.find(KEY) is not None for _ in range(5))
+        assert len(asked) == 1
+        # Another one may, and after a while it is tried again.
+        monkeypatch.setattr(Bucket, "replace", real)
+        monkeypatch.setattr(marks, "_REFUSED_S", 0.0)
+        used = self.later()
         assert elsewhere.find(KEY) is not None
+        assert store.expire(KEY, used) is False
 
     def damage(self, store: ArtifactStore, key: str, name: str, content: bytes | None) -> None:
         assert isinstance(store, ObjectStore)

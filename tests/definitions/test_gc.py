@@ -1,25 +1,39 @@
 """`optikit gc` on a real store and a real instance; only who made the artifacts is left out."""
 
+import dataclasses
 import os
+import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
+import obstore
 import pytest
+from dagster._core.events import StepMaterializationData
+from obstore.store import MemoryStore
 
 from optikit_assets import graph
-from optikit_assets.artifacts import ArtifactStore, open_store
+from optikit_assets.artifacts import ArtifactStore, ObjectStore, bucket_marks, open_store
+from optikit_assets.artifacts.bucket_layout import object_of
+from optikit_assets.artifacts.cache import ArtifactCache
+from optikit_assets.bucket import Bucket
 from optikit_assets.cli.gc import run_gc
-from optikit_assets.errors import OptikitError, SpecError
+from optikit_assets.defs.recorded import DATA_VERSION_TAG
+from optikit_assets.environments.layout import INSTANCE_TEMPLATE, environment_path
+from optikit_assets.errors import DamagedArtifactError, OptikitError, SpecError, StorageError
 from optikit_assets.graph import Key, Node
 from optikit_assets.headless.garbage import find_garbage, remove_garbage
 from optikit_assets.headless.materialize import open_instance
+from optikit_assets.headless.run_owners import HOME_TAG
+from optikit_assets.publishing import Bundle, FolderPublisher
 from optikit_assets.releases import local, old_copies
 from optikit_assets.schemas import DEPLOYMENT_FILE
 from optikit_assets.settings import settings
 from optikit_assets.specs import digest
-from tests.definitions.world import MODEL, World
+from resources.history import open_history
+from tests.definitions.world import HARDWARE, MODEL, World, local_on
+from tests.executors import execute_with
 from tests.unit.deployment import samples
 
 DAY = 24 * 3600.0
@@ -79,25 +93,64 @@ def quantize(made: Store, name: str = "") -> tuple[str, str]:
     return key, checkpoint
 
 
-def test_what_a_fresh_partition_names_stays_and_what_an_edit_left_behind_goes(made: Store) -> None:
+def test_the_newest_result_stays_with_what_it_names_and_what_it_replaced_goes(made: Store) -> None:
     old, old_checkpoint = quantize(made)
     stray = made.keep("stray", "benchmark")
     assert made.gone() == {stray}
     made.world.edit("quantization/int_w8a8.yaml", "samples: 256", "samples: 128")
+    # Stale, but nothing is there in its place yet.
+    assert made.gone() == set()
     new, new_checkpoint = quantize(made)
-    made.age(old, 30)
     found = find_garbage(7 * DAY)
     assert {item.key for item in found.items} == {old, old_checkpoint}
     assert remove_garbage(found)
     assert made.store.all_keys() == sorted([new, new_checkpoint])
 
 
-def test_what_is_stale_says_of_which_partition_it_was_and_why(made: Store) -> None:
+def test_what_was_replaced_says_of_which_partition_it_was(made: Store) -> None:
     key, checkpoint = quantize(made)
-    made.world.edit("quantization/int_w8a8.yaml", "samples: 256", "samples: 128")
+    replace(made)
     said = {item.key: item.why for item in find_garbage(7 * DAY).items}
-    assert said[key] == f"{QUANTIZED}: recipe_spec[int_w8a8] changed"
+    assert said[key] == f"{QUANTIZED} has a newer result"
     assert said[checkpoint] == f"of what is not needed: {said[key]}"
+
+
+def test_whatever_this_machine_would_make_of_it_now_the_newest_result_stays(
+    made: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = environment_path(settings().envs_home, "serve")
+    (environment / "lib/python3.12/site-packages/vllm-0.11.0.dist-info").mkdir(parents=True)
+    (environment / "pyvenv.cfg").write_text("version = 3.12.1\n")
+    monkeypatch.setenv("VLLM_ATTENTION_BACKEND", "FLASH_ATTN")
+    baseline = Key(MODEL, "baseline")
+    *_, key = made.materialize(
+        BASE, Node(graph.QUANTIZED_MODEL, baseline), Node(graph.EVAL_SCORES, baseline),
+        Node(graph.BENCHMARK_SWEEP, TUNED.key),
+    )  # fmt: skip
+    bench = made.keep("bench", "benchmark")
+    made.keep(key, graph.BENCHMARK_SWEEP, bench, file="sweep.json")
+    monkeypatch.delenv("VLLM_ATTENTION_BACKEND")
+    environment.rename(environment.with_name("away"))
+    execute_with(monkeypatch, local_on(dataclasses.replace(HARDWARE, kind="cuda")))
+    monkeypatch.setenv("OPTIKIT_EXECUTOR", "of another machine")
+    (made.world.root / "weights").rename(made.world.root / "away")
+    made.world.write("models/tiny.yaml", "name: [")
+    assert made.gone() == set()
+
+
+def test_a_failure_replaces_nothing(made: Store) -> None:
+    quantize(made)
+    made.world.edit("quantization/int_w8a8.yaml", "samples: 256", "samples: 128")
+    with open_instance() as instance:
+        made.world.instance = instance
+        made.world.materialize([QUANTIZED], status="failed")
+    assert made.gone() == set()
+
+
+def replace(made: Store) -> None:
+    """Have an edit, and a newer result of the partition."""
+    made.world.edit("quantization/int_w8a8.yaml", "samples: 256", "samples: 128")
+    quantize(made)
 
 
 def test_what_was_used_a_while_ago_stays(made: Store) -> None:
@@ -109,33 +162,13 @@ def test_what_was_used_a_while_ago_stays(made: Store) -> None:
 
 def test_what_is_found_again_after_it_was_judged_stays_with_all_that_it_names(made: Store) -> None:
     key, checkpoint = quantize(made)
-    made.world.edit("quantization/int_w8a8.yaml", "samples: 256", "samples: 128")
+    replace(made)
     found = find_garbage(7 * DAY)
     assert {item.key for item in found.items} == {key, checkpoint}
     # Somebody takes the edit back, and a run finds the summary; of its checkpoints it asks later.
     assert made.store.find(key) is not None
     assert remove_garbage(found) == []
-    assert made.store.all_keys() == sorted([key, checkpoint])
-
-
-@pytest.mark.parametrize("what", ["recipe", "model"])
-def test_what_is_broken_keeps_what_was_made_and_what_is_gone_does_not(
-    made: Store, what: str
-) -> None:
-    key, checkpoint = quantize(made)
-    file = {"recipe": "quantization/int_w8a8.yaml", "model": "models/tiny.yaml"}[what]
-    text = (made.world.recipes / file).read_text()
-    made.world.write(file, "name: [")
-    assert made.gone() == set()
-    made.world.write(file, text)
-    (made.world.recipes / file).unlink()
-    assert made.gone() == {key, checkpoint}
-
-
-def test_a_model_on_a_disk_that_is_away_keeps_what_was_made_of_it(made: Store) -> None:
-    quantize(made)
-    (made.world.root / "weights").rename(made.world.root / "away")
-    assert made.gone() == set()
+    assert {key, checkpoint} <= set(made.store.all_keys())
 
 
 def keep_deployment(made: Store, name: str) -> dict[str, str]:
@@ -166,6 +199,38 @@ def test_every_deployment_stays_with_what_serves_it_and_what_lost_goes(made: Sto
             assert made.store.find(keys[what]) is not None, what
 
 
+@pytest.mark.parametrize("how", ["cut off", "of a newer format", "put aside", "without manifest"])
+def test_what_a_damaged_deployment_named_stays(made: Store, how: str) -> None:
+    keys = keep_deployment(made, "first")
+    folder = made.store.get(keys["bundle"]).folder()
+    manifest = folder / "manifest.json"
+    if how == "of a newer format":
+        manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 3'))
+    elif how == "without manifest":
+        manifest.write_text(manifest.read_text()[:100])
+    else:
+        (folder / "vllm.yaml").write_text("")
+    if how == "put aside":
+        with pytest.raises(DamagedArtifactError):
+            made.store.verify(keys["bundle"])
+    else:
+        os.utime(folder, (0, 0))
+    assert made.gone() == set()
+
+
+def test_the_newest_result_stays_without_what_it_refers_to(made: Store) -> None:
+    key, checkpoint = quantize(made)
+    answers = made.keep("answers", "evaluation")
+    (folder,) = [made.store.get(key).folder()]
+    (folder / "quantization.json").unlink()
+    made.store.remove(checkpoint)
+    with made.store.create(digest("other"), graph.EVAL_SCORES) as draft:
+        draft.references.update({answers: None, checkpoint: None})
+    made.age(digest("other"), 30)
+    assert made.gone() == {digest("other"), answers}
+    assert made.store.all_keys() == [key]
+
+
 def test_decisions_about_channels_stay(made: Store) -> None:
     claim = made.keep("claim 1", "promotion", days=400)
     assert made.gone() == set()
@@ -183,11 +248,10 @@ def test_an_unfinished_study_keeps_its_results_and_goes_with_its_own_artifact(ma
     journal.parent.mkdir()
     journal.write_text('{"record": {"trial": {"artifact_key": "' + measured + '"}}}\n')
     assert made.gone() == set()
-    # It ends; later an edit makes it stale.
-    made.keep(key, graph.TUNED_CONFIG, measured, file="study.json")
-    made.age(measured, 30)
-    assert made.gone() == set()
+    # It ends; later another one takes its place.
+    made.keep(key, graph.TUNED_CONFIG, measured, file="study.json", days=0)
     made.world.edit("search_spaces/fine.yaml", "trials: 4", "trials: 5")
+    made.materialize(TUNED)
     # It was found a moment ago, and what it names stays with it.
     assert made.gone() == set()
     made.age(key, 30)
@@ -274,41 +338,139 @@ def test_copies_of_bundles_go_once_no_link_leads_to_them(
     assert [item.key for item in remove_garbage(found)] == [digest("c")]
     assert [place.exists() for place in places] == [True, True, False]
     assert old_copies(time.time() - DAY) == []
+    # What the next promotion replaces was served until now.
+    FolderPublisher(home, "channels/production").publish(
+        Bundle(digest("b"), places[1]), "tiny", "chat"
+    )
+    assert link.resolve() == places[1]
+    assert old_copies(time.time() - DAY) == []
 
 
-def test_a_store_that_others_use_keeps_what_they_recorded(
+def recorded_by(instance: dg.DagsterInstance, home: str, key: str) -> None:
+    """Record a result of a partition in a run of another home."""
+    run = instance.create_run_for_job(
+        dg.JobDefinition(name="long", graph_def=_nothing), tags={HOME_TAG: home} if home else {}
+    )
+    made = dg.AssetMaterialization(
+        TUNED.asset, partition=TUNED.partition, tags={DATA_VERSION_TAG: key}
+    )
+    event = dg.DagsterEvent(
+        "ASSET_MATERIALIZATION", "long", event_specific_data=StepMaterializationData(made)
+    )
+    entry = dg.EventLogEntry(None, 20, "", run.run_id, time.time(), dagster_event=event)
+    instance.handle_new_event(entry)
+
+
+@pytest.fixture
+def shared(made: Store, monkeypatch: pytest.MonkeyPatch) -> ArtifactStore:
+    """Return a bucket in which what the tests make is old at once."""
+    bucket = Bucket("memory://shared", MemoryStore())
+    store = ObjectStore(bucket, ArtifactCache(settings().home / "cache"))
+    monkeypatch.setattr(bucket_marks, "_TOLERANCE_S", -60 * DAY)
+    monkeypatch.setattr("optikit_assets.headless.garbage.open_store", lambda url, home: store)
+    monkeypatch.setattr("resources.history.open_store", lambda url, home: store)
+    monkeypatch.setattr("optikit_assets.headless.garbage._A_DAY_S", 0.0)
+    monkeypatch.setattr("optikit_assets.headless.garbage._STUDIES_REST_S", 0.0)
+    made.store = store
+    return store
+
+
+def put(store: ArtifactStore, name: str, kind: str = "benchmark") -> str:
+    with store.create(digest(name), kind):
+        pass
+    return digest(name)
+
+
+def theirs(key: str, run: str, month: int) -> dict[str, object]:
+    return {
+        "asset": graph.BENCHMARK_SWEEP, "partition": "other@1|baseline@chat", "run_id": run,
+        "content_key": key, "materialized_at": datetime(2026, month, 1, tzinfo=UTC),
+    }  # fmt: skip
+
+
+def gone_from(store: ArtifactStore) -> set[str]:
+    found = find_garbage(0, now_s=time.time() + 60)
+    return {item.key for item in remove_garbage(found)}
+
+
+def test_a_store_that_others_use_keeps_all_that_any_of_them_recorded(
+    shared: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, stray = (put(shared, name) for name in ("of A", "of B", "stray"))
+    rows = [theirs(first, "run of A", 1), theirs(second, "run of B", 2)]
+    open_history(settings()).append("materializations", rows)
+    assert gone_from(shared) == {stray}
+    assert shared.all_keys() == sorted([first, second])
+
+
+def test_what_others_may_have_measured_for_a_study_rests_for_a_month(
+    shared: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(shared, "trial of A")
+    old = put(shared, "result", graph.BENCHMARK_SWEEP)
+    monkeypatch.setattr("optikit_assets.headless.garbage._STUDIES_REST_S", 30 * DAY)
+    monkeypatch.setattr(bucket_marks, "_TOLERANCE_S", 0.0)
+    now = time.time() + 8 * DAY
+    assert {item.key for item in find_garbage(7 * DAY, now_s=now).items} == {old}
+    assert len(find_garbage(7 * DAY, now_s=now + 30 * DAY).items) == 2
+
+
+def test_rows_that_could_not_be_loaded_keep_everything_until_somebody_looked(
+    shared: ArtifactStore,
+) -> None:
+    history, key = open_history(settings()), put(shared, "of A")
+    history.append("materializations", [theirs(key, "run of A", 1)])
+    (file,) = (settings().history / "spool").glob("*.materializations.jsonl")
+    whole = file.read_text()
+    file.write_text('{"asset": "x", "materialized_at": "never"}\n' + whole)
+    for _ in range(2):
+        with pytest.raises(StorageError, match="spool/rejected/"):
+            find_garbage(0, now_s=time.time() + 60)
+    (aside,) = (settings().history / "spool" / "rejected").glob("*.jsonl")
+    aside.write_text(whole)
+    aside.rename(file)
+    assert gone_from(shared) == set()
+
+
+def test_a_deployment_that_is_damaged_in_a_bucket_keeps_what_it_may_have_named(
+    made: Store, shared: ArtifactStore
+) -> None:
+    assert isinstance(shared, ObjectStore)
+    model = put(shared, "model", "source")
+    bundle = digest("bundle")
+    with shared.create(bundle, graph.DEPLOYABLE_CONFIG) as draft:
+        DEPLOYMENT_FILE.write(draft, samples.deployment())
+        draft.file("vllm.yaml").write_text(f"model: artifact:{model}\n")
+    entry = shared.get(bundle).entries["vllm.yaml"]
+    obstore.put(shared.bucket._store, object_of(bundle, entry), b"")
+    shutil.rmtree(settings().home / "cache")
+    for _ in range(2):
+        assert gone_from(shared) == set()
+    assert model in shared.all_keys()
+
+
+def test_homes_of_one_instance_keep_the_newest_of_each(
     made: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from obstore.store import MemoryStore
+    keys = {name: made.keep(name, graph.TUNED_CONFIG) for name in ("A 1", "A 2", "B 1", "nobody's")}
+    with open_instance() as instance:
+        for name, key in keys.items():
+            recorded_by(instance, "" if name == "nobody's" else name[0], key)
+        recorded_by(instance, "A", keys["A 2"])
+    template = made.world.root / "dagster.yaml"
+    template.write_text(INSTANCE_TEMPLATE.read_text())
+    monkeypatch.setenv("OPTIKIT_INSTANCE", str(template))
+    trial = made.keep("trial of a study of A", "benchmark", days=20)
+    assert made.gone() == {keys["A 1"]}
+    made.age(trial, 31)
+    assert made.gone() == {trial}
 
-    from optikit_assets.artifacts import ObjectStore, bucket_marks
-    from optikit_assets.artifacts.cache import ArtifactCache
-    from optikit_assets.bucket import Bucket
-    from resources.history import open_history
 
-    monkeypatch.setattr(bucket_marks, "_TOLERANCE_S", -60 * DAY)
-    bucket = Bucket("memory://shared", MemoryStore())
-    shared = ObjectStore(bucket, ArtifactCache(settings().home / "cache"))
-    for module in ("headless.garbage", "headless.present"):
-        monkeypatch.setattr(f"optikit_assets.{module}.open_store", lambda url, home: shared)
-    monkeypatch.setattr("resources.history.open_store", lambda url, home: shared)
-    made.store = shared
-    keys = {}
-    for name in ("theirs", "theirs of before", "stray"):
-        keys[name] = digest(name)
-        with shared.create(keys[name], "benchmark"):
-            pass
-    rows = [
-        {"asset": graph.BENCHMARK_SWEEP, "partition": "other@1|baseline@chat", "run_id": "away",
-         "content_key": keys[name], "cached": False,
-         "materialized_at": datetime(2026, month, 1, tzinfo=UTC)}
-        for name, month in (("theirs of before", 1), ("theirs", 2))
-    ]  # fmt: skip
-    open_history(settings()).append("materializations", rows)
-    with pytest.raises(OptikitError, match="at least 1d"):
-        find_garbage(3600)
-    monkeypatch.setattr("optikit_assets.headless.garbage._A_DAY_S", 0.0)
-    now = time.time() + 60
-    gone = remove_garbage(find_garbage(0, now_s=now))
-    assert {item.key for item in gone} == {keys["theirs of before"], keys["stray"]}
-    assert shared.all_keys() == [keys["theirs"]]
+def test_records_that_cannot_be_read_are_told_in_a_line_and_nothing_goes(made: Store) -> None:
+    stray = made.keep("stray", "benchmark")
+    for file in (settings().home / "dagster").rglob("*.db"):
+        file.write_bytes(b"no database" * 1000)
+    with pytest.raises(OptikitError, match="what Dagster recorded cannot be read") as told:
+        made.gone()
+    assert "\n" not in str(told.value)
+    assert made.store.look(stray) is not None
