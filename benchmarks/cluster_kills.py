@@ -40,7 +40,7 @@ NODES = tuple(
 )
 CLEAN_LIMIT_S = 100.0
 _START_LIMIT_S = 120.0
-_END_LIMIT_S = 240.0
+END_LIMIT_S = 240.0
 _POLL_S = 0.1
 
 
@@ -51,6 +51,7 @@ class Scene:
     cluster: LoopbackCluster
     driver: OwnedProcess
     folder: Path
+    node: str = "left"
 
     def events(self) -> list[dict[str, object]]:
         """Return what the driver has noted so far."""
@@ -67,7 +68,7 @@ class Scene:
     def processes(self) -> list[psutil.Process]:
         """Return the processes of this cluster: there may be others on this machine."""
         folder = str(self.cluster.folder)
-        return [p for p in psutil.process_iter() if folder in _variable(p, CLUSTER_VARIABLE)]
+        return [p for p in psutil.process_iter() if folder in variable_of(p, CLUSTER_VARIABLE)]
 
     def workers(self) -> list[psutil.Process]:
         """Return the workers' leading processes."""
@@ -105,8 +106,8 @@ KILLS: dict[str, Kill] = {
     "driver killed": lambda s: os.kill(s.driver.pid, signal.SIGKILL),
     "worker killed": lambda s: s.workers()[0].kill(),
     "task killed": lambda s: s.tasks()[0].kill(),
-    "raylet killed": lambda s: s.cluster.kill("left"),
-    "node stopped": lambda s: s.cluster.stop("left"),
+    "raylet killed": lambda s: s.cluster.kill(s.node),
+    "node stopped": lambda s: s.cluster.stop(s.node),
     "head killed": lambda s: s.cluster.kill("head", "gcs_server"),
 }
 
@@ -131,20 +132,20 @@ def play(event: str, cluster: LoopbackCluster, folder: Path) -> Outcome:
     pace_s = 30.0 if event == "head killed" else 3.0
     with _driver(cluster, folder, pace_s) as driver:
         scene = Scene(cluster, driver, folder)
-        _until(lambda: _in_the_middle(scene), _START_LIMIT_S, "the workers did not start")
-        family = _family(scene, event)
+        until(lambda: _in_the_middle(scene), _START_LIMIT_S, "the workers did not start")
+        family = family_of(scene, event)
         killed_at = time.monotonic()
         KILLS[event](scene)
         left = wait_gone(family, CLEAN_LIMIT_S)
         seconds = None if left else time.monotonic() - killed_at
-        code = driver.wait(_END_LIMIT_S)
+        code = driver.wait(END_LIMIT_S)
     said = _said(scene) if code is not None and code >= 0 else f"ended with {code}"
     if event in ("raylet killed", "node stopped"):
         cluster.stop("left")
         cluster.start(NODES[0])
     if event != "head killed" and _made(folder) < ITEMS:
         with _driver(cluster, folder, pace_s) as driver:
-            driver.wait(_END_LIMIT_S)
+            driver.wait(END_LIMIT_S)
     asked = [e["items"] for e in scene.events() if e["event"] == "asked"]
     started = sum(len(items) for items in asked if isinstance(items, list))
     finished = [e["item"] for e in scene.events() if e["event"] == "finished"]
@@ -172,28 +173,28 @@ def _in_the_middle(scene: Scene) -> bool:
     return kinds.count("started") == len(NODES) and "finished" in kinds
 
 
-def _family(scene: Scene, event: str) -> list[psutil.Process]:
+def family_of(scene: Scene, event: str) -> list[psutil.Process]:
     """Return the guards that a kill takes down, with everything that they started."""
-    guarded = [p for p in scene.processes() if _variable(p, TOKEN_VARIABLE)]
+    guarded = [p for p in scene.processes() if variable_of(p, TOKEN_VARIABLE)]
     match event:
         case "worker killed":
             hit = [p for p in guarded if p.pid == scene.workers()[0].pid]
         case "task killed":
             hit = [p for p in guarded if _owner(p) == scene.tasks()[0].pid]
         case "raylet killed" | "node stopped":
-            raylet = str(scene.cluster.pid("left"))
-            hit = [p for p in guarded if _variable(p, "RAY_RAYLET_PID") == raylet]
+            raylet = str(scene.cluster.pid(scene.node))
+            hit = [p for p in guarded if variable_of(p, "RAY_RAYLET_PID") == raylet]
         case _:
             hit = guarded
-    tokens = {_variable(p, TOKEN_VARIABLE) for p in hit}
+    tokens = {variable_of(p, TOKEN_VARIABLE) for p in hit}
     if not tokens:
         raise SystemExit(f"{event}: nothing ran there")
-    return [p for p in guarded if _variable(p, TOKEN_VARIABLE) in tokens]
+    return [p for p in guarded if variable_of(p, TOKEN_VARIABLE) in tokens]
 
 
 def _owner(process: psutil.Process) -> int:
     """Return the process that started another as its owner: of a guard, its task."""
-    marks = [mark for mark in _variable(process, "OPTIKIT_OWNERS").split(":") if mark]
+    marks = [mark for mark in variable_of(process, "OPTIKIT_OWNERS").split(":") if mark]
     return int(marks[-1].partition(".")[0]) if marks else 0
 
 
@@ -219,14 +220,16 @@ def _name(process: psutil.Process) -> str:
         return ""
 
 
-def _variable(process: psutil.Process, name: str) -> str:
+def variable_of(process: psutil.Process, name: str) -> str:
+    """Return a variable of a process's environment, "" if it has none or is gone."""
     try:
         return process.environ().get(name, "")
     except (psutil.Error, OSError):
         return ""
 
 
-def _until(condition: Callable[[], bool], limit_s: float, otherwise: str) -> None:
+def until(condition: Callable[[], bool], limit_s: float, otherwise: str) -> None:
+    """Wait for a condition; end with what there is to say if it does not come."""
     deadline = time.monotonic() + limit_s
     while not condition():
         if time.monotonic() > deadline:
