@@ -160,18 +160,23 @@ def _ticket(queue: Path, patience: Iterator[None]) -> Iterator[Path]:
     counter.touch()
     with ExitStack() as held:
         with ExitStack() as drawing:
-            while True:
-                try:
-                    drawing.enter_context(locked(counter))
-                    break
-                except BlockingIOError:
-                    next(patience)
+            _lock(counter, drawing, patience)
             ticket = queue / f"{max(_numbers(queue), default=0) + 1:08d}"
             ticket.touch()
-            held.enter_context(locked(ticket))
+            _lock(ticket, held, patience)
         # Before it is unlocked: its number may not be drawn again while somebody looks at it.
         held.callback(ticket.unlink, missing_ok=True)
         yield ticket
+
+
+def _lock(file: Path, held: ExitStack, patience: Iterator[None]) -> None:
+    """Lock a file as soon as it can be; who looks whether it is locked holds it a moment too."""
+    while True:
+        try:
+            held.enter_context(locked(file))
+            return
+        except BlockingIOError:
+            next(patience)
 
 
 def _numbers(queue: Path) -> list[int]:

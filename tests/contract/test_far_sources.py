@@ -3,9 +3,10 @@
 import gzip
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,85 @@ class TestModelcar(OciContract):
         reference = f"oci://{self.server.address}/models/qwen:v2"
         source = source_of(reference)
         assert files_of(source.fetch(reference, source.revision(reference, home), home)) == files
+
+    def test_what_a_later_layer_deletes_does_not_come_back(self, home: Path) -> None:
+        old = {"models/model.safetensors": b"old", "models/config.json": b"{}"}
+        new = {"models/.wh.model.safetensors": b"", "models/model-1.safetensors": b"new"}
+        for tag, gone in {
+            "v1": new,
+            "v2": {"models/.wh..wh..opq": b"", "models/a.json": b"{}"},
+        }.items():
+            revision = self.server.push(tag, [(tar_of(old), TAR, {}), (tar_of(gone), TAR, {})])
+            reference = f"oci://{self.server.address}/models/qwen:{tag}"
+            folder = source_of(reference).fetch(reference, revision, home)
+            wanted = ["config.json", "model-1.safetensors"] if tag == "v1" else ["a.json"]
+            assert sorted(file.name for file in folder.iterdir()) == wanted
+
+    def test_killed_anywhere_while_layers_become_one_folder_it_goes_on_rightly(
+        self, home: Path
+    ) -> None:
+        layers: list[dict[str, bytes]] = [
+            {"config.json": b"OLD", "gone.json": b"1", "a.json": b"1"},
+            {"config.json": b"NEW", ".wh.gone.json": b"", "z.json": b"2"},
+        ]
+        packed = [(tar_of({f"models/{n}": c for n, c in one.items()}), TAR, {}) for one in layers]
+        revision = self.server.push("v2", packed)
+        reference = f"oci://{self.server.address}/models/qwen:v2"
+        source, steps, left, number = source_of(reference), -1, 0, 0
+
+        def stepping(real: Any) -> Any:
+            def step(*args: Any, **how: Any) -> Any:
+                nonlocal steps
+                if steps == 0:
+                    raise KeyboardInterrupt
+                steps -= 1
+                return real(*args, **how)
+
+            return step
+
+        for owner, name in ((Path, "replace"), (Path, "rename"), (os, "unlink"), (os, "rmdir")):
+            self.monkeypatch.setattr(owner, name, stepping(getattr(owner, name)))
+        for number in range(30):
+            steps, at = number, home / str(number)
+            with suppress(KeyboardInterrupt):
+                source.fetch(reference, revision, at)
+            left, steps = steps, -1
+            assert files_of(source.fetch(reference, revision, at)) == {
+                "config.json": b"NEW", "a.json": b"1", "z.json": b"2"
+            }  # fmt: skip
+            if left > 0:
+                break
+        assert left > 0
+        assert number > 8
+
+    def test_more_bytes_than_are_told_links_and_manifests_that_are_none_are_one_line(
+        self, home: Path
+    ) -> None:
+        link = tarfile.TarInfo("models/config.json")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w") as tar:
+            tar.addfile(link)
+        good = {
+            "mediaType": TAR,
+            "digest": self.server.add(out.getvalue()),
+            "size": len(out.getvalue()),
+        }
+        for layer, message in (
+            (good, "is a link"),
+            ({**good, "size": 9}, "more bytes than its manifest says"),
+            ({**good, "size": "9"}, "a manifest that is none"),
+            ({**good, "digest": 7}, "a manifest that is none"),
+            ({**good, "annotations": {"org.opencontainers.image.title": 7}}, "that is none"),
+            ({**good, "annotations": {"org.opencontainers.image.title": "a\0.json"}}, "no name of"),
+            (7, "a manifest that is none"),
+        ):
+            revision = self.server.put(
+                "v3", json.dumps({"mediaType": "m", "layers": [layer]}).encode()
+            )
+            reference = f"oci://{self.server.address}/models/qwen:v3"
+            with pytest.raises(ModelError, match=message):
+                source_of(reference).fetch(reference, revision, home)
 
     def test_a_connection_that_breaks_is_one_line_and_leaves_nothing(self, home: Path) -> None:
         reference = self.publish(1)

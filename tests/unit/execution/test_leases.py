@@ -1,17 +1,20 @@
 """Leases of one machine's devices, between threads and between processes."""
 
+import fcntl
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from optikit_assets.errors import AcceleratorError, StorageError
+from optikit_assets.execution import leases
 from optikit_assets.settings import REPOSITORY
 from tests.unit.execution.devices import CPU, TWO_GPUS, executor_on
 
@@ -217,3 +220,23 @@ def test_a_waiter_that_was_killed_does_not_block_those_behind_it(tmp_path):
         with executor_on(tmp_path, TWO_GPUS, lease_timeout_s=0).lease() as lease:
             assert lease.devices == ("1",)
     assert tickets(tmp_path) == []
+
+
+def test_who_looks_at_a_ticket_that_was_just_drawn_does_not_end_the_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking: list[int] = []
+    real = leases.locked
+
+    def looked_at(file: Path) -> AbstractContextManager[None]:
+        if file.name == "00000001" and not looking:
+            looking.append(os.open(file, os.O_RDONLY))
+            fcntl.flock(looking[0], fcntl.LOCK_SH)
+        return real(file)
+
+    monkeypatch.setattr(leases, "locked", looked_at)
+    machine = leases.MachineLeases(
+        tmp_path, timeout_s=60, clear=lambda: (), pause=lambda _: os.close(looking[0])
+    )
+    with machine.lease(CPU, 1):
+        assert len(looking) == 1
