@@ -1,7 +1,8 @@
 """A repository of an OCI registry, ``oci://REGISTRY/NAME``, by the registry's own HTTP interface.
 
-``OCI_USERNAME`` and ``OCI_PASSWORD`` are the credentials, also of a registry that hands out tokens:
-they go to it alone, and to whom it names for tokens, never without TLS but on loopback.
+``OCI_USERNAME`` and ``OCI_PASSWORD`` are the credentials of the registry that ``OCI_REGISTRY``
+names (``HOST[:PORT]``), where it is not set of the one that is pushed to. They go to it alone, and
+to whom it names for tokens, never without TLS but on loopback; others are asked as anybody.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from optikit_assets.hosts import is_loopback
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 
 _TIMEOUT = httpx.Timeout(30.0, read=600.0, write=600.0)
+_PAGES = 20
 _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 
 
@@ -46,6 +48,7 @@ class Registry:
     ) -> None:
         self.url = url
         registry, _, self.name = url.removeprefix("oci://").partition("/")
+        self._registry = registry
         scheme = "http" if is_loopback(registry) else "https"
         limit = _TIMEOUT if timeout_s is None else httpx.Timeout(timeout_s)
         # Without TLS nothing is read of what a machine trusts, which takes a while.
@@ -57,15 +60,23 @@ class Registry:
     def tags(self) -> list[str]:
         """Return all tags, those of no repository none."""
         found: list[str] = []
-        path: str | None = "/tags/list?n=1000"
-        while path is not None:
-            answer = self.ask("GET", path, "list the tags", missing=True)
+        what, path = "list the tags", "/tags/list?n=1000"
+        for _ in range(_PAGES):
+            answer = self.ask("GET", path, what, missing=True)
             if answer is None:
                 return []
-            found += answer.json()["tags"] or []
-            more = answer.links.get("next", {}).get("url")
-            path = None if more is None else str(self.place(more))
-        return found
+            with self._explained(what):
+                tags = answer.json()["tags"] or []
+                if not all(isinstance(tag, str) for tag in tags):
+                    raise TypeError("a tag is no text")
+                found += tags
+                more = answer.links.get("next", {}).get("url")
+                if more is None:
+                    return found
+                path = str(self.place(more))
+                if _origin(httpx.URL(path)) != _origin(httpx.URL(self._base)):
+                    raise ValueError(f"more tags at {httpx.URL(path).host}")
+        raise StorageError(f"{self.url}: more than {_PAGES} pages of tags; name one by its tag")
 
     def manifest(self, named: str, types: Sequence[str] = (MANIFEST_TYPE,)) -> bytes | None:
         """Return the manifest behind a tag or a digest, None if there is none."""
@@ -106,10 +117,10 @@ class Registry:
         StorageError
             If there is no answer, or it is another than success.
         """
-        url = httpx.URL(path if path.startswith("http") else self._base + path)
-        # What is sent to a place elsewhere has its permission in the address.
-        ours = _origin(url) == _origin(httpx.URL(self._base))
         with self._explained(what), self._connect() as client:
+            url = httpx.URL(path if path.startswith("http") else self._base + path)
+            # What is sent to a place elsewhere has its permission in the address.
+            ours = _origin(url) == _origin(httpx.URL(self._base))
             answer = client.request(method, url, **self._signed(how, chunks, ours))
             refused = answer.status_code == httpx.codes.UNAUTHORIZED
             if ours and refused and self._log_in(client, answer):
@@ -156,9 +167,10 @@ class Registry:
 
     def _check(self, answer: httpx.Response, what: str) -> None:
         if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            where = "" if self._is_named() else f", and OCI_REGISTRY={self._registry}"
             raise PermissionDeniedError(
                 f"{self.url}: no permission to {what}; set OCI_USERNAME and OCI_PASSWORD to those "
-                "of somebody who may"
+                f"of somebody who may{where}"
             )
         if not answer.is_success:
             text = " ".join(answer.text.split())[:200] if answer.request.method != "HEAD" else ""
@@ -179,7 +191,8 @@ class Registry:
         """Take up a registry's challenge; return whether there is anything to log in with."""
         kind, _, rest = answer.headers.get("WWW-Authenticate", "").partition(" ")
         user, password = os.environ.get("OCI_USERNAME"), os.environ.get("OCI_PASSWORD")
-        basic = None if user is None or password is None else httpx.BasicAuth(user, password)
+        known = self._is_named() and user is not None and password is not None
+        basic = httpx.BasicAuth(user or "", password or "") if known else None
         if kind.lower() == "basic" and basic is not None and self._token is None:
             flow = basic.auth_flow(httpx.Request("GET", self._base))
             self._token = next(flow).headers["Authorization"]
@@ -203,6 +216,11 @@ class Registry:
         self._token = None if word is None else f"Bearer {word}"
         return word is not None
 
+    def _is_named(self) -> bool:
+        """Return whether the credentials are those of this registry."""
+        named = os.environ.get("OCI_REGISTRY")
+        return named.lower() == self._registry.lower() if named else "push" in self._actions
+
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
         try:
@@ -212,6 +230,11 @@ class Registry:
             raise StorageError(
                 f"{self.url}: cannot {what} ({reason}); check that the registry can be reached, "
                 "and run again: what was finished is kept"
+            ) from error
+        except (httpx.InvalidURL, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StorageError(
+                f"{self.url}: what answers when asked to {what} is no registry ({error!r}); check "
+                "the address"
             ) from error
 
 

@@ -1,12 +1,14 @@
 """A folder of HDFS over its REST interface: ``webhdfs://HOST:PORT/PATH``, or ``swebhdfs://`` (TLS).
 
 A name node or an HttpFS gateway is asked; the node that has a file's blocks is where a name node
-leads to. ``HADOOP_USER_NAME`` says who asks, ``WEBHDFS_TOKEN`` is a delegation token: it goes into
-the address, as the interface wants it, and never without TLS but on loopback. Interface:
+leads to. ``HADOOP_USER_NAME`` says who asks, ``WEBHDFS_TOKEN`` is a delegation token of the host
+that ``WEBHDFS_HOST`` names (``HOST:PORT``): it goes into the address, as the interface wants it, to
+no other host, and never without TLS but on loopback. Interface:
 https://hadoop.apache.org/docs/stable/hadoop-project-dist/hadoop-hdfs/WebHDFS.html
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -50,6 +52,7 @@ class WebHdfs:
         self.url = url.rstrip("/")
         scheme, _, rest = self.url.partition("://")
         authority, _, path = rest.partition("/")
+        self._authority = authority
         self._tls = scheme == "swebhdfs"
         self._base = f"http{'s' if self._tls else ''}://{authority}/webhdfs/v1/{quote(path)}"
         self._private = self._tls or is_loopback(authority)
@@ -94,11 +97,13 @@ class WebHdfs:
             while done < size:
                 before = done
                 try:
-                    for chunk in self._chunks(name, done):
+                    for chunk in self._chunks(name, done, size):
+                        if done + len(chunk) > size:
+                            raise ChangedInputError(f"{self.url}/{name} has more than {size} bytes")
                         out.write(chunk)
                         total.update(chunk)
                         done += len(chunk)
-                except PermissionDeniedError:
+                except (PermissionDeniedError, ChangedInputError):
                     raise
                 except StorageError:
                     fruitless = 0 if done > before else fruitless + 1
@@ -126,18 +131,24 @@ class WebHdfs:
             self._check(answer, what)
             return answer.json()
 
-    def _chunks(self, name: str, begin: int) -> Iterator[bytes]:
+    def _chunks(self, name: str, begin: int, end: int) -> Iterator[bytes]:
         what = f"read {name}"
         with self._explained(what), self._client() as client:
-            query = {**self._query("OPEN"), "offset": begin}
+            query = {**self._query("OPEN"), "offset": begin, "length": end - begin}
             with client.stream("GET", self._at(name), params=query) as answer:
                 if not answer.is_redirect:
                     yield from self._content(answer, what)
                     return
             # What it leads to has the permission of whoever asked in its address.
             node = answer.request.url.join(answer.headers["Location"])
-            if self._token and node.scheme != "https" and not is_loopback(node.netloc.decode()):
+            open_to_all = node.scheme != "https" and not is_loopback(node.netloc.decode())
+            if open_to_all and self._token:
                 raise self._unsafe(node.host)
+            if open_to_all and self._tls:
+                raise StorageError(
+                    f"{self.url}: {what} leads to {node.host} without TLS; write webhdfs:// if "
+                    "that may be"
+                )
             with client.stream("GET", node) as answer:
                 yield from self._content(answer, what)
 
@@ -154,13 +165,15 @@ class WebHdfs:
         if answer.status_code in _DENIED and name != _STANDBY:
             raise PermissionDeniedError(
                 f"{self.url}: no permission for {what} ({text}); set HADOOP_USER_NAME, or "
-                "WEBHDFS_TOKEN to a delegation token of somebody who may"
+                "WEBHDFS_TOKEN to a delegation token of somebody who may and "
+                f"WEBHDFS_HOST={self._authority}"
             )
         raise StorageError(f"{self.url}: {what} failed: {answer.status_code} {text}; run again")
 
     @property
     def _token(self) -> str:
-        return os.environ.get("WEBHDFS_TOKEN", "")
+        named = os.environ.get("WEBHDFS_HOST", "").lower() == self._authority.lower()
+        return os.environ.get("WEBHDFS_TOKEN", "") if named else ""
 
     def _query(self, operation: str) -> dict[str, Any]:
         user = os.environ.get("HADOOP_USER_NAME")
@@ -176,6 +189,9 @@ class WebHdfs:
         )
 
     def _client(self) -> httpx.Client:
+        # They log addresses, which have permissions in them.
+        for name in ("httpx", "httpcore"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         # Without TLS nothing is read of what a machine trusts, which takes a while.
         headers = {"Accept-Encoding": "identity"}
         return self._connect(timeout=self._timeout, verify=self._tls, headers=headers)
@@ -193,7 +209,7 @@ class WebHdfs:
                 f"{self.url}: no answer to {what} ({reason}); check that the name node can be "
                 "reached, and run again: what was finished is kept"
             ) from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
             raise StorageError(
                 f"{self.url}: what answers {what} is no WebHDFS ({error!r}); check host and port"
             ) from error

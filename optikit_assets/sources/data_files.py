@@ -8,15 +8,16 @@ What the file is now is asked each time, which one short request tells, and it i
 not here. Where nobody can be asked, what was used last is used again.
 """
 
+import glob
 import os
 import secrets
 from pathlib import Path
 
 from optikit_assets.bucket import Listed
 from optikit_assets.disk import check_free_space, storage_error
-from optikit_assets.errors import ModelError, StorageError
+from optikit_assets.errors import ChangedInputError, ModelError, StorageError
 from optikit_assets.sources.base import source_of
-from optikit_assets.sources.listed import ListedSource, asking, is_denied
+from optikit_assets.sources.listed import ListedSource, is_denied
 from optikit_assets.specs import digest
 
 _ASK_S = 10.0
@@ -48,7 +49,7 @@ def fetched_file(reference: str, home: Path, timeout_s: float = _ASK_S) -> Path:
     except ValueError as error:
         raise ModelError(f"{reference!r} names no file in a folder: {error}") from error
     except StorageError as error:
-        last = max(root.glob(f"*/{name}"), key=_last_use, default=None)
+        last = max(root.glob(f"*/{glob.escape(name)}"), key=_last_use, default=None)
         if last is None or is_denied(error):
             raise ModelError(f"{reference}: {error}") from error
         return last
@@ -73,9 +74,13 @@ def _fetch(source: ListedSource, reference: str, item: Listed, to: Path) -> None
     to.parent.mkdir(parents=True, exist_ok=True)
     draft = to.with_name(f".{to.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        with asking(reference):
+        try:
             folder = source.open(reference.rpartition("/")[0], _FETCH_PATIENCE_S)
             folder.fetch(item.name, item.bytes, draft, item.tag)
+        except ChangedInputError as error:
+            raise ModelError(f"{reference} changed while it was fetched; run again") from error
+        except StorageError as error:
+            raise ModelError(f"{reference}: {error}") from error
         draft.replace(to)
     finally:
         draft.unlink(missing_ok=True)

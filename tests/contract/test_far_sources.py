@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import logging
 import os
 import tarfile
 from collections.abc import Iterator
@@ -13,12 +14,13 @@ from typing import Any
 import httpx
 import pytest
 
-from optikit_assets.errors import ModelError
+from optikit_assets.errors import ChangedInputError, ModelError, StorageError
 from optikit_assets.oci import Registry
 from optikit_assets.sources import source_of
 from optikit_assets.sources.data_files import fetched_file, is_far_file
 from optikit_assets.webhdfs import WebHdfs
 from tests.contract.model_source import ModelSourceContract
+from tests.servers.loopback import Answer, Asked, answering
 from tests.servers.registry import NAME, registry
 from tests.servers.webhdfs import hdfs
 from tests.tiny_model import write_model
@@ -45,7 +47,7 @@ class OciContract(ModelSourceContract):
 
     @pytest.fixture(autouse=True)
     def place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-        for name in ("OCI_USERNAME", "OCI_PASSWORD"):
+        for name in ("OCI_USERNAME", "OCI_PASSWORD", "OCI_REGISTRY"):
             monkeypatch.delenv(name, raising=False)
         self.folder, self.monkeypatch = tmp_path, monkeypatch
         with registry() as self.server:
@@ -264,7 +266,7 @@ class TestHdfs(ModelSourceContract):
 
     @pytest.fixture(autouse=True)
     def place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-        for name in ("HADOOP_USER_NAME", "WEBHDFS_TOKEN"):
+        for name in ("HADOOP_USER_NAME", "WEBHDFS_TOKEN", "WEBHDFS_HOST"):
             monkeypatch.delenv(name, raising=False)
         self.folder, self.monkeypatch = tmp_path, monkeypatch
         with hdfs() as self.server:
@@ -311,7 +313,7 @@ class TestHdfs(ModelSourceContract):
         assert source.revision(reference, home) != first
 
     def test_a_token_is_shown_to_name_and_data_node_and_what_lacks_it_is_refused(
-        self, home: Path
+        self, home: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         reference = self.publish(1)
         self.server.token = "secret"
@@ -319,11 +321,43 @@ class TestHdfs(ModelSourceContract):
         with pytest.raises(ModelError, match="set HADOOP_USER_NAME, or WEBHDFS_TOKEN"):
             source.revision(reference, home)
         self.monkeypatch.setenv("WEBHDFS_TOKEN", "secret")
+        self.monkeypatch.setenv("WEBHDFS_HOST", "another.example.com:9870")
+        with pytest.raises(ModelError, match=f"WEBHDFS_HOST={self.server.address}"):
+            source.revision(reference, home)
+        self.monkeypatch.setenv("WEBHDFS_HOST", self.server.address)
+        caplog.set_level(logging.INFO)
         folder = source.fetch(reference, source.revision(reference, home), home)
         assert files_of(folder) == files_of(self.folder / "1")
+        assert "secret" not in caplog.text
+
+    def test_more_than_was_listed_is_not_written(self, home: Path, tmp_path: Path) -> None:
+        status = {"pathSuffix": "a", "type": "FILE", "length": 9, "modificationTime": 5}
+
+        def answer(asked: Asked) -> Answer:
+            if "op=OPEN" in asked.query:
+                assert "length=9" in asked.query
+                return Answer(body=b"x" * 2**20)
+            return Answer(body=json.dumps({"FileStatus": status}).encode())
+
+        with answering(answer) as address, pytest.raises(ChangedInputError, match="more than 9"):
+            WebHdfs(f"webhdfs://{address}/m").fetch("a", 9, tmp_path / "a")
+        assert (tmp_path / "a").stat().st_size == 0
+
+    def test_a_way_from_tls_to_none_is_refused(self, tmp_path: Path) -> None:
+        def lead(request: httpx.Request) -> httpx.Response:
+            assert request.url.scheme == "https"
+            return httpx.Response(307, headers={"Location": "http://node.example.com/x"})
+
+        def connect(**how: Any) -> httpx.Client:
+            return httpx.Client(transport=httpx.MockTransport(lead))
+
+        folder = WebHdfs("swebhdfs://gateway.example.com:9871/m", connect=connect)
+        with pytest.raises(StorageError, match=r"leads to node\.example\.com without TLS"):
+            folder.fetch("a", 9, tmp_path / "a")
 
     def test_a_token_goes_nowhere_without_tls(self, home: Path) -> None:
         self.monkeypatch.setenv("WEBHDFS_TOKEN", "secret")
+        self.monkeypatch.setenv("WEBHDFS_HOST", "namenode.example.com:9870")
         reference = "webhdfs://namenode.example.com:9870/models/qwen/v1"
         with pytest.raises(ModelError, match=r"not sent to .* without TLS"):
             source_of(reference).revision(reference, home)
@@ -352,3 +386,56 @@ class TestHdfs(ModelSourceContract):
             assert fetched_file(reference, home) == second
             with pytest.raises(ModelError, match="no answer to"):
                 fetched_file(reference, home / "elsewhere")
+
+
+def test_credentials_are_shown_to_the_registry_that_they_are_of_alone(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str | None] = []
+
+    def answer(asked: Asked) -> Answer:
+        shown.append(asked.headers.get("Authorization"))
+        return Answer(401, headers={"WWW-Authenticate": 'Basic realm="x"'})
+
+    monkeypatch.setenv("OCI_USERNAME", "me")
+    monkeypatch.setenv("OCI_PASSWORD", "secret")
+    with answering(answer) as address:
+        reference = f"oci://{address}/public/model:1"
+        for named in ("", "registry.example.com"):
+            monkeypatch.setenv("OCI_REGISTRY", named)
+            with pytest.raises(ModelError, match=f"and OCI_REGISTRY={address}"):
+                source_of(reference).revision(reference, home)
+        with pytest.raises(StorageError, match=f"and OCI_REGISTRY={address}"):
+            Registry(reference, "pull,push").manifest("1")
+        assert shown == [None] * 3
+        monkeypatch.setenv("OCI_REGISTRY", address)
+        with pytest.raises(ModelError, match=r"of somebody who may$"):
+            source_of(reference).revision(reference, home)
+        assert (shown[-1] or "").startswith("Basic ")
+
+
+@pytest.mark.parametrize(
+    ("body", "more", "message"),
+    [
+        (b"<html>", "", "is no registry"),
+        (b'{"errors": []}', "", "is no registry"),
+        (b'{"tags": [7]}', "", "is no registry"),
+        (b'{"tags": ["a"]}', "/v2/m/q/tags/list?n=1000", "more than 20 pages"),
+        (b'{"tags": ["a"]}', "https://other.example.com/v2/m/q/tags/list", "is no registry"),
+    ],
+)
+def test_an_answer_of_no_registry_is_one_line(
+    home: Path, body: bytes, more: str, message: str
+) -> None:
+    headers = {"Link": f'<{more}>; rel="next"'} if more else {}
+    with answering(lambda asked: Answer(body=body, headers=headers)) as address:
+        place = f"oci://{address}/m/q"
+        with pytest.raises(ModelError, match=message) as refused:
+            source_of(place).versions(place, home)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("place", ["oci://127.0.0.1:99999/m/q", "webhdfs://127.0.0.1:99999/m/q"])
+def test_an_address_that_is_none_is_one_line(home: Path, place: str) -> None:
+    with pytest.raises(ModelError, match="check"):
+        source_of(place).versions(place, home)
