@@ -12,7 +12,6 @@ import dagster as dg
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from optikit_assets.errors import HistoryError, StorageError
 from optikit_assets.execution import held_devices, waiting_for_devices
 from optikit_assets.headless.materialize import open_instance
 from optikit_assets.history import History
@@ -20,6 +19,8 @@ from optikit_assets.settings import Settings
 from resources.history import open_history
 
 log = logging.getLogger("optikit.metrics")
+
+_QUERY_S = 5.0
 
 _MADE = """
 SELECT asset, CASE WHEN cached THEN 'found' ELSE 'made' END AS how, count(*) AS value
@@ -73,8 +74,8 @@ class PipelineMetrics(Collector):
         for name, read in sources.items():
             try:
                 found = read()
-            except (HistoryError, StorageError, OSError) as error:
-                log.warning("metrics of %s cannot be read: %s", name, error)
+            except Exception as error:  # whatever it is, the other parts are told
+                log.warning("metrics of %s cannot be read: %r", name, error)
                 up.add_metric([name], 0)
                 continue
             up.add_metric([name], 1)
@@ -94,7 +95,7 @@ class PipelineMetrics(Collector):
             "How long partitions of a stage took when they were last made.",
             labels=["asset", "stat"],
         )
-        for row in history.query(_SECONDS).to_dict("records"):
+        for row in history.query(_SECONDS, timeout_s=_QUERY_S).to_dict("records"):
             for stat in ("median", "longest"):
                 seconds.add_metric([row["asset"], stat], row[stat])
         return [
@@ -149,6 +150,6 @@ class PipelineMetrics(Collector):
 
 def _counter(history: History, name: str, query: str, labels: list[str], what: str) -> Metric:
     family = CounterMetricFamily(name, what, labels=labels)
-    for row in history.query(query).to_dict("records"):
+    for row in history.query(query, timeout_s=_QUERY_S).to_dict("records"):
         family.add_metric([str(row[label]) for label in labels], float(row["value"] or 0))
     return family

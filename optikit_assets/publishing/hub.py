@@ -7,8 +7,9 @@
 
 Large files are sent first, and nothing refers to them until one commit has all files of a release;
 a hub knows them by their content, so a push that was killed goes on with those that are missing.
-The alias moves by one commit, last. A repository that is made is private. ``HF_TOKEN`` is the
-permission, ``HF_ENDPOINT`` another hub; no token is taken from a file.
+The alias moves by one commit, last; a new one is made of the release's branch, which is whole then.
+A repository that is made is private. ``HF_TOKEN`` is the permission, ``HF_ENDPOINT`` another hub;
+no token is taken from a file.
 """
 
 import json
@@ -28,6 +29,8 @@ from optikit_assets.publishing.targets import Placed, Release, register_target
 
 _BRANCH_CHARACTERS = 32
 _ASK_S = 30.0
+# To connect, read, write and wait for a connection; the hub's client has no limits of its own.
+_LIMITS_S = (30.0, 600.0, 600.0, 30.0)
 _CARD = "README.md"
 # Of the hub's own, in every repository.
 _HUBS = ".gitattributes"
@@ -59,7 +62,11 @@ class HubTarget:
             files = {**release.model, **bundle}
             told = {_CARD: release.card, RELEASE_FILE: release_text(release.key, files)}
             for name in lacking:
-                self._commit(name, release.model, files, told)
+                if name == branch or self._has(name):
+                    self._commit(name, release.model, files, told)
+                else:
+                    with self._explained(f"make the branch {name}"):
+                        self._api().create_branch(self._name, branch=name, revision=branch)
             sent = len(files) + len(told) if branch in lacking else 0
         return Placed(self.uri(release.key), alias, sent, link)
 
@@ -87,19 +94,20 @@ class HubTarget:
         files: Mapping[str, Path],
         told: Mapping[str, str],
     ) -> None:
-        """Let a branch have these files alone, by one commit."""
+        """Let a branch have these files alone, by one commit; large ones are sent first."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         api = self._api()
         with self._explained(f"write the branch {branch}"):
-            if branch != "main":
-                api.create_branch(self._name, branch=branch, exist_ok=True)
-            head = api.model_info(self._name, revision=branch, timeout=_ASK_S)
+            exists = self._has(branch)
             adds = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
             texts = [CommitOperationAdd(name, text.encode()) for name, text in told.items()]
             first = [item for item in adds if item.path_in_repo in weights]
             for group in (first, [item for item in adds if item not in first]):
-                api.preupload_lfs_files(self._name, group, revision=branch)
+                api.preupload_lfs_files(self._name, group, revision=branch if exists else "main")
+            if not exists:
+                api.create_branch(self._name, branch=branch)
+            head = api.model_info(self._name, revision=branch, timeout=_ASK_S)
             kept = {*files, *told, _HUBS}
             there = [item.rfilename for item in head.siblings or ()]
             gone = [CommitOperationDelete(name) for name in there if name not in kept]
@@ -112,8 +120,21 @@ class HubTarget:
                 parent_commit=head.sha,
             )
 
+    def _has(self, branch: str) -> bool:
+        from huggingface_hub.errors import RevisionNotFoundError
+
+        with self._explained(f"read {branch}"):
+            try:
+                self._api().model_info(self._name, revision=branch, timeout=_ASK_S)
+            except RevisionNotFoundError:
+                return False
+        return True
+
     def _api(self) -> Any:
         from huggingface_hub import HfApi
+        from huggingface_hub.utils import get_session
+
+        get_session().timeout = _LIMITS_S
 
         # False: none that a file of this user has either.
         token = os.environ.get("HF_TOKEN") or False

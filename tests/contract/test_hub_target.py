@@ -1,5 +1,6 @@
 """Releases in a repository of a hub: the hub's own client against an imitation of the hub."""
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from huggingface_hub import lfs
 
 from optikit_assets.errors import PermissionDeniedError, SpecError, StorageError
-from optikit_assets.publishing import HubTarget, Target
+from optikit_assets.publishing import HubTarget, Target, hub
 from tests.contract.release_target import Killed, TargetContract, make_release
 from tests.servers.hub import FIRST, Hub, serving
 from tests.servers.loopback import Asked
@@ -127,6 +128,40 @@ class TestHub(TargetContract):
         sent.clear()
         target.push(release, "current")
         assert not [path for path in sent if path.startswith("/lfs/")]
+
+    def test_a_new_alias_names_no_release_but_its_own_wherever_a_push_is_killed(
+        self, target: Target, tmp_path: Path
+    ) -> None:
+        first, second = (make_release(tmp_path, letter) for letter in "ab")
+        target.push(first, "main")
+        seen, steps = [], 0
+        while not seen or seen[-1] is None:
+            self.kill_after(steps)
+            try:
+                target.push(second, "canary")
+            except Killed:
+                steps += 1
+            self.kill_after(-1)
+            seen.append(target.current("canary"))
+        assert len(seen) > 3
+        assert seen[-1] == second.key
+        assert self.files("canary") == self.files(second.key[:32])
+
+    def test_a_hub_that_does_not_answer_is_waited_for_with_a_limit(
+        self, target: Target, tmp_path: Path
+    ) -> None:
+        asked = threading.Event()
+
+        def hang(_: Asked) -> None:
+            asked.wait(30)
+
+        self.monkeypatch.setattr(hub, "_LIMITS_S", (0.1,) * 4)
+        self.hub.before_write = hang
+        try:
+            with pytest.raises(StorageError, match="cannot make the repository"):
+                target.push(make_release(tmp_path, "a"), "current")
+        finally:
+            asked.set()
 
     def test_of_two_at_once_the_second_is_refused_and_nothing_is_mixed(
         self, target: Target, tmp_path: Path

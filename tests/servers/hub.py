@@ -91,7 +91,8 @@ def _write(hub: Hub, asked: Asked) -> Answer:
     if kind == "branch":
         if named in hub.branches:
             return _json({}, HTTPStatus.CONFLICT)
-        hub.branches[named] = hub.branches["main"]
+        start = json.loads(asked.body or b"{}").get("startingPoint", "main")
+        hub.branches[named] = hub.branches.get(start, start)
         return _json({})
     assert kind == "commit", asked.path
     return _commit(hub, named, [json.loads(line) for line in asked.body.splitlines()])

@@ -2,20 +2,26 @@
 
 import json
 import re
+import socket
 import threading
+import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from optikit_assets.cli import metrics
 from optikit_assets.cli.metrics import serving
 from optikit_assets.engines import Hardware
 from optikit_assets.errors import OptikitError, SpecError
 from optikit_assets.execution.leases import MachineLeases
 from optikit_assets.headless.materialize import open_instance
+from optikit_assets.headless.metrics import PipelineMetrics
 from optikit_assets.settings import REPOSITORY, settings
 from resources.history import open_history
 
@@ -124,6 +130,34 @@ def test_a_part_that_cannot_be_read_is_left_out_and_told(on: None) -> None:
     assert found["optikit_source_up", "history"] == 0
     assert found["optikit_source_up", "runs"] == 1
     assert ("optikit_runs", "queued") in found
+
+
+def test_an_error_that_nobody_thought_of_takes_no_other_part(
+    on: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(metrics: PipelineMetrics) -> list[Metric]:
+        raise RuntimeError("a damaged database")
+
+    monkeypatch.setattr(PipelineMetrics, "_of_runs", broken)
+    found = scrape()
+    assert found["optikit_source_up", "runs"] == 0
+    assert found["optikit_source_up", "history"] == found["optikit_source_up", "leases"] == 1
+
+
+def test_who_says_nothing_or_names_another_host_is_sent_away(
+    on: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics._Handler, "timeout", 0.2)
+    with serving(settings()) as address, ExitStack() as silent:
+        evil = urllib.request.Request(f"http://{address}/metrics", headers={"Host": "evil.example"})
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(evil, timeout=30)
+        host, _, port = address.rpartition(":")
+        connections = [
+            silent.enter_context(socket.create_connection((host, int(port)), timeout=10))
+            for _ in range(3 * metrics._AT_ONCE)
+        ]
+        assert {one.recv(1) for one in connections} == {b""}
 
 
 def test_an_empty_home_has_metrics_as_well(on: None) -> None:
