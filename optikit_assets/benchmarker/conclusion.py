@@ -1,5 +1,7 @@
 """From probes to what a search may know, and from a search to the result of a benchmark."""
 
+import math
+
 from optikit_assets.benchmarker.crossing import FAR, Forecast, LateShare, below
 from optikit_assets.benchmarker.findings import Finding, SearchResult
 from optikit_assets.benchmarker.ladder import OPEN_SHARE
@@ -201,6 +203,13 @@ def _why_it_ended(session: Session, search: SearchResult) -> str:
         parts.append(f"certified {visit.rate_rps:.4g} req/s ({how})")
     if search.estimate_rps is not None:
         parts.append(f"limit estimated at {search.estimate_rps:.4g} req/s")
+    known = [forecast for forecast in session.forecasts if forecast is not None]
+    if known:
+        first = min(known, key=lambda forecast: forecast.log_rps)
+        parts.append(
+            "read beside a queue fitted to the ladder, which puts it at "
+            f"{math.exp(first.log_rps):.4g} req/s ± {100 * first.log_sd:.1f} % (standard deviation)"
+        )
     if search.lowest_fail_rps is not None:
         parts.append(f"lowest certain fail {search.lowest_fail_rps:.4g} req/s")
     elif search.best is not None:

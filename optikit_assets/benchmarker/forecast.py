@@ -26,10 +26,8 @@ from optikit_assets.benchmarker.records import RequestRecord
 from optikit_assets.specs.slo import Objective, SloSpec
 from optikit_assets.specs.workload import Workload
 
-# Standard deviation, in logarithms, of what the ladder alone says; and where it never filled the
-# engine.
+# Standard deviation, in logarithms, of what the ladder alone says.
 _LADDER_SD = 0.08
-_OPEN_SD = 0.2
 # What no number of probes takes away, since the model is wrong in the same way for all of them.
 _MODEL_SD = 0.015
 # Of a probe at the limit, beside what chance explains, and how it grows with the distance.
@@ -45,6 +43,8 @@ _NO_PROBE = 2**30
 # Long runs are made at rates so far apart, in logarithms.
 _NODE = 0.02
 _LIGHT = 4.0
+# A limit is looked for so many steps of rates, and more, below a light load.
+_DEEPEST = 256
 _MOST_REPLAYED = 6_000
 _LEAST_REPLAYED = 15
 _TINY_S = 1e-6
@@ -84,7 +84,8 @@ def replay_of(records: Sequence[RequestRecord], rate_rps: float) -> Replay | Non
     """Return what a probe's requests tell the model, or None if too few were seen to their end."""
     rows: list[tuple[float, float, float, float, float]] = []
     warmup = failed = 0
-    for r in records[:_MOST_REPLAYED]:
+    begun = sum(r.phase == "warmup" for r in records)
+    for r in records[: begun + _MOST_REPLAYED]:
         if r.phase == "tail":
             break
         if not r.ok or r.first_token_s is None or r.finished_s is None:
@@ -111,8 +112,11 @@ def replay_of(records: Sequence[RequestRecord], rate_rps: float) -> Replay | Non
 
 
 def forecasters(model: QueueModel | None, slo: SloSpec) -> tuple["Forecaster | None", ...]:
-    """Return one for every objective; None for gaps between tokens, which the model lacks."""
-    if model is None:
+    """Return one for every objective; None for gaps between tokens, which the model lacks.
+
+    There is none at all if the ladder never filled the engine: nothing says where its limit is.
+    """
+    if model is None or not model.full:
         return (None,) * len(slo.objectives)
     return tuple(
         None if o.metric == "itl" else Forecaster(model, o, slo.workload) for o in slo.objectives
@@ -128,7 +132,6 @@ class Forecaster:
         self._bound_s = objective.max_ms / 1000.0
         self._found: list[_Read] = []
         self._unlike = False
-        self._ladder_sd = _LADDER_SD if model.full else _OPEN_SD
         self._arrivals = probe_schedule(
             workload,
             1.0,
@@ -146,8 +149,13 @@ class Forecaster:
         prompt, answer = float(self._requests.prompt.mean()), float(self._requests.answer.mean())
         alone_rps = 1.0 / model.service_s(0.0, prompt, answer)
         full_rps = model.slots / model.service_s(model.slots - 1.0, prompt, answer)
-        self._lowest = round(np.log(alone_rps / _LIGHT) / _NODE)
         self._highest = round(np.log(full_rps) / _NODE)
+        self._lowest = min(round(np.log(alone_rps / _LIGHT) / _NODE), self._highest - 1)
+
+    @property
+    def unlike(self) -> bool:
+        """Whether a probe was seen that no pace explains: the engine is another one."""
+        return self._unlike
 
     def add(self, replay: Replay) -> None:
         """Take in a probe."""
@@ -183,7 +191,7 @@ class Forecaster:
         paces = [0.0, *(read.log_pace for read in self._found)]
         logs = np.array([self._log_limit(pace) for pace in paces])
         own = [math.hypot(read.log_sd, _PROBE_SD) for read in self._found]
-        sds = np.array([self._ladder_sd, *own])
+        sds = np.array([_LADDER_SD, *own])
         at = np.array([logs[0], *(read.log_rate for read in self._found)])
         mean, variances = logs[-1], sds**2
         for _ in range(3):
@@ -240,7 +248,9 @@ class Forecaster:
         """Return ln L: at this pace, the model's latencies reach the bound there."""
         wanted = float(np.log(self._bound_s)) - log_pace
         # At the pace c, a rate is what the rate over c is at the pace 1.
-        low = self._lowest
+        low, step = self._lowest, 1
+        while self._long_run(low) > wanted and step < _DEEPEST:
+            low, step = low - step, 2 * step
         high = low + 1
         while high < self._highest and self._long_run(high) < wanted:
             low, high = high, high + (high - low) * 2

@@ -158,8 +158,9 @@ def fit_queue(
     alone = _seen_alone(closed, levels[0])
     if sum(len(level.first_s) for level in (*alone, *levels)) < _LEAST_REQUESTS:
         return None
-    fits = [_fit(alone, levels, free) for free in range(1, len(levels) + 1)]
-    return min(fits, key=lambda fit: fit[0])[1]
+    every = (_fit(alone, levels, free) for free in range(1, len(levels) + 1))
+    fits = [fit for fit in every if fit is not None]
+    return min(fits, key=lambda fit: fit[0])[1] if fits else None
 
 
 def _level(records: Sequence[RequestRecord], clients: int, throughput_rps: float) -> _Level | None:
@@ -202,8 +203,11 @@ def _seen_alone(closed: Sequence[RequestRecord], two: _Level) -> list[_Level]:
     return [level]
 
 
-def _fit(alone: list[_Level], levels: list[_Level], free: int) -> tuple[float, QueueModel]:
-    """Return the model in which the first `free` levels never wait, and how far off it is."""
+def _fit(alone: list[_Level], levels: list[_Level], free: int) -> tuple[float, QueueModel] | None:
+    """Return the model in which the first `free` levels never wait, and how far off it is.
+
+    None if in it a request that is alone takes no time.
+    """
     used = [*alone, *levels[:free]]
     others = np.concatenate([np.full(len(u.first_s), u.clients - 1.0) for u in used])
     prompt = np.concatenate([u.prompt for u in used])
@@ -215,6 +219,8 @@ def _fit(alone: list[_Level], levels: list[_Level], free: int) -> tuple[float, Q
     token = _terms([steps, steps * others], rest_s)
     bare = QueueModel(_NO_LIMIT, (first[0], first[1], first[2]), (token[0], token[1]), _NOTHING)
     mean_l, mean_n = float(prompt.mean()), float(answer.mean())
+    if bare.service_s(0.0, mean_l, mean_n) <= 0.0:
+        return None
     slots, top_rps = _NO_LIMIT, np.inf
     if free < len(levels):
         top_rps = float(np.mean([level.throughput_rps for level in levels[free:]]))
@@ -229,6 +235,8 @@ def _fit(alone: list[_Level], levels: list[_Level], free: int) -> tuple[float, Q
         off += float(np.log(level.throughput_rps / expected)) ** 2
     expected_s = first[0] + first[1] * prompt + first[2] * others
     expected_s = expected_s + steps * (token[0] + token[1] * others)
+    if not np.all(expected_s > 0.0):
+        return None
     factor = (first_s + rest_s) / expected_s
     seen = Requests(prompt, answer, factor / factor.mean())
     return off, QueueModel(slots, bare.first, bare.token, seen)

@@ -66,6 +66,10 @@ class _State:
     tolerance: float = 0.0
     visits: list[Visit] = field(default_factory=list[Visit])
     crossing: Crossing | None = None
+    measured: Crossing | None = None
+    """The same without a model of the engine."""
+    in_part: bool = False
+    """Whether a model speaks of some objectives, and nothing tells the crossing of another."""
     spent: float = 0.0
     """Share of the load seconds."""
 
@@ -80,7 +84,12 @@ class _State:
 
     def read(self) -> None:
         forecasts = self.visits[-1].finding.forecasts if self.visits else ()
-        self.crossing = _tightest([v.finding.late_shares for v in self.visits], forecasts)
+        late_shares = [visit.finding.late_shares for visit in self.visits]
+        self.measured = self.crossing = _tightest(_crossings(late_shares, ()))
+        self.in_part = False
+        if any(forecasts):
+            modelled = _crossings(late_shares, forecasts)
+            self.crossing, self.in_part = _tightest(modelled), None in modelled
 
     @property
     def fail_rps(self) -> float | None:
@@ -137,15 +146,18 @@ class _State:
 
     def _cleared(self, visit: Visit) -> bool:
         # A sure verdict is wrong once in a while, most often close to the limit.
+        # Only other probes outweigh one, no model does.
         return (
-            self.crossing is not None
+            self.measured is not None
             and not visit.finding.final
-            and self.crossing.probability_above(visit.rate_rps) > 1.0 - _CONFIDENCE
+            and self.measured.probability_above(visit.rate_rps) > 1.0 - _CONFIDENCE
         )
 
     def _vouched(self, visit: Visit) -> bool:
+        if (self.crossing is None or self.in_part) and visit.finding.verdict != "pass":
+            return False
         if self.crossing is None:
-            return visit.finding.verdict == "pass"
+            return True
         return self.crossing.probability_above(visit.rate_rps / self.slack) >= _CONFIDENCE
 
 
@@ -270,6 +282,7 @@ def search_rate(
         elif high is None and expected is None:
             rate, step = rate * step, _grown(step)
         else:
+            unbounded = high is None
             high = math.inf if high is None else high
             if stop := _ending(state, high, tolerance):
                 return _result(state, stop, tolerance)
@@ -278,7 +291,8 @@ def search_rate(
             few = max_probes - len(state.visits) <= max(2, max_probes // _LAST_SHARE)
             if state.certified() is None and (few or seconds_left() < 4 * seconds_needed):
                 rate = min(rate, low / _RETREAT)
-            rate = max(rate, floor_rps)
+            # No model leads farther above what has held than a search without one goes.
+            rate = max(min(rate, low * _STEP) if unbounded else rate, floor_rps)
 
 
 def _grown(step: float) -> float:
@@ -333,16 +347,18 @@ def _within(state: _State, tolerance: float) -> float:
     return tolerance / 2.0 if early and state.expected_rps is not None else tolerance
 
 
-def _tightest(
+def _crossings(
     findings: list[tuple[LateShare, ...]], forecasts: tuple[Forecast | None, ...]
-) -> Crossing | None:
-    """Return the crossing of the objective that is missed first."""
+) -> list[Crossing | None]:
+    """Return the crossing of every objective, None where nothing tells it."""
     rows = [late_shares for late_shares in findings if late_shares]
-    if not rows:
-        return None
     columns = [list(column) for column in zip(*rows, strict=True)]
-    known = forecasts or (None,) * len(columns)
-    found = [c for c in map(locate, columns, known) if c]
+    return list(map(locate, columns, forecasts or (None,) * len(columns)))
+
+
+def _tightest(crossings: list[Crossing | None]) -> Crossing | None:
+    """Return the crossing of the objective that is missed first."""
+    found = [crossing for crossing in crossings if crossing]
     return min(found, key=lambda crossing: crossing.quantile(0.5), default=None)
 
 

@@ -168,7 +168,6 @@ class Session:
         if rate is None:
             return self.sequential_rps, False
         likely = [math.exp(f.log_rps - f.log_sd) for f in self._forecasts if f is not None]
-        # A model that never saw the engine full knows of no limit.
         return min([*likely, _NO_HIGHER * rate]) if likely else rate, True
 
     async def closed_probe(self) -> ProbeResult:
@@ -250,12 +249,17 @@ class Session:
         return result
 
     def _learn(self, outcome: ProbeOutcome) -> None:
-        replay = replay_of(outcome.records, outcome.result.achieved_rate_rps)
-        if replay is None or outcome.result.verdict == "invalid":
+        if outcome.result.verdict == "invalid":
             return
-        for forecaster in self._forecasters:
-            if forecaster is not None:
+        replay = replay_of(outcome.records, outcome.result.achieved_rate_rps)
+        known = [forecaster for forecaster in self._forecasters if forecaster is not None]
+        if replay is not None:
+            for forecaster in known:
                 forecaster.add(replay)
+        missed = replay is None and outcome.result.verdict != "pass"
+        if missed or any(forecaster.unlike for forecaster in known):
+            # Another engine than the model's, or answers that cannot be held against it.
+            self._forecasters = ()
         self._forecasts = _said(self._forecasters)
 
     @property

@@ -73,8 +73,27 @@ def test_probes_that_disagree_widen_what_they_say():
     assert apart[1] > 1.5 * agreeing[1]
 
 
-def test_an_engine_that_was_never_full_is_known_less():
-    assert after(model=replace(MODEL, slots=4096))[1] > 2.0 * after()[1]
+def test_of_an_engine_that_was_never_full_nothing_is_said():
+    slo = make_slo(("e2e_latency", 95, 600))
+    assert forecasters(replace(MODEL, slots=4096), slo) == (None,)
+
+
+def test_a_limit_far_below_a_light_load_is_found():
+    """M/D/1 at 50 requests/s: 95 % within 1.2 times the service is met at a few per second."""
+    one = replace(MODEL, slots=1, first=(0.005, 0.0, 0.0), token=(0.001, 0.0))
+    forecaster = Forecaster(one, Objective(metric="e2e_latency", percentile=95, max_ms=24), POISSON)
+    found = forecaster.forecast()
+    assert found is not None
+    rate = math.exp(found.log_rps)
+    # Who arrives within 16 ms after another is late.
+    assert 0.035 < rate * 0.016 < 0.075
+
+
+def test_a_long_warm_up_does_not_keep_a_probe_from_telling_anything():
+    warm = [replace(record(0), index=i) for i in range(6_100)]
+    seen = replay_of([*warm, *(record(i) for i in range(4, 60))], 700.0)
+    assert seen is not None
+    assert len(seen.arrived_s) - seen.warmup == 56
 
 
 def test_prompts_that_the_ladder_did_not_see_are_known_from_probes():

@@ -119,3 +119,18 @@ def test_too_few_requests_make_no_model():
     rung, records = looped(Shape(slots=8, prefill_s=0.03, token_s=0.015), 2)
     assert fit_queue([], records[:8], [rung]) is None
     assert fit_queue(records, records, []) is None
+
+
+def test_an_engine_that_breaks_down_at_the_last_rung_makes_no_model_that_takes_no_time():
+    """Latencies jump at eight clients, so that a line through all of them begins below zero."""
+    seen = {1: (0.005, 0.02), 2: (0.007, 0.03), 4: (0.012, 0.055), 8: (0.06, 0.2)}
+    loops = {
+        n: [record(-n, i, i * (f + r), i * (f + r) + f, (i + 1) * (f + r)) for i in range(6 * n)]
+        for n, (f, r) in seen.items()
+    }
+    rungs = [
+        Rung(clients=n, throughput_rps=n / sum(seen[n]), latency_s=sum(seen[n]), met=True)
+        for n in (2, 4, 8)
+    ]
+    found = fit_queue(loops[1], [r for n in (2, 4, 8) for r in loops[n]], rungs)
+    assert found is None or found.service_s(0.0, 100.0, TOKENS) > 0.01

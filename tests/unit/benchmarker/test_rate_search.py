@@ -249,6 +249,53 @@ def test_beside_a_model_no_rate_is_probed_that_would_not_end_the_search():
     assert min(v.rate_rps for r in held for v in r.visits) >= 9.2
 
 
+def beside(probe, *forecasts, start_rps, max_probes=12):
+    """Search with a probe that tells nothing of the model beside it."""
+    rates = []
+
+    def noted(rate):
+        rates.append(rate)
+        return replace(probe(rate), forecasts=forecasts)
+
+    result = search_rate(
+        noted,
+        start_rps=start_rps,
+        start_is_near=True,
+        tolerance=0.05,
+        max_probes=max_probes,
+        seconds_left=lambda: 1e9,
+        seconds_needed=1.0,
+    )
+    return result, rates
+
+
+def test_a_model_does_not_clear_a_certain_fail():
+    def probe(rate):
+        # One hang: many are late in one episode.
+        late, verdict = (0.0, "pass") if rate < 11.0 else (0.3, "fail")
+        shares = (LateShare(rate, late, 200, 150 if rate < 11.0 else 2, 0.05),)
+        return Finding(verdict, rate, holds=rate < 11.0, late_shares=shares)
+
+    sure = Forecast(math.log(12.5), 0.02)
+    result, _ = beside(probe, sure, start_rps=11.5)
+    assert best_rate(result) < 11.0
+    assert result.lowest_fail_rps == pytest.approx(11.0, rel=0.1)
+
+
+def test_a_model_of_one_objective_does_not_vouch_for_another():
+    def probe(rate):
+        shares = (LateShare(rate, 0.0, 200, 150, 0.05), LateShare(rate, 0.05, 10, 10, 0.05))
+        return Finding("unresolved", rate, holds=True, late_shares=shares)
+
+    result, _ = beside(probe, Forecast(math.log(12.0), 0.02), None, start_rps=10.0, max_probes=3)
+    assert result.best is None
+
+
+def test_no_model_leads_farther_than_the_double_of_what_held():
+    _, rates = beside(Noisy(10.0, 0), Forecast(math.log(400.0), 0.2), start_rps=1.0)
+    assert max(rates) <= 20.0
+
+
 def test_no_probe_is_begun_that_cannot_send_enough_requests():
     # At 9 requests/s, ten seconds hold 90 of the 100 that are needed.
     result, rates = run(9.3, start=9.0, seconds=15.0, requests_needed=100)
