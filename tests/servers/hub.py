@@ -91,7 +91,7 @@ def _write(hub: Hub, asked: Asked) -> Answer:
     if kind == "branch":
         if named in hub.branches:
             return _json({}, HTTPStatus.CONFLICT)
-        start = json.loads(asked.body or b"{}").get("startingPoint", "main")
+        start = str(json.loads(asked.body or b"{}").get("startingPoint", "main"))
         hub.branches[named] = hub.branches.get(start, start)
         return _json({})
     assert kind == "commit", asked.path
