@@ -220,7 +220,8 @@ class Session:
             max_requests=_MAX_REQUESTS,
             seed=self.seed,
             probe=number,
-            warmup=warmup,
+            # Without a model, whose readings it steadies, more searches would come out too high.
+            warmup=warmup if self._modelled else 0,
         )
         rules = Rules(
             slo=self.slo,

@@ -20,13 +20,14 @@ def card_of(deployment: Deployment, source: str) -> str:
         Reference of the base model; one on a hub is named there.
     """
     quantized = deployment.recipe not in (None, BASELINE)
-    said: dict[str, object] = {"library_name": "vllm" if deployment.engine == "vllm" else None}
+    # Hubs call a library what its engine is called here.
+    said: dict[str, object] = {"library_name": deployment.engine}
     if source.startswith(_HUB):
         said["base_model"] = HubReference.parse(source).repository
         if quantized:
             said["base_model_relation"] = "quantized"
     said["tags"] = ["optikit", *([deployment.recipe] if quantized else [])]
-    front = yaml.safe_dump({k: v for k, v in said.items() if v is not None}, sort_keys=False)
+    front = yaml.safe_dump(said, sort_keys=False)
     return f"---\n{front}---\n\n" + "\n".join(_lines(deployment, source)) + "\n"
 
 
