@@ -59,6 +59,7 @@ __all__ = [
     "UnknownNameError",
     "WorkerKilledError",
     "one_line",
+    "reason_of",
 ]
 
 _LINE_CHARACTERS = 600
@@ -207,6 +208,11 @@ class EvaluationError(OptikitError):
 
 class TuningError(OptikitError):
     """A study that cannot go on."""
+
+
+def reason_of(error: BaseException, most: int = 200) -> str:
+    """Return what an error says, in one line of `most` characters; its class if that is nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
 
 
 def one_line(error: BaseException) -> str:

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from optikit_assets.errors import AcceleratorError, MachineError, StorageError
+from optikit_assets.errors import AcceleratorError, MachineError, StorageError, reason_of
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Error numbers of a disk, a quota or a file that can take no more."""
@@ -42,7 +42,7 @@ def machine_fault(error: BaseException) -> MachineError | None:
             return link
         kind = _kind(link)
         if kind is not None:
-            text = " ".join(str(link).split())[:600]
+            text = reason_of(link, 600)
             return kind(f"{type(link).__name__}: {text}; {_NEXT_STEP[kind]}")
     return None
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import httpx
 
-from optikit_assets.errors import PermissionDeniedError, StorageError
+from optikit_assets.errors import PermissionDeniedError, StorageError, reason_of
 from optikit_assets.hosts import is_loopback
 
 _MISSING, _EXISTS = "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"
@@ -64,7 +64,7 @@ class MlflowServer:
             with self._connect(**self._how()) as client:
                 answer = client.request(method, f"{self.url}/{path}", **how)
         except httpx.HTTPError as error:
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = reason_of(error)
             raise StorageError(
                 f"{self.url}: no answer to {what} ({reason}); check MLFLOW_TRACKING_URI and that "
                 "the server can be reached, and run again"

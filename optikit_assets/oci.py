@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from optikit_assets.errors import PermissionDeniedError, StorageError
+from optikit_assets.errors import PermissionDeniedError, StorageError, reason_of
 from optikit_assets.hosts import is_loopback
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
@@ -226,7 +226,7 @@ class Registry:
         try:
             yield
         except httpx.HTTPError as error:
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = reason_of(error)
             raise StorageError(
                 f"{self.url}: cannot {what} ({reason}); check that the registry can be reached, "
                 "and run again: what was finished is kept"

@@ -20,7 +20,7 @@ from urllib.parse import quote
 import httpx
 
 from optikit_assets.bucket import Listed
-from optikit_assets.errors import ChangedInputError, PermissionDeniedError, StorageError
+from optikit_assets.errors import ChangedInputError, PermissionDeniedError, StorageError, reason_of
 from optikit_assets.hosts import is_loopback
 
 _RETRIES = 6
@@ -204,7 +204,7 @@ class WebHdfs:
         try:
             yield
         except httpx.HTTPError as error:
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = reason_of(error)
             raise StorageError(
                 f"{self.url}: no answer to {what} ({reason}); check that the name node can be "
                 "reached, and run again: what was finished is kept"

@@ -66,13 +66,14 @@ def promising(
     default = predicted(dict.fromkeys(names, 1) | dict(question.engine.flags))
     every = [predicted(flags) for flags in _parallel(question, place, space, names)]
     every.sort(key=lambda one: -one.rate_per_card)
-    best = []
-    for one in every[:most]:
-        found = one
+
+    def with_batch(found: _Predicted) -> _Predicted:
         for name in batch:
-            others = [predicted({**found.flags, name: value}) for value in _some(space, name)]
-            found = _best([found, *others])
-        best.append(found)
+            values = _some(space, name)
+            found = _best([found, *(predicted({**found.flags, name: one}) for one in values)])
+        return found
+
+    best = [with_batch(one) for one in every[:most]]
     best.sort(key=lambda one: -one.rate_per_card)
     worth = default.rate_per_card * (1.0 + _WORTH)
     return [dict(one.flags) for one in best if one.flags and one.rate_per_card > worth]

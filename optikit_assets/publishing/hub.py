@@ -22,7 +22,13 @@ from typing import Any
 
 import httpx
 
-from optikit_assets.errors import OptikitError, PermissionDeniedError, SpecError, StorageError
+from optikit_assets.errors import (
+    OptikitError,
+    PermissionDeniedError,
+    SpecError,
+    StorageError,
+    reason_of,
+)
 from optikit_assets.hosts import is_loopback
 from optikit_assets.publishing.digests import RELEASE_FILE, release_text
 from optikit_assets.publishing.targets import Placed, Release, register_target
@@ -172,4 +178,4 @@ class HubTarget:
 def _short(error: BaseException) -> str:
     """Return what the client says; of an upload that failed, why it did."""
     cause = error.__cause__ if isinstance(error, RuntimeError) else None
-    return " ".join(str(cause or error).split())[:200] or type(error).__name__
+    return reason_of(cause or error)

@@ -6,7 +6,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
-from optikit_assets.errors import StorageError
+from optikit_assets.errors import StorageError, reason_of
 
 VERSION_KEY = "schema_version"
 
@@ -123,5 +123,5 @@ class Document(Generic[_T]):
                 fields = self._upgrades[version](fields)
             return self._adapter.validate_python(fields)
         except (ValidationError, LookupError, TypeError, AttributeError) as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = reason_of(error, 300)
             raise StorageError(f"{source} is no {self.file}: {reason}; delete it") from error

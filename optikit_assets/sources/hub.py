@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from optikit_assets.disk import check_free_space
-from optikit_assets.errors import ModelError, StorageError
+from optikit_assets.errors import ModelError, StorageError, reason_of
 from optikit_assets.sources.base import ASK_LIMIT_S, SourcedVersion, register_source
 from optikit_assets.sources.references import HUB, HubReference, is_commit
 
@@ -99,7 +99,7 @@ def download(reference: HubReference, cache: Path) -> Path:
                 f"disk full while downloading {reference} to {cache}; what arrived is kept: free "
                 "some space and try again"
             ) from error
-        reason = _one_line(error)
+        reason = reason_of(error)
         raise ModelError(f"download of {reference} failed: {reason}; try again") from error
 
 
@@ -140,7 +140,7 @@ def _model_info(reference: HubReference, timeout_s: float = ASK_LIMIT_S) -> Any:
     except hub_errors.RevisionNotFoundError as error:
         raise ModelError(f"{reference}: the repository has no such revision") from error
     except Exception as error:  # the hub client lets errors of its HTTP library through
-        raise _UnreachableError(_one_line(error)) from error
+        raise _UnreachableError(reason_of(error)) from error
 
 
 def _last_copy(hub: Any, reference: HubReference, cache: Path, reason: Exception) -> Path:
@@ -158,7 +158,7 @@ def _last_copy(hub: Any, reference: HubReference, cache: Path, reason: Exception
     except Exception as error:
         raise ModelError(
             f"{reference} is not on this machine and the hub cannot be reached "
-            f"({_one_line(reason)}); add a local folder with `optikit models add PATH`"
+            f"({reason_of(reason)}); add a local folder with `optikit models add PATH`"
         ) from error
 
 
@@ -178,7 +178,3 @@ def _wanted_bytes(hub: Any, info: Any) -> int:
         key=lambda file: file.rfilename,
     )
     return sum(file.size or 0 for file in files)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -21,7 +21,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from optikit_assets.errors import EndpointError, EvaluationError
+from optikit_assets.errors import EndpointError, EvaluationError, reason_of
 from optikit_assets.specs.endpoint_address import (
     JUDGE_CREDENTIALS_VARIABLE,
     EndpointAddress,
@@ -150,7 +150,7 @@ def load_classifier(model: str) -> tuple[Any, Any, int]:
             model, output_loading_info=True
         )
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = reason_of(error, 300)
         raise EvaluationError(f"judge classifier {model!r} cannot be loaded: {reason}") from error
     if missing := sorted(info["missing_keys"]):
         raise EvaluationError(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from optikit_assets.errors import EvaluationError
+from optikit_assets.errors import EvaluationError, reason_of
 
 SCORES_FILE = "scores.json"
 SAMPLES_FILE = "samples.jsonl"
@@ -189,7 +189,7 @@ def load_candidate(
     except OSError as error:
         raise EvaluationError(f"{error.filename}: {error.strerror}; evaluate it again") from error
     except (ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = reason_of(error, 300)
         raise EvaluationError(
             f"{artifact_path} is not an evaluation of this version: {reason}; evaluate it again"
         ) from error

@@ -7,7 +7,7 @@ import gc
 from collections.abc import Generator
 from typing import Any
 
-from optikit_assets.errors import EvaluationError
+from optikit_assets.errors import EvaluationError, reason_of
 from optikit_assets.specs import EngineSpec, SuiteSpec
 
 
@@ -48,7 +48,7 @@ class SglangOffline:
             try:
                 model = SGLangLM(**arguments)
             except Exception as error:
-                reason = " ".join(str(error).split())[:600]
+                reason = reason_of(error, 600)
                 raise EvaluationError(
                     f"SGLang cannot load the checkpoint: {type(error).__name__}: {reason}"
                 ) from error

@@ -11,7 +11,7 @@ import gc
 from collections.abc import Generator
 from typing import Any
 
-from optikit_assets.errors import EvaluationError
+from optikit_assets.errors import EvaluationError, reason_of
 from optikit_assets.specs import EngineSpec, SuiteSpec
 
 _HOW_IT_COMPUTES = ("attn_implementation",)
@@ -58,7 +58,7 @@ class TransformersOffline:
             try:
                 model = HFLM(**arguments, device=device)
             except Exception as error:
-                reason = " ".join(str(error).split())[:600]
+                reason = reason_of(error, 600)
                 raise EvaluationError(
                     f"transformers cannot load the checkpoint: {type(error).__name__}: {reason}"
                 ) from error

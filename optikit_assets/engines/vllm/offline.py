@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Generator
 from typing import Any
 
-from optikit_assets.errors import EvaluationError
+from optikit_assets.errors import EvaluationError, reason_of
 from optikit_assets.specs import EngineSpec, SuiteSpec
 
 log = logging.getLogger("optikit.evaluate")
@@ -73,7 +73,7 @@ class VllmOffline:
             try:
                 model = module.VLLM(**arguments)
             except Exception as error:
-                reason = " ".join(str(error).split())[:600]
+                reason = reason_of(error, 600)
                 raise EvaluationError(
                     f"vLLM cannot load the checkpoint: {type(error).__name__}: {reason}"
                 ) from error
