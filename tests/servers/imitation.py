@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
+from tests.servers.ending import end
 from tests.servers.engine_model import Engine, Shape
 
 START_LIMIT_S = 10.0
@@ -149,7 +150,7 @@ class _Engine:
     async def close(self) -> None:
         if self._death is not None:
             await self._death
-        await self._runner.cleanup()
+        await end(self._runner)
 
     async def _die(self) -> None:
         """Stop listening and break every connection, as a killed process does."""

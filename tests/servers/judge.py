@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from aiohttp import web
 
+from tests.servers.ending import end
+
 START_LIMIT_S = 10.0
 
 Fault = Literal["", "hang", "trickle", "undecided"]
@@ -53,7 +55,7 @@ def judging(behaviour: Behaviour) -> Iterator[Served]:
         served.base_url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
         ready.set()
         await stop.wait()
-        await runner.cleanup()
+        await end(runner)
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
     thread.start()

@@ -105,7 +105,8 @@ def test_arrivals_stay_poisson_however_many_processes_send(processes):
     assert (sent - scheduled).min() >= -0.001
     assert np.median(sent - scheduled) < 0.05
     assert 0.9 <= dispersion(scheduled, 2.0 / RATE_RPS) <= 1.1
-    assert 0.9 <= dispersion(np.sort(sent), 2.0 / RATE_RPS) <= 1.1
+    # Evenly spaced requests give about 0, pairs that leave together about 2.
+    assert 0.75 <= dispersion(np.sort(sent), 2.0 / RATE_RPS) <= 1.3
     assert all(record.ok and len(record.itl_s) == 3 for record in records)
     assert outcome.result.sent == len(records)
     assert 0.0 < outcome.result.client_cores < processes + 1
