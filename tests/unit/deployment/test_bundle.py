@@ -168,7 +168,7 @@ def test_report_names_what_to_run_and_at_which_rate(tmp_path):
         "vllm serve --config vllm.yaml",
         "python -m vllm.server --config vllm.yaml",
         "max-num-seqs: 48",
-        "7.5 req/s",
+        "7.5 req/s held on fresh servers; its search found",
         "2.13×",
         "End-to-end latency p95 ≤ 500 ms",
         "1,200 input tokens, 200 of them shared, 80 output tokens",
