@@ -66,7 +66,8 @@ def compress(job: dict[str, Any]) -> dict[str, Any]:
     from benchmarks.dequantized import cosine
     from optikit_assets.artifacts import open_store
     from optikit_assets.workers.compress import handle
-    from optikit_assets.workers.messages import CompressRequest, Record
+    from optikit_assets.workers.messages import CompressRequest
+    from optikit_assets.workers.records import Record, TrialFinished
 
     answers: dict[str, Any] = {}
     for name, content in job["requests"].items():
@@ -77,9 +78,9 @@ def compress(job: dict[str, Any]) -> dict[str, Any]:
             answers[name] = {"failed": result.failed[0]}
             continue
         path = open_store(request.store, Path()).get(result.finished[0]).folder()
-        payload = records[-1].payload
+        (made,) = (record.made for record in records if isinstance(record, TrialFinished))
         weights = sum(file.stat().st_size for file in path.glob("*.safetensors"))
-        answers[name] = {"path": str(path), "bytes": weights, "seconds": payload["seconds"]}
+        answers[name] = {"path": str(path), "bytes": weights, "seconds": made.seconds}
         answers[name]["cosine"] = cosine(Path(request.model.where), path)
     return answers
 

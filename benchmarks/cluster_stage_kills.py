@@ -329,7 +329,7 @@ def drive(asset: str, partition: str, events: str) -> None:
     """Materialize a partition, and write down what its workers say."""
     from optikit_assets.graph import Node
     from optikit_assets.headless.materialize import materialize_node, open_instance, register_model
-    from optikit_assets.workers.messages import Record
+    from optikit_assets.workers.records import CandidateFinished, Record, TrialFinished
 
     writing = threading.Lock()
 
@@ -338,8 +338,13 @@ def drive(asset: str, partition: str, events: str) -> None:
             out.write(json.dumps({"time": time.time(), "event": event, **values}) + "\n")
 
     def heard(worker: str, record: Record) -> None:
-        payload = record.payload
-        note(record.kind, trial=payload.get("trial"), reused=bool(payload.get("reused")))
+        match record:
+            case TrialFinished(trial=ended, reused=reused):
+                note(record.kind, trial=ended.trial, reused=reused)
+            case CandidateFinished(trial=trial, reused=reused):
+                note(record.kind, trial=trial, reused=reused)
+            case _:
+                note(record.kind)
 
     with open_instance() as instance:
         register_model(instance, MODEL)

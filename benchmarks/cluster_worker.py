@@ -16,7 +16,8 @@ from pathlib import Path
 
 from optikit_assets.errors import OptikitError, one_line
 from optikit_assets.workers.channel import Emit, worker_main
-from optikit_assets.workers.messages import Message, Record
+from optikit_assets.workers.messages import Message
+from optikit_assets.workers.records import Progress, Record
 
 ITEMS = 6
 PER_WORKER = 3
@@ -38,16 +39,20 @@ class Made(Message):
 
 
 def handle(request: Make, emit: Emit) -> Made:
-    """Make the items; a child and one that has its own session, like an engine core, wait along."""
+    """Make the items; a child and one that has its own session, like an engine core, wait along.
+
+    The first record names the processes, each later one the item that was made.
+    """
     command = [sys.executable, "-S", "-c", "import time; time.sleep(600)"]
     own_session = os.posix_spawn(sys.executable, command, os.environ, setsid=True)
     child = os.posix_spawn(sys.executable, command, os.environ)
-    emit(Record(kind="started", payload={"pids": [os.getpid(), child, own_session]}))
-    for item in request.items:
+    total = len(request.items)
+    emit(Progress(total=total, text=f"{os.getpid()} {child} {own_session}"))
+    for done, item in enumerate(request.items, start=1):
         time.sleep(request.seconds)
         Path(request.folder, f"{item}.made").touch()
-        emit(Record(kind="finished", payload={"item": item}))
-    return Made(count=len(request.items))
+        emit(Progress(done=done, total=total, text=item))
+    return Made(count=total)
 
 
 @dataclass(frozen=True)
@@ -70,11 +75,18 @@ def drive(address: str, home: str, folder: str, seconds: str) -> None:
         with writing, events.open("a", encoding="utf-8") as out:
             out.write(json.dumps({"time": time.time(), "event": event, **values}) + "\n")
 
+    def heard(record: Record) -> None:
+        assert isinstance(record, Progress)
+        if record.done:
+            note("finished", item=record.text)
+        else:
+            note("started", pids=[int(pid) for pid in record.text.split()])
+
     def make(batch: Sequence[Item], lease: Lease) -> dict[str, str]:
         keys = tuple(item.artifact_key for item in batch)
         note("asked", items=keys)
         work = Make(folder=folder, items=keys, seconds=float(seconds))
-        executor.run("compress", work, Made, lease, on_record=lambda r: note(r.kind, **r.payload))
+        executor.run("compress", work, Made, lease, on_record=heard)
         return {}
 
     try:

@@ -1,10 +1,10 @@
 """A worker that sends records and a result of the size asked for, and does nothing else."""
 
 import random
-from typing import Any
 
 from optikit_assets.workers.channel import Emit, worker_main
-from optikit_assets.workers.messages import Message, Record
+from optikit_assets.workers.messages import Message
+from optikit_assets.workers.records import Progress
 
 
 class Talk(Message):
@@ -30,8 +30,7 @@ def text_of(talk: Talk, number: int) -> str:
 def handle(request: Talk, emit: Emit) -> Said:
     """Send the records, then return the result."""
     for number in range(request.records):
-        payload: dict[str, Any] = {"number": number, "text": text_of(request, number)}
-        emit(Record(kind="probe_finished", payload=payload))
+        emit(Progress(done=number, total=request.records, text=text_of(request, number)))
     return Said(run=request.run, text=text_of(request, request.records))
 
 

@@ -35,7 +35,7 @@ from optikit_assets.execution import LocalExecutor
 from optikit_assets.processes import OwnedProcess
 from optikit_assets.settings import REPOSITORY
 from optikit_assets.workers.channel import RECORD, REQUEST_KEY, RESULT
-from optikit_assets.workers.messages import Record
+from optikit_assets.workers.records import Progress, Record, read_record
 
 _BUSY_LOOPS = 2
 _WORKER = [sys.executable, "-m", "benchmarks.talkative_worker"]
@@ -103,7 +103,7 @@ def through_dagster_reader(folder: Path) -> Converse:
                 while worker.wait(0.1) is None:
                     pass
         sent = session.get_custom_messages()
-        records += [Record.model_validate(m["body"]) for m in sent if m["type"] == RECORD]
+        records += [read_record(m["body"]) for m in sent if m["type"] == RECORD]
         results = [m["body"] for m in sent if m["type"] == RESULT]
         if not results:
             raise OptikitError("no result arrived")
@@ -126,7 +126,7 @@ def measure(name: str, converse: Converse, arguments: argparse.Namespace) -> Tal
                 said = converse(context, talk, records)
             except OptikitError as error:
                 tally.reasons.append(f"run {number}: {str(error)[:200]}")
-            texts = {r.payload["number"]: r.payload["text"] for r in records}
+            texts = {r.done: r.text for r in records if isinstance(r, Progress)}
             tally.runs += 1
             whole = said is not None and said.text == text_of(talk, talk.records)
             tally.lost_results += not whole

@@ -14,7 +14,8 @@ from optikit_assets.execution.pace import Pace
 from optikit_assets.graph import pool_name
 from optikit_assets.settings import settings
 from optikit_assets.specs import LOCAL
-from optikit_assets.workers.messages import PROGRESS, Message, Record
+from optikit_assets.workers.messages import Message
+from optikit_assets.workers.records import Progress, Record
 
 ResultT = TypeVar("ResultT", bound=Message)
 Listener = Callable[[str, Record], object]
@@ -65,8 +66,7 @@ class PoolRunner:
         log: logging.Logger = context.log
         said = "; ".join(filter(None, (text, pace.left(done, total))))
         log.info(said)
-        payload = {"done": done, "total": total, "text": said}
-        self.listener(worker, Record(kind=PROGRESS, payload=payload))
+        self.listener(worker, Progress(done=done, total=total, text=said))
 
     def run(
         self,
@@ -93,10 +93,8 @@ class PoolRunner:
         pace = Pace()
 
         def tell(record: Record) -> None:
-            if record.kind == PROGRESS:
-                told = record.payload
-                parts = told.get("done", 0), told.get("total", 1)
-                self.say(context, pace, told.get("text", "it goes on"), *parts, worker)
+            if isinstance(record, Progress):
+                self.say(context, pace, record.text, record.done, record.total, worker)
             else:
                 self.listener(worker, record)
             on_record(record)

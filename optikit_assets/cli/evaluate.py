@@ -26,7 +26,7 @@ from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog
 from optikit_assets.specs.endpoint_address import CREDENTIALS_VARIABLE, EndpointAddress
 from optikit_assets.stateval.endpoint import served_model, tokenizer_in
-from optikit_assets.workers.messages import Record
+from optikit_assets.workers.records import Progress, Record
 from resources.history import open_history
 
 _COLUMNS = ("min", "max", "mean", "std", "rsd_percent", "runs", "items", "most_changed_responses")
@@ -154,8 +154,8 @@ def _shower(console: Console) -> Callable[[str, Record], None]:
     """Return what prints the progress that workers report, one line each."""
 
     def show(worker: str, record: Record) -> None:
-        if record.kind == "progress":
-            done, total = record.payload["done"], record.payload["total"]
-            console.print(f"  {record.payload['text']} ({done + 1} of {total})", highlight=False)
+        if isinstance(record, Progress):
+            place = f"{record.done + 1} of {record.total}"
+            console.print(f"  {record.text} ({place})", highlight=False)
 
     return show

@@ -16,7 +16,8 @@ from optikit_assets.engines import Hardware
 from optikit_assets.errors import AcceleratorError
 from optikit_assets.settings import Settings
 from optikit_assets.specs import PoolSpec, plugins
-from optikit_assets.workers.messages import Message, Record
+from optikit_assets.workers.messages import Message
+from optikit_assets.workers.records import Record
 
 log = logging.getLogger("optikit.execution")
 
@@ -185,9 +186,10 @@ class Executor(Protocol):
         ------
         MachineError
             If the machine failed, with the class of the worker's own error where it has one;
-            `EnvironmentMissingError` if the worker's environment is not installed or does not bring
-            the worker up, `WorkerKilledError` if it was broken off, `NodeLostError` if its node
-            went away: another lease may be on another one (`on_some_node`).
+            `EnvironmentMissingError` if the worker's environment is not installed, does not bring
+            the worker up or has another version of it, `WorkerKilledError` if it was broken off,
+            `NodeLostError` if its node went away: another lease may be on another one
+            (`on_some_node`).
         StageError
             If the worker fails; names its log. `StageTimeoutError` past the limit;
             `ResultMissingError` if it ended well, and what it finished is to be looked up.

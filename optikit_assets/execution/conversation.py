@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
+from pydantic import ValidationError
+
 from optikit_assets import errors
 from optikit_assets.errors import (
     EnvironmentMissingError,
@@ -18,7 +20,7 @@ from optikit_assets.execution.base import OnRecord, ResultT
 from optikit_assets.execution.worker_process import Ended
 from optikit_assets.faults import fault_in
 from optikit_assets.workers.channel import ERROR, RECORD, RESULT, STORAGE_EXIT
-from optikit_assets.workers.messages import Record
+from optikit_assets.workers.records import read_record
 
 # Workers in whose own process the model is: what the kernel's out-of-memory killer ends there asked
 # for too much memory, which is the trial's failure. Beside a server it is the server that goes.
@@ -46,8 +48,16 @@ class Conversation:
         self._error_class = ""
 
     def take(self, messages: Iterable[dict[str, Any]]) -> None:
-        """Handle messages in their order; an interrupt leaves the rest to the next call."""
+        """Handle messages in their order; an interrupt leaves the rest to the next call.
+
+        Raises
+        ------
+        EnvironmentMissingError
+            After the last of them, if one is a record that is not known here. It says nothing of
+            what the worker works on, but that its code is not that of this process.
+        """
         self._pending.extend(messages)
+        foreign: EnvironmentMissingError | None = None
         while self._pending:
             message = self._pending.popleft()
             kind, body = message["type"], message["body"]
@@ -56,7 +66,14 @@ class Conversation:
             elif kind == ERROR:
                 self._error, self._error_class = body["message"], body["error_class"]
             elif kind == RECORD:
-                self._on_record(Record.model_validate(body))
+                try:
+                    record = read_record(body)
+                except ValidationError as error:
+                    foreign = foreign or self._foreign("record", error)
+                else:
+                    self._on_record(record)
+        if foreign is not None:
+            raise foreign
 
     def outcome(self, ended: Ended, result_model: type[ResultT]) -> ResultT:
         """Return the result of a worker that has ended.
@@ -67,8 +84,20 @@ class Conversation:
             Why there is none: see `Executor.run`.
         """
         if ended.code == 0 and self._result is not None:
-            return result_model.model_validate(self._result)
+            try:
+                return result_model.model_validate(self._result)
+            except ValidationError as error:
+                raise self._foreign("result", error) from None
         raise self._failure(ended)
+
+    def _foreign(self, what: str, error: ValidationError) -> EnvironmentMissingError:
+        """Say what is not as it is known here: of a record its kind, and which ones are."""
+        first = error.errors(include_url=False)[0]
+        where = "".join(f"{part}: " for part in first["loc"])
+        return EnvironmentMissingError(
+            f"the {self._worker} worker sent a {what} that is not known here: {where}"
+            f"{first['msg']}; its code is of another version: install the same one there"
+        )
 
     def _failure(self, ended: Ended) -> StageError | MachineError:
         unread = f"; {ended.unreadable}" if ended.unreadable else ""

@@ -26,7 +26,8 @@ from optikit_assets.faults import machine_fault
 from optikit_assets.settings import settings
 from optikit_assets.workers.channel import RECORD, Emit
 from optikit_assets.workers.inputs import environment_digest, variables_here
-from optikit_assets.workers.messages import Message, Record
+from optikit_assets.workers.messages import Message
+from optikit_assets.workers.records import Record
 
 Work = Callable[[str, Message, Lease, Emit], Message]
 """Called with the worker's name, its request, its lease, and what takes its records."""

@@ -19,7 +19,6 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -29,11 +28,21 @@ from optikit_assets.headless.agenda import Agenda, DriverReport, Event
 from optikit_assets.headless.plan import NodePlan
 from optikit_assets.processes import die_with_parent
 from optikit_assets.workers.messages import trial_title
+from optikit_assets.workers.records import (
+    CandidateFailed,
+    CandidateFinished,
+    ProbeFinished,
+    Progress,
+    Record,
+    ServerStarted,
+    TrialFailed,
+    TrialFinished,
+)
 
 _POLL_S = 0.2
 STOP_LIMIT_S = 45.0
 
-Materialize = Callable[[Node, Callable[[str, Any], object]], str]
+Materialize = Callable[[Node, Callable[[str, Record], object]], str]
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ class AsRuns:
     tags: Mapping[str, str] = field(default_factory=dict)
     looked_at: Mapping[Node, Sequence[Node]] = field(default_factory=dict)
 
-    def __call__(self, node: Node, listener: Callable[[str, Any], object]) -> str:
+    def __call__(self, node: Node, listener: Callable[[str, Record], object]) -> str:
         # Loading the graph takes seconds, which a process spends where its output goes to its log.
         from optikit_assets.headless.materialize import materialize_node
 
@@ -213,10 +222,8 @@ def _serve(connection: Connection, log_file: Path, materialize: Materialize) -> 
         while (node := connection.recv()) is not None:
             connection.send(Event("started", node))
 
-            def tell(worker: str, record: Any, node: Node = node) -> None:
-                text = describe_record(record)
-                if text:
-                    connection.send(Event("progress", node, text))
+            def tell(worker: str, record: Record, node: Node = node) -> None:
+                connection.send(Event("progress", node, describe_record(record)))
 
             try:
                 outcome = materialize(node, tell)
@@ -231,18 +238,20 @@ def _serve(connection: Connection, log_file: Path, materialize: Materialize) -> 
         pass
 
 
-def describe_record(record: Any) -> str:
+def describe_record(record: Record) -> str:
     """Return one line for people about a worker's record."""
-    payload = record.payload
-    if record.kind == "probe_finished":
-        rate = payload.get("rate_rps") or 0.0
-        return f"{payload.get('kind')} probe at {rate:.2f} req/s: {payload.get('verdict')}"
-    if record.kind == "server_started":
-        return (
-            f"{payload.get('engine', 'server')} up after {payload.get('server_start_s', 0):.0f} s"
-        )
-    if record.kind.endswith("_failed"):
-        return f"{trial_title(payload['trial'])} failed: {payload.get('reason')}"
-    if record.kind.endswith("_finished"):
-        return f"{trial_title(payload['trial'])} finished"
-    return str(payload.get("text", ""))
+    match record:
+        case Progress(text=text):
+            return text
+        case ServerStarted(engine=engine, server_start_s=seconds):
+            return f"{engine} up after {seconds:.0f} s"
+        case ProbeFinished(probe=probe):
+            return f"{probe.kind} probe at {probe.rate_rps:.2f} req/s: {probe.verdict}"
+        case TrialFinished(trial=ended):
+            return f"{trial_title(ended.trial)} finished"
+        case TrialFailed(trial=ended):
+            return f"{trial_title(ended.trial)} failed: {ended.reason}"
+        case CandidateFinished(trial=trial):
+            return f"{trial_title(trial)} finished"
+        case CandidateFailed(trial=trial, reason=reason):
+            return f"{trial_title(trial)} failed: {reason}"

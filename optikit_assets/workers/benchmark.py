@@ -31,8 +31,8 @@ from optikit_assets.workers.messages import (
     BenchmarkRequest,
     BenchmarkWorkerResult,
     ExploreRequest,
-    Record,
 )
+from optikit_assets.workers.records import ProbeFinished, Progress, ServerStarted
 
 BENCHMARK = "benchmark"
 LEFT_REQUESTS = "left_requests"
@@ -43,7 +43,7 @@ LOG_FILE = "server.log"
 
 # What a measurement depends on, beside the engine's own distribution.
 _LIBRARIES = ("torch", "transformers", "compressed-tensors")
-_CURVES = ("arrivals_s", "completions_s")
+_NO_CURVES = {"arrivals_s": (), "completions_s": ()}
 
 
 def handle(
@@ -60,7 +60,7 @@ def handle(
     request
         What to serve and what to measure.
     emit
-        Receives ``server_started``, ``progress`` and ``probe_finished`` records.
+        Receives `ServerStarted`, `Progress` and `ProbeFinished`.
     python
         Interpreter that has the engine.
 
@@ -143,12 +143,7 @@ def _serve_and_measure(
     progress(emit, f"starting {engine.title}")
     try:
         with server:
-            started = {
-                "engine": engine.title,
-                "server_start_s": round(server.start_s, 2),
-                "base_url": server.base_url,
-            }
-            emit(Record(kind="server_started", payload=started))
+            announce_start(emit, server)
             try:
                 benchmark = _measure(request, server, engine.devices(flags), draft, emit)
             except EndpointError:
@@ -262,15 +257,22 @@ def _config(request: BenchmarkRequest, engine: Engine, model: Path) -> str:
     return engine.config_text(flags, model=str(model), served_model_name=request.served_model_name)
 
 
+def announce_start(emit: Emit, server: EngineServer) -> None:
+    """Tell of a server that is up."""
+    start_s = round(server.start_s, 2)
+    emit(
+        ServerStarted(engine=server.engine.title, server_start_s=start_s, base_url=server.base_url)
+    )
+
+
 def announce(emit: Emit, probe: ProbeResult) -> None:
     """Tell of a probe that is finished, without its curves."""
-    payload = probe.model_dump(mode="json", exclude=set(_CURVES))
-    emit(Record(kind="probe_finished", payload=payload))
+    emit(ProbeFinished(probe=probe.model_copy(update=_NO_CURVES)))
 
 
 def progress(emit: Emit, text: str, done: int = 0, total: int = 1) -> None:
     """Tell what is being done."""
-    emit(Record(kind="progress", payload={"done": done, "total": total, "text": text}))
+    emit(Progress(done=done, total=total, text=text))
 
 
 def _versions(engine: Engine) -> dict[str, str]:

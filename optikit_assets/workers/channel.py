@@ -18,7 +18,8 @@ from dagster_pipes import PipesContext, open_dagster_pipes
 
 from optikit_assets.errors import OptikitError, StorageError
 from optikit_assets.faults import machine_fault
-from optikit_assets.workers.messages import Message, Record
+from optikit_assets.workers.messages import Message
+from optikit_assets.workers.records import Record
 
 Request = TypeVar("Request", bound=Message)
 Result = TypeVar("Result", bound=Message)

@@ -24,14 +24,15 @@ from optikit_assets.optimizer.calibration import (
 )
 from optikit_assets.optimizer.compression import Compression, prepare_compression
 from optikit_assets.optimizer.contamination import check_contamination, read_items
+from optikit_assets.schemas import CalibrationTrial, FailedCalibrationTrial
 from optikit_assets.workers.channel import Emit, worker_main
 from optikit_assets.workers.inputs import calibration_location, check_inputs, local, store_of
 from optikit_assets.workers.messages import (
     CompressRequest,
     CompressResult,
     CompressTrial,
-    Record,
 )
+from optikit_assets.workers.records import Making, Progress, TrialFailed, TrialFinished
 
 log = logging.getLogger("optikit.compress")
 
@@ -69,9 +70,9 @@ def handle(request: CompressRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
     request
         What is to be made, of what.
     emit
-        Receives ``trial_finished`` and ``trial_failed`` records.
+        Receives `Progress`, `TrialFinished` and `TrialFailed`.
     clock
-        Time of day, for the records.
+        Time of day, for records and manifests.
 
     Raises
     ------
@@ -103,31 +104,28 @@ def handle(request: CompressRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
     failed: dict[int, str] = {}
     for done, trial in enumerate(request.trials):
         text = f"compressing trial {trial.trial} of {request.recipe.name}"
-        progress = {"done": done, "total": len(request.trials), "text": text}
-        emit(Record(kind="progress", payload=progress))
+        emit(Progress(done=done, total=len(request.trials), text=text))
         started_at = clock()
         try:
             with store.turn(trial.artifact_key):
-                payload = _run_trial(request, trial, backend, store, calibration, tokens, versions)
+                made = _run_trial(
+                    request, trial, backend, store, calibration, tokens, versions, clock
+                )
         except Exception as error:
             raise_machine_fault(error)
             # The log gets the whole story, the record one line of it.
             traceback.print_exc()
             failed[trial.trial] = one_line(error)
-            payload = {"reason": failed[trial.trial]}
-            kind = "trial_failed"
+            ended = FailedCalibrationTrial(
+                **trial.model_dump(),
+                started_at=started_at.isoformat(),
+                ended_at=clock().isoformat(),
+                reason=failed[trial.trial],
+            )
+            emit(TrialFailed(trial=ended))
         else:
             finished[trial.trial] = trial.artifact_key
-            kind = "trial_finished"
-        common = {
-            "trial": trial.trial,
-            "artifact_key": trial.artifact_key,
-            "seed": trial.seed,
-            "started_at": started_at.isoformat(),
-            "ended_at": clock().isoformat(),
-        }
-        # A reused checkpoint keeps the times at which it was made.
-        emit(Record(kind=kind, payload={**common, **payload}))
+            emit(made)
     return CompressResult(finished=finished, failed=failed, versions=versions)
 
 
@@ -139,13 +137,15 @@ def _run_trial(
     calibration: CalibrationData | None,
     tokens: Tokens,
     versions: dict[str, str],
-) -> dict[str, object]:
-    """Make one checkpoint, or find it; return what its record says beyond the usual."""
+    clock: Clock,
+) -> TrialFinished:
+    """Make one checkpoint, or find it, which keeps the times at which it was made."""
+    ended = CalibrationTrial(**trial.model_dump())
     existing = store.find(trial.artifact_key)
     if existing is not None:
         log.info("trial %d: found in the store", trial.trial)
-        return {**existing.manifest, "reused": True}
-    begin = _utc_now()
+        return TrialFinished(trial=ended, made=Making.of(existing.manifest), reused=True)
+    begin = clock()
     with store.create(trial.artifact_key, CHECKPOINT, _model_bytes(request)) as draft:
         compression = prepare_compression(
             request.recipe,
@@ -158,15 +158,17 @@ def _run_trial(
         )
         _log_plan(trial, compression)
         compressed = backend.compress(compression)
-        made = {
-            "rows_digest": compression.rows_digest,
-            "rows": len(compression.rows),
-            "row_numbers": list(compression.row_numbers),
-            "max_sequence_length": compression.max_sequence_length,
-            "notes": [*compression.notes, *compressed.notes],
-            "seconds": round(compressed.elapsed_s, 3),
-            "bytes": compressed.total_bytes,
-        }
+        made = Making(
+            rows_digest=compression.rows_digest,
+            rows=len(compression.rows),
+            row_numbers=compression.row_numbers,
+            max_sequence_length=compression.max_sequence_length,
+            notes=(*compression.notes, *compressed.notes),
+            seconds=round(compressed.elapsed_s, 3),
+            bytes=compressed.total_bytes,
+            started_at=begin.isoformat(),
+            ended_at=clock().isoformat(),
+        )
         draft.manifest.update(
             trial=trial.trial,
             seed=trial.seed,
@@ -174,16 +176,14 @@ def _run_trial(
             recipe_digest=request.recipe.digest(),
             calibration_data=None if calibration is None else calibration.reference,
             versions=versions,
-            started_at=begin.isoformat(),
-            ended_at=_utc_now().isoformat(),
             provenance=request.provenance,
-            **made,
+            **made.model_dump(mode="json"),
         )
         check_inputs(request)
     log.info(
         "trial %d: %.1f s, %d bytes", trial.trial, compressed.elapsed_s, compressed.total_bytes
     )
-    return {**made, "reused": False}
+    return TrialFinished(trial=ended, made=made, reused=False)
 
 
 def _load_rows(request: CompressRequest) -> tuple[CalibrationData | None, Tokens]:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from optikit_assets.artifacts import ArtifactStore
+from optikit_assets.artifacts import Artifact, ArtifactStore
 from optikit_assets.errors import (
     EndpointError,
     EvaluationError,
@@ -32,9 +32,9 @@ from optikit_assets.workers.messages import (
     Candidate,
     EvaluateRequest,
     EvaluateResult,
-    Record,
     trial_title,
 )
+from optikit_assets.workers.records import CandidateFailed, CandidateFinished, Progress
 
 log = logging.getLogger("optikit.evaluate")
 
@@ -121,7 +121,7 @@ def handle(
     request
         On a GPU with one candidate: an engine does not give all of its memory back.
     emit
-        Receives ``candidate_finished`` and ``candidate_failed`` records.
+        Receives `Progress`, `CandidateFinished` and `CandidateFailed`.
     clock
         Time of day, for the records.
     harness
@@ -171,10 +171,8 @@ def _evaluate_in_turn(
     failed: dict[int, str] = {}
     for done, candidate in enumerate(request.candidates):
         text = f"evaluating {trial_title(candidate.trial)} with suite {request.suite.name}"
-        progress = {"done": done, "total": len(request.candidates), "text": text}
-        emit(Record(kind="progress", payload=progress))
+        emit(Progress(done=done, total=len(request.candidates), text=text))
         started_at = clock()
-        common = {"trial": candidate.trial, "artifact_key": candidate.artifact_key}
         found = store.find(candidate.artifact_key)
         if found is None and not suite_tasks:
             # Outside the guard: when this fails the suite is at fault, not the candidate.
@@ -191,19 +189,25 @@ def _evaluate_in_turn(
                     evaluated = harness.score(request, candidate, suite_tasks, opened)
                     _keep(request, candidate, evaluated, contamination, store, started_at, clock)
                     found = store.get(candidate.artifact_key)
-            payload = _payload(load_candidate(found.folder(), candidate.trial), found.manifest)
+            ended = _finished(candidate, found, reused=reused)
         except EndpointError:
             raise
         except Exception as error:
             raise_machine_fault(error)
             traceback.print_exc()
             failed[candidate.trial] = one_line(error)
-            times = {"started_at": started_at.isoformat(), "ended_at": clock().isoformat()}
-            payload = {**common, "reason": failed[candidate.trial], **times}
-            emit(Record(kind="candidate_failed", payload=payload))
+            emit(
+                CandidateFailed(
+                    trial=candidate.trial,
+                    artifact_key=candidate.artifact_key,
+                    reason=failed[candidate.trial],
+                    started_at=started_at.isoformat(),
+                    ended_at=clock().isoformat(),
+                )
+            )
             break
         finished[candidate.trial] = candidate.artifact_key
-        emit(Record(kind="candidate_finished", payload={**common, **payload, "reused": reused}))
+        emit(ended)
     return EvaluateResult(finished=finished, failed=failed, versions=versions(request))
 
 
@@ -246,15 +250,19 @@ def _check_calibration(request: EvaluateRequest, suite_tasks: list[Any]) -> dict
     return check_tasks(calibration_location(request, request.calibration_data), documents)
 
 
-def _payload(candidate: EvaluatedCandidate, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return what a record says; one from the store keeps the times at which it was made."""
-    return {
-        "scores": {task.title: task.summary.model_dump(mode="json") for task in candidate.tasks},
-        "seconds": candidate.seconds,
-        "seed": candidate.seed,
-        "started_at": manifest["started_at"],
-        "ended_at": manifest["ended_at"],
-    }
+def _finished(candidate: Candidate, found: Artifact, *, reused: bool) -> CandidateFinished:
+    """Return the record of scores; those from the store keep the times at which they were made."""
+    scored = load_candidate(found.folder(), candidate.trial)
+    return CandidateFinished(
+        trial=candidate.trial,
+        artifact_key=candidate.artifact_key,
+        scores={task.title: task.summary for task in scored.tasks},
+        seconds=scored.seconds,
+        seed=scored.seed,
+        started_at=found.manifest["started_at"],
+        ended_at=found.manifest["ended_at"],
+        reused=reused,
+    )
 
 
 def _asks_hub_for_judge(request: EvaluateRequest) -> bool:

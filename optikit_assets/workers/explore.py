@@ -26,17 +26,13 @@ from optikit_assets.workers.benchmark import (
     BENCHMARK,
     REQUESTS_FILE,
     announce,
+    announce_start,
     measured_on,
     progress,
 )
 from optikit_assets.workers.channel import Emit, worker_main
 from optikit_assets.workers.inputs import check_inputs, home, local, store_of
-from optikit_assets.workers.messages import (
-    ExploreRequest,
-    ExploreWorkerResult,
-    Record,
-    Variant,
-)
+from optikit_assets.workers.messages import ExploreRequest, ExploreWorkerResult, Variant
 
 
 def handle(
@@ -49,7 +45,7 @@ def handle(
     request
         What to serve, and as what.
     emit
-        Receives ``server_started``, ``progress`` and ``probe_finished`` records.
+        Receives `ServerStarted`, `Progress` and `ProbeFinished`.
     python
         Interpreter that has the engine.
 
@@ -112,12 +108,7 @@ class _Exploration:
     def _measure_on(
         self, server: EngineServer, engine: HotReconfiguration, variants: list[Variant]
     ) -> None:
-        started = {
-            "engine": self._engine.title,
-            "server_start_s": round(server.start_s, 2),
-            "base_url": server.base_url,
-        }
-        self._emit(Record(kind="server_started", payload=started))
+        announce_start(self._emit, server)
         start_s = server.start_s
         name = self._request.served_model_name
         for number, variant in enumerate(variants):

@@ -1,12 +1,12 @@
-"""What control sends to a worker and what it streams back.
+"""What control sends to a worker, and what the worker ends with.
 
-A worker gets one request and ends with one result; in between it streams records, one per
+A worker gets one request and ends with one result; in between it streams `records`, one per
 finished unit of work, so that nothing finished is lost when it dies. Results name the artifacts in
 which the documents are.
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal, Self, cast
+from typing import Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -21,9 +21,6 @@ class Message(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-
-PROGRESS = "progress"
-"""Kind of a `Record` that says how far a worker is."""
 
 BASELINE_TRIAL = -1
 """Number of the baseline among the candidates of another recipe."""
@@ -59,19 +56,6 @@ def _references_in(value: object) -> Iterator[Reference]:
     elif isinstance(value, tuple):
         for item in cast("tuple[object, ...]", value):
             yield from _references_in(item)
-
-
-class Record(Message):
-    """One streamed record.
-
-    ``kind`` says what finished; ``payload`` is JSON. Kinds in use: ``trial_finished``,
-    ``trial_failed`` (compress); ``candidate_finished``, ``candidate_failed`` (evaluate);
-    ``server_started``, ``probe_finished`` (benchmark, explore); ``progress`` (any; ``done``,
-    ``total``, ``text``).
-    """
-
-    kind: str
-    payload: dict[str, Any] = Field(default_factory=dict)
 
 
 CalibrationSource = Reference | str

@@ -14,7 +14,7 @@ import pytest
 from optikit_assets import errors
 from optikit_assets.errors import AcceleratorError, StageError, StorageError, WorkerKilledError
 from optikit_assets.execution import Executor, Lease, settle
-from optikit_assets.workers.messages import Record
+from optikit_assets.workers.records import Progress, Record
 from tests.alive import is_alive
 from tests.contract.executor_worker import Done, Work
 
@@ -46,8 +46,7 @@ class ExecutorContract(abc.ABC):
         records: list[Record] = []
         done = self.run(executor, Work(what="é\n", records=50), records)
         assert done == Done(heard="é\n", sent=50)
-        assert [record.payload["number"] for record in records] == list(range(50))
-        assert {record.payload["text"] for record in records} == {"é\n"}
+        assert records == [Progress(done=n, total=50, text="é\n") for n in range(50)]
 
     def test_records_are_handed_over_in_the_thread_that_asked(self, executor: Executor) -> None:
         threads: set[int] = set()
@@ -92,24 +91,26 @@ class ExecutorContract(abc.ABC):
         pids: set[int] = set()
 
         def on_record(record: Record) -> None:
-            if record.kind == "started":
-                pids.add(record.payload["pid"])
-                stop.set()
+            assert isinstance(record, Progress)
+            pids.add(int(record.text))
+            stop.set()
 
+        work = Work(behaviour="work_on", records=0)
         with executor.lease(stop=stop) as lease, pytest.raises(WorkerKilledError):
-            executor.run("compress", Work(behaviour="work_on"), Done, lease, on_record=on_record)
+            executor.run("compress", work, Done, lease, on_record=on_record)
         assert [is_alive(pid) for pid in pids] == [False]
 
     def test_whoever_asked_can_end_it_from_what_hears_the_records(self, executor: Executor) -> None:
         pids: set[int] = set()
 
         def on_record(record: Record) -> None:
-            if record.kind == "started":
-                pids.add(record.payload["pid"])
-                raise KeyboardInterrupt
+            assert isinstance(record, Progress)
+            pids.add(int(record.text))
+            raise KeyboardInterrupt
 
+        work = Work(behaviour="work_on", records=0)
         with executor.lease() as lease, pytest.raises(KeyboardInterrupt):
-            executor.run("compress", Work(behaviour="work_on"), Done, lease, on_record=on_record)
+            executor.run("compress", work, Done, lease, on_record=on_record)
         assert [is_alive(pid) for pid in pids] == [False]
 
     # --- leases -----------------------------------------------------------------------------------

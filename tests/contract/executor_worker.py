@@ -9,13 +9,17 @@ from typing import Literal
 from optikit_assets import errors
 from optikit_assets.errors import CompressionError, ModelError
 from optikit_assets.workers.channel import Emit, worker_main
-from optikit_assets.workers.messages import Message, Record
+from optikit_assets.workers.messages import Message
+from optikit_assets.workers.records import Progress
 
 Behaviour = Literal["finish", "refuse", "break", "fault", "full_disk", "work_on"]
 
 
 class Work(Message):
-    """What to do; ``fault`` raises the class that ``what`` names."""
+    """What to do; ``fault`` raises the class that ``what`` names.
+
+    ``work_on`` names a process that it started, again and again, after its `records`.
+    """
 
     behaviour: Behaviour = "finish"
     what: str = ""
@@ -31,7 +35,7 @@ class Done(Message):
 
 def handle(request: Work, emit: Emit) -> Done:
     for number in range(request.records):
-        emit(Record(kind="progress", payload={"number": number, "text": request.what}))
+        emit(Progress(done=number, total=request.records, text=request.what))
     match request.behaviour:
         case "refuse":
             raise CompressionError("group_size 100 does not divide 64 columns")
@@ -49,7 +53,7 @@ def handle(request: Work, emit: Emit) -> Done:
             command = [sys.executable, "-c", "import time; time.sleep(600)"]
             child = os.posix_spawn(sys.executable, command, os.environ, setsid=True)
             while True:
-                emit(Record(kind="started", payload={"pid": child}))
+                emit(Progress(text=str(child)))
                 time.sleep(0.05)
     return Done(heard=request.what, sent=request.records)
 

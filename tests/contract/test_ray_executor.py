@@ -22,6 +22,7 @@ from optikit_assets.execution import Executor, Lease, on_some_node, settle
 from optikit_assets.execution.ray.loopback import LoopbackCluster
 from optikit_assets.specs import SearchSpaceSpec, digest
 from optikit_assets.tuner import TrialResult, run_study
+from optikit_assets.workers.records import Progress, Record
 from tests.alive import is_alive
 from tests.cluster import PAIR, SLOTS
 from tests.contract.executor import ExecutorContract
@@ -145,6 +146,11 @@ def test_past_its_limit_a_worker_ends_with_everything_that_it_started(
 ) -> None:
     executor = make(SLOTS[0].labels, timeout_s=8)
     pids: list[int] = []
+
+    def note(record: Record) -> None:
+        assert isinstance(record, Progress)
+        pids.extend(map(int, record.text.split()))
+
     work = Make(folder=str(tmp_path), items=("never",), seconds=600.0)
     with executor.lease() as lease, pytest.raises(StageTimeoutError, match="its limit of 8 s"):
         executor.run(
@@ -152,7 +158,7 @@ def test_past_its_limit_a_worker_ends_with_everything_that_it_started(
             work,
             Made,
             lease,
-            on_record=lambda record: pids.extend(record.payload["pids"]),
+            on_record=note,
         )
     assert len(pids) == 3
     assert not any(is_alive(pid) for pid in pids)

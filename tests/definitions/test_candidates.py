@@ -23,11 +23,12 @@ from optikit_assets.headless.materialize import (
 )
 from optikit_assets.history import History
 from optikit_assets.optimizer.contamination import CLEAN
-from optikit_assets.schemas import CHECKPOINTS_FILE, UNSUPPORTED_FILE
+from optikit_assets.schemas import CHECKPOINTS_FILE, UNSUPPORTED_FILE, CalibrationTrial
 from optikit_assets.settings import settings
 from optikit_assets.stateval.scores import write_candidate
 from optikit_assets.workers.channel import Emit
-from optikit_assets.workers.messages import CompressResult, EvaluateResult, Message, Record
+from optikit_assets.workers.messages import CompressResult, CompressTrial, EvaluateResult, Message
+from optikit_assets.workers.records import Making, TrialFinished
 from tests.definitions.world import CHAT, HARDWARE, MODEL, World, in_process
 from tests.executors import execute_with
 from tests.tiny_model import write_model
@@ -41,6 +42,11 @@ QUANTIZED = Node.of("quantized_model", f"{MODEL}|int_w8a8")
 SCORES = Node.of("eval_scores", f"{MODEL}|int_w8a8")
 ONE_ROUND = "calibration: {samples: 256, max_sequence_length: 512}"
 ROUNDS = "calibration: {samples: 64, adaptive: {max_rounds: 3, samplers: [token_stratified]}}"
+
+
+def finished_trial(trial: CompressTrial) -> TrialFinished:
+    ended = CalibrationTrial(**trial.model_dump())
+    return TrialFinished(trial=ended, made=Making(), reused=False)
 
 
 class Workers:
@@ -79,7 +85,7 @@ class Workers:
                     started_at=f"2026-01-01T00:00:0{trial.trial % 10}Z",
                     provenance=request.provenance,
                 )
-            on_record(Record(kind="trial_finished", payload=trial.model_dump()))
+            on_record(finished_trial(trial))
         finished = {trial.trial: trial.artifact_key for trial in request.trials}
         return CompressResult(finished=finished, failed={}, versions={})
 

@@ -21,8 +21,8 @@ from optikit_assets.settings import settings
 from optikit_assets.specs import SloSpec
 from optikit_assets.workers.benchmark import BenchmarkWorkerResult, _config, confirmation
 from optikit_assets.workers.channel import Emit
-from optikit_assets.workers.messages import CompressResult, Message, Record
-from tests.definitions.test_candidates import BASE, Workers, artifact_of
+from optikit_assets.workers.messages import CompressResult, Message
+from tests.definitions.test_candidates import BASE, Workers, artifact_of, finished_trial
 from tests.definitions.world import HARDWARE, MODEL, World, in_process
 from tests.executors import execute_with
 from tests.servers.engine_model import Shape
@@ -71,13 +71,7 @@ class Checkpoints(Workers):
             with store.create(trial.artifact_key, "checkpoint") as draft:
                 draft.write_json("rows.json", 256)
                 shutil.copy(store.local(request.model) / "config.json", draft.path)
-            payload = {**trial.model_dump(), "row_numbers": [trial.trial]}
-            on_record(
-                Record(
-                    kind="trial_finished",
-                    payload={**payload, "started_at": None, "ended_at": None},
-                )
-            )
+            on_record(finished_trial(trial))
             finished[trial.trial] = trial.artifact_key
         return CompressResult(finished=finished, failed={}, versions={})
 

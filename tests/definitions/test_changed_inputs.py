@@ -17,7 +17,8 @@ from optikit_assets.settings import REPOSITORY, settings
 from optikit_assets.specs import Catalog, EngineSpec, SloSpec
 from optikit_assets.workers.benchmark import handle
 from optikit_assets.workers.inputs import environment_digest
-from optikit_assets.workers.messages import BenchmarkRequest, Record
+from optikit_assets.workers.messages import BenchmarkRequest
+from optikit_assets.workers.records import Record, ServerStarted
 from tests.definitions.test_candidates import BASE, QUANTIZED, SCORES, work
 from tests.definitions.world import HARDWARE, MODEL, World
 from tests.servers.vllm_stand_in import install
@@ -140,7 +141,7 @@ def test_a_model_that_changes_while_it_is_served_gives_no_result(
     python = install(tmp_path / "serve" / "python", MODEL, 10_000)
 
     def emit(record: Record) -> None:
-        if record.kind == "server_started":
+        if isinstance(record, ServerStarted):
             write_model(folder, fill=2)
 
     with pytest.raises(ChangedInputError, match=r"model tiny@1 .* changed while it was used"):

@@ -14,8 +14,15 @@ from optikit_assets.headless.materialize import materialize_node, open_instance
 from optikit_assets.headless.status import status
 from optikit_assets.schemas import CHECKPOINTS_FILE, COMPARISON_FILE, DEPLOYMENT_FILE
 from optikit_assets.settings import settings
-from optikit_assets.workers.messages import CompressResult, Record
-from tests.definitions.test_candidates import BASE, QUANTIZED, SCORES, Workers, artifact_of
+from optikit_assets.workers.messages import CompressResult
+from tests.definitions.test_candidates import (
+    BASE,
+    QUANTIZED,
+    SCORES,
+    Workers,
+    artifact_of,
+    finished_trial,
+)
 from tests.definitions.world import CHAT, HARDWARE, MODEL, World, in_process, pools_of
 from tests.executors import execute_with
 from tests.unit.deployment import samples
@@ -38,8 +45,7 @@ class NoisyWorkers(Workers):
             with store.create(trial.artifact_key, "checkpoint") as draft:
                 draft.write_json("rows.json", 256)
                 draft.write_json("weights", self.noise)
-            payload = {**trial.model_dump(), "started_at": None, "ended_at": None}
-            on_record(Record(kind="trial_finished", payload=payload))
+            on_record(finished_trial(trial))
         finished = {trial.trial: trial.artifact_key for trial in request.trials}
         return CompressResult(finished=finished, failed={}, versions={})
 

@@ -10,7 +10,7 @@ from optikit_assets.execution import Lease, Pools
 from optikit_assets.execution.pace import Pace
 from optikit_assets.headless.driver import describe_record
 from optikit_assets.specs import PoolSpec
-from optikit_assets.workers.messages import Record
+from optikit_assets.workers.records import Progress, Record
 from resources import StageRunnerResource
 from tests.unit.execution.devices import TWO_GPUS, executor_on, install_environment
 from tests.unit.execution.test_local_executor import ledger, trials
@@ -21,7 +21,7 @@ def test_a_worker_is_known_by_its_asset_and_heard_by_the_stage_and_a_listener(
     tmp_path: Path,
 ) -> None:
     install_environment(tmp_path)
-    heard: list[tuple[str, int]] = []
+    heard: list[tuple[str, Record]] = []
     records: list[Record] = []
 
     @dg.asset(partitions_def=dg.StaticPartitionsDefinition(["tiny@1"]))
@@ -35,7 +35,7 @@ def test_a_worker_is_known_by_its_asset_and_heard_by_the_stage_and_a_listener(
 
     runner = StageRunnerResource.over(
         lambda: pools(tmp_path),
-        lambda worker, record: heard.append((worker, record.payload["trial"])),
+        lambda worker, record: heard.append((worker, record)),
     )
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize(
@@ -44,7 +44,7 @@ def test_a_worker_is_known_by_its_asset_and_heard_by_the_stage_and_a_listener(
     (entry,) = ledger(tmp_path)
     known = (entry["worker"], entry["asset"], entry["partition"], entry["run_id"])
     assert known == ("compress", "work", "tiny@1", result.run_id)
-    assert heard == [("compress", 1), ("compress", 2)]
+    assert heard == [("compress", record) for record in records]
     assert trials(records) == [1, 2]
 
 
@@ -68,7 +68,7 @@ def test_progress_is_told_with_an_estimate(tmp_path: Path) -> None:
     said = ["trial 0 begins", "trial 1 begins; about 2 min left"]
     assert [describe_record(record) for record in heard] == said
     assert [text for text in logged if text.startswith("trial ")] == said
-    assert heard[1].payload == {"done": 1, "total": 3, "text": said[1]}
+    assert heard[1] == Progress(done=1, total=3, text=said[1])
 
 
 def pools(home: Path) -> Pools:

@@ -87,7 +87,8 @@ def build_models(folder: Path) -> None:
 def run(job_file: Path) -> None:
     from optikit_assets.optimizer.backends import llmcompressor
     from optikit_assets.workers.compress import handle
-    from optikit_assets.workers.messages import CompressRequest, Record
+    from optikit_assets.workers.messages import CompressRequest
+    from optikit_assets.workers.records import Record
 
     job = json.loads(job_file.read_text())
     answers: dict[str, Any] = {}

@@ -7,13 +7,19 @@ import select
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from dagster_pipes import encode_param
 
 from optikit_assets.settings import Settings
 from optikit_assets.specs import SuiteSpec, load_spec
+from optikit_assets.workers.records import (
+    CandidateFailed,
+    CandidateFinished,
+    Progress,
+    read_record,
+)
 from tests.references import as_json
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +48,8 @@ for stream, number in (("/dev/null", 0), ("stdout", 1), ("stderr", 2)):
 runpy.run_module("optikit_assets.workers.evaluate", run_name="__main__", alter_sys=True)
 """
 LIMIT_S = 250.0
+
+RecordT = TypeVar("RecordT", Progress, CandidateFinished, CandidateFailed)
 
 
 def artifact_key(*parts: object) -> str:
@@ -93,9 +101,9 @@ class Outcome:
         custom = [m for m in map(json.loads, lines) if m["method"] == "report_custom_message"]
         self.payloads = [message["params"]["payload"] for message in custom]
 
-    def records(self, kind: str) -> list[dict[str, Any]]:
-        bodies = [p["body"] for p in self.payloads if p["type"] == "record"]
-        return [body["payload"] for body in bodies if body["kind"] == kind]
+    def records(self, kind: type[RecordT]) -> list[RecordT]:
+        records = [read_record(p["body"]) for p in self.payloads if p["type"] == "record"]
+        return [record for record in records if isinstance(record, kind)]
 
     def only(self, kind: str) -> dict[str, Any]:
         (body,) = [p["body"] for p in self.payloads if p["type"] == kind]

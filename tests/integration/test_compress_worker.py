@@ -15,6 +15,7 @@ from dagster_pipes import encode_param
 
 from optikit_assets.artifacts import LocalStore
 from optikit_assets.optimizer.families import SMOOTHED
+from optikit_assets.workers.records import Making, TrialFinished, read_record
 from tests.references import as_json
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -86,9 +87,9 @@ class Run:
         self.store, self.job, self.answers = LocalStore(store), job, answers
         self.scaled: dict[str, list[str]] = answers.pop("scaled")
 
-    def records(self, scenario: str, kind: str) -> list[dict[str, Any]]:
-        records = self.answers[scenario]["records"]
-        return [record["payload"] for record in records if record["kind"] == kind]
+    def finished(self, scenario: str) -> list[TrialFinished]:
+        records = map(read_record, self.answers[scenario]["records"])
+        return [record for record in records if isinstance(record, TrialFinished)]
 
     def checkpoint(self, scenario: str, trial: int = 0) -> Path:
         return self.store.get(self.answers[scenario]["result"]["finished"][str(trial)]).folder()
@@ -222,9 +223,9 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(ran: Run) ->
     first, again, other = (weights_digest(ran.checkpoint("llama_w8a8", t)) for t in range(3))
     assert first == again
     assert first != other
-    records = ran.records("llama_w8a8", "trial_finished")
-    assert records[0]["rows_digest"] == records[1]["rows_digest"] != records[2]["rows_digest"]
-    assert records[0]["row_numbers"] == records[1]["row_numbers"] != records[2]["row_numbers"]
+    made = [record.made for record in ran.finished("llama_w8a8")]
+    assert made[0].rows_digest == made[1].rows_digest != made[2].rows_digest
+    assert made[0].row_numbers == made[1].row_numbers != made[2].row_numbers
 
 
 def test_batching_rows_of_equal_length_changes_nothing_but_rounding(ran: Run) -> None:
@@ -259,8 +260,8 @@ def test_every_expert_is_quantized_and_near_its_weights_also_one_without_tokens(
         original = tensor(models / "qwen3_moe", name).reshape(restored.shape)
         # Rounding to nearest is off by half a step at most; GPTQ adds what other columns lost.
         assert np.abs(restored - original).max() < 3 * scale.max(), name
-    (record,) = ran.records("qwen3_moe_w8a8", "trial_finished")
-    assert any("experts per layer is calibrated with all tokens" in n for n in record["notes"])
+    (record,) = ran.finished("qwen3_moe_w8a8")
+    assert any("experts per layer is calibrated with all tokens" in n for n in record.made.notes)
 
 
 def test_learnt_rounding_leaves_an_expert_without_tokens_rounded_to_nearest(
@@ -317,18 +318,18 @@ def tensor(checkpoint: Path, name: str) -> Any:
 
 
 def test_records_and_manifest_say_how_the_checkpoint_came_about(ran: Run) -> None:
-    (record, *_) = ran.records("llama_w8a8", "trial_finished")
-    artifact = ran.store.get(record["artifact_key"])
-    assert record["bytes"] == sum(
+    (record, *_) = ran.finished("llama_w8a8")
+    artifact, made = ran.store.get(record.trial.artifact_key or ""), record.made
+    assert made.bytes == sum(
         f.stat().st_size for f in artifact.folder().rglob("*") if f.name != "manifest.json"
     )
-    assert record["rows"] == SAMPLES == len(set(record["row_numbers"]))
-    assert record["seconds"] > 0
-    assert record["started_at"] <= record["ended_at"]
-    assert "2 empty calibration rows were left out" in record["notes"]
-    assert any("cut at 64 tokens instead of 128" in note for note in record["notes"])
-    for name in ("seed", "rows_digest", "row_numbers", "seconds", "bytes"):
-        assert artifact.manifest[name] == record[name]
+    assert made.rows == SAMPLES == len(set(made.row_numbers))
+    assert (made.seconds or 0) > 0
+    assert "" < (made.started_at or "") <= (made.ended_at or "")
+    assert "2 empty calibration rows were left out" in made.notes
+    assert any("cut at 64 tokens instead of 128" in note for note in made.notes)
+    assert artifact.manifest["seed"] == record.trial.seed
+    assert Making.of(artifact.manifest) == made
     assert set(artifact.manifest["versions"]) == {
         "llmcompressor",
         "compressed-tensors",
@@ -339,10 +340,9 @@ def test_records_and_manifest_say_how_the_checkpoint_came_about(ran: Run) -> Non
 
 
 def test_finished_trials_are_not_made_again(ran: Run) -> None:
-    again = ran.records("llama_w8a8_again", "trial_finished")
-    assert [record["reused"] for record in again] == [True, True, True]
-    before = ran.records("llama_w8a8", "trial_finished")
-    assert [r["rows_digest"] for r in again] == [r["rows_digest"] for r in before]
+    again, before = ran.finished("llama_w8a8_again"), ran.finished("llama_w8a8")
+    assert [record.reused for record in again] == [True, True, True]
+    assert [record.made for record in again] == [record.made for record in before]
 
 
 def test_a_recipe_that_cannot_be_applied_fails_every_trial_with_the_fix(ran: Run) -> None:
@@ -356,9 +356,9 @@ def test_a_recipe_that_cannot_be_applied_fails_every_trial_with_the_fix(ran: Run
 
 
 def test_fp8_needs_no_calibration_rows(ran: Run) -> None:
-    (record,) = ran.records("llama_fp8", "trial_finished")
-    assert record["rows"] == 0
-    assert record["rows_digest"] is None
+    (record,) = ran.finished("llama_fp8")
+    assert record.made.rows == 0
+    assert record.made.rows_digest is None
 
 
 def test_the_library_scales_each_architecture_that_is_said_to_be_known(ran: Run) -> None:

@@ -13,6 +13,7 @@ from optikit_assets.specs import SuiteSpec
 from optikit_assets.stateval.comparison import compare
 from optikit_assets.stateval.scores import load_candidate
 from optikit_assets.stateval.task_resources import NLTK_DATA
+from optikit_assets.workers.records import CandidateFailed, CandidateFinished, Progress
 from tests.integration.evaluate_driver import (
     LIMIT,
     MODEL,
@@ -50,11 +51,11 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
 def test_every_candidate_is_scored_on_every_task(evaluated: tuple[Path, Outcome]) -> None:
     store, outcome = evaluated
     assert sorted(outcome.only("result")["finished"]) == ["0", "1"]
-    for record in outcome.records("candidate_finished"):
-        assert list(record["scores"]) == ["Reasoning", "Instructions", "Safety"]
-        assert all(score["n"] == LIMIT for score in record["scores"].values())
-        assert record["started_at"] < record["ended_at"]
-        assert record["seconds"] > 0
+    for record in outcome.records(CandidateFinished):
+        assert list(record.scores) == ["Reasoning", "Instructions", "Safety"]
+        assert all(score.n == LIMIT for score in record.scores.values())
+        assert record.started_at < record.ended_at
+        assert record.seconds > 0
     manifest = LocalStore(store).get(artifact_key(store, 0)).manifest
     assert manifest["versions"]["lm-eval"]
     assert manifest["settings"]["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
@@ -64,11 +65,11 @@ def test_broken_candidate_is_reported_and_none_is_begun_after_it(
     evaluated: tuple[Path, Outcome],
 ) -> None:
     store, outcome = evaluated
-    (failure,) = outcome.records("candidate_failed")
-    assert failure["trial"] == 2
-    assert "vLLM cannot load the checkpoint" in failure["reason"]
-    assert outcome.only("result")["failed"] == {"2": failure["reason"]}
-    assert len(outcome.records("progress")) == 3
+    (failure,) = outcome.records(CandidateFailed)
+    assert failure.trial == 2
+    assert "vLLM cannot load the checkpoint" in failure.reason
+    assert outcome.only("result")["failed"] == {"2": failure.reason}
+    assert len(outcome.records(Progress)) == 3
     assert [LocalStore(store).find(artifact_key(store, trial)) for trial in (2, 3)] == [None] * 2
 
 
@@ -91,11 +92,9 @@ def test_finished_candidate_is_not_evaluated_again(
 ) -> None:
     store, before = evaluated
     again = forks(tmp_path, request(store, demo_suite(), {0: MODEL}))
-    (record,) = again.records("candidate_finished")
-    assert record["reused"]
-    earlier = before.records("candidate_finished")[0]
-    assert record["scores"] == earlier["scores"]
-    assert record["started_at"] == earlier["started_at"]
+    (record,) = again.records(CandidateFinished)
+    earlier = before.records(CandidateFinished)[0]
+    assert record == earlier.model_copy(update={"reused": True})
 
 
 def test_unknown_task_is_refused_before_a_model_is_loaded(tmp_path: Path, forks: Forks) -> None:
@@ -177,10 +176,10 @@ def test_endpoint_is_evaluated_without_loading_a_model(
     wanted = request(tmp_path / "store", safety, {0: MODEL}, backend="endpoint", base_url=endpoint)
     outcome = forks(tmp_path, wanted)
     assert outcome.returncode == 0, outcome.log
-    (record,) = outcome.records("candidate_finished")
+    (record,) = outcome.records(CandidateFinished)
     rows = (SUITE_FILE.with_suffix("") / "demo_safety.jsonl").read_text(encoding="utf-8")
     targets = [json.loads(line)["target"] for line in rows.splitlines()[:LIMIT]]
-    assert record["scores"]["Safety"]["score"] == targets.count("Sorry") / LIMIT
+    assert record.scores["Safety"].score == targets.count("Sorry") / LIMIT
 
 
 @pytest.mark.parametrize("endpoint", [True], indirect=True)
@@ -361,8 +360,8 @@ def test_data_of_the_papers_three_shapes_are_scored_through_an_endpoint(
     )  # fmt: skip
     outcome = forks(tmp_path, wanted)
     assert outcome.only("result")["failed"] == {}, outcome.log
-    (record,) = outcome.records("candidate_finished")
-    scores = {title: score["score"] for title, score in record["scores"].items()}
+    (record,) = outcome.records(CandidateFinished)
+    scores = {title: score.score for title, score in record.scores.items()}
     # One of two prompts, two of three instructions.
     assert scores["following"] == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert scores["refusing"] == 0.5

@@ -3,7 +3,6 @@
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -16,7 +15,8 @@ from optikit_assets.schemas import BENCHMARK_FILE
 from optikit_assets.settings import REPOSITORY, Settings
 from optikit_assets.specs import EngineSpec, SloSpec
 from optikit_assets.workers.explore import handle
-from optikit_assets.workers.messages import ExploreRequest, Record, Variant
+from optikit_assets.workers.messages import ExploreRequest, Variant
+from optikit_assets.workers.records import ProbeFinished, Record, ServerStarted
 from tests.references import refer
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -75,17 +75,18 @@ def test_a_server_goes_on_with_other_limits_and_what_it_measured_outlives_it(
         seed=1,
     )
     store = open_store(request.store, tmp_path)
-    started: list[dict[str, Any]] = []
+    started: list[ServerStarted] = []
     killing = [True]
     # Of other tests, e.g. a cluster that several of them use.
     before = children()
 
     def emit(record: Record) -> None:
-        if record.kind == "server_started":
-            started.append(record.payload)
+        if isinstance(record, ServerStarted):
+            started.append(record)
         # The first is in the store, the second under load.
         done = store.find("a" * 64) is not None
-        if record.kind == "probe_finished" and done and killing and len(started) == 1:
+        probed = isinstance(record, ProbeFinished) and done
+        if probed and killing and len(started) == 1:
             killing.clear()
             for process in children() - before:
                 if "api_server" in " ".join(process.cmdline()):

@@ -113,7 +113,7 @@ def test_its_backend_makes_a_checkpoint_and_its_sampler_draws(site: Path, tmp_pa
     pruned = LocalStore(tmp_path / "store").get(artifact_key("magnitude_10"))
     assert header(pruned.folder()).keys() == header(MODEL).keys()
     assert pruned.manifest["versions"]["optikit-example"] == "1.0.0"
-    drawn = answers["longest"]["records"][-1]["payload"]["row_numbers"]
+    drawn = answers["longest"]["records"][-1]["made"]["row_numbers"]
     lines = (ROOT / "demo" / "calibration.jsonl").read_text().splitlines()
     lengths = sorted((len(json.loads(line)["text"]) for line in lines), reverse=True)
     assert (

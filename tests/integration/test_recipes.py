@@ -13,6 +13,7 @@ import pytest
 from optikit_assets.artifacts import LocalStore
 from optikit_assets.settings import settings
 from optikit_assets.specs import RecipeSpec, load_spec
+from optikit_assets.workers.records import Making, TrialFinished, read_record
 from tests.references import as_json
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -69,9 +70,9 @@ class Made:
             "quantization_config", {}
         )
 
-    def record(self, name: str) -> dict[str, Any]:
-        records = self.answers[name]["records"]
-        return next(r["payload"] for r in records if r["kind"] == "trial_finished")
+    def making(self, name: str) -> Making:
+        records = map(read_record, self.answers[name]["records"])
+        return next(record.made for record in records if isinstance(record, TrialFinished))
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +164,7 @@ def test_sensitive_layers_are_named_and_fused_layers_stay_together(made: Made) -
     for layer in range(4):
         qkv = {f"model.layers.{layer}.self_attn.{part}_proj" for part in "qkv"}
         assert qkv <= by_bits[4] or qkv <= by_bits[8]
-    (note,) = (n for n in made.record("mixed_w4_w8")["notes"] if n.startswith("sensitive layers: "))
+    (note,) = (n for n in made.making("mixed_w4_w8").notes if n.startswith("sensitive layers: "))
     assert set(note.removeprefix("sensitive layers: ").split(", ")) == by_bits[8]
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from optikit_assets.settings import REPOSITORY
 from optikit_assets.specs import SuiteSpec
+from optikit_assets.workers.records import CandidateFinished
 from tests.integration.evaluate_driver import (
     MODEL,
     Forks,
@@ -266,10 +267,10 @@ def test_ifeval_with_all_of_its_metrics_is_scored(
     with replying() as base_url:
         outcome = evaluated(forks, tmp_path, ifeval, base_url)
     assert outcome.only("result")["failed"] == {}, outcome.log
-    (record,) = outcome.records("candidate_finished")
-    score = record["scores"]["instructions"]
-    assert set(score["metrics"]) == {
+    (record,) = outcome.records(CandidateFinished)
+    score = record.scores["instructions"]
+    assert set(score.metrics) == {
         "prompt_level_strict_acc,none",
         "inst_level_strict_acc,none",
     }
-    assert 0 <= score["score"] <= 1
+    assert 0 <= score.score <= 1

@@ -33,7 +33,8 @@ from optikit_assets.schemas import (
 )
 from optikit_assets.specs import SloSpec, digest
 from optikit_assets.workers.benchmark import REQUESTS_FILE
-from optikit_assets.workers.messages import BenchmarkRequest, BenchmarkWorkerResult, Record
+from optikit_assets.workers.messages import BenchmarkRequest, BenchmarkWorkerResult
+from optikit_assets.workers.records import ProbeFinished, Record
 
 
 @dataclass(frozen=True)
@@ -211,8 +212,8 @@ def keep_probes(partition: Partition, probes: list[ProbeResult]) -> Callable[[Re
     """Return what adds the probes that a worker finishes to `probes`, and logs them."""
 
     def keep(record: Record) -> None:
-        if record.kind == "probe_finished":
-            probe = ProbeResult.model_validate(record.payload)
+        if isinstance(record, ProbeFinished):
+            probe = record.probe
             probes.append(probe)
             partition.context.log.info(
                 f"{probe.kind} probe at {probe.rate_rps:.3g} requests/s: "

@@ -22,7 +22,8 @@ from optikit_assets.schemas import (
     QuantizationResult,
 )
 from optikit_assets.specs import EngineSpec, RecipeSpec, digest
-from optikit_assets.workers.messages import CompressRequest, CompressResult, CompressTrial, Record
+from optikit_assets.workers.messages import CompressRequest, CompressResult, CompressTrial
+from optikit_assets.workers.records import Record, TrialFailed, TrialFinished
 from resources import (
     ArtifactStoreResource,
     HistoryResource,
@@ -161,15 +162,15 @@ def make_candidates(partition: Partition, recipe: RecipeSpec, first: int = 0) ->
     # Of the last attempt that came so far as to tell.
     told: dict[str | None, FailedCalibrationTrial] = {}
 
-    def record(message: Record) -> None:
-        if message.kind == "trial_finished":
-            named = {name: message.payload[name] for name in CalibrationTrial.model_fields}
-            ended = CalibrationTrial.model_validate(named)
-            _remember(partition, recipe, QuantizationResult(finished=(ended,)))
-        elif message.kind == "trial_failed":
-            ended = FailedCalibrationTrial.model_validate(message.payload)
-            told[ended.artifact_key] = ended
-            _remember(partition, recipe, QuantizationResult(failed=(ended,)))
+    def keep(record: Record) -> None:
+        match record:
+            case TrialFinished(trial=ended):
+                _remember(partition, recipe, QuantizationResult(finished=(ended,)))
+            case TrialFailed(trial=ended):
+                told[ended.artifact_key] = ended
+                _remember(partition, recipe, QuantizationResult(failed=(ended,)))
+            case _:
+                pass
 
     sources = partition.versions.sources
     rows = items = None
@@ -191,7 +192,7 @@ def make_candidates(partition: Partition, recipe: RecipeSpec, first: int = 0) ->
             trials=tuple(batch),
         )
         result = partition.runner.run(
-            partition.context, "compress", request, CompressResult, lease, record
+            partition.context, "compress", request, CompressResult, lease, keep
         )
         return {t.artifact_key: result.failed[t.trial] for t in batch if t.trial in result.failed}
 

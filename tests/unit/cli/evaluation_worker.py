@@ -10,7 +10,8 @@ from optikit_assets.stateval.endpoint import served_model
 from optikit_assets.stateval.scores import write_candidate
 from optikit_assets.workers.channel import Emit, worker_main
 from optikit_assets.workers.evaluate import EVALUATION
-from optikit_assets.workers.messages import EvaluateRequest, EvaluateResult, Record
+from optikit_assets.workers.messages import EvaluateRequest, EvaluateResult
+from optikit_assets.workers.records import Progress
 from tests.unit.stateval.builders import candidate
 
 ITEMS = 20
@@ -22,8 +23,7 @@ def handle(request: EvaluateRequest, emit: Emit) -> EvaluateResult:
     store = open_store(request.store, Path())
     finished: dict[int, str] = {}
     for done, wanted in enumerate(request.candidates):
-        progress = {"done": done, "total": len(request.candidates), "text": "evaluating"}
-        emit(Record(kind="progress", payload=progress))
+        emit(Progress(done=done, total=len(request.candidates), text="evaluating"))
         scores = [0.0 if item < wanted.trial else 1.0 for item in range(ITEMS)]
         settings = {
             "backend": request.backend,

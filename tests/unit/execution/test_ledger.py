@@ -19,7 +19,8 @@ from optikit_assets.execution.testing import InProcessExecutor
 from optikit_assets.history import History
 from optikit_assets.settings import REPOSITORY
 from optikit_assets.workers.channel import Emit
-from optikit_assets.workers.messages import Message, Record
+from optikit_assets.workers.messages import Message
+from optikit_assets.workers.records import Progress, Record
 from tests.contract.executor_worker import Done, Work
 from tests.unit.execution.devices import TWO_GPUS
 
@@ -39,7 +40,7 @@ class Clock:
 
 def inner(folder: Path) -> InProcessExecutor:
     def work(worker: str, request: Message, lease: Lease, emit: Emit) -> Message:
-        emit(Record(kind="progress", payload={}))
+        emit(Progress(text="at work"))
         return Done(heard=worker, sent=0)
 
     return InProcessExecutor(work, TWO_GPUS, folder / "leases")

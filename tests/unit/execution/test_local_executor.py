@@ -19,7 +19,7 @@ from optikit_assets.errors import (
 )
 from optikit_assets.execution import LocalExecutor, Origin
 from optikit_assets.execution.base import NOBODY
-from optikit_assets.workers.messages import Record
+from optikit_assets.workers.records import Progress, Record, TrialFinished
 from tests.alive import is_alive
 from tests.unit.execution.devices import executor_on, install_environment
 from tests.unit.execution.worker import Behaviour, Done, Work
@@ -53,7 +53,13 @@ def ledger(home: Path) -> list[dict[str, Any]]:
 
 
 def trials(records: list[Record]) -> list[int]:
-    return [r.payload["trial"] for r in records if r.kind == "trial_finished"]
+    return [r.trial.trial for r in records if isinstance(r, TrialFinished)]
+
+
+def pids(record: Record) -> list[int]:
+    """Return the processes that a worker names: itself, and the one that it started."""
+    assert isinstance(record, Progress)
+    return [int(pid) for pid in record.text.split()]
 
 
 def test_records_arrive_while_the_worker_runs_and_its_result_is_returned(executor, tmp_path):
@@ -101,7 +107,7 @@ def test_what_a_worker_leaves_behind_in_another_session_is_killed(executor, beha
     records: list[Record] = []
     with contextlib.suppress(StageError):
         run(executor, behaviour, records.append)
-    _, orphan = records[0].payload["pids"]
+    _, orphan = pids(records[0])
     assert not is_alive(orphan)
 
 
@@ -119,7 +125,7 @@ def hung(
 
     with pytest.raises((StageTimeoutError, WorkerKilledError, KeyboardInterrupt)) as caught:
         run(executor, "hang", both, stop=stop)
-    worker, grandchild = records[0].payload["pids"]
+    worker, grandchild = pids(records[0])
     assert not is_alive(worker)
     assert not is_alive(grandchild)
     # What it sent on its way out was finished work, too.

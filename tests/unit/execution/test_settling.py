@@ -14,7 +14,7 @@ from optikit_assets.errors import AcceleratorError, NodeLostError, StageError, S
 from optikit_assets.execution import Lease, LocalExecutor
 from optikit_assets.execution import settle as settle_on
 from optikit_assets.execution.settling import MAX_LOST_NODES
-from optikit_assets.workers.messages import Record
+from optikit_assets.workers.records import Progress, Record
 from tests.alive import is_alive
 from tests.unit.execution.devices import TWO_GPUS, executor_on, install_environment
 from tests.unit.execution.test_local_executor import ledger
@@ -252,8 +252,8 @@ def test_an_interrupt_kills_parallel_workers_and_starts_no_more(tmp_path: Path):
     pids: list[int] = []
 
     def on_record(record: Record) -> None:
-        if record.kind == "progress":
-            pids.extend(record.payload["pids"])
+        if isinstance(record, Progress):
+            pids.extend(map(int, record.text.split()))
             os.kill(os.getpid(), signal.SIGINT)
 
     def do(batch: Sequence[Item], lease: Lease) -> dict[str, str]:

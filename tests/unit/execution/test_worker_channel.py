@@ -16,9 +16,10 @@ from optikit_assets.errors import (
     WorkerKilledError,
 )
 from optikit_assets.execution import LocalExecutor
-from optikit_assets.workers.messages import Record
+from optikit_assets.workers.records import Progress, Record
 from tests.unit.execution.devices import executor_on, install_environment
 from tests.unit.execution.test_local_executor import ledger, run, trials
+from tests.unit.execution.worker import finished
 
 
 @pytest.fixture
@@ -30,8 +31,7 @@ def executor(tmp_path: Path) -> LocalExecutor:
 def test_a_message_that_is_written_in_pieces_is_read_once_it_is_whole(executor):
     records: list[Record] = []
     run(executor, "tear", records.append)
-    assert [record.kind for record in records] == ["trial_finished", "progress", "trial_finished"]
-    assert records[1].payload == {"text": "x" * 5000}
+    assert records == [finished(1), Progress(text="x" * 5000), finished(2)]
 
 
 def test_a_line_that_is_no_message_is_logged_and_costs_no_other(executor, caplog):

@@ -17,8 +17,10 @@ from dagster_pipes import decode_param
 
 from optikit_assets import errors
 from optikit_assets.errors import CompressionError, ModelError
+from optikit_assets.schemas import CalibrationTrial
 from optikit_assets.workers.channel import Emit, worker_main
-from optikit_assets.workers.messages import Message, Record
+from optikit_assets.workers.messages import Message
+from optikit_assets.workers.records import Making, Progress, Record, TrialFinished
 
 Behaviour = Literal[
     "finish",
@@ -75,6 +77,11 @@ def fail(request: Work) -> None:
             os._exit(0)
 
 
+def finished(number: int) -> TrialFinished:
+    trial = CalibrationTrial(trial=number, seed=number, artifact_key=None)
+    return TrialFinished(trial=trial, made=Making(), reused=False)
+
+
 def message_of(record: Record) -> bytes:
     payload = {"type": "record", "body": record.model_dump(mode="json")}
     message = {"method": "report_custom_message", "params": {"payload": payload}}
@@ -104,14 +111,14 @@ def handle(request: Work, emit: Emit) -> Done:
         child = subprocess.Popen(
             [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
         )
-        emit(Record(kind="progress", payload={"pids": [os.getpid(), child.pid]}))
-    emit(Record(kind="trial_finished", payload={"trial": 1}))
+        emit(Progress(text=f"{os.getpid()} {child.pid}"))
+    emit(finished(1))
     match request.behaviour:
         case "hang":
             try:
                 time.sleep(600)
             finally:
-                emit(Record(kind="trial_finished", payload={"trial": 2}))
+                emit(finished(2))
         case "wait_for_reader":
             limit = time.monotonic() + 60
             while not os.path.exists(request.flag):  # noqa: PTH110
@@ -126,20 +133,20 @@ def handle(request: Work, emit: Emit) -> Done:
             logging.info("about to crash")
             os.kill(os.getpid(), signal.SIGKILL)
         case "tear":
-            for part in in_three(message_of(Record(kind="progress", payload={"text": "x" * 5000}))):
+            for part in in_three(message_of(Progress(text="x" * 5000))):
                 write_raw(part)
                 time.sleep(0.3)
         case "scribble":
             write_raw(b"this is no message\n" + b'{"method": "unheard_of", "params": {}}\n')
         case "crash_in_a_message":
-            write_raw(in_three(message_of(Record(kind="progress")))[0])
+            write_raw(in_three(message_of(Progress(text="half")))[0])
             os.kill(os.getpid(), signal.SIGKILL)
         case "end_by_signal":
             os.kill(os.getpid(), signal.Signals[request.flag])
             time.sleep(60)
         case _:
             fail(request)
-    emit(Record(kind="trial_finished", payload={"trial": 2}))
+    emit(finished(2))
     if request.behaviour == "exit_badly":
         atexit.register(leave_badly)
     return Done(

@@ -20,9 +20,11 @@ from optikit_assets.errors import (
 )
 from optikit_assets.optimizer.backends import CompressedModel, backend_names, base, get_backend
 from optikit_assets.optimizer.compression import Compression
+from optikit_assets.schemas import FailedCalibrationTrial
 from optikit_assets.specs import RecipeSpec
 from optikit_assets.workers import compress
-from optikit_assets.workers.messages import CompressRequest, CompressTrial, Record
+from optikit_assets.workers.messages import CompressRequest, CompressTrial
+from optikit_assets.workers.records import Progress, Record, TrialFailed, TrialFinished
 from tests.references import refer
 from tests.tiny_model import safetensors_bytes
 
@@ -107,15 +109,21 @@ def test_a_failing_trial_does_not_stop_the_others(failures, request_for) -> None
         1: "RuntimeError: boom with a second line",
         2: "out of memory while compressing m: lower samples",
     }
-    assert [record.kind for record in records] == [
-        *("progress", "trial_finished", "progress", "trial_failed"),
-        *("progress", "trial_failed", "progress", "trial_finished"),
+    assert [type(record) for record in records] == [
+        *(Progress, TrialFinished, Progress, TrialFailed),
+        *(Progress, TrialFailed, Progress, TrialFinished),
     ]
-    failed = records[3].payload
-    assert failed["reason"] == result.failed[1]
-    assert (failed["trial"], failed["seed"], failed["artifact_key"]) == (1, 8, key_of(1))
-    assert failed["started_at"] == "2026-01-01T00:00:20+00:00"
-    assert failed["ended_at"] == "2026-01-01T00:00:30+00:00"
+    assert records[3] == TrialFailed(
+        trial=FailedCalibrationTrial(
+            trial=1,
+            seed=8,
+            artifact_key=key_of(1),
+            started_at="2026-01-01T00:00:30+00:00",
+            # In between the making of its checkpoint began.
+            ended_at="2026-01-01T00:00:50+00:00",
+            reason=result.failed[1],
+        )
+    )
 
 
 def test_a_failed_trial_leaves_nothing_in_the_store(failures, request_for, tmp_path) -> None:
@@ -129,16 +137,21 @@ def test_a_failed_trial_leaves_nothing_in_the_store(failures, request_for, tmp_p
 
 def test_a_second_call_reuses_what_the_first_finished(failures, request_for) -> None:
     failures[8] = RuntimeError("transient")
-    compress.handle(request_for(7, 8), lambda record: None)
+    before: list[Record] = []
+    compress.handle(request_for(7, 8), before.append)
     failures.clear()
     FakeBackend.plans.clear()
     records: list[Record] = []
     result = compress.handle(request_for(7, 8), records.append)
     assert result.finished == {0: key_of(0), 1: key_of(1)}
     assert [compression.seed for compression in FakeBackend.plans] == [8]
-    reused = [r.payload for r in records if r.kind == "trial_finished"]
-    assert [payload["reused"] for payload in reused] == [True, False]
-    assert reused[0]["seconds"] == 2.5
+    (first,) = (r for r in before if isinstance(r, TrialFinished))
+    again, other = (r for r in records if isinstance(r, TrialFinished))
+    assert (first.reused, again.reused, other.reused) == (False, True, False)
+    # With the times at which it was made.
+    assert (again.trial, again.made) == (first.trial, first.made)
+    assert again.made.seconds == 2.5
+    assert again.made.started_at is not None
 
 
 def test_the_manifest_holds_the_provenance(failures, request_for) -> None:
@@ -174,7 +187,7 @@ def test_a_fault_of_the_machine_is_no_failed_trial(failures, request_for, error,
     with pytest.raises(fault):
         compress.handle(request_for(7, 8, 9), records.append)
     assert [compression.seed for compression in FakeBackend.plans] == [7, 8]
-    assert [r.kind for r in records if r.kind != "progress"] == ["trial_finished"]
+    assert [type(record) for record in records] == [Progress, TrialFinished, Progress]
 
 
 def test_accelerator_memory_that_runs_out_is_the_trials_failure(failures, request_for) -> None:

@@ -22,6 +22,11 @@ from optikit_assets.workers.messages import (
     Candidate,
     EvaluateRequest,
     EvaluateResult,
+)
+from optikit_assets.workers.records import (
+    CandidateFailed,
+    CandidateFinished,
+    Progress,
     Record,
 )
 from tests.references import refer
@@ -94,22 +99,25 @@ def test_no_candidate_is_begun_after_one_that_failed(tmp_path: Path) -> None:
     assert result.finished == {0: key_of(0)}
     assert result.failed == {1: "the engine cannot load the checkpoint"}
     assert harness.opened == ["first", "damaged"]
-    assert [record.kind for record in records] == [
-        *("progress", "candidate_finished"),
-        *("progress", "candidate_failed"),
+    assert [type(record) for record in records] == [
+        *(Progress, CandidateFinished),
+        *(Progress, CandidateFailed),
     ]
     store = LocalStore(tmp_path)
     assert [store.find(key_of(trial)) is not None for trial in range(3)] == [True, False, False]
 
 
 def test_the_next_worker_goes_on_where_the_failure_was(tmp_path: Path) -> None:
-    evaluated(request_for(tmp_path, "first", "damaged", "third"), Numbers())
+    _, before = evaluated(request_for(tmp_path, "first", "damaged", "third"), Numbers())
     harness = Numbers()
     result, records = evaluated(request_for(tmp_path, "first", "healed", "third"), harness)
     assert result.finished == {trial: key_of(trial) for trial in range(3)}
     assert harness.opened == ["healed", "third"]
-    finished = [record.payload for record in records if record.kind == "candidate_finished"]
-    assert [payload["reused"] for payload in finished] == [True, False, False]
+    finished = [record for record in records if isinstance(record, CandidateFinished)]
+    assert [record.reused for record in finished] == [True, False, False]
+    # With the times at which they were made.
+    (made,) = (record for record in before if isinstance(record, CandidateFinished))
+    assert finished[0] == made.model_copy(update={"reused": True})
 
 
 def test_scores_are_kept_with_what_they_hold_for(tmp_path: Path) -> None:
@@ -134,7 +142,7 @@ def test_a_fault_of_the_machine_is_no_failed_candidate(tmp_path: Path) -> None:
     harness = Numbers(RuntimeError("CUDA error: no CUDA-capable device is detected"))
     with pytest.raises(AcceleratorError, match="no CUDA-capable device"):
         handle(request_for(tmp_path, "first", "second"), records.append, harness=harness)
-    assert [record.kind for record in records] == ["progress"]
+    assert [type(record) for record in records] == [Progress]
 
 
 def test_the_baseline_of_a_comparison_is_called_so(tmp_path: Path) -> None:

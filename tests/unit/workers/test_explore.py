@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from optikit_assets.engines import Hardware, get_engine
+from optikit_assets.engines import Engine, Hardware, get_engine
 from optikit_assets.settings import REPOSITORY
 from optikit_assets.specs import EngineSpec, SloSpec
 from optikit_assets.workers import explore
@@ -29,7 +29,8 @@ class Server:
 
     start_s, base_url, place = 1.0, "http://127.0.0.1:1", object()
 
-    def __init__(self, *_: object, **__: object) -> None: ...
+    def __init__(self, engine: Engine, *_: object, **__: object) -> None:
+        self.engine = engine
 
     def __enter__(self) -> None: ...
 

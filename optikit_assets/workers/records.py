@@ -1,0 +1,125 @@
+"""What a worker streams: one record per finished unit of work, and how far it is.
+
+A closed union, told apart by ``kind``. Compress streams `TrialFinished` and `TrialFailed`, evaluate
+`CandidateFinished` and `CandidateFailed`, benchmark and explore `ServerStarted` and
+`ProbeFinished`, all of them `Progress`. Times are ISO 8601 with their offset.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, TypeAdapter
+
+from optikit_assets.schemas import CalibrationTrial, FailedCalibrationTrial, ProbeResult
+from optikit_assets.stateval.scores import TaskScore
+from optikit_assets.workers.messages import Message
+
+
+class Progress(Message):
+    """How far a worker is: ``done`` of ``total`` parts, and what it does now."""
+
+    kind: Literal["progress"] = "progress"
+    done: int = 0
+    total: int = 1
+    text: str
+
+
+class ServerStarted(Message):
+    """An inference server that answers from now on."""
+
+    kind: Literal["server_started"] = "server_started"
+    engine: str = Field(description="Name for people.")
+    server_start_s: float = Field(description="Seconds that it took.")
+    base_url: str
+
+
+class ProbeFinished(Message):
+    """A probe, without the curves for its plot, which are in the benchmark's artifact."""
+
+    kind: Literal["probe_finished"] = "probe_finished"
+    probe: ProbeResult
+
+
+class Making(Message):
+    """How a checkpoint came about; unset what the manifest of an earlier release does not say."""
+
+    rows_digest: str | None = Field(default=None, description="Unset without calibration, too.")
+    rows: int | None = Field(default=None, description="Calibration rows.")
+    row_numbers: tuple[int, ...] = Field(default=(), description="Their places in the data.")
+    max_sequence_length: int | None = Field(default=None, description="Tokens of a row at most.")
+    notes: tuple[str, ...] = Field(default=(), description="What differs from the recipe.")
+    seconds: float | None = Field(default=None, description="Loading, compressing and saving.")
+    bytes: int | None = Field(default=None, description="Size of all files.")
+    started_at: str | None = None
+    ended_at: str | None = None
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> Self:
+        """Read it from the manifest of a checkpoint, which says more."""
+        return cls.model_validate({k: v for k, v in manifest.items() if k in cls.model_fields})
+
+
+class TrialFinished(Message):
+    """A calibration trial whose checkpoint is in the store."""
+
+    kind: Literal["trial_finished"] = "trial_finished"
+    trial: CalibrationTrial
+    made: Making
+    reused: bool = Field(description="It was there: `made` says how and when it was made.")
+
+
+class TrialFailed(Message):
+    """A calibration trial that made no checkpoint."""
+
+    kind: Literal["trial_failed"] = "trial_failed"
+    trial: FailedCalibrationTrial
+
+
+class CandidateFinished(Message):
+    """A candidate whose scores are in the store."""
+
+    kind: Literal["candidate_finished"] = "candidate_finished"
+    trial: int
+    artifact_key: str
+    scores: dict[str, TaskScore] = Field(description="By the title of the task.")
+    seconds: float = Field(description="All tasks and the loading of the model.")
+    seed: int
+    started_at: str
+    ended_at: str
+    reused: bool = Field(description="They were there: all this is of when they were made.")
+
+
+class CandidateFailed(Message):
+    """A candidate that has no scores."""
+
+    kind: Literal["candidate_failed"] = "candidate_failed"
+    trial: int
+    artifact_key: str
+    reason: str
+    started_at: str
+    ended_at: str
+
+
+Record = Annotated[
+    Progress
+    | ServerStarted
+    | ProbeFinished
+    | TrialFinished
+    | TrialFailed
+    | CandidateFinished
+    | CandidateFailed,
+    Field(discriminator="kind"),
+]
+
+_RECORD: TypeAdapter[Record] = TypeAdapter(Record)
+
+
+def read_record(body: object) -> Record:
+    """Return what a worker sent as JSON.
+
+    Raises
+    ------
+    ValidationError
+        If it is no record.
+    """
+    return _RECORD.validate_python(body)
