@@ -1,10 +1,10 @@
 """The flags that won earlier studies of what is alike."""
 
 import json
-from typing import Any
 
 from optikit_assets.errors import HistoryError
 from optikit_assets.history.archive import History
+from optikit_assets.specs.search_space import Scalar
 
 MOST = 3
 # Token counts within this factor of each other are a workload of the same shape.
@@ -33,7 +33,7 @@ def earlier_winners(
     input_tokens: float,
     output_tokens: float,
     objectives: str,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Scalar]]:
     """Return the flags that won earlier studies, those of what is most alike first, at most `MOST`.
 
     Alike: the same architecture, accelerator, engine and objectives, and token counts within a

@@ -12,7 +12,7 @@ import secrets
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from optikit_assets.artifacts import ArtifactDraft, ArtifactStore
 from optikit_assets.benchmarker import (
@@ -27,6 +27,7 @@ from optikit_assets.errors import EndpointError, MachineError, OptikitError, Ser
 from optikit_assets.schemas import BENCHMARK_FILE, CompletedBenchmark, ProbeResult
 from optikit_assets.workers.channel import Emit, worker_main
 from optikit_assets.workers.inputs import check_inputs, home, local, store_of
+from optikit_assets.workers.manifests import BenchmarkMaking
 from optikit_assets.workers.messages import (
     BenchmarkRequest,
     BenchmarkWorkerResult,
@@ -51,9 +52,8 @@ def handle(
 ) -> BenchmarkWorkerResult:
     """Serve the checkpoint and measure it; the result becomes an artifact.
 
-    Its manifest holds ``versions``, ``server_start_s``, ``flags``, ``environment`` (variables that
-    reached the engine and may change it), ``hardware`` and ``accelerator`` (its label) of the node,
-    and the request's ``provenance``. A finished artifact is returned as it is.
+    Its manifest holds a `BenchmarkMaking` and the request's ``provenance``. A finished artifact is
+    returned as it is.
 
     Parameters
     ----------
@@ -112,24 +112,32 @@ def _make(request: BenchmarkRequest, emit: Emit, store: ArtifactStore, python: P
         graphs = engine.graphs(log_file.read_text(encoding="utf-8", errors="replace"))
         shutil.move(log_file, draft.file(LOG_FILE))
         BENCHMARK_FILE.write(draft, benchmark)
-        draft.manifest.update(
-            measured_on(request, engine),
-            server_start_s=round(server.start_s, 2),
-            graphs=graphs,
-            flags=flags,
-            mode=request.mode,
-        )
+        made = making(request, engine, server.start_s, flags, graphs=graphs, mode=request.mode)
+        draft.manifest.update(made.as_notes(), provenance=request.provenance)
 
 
-def measured_on(request: BenchmarkRequest | ExploreRequest, engine: Engine) -> dict[str, Any]:
-    """Return what the manifest of a measurement says of where it was made, and for whom."""
-    return {
-        "versions": _versions(engine),
-        "environment": effective_variables(os.environ, engine.variables),
-        "accelerator": request.hardware.label,
-        "hardware": dataclasses.asdict(request.hardware),
-        "provenance": request.provenance,
-    }
+def making(
+    request: BenchmarkRequest | ExploreRequest,
+    engine: Engine,
+    start_s: float,
+    flags: Flags,
+    *,
+    graphs: tuple[int, int] | None = None,
+    mode: Literal["search", "confirm"] = "search",
+    retuned: bool = False,
+) -> BenchmarkMaking:
+    """Return how a benchmark was made in this process."""
+    return BenchmarkMaking(
+        versions=_versions(engine),
+        environment=effective_variables(os.environ, engine.variables),
+        accelerator=request.hardware.label,
+        hardware=request.hardware,
+        server_start_s=round(start_s, 2),
+        graphs=graphs,
+        flags=flags,
+        mode=mode,
+        retuned=retuned,
+    )
 
 
 def _serve_and_measure(

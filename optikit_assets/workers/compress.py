@@ -27,12 +27,13 @@ from optikit_assets.optimizer.contamination import check_contamination, read_ite
 from optikit_assets.schemas import CalibrationTrial, FailedCalibrationTrial
 from optikit_assets.workers.channel import Emit, worker_main
 from optikit_assets.workers.inputs import calibration_location, check_inputs, local, store_of
+from optikit_assets.workers.manifests import CheckpointMaking
 from optikit_assets.workers.messages import (
     CompressRequest,
     CompressResult,
     CompressTrial,
 )
-from optikit_assets.workers.records import Making, Progress, TrialFailed, TrialFinished
+from optikit_assets.workers.records import Progress, TrialFailed, TrialFinished
 
 log = logging.getLogger("optikit.compress")
 
@@ -144,7 +145,7 @@ def _run_trial(
     existing = store.find(trial.artifact_key)
     if existing is not None:
         log.info("trial %d: found in the store", trial.trial)
-        return TrialFinished(trial=ended, made=Making.of(existing.manifest), reused=True)
+        return TrialFinished(trial=ended, made=CheckpointMaking.of(existing.manifest), reused=True)
     begin = clock()
     with store.create(trial.artifact_key, CHECKPOINT, _model_bytes(request)) as draft:
         compression = prepare_compression(
@@ -158,7 +159,7 @@ def _run_trial(
         )
         _log_plan(trial, compression)
         compressed = backend.compress(compression)
-        made = Making(
+        made = CheckpointMaking(
             rows_digest=compression.rows_digest,
             rows=len(compression.rows),
             row_numbers=compression.row_numbers,
@@ -177,7 +178,7 @@ def _run_trial(
             calibration_data=None if calibration is None else calibration.reference,
             versions=versions,
             provenance=request.provenance,
-            **made.model_dump(mode="json"),
+            **made.as_notes(),
         )
         check_inputs(request)
     log.info(

@@ -27,7 +27,7 @@ from optikit_assets.workers.benchmark import (
     REQUESTS_FILE,
     announce,
     announce_start,
-    measured_on,
+    making,
     progress,
 )
 from optikit_assets.workers.channel import Emit, worker_main
@@ -127,14 +127,15 @@ class _Exploration:
                 server.check_alive()
                 check_inputs(self._request)
                 BENCHMARK_FILE.write(draft, benchmark)
-                draft.manifest.update(
-                    measured_on(self._request, self._engine),
+                made = making(
+                    self._request,
+                    self._engine,
                     # The start is the first one's cost.
-                    server_start_s=round(start_s if number == 0 else 0.0, 2),
-                    flags=self._flags(variant.flags),
-                    mode="search",
+                    start_s if number == 0 else 0.0,
+                    self._flags(variant.flags),
                     retuned=True,
                 )
+                draft.manifest.update(made.as_notes(), provenance=self._request.provenance)
 
     def _search(
         self, server: EngineServer, variant: Variant, requests_file: Path

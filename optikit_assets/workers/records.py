@@ -5,13 +5,13 @@ A closed union, told apart by ``kind``. Compress streams `TrialFinished` and `Tr
 `ProbeFinished`, all of them `Progress`. Times are ISO 8601 with their offset.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
 from optikit_assets.schemas import CalibrationTrial, FailedCalibrationTrial, ProbeResult
 from optikit_assets.stateval.scores import TaskScore
+from optikit_assets.workers.manifests import CheckpointMaking
 from optikit_assets.workers.messages import Message
 
 
@@ -40,31 +40,12 @@ class ProbeFinished(Message):
     probe: ProbeResult
 
 
-class Making(Message):
-    """How a checkpoint came about; unset what the manifest of an earlier release does not say."""
-
-    rows_digest: str | None = Field(default=None, description="Unset without calibration, too.")
-    rows: int | None = Field(default=None, description="Calibration rows.")
-    row_numbers: tuple[int, ...] = Field(default=(), description="Their places in the data.")
-    max_sequence_length: int | None = Field(default=None, description="Tokens of a row at most.")
-    notes: tuple[str, ...] = Field(default=(), description="What differs from the recipe.")
-    seconds: float | None = Field(default=None, description="Loading, compressing and saving.")
-    bytes: int | None = Field(default=None, description="Size of all files.")
-    started_at: str | None = None
-    ended_at: str | None = None
-
-    @classmethod
-    def of(cls, manifest: Mapping[str, Any]) -> Self:
-        """Read it from the manifest of a checkpoint, which says more."""
-        return cls.model_validate({k: v for k, v in manifest.items() if k in cls.model_fields})
-
-
 class TrialFinished(Message):
     """A calibration trial whose checkpoint is in the store."""
 
     kind: Literal["trial_finished"] = "trial_finished"
     trial: CalibrationTrial
-    made: Making
+    made: CheckpointMaking
     reused: bool = Field(description="It was there: `made` says how and when it was made.")
 
 

@@ -27,8 +27,9 @@ from optikit_assets.schemas import CHECKPOINTS_FILE, UNSUPPORTED_FILE, Calibrati
 from optikit_assets.settings import settings
 from optikit_assets.stateval.scores import write_candidate
 from optikit_assets.workers.channel import Emit
+from optikit_assets.workers.manifests import CheckpointMaking
 from optikit_assets.workers.messages import CompressResult, CompressTrial, EvaluateResult, Message
-from optikit_assets.workers.records import Making, TrialFinished
+from optikit_assets.workers.records import TrialFinished
 from tests.definitions.world import CHAT, HARDWARE, MODEL, World, in_process
 from tests.executors import execute_with
 from tests.tiny_model import write_model
@@ -46,7 +47,7 @@ ROUNDS = "calibration: {samples: 64, adaptive: {max_rounds: 3, samplers: [token_
 
 def finished_trial(trial: CompressTrial) -> TrialFinished:
     ended = CalibrationTrial(**trial.model_dump())
-    return TrialFinished(trial=ended, made=Making(), reused=False)
+    return TrialFinished(trial=ended, made=CheckpointMaking(), reused=False)
 
 
 class Workers:

@@ -14,12 +14,8 @@ from dagster_pipes import encode_param
 
 from optikit_assets.settings import Settings
 from optikit_assets.specs import SuiteSpec, load_spec
-from optikit_assets.workers.records import (
-    CandidateFailed,
-    CandidateFinished,
-    Progress,
-    read_record,
-)
+from optikit_assets.workers.messages import Message
+from optikit_assets.workers.records import read_record
 from tests.references import as_json
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +45,7 @@ runpy.run_module("optikit_assets.workers.evaluate", run_name="__main__", alter_s
 """
 LIMIT_S = 250.0
 
-RecordT = TypeVar("RecordT", Progress, CandidateFinished, CandidateFailed)
+RecordT = TypeVar("RecordT", bound=Message)
 
 
 def artifact_key(*parts: object) -> str:

@@ -15,7 +15,8 @@ from dagster_pipes import encode_param
 
 from optikit_assets.artifacts import LocalStore
 from optikit_assets.optimizer.families import SMOOTHED
-from optikit_assets.workers.records import Making, TrialFinished, read_record
+from optikit_assets.workers.manifests import CheckpointMaking
+from optikit_assets.workers.records import TrialFinished, read_record
 from tests.references import as_json
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -329,7 +330,7 @@ def test_records_and_manifest_say_how_the_checkpoint_came_about(ran: Run) -> Non
     assert "2 empty calibration rows were left out" in made.notes
     assert any("cut at 64 tokens instead of 128" in note for note in made.notes)
     assert artifact.manifest["seed"] == record.trial.seed
-    assert Making.of(artifact.manifest) == made
+    assert CheckpointMaking.of(artifact.manifest) == made
     assert set(artifact.manifest["versions"]) == {
         "llmcompressor",
         "compressed-tensors",

@@ -13,7 +13,8 @@ import pytest
 from optikit_assets.artifacts import LocalStore
 from optikit_assets.settings import settings
 from optikit_assets.specs import RecipeSpec, load_spec
-from optikit_assets.workers.records import Making, TrialFinished, read_record
+from optikit_assets.workers.manifests import CheckpointMaking
+from optikit_assets.workers.records import TrialFinished, read_record
 from tests.references import as_json
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -70,7 +71,7 @@ class Made:
             "quantization_config", {}
         )
 
-    def making(self, name: str) -> Making:
+    def making(self, name: str) -> CheckpointMaking:
         records = map(read_record, self.answers[name]["records"])
         return next(record.made for record in records if isinstance(record, TrialFinished))
 

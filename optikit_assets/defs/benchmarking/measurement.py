@@ -4,6 +4,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import dagster as dg
@@ -33,6 +34,7 @@ from optikit_assets.schemas import (
 )
 from optikit_assets.specs import SloSpec, digest
 from optikit_assets.workers.benchmark import REQUESTS_FILE
+from optikit_assets.workers.manifests import BenchmarkMaking
 from optikit_assets.workers.messages import BenchmarkRequest, BenchmarkWorkerResult
 from optikit_assets.workers.records import ProbeFinished, Record
 
@@ -59,10 +61,10 @@ class Benchmarked:
             return self.left_requests
         return read_requests(self.artifact.file(REQUESTS_FILE))
 
-    @property
-    def made_by(self) -> dict[str, Any]:
-        """Manifest of the artifact: engine versions, start-up time."""
-        return self.artifact.manifest if self.artifact else {}
+    @cached_property
+    def making(self) -> BenchmarkMaking:
+        """How it was made; of one without an artifact nothing is known."""
+        return BenchmarkMaking.of(self.artifact.manifest if self.artifact else {})
 
 
 def known_beforehand(
@@ -237,7 +239,7 @@ def _sweep_rows(partition: Partition, recipe: str, slo: SloSpec, done: Benchmark
         slo=slo.name,
         pool=partition.node.key.pool,
         seed=outcome.seed,
-        versions=done.made_by.get("versions", {}),
+        versions=done.making.versions,
         status=outcome.status,
         certified_rate_rps=outcome.certified_rate_rps,
         rate_low_rps=low,
@@ -247,9 +249,9 @@ def _sweep_rows(partition: Partition, recipe: str, slo: SloSpec, done: Benchmark
         input_tokens=slo.workload.mean_input_tokens,
         output_tokens=slo.workload.mean_output_tokens,
         load_seconds=outcome.load_seconds,
-        server_start_s=done.made_by.get("server_start_s"),
+        server_start_s=done.making.server_start_s,
         probes=len(outcome.probes),
-        flags=done.made_by.get("flags", {}),
+        flags=done.making.flags,
         reason=outcome.reason,
         closest=outcome.closest,
         artifact_key=done.artifact.key if done.artifact else None,
@@ -329,7 +331,7 @@ def _probe_rows(
         "slo": slo.name,
         "pool": partition.node.key.pool,
         "seed": done.outcome.seed,
-        "versions": done.made_by.get("versions", {}),
+        "versions": done.making.versions,
         "stage": part,
         "arm": arm,
         "trial": trial,

@@ -37,6 +37,7 @@ from optikit_assets.publishing import Published
 from optikit_assets.schemas import DEPLOYMENT_FILE, Certification, Deployment, PoolOffer
 from optikit_assets.settings import settings
 from optikit_assets.specs import BASELINE, LOCAL
+from optikit_assets.workers.manifests import BenchmarkMaking
 from resources import (
     ArtifactStoreResource,
     HistoryResource,
@@ -140,7 +141,7 @@ def _record(
     chosen = certification.candidate
     flags: Flags = {}
     config = None
-    made_by: dict[str, Any] = {}
+    served = BenchmarkMaking()
     if chosen is not None:
         candidate = representative_of(partition, chosen.recipe)
         flags = all_flags(partition, slo, candidate, chosen.flags)
@@ -152,7 +153,7 @@ def _record(
         text = engine.config_text(flags, model=model, served_model_name=partition.model_key)
         config = ConfigFile(engine.config_file, text, engine.commands)
         # What ships was served last.
-        made_by = place.servers.latest.made_by if place.servers.latest else {}
+        served = place.servers.latest.making if place.servers.latest else served
     name, version = graph.split_model(partition.model_key)
     recorded = {node: partition.versions.recorded(node) for node in partition.inputs}
     deployment = build_deployment(
@@ -164,15 +165,15 @@ def _record(
         selection=place.selection,
         certification=certification,
         flags=flags,
-        accelerator=made_by.get("accelerator", partition.runner.hardware.label),
+        accelerator=served.accelerator or partition.runner.hardware.label,
         engine=partition.engine.name,
-        versions=made_by.get("versions", {}),
-        environment=made_by.get("environment", {}),
+        versions=served.versions,
+        environment=served.environment,
         left_out=partition.versions.left_out(partition.node),
         pool=partition.node.key.pool,
         pools=told,
-        server_start_s=made_by.get("server_start_s"),
-        accelerator_kind=made_by.get("hardware", {}).get("kind"),
+        server_start_s=served.server_start_s,
+        accelerator_kind=served.hardware and served.hardware.kind,
         run_ids={str(n): r.run_id for n, r in recorded.items() if r and r.run_id}
         | {str(partition.node): partition.context.run.run_id},
         content_keys={str(node): version for node, version in partition.inputs.items()}

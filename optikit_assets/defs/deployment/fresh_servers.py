@@ -5,8 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from optikit_assets import graph
 from optikit_assets.benchmarker import near_search, read_probes
 from optikit_assets.defs.benchmarking.measurement import Benchmarked, benchmark, remember_probes
@@ -16,6 +14,7 @@ from optikit_assets.deployment import Held, Served
 from optikit_assets.engines import Flags, Hardware
 from optikit_assets.schemas import ArmMeasurement, ProbeResult
 from optikit_assets.specs import SloSpec, digest
+from optikit_assets.workers.manifests import BenchmarkMaking
 
 
 def all_flags(partition: Partition, slo: SloSpec, candidate: Representative, tuned: Flags) -> Flags:
@@ -36,8 +35,8 @@ def _measured_on(partition: Partition, recipe: str) -> Hardware:
     What was certain without a server, or measured by an earlier release, kept none.
     """
     swept = partition.artifact_of(partition.node.needed(graph.BENCHMARK_SWEEP, recipe))
-    kept = swept.manifest.get("hardware") if swept else None
-    return TypeAdapter(Hardware).validate_python(kept) if kept else partition.runner.hardware
+    kept = BenchmarkMaking.of(swept.manifest).hardware if swept else None
+    return kept or partition.runner.hardware
 
 
 def config_text(partition: Partition, slo: SloSpec, candidate: Representative, tuned: Flags) -> str:

@@ -110,7 +110,7 @@ def _found(
         certified_rate_rps=rate,
         accelerator=deployment.accelerator,
         certified_versions=deployment.versions,
-        versions=now.latest.made_by.get("versions", {}) if now.latest else {},
+        versions=now.latest.making.versions if now.latest else {},
         found=found,
         created_at=datetime.now(UTC),
     )

@@ -131,7 +131,7 @@ class Measuring:
 
 def trial_result(done: Benchmarked, slo: SloSpec, seconds: float = 0.0) -> TrialResult:
     """Return a trial's outcome; what a worker that broke off did not load, it booted."""
-    boot = done.made_by.get("server_start_s")
+    boot = done.making.server_start_s
     if boot is None and done.outcome.kind == "failed":
         boot = max(0.0, seconds - done.outcome.load_seconds)
     return result_of_benchmark(
@@ -139,5 +139,5 @@ def trial_result(done: Benchmarked, slo: SloSpec, seconds: float = 0.0) -> Trial
         slo,
         artifact_key=done.artifact.key if done.artifact else None,
         boot_seconds=boot,
-        retuned=bool(done.made_by.get("retuned")),
+        retuned=done.making.retuned,
     )

@@ -35,6 +35,7 @@ from optikit_assets.schemas import (
 from optikit_assets.settings import settings
 from optikit_assets.specs import SloSpec
 from optikit_assets.tuner import forget_unless_whole, run_study, tell
+from optikit_assets.workers.manifests import BenchmarkMaking
 from resources import (
     ArtifactStoreResource,
     HistoryResource,
@@ -208,7 +209,7 @@ def _trial_rows(
 
 def _compiled(partition: Partition, trial: Trial) -> dict[str, int | None]:
     found = partition.artifacts.find(trial.artifact_key) if trial.artifact_key else None
-    graphs = found.manifest.get("graphs") if found else None
+    graphs = BenchmarkMaking.of(found.manifest).graphs if found else None
     names = ("graphs_loaded", "graphs_compiled")
     return dict(zip(names, graphs or (None, None), strict=True))
 

@@ -19,8 +19,9 @@ from optikit_assets import errors
 from optikit_assets.errors import CompressionError, ModelError
 from optikit_assets.schemas import CalibrationTrial
 from optikit_assets.workers.channel import Emit, worker_main
+from optikit_assets.workers.manifests import CheckpointMaking
 from optikit_assets.workers.messages import Message
-from optikit_assets.workers.records import Making, Progress, Record, TrialFinished
+from optikit_assets.workers.records import Progress, Record, TrialFinished
 
 Behaviour = Literal[
     "finish",
@@ -79,7 +80,7 @@ def fail(request: Work) -> None:
 
 def finished(number: int) -> TrialFinished:
     trial = CalibrationTrial(trial=number, seed=number, artifact_key=None)
-    return TrialFinished(trial=trial, made=Making(), reused=False)
+    return TrialFinished(trial=trial, made=CheckpointMaking(), reused=False)
 
 
 def message_of(record: Record) -> bytes:

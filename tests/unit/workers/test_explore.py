@@ -51,7 +51,6 @@ def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
 
     monkeypatch.setattr(explore, "EngineServer", Server)
     monkeypatch.setattr(explore, "run_benchmark", measured)
-    monkeypatch.setattr(explore, "measured_on", lambda *_: {})  # pyright: ignore[reportUnknownLambdaType]
     monkeypatch.setattr(
         type(get_engine("vllm")),
         "reconfigure",
