@@ -12,6 +12,7 @@ from optikit_assets.engines.base import (
     hot_flags,
     register_engine,
 )
+from optikit_assets.engines.batching import Batching
 from optikit_assets.engines.container import Container, Format
 from optikit_assets.engines.flags import FlagCatalog, Flags
 from optikit_assets.engines.hardware import Hardware, detect
@@ -23,6 +24,7 @@ from optikit_assets.engines.transformers.engine import TransformersEngine
 from optikit_assets.engines.vllm.engine import VllmEngine
 
 __all__ = [
+    "Batching",
     "Container",
     "Engine",
     "EngineServer",

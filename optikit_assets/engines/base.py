@@ -12,9 +12,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from optikit_assets.engines.batching import Batching
 from optikit_assets.engines.container import Container, Format
 from optikit_assets.engines.context import context_length
-from optikit_assets.engines.flags import FlagCatalog, Flags
+from optikit_assets.engines.flags import FlagCatalog, Flags, integer
 from optikit_assets.engines.hardware import WIDE_VECTORS, Hardware
 from optikit_assets.engines.memory import MemoryEstimate
 from optikit_assets.engines.model_facts import ModelFacts
@@ -294,6 +295,13 @@ class Engine(ABC):
     def repair(self, flags: Mapping[str, Scalar], hardware: Hardware | None = None) -> Flags:
         """Return `flags` with the constraints between them made true that it checks at start-up."""
         return dict(flags)
+
+    def batching(self, flags: Mapping[str, Scalar]) -> Batching:
+        """Return how a server with these flags, its defaults among them, forms its batches."""
+        # -1 stands for no bound.
+        bounds = [integer(flags.get(name)) or 0 for name in self.batch_flags] or [0, 0]
+        sequences, tokens = (bound if bound > 0 else None for bound in bounds)
+        return Batching(sequences, tokens)
 
     def devices(self, flags: Mapping[str, Scalar]) -> int:
         """Return how many accelerators a server with these flags occupies."""

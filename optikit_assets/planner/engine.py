@@ -10,7 +10,7 @@ While nothing but decoding goes on, the steps up to the next end of a sequence a
 with n sequences and :math:`\delta` the growth of a step, k steps take
 :math:`k t_1 + \delta k (k - 1) / 2`. So the cost of a simulation is in requests, not in tokens.
 
-Deviation: blocks of the cache are single tokens; a prefix is kept by the id that a request gives.
+Deviation: a prefix is kept by the id that a request gives; blocks of the cache matter to it alone.
 """
 
 import heapq
@@ -37,6 +37,8 @@ class Limits:
         Tokens that fit into the cache.
     prefix_tokens
         Of those, how many may hold prefixes that nobody uses at the moment; 0: no prefix cache.
+    block_tokens
+        Tokens of a block: of a prefix, whole blocks are kept.
     """
 
     max_num_seqs: int = 1024
@@ -44,6 +46,7 @@ class Limits:
     chunked_prefill: bool = True
     cache_tokens: float = _NEVER
     prefix_tokens: float = 0.0
+    block_tokens: int = 1
 
 
 @dataclass(slots=True)
@@ -208,7 +211,8 @@ class VirtualEngine:
             budget, tokens, pairs, first = self._chunk(sequence, budget, tokens, pairs, first)
         while self._waiting and budget > 0 and self._can_admit(self._waiting[0]):
             sequence = self._waiting[0]
-            if not self.limits.chunked_prefill and tokens and sequence.length > budget:
+            uncached = sequence.length - self._hit(sequence)
+            if self._waits_whole(sequence, uncached, budget) and (tokens or self._count):
                 break
             self._waiting.popleft()
             self._used += sequence.input_tokens
@@ -218,7 +222,7 @@ class VirtualEngine:
                 budget -= 1
                 continue
             sequence.computed = 0
-            sequence.to_compute = sequence.length - self._hit(sequence)
+            sequence.to_compute = uncached
             self._prompts.append(sequence)
             budget, tokens, pairs, first = self._chunk(sequence, budget, tokens, pairs, first)
         if not tokens and not self._count:
@@ -230,6 +234,10 @@ class VirtualEngine:
         )
         self._block = 1 if tokens else self._steps_alone()
         self.ends_s = self.now_s + self._seconds_of(self._block)
+
+    def _waits_whole(self, sequence: Sequence, uncached: int, budget: int) -> bool:
+        """Whether a prompt may not be cut, and what is left of a step has no room for it."""
+        return not (self.limits.chunked_prefill or sequence.prefilled or uncached <= budget)
 
     def _chunk(
         self, sequence: Sequence, budget: int, tokens: int, pairs: float, first: int
@@ -275,7 +283,8 @@ class VirtualEngine:
         if sequence.prefix not in self._prefixes:
             return 0
         self._prefixes.move_to_end(sequence.prefix)
-        return min(self._prefixes[sequence.prefix], sequence.length - 1)
+        known = min(self._prefixes[sequence.prefix], sequence.length - 1)
+        return known - known % self.limits.block_tokens
 
     def _remember(self, sequence: Sequence) -> None:
         room = self.limits.prefix_tokens

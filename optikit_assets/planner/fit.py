@@ -15,11 +15,16 @@ has), since :math:`s_j`, the median size of part j in the rows, keeps its weight
 Dense models and mixtures of experts have kernels of their own: each kind is fitted with the fit of
 all rows as what is known before.
 
+What is known before of an installation's own rows is a fit of other cards. As long as the own rows
+are as far from it as its interval says, it counts as ten of them; where they are k times as far, as
+:math:`10 / k^2`: on a card that nobody has measured before, they speak for themselves.
+
 The interval comes from cross-validation: rows of one group (a model on a card, or one of an
 installation's own models) are predicted from all other groups, so that a residual is one of
 something that was not seen.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -145,25 +150,40 @@ def fit_rows(rows: Sequence[Row]) -> dict[str, Fit]:
 
 
 def refit(prior: Fit, rows: Sequence[Row]) -> Fit:
-    """Return a fit moved by an installation's own rows; the prior counts as ten of them.
+    """Return a fit moved by an installation's own rows; the prior counts as ten of them at most.
 
-    The interval is the prior's until three models were measured.
+    The interval is no narrower than the prior's until three models were measured. Rows of a single
+    model are held out one by one, which tells little of another model.
     """
     if not rows:
         return prior
     parts, seconds = parts_of(rows), seconds_of(rows)
     groups = np.array([row.group for row in rows])
-    found = _solve(parts, seconds, prior.coefficients, _OWN_ROWS)
-    low, high = prior.low, prior.high
-    if len(np.unique(groups)) >= _LEAST_GROUPS:
-        residuals = np.empty(len(rows))
-        for group in np.unique(groups):
-            out = groups == group
-            known = _solve(parts[~out], seconds[~out], prior.coefficients, _OWN_ROWS)
-            residuals[out] = np.log(seconds[out] / (parts[out] @ known))
-        low, high = _interval(residuals)
+    if len(np.unique(groups)) == 1:
+        groups = np.arange(len(rows))
+    found = _moved(prior, parts, seconds)
+    residuals = np.zeros(len(rows))
+    for group in np.unique(groups) if len(rows) > 1 else ():
+        out = groups == group
+        known = _moved(prior, parts[~out], seconds[~out])
+        residuals[out] = np.log(seconds[out] / (parts[out] @ known))
+    low, high = _interval(residuals)
+    if len({row.group for row in rows}) < _LEAST_GROUPS:
+        low, high = min(low, prior.low), max(high, prior.high)
     first = _first_token(rows, found, prior.first_token)
     return Fit(found, first, prior.rows + len(rows), prior.own_rows + len(rows), low, high)
+
+
+def _moved(
+    prior: Fit, parts: NDArray[np.float64], seconds: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the coefficients of rows that differ from those behind a fit as it says, or more."""
+    off = np.log(seconds / (parts @ prior.coefficients))
+    # Half of an interval of nine of ten is 1.645 standard deviations.
+    told = math.log(prior.high / prior.low) / (2.0 * 1.645)
+    times = max(1.0, float(np.sqrt(np.mean(off**2))) / max(told, _LEAST_ERROR))
+    most = _OWN_ROWS if prior.rows else _ROOFLINE_ROWS
+    return _solve(parts, seconds, prior.coefficients, most / times**2)
 
 
 def _of_kind(

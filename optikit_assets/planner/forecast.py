@@ -239,6 +239,9 @@ def _way(
     refused = engine.unsupported(recipe, question.engine, hardware, experts=model.experts > 0)
     if refused:
         return replace(way, reason=refused)
+    emulated = engine.fallback(recipe, hardware) if hardware.kind == "cpu" else None
+    if emulated:
+        return replace(way, reason=f"{emulated}: by how much, measure it")
     if layout.cards > place.cards:
         return replace(way, reason=f"needs {layout.cards} cards, a node has {place.cards}")
     if not model.facts.allows_tensor_parallel(layout.tensor):

@@ -6,6 +6,7 @@ buffers are one constant.
 """
 
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from optikit_assets.engines.hardware import Hardware
 from optikit_assets.engines.memory import estimate
@@ -13,6 +14,7 @@ from optikit_assets.planner.architecture import Architecture
 from optikit_assets.planner.precision import Precision
 from optikit_assets.planner.roofline import Layout
 from optikit_assets.specs import CardSpec
+from optikit_assets.specs.recipe import CpuFeature
 
 _GIB = 1024**3
 # A driver keeps some of what a card is sold with.
@@ -30,6 +32,8 @@ def hardware_of(card: CardSpec, cards: int) -> Hardware:
         name=card.accelerator if cpu else f"NVIDIA {card.accelerator}",
         count=1 if cpu else cards,
         memory_bytes=int(card.memory_gib * _GIB * _VISIBLE),
+        # A sheet does not say which a processor has, so none of them speaks against a recipe.
+        features=get_args(CpuFeature) if cpu else (),
         capability=card.compute_capability,
     )
 

@@ -11,7 +11,12 @@ from optikit_assets.planner.fit import Fit, kind_of, refit
 from optikit_assets.planner.memory import hardware_of
 from optikit_assets.planner.precision import Precision
 from optikit_assets.planner.rows import Row, Work
-from optikit_assets.planner.server_flags import layout_of, memory_share, most_sequences
+from optikit_assets.planner.server_flags import (
+    kept_prefix,
+    layout_of,
+    memory_share,
+    most_sequences,
+)
 from optikit_assets.planner.shipped import shipped_fits
 from optikit_assets.specs import CardSpec, Catalog
 
@@ -39,8 +44,11 @@ def own_rows(
     """Return the rows of an engine on a card, of the version that measured there last.
 
     Left out is what was not steady, of models or recipes that are no longer known, of workloads
-    whose work is not one length (traces, prompts from a file, shared prefixes) or whose lengths
-    the SLO's file has changed since, and of servers on more cards than the planner's layouts tell.
+    whose work is not one length (traces, prompts from a file) or whose lengths the SLO's file has
+    changed since, and of servers on more cards than the planner's layouts tell. So is a loop of
+    more clients than the server runs at a time: behind those that wait disappears what lies between
+    a client's answer and its next place, which is a part of all other rows. What of a shared prefix
+    lies in a server's cache is no input.
 
     Rows of one model are one group: its recipes and SLOs have the same errors in common.
 
@@ -113,7 +121,7 @@ def _row(
     now = slo.workload.mean_input_tokens, slo.workload.mean_output_tokens
     if None in lengths or lengths != now:
         return None
-    if slo.workload.prefix_tokens or slo.workload.trace is not None:
+    if slo.workload.trace is not None:
         return None
     model = architecture_of(record["model"])
     if model is None:
@@ -127,9 +135,15 @@ def _row(
     if used.devices(flags) != layout.cards:
         return None
     prompt, answer = (float(length) for length in lengths)
-    share = memory_share(used, model.facts, hardware_of(card, layout.cards), flags)
+    hardware = hardware_of(card, layout.cards)
+    kept = kept_prefix(used, {**used.defaults(hardware), **flags}, slo.workload.prefix_tokens)
+    share = memory_share(used, model.facts, hardware, flags)
     most = most_sequences(used, flags)
-    work = Work(model, precision, card, layout, clients, prompt, answer, share, most)
+    work = Work(
+        model, precision, card, layout, clients, prompt - kept, answer, share, most, kept
+    )  # fmt: skip
+    if work.queue:
+        return None
     return Row(work, latency_s, None, str(record["model"]))
 
 

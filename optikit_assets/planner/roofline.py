@@ -129,7 +129,12 @@ class Roofline:
         return cls(matrix, expert, model)
 
     def cycle(
-        self, sequences: float, input_tokens: float, output_tokens: float, budget: int = 8192
+        self,
+        sequences: float,
+        input_tokens: float,
+        output_tokens: float,
+        budget: int = 8192,
+        kept_tokens: float = 0.0,
     ) -> NDArray[np.float64]:
         """Return the parts of the time in which every one of some sequences is served once.
 
@@ -145,19 +150,24 @@ class Roofline:
             Of each request.
         budget
             Most tokens of a step; bounds how often a prompt reads the experts again.
+        kept_tokens
+            Before the input, in the cache already: what is computed looks at it.
 
         Returns
         -------
         Seconds of shape (terms,).
         """
-        seen = self.architecture.seen(input_tokens + output_tokens / 2.0)
+        seen = self.architecture.seen(kept_tokens + input_tokens + output_tokens / 2.0)
+        # On average by a token of the input: as much as by the first and by the last.
+        ends = (kept_tokens, kept_tokens + input_tokens)
+        looked_at = sum(self.architecture.seen(length) for length in ends) / 2.0
         prompts = sequences * input_tokens
         units = np.array([
             output_tokens,
             prompts + sequences * output_tokens,
             sequences * output_tokens,
             output_tokens * sequences * seen,
-            sequences * input_tokens * self.architecture.seen(input_tokens) / 2.0,
+            sequences * input_tokens * looked_at,
         ])  # fmt: skip
         parts = self.linear @ units
         touched = output_tokens * self.architecture.experts_touched(sequences)

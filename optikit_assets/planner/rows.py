@@ -29,6 +29,8 @@ class Work:
         Share of a card's memory that the server takes.
     most
         Sequences that a lane runs at a time by its flags.
+    kept_tokens
+        Of a prefix that lies in the cache, before the input.
     """
 
     architecture: Architecture
@@ -40,6 +42,7 @@ class Work:
     output_tokens: float
     gpu_share: float = GPU_SHARE
     most: float = math.inf
+    kept_tokens: float = 0.0
 
     @cached_property
     def roofline(self) -> Roofline:
@@ -65,15 +68,20 @@ class Work:
     @cached_property
     def parts(self) -> NDArray[np.float64]:
         """Seconds of each part from a request's place to its last token, of shape (terms,)."""
-        return self.roofline.cycle(self.running, self.input_tokens, self.output_tokens)
+        return self._cycle(self.running, self.output_tokens)
+
+    def _cycle(self, sequences: float, output_tokens: float) -> NDArray[np.float64]:
+        return self.roofline.cycle(
+            sequences, self.input_tokens, output_tokens, kept_tokens=self.kept_tokens
+        )
 
     def first_token_parts(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return what a first token waits for, in seconds, as `FIRST_TOKEN` names it.
 
         The wait for a place in the cache, `queue` cycles, comes on top.
         """
-        one = float(self.roofline.cycle(1, self.input_tokens, 1) @ coefficients)
-        two = float(self.roofline.cycle(2, self.input_tokens, 1) @ coefficients)
+        one = float(self._cycle(1, 1) @ coefficients)
+        two = float(self._cycle(2, 1) @ coefficients)
         cycle = float(self.parts @ coefficients)
         prompts = (self.running * (two - one)) if self.running > 1 else 0.0
         step = max(0.0, cycle - prompts) / self.output_tokens

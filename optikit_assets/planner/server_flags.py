@@ -25,7 +25,13 @@ def memory_share(
 
 def most_sequences(engine: Engine, flags: Mapping[str, Scalar]) -> float:
     """Return how many sequences a lane runs at a time; infinite if no flag bounds them."""
-    return _bounds(engine, flags)[0] or math.inf
+    return engine.batching(flags).most_sequences or math.inf
+
+
+def kept_prefix(engine: Engine, flags: Mapping[str, Scalar], tokens: int) -> int:
+    """Return how many tokens of a shared prefix a server keeps: whole blocks, or none."""
+    found = engine.batching(flags)
+    return tokens - tokens % found.block_tokens if found.keeps_prefixes else 0
 
 
 def limits(
@@ -33,18 +39,14 @@ def limits(
 ) -> Limits:
     """Return the limits of a lane, with the tokens of its cache as `Limits` has them.
 
-    What is unset, or -1 for no bound, is as the simulation has it.
+    What no flag bounds is as the simulation has it.
     """
-    sequences, tokens = _bounds(engine, flags)
+    found = engine.batching(flags)
     return Limits(
-        max_num_seqs=sequences or Limits.max_num_seqs,
-        max_num_batched_tokens=tokens or Limits.max_num_batched_tokens,
+        max_num_seqs=found.most_sequences or Limits.max_num_seqs,
+        max_num_batched_tokens=found.most_tokens or Limits.max_num_batched_tokens,
+        chunked_prefill=found.cuts_prompts,
         cache_tokens=cache_tokens,
-        prefix_tokens=prefix_tokens,
+        prefix_tokens=prefix_tokens if found.keeps_prefixes else 0.0,
+        block_tokens=found.block_tokens,
     )
-
-
-def _bounds(engine: Engine, flags: Mapping[str, Scalar]) -> tuple[int, int]:
-    given = [max(0, integer(flags.get(name)) or 0) for name in engine.batch_flags]
-    sequences, tokens = given or (0, 0)
-    return sequences, tokens

@@ -10,6 +10,7 @@ import pytest
 from optikit_assets.benchmarker.client import RequestShape
 from optikit_assets.benchmarker.prompts import Prompt
 from optikit_assets.engines import (
+    Batching,
     Engine,
     Flags,
     Hardware,
@@ -132,6 +133,12 @@ class EngineContract:
         assert len(engine.batch_flags) in (0, 2)
         for flag in engine.batch_flags:
             engine.catalog.checked({flag: 64})
+        assert engine.batching({}) == Batching()
+        bounds = dict(zip(engine.batch_flags, (64, 512), strict=False))
+        found = engine.batching(bounds)
+        assert [found.most_sequences, found.most_tokens] == ([*bounds.values()] or [None, None])
+        free = engine.batching(dict.fromkeys(bounds, -1))
+        assert (free.most_sequences, free.most_tokens) == (None, None)
 
     def test_every_engine_serves_an_uncompressed_model(
         self, engine: Engine, spec: EngineSpec

@@ -1,10 +1,12 @@
 """SGLang's OpenAI-compatible server."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 from optikit_assets.engines.base import Engine, Launch, Place, register_engine
+from optikit_assets.engines.batching import Batching
 from optikit_assets.engines.context import context_length
 from optikit_assets.engines.flags import FlagCatalog, Flags, integer
 from optikit_assets.engines.hardware import Hardware
@@ -91,6 +93,14 @@ class SglangEngine(Engine):
         fixed = integer(spec.flags.get("context_length"))
         source = "engine.flags.context_length of the model's spec"
         return context_length(slo, facts, fixed=fixed, source=source)
+
+    def batching(self, flags: Mapping[str, Scalar]) -> Batching:
+        return replace(
+            super().batching(flags),
+            cuts_prompts=flags.get("chunked_prefill_size") != -1,
+            keeps_prefixes=flags.get("disable_radix_cache") is not True,
+            block_tokens=integer(flags.get("page_size")) or 1,
+        )
 
     def devices(self, flags: Mapping[str, Scalar]) -> int:
         ranks = integer(flags.get("tp_size")) or 1

@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from optikit_assets.engines.base import Engine, Launch, Place, register_engine
+from optikit_assets.engines.batching import Batching
 from optikit_assets.engines.container import Container, Format
 from optikit_assets.engines.flags import FlagCatalog, Flags, integer
 from optikit_assets.engines.hardware import Hardware
@@ -117,6 +119,18 @@ class VllmEngine(Engine):
 
     def repair(self, flags: Mapping[str, Scalar], hardware: Hardware | None = None) -> Flags:
         return vllm_flags.repair(flags, hardware)
+
+    def batching(self, flags: Mapping[str, Scalar]) -> Batching:
+        found = super().batching(flags)
+        # Admitted are fewer than there is room for, if that is asked for.
+        known = (found.most_sequences, integer(flags.get("max_num_active_seqs")))
+        return replace(
+            found,
+            most_sequences=min((bound for bound in known if bound), default=None),
+            cuts_prompts=flags.get("enable_chunked_prefill") is not False,
+            keeps_prefixes=flags.get("enable_prefix_caching") is not False,
+            block_tokens=integer(flags.get("block_size")) or 1,
+        )
 
     def devices(self, flags: Mapping[str, Scalar]) -> int:
         return vllm_flags.gpus_of(flags)

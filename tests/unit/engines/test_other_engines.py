@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from optikit_assets.engines import Engine, EngineServer, Flags, Hardware, get_engine
+from optikit_assets.engines import Batching, Engine, EngineServer, Flags, Hardware, get_engine
 from optikit_assets.engines.script import read_script, write_script
 from optikit_assets.engines.start_failures import classify, root_cause
 from optikit_assets.errors import ModelError, ServerStartError, SpecError
@@ -109,6 +109,22 @@ def test_sglang_takes_the_context_that_the_workload_needs() -> None:
 def test_sglang_occupies_the_product_of_its_parallel_sizes() -> None:
     assert SGLANG.devices({"tp_size": 2, "pp_size": 2, "dp_size": 2}) == 8
     assert SGLANG.devices({}) == 1
+
+
+def test_how_batches_are_formed_is_read_from_an_engines_own_flags() -> None:
+    vllm = get_engine("vllm")
+    for engine, whole, alone in (
+        (vllm, {"enable_chunked_prefill": False}, {"enable_prefix_caching": False}),
+        (SGLANG, {"chunked_prefill_size": -1}, {"disable_radix_cache": True}),
+    ):
+        assert not engine.batching(whole).cuts_prompts
+        assert engine.batching(whole).keeps_prefixes
+        assert not engine.batching(alone).keeps_prefixes
+        assert engine.batching(alone).cuts_prompts
+    assert vllm.batching(vllm.defaults(CPU)) == Batching(128, 2048, block_tokens=128)
+    assert SGLANG.batching({"page_size": 64}).block_tokens == 64
+    fewer: Flags = {"max_num_seqs": 64, "max_num_active_seqs": 16}
+    assert vllm.batching(fewer).most_sequences == 16
 
 
 def test_a_flag_of_another_engine_is_no_flag_of_this_one() -> None:

@@ -47,6 +47,14 @@ def test_an_slo_that_is_not_met_is_a_rate_of_zero(history, rows):
     assert (row["measured"], row["within"]) == (0.0, True)
 
 
+@pytest.mark.parametrize("status", ["unresolved", "dropped", "skipped", "failed"])
+def test_what_ended_without_a_verdict_is_held_against_nothing(history, rows, status):
+    predict(history, 0, 2.0)
+    rows.sweep("baseline", None, status=status, ended_at=EPOCH + timedelta(days=1))
+    history.drain()
+    assert history.query("SELECT * FROM predicted_against_measured").empty
+
+
 def test_tensor_parallelism_is_told_by_the_cards_of_a_server_of_any_engine(history, rows):
     predict(history, 0, 2.0, tensor_parallel_size=1)
     predict(history, 0, 4.0, tensor_parallel_size=4)

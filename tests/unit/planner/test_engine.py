@@ -83,9 +83,21 @@ def test_a_long_prompt_is_cut_into_steps_and_others_go_on() -> None:
     # Four steps of at most 499 tokens beside the one that decodes, and a fifth for the rest.
     assert second.first_token_s == pytest.approx(0.02101 + 4 * 0.015 + 0.01005)
     assert first.finished_s > second.finished_s
-    whole = VirtualEngine(step, Limits(max_num_batched_tokens=500, chunked_prefill=False))
+    whole = VirtualEngine(step, Limits(max_num_batched_tokens=2001, chunked_prefill=False))
     _, alone = run(whole, [Sequence(0.0, 100, 50), Sequence(0.02, 2000, 2)])
     assert alone.first_token_s < second.first_token_s
+
+
+def test_a_prompt_that_is_not_cut_waits_until_a_step_has_room_for_all_of_it() -> None:
+    step = StepTime(step_s=0.01)
+    limits = Limits(max_num_batched_tokens=100, chunked_prefill=False)
+    first, second = run(
+        VirtualEngine(step, limits), [Sequence(0.0, 50, 30), Sequence(0.05, 100, 2)]
+    )
+    assert second.first_token_s == pytest.approx(first.finished_s + 0.01)
+    cut = VirtualEngine(step, Limits(max_num_batched_tokens=100))
+    _, sooner = run(cut, [Sequence(0.0, 50, 30), Sequence(0.05, 100, 2)])
+    assert sooner.first_token_s < 0.1
 
 
 def test_the_cache_bounds_how_many_run() -> None:
@@ -119,6 +131,14 @@ def test_a_prefix_is_computed_once() -> None:
     engine = VirtualEngine(step, Limits(prefix_tokens=1000))
     run(engine, others)
     assert [engine.holds(i) for i in range(3)] == [False, False, True]
+
+
+def test_whole_blocks_of_a_prefix_are_kept() -> None:
+    step = StepTime(token_s=1e-4)
+    requests = [Sequence(float(i), 1000, 2, prefix=7, prefix_tokens=900) for i in range(2)]
+    run(VirtualEngine(step, Limits(prefix_tokens=1000, block_tokens=128)), requests)
+    # Seven blocks of 128 tokens.
+    assert requests[1].first_token_s - 1.0 == pytest.approx((1000 - 896) * 1e-4)
 
 
 def test_a_request_with_its_cache_begins_to_decode() -> None:

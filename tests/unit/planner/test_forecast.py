@@ -143,6 +143,28 @@ def test_few_sequences_at_a_time_serve_less_whatever_the_engine_calls_them() -> 
         assert few.rate_rps < 0.5 * usual.rate_rps, engine
 
 
+def test_a_server_that_keeps_no_prefixes_serves_less_of_what_shares_them() -> None:
+    workload = {"input_tokens": 2000, "output_tokens": 20, "prefix_tokens": 1900}
+    kept: list[dict[str, Scalar]] = [{}, {"enable_prefix_caching": False}]
+    usual, without = (
+        ask(LLAMA_8B, "baseline", under=slo(workload=workload), flags=flags)[0].rate_rps
+        for flags in kept
+    )
+    assert 0 < without < 0.5 * usual
+
+
+def test_on_a_processor_only_emulation_is_left_to_be_measured() -> None:
+    cpu = CATALOG.card("h100").model_copy(update={"name": "cpu", "accelerator": "CPU"})
+    question = Question(architecture(LLAMA_8B), slo(), EngineSpec(), {"": FIT})
+    recipes = [CATALOG.recipe(name) for name in ("int_w4a16", "fp8_dynamic")]
+    ways = forecast(question, [Place("cpu", cpu, 1)], recipes, space(1))
+    assert {way.recipe: way.reason for way in ways} == {
+        "int_w4a16": "",
+        "fp8_dynamic": "vLLM emulates FP8_DYNAMIC on CPUs: correct, and slow: by how much, "
+        "measure it",
+    }
+
+
 def test_a_spec_that_fixes_parallelism_is_planned_at_that_alone() -> None:
     flags: dict[str, Scalar] = {"tensor_parallel_size": 2, "data_parallel_size": 2}
     ways = ask(LLAMA_8B, "baseline", under=slo(), tensor=(1, 2, 4), flags=flags)
@@ -255,12 +277,28 @@ def test_own_rows_are_of_the_newest_version_on_the_card_and_steady() -> None:
     assert (rows[0].work.input_tokens, rows[0].work.output_tokens) == (500, 50)
     assert rows[0].group == "m@1"
     assert "1 of them from this history" in refit(FIT, rows).basis
+
+
+def test_a_prefix_in_the_cache_is_no_input_of_a_row() -> None:
     prefixed = {"input_tokens": 500, "output_tokens": 50, "prefix_tokens": 100}
-    shared = replace(CATALOG, slos={"s": slo(workload=prefixed)})
-    assert own_rows([record], "vllm", CATALOG.card("h100"), shared, known) == []
+    catalog = replace(CATALOG, slos={"s": slo(workload=prefixed)})
+
+    def prompt(**flags: Scalar) -> tuple[float, float]:
+        record = {
+            "model": "m@1", "recipe": "baseline", "slo": "s", "accelerator": "NVIDIA H100",
+            "versions": {"vllm": "1"}, "clients": 8, "throughput_rps": 4.0, "latency_s": 2.0,
+            "flags": flags, "input_tokens": 500, "output_tokens": 50,
+        }  # fmt: skip
+        card = CATALOG.card("h100")
+        (row,) = own_rows([record], "vllm", card, catalog, lambda _: architecture(LLAMA_8B))
+        return row.work.input_tokens, row.work.kept_tokens
+
+    assert prompt() == (400, 100)
+    assert prompt(block_size=64) == (436, 64)
+    assert prompt(enable_prefix_caching=False) == (500, 0)
 
 
-def test_a_loop_of_more_clients_than_a_server_runs_at_a_time_waits() -> None:
+def test_a_loop_of_more_clients_than_a_server_runs_at_a_time_is_no_row() -> None:
     catalog = replace(CATALOG, slos={"s": slo()})
 
     def running(**flags: Scalar) -> list[float]:
@@ -274,9 +312,9 @@ def test_a_loop_of_more_clients_than_a_server_runs_at_a_time_waits() -> None:
         return [row.work.running for row in rows]
 
     assert running() == [320]
-    assert running(max_num_seqs=16) == [16]
-    (few,) = running(gpu_memory_utilization=0.3)
-    assert 1 < few < 200
+    assert running(max_num_seqs=320) == [320]
+    assert running(max_num_seqs=16) == []
+    assert running(gpu_memory_utilization=0.3) == []
 
 
 def test_own_rows_of_one_model_do_not_narrow_the_interval() -> None:
@@ -294,7 +332,8 @@ def test_own_rows_of_one_model_do_not_narrow_the_interval() -> None:
     rows = own_rows(records, "vllm", card, catalog, lambda _: architecture(LLAMA_8B))
     assert len(rows) == 12
     moved = refit(FIT, rows)
-    assert (moved.low, moved.high) == (FIT.low, FIT.high)
+    assert moved.low <= FIT.low
+    assert moved.high >= FIT.high
 
 
 def test_a_server_on_cards_that_a_layout_does_not_tell_is_no_row(

@@ -132,3 +132,13 @@ def test_a_recipe_of_an_unknown_backend_is_no_baseline() -> None:
     recipe = CATALOG.recipe("baseline").model_copy(update=update)
     with pytest.raises(ModelError, match="does not know what backend own makes"):
         Precision.of(recipe, architecture(LLAMA_70B))
+
+
+def test_a_prefix_in_the_cache_is_looked_at_and_not_computed() -> None:
+    roofline = Roofline.of(architecture(LLAMA_8B), BF16, H100, Layout())
+    whole, rest = roofline.cycle(1, 1000, 2), roofline.cycle(1, 100, 2, kept_tokens=900)
+    parts = dict(zip(TERMS, rest / np.maximum(whole, 1e-12), strict=True))
+    assert parts["cache"] == pytest.approx(1.0)
+    # Each token of the input looks at 950 others on average, not at 500.
+    assert parts["attention"] == pytest.approx(100 * 950 / (1000 * 500))
+    assert parts["activations"] == pytest.approx(102 / 1002)
