@@ -6,6 +6,7 @@ to whom it names for tokens, never without TLS but on loopback; others are asked
 """
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -84,6 +85,21 @@ class Registry:
         what = f"read the tag {named}" if ":" not in named else f"read {named[:19]}…"
         found = self.ask("GET", f"/manifests/{named}", what, missing=True, headers=headers)
         return None if found is None else found.content
+
+    def annotations(self, tag: str) -> dict[str, Any] | None:
+        """Return what the manifest behind a tag says of itself, None if there is none."""
+        found = self.manifest(tag)
+        if found is None:
+            return None
+        with self._explained(f"read the tag {tag}"):
+            return dict(json.loads(found).get("annotations") or {})
+
+    def begin_upload(self, what: str) -> httpx.URL:
+        """Return where a blob is sent to; `what` is done, for messages."""
+        begun = self.ask("POST", "/blobs/uploads/", what)
+        assert begun is not None
+        with self._explained(what):
+            return self.place(begun.headers["Location"])
 
     def place(self, location: str) -> httpx.URL:
         """Return an address that the registry named."""

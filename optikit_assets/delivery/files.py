@@ -19,7 +19,7 @@ README_FILE = "README.md"
 
 
 def deploy_files(
-    deployment: Deployment, engine: Engine, plan: ServingPlan | None
+    deployment: Deployment, engine: Engine, plan: ServingPlan | None, model_at: str | None = None
 ) -> dict[str, str]:
     """Return the files by their names within a bundle.
 
@@ -27,12 +27,14 @@ def deploy_files(
     ----------
     plan
         None where there is no container of the engine: then there is one file, for people.
+    model_at
+        Folder that the bundle's own file has the model in, where that is none of this machine.
     """
     if plan is None:
-        return {README_FILE: readme(deployment, engine, None, {})}
+        return {README_FILE: readme(deployment, engine, None, {}, model_at)}
     formats = {name: form for name, form in _formats(plan, engine).items() if form.documents}
     files = {
-        README_FILE: readme(deployment, engine, plan, formats),
+        README_FILE: readme(deployment, engine, plan, formats, model_at),
         f"{FOLDER}/{plan.config_file}": plan.config_text,
         f"{FOLDER}/plan.json": json.dumps(_told(plan, formats), indent=1) + "\n",
         **{f"{FOLDER}/{name}": _text(plan, form) for name, form in formats.items()},

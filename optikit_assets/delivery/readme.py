@@ -9,7 +9,11 @@ from optikit_assets.schemas import Deployment, ServingPlan
 
 
 def readme(
-    deployment: Deployment, engine: Engine, plan: ServingPlan | None, formats: Mapping[str, Format]
+    deployment: Deployment,
+    engine: Engine,
+    plan: ServingPlan | None,
+    formats: Mapping[str, Format],
+    model_at: str | None = None,
 ) -> str:
     """Return the text.
 
@@ -19,6 +23,8 @@ def readme(
         None where there is no container of the engine.
     formats
         File below ``deploy/`` -> what it is for.
+    model_at
+        Folder in the engine's file, where that is none of this machine.
     """
     # Plain text for people: nothing of it is HTML.
     templates = Environment(
@@ -30,5 +36,5 @@ def readme(
         keep_trailing_newline=True,
     )
     return templates.get_template("README.md.j2").render(
-        d=deployment, engine=engine, plan=plan, formats=formats
+        d=deployment, engine=engine, plan=plan, formats=formats, model_at=model_at
     )

@@ -7,7 +7,8 @@
 
 Large files are sent first, and nothing refers to them until one commit has all files of a release;
 a hub knows them by their content, so a push that was killed goes on with those that are missing.
-The alias moves by one commit, last; a new one is made of the release's branch, which is whole then.
+That commit is made on ``KEY-draft``, of which the release's branch is made then: a branch begins
+with what another one has. The alias moves by one commit, last; a new one is made of the release's.
 A repository that is made is private. ``HF_TOKEN`` is the permission, ``HF_ENDPOINT`` another hub;
 no token is taken from a file.
 """
@@ -16,7 +17,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from optikit_assets.publishing.digests import RELEASE_FILE, release_text
 from optikit_assets.publishing.targets import Placed, Release, register_target
 
 _BRANCH_CHARACTERS = 32
+_DRAFT = "-draft"
 _ASK_S = 30.0
 # To connect, read, write and wait for a connection; the hub's client has no limits of its own.
 _LIMITS_S = (30.0, 600.0, 600.0, 30.0)
@@ -67,12 +69,18 @@ class HubTarget:
             bundle = {f"bundle/{name}": path for name, path in release.bundle.items()}
             files = {**release.model, **bundle}
             told = {_CARD: release.card, RELEASE_FILE: release_text(release.key, files)}
-            for name in lacking:
-                if name == branch or self._has(name):
-                    self._commit(name, release.model, files, told)
-                else:
-                    with self._explained(f"make the branch {name}"):
-                        self._api().create_branch(self._name, branch=name, revision=branch)
+            draft = f"{branch}{_DRAFT}"
+            if branch in lacking:
+                there = self._has(branch)
+                self._commit(branch if there else draft, release.model, files, told)
+                if not there:
+                    self._begin(branch, draft)
+            # Before the alias moves: a push that finds that done looks no further.
+            self._drop(draft)
+            if alias in lacking and self._has(alias):
+                self._commit(alias, release.model, files, told)
+            elif alias in lacking:
+                self._begin(alias, branch)
             sent = len(files) + len(told) if branch in lacking else 0
         return Placed(self.uri(release.key), alias, sent, link)
 
@@ -125,6 +133,17 @@ class HubTarget:
                 # Of two that push at once, the second is refused.
                 parent_commit=head.sha,
             )
+
+    def _begin(self, branch: str, start: str) -> None:
+        with self._explained(f"make the branch {branch}"):
+            self._api().create_branch(self._name, branch=branch, revision=start)
+
+    def _drop(self, branch: str) -> None:
+        from huggingface_hub.errors import RevisionNotFoundError
+
+        if self._has(branch):
+            with self._explained(f"delete the branch {branch}"), suppress(RevisionNotFoundError):
+                self._api().delete_branch(self._name, branch=branch)
 
     def _has(self, branch: str) -> bool:
         from huggingface_hub.errors import RevisionNotFoundError

@@ -5,7 +5,6 @@ it left is no part of any image, and the registry's own garbage collection takes
 put under a tag that is made of its key, then under the alias.
 """
 
-import json
 from collections.abc import Callable, Iterator
 
 import httpx
@@ -65,11 +64,8 @@ class RegistryTarget:
 
     def _put_blob(self, digest: str, chunks: Callable[[], Iterator[bytes]], size: int) -> None:
         what = f"send {digest[:19]}…"
-        begun = self._registry.ask("POST", "/blobs/uploads/", what)
-        assert begun is not None
-        place = self._registry.place(begun.headers["Location"])
+        place = self._registry.begin_upload(what).copy_merge_params({"digest": digest})
         headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
-        place = place.copy_merge_params({"digest": digest})
         self._registry.ask("PUT", str(place), what, chunks=chunks, headers=headers)
 
     def _put_manifest(self, tag: str, manifest: bytes) -> None:
@@ -78,7 +74,4 @@ class RegistryTarget:
         self._registry.ask("PUT", f"/manifests/{tag}", what, content=manifest, headers=headers)
 
     def _key_of(self, tag: str) -> str | None:
-        manifest = self._registry.manifest(tag)
-        if manifest is None:
-            return None
-        return json.loads(manifest).get("annotations", {}).get(KEY_LABEL)
+        return (self._registry.annotations(tag) or {}).get(KEY_LABEL)

@@ -113,7 +113,7 @@ def _bundle(
     engine = get_engine(deployment.engine)
     uri = target.uri(key)
     plan = serving_plan(deployment, engine, model_uri=uri if is_within_reach(uri) else None)
-    files = deploy_files(deployment, engine, plan)
+    files = deploy_files(deployment, engine, plan, MODEL_FOLDER)
     files[engine.config_file] = engine.config_text(
         deployment.flags, model=MODEL_FOLDER, served_model_name=deployment.model_key
     )

@@ -62,7 +62,8 @@ class TestHub(TargetContract):
     def mortal(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let the client be killed before whatever writes."""
         api, large = huggingface_hub.HfApi, (lfs, "_upload_single_part")
-        for owner, name in (*((api, f"create_{n}") for n in ("repo", "branch", "commit")), large):
+        writes = ("create_repo", "create_branch", "create_commit", "delete_branch")
+        for owner, name in (*((api, name) for name in writes), large):
             monkeypatch.setattr(owner, name, self.stepping(getattr(owner, name)))
 
     def stepping(self, real: Callable[..., Any]) -> Callable[..., Any]:
@@ -123,7 +124,7 @@ class TestHub(TargetContract):
             target.push(release, "current")
         self.kill_after(-1)
         assert [path for path in sent if path.startswith("/lfs/")]
-        assert set(self.hub.branches) == {"main", "a" * 32}
+        assert set(self.hub.branches) == {"main", "a" * 32 + "-draft"}
         assert target.current("a" * 32) is None
         sent.clear()
         target.push(release, "current")
@@ -146,6 +147,28 @@ class TestHub(TargetContract):
         assert len(seen) > 3
         assert seen[-1] == second.key
         assert self.files("canary") == self.files(second.key[:32])
+
+    def test_a_releases_branch_names_it_from_the_first_and_no_draft_stays(
+        self, target: Target, tmp_path: Path
+    ) -> None:
+        first, second = (make_release(tmp_path, letter) for letter in "ab")
+        target.push(first, "main")
+        seen: list[str | None] = []
+
+        def look(asked: Asked) -> None:
+            seen.append(target.current(second.key[:32]))
+
+        self.hub.before_write = look
+        for steps in range(20):
+            self.kill_after(steps)
+            try:
+                target.push(second, "current")
+            except Killed:
+                look(Asked("", "", "", {}, b""))
+                continue
+            break
+        assert set(seen) == {None, second.key}
+        assert set(self.hub.branches) == {"main", first.key[:32], second.key[:32], "current"}
 
     def test_a_hub_that_does_not_answer_is_waited_for_with_a_limit(
         self, target: Target, tmp_path: Path

@@ -54,7 +54,7 @@ def _answer(hub: Hub, asked: Asked) -> Answer:
     shown = asked.path.startswith("/lfs/") or asked.headers.get("authorization")
     if hub.token is not None and shown not in (True, f"Bearer {hub.token}"):
         return Answer(HTTPStatus.UNAUTHORIZED)
-    if asked.method in ("POST", "PUT"):
+    if asked.method in ("POST", "PUT", "DELETE"):
         return _write(hub, asked)
     return _read(hub, asked.path)
 
@@ -88,6 +88,9 @@ def _write(hub: Hub, asked: Asked) -> Answer:
         hub.private = json.loads(asked.body).get("visibility") == "private"
         hub.push(dict(FIRST))
         return _json({"url": f"{hub.endpoint}/{REPOSITORY}"})
+    if asked.method == "DELETE":
+        del hub.branches[named]
+        return _json({})
     if kind == "branch":
         if named in hub.branches:
             return _json({}, HTTPStatus.CONFLICT)

@@ -48,7 +48,7 @@ def answering(answer: Callable[[Asked], Answer]) -> Iterator[str]:
                 self.wfile.write(told.body[: told.cut])
             self.close_connection = told.cut is not None
 
-        do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
+        do_HEAD = do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             pass

@@ -71,6 +71,7 @@ def test_weights_and_a_bundle_that_names_them_are_pushed_and_remembered(bucket, 
     assert found[f"{place}/model/model.safetensors"] == weights
     assert yaml.safe_load(found[f"{place}/bundle/vllm.yaml"])["model"] == "/mnt/models"
     assert f"{PLACE}/{place}/model".encode() in found[f"{place}/bundle/deploy/kubernetes.yaml"]
+    assert b"lies in `/mnt/models`, as `vllm.yaml` says" in found[f"{place}/bundle/README.md"]
     assert found[f"{place}/bundle/report.html"] == b"<p>proof</p>"
     told = json.loads(found[f"{place}/release.json"])["files"]
     assert set(told) == {n.removeprefix(f"{place}/") for n in found if place in n} - {
