@@ -59,7 +59,7 @@ endif
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: python
 python:
@@ -75,6 +75,10 @@ setup: python ## Create or update the three environments (nothing to do: well un
 setup-ray: python ## The same with Ray in the control environment, which later set-ups keep
 	@"$(PYTHON)" -m optikit_assets.environments.setup --extra ray
 
+.PHONY: setup-clients
+setup-clients: python ## The environment of other readers of published models, for the round trip
+	@"$(PYTHON)" -m optikit_assets.environments.setup clients
+
 .PHONY: demo
 demo: setup ## The whole pipeline on the demo model: quantize, evaluate, benchmark, tune, deploy
 	@"$(OPTIKIT)" optimize --job $(DEMO_JOB)
@@ -84,7 +88,7 @@ demo-cluster: setup-ray ## The demo job on a Ray cluster of two nodes on loopbac
 	@"$(CONTROL_BIN)/python" -m demo.cluster --job $(DEMO_JOB)
 
 .PHONY: test
-test: setup-ray check ## All checks, then the whole test suite
+test: setup-ray setup-clients check ## All checks, then the whole test suite
 	$(call RUN_TESTS,not e2e)
 
 .PHONY: test-fast
@@ -95,7 +99,7 @@ test-fast: setup ## In a minute: ruff, and the tests that take no second of a pr
 		-m "not slow and not serial and not alone and not integration and not e2e" $(PYTEST_ARGS)
 
 .PHONY: test-all
-test-all: setup-ray check ## The same with the end-to-end test: the whole pipeline on real servers (about 15 minutes more)
+test-all: setup-ray setup-clients check ## The same with the end-to-end test: the whole pipeline on real servers (about 15 minutes more)
 	$(call RUN_TESTS,e2e or not e2e)
 
 .PHONY: check

@@ -49,7 +49,7 @@ class Installation:
     Parameters
     ----------
     name
-        ``"control"``, ``"compress"`` or ``"serve"``.
+        ``"control"``, ``"compress"``, ``"serve"`` or ``"clients"``.
     requirements
         The pinned set, relative to the repository root.
     source
@@ -89,6 +89,9 @@ _CONTROL_WITH_RAY = Installation(
 )
 EXTRAS: dict[str, Installation] = {"ray": _CONTROL_WITH_RAY}
 """The control environment with an extra of the package, which the default one is without."""
+
+CLIENTS = Installation("clients", "requirements/clients.txt", ("requirements/clients.in",))
+"""What others read published models with, for tests and benchmarks alone: no stage runs in it."""
 
 INSTALLATIONS: dict[tuple[str, Accelerator], Installation] = {
     ("control", "cpu"): _CONTROL,
@@ -147,7 +150,7 @@ def installation_of(name: str, accelerator: Accelerator, extra: str = "") -> Ins
     """Return what an environment is made from; only the control environment has extras."""
     if name == "control" and extra in EXTRAS:
         return EXTRAS[extra]
-    return INSTALLATIONS[name, accelerator]
+    return CLIENTS if name == CLIENTS.name else INSTALLATIONS[name, accelerator]
 
 
 def default_home(environ: Mapping[str, str] | None = None) -> Path:

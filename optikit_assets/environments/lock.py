@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from optikit_assets.environments.layout import (
+    CLIENTS,
     EXTRAS,
     INSTALLATIONS,
     Installation,
@@ -37,7 +38,7 @@ def installations_to_lock() -> list[Installation]:
     """Return one installation per pinned set."""
     by_file = {installation.requirements: installation for installation in INSTALLATIONS.values()}
     # Those with an extra last: they take the versions of the sets without.
-    return [_BUILD, *by_file.values(), *EXTRAS.values()]
+    return [_BUILD, *by_file.values(), *EXTRAS.values(), CLIENTS]
 
 
 def compile_arguments(installation: Installation, *, upgrade: bool) -> list[str]:

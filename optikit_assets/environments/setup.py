@@ -17,6 +17,7 @@ from types import FrameType
 from typing import NoReturn, TextIO
 
 from optikit_assets.environments.layout import (
+    CLIENTS,
     ENVIRONMENT_NAMES,
     EXTRAS,
     Accelerator,
@@ -62,6 +63,8 @@ _NEEDED_GIB: dict[tuple[str, Accelerator], float] = {
     ("compress", "gpu"): 10,
     ("serve", "cpu"): 6,
     ("serve", "gpu"): 20,
+    ("clients", "cpu"): 2,
+    ("clients", "gpu"): 2,
 }
 _NETWORK_ADVICE = "check the network, the proxy and pip's index settings"
 _INDEX_ADVICE = (
@@ -301,7 +304,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Build or update the stage environments under OPTIKIT_HOME.",
     )
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="control, compress or serve (default: all three)"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="control, compress, serve (default: these three) or clients",
     )
     parser.add_argument(
         "--extra",
@@ -310,9 +316,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="what the control environment has beside the usual; later set-ups keep it",
     )
     arguments = parser.parse_args(argv)
-    unknown = [name for name in arguments.names if name not in ENVIRONMENT_NAMES]
+    known = (*ENVIRONMENT_NAMES, CLIENTS.name) if IS_CHECKOUT else ENVIRONMENT_NAMES
+    unknown = [name for name in arguments.names if name not in known]
     if unknown:
-        parser.error(f"unknown environment {unknown[0]!r}; known: {', '.join(ENVIRONMENT_NAMES)}")
+        parser.error(f"unknown environment {unknown[0]!r}; known: {', '.join(known)}")
     if sys.version_info[:2] != (3, 11):
         version = ".".join(str(number) for number in sys.version_info[:3])
         parser.error(f"this is Python {version}; the environments need Python 3.11")

@@ -14,6 +14,7 @@ import obstore
 import pytest
 from obstore.store import S3Store
 
+from demo.mlflow import LACKING, mlflow_server, program
 from demo.s3 import BUCKET, S3Server
 from optikit_assets.errors import ModelError, StorageError
 from optikit_assets.mlflow import MlflowServer
@@ -22,7 +23,7 @@ from optikit_assets.sources import source_of
 from optikit_assets.specs import digest
 from tests.contract.model_source import ModelSourceContract
 from tests.contract.release_target import Killed
-from tests.servers.mlflow import Imitation, imitated, program, real
+from tests.servers.mlflow import Imitation, imitated
 from tests.tiny_model import write_model
 
 REAL = pytest.param("real", marks=pytest.mark.slow)
@@ -32,8 +33,8 @@ REAL = pytest.param("real", marks=pytest.mark.slow)
 def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if request.param == "real":
         if program() is None:
-            pytest.skip("MLflow is not installed; MLFLOW=COMMAND names one")
-        with real(tmp_path_factory.mktemp("mlflow")) as address:
+            pytest.skip(LACKING)
+        with mlflow_server(tmp_path_factory.mktemp("mlflow")) as address:
             yield address
     else:
         with imitated(Imitation()) as address:

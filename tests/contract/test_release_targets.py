@@ -4,7 +4,6 @@ import errno
 import io
 import os
 import shutil
-import socket
 import subprocess
 import tarfile
 import time
@@ -18,9 +17,9 @@ import obstore
 import pytest
 from obstore.store import MemoryStore
 
+from demo.registry import program, registry_server
 from optikit_assets.bucket import Bucket
 from optikit_assets.errors import SpecError, StorageError
-from optikit_assets.processes import OwnedProcess
 from optikit_assets.publishing import (
     FolderTarget,
     ObjectTarget,
@@ -303,39 +302,14 @@ class TestFolder(TargetContract):
         assert target.current("current") is None
 
 
-def find_registry() -> str | None:
-    """Return the program of Debian's package docker-registry, None if it is not installed."""
-    return os.environ.get("DOCKER_REGISTRY") or shutil.which("docker-registry")
-
-
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    program = find_registry()
-    if program is None:
-        with imitated_registry() as served:
-            yield served.address
+    if program() is not None:
+        with registry_server(tmp_path_factory.mktemp("registry")) as address:
+            yield address
         return
-    folder = tmp_path_factory.mktemp("registry")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    config = folder / "config.yml"
-    config.write_text(
-        f"version: 0.1\nlog: {{level: error}}\nhttp: {{addr: '{address}'}}\n"
-        f"storage: {{filesystem: {{rootdirectory: {folder}}}}}\n"
-    )
-    argv = [program, "serve", str(config)]
-    with OwnedProcess(
-        argv, log_file=folder / "log", env=dict(os.environ), cwd=folder, name="registry"
-    ):
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            try:
-                httpx.get(f"http://{address}/v2/")
-                break
-            except httpx.HTTPError:
-                time.sleep(0.1)
-        yield address
+    with imitated_registry() as served:
+        yield served.address
 
 
 def unpacked(layer: io.BytesIO) -> dict[str, bytes]:
@@ -440,6 +414,27 @@ def mocked(answer: Callable[[httpx.Request], httpx.Response]) -> Callable[[], ht
 def test_a_registry_that_is_down_is_one_line(tmp_path: Path) -> None:
     target = open_target("oci://127.0.0.1:9/models/m")
     with pytest.raises(StorageError, match=r"oci://127\.0\.0\.1:9/models/m: cannot read the tag"):
+        target.push(make_release(tmp_path, "a"), "current")
+
+
+@pytest.mark.parametrize("text", ["<p>log in</p>", "[]", '{"annotations": "none"}'])
+def test_what_answers_and_is_no_registry_is_one_line(text: str, tmp_path: Path) -> None:
+    page = mocked(lambda request: httpx.Response(200, text=text))
+    target = RegistryTarget("oci://registry.example.com/models/m", page)
+    with pytest.raises(StorageError, match="asked to read the tag current is no registry"):
+        target.current("current")
+
+
+@pytest.mark.parametrize("headers", [{}, {"Location": "http://[::1"}])
+def test_a_registry_that_names_no_place_for_a_blob_is_one_line(
+    headers: dict[str, str], tmp_path: Path
+) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        begun = request.method == "POST"
+        return httpx.Response(202, headers=headers) if begun else httpx.Response(404)
+
+    target = RegistryTarget("oci://registry.example.com/models/m", mocked(answer))
+    with pytest.raises(StorageError, match=r"asked to send sha256.* is no registry"):
         target.push(make_release(tmp_path, "a"), "current")
 
 

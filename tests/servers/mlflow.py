@@ -1,27 +1,16 @@
-"""MLflow servers on loopback: an imitation of what is asked of one, and a real one.
+"""An imitation on loopback of what is asked of an MLflow server.
 
-The imitation answers as MLflow 3.17 does, which the tests hold it against where that is installed.
+It answers as MLflow 3.17 does, which the tests hold it against where that is installed.
 """
 
 import json
-import os
 import re
-import shutil
-import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
-
-import httpx
-
-from optikit_assets.processes import OwnedProcess
-
-_START_LIMIT_S = 180.0
 
 
 class RefusalError(Exception):
@@ -204,38 +193,3 @@ def imitated(state: Imitation) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
-
-
-def program() -> str | None:
-    """Return MLflow's command, None if it is not installed."""
-    return os.environ.get("MLFLOW") or shutil.which("mlflow")
-
-
-@contextmanager
-def real(folder: Path) -> Iterator[str]:
-    """Yield the address of an MLflow server with SQLite below `folder`."""
-    command = program()
-    if command is None:
-        raise FileNotFoundError("mlflow: install it, in an environment of its own")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    argv = [
-        command, "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
-        "--artifacts-destination", (folder / "artifacts").as_uri(),
-    ]  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
-    with OwnedProcess(
-        argv, log_file=folder / "log", env=dict(os.environ), cwd=folder, name="mlflow"
-    ):
-        deadline = time.monotonic() + _START_LIMIT_S
-        while True:
-            try:
-                httpx.get(f"{url}/health").raise_for_status()
-                break
-            except httpx.HTTPError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
-        yield url

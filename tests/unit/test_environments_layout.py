@@ -11,6 +11,7 @@ import pytest
 
 from optikit_assets.environments import layout
 from optikit_assets.environments.layout import (
+    CLIENTS,
     ENVIRONMENT_NAMES,
     EXTRAS,
     INSTALLATIONS,
@@ -70,14 +71,14 @@ def test_every_environment_has_a_recipe_for_both_kinds_of_machine_with_existing_
     assert set(INSTALLATIONS) == {
         (name, kind) for name in ENVIRONMENT_NAMES for kind in ("cpu", "gpu")
     }
-    for installation in INSTALLATIONS.values():
+    for installation in [*INSTALLATIONS.values(), CLIENTS]:
         assert (REPOSITORY / installation.requirements).is_file()
         assert (REPOSITORY / installation.source[0]).is_file()
         assert installation.overrides is None or (REPOSITORY / installation.overrides).is_file()
 
 
 def test_pinned_sets_are_exact_and_hold_no_paths_or_addresses() -> None:
-    every = [*INSTALLATIONS.values(), *EXTRAS.values()]
+    every = [*INSTALLATIONS.values(), *EXTRAS.values(), CLIENTS]
     for file in {installation.requirements for installation in every}:
         lines = (REPOSITORY / file).read_text(encoding="utf-8").splitlines()
         pins = [line for line in lines if not line.startswith("#")]
