@@ -1,5 +1,6 @@
 """What a store hands out: an artifact, one in the making, and one that was found damaged."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,16 @@ class Files(Protocol):
 
     def file(self, name: str) -> Path:
         """Return one of them on this machine; the others need not be here."""
+        ...
+
+    def put_aside(self) -> None:
+        """Take what is damaged out of everybody's way.
+
+        Raises
+        ------
+        DamagedArtifactError
+            That it was; it does not if all is well by now.
+        """
         ...
 
 
@@ -117,10 +128,22 @@ class Artifact:
         return self.files.file(name)
 
     def read_json(self, name: str) -> Any:
-        """Return the parsed content of a JSON file of this artifact."""
-        path = self.file(name)
+        """Return the parsed content of a JSON file of this artifact, as it was put into the store.
+
+        Raises
+        ------
+        DamagedArtifactError
+            If it differs: one digit may have become another, and nobody would notice.
+        StorageError
+            If it is gone, or no JSON.
+        """
+        path, expected = self.file(name), self.entries[name].sha256
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            content = path.read_bytes()
+            if expected is not None and hashlib.sha256(content).hexdigest() != expected:
+                self.files.put_aside()
+                raise StorageError(f"{path} changed while it was read; run again")
+            return json.loads(content)
         except FileNotFoundError as error:
             raise StorageError(f"{path} is gone; run again, it is made anew") from error
         except ValueError as error:

@@ -91,6 +91,11 @@ class ArtifactCache:
                 part.unlink(missing_ok=True)
         return place
 
+    def forget(self, key: str) -> None:
+        """Delete every copy of an artifact, whoever uses it."""
+        self.store.remove(key)
+        shutil.rmtree(self.root / "files" / key, ignore_errors=True)
+
     def note_origin(self, key: str, reference: Reference) -> None:
         """Remember that the content of a source lies on this machine anyway."""
         place = self.root / "origins" / key

@@ -69,6 +69,10 @@ class FolderFiles:
         """Return a file in it."""
         return self.path / name
 
+    def put_aside(self) -> None:
+        """Read all of it, and put it aside if it is damaged."""
+        LocalStore(self.path.parents[1]).verify(self.path.name, remembered=False, in_use=False)
+
 
 class LocalStore(ArtifactStore):
     """Artifacts below one folder.

@@ -64,7 +64,7 @@ from optikit_assets.artifacts.references import (
 from optikit_assets.artifacts.remains import Remains
 from optikit_assets.artifacts.shared_log import BucketLog
 from optikit_assets.bucket import Bucket, Found
-from optikit_assets.errors import ChangedInputError, StorageError
+from optikit_assets.errors import ChangedInputError, DamagedArtifactError, StorageError
 from optikit_assets.specs import digest
 
 log = logging.getLogger("optikit.artifacts")
@@ -96,6 +96,14 @@ class BucketFiles:
     def file(self, name: str) -> Path:
         """Return one file in the cache."""
         return self.store.cache.file(self.manifest, name, self.store.download)
+
+    def put_aside(self) -> None:
+        """Delete the copy, which is what is damaged: the bucket proves its own content."""
+        self.store.cache.forget(self.manifest.key)
+        raise DamagedArtifactError(
+            f"the copy of {self.manifest.kind} artifact {self.manifest.key[:12]}… on this machine "
+            "was damaged; run again, it is fetched anew"
+        )
 
 
 class ObjectStore(ArtifactStore):

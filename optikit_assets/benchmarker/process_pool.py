@@ -12,7 +12,6 @@ import os
 import pickle
 import struct
 import sys
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +24,7 @@ from optikit_assets.benchmarker.sending import Load
 from optikit_assets.errors import StageError
 from optikit_assets.locations import WORKER_PATH
 from optikit_assets.processes import OwnedProcess
+from optikit_assets.scratch import scratch
 
 # What a request and each of its tokens cost one core, and how busy a core sends on time (measured:
 # benchmarks/client.py, tokens that come one by one).
@@ -134,7 +134,8 @@ class ProcessPool:
         self._processes = processes
         self._started: list[ClientProcess] = []
         self._hellos: dict[int, asyncio.Future[Any]] = {}
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._open = contextlib.ExitStack()
+        self._folder: Path | None = None
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> "ProcessPool":
@@ -156,8 +157,7 @@ class ProcessPool:
         self._started.clear()
         if self._server is not None:
             self._server.close()
-        if self._folder is not None:
-            self._folder.cleanup()
+        self._open.close()
 
     def count(self, rate_rps: float) -> int:
         """Return how many processes send a probe at this rate."""
@@ -187,7 +187,7 @@ class ProcessPool:
     async def _start(self) -> None:
         if self._folder is None:
             # Only this user can enter it.
-            self._folder = tempfile.TemporaryDirectory(prefix="optikit-client-")
+            self._folder = self._open.enter_context(scratch("client"))
             self._server = await asyncio.start_unix_server(
                 self._connected, self._socket, limit=_BUFFER_BYTES
             )
@@ -217,7 +217,7 @@ class ProcessPool:
     @property
     def _socket(self) -> Path:
         assert self._folder is not None
-        return Path(self._folder.name) / "socket"
+        return self._folder / "socket"
 
 
 async def _from_new(owned: OwnedProcess, awaited: asyncio.Future[Any]) -> Any:

@@ -3,7 +3,6 @@
 import http.client
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from optikit_assets.engines.environment import server_environment
 from optikit_assets.engines.start_failures import classify, machine_fault_in, root_cause
 from optikit_assets.errors import EndpointError, MachineError, ServerStartError
 from optikit_assets.processes import OwnedProcess
+from optikit_assets.scratch import scratch
 
 HOST = "127.0.0.1"
 
@@ -158,9 +158,8 @@ class EngineServer:
         self._log_offset = self.log_file.stat().st_size if self.log_file.exists() else 0
         started = time.monotonic()
         with ExitStack() as stack:
-            prefix = f"optikit-{self.engine.name}-"
-            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix)))
-            place = Place(self._python, HOST, self._port, scratch, self._cache_dir)
+            folder = stack.enter_context(scratch(self.engine.name))
+            place = Place(self._python, HOST, self._port, folder, self._cache_dir)
             self.place = place
             launch = self.engine.launch(self._config_file, place)
             environ = {

@@ -8,7 +8,6 @@ whoever asks beside it: an executor on other nodes makes one there, and sends on
 
 import json
 import os
-import tempfile
 import time
 import uuid
 from collections.abc import Mapping
@@ -33,6 +32,7 @@ from optikit_assets.environments.status import python_of
 from optikit_assets.environments.variables import worker_variables
 from optikit_assets.locations import WORKER_PATH
 from optikit_assets.processes import OwnedProcess, log_tail
+from optikit_assets.scratch import scratch
 from optikit_assets.settings import REPOSITORY
 from optikit_assets.workers.channel import REQUEST_KEY
 from optikit_assets.workers.inputs import ENVIRONMENT_VARIABLE
@@ -115,9 +115,7 @@ class WorkerProcess:
 
     def __enter__(self) -> "WorkerProcess":
         with ExitStack() as opening:
-            folder = Path(
-                opening.enter_context(tempfile.TemporaryDirectory(prefix="optikit-messages-"))
-            )
+            folder = opening.enter_context(scratch("messages"))
             (folder / "messages").touch()
             self._file = opening.enter_context((folder / "messages").open("rb"))
             self._process = opening.enter_context(

@@ -5,7 +5,6 @@
 
 import secrets
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from optikit_assets.engines import (
 )
 from optikit_assets.errors import EndpointError, MachineError, ServerStartError
 from optikit_assets.schemas import BENCHMARK_FILE, CompletedBenchmark
+from optikit_assets.scratch import scratch
 from optikit_assets.specs.search_space import Scalar
 from optikit_assets.workers.benchmark import (
     BENCHMARK,
@@ -86,8 +86,8 @@ class _Exploration:
         attempt = f"{variants[0].artifact_key[:16]}-{secrets.token_hex(3)}"
         log_file = home() / "logs" / "servers" / f"{attempt}.log"
         start = self._flags(engine.retunable([self._set(v.flags) for v in request.variants]))
-        with tempfile.TemporaryDirectory(prefix="optikit-explore-") as folder:
-            config = Path(folder) / engine.config_file
+        with scratch("explore") as folder:
+            config = folder / engine.config_file
             config.write_text(self._config(start), encoding="utf-8")
             server = EngineServer(
                 engine,

@@ -14,7 +14,7 @@ import pytest
 
 from optikit_assets.artifacts import LocalStore
 from optikit_assets.disk import check_free_space, human_bytes
-from optikit_assets.errors import StorageError
+from optikit_assets.errors import DamagedArtifactError, StorageError
 
 KEY = "ab" + "0" * 62
 OTHER = "cd" + "1" * 62
@@ -81,6 +81,23 @@ def test_damaged_artifact_counts_as_absent_and_is_replaced(store, damage):
         store.get(KEY)
     write(store, text="new")
     assert store.get(KEY).file("deep/er/weights.txt").read_text() == "new"
+
+
+def test_a_number_that_became_another_is_not_read(store: LocalStore) -> None:
+    with store.create(KEY, "summary") as draft:
+        draft.write_json("says.json", {"rate_rps": 7.5})
+    found = store.get(KEY)
+    file = found.file("says.json")
+    file.write_text(file.read_text().replace("7.5", "9.5"))
+    # Its size and its manifest are as they were.
+    assert store.find(KEY) is not None
+    with pytest.raises(DamagedArtifactError, match=r"summary .* was damaged .*says\.json"):
+        found.read_json("says.json")
+    assert store.find(KEY) is None
+    (aside,) = store.quarantined()
+    assert aside.key == KEY
+    with pytest.raises(StorageError, match=r"says\.json is gone; run again, it is made anew"):
+        found.read_json("says.json")
 
 
 _MAKER = """

@@ -12,11 +12,11 @@ import gc
 import importlib.metadata
 import logging
 import os
-import tempfile
 from collections.abc import Generator
 from typing import Any
 
 from optikit_assets.errors import EvaluationError, reason_of
+from optikit_assets.scratch import scratch
 from optikit_assets.specs import EngineSpec, SuiteSpec
 
 log = logging.getLogger("optikit.evaluate")
@@ -38,9 +38,9 @@ class VllmOffline:
         # The default takes half of the memory. Only the CPU build reads it.
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", _CPU_KV_CACHE_GIB)
         # One for the whole process: vLLM keeps the first path that it reads.
-        with tempfile.TemporaryDirectory(prefix="optikit-vllm-") as sockets:
+        with scratch("vllm") as sockets:
             # The sockets between its processes, which it leaves behind.
-            os.environ["VLLM_RPC_BASE_PATH"] = sockets
+            os.environ["VLLM_RPC_BASE_PATH"] = str(sockets)
             yield mode
 
     def arguments(
