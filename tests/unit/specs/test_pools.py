@@ -8,7 +8,7 @@ import pytest
 
 from optikit_assets.errors import SpecError, UnknownNameError
 from optikit_assets.settings import REPOSITORY
-from optikit_assets.specs import LOCAL, Catalog, PoolSpec, load_spec
+from optikit_assets.specs import LOCAL, CardSpec, Catalog, PoolSpec, load_spec
 
 H100 = """\
 name: h100
@@ -83,9 +83,12 @@ def test_a_catalog_knows_the_machine_itself_without_a_file() -> None:
 PAGE = (Path(__file__).parents[3] / "docs" / "hardware.md").read_text(encoding="utf-8")
 
 
-def test_the_page_of_pools_has_an_example_that_loads_and_names_every_key(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    assert load(tmp_path, example).labels == {"ray.io/accelerator-type": "H100"}
+def test_the_page_of_pools_has_examples_that_load_and_names_every_key(tmp_path: Path) -> None:
+    pool, sheet = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    assert load(tmp_path, pool).labels == {"ray.io/accelerator-type": "H100"}
+    file = tmp_path / "cpu.yaml"
+    file.write_text(sheet)
+    assert load_spec(file, CardSpec).accelerator == "CPU"
     named = set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE))
     assert named >= set(PoolSpec.model_fields) - {"name", "description"}
 
