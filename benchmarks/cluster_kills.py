@@ -189,7 +189,16 @@ def family_of(scene: Scene, event: str) -> list[psutil.Process]:
     tokens = {variable_of(p, TOKEN_VARIABLE) for p in hit}
     if not tokens:
         raise SystemExit(f"{event}: nothing ran there")
-    return [p for p in guarded if variable_of(p, TOKEN_VARIABLE) in tokens]
+    family = [p for p in guarded if variable_of(p, TOKEN_VARIABLE) in tokens]
+    # A server gets no token from its worker.
+    return list(dict.fromkeys(q for p in family for q in (p, *_children(p))))
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _owner(process: psutil.Process) -> int:

@@ -27,7 +27,7 @@ from types import TracebackType
 
 import psutil
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 # (signal, share of the grace period it gets); SIGINT first: Python and engines clean up on it.
 _ESCALATION = ((signal.SIGINT, 0.6), (signal.SIGTERM, 0.4))
 _KILL_WAIT_S = 5.0
@@ -38,6 +38,9 @@ _MARKS = "OPTIKIT_OWNERS"
 # Process id and start of the owner, its namespace and boot, and a word of its own. Marks of earlier
 # releases lack the namespace: nobody can tell whom they name.
 _MARK = re.compile(r"(\d+)\.(\d+)\.(\d+)\.([0-9a-f-]+)\.[0-9a-f]{32}")
+# Python's setproctitle writes a title over the environment, marks included, unless this is set:
+# inference engines give every process of theirs one.
+_TITLE_KEEPS_ENVIRONMENT = "SPT_NOENV"
 _POLL_S = 0.02
 
 
@@ -191,6 +194,24 @@ def die_with_parent() -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own one ends, for the time of this process.
+
+    Then none gets out of sight, even without the mark in its environment.
+    """
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_descendants() -> None:
+    """Kill every descendant of this process; see `adopt_orphans`."""
+    deadline = time.monotonic() + _KILL_WAIT_S
+    while (family := _alive(_descendants(os.getpid())[1:])) and time.monotonic() < deadline:
+        for member in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        time.sleep(_POLL_S)
+
+
 def log_tail(file: Path, lines: int = 20) -> str:
     """Return the last `lines` lines of a log, or an empty string if there is none."""
     try:
@@ -261,7 +282,7 @@ def with_variable(name: str, part: str) -> list[psutil.Process]:
 
 
 def _marked_environment(env: Mapping[str, str], mark: str) -> dict[str, str]:
-    return {**env, _MARKS: f"{env.get(_MARKS, '')}:{mark}"}
+    return {**env, _TITLE_KEEPS_ENVIRONMENT: "1", _MARKS: f"{env.get(_MARKS, '')}:{mark}"}
 
 
 def _visible() -> Iterator[psutil.Process]:

@@ -76,6 +76,7 @@ def test_a_server_goes_on_with_other_limits_and_what_it_measured_outlives_it(
     )
     store = open_store(request.store, tmp_path)
     started: list[ServerStarted] = []
+    marked: list[bool] = []
     killing = [True]
     # Of other tests, e.g. a cluster that several of them use.
     before = children()
@@ -83,6 +84,8 @@ def test_a_server_goes_on_with_other_limits_and_what_it_measured_outlives_it(
     def emit(record: Record) -> None:
         if isinstance(record, ServerStarted):
             started.append(record)
+            # By which what is left of a server whose owner was killed is known.
+            marked.extend("OPTIKIT_OWNERS" in p.environ() for p in children() - before)
         # The first is in the store, the second under load.
         done = store.find("a" * 64) is not None
         probed = isinstance(record, ProbeFinished) and done
@@ -100,6 +103,8 @@ def test_a_server_goes_on_with_other_limits_and_what_it_measured_outlives_it(
     result = handle(request, emit, python=serve_python)
     assert result.artifact_keys == tuple(sizes)
     assert len(started) == 2
+    assert len(marked) > len(started)
+    assert all(marked)
     assert store.get("a" * 64).created_at == first.created_at
     for key, size in sizes.items():
         artifact = store.get(key)

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict
 from optikit_assets.errors import MachineError
 from optikit_assets.execution.worker_process import Ended, WorkerProcess
 from optikit_assets.faults import machine_fault
-from optikit_assets.processes import environment_of_ours
+from optikit_assets.processes import adopt_orphans, end_descendants, environment_of_ours
 
 TOKEN_VARIABLE = "OPTIKIT_GUARD"
 """In the environment of a guard and of all that it started: the token of the order."""
@@ -151,12 +151,16 @@ def _run(order: Order) -> Generator[Report, None, None]:
         environments_home=Path(order.environments_home),
     )
     yield Report(log_file=str(process.log_file))
-    with process:
-        while (code := process.wait(_POLL_S)) is None:
-            if asked_to_end.is_set() or _closed():
-                break
-            if messages := process.messages():
-                yield Report(messages=tuple(messages))
+    try:
+        with process:
+            while (code := process.wait(_POLL_S)) is None:
+                if asked_to_end.is_set() or _closed():
+                    break
+                if messages := process.messages():
+                    yield Report(messages=tuple(messages))
+    finally:
+        # An engine's own processes, if the worker and the server are gone at once.
+        end_descendants()
     yield Report(
         messages=tuple(process.messages()),
         problems=tuple(process.problems),
@@ -191,6 +195,7 @@ def main() -> None:
     if os.fork():
         os._exit(0)
     os.setsid()
+    adopt_orphans()
     # Ray blocks it and children inherit that: a worker could not be interrupted.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGINT, signal.default_int_handler)
