@@ -85,7 +85,8 @@ def test_a_server_goes_on_with_other_limits_and_what_it_measured_outlives_it(
         if isinstance(record, ServerStarted):
             started.append(record)
             # By which what is left of a server whose owner was killed is known.
-            marked.extend("OPTIKIT_OWNERS" in p.environ() for p in children() - before)
+            engine = [p for c in children() - before for p in c.children(recursive=True)]
+            marked.extend("OPTIKIT_OWNERS" in p.environ() for p in engine)
         # The first is in the store, the second under load.
         done = store.find("a" * 64) is not None
         probed = isinstance(record, ProbeFinished) and done
@@ -103,7 +104,7 @@ def test_a_server_goes_on_with_other_limits_and_what_it_measured_outlives_it(
     result = handle(request, emit, python=serve_python)
     assert result.artifact_keys == tuple(sizes)
     assert len(started) == 2
-    assert len(marked) > len(started)
+    assert marked
     assert all(marked)
     assert store.get("a" * 64).created_at == first.created_at
     for key, size in sizes.items():
