@@ -26,14 +26,11 @@ from benchmarks.cluster_worker import ITEMS, SELECTOR
 from benchmarks.tables import markdown, write_section
 from optikit_assets.environments.layout import (
     REPOSITORY,
-    Stamp,
-    environment_path,
-    python_path,
-    write_stamp,
 )
 from optikit_assets.execution.ray.guard import TOKEN_VARIABLE
 from optikit_assets.execution.ray.loopback import CLUSTER_VARIABLE, LoopbackCluster, LoopbackNode
 from optikit_assets.processes import OwnedProcess, wait_gone
+from tests.unit.execution.devices import install_environment
 
 NODES = tuple(
     LoopbackNode(name, resource="optikit_slot", labels=SELECTOR) for name in ("left", "right")
@@ -115,12 +112,7 @@ KILLS: dict[str, Kill] = {
 @contextmanager
 def two_nodes(folder: Path) -> Iterator[LoopbackCluster]:
     """Start the cluster, whose compress worker is `benchmarks.cluster_worker`."""
-    python = python_path(folder, "compress")
-    python.parent.mkdir(parents=True, exist_ok=True)
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m benchmarks.cluster_worker\n')
-    python.chmod(0o755)
-    location = str(environment_path(folder, "compress"))
-    write_stamp(folder, "compress", Stamp("0" * 64, location, str(REPOSITORY), "cpu"))
+    install_environment(folder, worker="benchmarks.cluster_worker")
     with LoopbackCluster(NODES, home=folder) as cluster:
         yield cluster
 

@@ -24,18 +24,13 @@ import dagster as dg
 
 from benchmarks.tables import markdown
 from benchmarks.talkative_worker import Said, Talk, text_of
-from optikit_assets.environments.layout import (
-    Stamp,
-    environment_path,
-    python_path,
-    write_stamp,
-)
 from optikit_assets.errors import OptikitError
 from optikit_assets.execution import LocalExecutor
 from optikit_assets.processes import OwnedProcess
 from optikit_assets.settings import REPOSITORY
 from optikit_assets.workers.channel import RECORD, REQUEST_KEY, RESULT
 from optikit_assets.workers.records import Progress, Record, read_record
+from tests.unit.execution.devices import install_environment
 
 _BUSY_LOOPS = 2
 _WORKER = [sys.executable, "-m", "benchmarks.talkative_worker"]
@@ -68,12 +63,7 @@ def busy_machine(folder: Path) -> Iterator[None]:
 
 def local_executor(home: Path) -> LocalExecutor:
     """Return an executor whose only environment starts the worker of this benchmark."""
-    python = python_path(home, "compress")
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m benchmarks.talkative_worker\n')
-    python.chmod(0o755)
-    location = str(environment_path(home, "compress"))
-    write_stamp(home, "compress", Stamp("0" * 64, location, str(REPOSITORY), "cpu"))
+    install_environment(home, worker="benchmarks.talkative_worker")
     return LocalExecutor(home)
 
 

@@ -1,28 +1,21 @@
 """A machine that fails under a benchmark: the partition fails, and nothing is kept of it."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
 from optikit_assets.defs.recorded import recorded
-from optikit_assets.environments.layout import (
-    Stamp,
-    environment_path,
-    python_path,
-    write_stamp,
-)
 from optikit_assets.errors import StageError
 from optikit_assets.graph import Node
 from optikit_assets.headless.materialize import materialize_node, open_instance
 from optikit_assets.history import History
-from optikit_assets.locations import REPOSITORY
 from optikit_assets.schemas import STUDY_FILE
 from optikit_assets.settings import settings
 from tests.definitions.test_broken_off import SLO
 from tests.definitions.test_candidates import BASE, Workers, artifact_of
 from tests.definitions.world import HARDWARE, MODEL, World, in_process, local_on
 from tests.executors import execute_with
+from tests.unit.execution.devices import install_environment
 
 pytestmark = pytest.mark.slow
 
@@ -32,12 +25,7 @@ TUNED = Node.of("tuned_config", f"{MODEL}|baseline@demo")
 
 def install(home: Path) -> None:
     """Make a serve environment that starts the worker beside this file."""
-    python = python_path(home, "serve")
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tests.definitions.benchmark_worker\n')
-    python.chmod(0o755)
-    location = str(environment_path(home, "serve"))
-    write_stamp(home, "serve", Stamp("0" * 64, location, str(REPOSITORY), "cpu"))
+    install_environment(home, "serve", "tests.definitions.benchmark_worker")
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from optikit_assets.history import History
 from optikit_assets.settings import REPOSITORY, settings
 from tests.bundles import keep_bundle
 from tests.integration.evaluate_driver import serve_python
-from tests.pulled import check_pulled, digests, serve
+from tests.pulled import differences, digests, serve
 from tests.servers.mlflow import Imitation, imitated
 from tests.servers.registry import registry as imitated_registry
 
@@ -103,7 +103,7 @@ def test_what_boto3_pulls_is_what_was_certified_and_vllm_serves_it(published: Pu
     for part in ("model", "bundle"):
         uri = published.uris["bucket"].removesuffix("model") + part
         clients.pull_by_boto3(uri, folder / part, published.variables)
-    check_pulled(folder, published.bundle)
+    assert differences(folder, published.bundle) == []
     # And what came back is what was put into the bucket, but for what no server reads.
     put = digests(MODEL)
     assert {**digests(folder / "model"), "README.md": put["README.md"]} == put
@@ -116,7 +116,7 @@ def test_kserve_pulls_what_was_certified(published: Published, target: str) -> N
     folder = published.folder / f"kserve-{target}"
     folder.mkdir()
     clients.pull_by_kserve(published.uris[target], folder / "model", published.variables)
-    check_pulled(folder, published.bundle, has_bundle=False)
+    assert differences(folder, published.bundle, has_bundle=False) == []
 
 
 @pytest.mark.usefixtures("others")
@@ -125,7 +125,7 @@ def test_mlflow_pulls_what_its_alias_names(published: Published) -> None:
         pytest.skip(mlflow.LACKING)
     folder = published.folder / "by-mlflow"
     clients.pull_by_mlflow("traveller", "current", folder, published.variables)
-    check_pulled(folder, published.bundle)
+    assert differences(folder, published.bundle) == []
 
 
 def test_skopeo_pulls_what_was_certified(published: Published) -> None:
@@ -135,4 +135,4 @@ def test_skopeo_pulls_what_was_certified(published: Published) -> None:
     folder.mkdir()
     clients.pull_by_skopeo(published.uris["registry"].removeprefix("oci://"), folder)
     (folder / "models").rename(folder / "model")
-    check_pulled(folder, published.bundle)
+    assert differences(folder, published.bundle) == []

@@ -3,41 +3,28 @@
 import json
 import os
 import re
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from optikit_assets.defs.evaluation.jobs import evaluate_endpoint
-from optikit_assets.environments.layout import (
-    Stamp,
-    environment_path,
-    python_path,
-    write_stamp,
-)
 from optikit_assets.errors import AcceleratorError, StageError
 from optikit_assets.execution import Executor
 from optikit_assets.headless.materialize import run_job
-from optikit_assets.locations import REPOSITORY
 from optikit_assets.settings import Settings
 from optikit_assets.specs import PoolSpec
 from tests.executors import execute_with
 from tests.servers.imitation import Behaviour, running
 from tests.unit.cli.conftest import Optikit
 from tests.unit.cli.test_bench import ENCODED, SECRET, holding
-from tests.unit.execution.devices import executor_on
+from tests.unit.execution.devices import executor_on, install_environment
 
 
 @pytest.fixture
 def worker(with_instance: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A serve environment that starts the stand-in, whatever module is asked for."""
-    python = python_path(with_instance, "serve")
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tests.unit.cli.evaluation_worker\n')
-    python.chmod(0o755)
-    location = str(environment_path(with_instance, "serve"))
-    write_stamp(with_instance, "serve", Stamp("0" * 64, location, str(REPOSITORY), "cpu"))
+    install_environment(with_instance, "serve", "tests.unit.cli.evaluation_worker")
     execute_with(monkeypatch, lambda settings, pool: executor_on(settings.home))
     return with_instance
 

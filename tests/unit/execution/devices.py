@@ -30,9 +30,9 @@ def executor_on(home: Path, hardware: Hardware = CPU, **limits: Any) -> LocalExe
 def install_environment(
     home: Path, name: str = "compress", worker: str = "tests.unit.execution.worker"
 ) -> None:
-    """Make an environment that starts a module of the tests, whatever worker is asked for."""
+    """Make an environment that starts one module, whatever worker is asked for."""
     python = python_path(home, name)
-    python.parent.mkdir(parents=True)
+    python.parent.mkdir(parents=True, exist_ok=True)
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {worker}\n')
     python.chmod(0o755)
     location = str(environment_path(home, name))

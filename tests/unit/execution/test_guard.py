@@ -1,45 +1,15 @@
 """A guard ends everything that its worker started, however that came to be out of sight."""
 
-import sys
+import signal
 from pathlib import Path
 
-from optikit_assets.environments.layout import (
-    Stamp,
-    environment_path,
-    python_path,
-    write_stamp,
-)
 from optikit_assets.execution.ray.guard import Guard, Order
-from optikit_assets.locations import REPOSITORY
 from tests.alive import is_alive
-
-# Like an engine: a server in a session of its own, whose core has lost its environment to a title.
-# Worker and server are killed at once, as by whoever stops a whole node.
-WORKER = """
-import os, pathlib, signal, subprocess, sys
-core = "import time; time.sleep(600)"
-server = (
-    "import subprocess, sys, time; "
-    f"print(subprocess.Popen([sys.executable, '-c', {core!r}], env={{}}).pid, flush=True); "
-    "time.sleep(600)"
-)
-command = [sys.executable, "-c", server]
-child = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True)
-pathlib.Path(PIDS).write_text(child.stdout.readline())
-os.kill(child.pid, signal.SIGKILL)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
+from tests.unit.execution.devices import install_environment
 
 
 def test_what_lost_its_parents_and_its_mark_ends_with_the_worker(tmp_path: Path):
-    pids, script = tmp_path / "pids", tmp_path / "worker.py"
-    script.write_text(WORKER.replace("PIDS", repr(str(pids))))
-    python = python_path(tmp_path, "compress")
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}"\n')
-    python.chmod(0o755)
-    location = str(environment_path(tmp_path, "compress"))
-    write_stamp(tmp_path, "compress", Stamp("0" * 64, location, str(REPOSITORY), "cpu"))
+    install_environment(tmp_path, worker="tests.unit.execution.orphaning_worker")
     order = Order(
         token="word",
         worker="compress",
@@ -51,5 +21,5 @@ def test_what_lost_its_parents_and_its_mark_ends_with_the_worker(tmp_path: Path)
     with Guard(order) as guard:
         ended = list(guard.reports())[-1].ended
     assert ended is not None
-    assert ended.code == -9
-    assert not is_alive(int(pids.read_text()))
+    assert ended.code == -signal.SIGKILL
+    assert not is_alive(int((tmp_path / "core").read_text()))
