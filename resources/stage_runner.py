@@ -1,7 +1,8 @@
 """The pools as a Dagster resource: it knows which asset or op asks for a worker, and where."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from optikit_assets.settings import settings
 from optikit_assets.specs import LOCAL
 from optikit_assets.workers.messages import Message
 from optikit_assets.workers.records import Progress, Record
+from resources.run_span import run_span
 
 ResultT = TypeVar("ResultT", bound=Message)
 Listener = Callable[[str, Record], object]
@@ -153,8 +155,14 @@ class StageRunnerResource(OnPools, dg.ConfigurableResource):
         cls, make_pools: Callable[[], Pools], listener: Listener = nobody
     ) -> "StageRunnerResource":
         """Return a runner; its pools are made anew for every run."""
+
+        @contextmanager
+        def pools(context: dg.InitResourceContext) -> Iterator[Pools]:
+            with run_span(context):
+                yield make_pools()
+
         return cls(
-            pools=dg.ResourceDefinition(lambda context: make_pools()),
+            pools=dg.ResourceDefinition(pools),
             listener=dg.ResourceDefinition.hardcoded_resource(listener),
         )
 

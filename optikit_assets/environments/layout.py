@@ -74,7 +74,7 @@ class Installation:
 _CONTROL = Installation(
     "control",
     "requirements/control.txt",
-    ("pyproject.toml", "--extra", "dev"),
+    ("pyproject.toml", "--extra", "dev", "--extra", "otel"),
     installs_project=True,
 )
 _CONTROL_WITH_RAY = Installation(
@@ -82,7 +82,8 @@ _CONTROL_WITH_RAY = Installation(
     "requirements/control-ray.txt",
     # The same versions as without it.
     (
-        *("pyproject.toml", "--extra", "dev", "--extra", "ray", "--extra", "postgres"),
+        *("pyproject.toml", "--extra", "dev", "--extra", "otel"),
+        *("--extra", "ray", "--extra", "postgres"),
         *("-c", "requirements/control.txt"),
     ),
     installs_project=True,

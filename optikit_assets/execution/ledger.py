@@ -25,6 +25,7 @@ from optikit_assets.execution.base import (
     ignore,
     log,
 )
+from optikit_assets.execution.spans import waited_for, worker_span
 from optikit_assets.workers.messages import Message
 
 Keep = Callable[[Mapping[str, Any]], object]
@@ -93,7 +94,7 @@ class RecordedExecutor:
         """Hold accelerators; see `Executor.lease`."""
         held: _Held | None = None
         try:
-            with self._inner.lease(accelerators, stop) as lease:
+            with waited_for(self._inner.lease(accelerators, stop), self._pool) as lease:
                 # What holds no card keeps nobody from one.
                 if accelerators:
                     row = self._row(lease, accelerators)
@@ -123,9 +124,10 @@ class RecordedExecutor:
         held = self._held.get(id(lease))
         if held is not None:
             held.used_by(worker, origin, self._beat_s)
-        return self._inner.run(
-            worker, request, result_model, lease, on_record=on_record, origin=origin
-        )
+        with worker_span(worker, origin, lease, on_record) as heard:
+            return self._inner.run(
+                worker, request, result_model, lease, on_record=heard, origin=origin
+            )
 
     def _row(self, lease: Lease, accelerators: int) -> dict[str, Any]:
         return {

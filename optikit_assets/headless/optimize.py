@@ -32,6 +32,7 @@ from optikit_assets.headless.run_owners import cancel_orphaned_runs
 from optikit_assets.publishing import get_publisher
 from optikit_assets.settings import settings
 from optikit_assets.specs import BASELINE, LOCAL, Catalog, JobSpec
+from optikit_assets.tracing import span
 from optikit_assets.tuner import check
 from resources.history import open_history
 
@@ -191,6 +192,20 @@ def run_submission(
     EnvironmentMissingError
         If a stage has to run and its environment is not installed.
     """
+    known = {"optikit.model": submission.model_key, "optikit.flow": submission.flow.name}
+    with span("optimize", known, passed_on=True) as here:
+        plan, report = _run_submission(submission, on_event, catalog, tags or {})
+        if report.failed:
+            here.fail("failed partitions")
+    return plan, report
+
+
+def _run_submission(
+    submission: Submission,
+    on_event: Callable[[Event], object],
+    catalog: Catalog,
+    tags: Mapping[str, str],
+) -> tuple[list[NodePlan], DriverReport]:
     pools = Pools.of(settings(), catalog)
     with open_instance() as instance:
         plan = plan_submission(submission, catalog, instance, pools)
@@ -203,7 +218,7 @@ def run_submission(
         open_store(settings().store, settings().home).sweep_staging()
     materialize = AsRuns(
         submission.named if len(POOLS) > 1 else {},
-        tags or {},
+        tags,
         {item.node: item.waits_for for item in plan if item.node.asset == graph.DEPLOYABLE_CONFIG},
     )
     report = carry_out(plan, pools, submission.pool_names, materialize, on_event, seconds)

@@ -18,14 +18,22 @@ from benchmarks.cluster_kills import play
 from benchmarks.cluster_worker import ITEMS, Made, Make
 from optikit_assets.engines import Flags, detect
 from optikit_assets.errors import AcceleratorError, EnvironmentMissingError, StageTimeoutError
-from optikit_assets.execution import Executor, Lease, on_some_node, settle
+from optikit_assets.execution import (
+    Executor,
+    Lease,
+    RecordedExecutor,
+    on_some_node,
+    settle,
+)
 from optikit_assets.execution.ray.loopback import LoopbackCluster
 from optikit_assets.specs import SearchSpaceSpec, digest
+from optikit_assets.tracing import span
 from optikit_assets.tuner import TrialResult, run_study
 from optikit_assets.workers.records import Progress, Record
 from tests.alive import is_alive
 from tests.cluster import PAIR, SLOTS
 from tests.contract.executor import ExecutorContract
+from tests.servers.otlp import traced
 
 # The first test waits for the cluster as well.
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -84,10 +92,10 @@ def test_a_node_with_another_environment_than_the_others_is_named(make: Any) -> 
         pool._take(right, other)
 
 
-def test_work_goes_to_every_node_of_the_pool_and_the_ledger_says_where(
-    make: Any, tmp_path: Path
+def test_work_goes_to_every_node_of_the_pool_and_ledger_and_trace_say_where(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    executor = make(SLOTS[0].labels)
+    executor = RecordedExecutor(make(SLOTS[0].labels), "local", lambda row: None)
     both = threading.Barrier(2, timeout=60)
 
     def do(batch: Sequence[Item], lease: Lease) -> dict[str, str]:
@@ -97,17 +105,21 @@ def test_work_goes_to_every_node_of_the_pool_and_the_ledger_says_where(
         return {}
 
     items = [Item("one"), Item("two")]
-    failed = settle(
-        executor,
-        items,
-        do,
-        is_done=lambda key: (tmp_path / f"{key}.made").exists(),
-        per_worker=1,
-        max_attempts=1,
-    )
+    with traced(monkeypatch) as receiver, span("optimize", passed_on=True):
+        failed = settle(
+            executor,
+            items,
+            do,
+            is_done=lambda key: (tmp_path / f"{key}.made").exists(),
+            per_worker=1,
+            max_attempts=1,
+        )
     assert failed == {}
     lines = (tmp_path / "home" / "logs" / "workers.jsonl").read_text().splitlines()
     assert {json.loads(line)["node"] for line in lines} == {node.name for node in SLOTS}
+    (optimize,) = receiver.named("optimize")
+    told = [(w.parent, w.attributes["optikit.node"]) for w in receiver.named("worker compress")]
+    assert sorted(told) == sorted((optimize.id, node.name) for node in SLOTS)
 
 
 def test_trials_of_one_study_run_on_all_nodes_at_once(make: Any, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from optikit_assets.history import History
 from optikit_assets.settings import settings
 from tests.definitions.test_certification import DEPLOYABLE, prepared
 from tests.definitions.world import World
+from tests.servers.otlp import traced
 
 SECRETS = {
     "HF_TOKEN": "hf_PlantedPlantedPlanted01",
@@ -34,7 +35,13 @@ def test_no_secret_of_the_environment_is_written_anywhere(
     for name, secret in SECRETS.items():
         monkeypatch.setenv(name, secret)
     prepared(real, monkeypatch, 1.8)
-    assert materialize_node(DEPLOYABLE) == "feasible"
+    with traced(monkeypatch, OTEL_EXPORTER_OTLP_HEADERS=f"key={_MARK.decode()}07") as receiver:
+        assert materialize_node(DEPLOYABLE) == "feasible"
+    assert {"deployable_config", "worker benchmark", "lease wait"} <= {
+        s.name for s in receiver.spans
+    }
+    assert len({span.trace for span in receiver.spans}) == 1
+    assert not any(_MARK in body for body in receiver.raw)
     assert holding(home, _MARK) == []
     history = History(settings().history)
     tables = history.query("SELECT table_name FROM information_schema.tables")["table_name"]
