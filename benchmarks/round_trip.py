@@ -43,7 +43,7 @@ from optikit_assets.environments.layout import CLIENTS, detect_accelerator, envi
 from optikit_assets.errors import OptikitError
 from optikit_assets.processes import OwnedProcess
 from optikit_assets.settings import REPOSITORY, settings
-from tests.pulled import DifferenceError, check_pulled, serve
+from tests.pulled import differences, serve
 
 NAME, VERSION, SLO, ALIAS = "demo-llama", "1", "trip", "current"
 MODEL = REPOSITORY / "demo" / "models" / NAME / VERSION
@@ -76,6 +76,10 @@ _JOB = {
     "slos": [SLO],
     "recipes": [RECIPE],
 }
+
+
+class DifferenceError(Exception):
+    """What a client fetched is not what was certified; the message says in what."""
 
 
 class NotRunError(Exception):
@@ -327,7 +331,9 @@ def travel(trip: Trip, stack: ExitStack) -> None:
                 raise NotRunError(why)
             folder.mkdir(parents=True)
             has_bundle = pull(folder)
-            told.extend(check_pulled(folder, trip.bundle, has_bundle))
+            if differ := differences(folder, trip.bundle, has_bundle):
+                raise DifferenceError("; ".join(differ))
+            told.append("every file as certified")
         if has_bundle:
             with account.step(f"served as pulled from {target}", "vLLM") as told:
                 told.append(f"`{serve(folder)}`")
