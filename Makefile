@@ -76,7 +76,7 @@ setup-ray: python ## The same with Ray in the control environment, which later s
 	@"$(PYTHON)" -m optikit_assets.environments.setup --extra ray
 
 .PHONY: setup-clients
-setup-clients: python ## The environment of other readers of published models, for the round trip
+setup-clients: python ## The environment of other readers of published models and of a browser, for tests
 	@"$(PYTHON)" -m optikit_assets.environments.setup clients
 
 .PHONY: demo
