@@ -46,6 +46,7 @@ class Conversation:
         self._result: dict[str, Any] | None = None
         self._error: str | None = None
         self._error_class = ""
+        self._unknown: EnvironmentMissingError | None = None
 
     def take(self, messages: Iterable[dict[str, Any]]) -> None:
         """Handle messages in their order; an interrupt leaves the rest to the next call.
@@ -56,8 +57,17 @@ class Conversation:
             After the last of them, if one is a record that is not known here. It says nothing of
             what the worker works on, but that its code is not that of this process.
         """
+        self.take_last(messages)
+        if self._unknown is not None:
+            raise self._unknown
+
+    def take_last(self, messages: Iterable[dict[str, Any]]) -> None:
+        """Handle the same of a worker that has ended.
+
+        A record that is not known here is left to `outcome`: what ends the worker, an interrupt for
+        one, may be on its way up already, and is not replaced by it.
+        """
         self._pending.extend(messages)
-        foreign: EnvironmentMissingError | None = None
         while self._pending:
             message = self._pending.popleft()
             kind, body = message["type"], message["body"]
@@ -69,11 +79,9 @@ class Conversation:
                 try:
                     record = read_record(body)
                 except ValidationError as error:
-                    foreign = foreign or self._foreign("record", error)
+                    self._unknown = self._unknown or self._foreign("record", error)
                 else:
                     self._on_record(record)
-        if foreign is not None:
-            raise foreign
 
     def outcome(self, ended: Ended, result_model: type[ResultT]) -> ResultT:
         """Return the result of a worker that has ended.
@@ -83,6 +91,8 @@ class Conversation:
         StageError, MachineError
             Why there is none: see `Executor.run`.
         """
+        if self._unknown is not None:
+            raise self._unknown
         if ended.code == 0 and self._result is not None:
             try:
                 return result_model.model_validate(self._result)

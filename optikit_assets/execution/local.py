@@ -135,7 +135,7 @@ class LocalExecutor:
                         )
         finally:
             # Finished work may be among what it sent on its way out.
-            conversation.take(process.messages())
+            conversation.take_last(process.messages())
             for problem in process.problems:
                 origin.log.error(f"the {worker} worker wrote {problem}")
         return conversation.outcome(process.ended(code), result_model)

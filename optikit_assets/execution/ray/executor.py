@@ -169,7 +169,7 @@ class RayExecutor:
                         )
         finally:
             # Finished work may be among what it sent on its way out.
-            conversation.take(remote.last_messages)
+            conversation.take_last(remote.last_messages)
             for problem in remote.problems:
                 origin.log.error(f"the {worker} worker wrote {problem}")
         return conversation.outcome(remote.ended, result_model)

@@ -56,6 +56,26 @@ def test_the_line_names_the_kinds_that_there_are() -> None:
         assert f"'{kind}'" in str(caught.value)
 
 
+def test_a_foreign_record_among_the_last_replaces_no_interrupt_on_its_way() -> None:
+    heard: list[Record] = []
+    conversation = Conversation("compress", heard.append)
+    last = finished(1)
+    messages = [sent({"kind": "started"}), sent(last.model_dump(mode="json"))]
+
+    def interrupted() -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            conversation.take_last(messages)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert heard == [last]
+    ended = Ended(0, opened=True, unreadable="", log_file="log", log_tail="")
+    with pytest.raises(EnvironmentMissingError, match="a record that is not known here"):
+        conversation.outcome(ended, BenchmarkWorkerResult)
+
+
 def test_a_result_that_is_not_known_is_one_line_too() -> None:
     conversation = Conversation("benchmark", lambda record: None)
     conversation.take([{"type": RESULT, "body": {"artifact": "a"}}])
