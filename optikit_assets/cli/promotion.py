@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from rich import box
 from rich.console import Console
@@ -50,19 +51,19 @@ def run_rollback(model: str, slo: str, channel: str, reason: str | None) -> None
 
 def run_deployed(channel: str | None, follow: bool, as_json: bool) -> None:
     """Print what is deployed."""
-    rows = deployed_now(channel, follow=follow)
+    everywhere = deployed_now(channel, follow=follow)
     if as_json:
-        print(json.dumps(rows, indent=1, default=str))
+        print(json.dumps([asdict(here) for here in everywhere], indent=1, default=str))
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     columns = ("channel", "slo", "model", "decision", "bundle", "by", "since", "reason")
     for name in columns:
         table.add_column(name)
-    for row in rows:
-        since = row["decided_at"].strftime("%Y-%m-%d %H:%M")
+    for here in everywhere:
+        since = here.decided_at.strftime("%Y-%m-%d %H:%M")
         cells = (
-            row["channel"], row["slo"], row["model"], row["decision"], row["bundle_key"][:12],
-            row["decided_by"], since, row["reason"] or "",
+            here.channel, here.slo, here.model, here.decision, here.bundle_key[:12],
+            here.decided_by, since, here.reason or "",
         )  # fmt: skip
         table.add_row(*(Text(cell) for cell in cells))
     Console().print(table)

@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import dagster as dg
+from pydantic import Field
 
 from optikit_assets.artifacts import Artifact, ArtifactDraft, Reference
 from optikit_assets.artifacts.models import FetchedModel
@@ -28,6 +29,7 @@ from optikit_assets.graph import (
 )
 from optikit_assets.history import RowsByTable
 from optikit_assets.specs import Catalog, ModelSpec, SloSpec, digest
+from optikit_assets.workers.messages import Message
 from resources import (
     ArtifactStoreResource,
     HistoryResource,
@@ -42,7 +44,18 @@ CACHE_TAG = "optikit/cache"
 PROVENANCE = "provenance"
 """What an artifact's manifest says of the run that made it (`Partition.provenance`)."""
 BENCHMARKS = "benchmarks"
-"""Which benchmarks an artifact was made of: their part, arm, trial and artifact."""
+"""Which benchmarks an artifact was made of, each a `BenchmarkUsed`."""
+
+
+class BenchmarkUsed(Message):
+    """One of the benchmarks that an artifact was made of, as its manifest names it."""
+
+    recipe: str
+    part: str = Field(description="The ``stage`` of its rows: sweep, tuning or certification.")
+    arm: str = ""
+    trial: int = 0
+    artifact_key: str
+    pool: str | None = Field(default=None, description="Unset for the machine itself.")
 
 
 @dataclass
@@ -59,7 +72,7 @@ class Partition:
     history: HistoryResource
     runners: OnPools
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    benchmarks: list[dict[str, Any]] = field(default_factory=list)
+    benchmarks: list[BenchmarkUsed] = field(default_factory=list)
 
     @cached_property
     def node(self) -> Node:
@@ -243,7 +256,8 @@ class Partition:
     def keep(self) -> Iterator[ArtifactDraft]:
         """Open the draft of this partition's artifact, which says what its rows have to tell."""
         with self.artifacts.store.create(self.key, self.node.asset) as draft:
-            draft.manifest.update({PROVENANCE: self.provenance, BENCHMARKS: self.benchmarks})
+            used = [found.model_dump(mode="json", exclude_none=True) for found in self.benchmarks]
+            draft.manifest.update({PROVENANCE: self.provenance, BENCHMARKS: used})
             yield draft
 
     def remember(

@@ -4,8 +4,9 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from optikit_assets import graph
 from optikit_assets.artifacts import Artifact, ArtifactStore, open_store
@@ -142,7 +143,27 @@ def deployed_in(model: str, slo: str, channel: str) -> tuple[str, Deployment]:
     return found.key, found.deployment
 
 
-def deployed_now(channel: str | None, *, follow: bool = False) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Deployed:
+    """What is current in one slot, and the decision that made it so."""
+
+    channel: str
+    family: str
+    slo: str
+    model: str
+    decision: str
+    bundle_key: str
+    decided_by: str
+    decided_at: datetime
+    reason: str | None
+
+    @property
+    def slot(self) -> Slot:
+        """Whose traffic it serves."""
+        return Slot(self.channel, self.family, self.slo)
+
+
+def deployed_now(channel: str | None, *, follow: bool = False) -> list[Deployed]:
     """Return what is current in every slot, or in those of one channel; links here follow it.
 
     Parameters
@@ -157,13 +178,12 @@ def deployed_now(channel: str | None, *, follow: bool = False) -> list[dict[str,
         "FROM current_promotions WHERE $channel IS NULL OR channel = $channel",
         {"channel": channel},
     )
-    rows = plain_rows(found)
-    for row in rows:
-        slot = Slot(row["channel"], row["family"], row["slo"])
+    everywhere = [Deployed(**row) for row in plain_rows(found)]
+    for here in everywhere:
         # Also one that leads to this key: a bundle that was made anew is another one.
-        if follow or channels.linked(slot) is not None:
-            _follow(slot)
-    return rows
+        if follow or channels.linked(here.slot) is not None:
+            _follow(here.slot)
+    return everywhere
 
 
 def _follow(slot: Slot) -> None:

@@ -11,7 +11,7 @@ import dagster as dg
 
 from optikit_assets.artifacts import Artifact, ArtifactStore
 from optikit_assets.benchmarker import RequestRecord, read_requests
-from optikit_assets.defs.body import BENCHMARKS, Partition
+from optikit_assets.defs.body import BENCHMARKS, BenchmarkUsed, Partition
 from optikit_assets.defs.evaluation.candidates import Representative
 from optikit_assets.deployment import Series
 from optikit_assets.deployment.canvas import markdown_image
@@ -275,16 +275,16 @@ def remember_probes(
     The artifact that the stage makes of its benchmarks names them all: see `remember_benchmarks`.
     """
     if done.artifact is not None:
-        note = {
-            "recipe": recipe,
-            "part": part,
-            "arm": arm,
-            "trial": trial,
-            "artifact_key": done.artifact.key,
-            **({} if partition.node.key.pool is None else {"pool": partition.node.key.pool}),
-        }
-        if note not in partition.benchmarks:
-            partition.benchmarks.append(note)
+        used = BenchmarkUsed(
+            recipe=recipe,
+            part=part,
+            arm=arm,
+            trial=trial,
+            artifact_key=done.artifact.key,
+            pool=partition.node.key.pool,
+        )
+        if used not in partition.benchmarks:
+            partition.benchmarks.append(used)
     partition.remember(
         done.artifact,
         lambda: _probe_rows(partition, recipe, slo, done, part=part, arm=arm, trial=trial),
@@ -296,17 +296,23 @@ def remember_probes(
 
 def remember_benchmarks(partition: Partition, slo: SloSpec, made: Artifact) -> None:
     """Append what is missing of the benchmarks that an artifact was made of."""
-    for note in made.manifest[BENCHMARKS]:
-        found = partition.artifacts.find(note["artifact_key"])
+    for used in map(BenchmarkUsed.model_validate, made.manifest[BENCHMARKS]):
+        found = partition.artifacts.find(used.artifact_key)
         if found is None:
             partition.context.log.warning(
-                f"the history lacks the probes of {note['part']} {note['trial']} of "
-                f"{note['recipe']}: artifact {note['artifact_key'][:12]}… is gone"
+                f"the history lacks the probes of {used.part} {used.trial} of {used.recipe}: "
+                f"artifact {used.artifact_key[:12]}… is gone"
             )
             continue
-        done = Benchmarked.of(found)
-        where = {name: note[name] for name in ("part", "arm", "trial")}
-        remember_probes(partition.on(note.get("pool")), note["recipe"], slo, done, **where)
+        remember_probes(
+            partition.on(used.pool),
+            used.recipe,
+            slo,
+            Benchmarked.of(found),
+            part=used.part,
+            arm=used.arm,
+            trial=used.trial,
+        )
 
 
 def _probe_rows(
