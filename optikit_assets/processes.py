@@ -226,7 +226,7 @@ def log_tail(file: Path, lines: int = 20) -> str:
 
 @dataclass(frozen=True)
 class Orphan:
-    """A process that was killed because its owner had ended."""
+    """A process whose owner has ended."""
 
     pid: int
     command: str
@@ -235,7 +235,7 @@ class Orphan:
     def __str__(self) -> str:
         owner, start, *_ = self.mark.split(".")
         return (
-            f"killed process {self.pid} ({self.command}): "
+            f"process {self.pid} ({self.command}): "
             f"its owner, process {owner} started at tick {start}, has ended"
         )
 
@@ -248,6 +248,11 @@ def environment_of_ours(env: Mapping[str, str]) -> dict[str, str]:
     return _marked_environment(env, _new_mark())
 
 
+def orphans() -> list[Orphan]:
+    """Return what `kill_orphans` would kill now."""
+    return [orphan for _, orphan in _orphaned()]
+
+
 def kill_orphans() -> list[Orphan]:
     """Kill what owners that were killed outright have left behind, and say what it was.
 
@@ -256,6 +261,14 @@ def kill_orphans() -> list[Orphan]:
     another process namespace or of another boot are not judged.
     """
     killed = []
+    for process, orphan in _orphaned():
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+            killed.append(orphan)
+    return killed
+
+
+def _orphaned() -> Iterator[tuple[psutil.Process, Orphan]]:
     for process in _visible():
         # Other people's processes, and those that end while they are looked at.
         with contextlib.suppress(psutil.Error, OSError):
@@ -263,9 +276,7 @@ def kill_orphans() -> list[Orphan]:
             mark = next((mark for mark in marks if _owner_gone(mark)), None)
             if mark is not None and process.pid != os.getpid():
                 command = " ".join(process.cmdline())[:200]
-                process.kill()
-                killed.append(Orphan(process.pid, command, mark))
-    return killed
+                yield process, Orphan(process.pid, command, mark)
 
 
 def with_variable(name: str, part: str) -> list[psutil.Process]:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from optikit_assets.locks import locked
+from optikit_assets.locks import is_locked, locked
 
 _PREFIX = "optikit"
 _LOCK = "owner.lock"
@@ -33,7 +33,7 @@ def scratch(what: str) -> Iterator[Path]:
     what
         A word of its name, for people.
     """
-    _sweep(Path(tempfile.gettempdir()))
+    sweep()
     with tempfile.TemporaryDirectory(
         prefix=f"{_PREFIX}-{what}-", ignore_cleanup_errors=True
     ) as made:
@@ -45,10 +45,24 @@ def scratch(what: str) -> Iterator[Path]:
             yield Path(made)
 
 
-def _sweep(root: Path) -> None:
-    for folder in root.glob(f"{_PREFIX}-*-*"):
-        # Others sweep too, and some folders are another user's.
+def sweep() -> list[Path]:
+    """Remove the folders of this user whose makers are gone; return them."""
+    swept = []
+    for folder in abandoned():
+        # Others sweep too.
+        with contextlib.suppress(OSError), locked(folder / _LOCK):
+            shutil.rmtree(folder, ignore_errors=True)
+            swept.append(folder)
+    return [folder for folder in swept if not folder.exists()]
+
+
+def abandoned() -> list[Path]:
+    """Return the folders of this user whose makers are gone."""
+    found = []
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}-*-*"):
+        # Some are another user's.
         with contextlib.suppress(OSError):
-            if folder.lstat().st_uid == os.getuid() and not folder.is_symlink():
-                with locked(folder / _LOCK):
-                    shutil.rmtree(folder, ignore_errors=True)
+            ours = folder.lstat().st_uid == os.getuid() and not folder.is_symlink()
+            if ours and (folder / _LOCK).exists() and not is_locked(folder / _LOCK):
+                found.append(folder)
+    return sorted(found)

@@ -294,11 +294,15 @@ def doctor(
     verify: Annotated[
         bool, typer.Option("--verify", help="Read every artifact and compare it with its digests.")
     ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Put right what killed processes and power cuts left."),
+    ] = False,
 ) -> None:
-    """Check environments, accelerators, disk and artifacts; say what to do."""
+    """Check environments, accelerators, disk, artifacts, leftovers; say what to do."""
     from optikit_assets.cli.inspect import run_doctor
 
-    sys.exit(run_doctor(verify))
+    sys.exit(run_doctor(verify, repair))
 
 
 @app.command()

@@ -26,6 +26,7 @@ from resources.history import open_history
 
 if TYPE_CHECKING:
     from optikit_assets.execution import Pools
+    from optikit_assets.headless.leftovers import Leftover
 
 _LOW_DISK_BYTES = 10 * 2**30
 
@@ -77,10 +78,22 @@ def warn_of_broken(catalog: Catalog) -> None:
         print(f"warning: left out: {error}", file=sys.stderr)
 
 
-def run_doctor(verify: bool = False) -> int:
-    """Print what is ready and what to do; 1 if something is missing, broken or damaged."""
+def run_doctor(verify: bool = False, repair: bool = False) -> int:
+    """Print what is ready and what to do; 1 if something is missing, broken or damaged.
+
+    Parameters
+    ----------
+    verify
+        Whether every artifact is read.
+    repair
+        Whether what was left behind is put right before; then 1 also if some of it could not be.
+    """
+    from optikit_assets.headless.leftovers import look_for_leftovers
+
     table = Table("what", "state", "details", "what to do")
-    ready = True
+    settings().home.mkdir(parents=True, exist_ok=True)
+    left = list(look_for_leftovers(mend=repair))
+    ready = not any(item.hampers or repair for item in left if not item.done)
     for item in environment_status(settings().envs_home):
         ready &= item.ready
         color = "green" if item.ready else "red"
@@ -89,7 +102,6 @@ def run_doctor(verify: bool = False) -> int:
     catalog = Catalog.load(settings().recipes)
     ready &= _look_for_pools(catalog, table)
     home = settings().home
-    home.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(home).free
     low = free < _LOW_DISK_BYTES
     table.add_row(
@@ -111,7 +123,8 @@ def run_doctor(verify: bool = False) -> int:
         table.add_row("models", "[yellow]problem[/]", problem, "")
     store = open_store(settings().store, settings().home)
     if verify:
-        ready &= _verify_all(store, table)
+        # What was damaged is put aside by then.
+        ready &= _verify_all(store, table) or repair
     for aside in store.quarantined():
         table.add_row(
             f"{aside.kind} {aside.key[:12]}…",
@@ -119,8 +132,18 @@ def run_doctor(verify: bool = False) -> int:
             "; ".join(aside.damage[:3]),
             f"run again, it is made anew; delete {aside.where}",
         )
+    for item in left:
+        table.add_row(item.what, *_state_of(item, repair))
     (Console() if sys.stdout.isatty() else Console(width=200)).print(table)
     return 0 if ready else 1
+
+
+def _state_of(item: "Leftover", repair: bool) -> tuple[str, Text, Text]:
+    """Return the state of what was left behind, its details, and what to do."""
+    if item.done:
+        return "[green]mended[/]", Text(f"{item.found}: {item.done}"), Text()
+    state = "[red]broken[/]" if item.hampers or repair else "[yellow]left behind[/]"
+    return state, Text(item.found), Text(item.what_to_do or "optikit doctor --repair")
 
 
 def _look_for_pools(catalog: Catalog, table: Table) -> bool:

@@ -80,7 +80,7 @@ class MachineLeases:
             taken = self._in_turn(accelerators, tuple(names), stop, held)
             # A device is free for us only without the engine that a killed holder left on it.
             for orphan in self._clear():
-                log.warning("%s", orphan)
+                log.warning("killed %s", orphan)
             found = tuple(device for name, device in names.items() if name in taken)
             yield Lease(hardware, found if hardware.devices else (), self.node, stop)
 

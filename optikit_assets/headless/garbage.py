@@ -7,21 +7,19 @@ nothing is ever found that lacks a part.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
-from sqlalchemy.exc import SQLAlchemyError
 
 from optikit_assets.artifacts import Artifact, ArtifactStore, open_store
 from optikit_assets.defs.tuning.tuned_config import study_file
 from optikit_assets.environments.layout import INSTANCE_TEMPLATE, instance_template
-from optikit_assets.errors import OptikitError, StorageError, TuningError
+from optikit_assets.errors import OptikitError, TuningError
 from optikit_assets.graph import STAGES, TUNED_CONFIG
-from optikit_assets.headless.materialize import open_instance
+from optikit_assets.headless.materialize import opened_instance
 from optikit_assets.headless.needed import Needed, find_needed
 from optikit_assets.headless.run_owners import cancel_orphaned_runs
 from optikit_assets.releases import old_copies, remove_broken_copies, remove_copy
@@ -97,7 +95,7 @@ def find_garbage(older_than_s: float, now_s: float | None = None) -> Garbage:
     now_s = now_s or time.time()
     _check_age(store, older_than_s)
     shared = instance_template() != INSTANCE_TEMPLATE
-    with _records() as instance:
+    with opened_instance() as instance:
         cancel_orphaned_runs(instance)
         since, because = _unused_since(instance, older_than_s, now_s)
         needed = find_needed(store, instance, open_history(here), shared=shared)
@@ -122,25 +120,6 @@ def find_garbage(older_than_s: float, now_s: float | None = None) -> Garbage:
         needed=stay,
         young=len(used) - len(old),
     )
-
-
-@contextmanager
-def _records() -> Iterator[dg.DagsterInstance]:
-    """Open the instance; what keeps it from being read is told in a line."""
-    try:
-        with open_instance() as instance:
-            yield instance
-    except Exception as error:
-        # Dagster's own for PostgreSQL is no DagsterError, and may not be installed.
-        if not isinstance(error, SQLAlchemyError | dg.DagsterError) and not isinstance(
-            error.__cause__, SQLAlchemyError
-        ):
-            raise
-        first = str(error).partition("\n")[0]
-        raise StorageError(
-            f"what Dagster recorded cannot be read ({first}); see that its database can be "
-            "reached, and run again: nothing was removed"
-        ) from error
 
 
 def _may_be_of_a_study(artifact: Artifact | None) -> bool:

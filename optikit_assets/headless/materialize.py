@@ -1,17 +1,19 @@
 """Materializes one partition in this process; what the driver's processes call."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
+from sqlalchemy.exc import SQLAlchemyError
 
 from optikit_assets import errors
 from optikit_assets.defs import partitions
 from optikit_assets.defs.assets import ASSETS, resources
 from optikit_assets.defs.recorded import DATA_VERSION_TAG, POOL_TAG, recorded
 from optikit_assets.environments.layout import prepare_dagster_home
-from optikit_assets.errors import StageError
+from optikit_assets.errors import StageError, StorageError
 from optikit_assets.graph import Node, split_model
 from optikit_assets.headless.run_owners import run_tags
 from optikit_assets.settings import settings
@@ -22,6 +24,31 @@ def open_instance() -> dg.DagsterInstance:
     """Return the instance below OPTIKIT_HOME, whatever DAGSTER_HOME says."""
     os.environ["DAGSTER_HOME"] = str(prepare_dagster_home(settings().home))
     return dg.DagsterInstance.get()
+
+
+@contextmanager
+def opened_instance() -> Iterator[dg.DagsterInstance]:
+    """Open the instance for the time of the context.
+
+    Raises
+    ------
+    StorageError
+        In a line, if what Dagster recorded cannot be read.
+    """
+    try:
+        with open_instance() as instance:
+            yield instance
+    except Exception as error:
+        # Dagster's own for PostgreSQL is no DagsterError, and may not be installed.
+        if not isinstance(error, SQLAlchemyError | dg.DagsterError) and not isinstance(
+            error.__cause__, SQLAlchemyError
+        ):
+            raise
+        first = str(error).partition("\n")[0]
+        raise StorageError(
+            f"what Dagster recorded cannot be read ({first}); see that its database can be "
+            "reached, and run again"
+        ) from error
 
 
 def materialize_node(

@@ -38,26 +38,36 @@ def run_tags() -> Iterator[dict[str, str]]:
         lock.unlink(missing_ok=True)
 
 
-def cancel_orphaned_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Mark headless runs whose processes have died as canceled; return their ids.
+def orphaned_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """Return the headless runs that go on as far as Dagster knows, and whose processes have died.
 
     A killed process cannot report its own end, and Dagster shows its run as started for ever.
     """
+    return [run for run in unfinished_runs(instance) if _is_orphaned(run)]
+
+
+def cancel_orphaned_runs(instance: dg.DagsterInstance) -> list[str]:
+    """Mark `orphaned_runs` as canceled; return the ids of those that had not ended after all."""
     canceled = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
-        owner = run.tags.get(OWNER_TAG, "")
-        if not is_ours(run.tags.get(HOME_TAG)):
-            continue
-        # Earlier releases wrote host:pid, which may mean anybody by now.
-        if not owner.isalnum() or not _has_ended(owner):
-            continue
+    for run in orphaned_runs(instance):
         # One that ended by itself let go of its lock after it had reported so.
         present = instance.get_run_by_id(run.run_id)
         if present is not None and present.status in _UNFINISHED:
             instance.report_run_canceled(present, message="The process that ran it was killed.")
             canceled.append(run.run_id)
-        _lock_file(owner).unlink(missing_ok=True)
+        _lock_file(run.tags[OWNER_TAG]).unlink(missing_ok=True)
     return canceled
+
+
+def unfinished_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """Return the runs that have begun and not ended, as far as Dagster knows."""
+    return list(instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)))
+
+
+def _is_orphaned(run: dg.DagsterRun) -> bool:
+    owner = run.tags.get(OWNER_TAG, "")
+    # Earlier releases wrote host:pid, which may mean anybody by now.
+    return is_ours(run.tags.get(HOME_TAG)) and owner.isalnum() and _has_ended(owner)
 
 
 def is_ours(home: str | None) -> bool:

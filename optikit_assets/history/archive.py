@@ -17,6 +17,7 @@ from optikit_assets.history import reader
 from optikit_assets.history.exchange import Exchange, SharedLog
 from optikit_assets.history.loading import load
 from optikit_assets.history.markers import Markers
+from optikit_assets.history.mending import mend
 from optikit_assets.history.publishing import is_current, make_ready, publish, replace
 from optikit_assets.history.schema import Table, latest_version, migrate, tables
 from optikit_assets.history.spool import Spool, SpoolFile
@@ -219,6 +220,26 @@ class History:
                 draft.unlink(missing_ok=True)
         self.drain(timeout_s)
         return place
+
+    def mend(self, timeout_s: float = 60.0) -> str:
+        """Have both databases be ones that can be read; return what was done, if anything had to.
+
+        Each has what the other has, but for rows that wait in a spool as well: so the one that can
+        be read replaces the other, which is kept as ``damaged-TIME.duckdb``.
+
+        Raises
+        ------
+        HistoryError
+            If neither can be read: both stay as they are. If another program holds one, or the
+            turn did not come in time.
+        StorageError
+            If the disk refuses.
+        """
+        with self._drain_lock(time.monotonic() + timeout_s, timeout_s):
+            done = mend(self._database, self.published_path)
+        if done:
+            self.drain(timeout_s)
+        return done
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """Return a connection that can ask the published copy, and can do nothing else.

@@ -107,6 +107,30 @@ def replace(draft: Path, database: Path, published: Path, kept: Path) -> Path | 
     return None if old is None else kept
 
 
+def set_aside(file: Path, database: Path, kept: Path) -> None:
+    """Keep one of the two that cannot be read under another name; the other one stays as it is.
+
+    From then on neither is written under the name of the other until both are published anew.
+    """
+    _note(database).unlink(missing_ok=True)
+    file.rename(kept)
+    _wal(file).unlink(missing_ok=True)
+    kept.chmod(_READ_ONLY)
+    sync(kept.parent)
+
+
+def copy_back(published: Path, database: Path) -> None:
+    """Make the private database, which is not there, of the published one.
+
+    Raises
+    ------
+    StorageError
+        If the disk refuses.
+    """
+    _wal(database).unlink(missing_ok=True)
+    _copy(published, database, mode=_PRIVATE)
+
+
 def is_current(database: Path, published: Path) -> bool:
     """Say whether neither database was touched since `publish`."""
     noted = _noted(database)

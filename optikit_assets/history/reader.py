@@ -58,6 +58,35 @@ def connect(published: Path) -> duckdb.DuckDBPyConnection:
     return connection
 
 
+def damage_of(database: Path) -> str | None:
+    """Return why a closed database cannot be read; None: all of its rows can be.
+
+    Raises
+    ------
+    HistoryError
+        If another program holds it, which says nothing about it.
+    """
+    try:
+        with duckdb.connect(":memory:", config=dict(_CONFIG)) as connection:
+            connection.execute(f"ATTACH {quoted(database)} AS history (READ_ONLY)")
+            names = connection.execute(
+                "SELECT schema_name, table_name FROM duckdb_tables() "
+                "WHERE database_name = 'history'"
+            ).fetchall()
+            for schema, name in names:
+                # Blocks have checksums, which are compared as they are read.
+                connection.execute(
+                    f'SELECT bit_xor(hash(row)) FROM history."{schema}"."{name}" AS row'
+                ).fetchall()
+    except duckdb.Error as error:
+        if "lock" in (said := one_line(error)) and "held" in said:
+            raise HistoryError(
+                f"cannot open {database}: {said}; close the other program, and run again"
+            ) from error
+        return said
+    return None
+
+
 def query(
     published: Path,
     sql: str,

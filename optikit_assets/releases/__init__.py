@@ -1,6 +1,7 @@
 """A certified bundle and its weights: looked at, made ready here, pushed elsewhere."""
 
 from optikit_assets.releases.local import (
+    broken_copies,
     local_bundle,
     needs,
     old_copies,
@@ -14,6 +15,7 @@ from optikit_assets.releases.weights import ServedWeights, served_weights
 __all__ = [
     "Pushed",
     "ServedWeights",
+    "broken_copies",
     "local_bundle",
     "needs",
     "old_copies",

@@ -244,12 +244,29 @@ def remove_copy(place: Path, unused_since: float) -> bool:
     return True
 
 
-def remove_broken_copies(unused_since: float) -> None:
-    """Delete what copying and removing left behind when they were killed."""
-    for part in copies().glob(".*.*"):
+def remove_broken_copies(unused_since: float) -> list[Path]:
+    """Delete `broken_copies`; return those that are gone."""
+    found = broken_copies(unused_since)
+    for part in found:
+        # Others remove it, too.
+        shutil.rmtree(part, ignore_errors=True)
+    return [part for part in found if not part.exists()]
+
+
+def broken_copies(unused_since: float) -> list[Path]:
+    """Return what copying and removing left behind when they were killed before that moment.
+
+    Parameters
+    ----------
+    unused_since
+        In seconds since the epoch.
+    """
+    found = []
+    for part in sorted(copies().glob(".*.*")):
         with contextlib.suppress(FileNotFoundError):
             if part.is_dir() and part.stat().st_mtime < unused_since:
-                shutil.rmtree(part)
+                found.append(part)
+    return found
 
 
 def _linked() -> set[Path]:

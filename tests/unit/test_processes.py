@@ -269,7 +269,7 @@ def test_what_was_killed_is_named_with_its_command_and_its_owner(sleepers):
     orphan = sleepers(mark_of(stranger.pid, later=1))
     (line,) = [str(killed) for killed in kill_orphans() if killed.pid == orphan.pid]
     assert line == (
-        f"killed process {orphan.pid} (sleep 600): its owner, process {stranger.pid} started at "
+        f"process {orphan.pid} (sleep 600): its owner, process {stranger.pid} started at "
         f"tick {start_ticks(stranger.pid) + 1}, has ended"
     )
 

@@ -21,6 +21,25 @@ def newest_recorded(
     OptikitError
         If nothing was decided yet, or nothing can be deployed.
     """
+    artifact, deployment = newest_decided(instance, store, model_key, slo)
+    if deployment.status != "feasible":
+        raise OptikitError(
+            f"no configuration of {model_key} meets SLO {slo}, so there is nothing to deploy: "
+            f"{deployment.closest}"
+        )
+    return artifact, deployment
+
+
+def newest_decided(
+    instance: dg.DagsterInstance, store: ArtifactStore, model_key: str, slo: str
+) -> tuple[Artifact, Deployment]:
+    """Return the bundle that was decided on last, and its record, whether it meets the SLO or not.
+
+    Raises
+    ------
+    OptikitError
+        If nothing was decided yet, or the bundle is gone.
+    """
     known = recorded(instance, Node(graph.DEPLOYABLE_CONFIG, Key(model_key, slo=slo)))
     artifact = artifact_of(store, known)
     if artifact is None:
@@ -28,10 +47,4 @@ def newest_recorded(
             f"there is no bundle of {model_key} under SLO {slo}; make one with "
             f"`optikit optimize --model {model_key} --slo {slo}`"
         )
-    deployment = DEPLOYMENT_FILE.read(artifact)
-    if deployment.status != "feasible":
-        raise OptikitError(
-            f"no configuration of {model_key} meets SLO {slo}, so there is nothing to deploy: "
-            f"{deployment.closest}"
-        )
-    return artifact, deployment
+    return artifact, DEPLOYMENT_FILE.read(artifact)

@@ -129,4 +129,4 @@ def _is_guard(process: psutil.Process) -> bool:
 
 def _kill_orphans() -> None:
     for orphan in kill_orphans():
-        log.warning("%s", orphan)
+        log.warning("killed %s", orphan)

@@ -35,7 +35,7 @@ PROMISED = {
     "repeatability": {"--model", "--recipe", "--suite", "--times", "--deterministic", "--json"},
     "sql": {"--format"},
     "status": {"--model"},
-    "doctor": {"--verify"},
+    "doctor": {"--verify", "--repair"},
     "models add": {"--name", "--version"},
     "models list": {"--json"},
 }

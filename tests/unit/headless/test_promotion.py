@@ -1,6 +1,7 @@
 """Promotion on real bundles, stored answers and a real ledger; only who made them is left out."""
 
 import json
+import shutil
 from contextlib import contextmanager
 
 import pytest
@@ -9,6 +10,7 @@ from optikit_assets.artifacts import open_store
 from optikit_assets.cli.promotion import run_promote, run_rollback
 from optikit_assets.errors import OptikitError, StorageError
 from optikit_assets.headless import channels, promotion
+from optikit_assets.headless.links import broken_links
 from optikit_assets.headless.needed import Needed
 from optikit_assets.headless.promotion import deployed_now
 from optikit_assets.history import History
@@ -114,6 +116,25 @@ def promote(force=None):
 def current():
     link = settings().home / "channels" / "production" / "qwen" / "chat"
     return json.loads((link / "deployment.json").read_text())["checkpoint_digest"]
+
+
+def test_a_link_whose_copy_is_gone_is_broken_and_follows_the_ledger_again(bench):
+    bench.make("first", lost=0)
+    promote()
+    link = settings().home / "channels" / "production" / "qwen" / "chat"
+    assert list(broken_links()) == []
+    shutil.rmtree(link.resolve())
+    (broken,) = broken_links()
+    assert str(link) in broken.found
+    assert broken.mend().endswith("as the ledger says")
+    assert current()
+    assert list(broken_links()) == []
+    # Neither here nor in the store.
+    bench.store.remove(link.resolve().name)
+    shutil.rmtree(link.resolve())
+    with pytest.raises(StorageError, match="optikit rollback"):
+        next(broken_links()).mend()
+    assert link.is_symlink()
 
 
 @pytest.mark.slow

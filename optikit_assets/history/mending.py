@@ -1,0 +1,60 @@
+"""One of the two databases cannot be read: the other one takes its place, and no row is lost.
+
+What a disk loses behind one's back nothing else here notices: every drain would fail at a private
+database like that, and a published one would take its place with the next.
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from optikit_assets.errors import HistoryError
+from optikit_assets.history.publishing import copy_back, make_ready, set_aside
+from optikit_assets.history.reader import damage_of
+
+
+def mend(database: Path, published: Path) -> str:
+    """Put the database that can be read in the place of one that cannot; say what was done.
+
+    To be called in the turn in which one may publish; the next drain publishes anew.
+
+    Parameters
+    ----------
+    database, published
+        The private and the published one.
+
+    Raises
+    ------
+    HistoryError
+        If neither can be read, or another program holds one; nothing is changed then.
+    """
+    kept = published.with_name(f"damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.duckdb")
+    shown = damage_of(published) if published.exists() else None
+    if shown is not None:
+        # Out of the way, before it is copied into the place of the private one.
+        set_aside(published, database, kept)
+    make_ready(database, published)
+    hidden = damage_of(database) if database.exists() else "it is gone"
+    if hidden is None:
+        return "" if shown is None else _told(published, shown, database, kept)
+    if shown is not None:
+        kept.rename(published)
+    if shown is not None or (database.exists() and not published.exists()):
+        raise HistoryError(
+            f"neither database of {published.parent} can be read ({published.name}: "
+            f"{shown or 'it is gone'}; {database.name} in {database.parent.name}: {hidden}); put a "
+            "backup in their place with `optikit history restore FOLDER`, or move both files away "
+            "to begin a new history: artifacts and deployments stay"
+        )
+    if not published.exists():
+        # There is no history yet.
+        return ""
+    if database.exists():
+        set_aside(database, database, kept)
+    copy_back(published, database)
+    return _told(database, hidden, published, kept)
+
+
+def _told(bad: Path, reason: str, whole: Path, kept: Path) -> str:
+    here = bad.parent.name
+    left = f"; what was there is {kept}" if kept.exists() else ""
+    return f"{here}/{bad.name} ({reason}) was made of {whole.parent.name}/{whole.name}{left}"
