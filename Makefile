@@ -92,7 +92,7 @@ test: setup-ray setup-clients check ## All checks, then the whole test suite
 	$(call RUN_TESTS,not e2e)
 
 .PHONY: test-fast
-test-fast: setup ## In two minutes on two cores: ruff, and the tests that take no second of a processor and start no engine
+test-fast: setup ## In a minute on two cores: ruff, and the tests that take hardly a third of a second of a processor
 	@"$(CONTROL_BIN)/ruff" check .
 	@"$(CONTROL_BIN)/ruff" format --check .
 	@"$(CONTROL_BIN)/python" -m pytest -n $(FAST_PROCESSES) --dist loadfile \

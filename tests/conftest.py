@@ -1,6 +1,7 @@
+import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,6 +13,12 @@ from optikit_assets.history import History
 from optikit_assets.settings import settings
 from tests.cluster import connected, three_nodes
 from tests.quick_storage import opened_quickly
+
+# What `slow` leaves to a test, in seconds of a processor; twice that is no accident of the machine.
+_QUICK_S = 0.3
+_NOT_FAST = {"slow", "serial", "alone", "integration", "e2e"}
+_PROCESSOR_S = "processor_s"
+_BEGUN_S = pytest.StashKey[float]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,6 +41,40 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for file in {item.path for item in items if item.get_closest_marker(mark)}:
             if f"pytest.mark.{mark}" not in file.read_text(encoding="utf-8"):
                 raise pytest.UsageError(f"{file}: say pytest.mark.{mark} where the tests are")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
+    item.stash[_BEGUN_S] = _processor_s()
+    yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.when == "teardown":
+        report.user_properties.append((_PROCESSOR_S, _processor_s() - item.stash[_BEGUN_S]))
+    return report
+
+
+def _processor_s() -> float:
+    """Return the processor time of this process and of those children that it waited for."""
+    return sum(os.times()[:4])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name what `make test-fast` ran and should not; no test fails for the time that it took."""
+    took = {
+        report.nodeid: dict(report.user_properties)[_PROCESSOR_S]
+        for report in terminalreporter.getreports("")
+        if report.when == "teardown" and _NOT_FAST.isdisjoint(report.keywords)
+    }
+    most = sorted((node for node in took if took[node] > 2 * _QUICK_S), key=took.__getitem__)
+    for node in most[-10:]:
+        line = f"{took[node]:.1f} s of a processor without the mark slow: {node}"
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture

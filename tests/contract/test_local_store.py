@@ -111,6 +111,7 @@ with LocalStore(Path(sys.argv[1])).create(sys.argv[2], "checkpoint") as draft:
 """
 
 
+@pytest.mark.slow
 def test_sweep_removes_drafts_of_killed_makers_and_keeps_those_of_living_ones(store):
     with (
         store.create(OTHER, "checkpoint"),
@@ -226,6 +227,7 @@ def test_unrelated_permission_error_passes_through(store):
         raise PermissionError(errno.EACCES, "denied", "/elsewhere")
 
 
+@pytest.mark.slow
 def test_the_store_imports_what_every_stage_environment_has(tmp_path):
     code = (
         "import sys, json; import optikit_assets.artifacts; "

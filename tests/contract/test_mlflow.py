@@ -120,6 +120,7 @@ def test_once_more_adds_nothing_and_an_alias_goes_back(
     assert tracker.current("current") == 64 * "a"
 
 
+@pytest.mark.slow
 def test_killed_anywhere_there_is_one_run_and_one_version_after_the_next_time(
     tracker: MlflowTracker, url: str, model: str, tmp_path: Path
 ) -> None:

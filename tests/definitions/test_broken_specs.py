@@ -46,6 +46,7 @@ def decided(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
     return world
 
 
+@pytest.mark.slow
 def test_a_broken_slo_takes_out_its_partitions_alone(decided: World) -> None:
     decided.write("slos/chat.yaml", CHAT.replace("output_tokens: 10", "output_tokens: ten"))
     plan = judged(decided)
@@ -65,6 +66,7 @@ def test_a_broken_search_space_takes_out_the_slos_that_name_it(decided: World) -
     assert "recipes/slos/batch.yaml: search_space: 'coarse' cannot be used: recipes/sea" in reason
 
 
+@pytest.mark.slow
 def test_what_was_decided_with_a_broken_recipe_is_not_decided_again_without_it(
     decided: World,
 ) -> None:
@@ -85,6 +87,7 @@ def test_what_was_decided_with_a_broken_recipe_is_not_decided_again_without_it(
         resolve_submission(job.model_copy(update={"recipes": ("int_w8a8",)}), decided.catalog())
 
 
+@pytest.mark.slow
 def test_corrected_as_it_was_everything_is_fresh_again(decided: World) -> None:
     good = decided.recipe_text("int_w8a8")
     decided.write("quantization/int_w8a8.yaml", "name: other\n")
@@ -102,6 +105,7 @@ def test_a_broken_model_spec_has_no_default_in_its_place(decided: World) -> None
     assert all(item.unknown for item in judged(decided).values())
 
 
+@pytest.mark.slow
 def test_a_run_of_a_broken_partition_says_what_is_wrong_where(real: World) -> None:
     real.edit("quantization/int_w8a8.yaml", "samples: 256", "samples: -1")
     expected = r"recipes/quantization/int_w8a8\.yaml: calibration\.samples: .*greater than or eq"
@@ -109,6 +113,7 @@ def test_a_run_of_a_broken_partition_says_what_is_wrong_where(real: World) -> No
         materialize_node(Node.of(graph.QUANTIZED_MODEL, f"{MODEL}|int_w8a8"))
 
 
+@pytest.mark.slow
 def test_status_works_and_names_the_broken_file(
     real: World, capsys: pytest.CaptureFixture[str]
 ) -> None:

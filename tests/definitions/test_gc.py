@@ -93,6 +93,7 @@ def quantize(made: Store, name: str = "") -> tuple[str, str]:
     return key, checkpoint
 
 
+@pytest.mark.slow
 def test_the_newest_result_stays_with_what_it_names_and_what_it_replaced_goes(made: Store) -> None:
     old, old_checkpoint = quantize(made)
     stray = made.keep("stray", "benchmark")
@@ -107,6 +108,7 @@ def test_the_newest_result_stays_with_what_it_names_and_what_it_replaced_goes(ma
     assert made.store.all_keys() == sorted([new, new_checkpoint])
 
 
+@pytest.mark.slow
 def test_what_was_replaced_says_of_which_partition_it_was(made: Store) -> None:
     key, checkpoint = quantize(made)
     replace(made)
@@ -115,6 +117,7 @@ def test_what_was_replaced_says_of_which_partition_it_was(made: Store) -> None:
     assert said[checkpoint] == f"of what is not needed: {said[key]}"
 
 
+@pytest.mark.slow
 def test_whatever_this_machine_would_make_of_it_now_the_newest_result_stays(
     made: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +141,7 @@ def test_whatever_this_machine_would_make_of_it_now_the_newest_result_stays(
     assert made.gone() == set()
 
 
+@pytest.mark.slow
 def test_a_failure_replaces_nothing(made: Store) -> None:
     quantize(made)
     made.world.edit("quantization/int_w8a8.yaml", "samples: 256", "samples: 128")
@@ -153,6 +157,7 @@ def replace(made: Store) -> None:
     quantize(made)
 
 
+@pytest.mark.slow
 def test_what_was_used_a_while_ago_stays(made: Store) -> None:
     young = made.keep("young", "benchmark", days=6)
     old = made.keep("old", "benchmark", days=8)
@@ -160,6 +165,7 @@ def test_what_was_used_a_while_ago_stays(made: Store) -> None:
     assert made.store.find(young) is not None
 
 
+@pytest.mark.slow
 def test_what_is_found_again_after_it_was_judged_stays_with_all_that_it_names(made: Store) -> None:
     key, checkpoint = quantize(made)
     replace(made)
@@ -191,6 +197,7 @@ def keep_deployment(made: Store, name: str) -> dict[str, str]:
     return {**keys, "bundle": key}
 
 
+@pytest.mark.slow
 def test_every_deployment_stays_with_what_serves_it_and_what_lost_goes(made: Store) -> None:
     first, second = keep_deployment(made, "first"), keep_deployment(made, "second")
     assert made.gone() == {first["loser"], second["loser"]}
@@ -199,6 +206,7 @@ def test_every_deployment_stays_with_what_serves_it_and_what_lost_goes(made: Sto
             assert made.store.find(keys[what]) is not None, what
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["cut off", "of a newer format", "put aside", "without manifest"])
 def test_what_a_damaged_deployment_named_stays(made: Store, how: str) -> None:
     keys = keep_deployment(made, "first")
@@ -218,6 +226,7 @@ def test_what_a_damaged_deployment_named_stays(made: Store, how: str) -> None:
     assert made.gone() == set()
 
 
+@pytest.mark.slow
 def test_the_newest_result_stays_without_what_it_refers_to(made: Store) -> None:
     key, checkpoint = quantize(made)
     answers = made.keep("answers", "evaluation")
@@ -237,6 +246,7 @@ def test_decisions_about_channels_stay(made: Store) -> None:
     assert made.store.find(claim) is not None
 
 
+@pytest.mark.slow
 def test_an_unfinished_study_keeps_its_results_and_goes_with_its_own_artifact(made: Store) -> None:
     baseline = Key(MODEL, "baseline")
     *_, key = made.materialize(
@@ -275,6 +285,7 @@ def _nothing() -> None:
     pass
 
 
+@pytest.mark.slow
 def test_nothing_goes_that_was_used_since_a_running_run_began(made: Store) -> None:
     before = made.keep("before it", "benchmark", days=12)
     since = made.keep("since it", "benchmark", days=9)
@@ -290,6 +301,7 @@ def test_nothing_goes_that_was_used_since_a_running_run_began(made: Store) -> No
     assert {item.key for item in find_garbage(7 * DAY).items} == {before, since}
 
 
+@pytest.mark.slow
 def test_a_dry_run_shows_what_would_go_and_removes_nothing(
     made: Store, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -403,6 +415,7 @@ def test_a_store_that_others_use_keeps_all_that_any_of_them_recorded(
     assert shared.all_keys() == sorted([first, second])
 
 
+@pytest.mark.slow
 def test_what_others_may_have_measured_for_a_study_rests_for_a_month(
     shared: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -415,6 +428,7 @@ def test_what_others_may_have_measured_for_a_study_rests_for_a_month(
     assert len(find_garbage(7 * DAY, now_s=now + 30 * DAY).items) == 2
 
 
+@pytest.mark.slow
 def test_rows_that_could_not_be_loaded_keep_everything_until_somebody_looked(
     shared: ArtifactStore,
 ) -> None:
@@ -432,6 +446,7 @@ def test_rows_that_could_not_be_loaded_keep_everything_until_somebody_looked(
     assert gone_from(shared) == set()
 
 
+@pytest.mark.slow
 def test_a_deployment_that_is_damaged_in_a_bucket_keeps_what_it_may_have_named(
     made: Store, shared: ArtifactStore
 ) -> None:
@@ -449,6 +464,7 @@ def test_a_deployment_that_is_damaged_in_a_bucket_keeps_what_it_may_have_named(
     assert model in shared.all_keys()
 
 
+@pytest.mark.slow
 def test_homes_of_one_instance_keep_the_newest_of_each(
     made: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ def mended_once(what: str) -> list[Leftover]:
     return done
 
 
+@pytest.mark.slow
 def test_a_home_as_it_should_be_has_nothing_left(home: Path) -> None:
     assert [item for item in look_for_leftovers(mend=True) if item.what != "process"] == []
 
@@ -197,6 +198,7 @@ def statuses(history: History) -> list[str]:
     return list(history.query("SELECT status FROM sweeps")["status"])
 
 
+@pytest.mark.slow
 def test_rows_that_wait_are_loaded_and_bad_ones_are_left_to_people(history: History) -> None:
     bad = history.root / "spool" / f"{1:020d}-1-ab.v1.sweeps.jsonl"
     bad.write_text('{"nonsense": 1}\n')
@@ -208,6 +210,7 @@ def test_rows_that_wait_are_loaded_and_bad_ones_are_left_to_people(history: Hist
     assert left("history", mend=True) == [rejected]
 
 
+@pytest.mark.slow
 def test_a_history_that_cannot_be_read_is_told_and_mended(history: History) -> None:
     history.drain()
     history.published_path.chmod(0o644)
@@ -309,6 +312,7 @@ def test_an_environment_whose_installation_was_broken_off_is_installed_unless_it
     assert left("environment") == []
 
 
+@pytest.mark.slow
 def test_two_at_once_mend_all_and_say_of_nothing_that_it_remains(
     decided: tuple[Path, str], history: History
 ) -> None:
@@ -335,6 +339,7 @@ def test_two_at_once_mend_all_and_say_of_nothing_that_it_remains(
     assert [item for item in look_for_leftovers(mend=True) if item.what != "process"] == []
 
 
+@pytest.mark.slow
 def test_the_exit_code_says_whether_anything_remains(
     home: Path,
     history: History,

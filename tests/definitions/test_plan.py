@@ -342,6 +342,7 @@ def test_a_recipe_that_the_machine_cannot_serve_is_made_where_it_can_be(world: W
 # --- a decision and what it chose from ----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_stale_verdict_takes_no_part_and_is_named(own: World):
     decision = Node.of("deployable_config", f"{MODEL}|chat")
     own.edit("evaluations/quick.yaml", "limit: 20", "limit: 40")
@@ -435,6 +436,7 @@ def test_a_second_model_version_is_missing_while_the_first_stays_fresh(fresh: Wo
     assert {item.state for item in fresh.plan("tiny@2")} == {"missing"}
 
 
+@pytest.mark.slow
 def test_a_failed_stage_is_tried_again_and_its_success_reaches_all_below(own: World):
     quantized = Node.of("quantized_model", f"{MODEL}|int_w8a8")
     below = {f"eval_scores[{MODEL}|int_w8a8]", *measured("int_w8a8"), *deployable()}

@@ -93,6 +93,7 @@ def test_an_upgrade_on_one_pool_makes_stale_what_was_measured_there(pools: World
     } | {DEPLOYABLE: "stale"}
 
 
+@pytest.mark.slow
 def test_a_pool_that_comes_later_makes_nothing_of_the_first_stale(pools: World):
     pools.materialize(submit(pools, "h100"))
     assert not_fresh(pools, "h100") == {}

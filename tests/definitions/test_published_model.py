@@ -69,6 +69,7 @@ def why(result: dg.ExecuteInProcessResult) -> str:
     return cause.message
 
 
+@pytest.mark.slow
 def test_every_target_gets_the_release_once_and_the_asset_links_to_them(
     decided: Path, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
@@ -93,6 +94,7 @@ def test_every_target_gets_the_release_once_and_the_asset_links_to_them(
     assert sorted(rows["target"]) == ["far", "far", "near", "near"]
 
 
+@pytest.mark.slow
 def test_a_target_that_fails_keeps_no_other_from_its_release(
     decided: Path, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:

@@ -83,6 +83,7 @@ def test_with_nothing_changed_nothing_is_requested(queue: Queue) -> None:
     assert queue.tick() == Due([], [])
 
 
+@pytest.mark.slow
 def test_an_edited_recipe_is_requested_in_order_and_the_decision_once_at_the_end(
     queue: Queue,
 ) -> None:
@@ -110,6 +111,7 @@ def broken(world: World) -> None:
     world.edit(*TYPO)
 
 
+@pytest.mark.slow
 def test_a_recipe_that_was_broken_when_all_were_asked_for_is_requested_once_it_is_corrected(
     broken: None, queue: Queue
 ) -> None:
@@ -126,6 +128,7 @@ def test_a_recipe_that_was_broken_when_all_were_asked_for_is_requested_once_it_i
     assert queue.requested() == set()
 
 
+@pytest.mark.slow
 def test_an_edited_slo_is_requested_for_itself_alone(queue: Queue) -> None:
     queue.world.edit("slos/chat.yaml", "max_ms: 100", "max_ms: 120")
     assert queue.requested() == measured("benchmark_sweep", "chat", *EVERY)
@@ -167,6 +170,7 @@ def _job(name: str = "made") -> dg.JobDefinition:
     return made
 
 
+@pytest.mark.slow
 def test_a_failed_request_is_made_again_after_a_while_so_often_and_then_told(queue: Queue) -> None:
     queue.world.edit("quantization/int_w8a8.yaml", "samples: 256", "samples: 128")
     keys = set()
@@ -186,6 +190,7 @@ def test_a_failed_request_is_made_again_after_a_while_so_often_and_then_told(que
     assert request.run_key not in keys
 
 
+@pytest.mark.slow
 def test_the_second_failure_is_waited_after_twice_as_long(queue: Queue) -> None:
     queue.world.edit("quantization/int_w8a8.yaml", "samples: 256", "samples: 128")
     waits = []
@@ -234,6 +239,7 @@ def test_a_request_names_the_job_of_its_stage(queue: Queue) -> None:
     assert jobs == {f"materialize_{graph.BENCHMARK_SWEEP}"}
 
 
+@pytest.mark.slow
 def test_what_is_put_back_again_and_again_is_requested_each_time(queue: Queue) -> None:
     keys: set[str | None] = set()
     for old, new in [("256", "128"), ("128", "256")] * (RETRIES + 2):
@@ -244,6 +250,7 @@ def test_what_is_put_back_again_and_again_is_requested_each_time(queue: Queue) -
     assert len(keys) == 2 * (RETRIES + 2)
 
 
+@pytest.mark.slow
 def test_what_a_click_made_of_something_else_is_no_failure_of_a_request(queue: Queue) -> None:
     asked: list[str | None] = []
     for _ in range(RETRIES + 2):
@@ -271,6 +278,7 @@ def test_a_canceled_request_is_not_made_again(queue: Queue) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_recipe_that_fails_for_good_is_given_up_and_decided_without(queue: Queue) -> None:
     queue.world.edit("quantization/int_w8a8.yaml", "samples: 256", "samples: 128")
     queue.world.edit("quantization/fp8_dynamic.yaml", "FP8_DYNAMIC}]", "FP8_DYNAMIC}]\nignore: [a]")

@@ -86,6 +86,7 @@ def test_a_run_of_an_earlier_release_and_one_from_elsewhere_are_left_alone(with_
         assert cancel_orphaned_runs(instance) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_by_itself_leaves_no_lock(real: World):
     assert materialize_node(Node.of("base_model", MODEL)) == "ok"
     with open_instance() as instance:

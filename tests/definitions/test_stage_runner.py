@@ -17,6 +17,7 @@ from tests.unit.execution.test_local_executor import ledger, trials
 from tests.unit.execution.worker import Done, Work
 
 
+@pytest.mark.slow
 def test_a_worker_is_known_by_its_asset_and_heard_by_the_stage_and_a_listener(
     tmp_path: Path,
 ) -> None:

@@ -126,6 +126,7 @@ def test_every_model_is_shown_even_one_that_never_ran(world: World):
 STUDIES = [f"tuned_config[{MODEL}|{recipe}@chat]" for recipe in TWO]
 
 
+@pytest.mark.slow
 def test_a_decision_without_tuning_is_fresh_until_tuning_is_asked_for(world: World):
     untuned = get_flow("quantize_and_benchmark").nodes(MODEL, ["chat"], TWO)
     ran(world, untuned)
@@ -211,6 +212,7 @@ def test_a_model_that_never_ran_is_not_fetched_to_tell_so(
     assert set(fetched) == {MODEL}
 
 
+@pytest.mark.slow
 def test_a_damaged_folder_takes_out_its_model_alone(world: World):
     write_model(world.root / "weights" / "2")
     ran(world, PIPELINE.nodes(MODEL, ["chat"], TWO))

@@ -92,6 +92,7 @@ EVERYTHING = tuple(asset for asset in graph.STAGES if asset != graph.DEPLOYABLE_
 MEASURED = (graph.BENCHMARK_SWEEP, graph.TUNED_CONFIG)
 
 
+@pytest.mark.slow
 def test_of_a_model_that_nobody_asked_anything_for_everything_is_run_once(clicks: Clicks) -> None:
     assert clicks.click() == clicks.looked_at == of(*EVERYTHING)
     assert clicks.click() == []
@@ -108,12 +109,14 @@ def test_every_run_is_linked_to_the_run_of_the_decision(clicks: Clicks) -> None:
     assert tags == {"dagster/parent_run_id": "clicked", "dagster/root_run_id": "clicked"}
 
 
+@pytest.mark.slow
 def test_inputs_are_noted_again_once_they_were_made(clicks: Clicks) -> None:
     clicks.click()
     clicks.click()
     assert clicks.noted == 1
 
 
+@pytest.mark.slow
 def test_an_edited_slo_has_its_sweeps_and_studies_run_and_no_others(clicks: Clicks) -> None:
     clicks.click()
     clicks.click(CHAT._replace(key=graph.Key(MODEL, slo="batch")))
@@ -122,6 +125,7 @@ def test_an_edited_slo_has_its_sweeps_and_studies_run_and_no_others(clicks: Clic
     assert clicks.click() == of(*MEASURED)
 
 
+@pytest.mark.slow
 def test_an_edited_recipe_has_what_follows_from_it_run_and_no_more(clicks: Clicks) -> None:
     clicks.click()
     clicks.world.edit("quantization/int_w8a8.yaml", "samples: 256", "samples: 128")
@@ -141,6 +145,7 @@ def test_what_was_asked_for_before_is_what_is_run(clicks: Clicks) -> None:
     assert clicks.click() == of(*EVERYTHING, recipes=("baseline", "int_w8a8"))
 
 
+@pytest.mark.slow
 def test_a_deleted_artifact_is_made_again(clicks: Clicks) -> None:
     clicks.click()
     node = Node.of(graph.TUNED_CONFIG, f"{MODEL}|int_w8a8@chat")
@@ -150,6 +155,7 @@ def test_a_deleted_artifact_is_made_again(clicks: Clicks) -> None:
     assert clicks.click() == [str(node)]
 
 
+@pytest.mark.slow
 def test_an_input_that_changes_while_others_are_made_is_followed(clicks: Clicks) -> None:
     def edit() -> None:
         clicks.meanwhile = lambda: None
@@ -159,6 +165,7 @@ def test_an_input_that_changes_while_others_are_made_is_followed(clicks: Clicks)
     assert clicks.click() == sorted(of(*EVERYTHING) + of(*MEASURED))
 
 
+@pytest.mark.slow
 def test_inputs_that_change_without_end_are_told_and_nothing_is_decided(clicks: Clicks) -> None:
     limits = iter(range(101, 200))
 
@@ -171,6 +178,7 @@ def test_inputs_that_change_without_end_are_told_and_nothing_is_decided(clicks: 
         clicks.click()
 
 
+@pytest.mark.slow
 def test_a_failure_is_tried_again_once_and_then_decided_without(clicks: Clicks) -> None:
     clicks.status = graph.FAILED
     assert clicks.click() == of(*EVERYTHING)
@@ -178,6 +186,7 @@ def test_a_failure_is_tried_again_once_and_then_decided_without(clicks: Clicks) 
     assert clicks.click() == failed
 
 
+@pytest.mark.slow
 def test_a_broken_slo_is_told_and_its_older_version_is_not_used(clicks: Clicks) -> None:
     clicks.click()
     clicks.world.edit("slos/chat.yaml", "max_ms: 100", "max_ms: fast")
@@ -201,6 +210,7 @@ TYPO = ("quantization/int_w8a8.yaml", "trials: 2", "trials: two")
 SAID = r"recipes/quantization/int_w8a8\.yaml: trials: "
 
 
+@pytest.mark.slow
 def test_what_was_decided_among_is_not_decided_again_without_one_of_it(clicks: Clicks) -> None:
     clicks.click()
     clicks.world.edit(*TYPO)
@@ -224,6 +234,7 @@ def test_what_was_asked_for_by_name_is_not_left_out_before_the_first_decision(
     assert clicks.ran == []
 
 
+@pytest.mark.slow
 def test_a_recipe_that_was_broken_comes_back_into_the_decision_once_it_is_corrected(
     clicks: Clicks, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -241,6 +252,7 @@ def test_a_recipe_that_was_broken_comes_back_into_the_decision_once_it_is_correc
     assert clicks.click() == []
 
 
+@pytest.mark.slow
 def test_a_recipe_that_is_corrected_before_anything_was_decided_is_run_with_the_others(
     clicks: Clicks,
 ) -> None:

@@ -144,6 +144,7 @@ def test_the_shipped_files_are_what_the_generators_produce():
         assert (ROOT / name).read_text(encoding="utf-8") == content, f"{name}: run with --write"
 
 
+@pytest.mark.slow
 def test_write_makes_the_files_and_the_check_then_passes(tmp_path, capsys):
     assert tasks.main(["--root", str(tmp_path)]) == 1
     assert tasks.main(["--root", str(tmp_path), "--write"]) == 0

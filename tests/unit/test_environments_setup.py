@@ -162,6 +162,7 @@ def test_failed_update_leaves_the_environment_unready(
     assert run("compress") == ["compress"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("log", "advice"),
     [

@@ -150,6 +150,7 @@ def test_a_version_added_without_a_hub_is_resolved_later_and_used_without_one(
     assert machine.ask(nowhere, "fetch name@main", f"add {SOURCE}") == [digest, first]
 
 
+@pytest.mark.slow
 def test_a_commit_is_taken_as_it_is_and_a_revision_that_does_not_exist_is_refused(
     tmp_path, hub, machine
 ):

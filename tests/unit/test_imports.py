@@ -17,6 +17,7 @@ def imported(file: Path) -> set[str]:
     return {name for name in names if name and name.split(".")[0] in OURS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", OURS)
 def test_every_module_of_ours_that_is_imported_is_there(folder: str) -> None:
     files = sorted((REPOSITORY / folder).rglob("*.py"))

@@ -4,6 +4,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(
     file for part in ("optikit_assets", "resources") for file in (ROOT / part).rglob("*.py")
@@ -21,6 +23,7 @@ def bodies(tree: ast.Module) -> Iterator[tuple[str, int]]:
             yield node.name, last - code[0].lineno + 1 if code else 0
 
 
+@pytest.mark.slow
 def test_modules_and_functions_stay_short() -> None:
     long: dict[str, int] = {}
     for file in MODULES:

@@ -117,6 +117,7 @@ def test_without_an_endpoint_nothing_is_imported_and_nothing_is_said(tmp_path: P
     assert (ended.stdout, ended.stderr) == ("[]\n", "")
 
 
+@pytest.mark.slow
 def test_a_run_with_its_processes_is_one_trace(tmp_path: Path) -> None:
     with receiving() as receiver:
         ended = driven(tmp_path, steps=2, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint)
@@ -133,6 +134,7 @@ def test_a_run_with_its_processes_is_one_trace(tmp_path: Path) -> None:
     assert optimize.begun_ns < steps[0].begun_ns < steps[0].ended_ns < steps[1].begun_ns
 
 
+@pytest.mark.slow
 def test_a_run_belongs_to_the_trace_of_whoever_starts_it(tmp_path: Path) -> None:
     outer = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
     with receiving() as receiver:
@@ -142,6 +144,7 @@ def test_a_run_belongs_to_the_trace_of_whoever_starts_it(tmp_path: Path) -> None
     assert {told.trace for told in receiver.spans} == {bytes.fromhex("ab" * 16)}
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_its_own_spans_alone(tmp_path: Path) -> None:
     with receiving() as receiver:
         driven(tmp_path, steps=2, killed=0, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint)

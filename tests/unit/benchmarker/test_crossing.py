@@ -1,6 +1,7 @@
 """The crossing of a share of late requests, from shares of which the curve is known."""
 
 import numpy as np
+import pytest
 from scipy import special
 
 from optikit_assets.benchmarker.crossing import Forecast, LateShare, locate
@@ -50,6 +51,7 @@ def test_nothing_is_known_without_probes_on_both_sides():
     assert locate([below, above]) is not None
 
 
+@pytest.mark.slow
 def test_posterior_covers_the_crossing_and_narrows_with_more_probes():
     rates = [8.0, 9.0, 10.0, 11.0, 12.0]
     assert covered([drawn(rates, seed) for seed in range(100)]) >= 0.9
@@ -60,6 +62,7 @@ def test_posterior_covers_the_crossing_and_narrows_with_more_probes():
     assert width[1] < 0.7 * width[0]
 
 
+@pytest.mark.slow
 def test_requests_late_whatever_the_load_do_not_bend_the_curve():
     # Far below the limit the floor alone is seen: without it the crossing would come out too low.
     rates = [3.0, 5.0, 7.0, 8.0, 9.0, 9.5, 10.5, 11.0]
@@ -67,6 +70,7 @@ def test_requests_late_whatever_the_load_do_not_bend_the_curve():
     assert covered(runs) >= 0.9
 
 
+@pytest.mark.slow
 def test_scatter_beyond_the_claimed_sizes_widens_the_posterior():
     rates = [9.0, 9.5, 10.0, 10.5, 11.0, 9.2, 9.8, 10.2]
     runs = [drawn(rates, seed, effective=40, inflation=10, claimed=80) for seed in range(100)]

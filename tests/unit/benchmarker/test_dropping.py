@@ -13,6 +13,7 @@ SLO = make_slo(("e2e_latency", 95, 2400), min_probe_seconds=10, max_probe_second
 LIMIT_RPS = 6.84
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_server_that_is_certain_to_be_slower_is_dropped_early(seed):
     worth = 1.3 * LIMIT_RPS
@@ -25,6 +26,7 @@ def test_a_server_that_is_certain_to_be_slower_is_dropped_early(seed):
     assert dropped.load_seconds < 0.6 * searched.load_seconds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_faster_server_is_not_dropped(seed):
     worth = LIMIT_RPS
@@ -35,6 +37,7 @@ def test_a_faster_server_is_not_dropped(seed):
     assert found.certified_rate_rps > worth
 
 
+@pytest.mark.slow
 def test_what_has_to_beat_a_rate_begins_there_without_a_closed_loop():
     worth = 1.3 * LIMIT_RPS
     dropped = virtual_benchmark(SHAPE, SLO, 1, initial_rate_rps=worth, worth_rps=worth)
@@ -52,6 +55,7 @@ def test_how_far_a_dropped_server_was_behind_is_told_from_one_probe(factor):
     assert dropped.estimate_rps == pytest.approx(LIMIT_RPS, rel=0.4)
 
 
+@pytest.mark.slow
 def test_without_objectives_what_is_far_too_slow_is_told_by_what_it_completed():
     slo = make_slo(min_probe_seconds=10, max_probe_seconds=60)
     capacity = SHAPE.capacity_rps()

@@ -48,6 +48,7 @@ def test_the_ladder_alone_says_where_the_limit_of_the_model_is():
     assert sd > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", [0.7, 0.95, 1.4])
 def test_probes_at_any_load_tell_how_slow_the_engine_is(load):
     """Far below the limit no request is late, far above all are: values tell what counts do not."""
@@ -57,16 +58,19 @@ def test_probes_at_any_load_tell_how_slow_the_engine_is(load):
     assert sd < 0.05
 
 
+@pytest.mark.slow
 def test_bursts_that_the_slo_asks_for_lower_the_limit():
     bursty = POISSON.model_copy(update={"arrivals": "gamma", "burstiness": 0.25})
     assert after(workload=bursty)[0] < 0.9 * after()[0]
 
 
+@pytest.mark.slow
 def test_luck_of_the_arrivals_is_no_luck_of_the_reading():
     rates = [after(probe(27.0, 1.0, seconds=25, seed=seed))[0] for seed in range(3)]
     assert np.std(np.log(rates)) < 0.01
 
 
+@pytest.mark.slow
 def test_probes_that_disagree_widen_what_they_say():
     agreeing = after(*(probe(26.0, 1.0, seed=seed) for seed in range(3)))
     apart = after(*(probe(26.0, pace, seed=i) for i, pace in enumerate((0.85, 1.0, 1.2))))
@@ -78,6 +82,7 @@ def test_of_an_engine_that_was_never_full_nothing_is_said():
     assert forecasters(replace(MODEL, slots=4096), slo) == (None,)
 
 
+@pytest.mark.slow
 def test_a_limit_far_below_a_light_load_is_found():
     """M/D/1 at 50 requests/s: 95 % within 1.2 times the service is met at a few per second."""
     one = replace(MODEL, slots=1, first=(0.005, 0.0, 0.0), token=(0.001, 0.0))
@@ -96,6 +101,7 @@ def test_a_long_warm_up_does_not_keep_a_probe_from_telling_anything():
     assert len(seen.arrived_s) - seen.warmup == 56
 
 
+@pytest.mark.slow
 def test_prompts_that_the_ladder_did_not_see_are_known_from_probes():
     """A tenth of the prompts are twenty times as long; the ladder met none of them."""
     prompts = np.where(np.arange(800) % 10 == 0, 2000.0, 100.0)
@@ -134,6 +140,7 @@ def test_a_replay_leaves_out_refused_requests_and_ends_where_an_end_is_not_known
     assert replay_of(records[:12], 1.0) is None
 
 
+@pytest.mark.slow
 def test_an_objective_that_failures_alone_break_is_not_read():
     found = replace(probe(20.0, 1.3), failed_share=0.06)
     assert after(found) == after()

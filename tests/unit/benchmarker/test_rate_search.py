@@ -241,6 +241,7 @@ def test_a_model_that_is_wrong_and_sure_certifies_nothing_that_does_not_hold(fac
     assert np.mean([r.high_rps is None or r.high_rps >= 10.0 for r in results]) >= 0.9
 
 
+@pytest.mark.slow
 def test_beside_a_model_no_rate_is_probed_that_would_not_end_the_search():
     """The model is unsure: what is nearly certain to hold lies a tenth below the limit."""
     results = [forecast_search(seed, 1.0, log_sd=0.08) for seed in range(10)]
@@ -325,6 +326,7 @@ def test_what_is_certified_was_probed_and_held():
         assert best_rate(result) < (result.lowest_fail_rps or math.inf)
 
 
+@pytest.mark.slow
 def test_a_search_cut_short_certifies_only_what_all_probes_vouch_for():
     rates = [best_rate(search_noisy(seed, max_probes=4)) for seed in range(40)]
     assert np.mean(np.array(rates) > 10.5) <= 0.05

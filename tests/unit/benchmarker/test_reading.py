@@ -37,6 +37,7 @@ def test_probes_of_several_servers_are_vouched_for_together():
     assert found.held_rps <= held.rate_rps < found.limit_rps * 1.02
 
 
+@pytest.mark.slow
 def test_without_objectives_the_bracket_is_read():
     case = BY_NAME["throughput"]
     found = read_probes(searched("throughput", 1, initial_rate_rps=30.0), case.slo)

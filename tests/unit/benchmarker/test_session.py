@@ -73,6 +73,7 @@ def test_a_confirmation_at_a_low_rate_can_pass():
     assert probe.requests >= 390
 
 
+@pytest.mark.slow
 def test_a_probe_beside_a_model_does_not_end_while_it_looks_good():
     shape = Shape(slots=8, prefill_s=0.03, token_s=0.015)
     slo = make_slo(("e2e_latency", 95, 6_000), max_probes=1)

@@ -66,6 +66,7 @@ def test_every_command_and_option_says_what_it_is_for(name: str):
     assert silent == []
 
 
+@pytest.mark.slow
 def test_help_does_not_wait_for_libraries_that_it_does_not_need():
     """A second of imports before every answer is what makes a command line feel slow."""
     heavy = ("dagster", "duckdb", "matplotlib", "optuna", "pandas", "scipy")
@@ -160,6 +161,7 @@ def test_status_of_an_empty_instance_lists_the_models(optikit: Optikit, with_ins
     assert "demo-llama" not in only.out
 
 
+@pytest.mark.slow
 def test_a_table_shows_text_in_square_brackets_as_it_is(optikit: Optikit, home: Path):
     history = History(home / "history")
     reason = "[bold]fast[/bold] [/red] [link=x]"
@@ -170,6 +172,7 @@ def test_a_table_shows_text_in_square_brackets_as_it_is(optikit: Optikit, home: 
     assert "[/i] why" in ended.out
 
 
+@pytest.mark.slow
 def test_a_table_shows_lists_and_what_is_missing(optikit: Optikit, home: Path):
     History(home / "history").drain()
     ended = optikit("sql", "SELECT [1, 2] AS a, [1.5, NULL] AS b, NULL::BOOLEAN AS c, 1 AS c")
@@ -182,6 +185,7 @@ def test_a_table_shows_lists_and_what_is_missing(optikit: Optikit, home: Path):
     ]
 
 
+@pytest.mark.slow
 def test_sql_answers_with_this_machines_rows_and_says_when_others_may_be_late(
     optikit: Optikit, home: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -196,6 +200,7 @@ def test_sql_answers_with_this_machines_rows_and_says_when_others_may_be_late(
     assert ended.err.splitlines() == ["warning: rows may be late: the log cannot be reached"]
 
 
+@pytest.mark.slow
 def test_a_damaged_copy_is_mended_before_the_answer(optikit: Optikit, home: Path):
     history = History(home / "history")
     history.append("sweeps", [{"model": "m", "content_key": "k", "status": "ok"}])

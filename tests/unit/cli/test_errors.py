@@ -270,6 +270,7 @@ def test_sql_without_a_history(optikit: Optikit, home: Path):
     assert "optikit optimize" in error
 
 
+@pytest.mark.slow
 def test_sql_that_is_wrong(optikit: Optikit, home: Path):
     from optikit_assets.history import History
 

@@ -15,6 +15,7 @@ def history(home: Path) -> History:
     return history
 
 
+@pytest.mark.slow
 def test_a_history_is_backed_up_restored_and_exported(
     optikit: Optikit, history: History, tmp_path: Path
 ):
@@ -30,6 +31,7 @@ def test_a_history_is_backed_up_restored_and_exported(
     assert list(history.query("SELECT content_key FROM sweeps")["content_key"]) == ["k"]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_done_is_one_line(optikit: Optikit, history: History, tmp_path: Path):
     assert "there already; name a new folder" in optikit("history", "backup", tmp_path).error
     assert "is no backup" in optikit("history", "restore", tmp_path).error

@@ -62,6 +62,7 @@ def test_an_unknown_place_is_one_line(optikit: Optikit, config: Path) -> None:
     assert "unknown hardware pool or card 'h300'" in ended.error
 
 
+@pytest.mark.slow
 def test_what_fits_without_meeting_the_slo_says_both(
     optikit: Optikit, config: Path, tmp_path: Path
 ) -> None:

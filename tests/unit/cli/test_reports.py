@@ -72,6 +72,7 @@ def test_a_page_elsewhere_cannot_read_them_by_a_name_of_its_own(client: httpx.Cl
     assert client.get(place, headers={"Host": "localhost:3070"}).status_code == 200
 
 
+@pytest.mark.slow
 def test_the_first_page_lists_deployments_and_shows_names_as_they_are(
     client: httpx.Client,
 ) -> None:

@@ -38,6 +38,7 @@ def job(tmp_path: Path, config: Mapping[str, object], *recipes: str) -> JobSpec:
     return JobSpec(name="j", model=str(file), slos=("quick",), recipes=recipes)
 
 
+@pytest.mark.slow
 def test_a_job_is_left_with_the_recipes_of_the_shortlist(catalog: Catalog, tmp_path: Path) -> None:
     asked = job(tmp_path, LLAMA_8B, "baseline", "fp8_dynamic", "int_w4a16", "nvfp4")
     chosen = narrowed(asked, catalog, 1)
@@ -74,6 +75,7 @@ def test_a_flow_that_makes_no_checkpoints_is_left_with_the_baseline(
     assert narrowed(asked, catalog, 3).job.recipes == ("baseline",)
 
 
+@pytest.mark.slow
 def test_pools_keep_their_order_and_slos_with_different_ones_are_refused(
     catalog: Catalog, tmp_path: Path
 ) -> None:
@@ -100,6 +102,7 @@ def test_a_job_without_a_chance_or_without_an_slo_is_one_line(
         narrowed(JobSpec(name="j", model="m"), catalog, 3)
 
 
+@pytest.mark.slow
 def test_predictions_are_kept_and_shown_beside_what_was_measured(
     catalog: Catalog, tmp_path: Path, home: Path
 ) -> None:

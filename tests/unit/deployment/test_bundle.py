@@ -202,6 +202,7 @@ def test_report_without_objectives_is_throughput_oriented(tmp_path):
     assert "throughput-oriented: the highest steady rate." in text
 
 
+@pytest.mark.slow
 def test_report_words_a_workload_of_distributions(tmp_path):
     workload = Workload.model_validate(
         {

@@ -3,11 +3,14 @@
 import signal
 from pathlib import Path
 
+import pytest
+
 from optikit_assets.execution.ray.guard import Guard, Order
 from tests.alive import is_alive
 from tests.unit.execution.devices import install_environment
 
 
+@pytest.mark.slow
 def test_what_lost_its_parents_and_its_mark_ends_with_the_worker(tmp_path: Path):
     install_environment(tmp_path, worker="tests.unit.execution.orphaning_worker")
     order = Order(

@@ -140,6 +140,7 @@ with executor.lease() as lease:
 """
 
 
+@pytest.mark.slow
 def test_of_a_holder_that_is_killed_it_is_known_until_when_it_lived(tmp_path: Path) -> None:
     history = History(tmp_path / "history")
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], cwd=REPOSITORY)

@@ -6,6 +6,8 @@ In a process of its own: Ray reads the variables of a cluster's token when it is
 import subprocess
 import sys
 
+import pytest
+
 from optikit_assets.settings import REPOSITORY
 
 CODE = """
@@ -59,6 +61,7 @@ for variables in ({}, {"A": "2"}, {"A": "1", "B": "1"}):
 """
 
 
+@pytest.mark.slow
 def test_a_pool_reads_what_is_said_of_it_and_refuses_a_node_with_other_variables() -> None:
     done = subprocess.run(
         [sys.executable, "-c", CODE],

@@ -49,6 +49,7 @@ def test_the_default_executor_needs_no_ray(home: Path) -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "1"), done.stderr
 
 
+@pytest.mark.slow
 def test_who_asks_for_it_without_the_extra_is_told_how_to_get_it(home: Path) -> None:
     done = run(
         WITHOUT_RAY,

@@ -28,12 +28,14 @@ def executor(tmp_path: Path) -> LocalExecutor:
     return executor_on(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_message_that_is_written_in_pieces_is_read_once_it_is_whole(executor):
     records: list[Record] = []
     run(executor, "tear", records.append)
     assert records == [finished(1), Progress(text="x" * 5000), finished(2)]
 
 
+@pytest.mark.slow
 def test_a_line_that_is_no_message_is_logged_and_costs_no_other(executor, caplog):
     records: list[Record] = []
     run(executor, "scribble", records.append)
@@ -43,6 +45,7 @@ def test_a_line_that_is_no_message_is_logged_and_costs_no_other(executor, caplog
     assert "no method 'unheard_of' is known" in second
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_in_a_message_leaves_the_ones_before_it(executor):
     records: list[Record] = []
     with pytest.raises(StageError, match=r"exit code -9.*ended in the middle of it"):
@@ -50,11 +53,13 @@ def test_a_worker_that_dies_in_a_message_leaves_the_ones_before_it(executor):
     assert trials(records) == [1]
 
 
+@pytest.mark.slow
 def test_a_worker_that_ends_well_without_a_result_leaves_the_answer_to_the_store(executor):
     with pytest.raises(ResultMissingError, match="the compress worker ended well, but no result"):
         run(executor, "keep_silent")
 
 
+@pytest.mark.slow
 def test_a_result_of_a_worker_that_ends_badly_does_not_count(executor):
     with pytest.raises(StageError, match="exit code 7") as caught:
         run(executor, "exit_badly")
@@ -75,17 +80,20 @@ def test_a_fault_of_the_machine_keeps_its_class(executor, tmp_path, kind):
     assert str(caught.value) == f"the compress worker failed: said the worker (log: {entry['log']})"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behaviour", ["wrap_full_disk", "quote_full_disk"])
 def test_a_full_disk_is_known_by_what_libraries_make_of_it(executor, behaviour):
     with pytest.raises(StorageError, match="No space left on device"):
         run(executor, behaviour)
 
 
+@pytest.mark.slow
 def test_a_disk_too_full_for_messages_is_known_by_the_exit_code(executor):
     with pytest.raises(StorageError, match=f"exit code {os.EX_IOERR}"):
         run(executor, "fill_disk")
 
 
+@pytest.mark.slow
 def test_a_worker_that_somebody_ends_says_nothing_of_its_trial(executor):
     with pytest.raises(WorkerKilledError):
         run(executor, "end_by_signal", flag="SIGTERM")

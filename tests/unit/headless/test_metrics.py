@@ -76,6 +76,7 @@ def fill_history() -> None:
     history.drain()
 
 
+@pytest.mark.slow
 def test_a_scrape_tells_what_history_instance_and_locks_say(on: None) -> None:
     fill_history()
     with open_instance() as instance:
@@ -187,6 +188,7 @@ def test_a_port_that_is_taken_is_told_in_a_line(on: None, monkeypatch: pytest.Mo
             pass
 
 
+@pytest.mark.slow
 def test_the_dashboard_asks_for_what_is_exported(on: None) -> None:
     fill_history()
     open_history(settings()).append(

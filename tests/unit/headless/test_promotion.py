@@ -118,6 +118,7 @@ def current():
     return json.loads((link / "deployment.json").read_text())["checkpoint_digest"]
 
 
+@pytest.mark.slow
 def test_a_link_whose_copy_is_gone_is_broken_and_follows_the_ledger_again(bench):
     bench.make("first", lost=0)
     promote()

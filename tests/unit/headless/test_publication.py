@@ -62,6 +62,7 @@ def objects(memory):
     }
 
 
+@pytest.mark.slow
 def test_weights_and_a_bundle_that_names_them_are_pushed_and_remembered(bucket, capsys, tmp_path):
     run_publish("tiny", "chat", "bucket")
     found = objects(bucket)
@@ -106,6 +107,7 @@ def test_a_target_that_does_not_exist_is_one_line(bucket):
         run_publish("tiny", "chat", "nowhere")
 
 
+@pytest.mark.slow
 def test_a_folder_gets_weights_and_an_alias_and_pods_take_theirs_from_the_claim(bucket, tmp_path):
     place = tmp_path / "share"
     (settings().recipes / "publish" / "share.yaml").write_text(
@@ -124,6 +126,7 @@ def test_a_folder_gets_weights_and_an_alias_and_pods_take_theirs_from_the_claim(
     assert published_uri(artifact.key).startswith(PLACE)
 
 
+@pytest.mark.slow
 def test_a_tracker_is_told_what_was_certified_and_where_it_lies(bucket, capsys, monkeypatch):
     target = f"name: tracked\nto: {PLACE}\nmlflow: '{{model}}-{{slo}}'\n"
     (settings().recipes / "publish" / "tracked.yaml").write_text(target)
@@ -154,6 +157,7 @@ def test_an_alias_that_mlflow_refuses_is_refused_where_it_stands(bucket, alias):
         run_publish("tiny", "chat", "bad")
 
 
+@pytest.mark.slow
 def test_an_engine_without_an_image_has_its_file_in_the_bundle_too(bucket, monkeypatch):
     artifact, deployment = publication.newest_bundle("tiny", "chat")
     other = deployment.model_copy(update={"engine": "transformers", "flags": {}})

@@ -24,6 +24,7 @@ def saved(history: History, tmp_path: Path) -> Path:
     return tmp_path / "saved"
 
 
+@pytest.mark.slow
 def test_a_backup_has_what_was_appended_before_it_and_comes_back(history, saved, tmp_path):
     assert sorted(path.name for path in saved.iterdir()) == ["backup.json", "history.duckdb"]
     _, kept = restore(history, saved)
@@ -48,6 +49,7 @@ def test_rows_that_wait_are_loaded_into_what_is_restored(history, saved):
     assert keys(history) == ["a", "b", "waits"]
 
 
+@pytest.mark.slow
 def test_results_are_appended_again_to_what_is_restored(history, saved):
     history.append_once("result", lambda: [("sweeps", [SWEEP | {"content_key": "once"}])])
     history.drain()
@@ -67,6 +69,7 @@ def test_a_backup_of_a_newer_schema_is_refused_in_one_line(history, saved):
     assert keys(history) == ["a", "b", "c"]
 
 
+@pytest.mark.slow
 def test_a_backup_of_an_older_schema_gets_what_is_new(new_history, tmp_path, monkeypatch):
     every = schema.migrations()
     with monkeypatch.context() as patch:
@@ -100,6 +103,7 @@ def _other_manifest(folder: Path) -> None:
     (folder / "backup.json").write_text("[]")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -120,6 +124,7 @@ def test_a_damaged_backup_changes_nothing(history, saved, damage, message):
     assert not list((history.root / "private").glob(".history*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["_start_anew", "replace"])
 def test_a_kill_before_the_end_leaves_the_history_as_it_was(history, saved, monkeypatch, step):
     def die(*_: object) -> None:
@@ -162,6 +167,7 @@ def test_a_broken_off_backup_leaves_nothing(history, tmp_path, monkeypatch):
         back_up(history, tmp_path / "saved")
 
 
+@pytest.mark.slow
 def test_a_drain_during_a_backup_does_not_change_it(history, tmp_path, monkeypatch):
     add(history, "a", "b")
     copy = backup._copy

@@ -33,6 +33,7 @@ def test_rows_arrive_with_defaults_and_spool_is_emptied(history):
     assert (probe["arm"], probe["trial"]) == ("", 0)
 
 
+@pytest.mark.slow
 def test_first_drain_publishes_an_empty_history(new_history):
     assert new_history.drain().published
     assert count(new_history) == 0
@@ -240,6 +241,7 @@ def test_drain_does_not_wait_longer_than_told(history):
 # --- migrations ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_database_of_an_older_version_is_migrated_with_its_rows(new_history, monkeypatch):
     every = schema.migrations()
     with monkeypatch.context() as patch:
@@ -269,6 +271,7 @@ def test_database_of_a_newer_version_is_refused_unchanged(history):
     assert history.waiting_files == 1
 
 
+@pytest.mark.slow
 def test_failing_migration_leaves_the_version_before_it(new_history, monkeypatch):
     every = schema.migrations()
     broken = schema.Migration(len(every) + 1, "broken", "CREATE TABLE a (x INTEGER); SELECT nope;")

@@ -98,6 +98,7 @@ def test_what_died_while_it_took_rows_takes_them_the_next_time(tmp_path: Path, l
     assert list((tmp_path / "two" / "spool").glob(".*")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", ["add", "names"])
 def test_while_the_log_cannot_be_reached_a_machine_has_its_own_rows_and_sends_them_later(
     tmp_path: Path, log: Log, fails: str
@@ -118,6 +119,7 @@ def test_while_the_log_cannot_be_reached_a_machine_has_its_own_rows_and_sends_th
     assert list((tmp_path / "one" / "private" / "unsent").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_rows_that_wait_to_be_sent_come_back_with_a_history_that_was_deleted(
     tmp_path: Path, log: Log
 ) -> None:
@@ -136,6 +138,7 @@ def test_rows_that_wait_to_be_sent_come_back_with_a_history_that_was_deleted(
         assert keys(history) == ["a"]
 
 
+@pytest.mark.slow
 def test_a_machine_that_was_away_for_long_is_heard(tmp_path: Path, log: Log) -> None:
     clock = [10**18]
     one = History(tmp_path / "one", clock_ns=lambda: clock[0], log=log)
@@ -162,6 +165,7 @@ def test_of_one_key_the_last_append_counts_on_every_machine(tmp_path: Path, log:
         assert list(history.query("SELECT status FROM sweeps")["status"]) == ["feasible"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", ["fetch", "second fetch", ""])
 def test_of_one_key_the_last_append_counts_whatever_broke_off(
     tmp_path: Path, log: Log, fails: str
@@ -181,6 +185,7 @@ def test_of_one_key_the_last_append_counts_whatever_broke_off(
     assert len(log) == 2
 
 
+@pytest.mark.slow
 def test_a_clock_that_runs_ahead_hides_nobodys_rows(tmp_path: Path, log: Log) -> None:
     day = 24 * 3600 * 10**9
     ahead = History(tmp_path / "ahead", clock_ns=lambda: time.time_ns() + day, log=log)
@@ -204,6 +209,7 @@ def test_what_is_listed_and_cannot_be_read_is_not_taken(tmp_path: Path, log: Log
     assert keys(two) == ["a"]
 
 
+@pytest.mark.slow
 def test_a_history_that_was_deleted_comes_back(tmp_path: Path, log: Log) -> None:
     one, two = machine(tmp_path / "one", log), machine(tmp_path / "two", log)
     one.append("sweeps", [SWEEP | {"content_key": "a"}])

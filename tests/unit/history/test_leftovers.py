@@ -57,6 +57,7 @@ def test_rows_that_were_appended_in_part_are_all_appended_again(history, monkeyp
     assert list(history.query(counted).iloc[0]) == [1, 1]
 
 
+@pytest.mark.slow
 def test_a_key_is_forgotten_with_the_database_that_its_rows_were_in(history):
     history.drain()
     history.append_once("key", sweep_rows())
@@ -146,6 +147,7 @@ def _overwrite(copy: Path) -> None:
     os.utime(copy, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [Path.unlink, Path.touch, _replace, _truncate, _overwrite])
 def test_a_copy_that_was_touched_is_published_anew(history, change):
     history.append("sweeps", [SWEEP])

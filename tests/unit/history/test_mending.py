@@ -64,6 +64,7 @@ def full(history: History, rows: Rows) -> History:
     return history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [torn, scribbled, flipped])
 @pytest.mark.parametrize("which", ["private", "published"])
 def test_the_one_that_can_be_read_takes_the_place_of_the_other(
@@ -86,6 +87,7 @@ def test_the_one_that_can_be_read_takes_the_place_of_the_other(
     assert recipes(full) == ["a", "b", "c", "d", "e", "f"]
 
 
+@pytest.mark.slow
 def test_what_a_power_cut_tore_with_the_note_of_the_other_is_made_of_that(
     full: History, rows: Rows
 ) -> None:

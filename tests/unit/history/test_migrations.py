@@ -44,6 +44,7 @@ def test_what_histories_have_is_never_changed() -> None:
     assert found == FROZEN
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", [8, 10])
 def test_a_history_of_before_gets_what_is_new(
     version: int, monkeypatch: pytest.MonkeyPatch
@@ -59,6 +60,7 @@ def test_a_history_of_before_gets_what_is_new(
         assert schema.migrate(old) == []
 
 
+@pytest.mark.slow
 def test_a_history_with_another_step_is_refused_and_kept() -> None:
     with duckdb.connect() as connection:
         schema.migrate(connection)

@@ -47,6 +47,7 @@ def two(history: History) -> History:
     return history
 
 
+@pytest.mark.slow
 def test_databases_change_places_and_nothing_is_copied(two, monkeypatch):
     monkeypatch.setattr(publishing, "_copy", lambda *_, **__: pytest.fail("copied"))
     published, private = inodes(two)
@@ -58,6 +59,7 @@ def test_databases_change_places_and_nothing_is_copied(two, monkeypatch):
     assert keys(two) == [*"abcdef"]
 
 
+@pytest.mark.slow
 def test_of_one_key_the_last_append_counts_in_both_databases(two):
     for number in range(5):
         two.append("sweeps", [SWEEP | {"content_key": "b", "reason": f"{number}"}])
@@ -67,6 +69,7 @@ def test_of_one_key_the_last_append_counts_in_both_databases(two):
         ]
 
 
+@pytest.mark.slow
 def test_who_keeps_a_connection_costs_one_copy_and_keeps_its_view(two, monkeypatch):
     copies = []
     copy = publishing._copy
@@ -95,6 +98,7 @@ def test_without_leases_of_the_file_system_a_copy_is_made(two, monkeypatch):
     assert keys(two) == [*"abcd"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["history.duckdb", "private/history.duckdb"])
 def test_what_others_wrote_into_a_database_is_gone_with_the_next_drain(two, which):
     add(two, "b")
@@ -129,6 +133,7 @@ _STEPS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize(
     ("owner", "name", "number"),

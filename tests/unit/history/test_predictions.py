@@ -47,6 +47,7 @@ def test_an_slo_that_is_not_met_is_a_rate_of_zero(history, rows):
     assert (row["measured"], row["within"]) == (0.0, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", ["unresolved", "dropped", "skipped", "failed"])
 def test_what_ended_without_a_verdict_is_held_against_nothing(history, rows, status):
     predict(history, 0, 2.0)

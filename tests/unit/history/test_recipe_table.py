@@ -70,6 +70,7 @@ def test_the_fastest_recipe_comes_first(lines: dict[str, str]) -> None:
     assert next(iter(lines)) == "int8"
 
 
+@pytest.mark.slow
 def test_the_table_replaces_the_one_in_the_documentation(home: Path, tmp_path: Path) -> None:
     history = History(settings().history)
     Rows(history).sweep("int_w8a8", 28.17, slo="demo", model="demo-llama@1")

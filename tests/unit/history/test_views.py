@@ -317,6 +317,7 @@ def test_current_views_follow_the_latest_content_key(history, rows):
     assert len(history.query("SELECT * FROM sweeps")) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["", "-failed"])
 def test_cache_hit_on_an_older_key_makes_it_current_again(history, rows, suffix):
     rows.sweep("baseline", 1.0, content_key="old", day=0)

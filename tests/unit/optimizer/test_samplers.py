@@ -103,6 +103,7 @@ def test_token_stratified_covers_every_stratum_in_proportion() -> None:
     assert np.abs(shares - 100 * sizes / len(tokens)).max() <= 1
 
 
+@pytest.mark.slow
 def test_token_stratified_varies_less_between_trials_than_random() -> None:
     tokens = corpus()
     spread = {

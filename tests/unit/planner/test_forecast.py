@@ -73,6 +73,7 @@ def ask(
     return forecast(question, places(CATALOG, ["h100"]), chosen, space(*tensor))
 
 
+@pytest.mark.slow
 def test_ways_are_ordered_by_what_they_serve_and_the_impossible_say_why() -> None:
     ways = ask(LLAMA_70B, "baseline", "nvfp4", under=slo(), tensor=(1, 4, 8))
     able = [way for way in ways if not way.reason]
@@ -88,6 +89,7 @@ def test_ways_are_ordered_by_what_they_serve_and_the_impossible_say_why() -> Non
         assert "213 measured rows" in way.basis
 
 
+@pytest.mark.slow
 def test_a_faster_engine_serves_more_and_the_interval_is_that_of_the_fit() -> None:
     exact = replace(FIT, low=1.0, high=1.0)
     (sharp,) = ask(LLAMA_8B, "baseline", under=slo(), fit=exact)
@@ -128,12 +130,14 @@ def test_what_a_way_costs_is_its_price_by_the_rate_of_a_card() -> None:
     assert replace(way, rate_rps=0.0).expense == (True, math.inf)
 
 
+@pytest.mark.slow
 def test_memory_is_what_the_flags_of_the_model_leave_to_the_engine() -> None:
     (usual,) = ask(LLAMA_8B, "baseline", under=slo())
     (half,) = ask(LLAMA_8B, "baseline", under=slo(), flags={"gpu_memory_utilization": 0.5})
     assert half.context_tokens < usual.context_tokens / 2
 
 
+@pytest.mark.slow
 def test_few_sequences_at_a_time_serve_less_whatever_the_engine_calls_them() -> None:
     for engine, flag in (("vllm", "max_num_seqs"), ("sglang", "max_running_requests")):
         asked: list[dict[str, Scalar]] = [{}, {flag: 2}]

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from optikit_assets.planner import Place, Question, forecast, promising, shipped_fits
 from optikit_assets.settings import REPOSITORY
 from optikit_assets.specs import Catalog, EngineSpec
@@ -30,6 +32,7 @@ def rate_per_card(asked: Question, flags: dict[str, Scalar]) -> float:
     return way.rate_per_card
 
 
+@pytest.mark.slow
 def test_layouts_come_first_for_a_model_that_does_not_fit_on_one_card() -> None:
     found = ask(question(LLAMA_70B, "llama70b_throughput"))
     assert [flags["tensor_parallel_size"] for flags in found] == [4, 8]
@@ -43,6 +46,7 @@ def test_each_is_predicted_to_be_better_than_the_default_and_the_best_comes_firs
     assert all(rate > 1.02 * rate_per_card(asked, {}) for rate in rates)
 
 
+@pytest.mark.slow
 def test_a_bound_of_a_batch_is_named_where_it_changes_what_is_served() -> None:
     asked = question(LLAMA_70B, "llama70b_throughput")
     (flags,) = ask(asked, replace(NODE, cards=2))
@@ -51,10 +55,12 @@ def test_a_bound_of_a_batch_is_named_where_it_changes_what_is_served() -> None:
     assert rate_per_card(asked, flags) > 1.02 * rate_per_card(asked, dict(layout))
 
 
+@pytest.mark.slow
 def test_where_the_default_is_best_there_is_nothing_to_say() -> None:
     assert ask(question(LLAMA_8B, "llama70b_throughput")) == []
 
 
+@pytest.mark.slow
 def test_what_the_models_spec_fixes_is_not_named() -> None:
     found = ask(question(LLAMA_70B, "llama70b_throughput", tensor_parallel_size=2, max_num_seqs=64))
     assert found

@@ -111,6 +111,7 @@ def test_two_at_once_decide_one_after_the_other(tmp_path):
     assert [d.number for d in office.ledger.decisions()] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_slots_do_not_know_of_each_other(office):
     office.promote("a")
     other = Ledger(Slot("staging", "qwen", "chat"), office.history, office.store)
@@ -120,6 +121,7 @@ def test_slots_do_not_know_of_each_other(office):
             other.before()
 
 
+@pytest.mark.slow
 def test_who_lost_the_turn_without_noticing_decides_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(LocalStore, "turn", lambda *args, **how: nullcontext())
     first, second = Office(tmp_path), Office(tmp_path)
@@ -132,6 +134,7 @@ def test_who_lost_the_turn_without_noticing_decides_nothing(tmp_path, monkeypatc
     assert [(d.number, d.bundle_key) for d in first.ledger.decisions()] == [(1, "b")]
 
 
+@pytest.mark.slow
 def test_a_decision_that_was_claimed_counts_whatever_became_of_who_made_it(office, monkeypatch):
     with monkeypatch.context() as killed:
         killed.setattr(office.history, "append", lambda *args: sys.exit())
@@ -142,6 +145,7 @@ def test_a_decision_that_was_claimed_counts_whatever_became_of_who_made_it(offic
     assert office.promote("b").number == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", [99, 1])
 def test_nobody_decides_who_cannot_read_all_decisions_and_other_tables_do_not_matter(
     office, version

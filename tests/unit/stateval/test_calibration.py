@@ -15,6 +15,7 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [100, 500, 2000])
 def test_candidate_on_the_margin_passes_and_fails_at_most_at_the_level(
     rng: np.random.Generator, n: int
@@ -57,6 +58,7 @@ def test_intervals_cover_the_truth(rng: np.random.Generator, truth: Truth) -> No
         assert rate.holds, rate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("truth", SPARSE_TRUTHS, ids=str)
 def test_intervals_cover_the_truth_where_bca_alone_does_not(
     rng: np.random.Generator, truth: Truth
@@ -83,6 +85,7 @@ def test_interval_of_the_mean_recovery_covers_the_truth(rng: np.random.Generator
     assert rate.holds, rate
 
 
+@pytest.mark.slow
 def test_a_test_without_correction_is_caught(rng: np.random.Generator) -> None:
     """The simulation can fail: the plain score test calls too many candidates inferior."""
     _, failed = calibration.error_rates(rng, 100, 20_000)

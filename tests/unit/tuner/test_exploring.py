@@ -229,6 +229,7 @@ def test_one_group_whose_server_does_not_start_does_not_end_the_study(study):
     assert result.best is not None
 
 
+@pytest.mark.slow
 def test_where_no_server_starts_at_all_the_study_gives_up(study):
     class Broken(Servers):
         def evaluate(self, number, flags, best):

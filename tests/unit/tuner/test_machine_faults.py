@@ -77,6 +77,7 @@ def test_a_machine_that_fails_again_and_again_uses_up_no_attempt(study) -> None:
     assert result.trials[3].flags == broken.measured[-1][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "reason",
     [

@@ -41,6 +41,7 @@ def study(tmp_path, cpu):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("surrogate", [True, False])
 def test_a_study_finds_the_optimum_of_a_known_function(study, space_of, surrogate):
     space = space_of(SEQS, trials=25, startup_trials=6, economy={"surrogate": surrogate})
@@ -300,6 +301,7 @@ def test_equal_seeds_propose_equal_trials_and_other_seeds_others(tmp_path, cpu, 
     assert flags(1, "a") != flags(2, "c")
 
 
+@pytest.mark.slow
 def test_importance_ranks_the_flag_that_matters(study, space_of):
     result = study(space_of(SEQS | BATCH, trials=25, startup_trials=10), peak_at_32)
     assert sum(result.importance.values()) == pytest.approx(1.0)
