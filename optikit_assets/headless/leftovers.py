@@ -116,8 +116,10 @@ def _runs(mend: bool) -> Iterator[Leftover]:
 
 
 def _name(run: dg.DagsterRun) -> str:
+    # Of an asset its step has the name, and the job has none.
+    what = ", ".join(sorted(run.step_keys_to_execute or ())) or run.job_name
     where = run.tags.get("dagster/partition")
-    return f"{run.run_id[:8]} ({run.job_name}{f', {where}' if where else ''})"
+    return f"{run.run_id[:8]} ({what}{f', {where}' if where else ''})"
 
 
 def _process_is_gone(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:

@@ -104,9 +104,17 @@ def _ticks() -> int:
 
 
 def started_run(
-    instance: dg.DagsterInstance, tags: dict[str, str] | None = None, pid: int | None = None
+    instance: dg.DagsterInstance,
+    tags: dict[str, str] | None = None,
+    pid: int | None = None,
+    step: str | None = None,
 ) -> str:
-    run = dg.DagsterRun("optimize_model", status=dg.DagsterRunStatus.STARTED, tags=tags)
+    run = dg.DagsterRun(
+        "optimize_model",
+        status=dg.DagsterRunStatus.STARTED,
+        tags=tags,
+        step_keys_to_execute=None if step is None else [step],
+    )
     instance.add_run(run)
     if pid is not None:
         # As Dagster's run worker says it.
@@ -119,10 +127,11 @@ def started_run(
 
 def test_a_run_whose_process_was_killed_is_canceled_and_one_that_goes_on_is_not() -> None:
     with open_instance() as instance, run_tags() as tags:
-        killed = started_run(instance, {OWNER_TAG: "f" * 32})
+        place = {OWNER_TAG: "f" * 32, "dagster/partition": "m@1|baseline"}
+        killed = started_run(instance, place, step="eval_scores")
         living = started_run(instance, tags)
         (done,) = mended_once("run")
-        assert done.found.startswith(f"{killed[:8]} (optimize_model) goes on")
+        assert done.found.startswith(f"{killed[:8]} (eval_scores, m@1|baseline) goes on")
         states = {run.run_id: run.status for run in instance.get_runs()}
     assert states == {
         killed: dg.DagsterRunStatus.CANCELED,
