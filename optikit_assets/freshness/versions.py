@@ -299,11 +299,13 @@ class Versions:
 
     def actual(self, node: Node) -> tuple[str, dict[Node, str]]:
         """Return the key of `node` from sources as they are and stages as recorded, with inputs."""
+        above = self.upstream(node)
+        self.read(above)
         inputs = {
             up: self.of_source(up)
             if up.observed
             else (known.version if (known := self.recorded(up)) else MISSING)
-            for up in self.upstream(node)
+            for up in above
         }
         return content_key(node.asset, inputs), inputs
 

@@ -46,6 +46,7 @@ def status(
         without_slo = graph.nodes_of(
             (graph.QUANTIZED_MODEL, graph.EVAL_SCORES), models=[key], recipes=named
         )
+        versions.read(without_slo)
         nodes += [node for node in without_slo if versions.recorded(node)]
         made = requests(instance, key)
         for slo in catalog.names("slos"):
@@ -85,13 +86,14 @@ def _asked_for_again(versions: Versions, item: NodePlan) -> NodePlan:
 def measured(versions: Versions, decision: Node) -> dict[str | None, list[str]]:
     """Return the pools where something was measured under a decision's SLO, and the recipes."""
     every = sorted(versions.catalog.recipes)
-    found = {
-        pool: [
-            name
-            for name in every
-            if any(map(versions.recorded, measurements_of(decision.on(pool).key, name)))
-        ]
+    nodes = {
+        pool: {name: measurements_of(decision.on(pool).key, name) for name in every}
         for pool in versions.pools
+    }
+    versions.read(node for named in nodes.values() for some in named.values() for node in some)
+    found = {
+        pool: [name for name in every if any(map(versions.recorded, named[name]))]
+        for pool, named in nodes.items()
     }
     return {pool: recipes for pool, recipes in found.items() if recipes}
 
