@@ -19,7 +19,7 @@ from optikit_assets.errors import StorageError
 from optikit_assets.publishing import MlflowTracker, Placed, Release, Target, open_target
 from optikit_assets.releases.account import account_of
 from optikit_assets.releases.card import card_of
-from optikit_assets.releases.weights import served_weights
+from optikit_assets.releases.weights import ServedWeights, served_weights
 from optikit_assets.schemas import DEPLOYMENT_FILE, Deployment
 from optikit_assets.settings import settings
 from optikit_assets.specs import PublishSpec, digest
@@ -58,7 +58,7 @@ def push_bundle(
     scratch = settings().home / "cache"
     try:
         weights = served_weights(store, registry, artifact, deployment)
-        files = _model_files(weights.folder(), registry, deployment)
+        files = _model_files(weights, registry, deployment)
         target = open_target(spec.to)
         key = digest(["release", artifact.key, artifact.digest, weights.digest])
         scratch.mkdir(parents=True, exist_ok=True)
@@ -100,10 +100,16 @@ def publication_row(
 
 
 def _model_files(
-    folder: Path, registry: ModelRegistry, deployment: Deployment
+    weights: ServedWeights, registry: ModelRegistry, deployment: Deployment
 ) -> Mapping[str, Path]:
+    """Return what decides the answers, and of an artifact all that its maker put beside it."""
+    folder = weights.folder()
     trusted = registry.catalog.model(deployment.model).trust_remote_code
-    return {name: folder / name for name in check_model_folder(folder, trusted).files}
+    names = set(check_model_folder(folder, trusted).files)
+    if isinstance(weights.place, Artifact):
+        # Of a checkpoint that is also what made it (recipe.yaml).
+        names |= {name for name, entry in weights.place.entries.items() if entry.link is None}
+    return {name: folder / name for name in sorted(names)}
 
 
 def _bundle(

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from obstore.store import MemoryStore
 
+from optikit_assets.artifacts import open_store
 from optikit_assets.bucket import Bucket
 from optikit_assets.cli.delivery import run_publish
 from optikit_assets.engines import get_engine
@@ -25,7 +26,9 @@ from optikit_assets.headless.bundles import published_uri
 from optikit_assets.history import History
 from optikit_assets.publishing import ObjectTarget, open_target
 from optikit_assets.releases import push
+from optikit_assets.schemas import DEPLOYMENT_FILE
 from optikit_assets.settings import REPOSITORY, settings
+from optikit_assets.specs import digest
 from tests.bundles import keep_plain_bundle
 from tests.servers.mlflow import Imitation, imitated
 from tests.tiny_model import write_model
@@ -84,6 +87,28 @@ def test_weights_and_a_bundle_that_names_them_are_pushed_and_remembered(bucket, 
     rows = History(settings().history).query("SELECT release, sent > 0 AS new FROM publications")
     assert rows["release"].tolist() == [key, key]
     assert rows["new"].tolist() == [True, False]
+
+
+def test_a_checkpoint_is_pushed_with_what_its_maker_wrote_beside_the_weights(
+    bucket, tmp_path, monkeypatch
+):
+    _, deployment = keep_plain_bundle(tmp_path)
+    store = open_store(settings().store, settings().home)
+    with store.create(digest("checkpoint"), "checkpoint") as draft:
+        write_model(draft.path, 1)
+        draft.file("recipe.yaml").write_text("scheme: W8A8\n")
+    checkpoint = store.get(digest("checkpoint"))
+    with store.create(digest("quantized"), "deployable_config") as draft:
+        DEPLOYMENT_FILE.write(draft, deployment)
+        draft.file("report.html").write_text("<p>proof</p>")
+        draft.references[checkpoint.key] = checkpoint.digest
+    found = store.get(digest("quantized")), deployment
+    monkeypatch.setattr(publication, "newest_bundle", lambda model, slo: found)
+    run_publish("tiny", "chat", "bucket")
+    sent = {name.partition("/model/")[2]: text for name, text in objects(bucket).items()}
+    assert sent["recipe.yaml"] == b"scheme: W8A8\n"
+    assert sent["model.safetensors"] == checkpoint.file("model.safetensors").read_bytes()
+    assert "manifest.json" not in sent
 
 
 def test_weights_that_changed_are_not_published(bucket, tmp_path):
