@@ -1,12 +1,12 @@
 """A model version is dropped into a folder, and the daemon makes its deployable config.
 
 ``python -m benchmarks.dropped_version [--write]`` starts Dagster's daemon (no UI, no command of
-ours) on a state folder of its own, with the recipes of the repository and a models folder that
-holds one version of the demo model. Once the sensor has looked, a second version is copied there,
+ours) on a state folder of its own, with the demo model's recipes as the tests of the pipeline cut
+them short. Once the sensor has looked into the empty folder of models, a version is copied there,
 file by file. Then nothing is done but to look, until ``deployable_config`` of it is recorded.
 
-It prints when which run was requested, started and ended, and where the time went. ``--write`` puts
-that into ``docs/daily-use.md``.
+It prints when which run was requested, started and ended. ``--write`` puts that into
+``docs/daily-use.md``.
 """
 
 import argparse
@@ -18,35 +18,30 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import dagster as dg
-import yaml
 
 from benchmarks.tables import markdown, write_section
-from optikit_assets.defs import partitions
 from optikit_assets.defs.sensors import OPTIMIZE_JOB
 from optikit_assets.graph import DEPLOYABLE_CONFIG
 from optikit_assets.headless.materialize import open_instance
 from optikit_assets.processes import OwnedProcess
 from optikit_assets.settings import REPOSITORY, configure, settings
+from tests.integration.workspace import Workspace, quick_workspace
 
-MODEL, SLO = "demo-llama", "demo"
-_FOUND, _DROPPED = "1", "2"
-_SHIPPED = REPOSITORY / "demo" / "models" / MODEL / _FOUND
+_SHIPPED = REPOSITORY / "demo" / "models" / "demo-llama" / "1"
 _BETWEEN_FILES_S = 2.0
 _FIRST_LOOK_LIMIT_S = 180.0
 _LIMIT_S = 5400.0
 _POLL_S = 1.0
 
 
-def prepare(home: Path) -> Path:
-    """Make the state folder the one that settings name; return the model's folder of versions."""
-    versions = home / "models" / MODEL
-    shutil.copytree(settings().recipes, home / "recipes")
-    shutil.copytree(_SHIPPED, versions / _FOUND)
-    file = home / "recipes" / "models" / f"{MODEL}.yaml"
-    spec = yaml.safe_load(file.read_text(encoding="utf-8"))
-    file.write_text(yaml.safe_dump(spec | {"source": str(versions)}), encoding="utf-8")
-    configure(environments_home=settings().envs_home, home=home, recipes=home / "recipes")
-    return versions
+def prepare(root: Path) -> Workspace:
+    """Make the state folder the one that settings name, with an empty folder of versions."""
+    made = quick_workspace(root)
+    versions = root / "models" / "demo-llama"
+    versions.mkdir(parents=True)
+    made.edit("models/demo-llama.yaml", source=str(versions))
+    configure(environments_home=settings().envs_home, home=made.home, recipes=made.recipes)
+    return made
 
 
 def daemon(home: Path) -> OwnedProcess:
@@ -64,11 +59,11 @@ def daemon(home: Path) -> OwnedProcess:
 
 def drop(versions: Path) -> None:
     """Copy a version as a slow upload does: file by file, the largest last."""
-    folder = versions / _DROPPED
+    folder = versions / "1"
     folder.mkdir()
     for file in sorted(_SHIPPED.iterdir(), key=lambda file: file.stat().st_size):
-        shutil.copyfile(file, folder / file.name)
         time.sleep(_BETWEEN_FILES_S)
+        shutil.copyfile(file, folder / file.name)
 
 
 def until(holds: Callable[[], bool], limit_s: float, running: OwnedProcess, what: str) -> None:
@@ -115,19 +110,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dropped_version")
     parser.add_argument("--write", action="store_true", help="put it into docs/daily-use.md")
     chosen = parser.parse_args(arguments)
-    home = settings().home / "dropped-version"
-    if home.exists():
-        raise SystemExit(f"{home} is of an earlier run: remove it, so that nothing is there yet")
-    versions = prepare(home)
-    with open_instance() as instance, daemon(home) as running:
-        key = f"{MODEL}@{_FOUND}"
+    root = settings().home / "dropped-version"
+    if root.exists():
+        raise SystemExit(f"{root} is of an earlier run: remove it, so that nothing is there yet")
+    made = prepare(root)
+    with open_instance() as instance, daemon(made.home) as running:
+        looked = "new_model_versions skipped"
         until(
-            lambda: key in instance.get_dynamic_partitions(partitions.MODEL_DIMENSION),
+            lambda: looked in running.log_tail(200),
             _FIRST_LOOK_LIMIT_S,
             running,
             "the sensor did not look",
         )
-        drop(versions)
+        drop(root / "models" / "demo-llama")
         dropped_at = time.time()
         until(lambda: decided(instance), _LIMIT_S, running, "no decision")
         whole_s = time.time() - dropped_at
