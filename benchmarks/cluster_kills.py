@@ -23,6 +23,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.cluster_worker import ITEMS, SELECTOR
+from benchmarks.plays import command_of, until, variable_of
 from benchmarks.tables import markdown, write_section
 from optikit_assets.environments.layout import (
     REPOSITORY,
@@ -38,7 +39,6 @@ NODES = tuple(
 CLEAN_LIMIT_S = 100.0
 _START_LIMIT_S = 120.0
 END_LIMIT_S = 240.0
-_POLL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Scene:
 
     def tasks(self) -> list[psutil.Process]:
         """Return the processes of Ray that run the workers."""
-        return [p for p in self.processes() if _name(p).startswith("ray::converse")]
+        return [p for p in self.processes() if command_of(p).startswith("ray::converse")]
 
     def processes(self) -> list[psutil.Process]:
         """Return the processes of this cluster: there may be others on this machine."""
@@ -212,30 +212,6 @@ def _said(scene: Scene) -> str:
 
 def _made(folder: Path) -> int:
     return len(list(folder.glob("*.made")))
-
-
-def _name(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
-
-
-def variable_of(process: psutil.Process, name: str) -> str:
-    """Return a variable of a process's environment, "" if it has none or is gone."""
-    try:
-        return process.environ().get(name, "")
-    except (psutil.Error, OSError):
-        return ""
-
-
-def until(condition: Callable[[], bool], limit_s: float, otherwise: str) -> None:
-    """Wait for a condition; end with what there is to say if it does not come."""
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise SystemExit(otherwise)
-        time.sleep(_POLL_S)
 
 
 def _row(outcome: Outcome) -> dict[str, str]:

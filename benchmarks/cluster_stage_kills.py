@@ -25,7 +25,8 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.cluster_kills import KILLS, Kill, Scene, family_of, until, variable_of
+from benchmarks.cluster_kills import KILLS, Kill, Scene, family_of
+from benchmarks.plays import STILL_THERE, Outcomes, command_of, until, variable_of
 from benchmarks.tables import markdown, write_section
 from demo.cluster import NODES, node
 from demo.s3 import BUCKET, s3_server
@@ -89,7 +90,6 @@ EVENTS = (
 _CLEAN_LIMIT_S = 300.0
 _MIDDLE_LIMIT_S = 240.0
 _END_LIMIT_S = 400.0
-STILL_THERE = "still there"
 
 
 # Suite, recipe, SLO and search space, each with a number that may be another one.
@@ -156,7 +156,7 @@ class StageScene(Scene):
     def workers(self) -> list[psutil.Process]:
         """Return the workers' leading processes."""
         guarded = [p for p in self.processes() if variable_of(p, TOKEN_VARIABLE)]
-        return [p for p in guarded if "optikit_assets.workers" in _command(p)]
+        return [p for p in guarded if "optikit_assets.workers" in command_of(p)]
 
     def busy_node(self) -> str:
         """Return a node that a worker's guard runs on."""
@@ -318,13 +318,6 @@ def _said(scene: Scene) -> str:
     return re.sub(r"[\w.]+:\d+", "HOST:PORT", said)
 
 
-def _command(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
-
-
 def drive(asset: str, partition: str, events: str) -> None:
     """Materialize a partition, and write down what its workers say."""
     from optikit_assets.graph import Node
@@ -363,24 +356,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="put the table into docs/cluster.md")
     chosen = parser.parse_args(arguments)
     home = settings().home / "stage-kills"
-    file = home / "outcomes.json"
-    outcomes: dict[str, dict[str, str]] = json.loads(file.read_text()) if file.exists() else {}
+    outcomes = Outcomes(home / "outcomes.json")
     demo = Demo(home)
     try:
         demo.start()
         for name in chosen.plays or every:
             stage, _, event = name.partition(":")
             number = len(list(home.glob("plays/*")))
-            outcomes[name] = play(demo, stage, event, number)
-            file.write_text(json.dumps(outcomes, indent=1))
-            print(outcomes[name], file=sys.stderr, flush=True)
+            outcomes.keep(name, play(demo, stage, event, number))
+            print(outcomes.by_play[name], file=sys.stderr, flush=True)
     finally:
         demo.stop()
-    table = markdown([outcomes[name] for name in every if name in outcomes])
+    found = outcomes.of(every)
+    table = markdown(found)
     print(table)
     if chosen.write:
         write_section(REPOSITORY / "docs" / "cluster.md", "cluster-stage-kills", table)
-    return int(any(outcome["seconds until clean"] == STILL_THERE for outcome in outcomes.values()))
+    return int(any(outcome["seconds until clean"] == STILL_THERE for outcome in found))
 
 
 if __name__ == "__main__":

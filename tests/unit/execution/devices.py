@@ -33,7 +33,7 @@ def install_environment(
     """Make an environment that starts one module, whatever worker is asked for."""
     python = python_path(home, name)
     python.parent.mkdir(parents=True, exist_ok=True)
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {worker}\n')
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {worker} "$@"\n')
     python.chmod(0o755)
     location = str(environment_path(home, name))
     write_stamp(home, name, Stamp("0" * 64, location, str(REPOSITORY), "cpu"))
