@@ -91,11 +91,12 @@ def timeline(instance: dg.DagsterInstance, dropped_at: float) -> list[dict[str, 
     for record in sorted(records, key=lambda record: record.start_time or 0.0):
         run = record.dagster_run
         start, end = record.start_time or 0.0, record.end_time or 0.0
-        assets = sorted(key.to_user_string() for key in run.asset_selection or ())
+        where = run.tags.get("dagster/partition") or run.tags.get("optikit/model", "")
         rows.append(
             {
-                "run": ", ".join(assets) or run.job_name,
-                "partition": run.tags.get("dagster/partition") or run.tags.get("optikit/model", ""),
+                # Of an asset its step has the name, and the job has none.
+                "run": ", ".join(sorted(run.step_keys_to_execute or ())) or run.job_name,
+                "partition": where.replace("|", r"\|"),
                 "requested at (s)": f"{record.create_timestamp.timestamp() - dropped_at:.0f}",
                 "started at (s)": f"{start - dropped_at:.0f}",
                 "took (s)": f"{end - start:.0f}",
