@@ -21,7 +21,7 @@ OPTIKIT := $(CONTROL_BIN)/optikit
 DEMO_JOB := recipes/jobs/demo.yaml
 PYTEST_ARGS ?=
 TEST_PROCESSES ?= 3
-FAST_PROCESSES ?= 2
+FAST_PROCESSES ?= 3
 WAITING_PROCESSES ?= 5
 
 # Runs the tests that match $(1), in three parts: those that compute, file by file and the long ones
