@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import sys
 import tempfile
-import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -51,12 +50,11 @@ def null_server(writes: int, gap_s: float) -> Generator[str]:
         lengths = map(str, (_SLO.workload.max_input_tokens, _TOKENS, writes, gap_s))
         argv = [sys.executable, "-S", "-E", program, str(port_file), *lengths]
         with OwnedProcess(argv, log_file=Path(folder, "log"), name="null server") as server:
-            deadline = time.monotonic() + _START_LIMIT_S
-            while not (port_file.exists() and (port := port_file.read_text(encoding="utf-8"))):
-                if server.poll() is not None or time.monotonic() > deadline:
-                    raise SystemExit(f"the null server did not start:\n{server.log_tail()}")
-                time.sleep(0.02)
-            yield f"http://127.0.0.1:{port}/v1"
+            if not server.until(
+                lambda: port_file.exists() and port_file.stat().st_size > 0, _START_LIMIT_S
+            ):
+                raise SystemExit(f"the null server did not start:\n{server.log_tail()}")
+            yield f"http://127.0.0.1:{port_file.read_text(encoding='utf-8')}/v1"
 
 
 async def measure(

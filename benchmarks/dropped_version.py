@@ -66,13 +66,12 @@ def drop(versions: Path) -> None:
         shutil.copyfile(file, folder / file.name)
 
 
-def until(holds: Callable[[], bool], limit_s: float, running: OwnedProcess, what: str) -> None:
+def await_daemon(
+    daemon: OwnedProcess, holds: Callable[[], bool], limit_s: float, what: str
+) -> None:
     """Wait for something that the daemon does; end with its last words if it does not."""
-    end_s = time.monotonic() + limit_s
-    while not holds():
-        if running.poll() is not None or time.monotonic() > end_s:
-            raise SystemExit(f"{what}:\n{running.log_tail()}")
-        time.sleep(_POLL_S)
+    if not daemon.until(holds, limit_s, _POLL_S):
+        raise SystemExit(f"{what}:\n{daemon.log_tail()}")
 
 
 def decided(instance: dg.DagsterInstance) -> bool:
@@ -117,15 +116,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made = prepare(root)
     with open_instance() as instance, daemon(made.home) as running:
         looked = "new_model_versions skipped"
-        until(
+        await_daemon(
+            running,
             lambda: looked in running.log_tail(200),
             _FIRST_LOOK_LIMIT_S,
-            running,
             "the sensor did not look",
         )
         drop(root / "models" / "demo-llama")
         dropped_at = time.time()
-        until(lambda: decided(instance), _LIMIT_S, running, "no decision")
+        await_daemon(running, lambda: decided(instance), _LIMIT_S, "no decision")
         whole_s = time.time() - dropped_at
         rows = timeline(instance, dropped_at)
     table = f"{whole_s:.0f} s from the last byte to the decision.\n\n{markdown(rows)}"

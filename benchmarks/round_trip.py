@@ -43,6 +43,7 @@ from optikit_assets.environments.layout import CLIENTS, detect_accelerator, envi
 from optikit_assets.errors import OptikitError
 from optikit_assets.processes import OwnedProcess
 from optikit_assets.settings import REPOSITORY, settings
+from tests.integration.workspace import SLO as QUICK_SLO
 from tests.pulled import differences, serve
 
 NAME, VERSION, SLO, ALIAS = "demo-llama", "1", "trip", "current"
@@ -52,22 +53,10 @@ NOT_RUN = "not run"
 
 _OPTIMIZE_LIMIT_S = 1500.0
 _COMMAND_LIMIT_S = 300.0
-_SLO = {
+_SLO = QUICK_SLO | {
     "name": SLO,
-    "workload": {"input_tokens": 32, "output_tokens": 8},
-    "objectives": [{"metric": "e2e_latency", "percentile": 95, "max_ms": 2000}],
     "search_space": "demo",
-    "budget": {
-        "tolerance": 0.9,
-        "min_probe_seconds": 4,
-        "max_probe_seconds": 8,
-        "min_probe_requests": 20,
-        "warmup_requests": 2,
-        "closed_loop_requests": 5,
-        "max_probes": 6,
-        "max_load_seconds": 60,
-        "certification": {"max_rounds": 1},
-    },
+    "budget": QUICK_SLO["budget"] | {"certification": {"max_rounds": 1}},
 }
 _JOB = {
     "name": SLO,

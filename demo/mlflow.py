@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,11 +40,8 @@ def mlflow_server(folder: Path) -> Iterator[str]:
     with OwnedProcess(
         argv, log_file=folder / "log", env=environment, cwd=folder, name="MLflow"
     ) as process:
-        deadline = time.monotonic() + _START_LIMIT_S
-        while not _answers(url):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"MLflow did not come up: {process.log_tail()}")
-            time.sleep(0.2)
+        if not process.until(lambda: _answers(url), _START_LIMIT_S):
+            raise RuntimeError(f"MLflow did not come up: {process.log_tail()}")
         yield url
 
 

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,11 +36,8 @@ def registry_server(folder: Path) -> Iterator[str]:
     )
     argv = [command, "serve", str(config)]
     with OwnedProcess(argv, log_file=folder / "log", cwd=folder, name="registry") as process:
-        deadline = time.monotonic() + _START_LIMIT_S
-        while not _answers(address):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the registry did not come up: {process.log_tail()}")
-            time.sleep(0.1)
+        if not process.until(lambda: _answers(address), _START_LIMIT_S):
+            raise RuntimeError(f"the registry did not come up: {process.log_tail()}")
         yield address
 
 

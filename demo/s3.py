@@ -70,11 +70,10 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         "AWS_REGION": "us-east-1",
     }
     with ExitStack() as stack:
-        log = folder / "weed.log"
         process = stack.enter_context(
             OwnedProcess(
                 argv,
-                log_file=log,
+                log_file=folder / "weed.log",
                 env=dict(os.environ),
                 cwd=folder,
                 name="S3 server",
@@ -82,24 +81,20 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
                 grace_s=3.0,
             )
         )
-        _wait_until_ready(endpoint, process, log)
+        if not process.until(lambda: _answers(endpoint), _START_LIMIT_S):
+            raise RuntimeError(f"the S3 server did not come up: {process.log_tail()}")
         _make_bucket(environment)
         yield S3Server(endpoint, environment, process)
 
 
-def _wait_until_ready(endpoint: str, process: OwnedProcess, log: Path) -> None:
-    deadline = time.monotonic() + _START_LIMIT_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        try:
-            urllib.request.urlopen(f"{endpoint}/status", timeout=2).close()
-            return
-        except urllib.error.HTTPError:
-            return
-        except OSError:
-            time.sleep(0.2)
-    raise RuntimeError(f"the S3 server did not come up: {log.read_text(errors='replace')[-2000:]}")
+def _answers(endpoint: str) -> bool:
+    try:
+        urllib.request.urlopen(f"{endpoint}/status", timeout=2).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _make_bucket(environment: dict[str, str]) -> None:

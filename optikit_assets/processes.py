@@ -20,7 +20,7 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -127,10 +127,19 @@ class OwnedProcess:
 
     def wait(self, timeout_s: float) -> int | None:
         """Return the exit code, or None if it still runs after `timeout_s` seconds."""
-        deadline = time.monotonic() + timeout_s
-        while (code := self.poll()) is None and (left := deadline - time.monotonic()) > 0:
-            time.sleep(min(_POLL_S, left))
-        return code
+        self.until(lambda: False, timeout_s, _POLL_S)
+        return self.poll()
+
+    def until(self, holds: Callable[[], bool], limit_s: float, poll_s: float = 0.2) -> bool:
+        """Wait until something holds, e.g. that it answers; False if it ended or took longer."""
+        deadline = time.monotonic() + limit_s
+        while self.poll() is None:
+            if holds():
+                return True
+            if (left := deadline - time.monotonic()) <= 0:
+                return False
+            time.sleep(min(poll_s, left))
+        return False
 
     def log_tail(self, lines: int = 20) -> str:
         """Return the last lines of the log."""

@@ -18,7 +18,6 @@ from optikit_assets.scratch import scratch
 
 HOST = "127.0.0.1"
 
-_POLL_S = 0.2
 _PORT_ATTEMPTS = 3
 _SCANNED_LINES = 400
 _ADVICE = {
@@ -172,18 +171,10 @@ class EngineServer:
             )
             stack.enter_context(process)
             self._process = process
-            self._wait_healthy(process, started + self._timeout_s)
+            if not process.until(self._healthy, started + self._timeout_s - time.monotonic()):
+                raise self._failure(process.poll())
             self.start_s = time.monotonic() - started
             self._stack = stack.pop_all()
-
-    def _wait_healthy(self, process: OwnedProcess, deadline: float) -> None:
-        while process.poll() is None:
-            if self._healthy():
-                return
-            if time.monotonic() >= deadline:
-                raise self._failure(None)
-            time.sleep(_POLL_S)
-        raise self._failure(process.poll())
 
     def _healthy(self) -> bool:
         connection = http.client.HTTPConnection(HOST, self._port, timeout=5.0)

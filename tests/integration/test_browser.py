@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,12 +84,7 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
             workspace.command("reports"), log_file=root / "reports.log", env=env, cwd=REPOSITORY
         ),
     ):
-        deadline = time.monotonic() + START_LIMIT_S
-        while not answers(url):
-            said = dagster.log_tail()
-            assert dagster.poll() is None, said
-            assert time.monotonic() < deadline, said
-            time.sleep(0.5)
+        assert dagster.until(lambda: answers(url), START_LIMIT_S), dagster.log_tail()
         yield Ui(workspace, url, pictures)
 
 

@@ -8,13 +8,14 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from optikit_assets.settings import REPOSITORY, settings
 
 MODEL = "demo-llama@1"
-SLO = {
+SLO: dict[str, Any] = {
     "name": "quick",
     "workload": {"input_tokens": 32, "output_tokens": 8},
     "objectives": [{"metric": "e2e_latency", "percentile": 95, "max_ms": 2000}],

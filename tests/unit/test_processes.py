@@ -62,6 +62,18 @@ def test_output_goes_to_the_log_and_the_exit_code_is_returned(tmp_path):
     assert child.log_tail(1) in ("out", "err")
 
 
+def test_what_it_does_is_waited_for_until_it_ended_or_the_time_is_over(tmp_path):
+    said = tmp_path / "said"
+    body = f"import pathlib, time; pathlib.Path({str(said)!r}).touch(); time.sleep(600)"
+    with OwnedProcess(python(body), log_file=tmp_path / "log") as child:
+        assert child.until(said.exists, LIMIT_S)
+        assert not child.until(lambda: False, 0.1)
+        assert child.poll() is None
+    with OwnedProcess(python("raise SystemExit(3)"), log_file=tmp_path / "log") as child:
+        assert not child.until(lambda: False, LIMIT_S)
+        assert child.poll() == 3
+
+
 def test_an_earlier_log_is_kept(tmp_path):
     log = tmp_path / "child.log"
     for word in ("first", "second"):

@@ -13,7 +13,6 @@ import signal
 import socket
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -39,7 +38,6 @@ main()
 """
 _STARTED = "Ray runtime started"
 _OBJECT_STORE_BYTES = 80_000_000
-_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -213,14 +211,14 @@ class LoopbackCluster:
         )
 
     def _wait_for(self, name: str) -> None:
-        deadline = time.monotonic() + self._start_limit_s
-        while _STARTED not in self.log(name).read_text("utf-8", "replace"):
-            if self._processes[name].poll() is not None or time.monotonic() > deadline:
-                raise AcceleratorError(
-                    f"{name} of the loopback cluster did not start within "
-                    f"{self._start_limit_s:.0f} s:\n{self._processes[name].log_tail()}"
-                )
-            time.sleep(_POLL_S)
+        process, log = self._processes[name], self.log(name)
+        if not process.until(
+            lambda: _STARTED in log.read_text("utf-8", "replace"), self._start_limit_s
+        ):
+            raise AcceleratorError(
+                f"{name} of the loopback cluster did not start within "
+                f"{self._start_limit_s:.0f} s:\n{process.log_tail()}"
+            )
 
 
 def _free_port() -> int:
