@@ -8,6 +8,7 @@ from optikit_assets.defs.evaluation.jobs import evaluate_endpoint, repeatability
 from optikit_assets.defs.publishing.published_model import published_model
 from optikit_assets.defs.sensors import new_model_versions, spec_changes
 from optikit_assets.defs.spec_checks import SPEC_CHECKS
+from optikit_assets.headless.engine_upgrades import RECERTIFY_JOB, engine_upgrades
 from optikit_assets.headless.job import optimize_model
 from optikit_assets.headless.requesting import STAGE_JOBS, stale_partitions
 from optikit_assets.headless.upstream import bring_up_to_date
@@ -15,7 +16,7 @@ from optikit_assets.headless.upstream import bring_up_to_date
 defs = dg.Definitions(
     assets=dg.with_source_code_references([*ASSETS, published_model, recertified_config]),
     asset_checks=SPEC_CHECKS,
-    jobs=[optimize_model, evaluate_endpoint, repeatability, *STAGE_JOBS.values()],
-    sensors=[new_model_versions, spec_changes, stale_partitions],
+    jobs=[optimize_model, evaluate_endpoint, repeatability, RECERTIFY_JOB, *STAGE_JOBS.values()],
+    sensors=[new_model_versions, spec_changes, stale_partitions, engine_upgrades],
     resources=resources(bring=bring_up_to_date),
 )

@@ -7,24 +7,34 @@ from rich.console import Console
 from optikit_assets.cli.output_file import check_output, write_json
 from optikit_assets.environments.status import python_of
 from optikit_assets.headless.bundles import resolve_model
-from optikit_assets.headless.recertification import recertify_newest
+from optikit_assets.headless.recertification import recertify_bundle
 from optikit_assets.schemas import RecertifiedDeployment
 from optikit_assets.settings import settings
 
 
-def run_recertify(model: str, slo: str, certified_on: Path | None, json_out: Path | None) -> int:
-    """Measure and say what came of it; 0 only if it holds, or is better."""
+def run_recertify(
+    model: str,
+    slo: str,
+    *,
+    certified_on: Path | None = None,
+    quality: bool = False,
+    channel: str | None = None,
+    json_out: Path | None = None,
+) -> int:
+    """Measure and say what came of it; 0 only if the certificate stands."""
     check_output(json_out)
     model_key = resolve_model(model)
     for home in (settings().envs_home, *([] if certified_on is None else [certified_on])):
         python_of(home, "serve")
-    found = recertify_newest(model_key, slo, certified_on)
+    found = recertify_bundle(
+        model_key, slo, certified_on=certified_on, quality=quality, channel=channel
+    )
     for line in summary(found):
         Console().print(line, highlight=False, markup=False, soft_wrap=True)
     if json_out is not None:
         content = found.model_dump(mode="json")
         write_json(json_out, content, kept_in="the history: optikit sql 'FROM recertifications'")
-    return 0 if found.found.verdict in ("holds", "improved") else 1
+    return 0 if found.stands else 1
 
 
 def summary(found: RecertifiedDeployment) -> list[str]:
@@ -41,8 +51,13 @@ def summary(found: RecertifiedDeployment) -> list[str]:
         if found.certified_versions.get(name) != version
     ]
     rates = f"certified at {found.certified_rate_rps:.3g} requests/s, all probes of now vouch for"
+    answers = []
+    if found.quality is not None:
+        tasks = "; ".join(task.text for task in found.quality.representative.tasks)
+        answers = [f"answers to suite {found.quality.suite}, against those of then: {tasks}"]
     return [
         f"{found.model} under SLO {found.slo}: {said.summary}",
         f"against {with_what}; {said.rounds} rounds, {said.load_seconds:.0f} s of load",
         f"{rates} {held}; {', '.join(changed) or 'the same versions'}",
+        *answers,
     ]

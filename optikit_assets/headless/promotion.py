@@ -8,10 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-from optikit_assets import graph
 from optikit_assets.artifacts import Artifact, ArtifactStore, open_store
 from optikit_assets.artifacts.models import SEPARATOR
-from optikit_assets.defs.evaluation.candidates import read_comparison
+from optikit_assets.defs.deployment.answers import stored_answers
 from optikit_assets.errors import EvaluationError, OptikitError, SpecError, StorageError
 from optikit_assets.headless import channels
 from optikit_assets.headless.bundles import model_registry, newest_bundle
@@ -24,7 +23,6 @@ from optikit_assets.schemas import DEPLOYMENT_FILE, Comparison, Deployment
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, check_name, digest
 from optikit_assets.stateval.comparison import compare
-from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate
 from optikit_assets.who import who
 from resources.history import open_history
 
@@ -163,14 +161,8 @@ class Deployed:
         return Slot(self.channel, self.family, self.slo)
 
 
-def deployed_now(channel: str | None, *, follow: bool = False) -> list[Deployed]:
-    """Return what is current in every slot, or in those of one channel; links here follow it.
-
-    Parameters
-    ----------
-    follow
-        Whether a slot that has no link on this machine gets one, and its weights are fetched.
-    """
+def current_decisions(channel: str | None = None) -> list[Deployed]:
+    """Return what is current in every slot, or in those of one channel."""
     history = open_history(settings())
     history.drain()
     found = history.query(
@@ -178,7 +170,18 @@ def deployed_now(channel: str | None, *, follow: bool = False) -> list[Deployed]
         "FROM current_promotions WHERE $channel IS NULL OR channel = $channel",
         {"channel": channel},
     )
-    everywhere = [Deployed(**row) for row in plain_rows(found)]
+    return [Deployed(**row) for row in plain_rows(found)]
+
+
+def deployed_now(channel: str | None, *, follow: bool = False) -> list[Deployed]:
+    """Return `current_decisions`; links here follow them.
+
+    Parameters
+    ----------
+    follow
+        Whether a slot that has no link on this machine gets one, and its weights are fetched.
+    """
+    everywhere = current_decisions(channel)
     for here in everywhere:
         # Also one that leads to this key: a bundle that was made anew is another one.
         if follow or channels.linked(here.slot) is not None:
@@ -276,39 +279,12 @@ def _compared(
     served = {mine.checkpoint_digest, other.checkpoint_digest}
     if len(served) == 1 and None not in served:
         return None
-    suite_name, answers, trials = _answers(store, mine)
-    before_name, before, _ = _answers(store, other)
-    if suite_name != before_name:
-        raise EvaluationError(f"evaluated on suite {suite_name}, deployed is on {before_name}")
-    suite = Catalog.load(settings().recipes).suite(suite_name)
+    found, before = stored_answers(store, mine), stored_answers(store, other)
+    if found.suite != before.suite:
+        raise EvaluationError(f"evaluated on suite {found.suite}, deployed is on {before.suite}")
+    suite = Catalog.load(settings().recipes).suite(found.suite)
     seed = int(digest(["promotion", deployed.key, candidate.key])[:8], 16)
-    return compare(suite, before, [answers], seed=seed, chosen_from=trials)
-
-
-def _answers(store: ArtifactStore, deployment: Deployment) -> tuple[str, EvaluatedCandidate, int]:
-    """Return suite and stored answers of what a deployment serves, and the best of how many it is.
-
-    Raises
-    ------
-    EvaluationError
-        If they are gone.
-    """
-    prefix = f"{graph.EVAL_SCORES}[{deployment.model_key}|{deployment.recipe}]"
-    key = deployment.content_keys.get(prefix)
-    artifact = None if key is None else store.find(key)
-    comparison = read_comparison(artifact)
-    if comparison is None:
-        raise EvaluationError(
-            f"the answers of {deployment.model_key}, {deployment.recipe}, are gone"
-        )
-    where = comparison.trial(comparison.q_star).artifact_key
-    found = None if where is None else store.find(where)
-    if found is None:
-        raise EvaluationError(
-            f"the answers of {deployment.model_key}, {deployment.recipe}, are gone"
-        )
-    candidate = load_candidate(found.folder(), 0, found.key)
-    return comparison.suite, candidate, len(comparison.trials)
+    return compare(suite, before.answers, [found.answers], seed=seed, chosen_from=found.trials)
 
 
 def _point(store: ArtifactStore, slot: Slot, ready: Bundle) -> Path:

@@ -120,13 +120,7 @@ def _quality(deployed: Candidate | None, compare: Callable[[], Comparison | None
         return GateResult("quality", "incomparable", str(error))
     if found is None:
         return GateResult("quality", "pass", "the weights are those that are deployed")
-    trial = found.trial(found.q_star)
-    told = "; ".join(
-        f"{task.task} {task.score:.3f} against {task.baseline_score:.3f} "
-        f"(gained {task.gained}, lost {task.lost} of {task.n}, margin {task.margin:g}: "
-        f"{task.verdict})"
-        for task in trial.tasks
-    )
+    told = "; ".join(task.text for task in found.representative.tasks)
     return GateResult("quality", "pass" if found.verdict == "pass" else "fail", told)
 
 

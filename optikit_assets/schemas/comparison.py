@@ -54,6 +54,15 @@ class TaskComparison(Result):
     verdict: Verdict
     reason: str
 
+    @property
+    def text(self) -> str:
+        """The scores, what changed, and the verdict, in words."""
+        return (
+            f"{self.task} {self.score:.3f} against {self.baseline_score:.3f} "
+            f"(gained {self.gained}, lost {self.lost} of {self.n}, margin {self.margin:g}: "
+            f"{self.verdict})"
+        )
+
 
 class TrialComparison(Result):
     """One candidate on all tasks."""

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import AwareDatetime, Field
 
 from optikit_assets.schemas.base import Result
+from optikit_assets.schemas.comparison import Comparison
 from optikit_assets.schemas.document import Document
 
 RecertificationVerdict = Literal["holds", "regressed", "improved", "unresolved"]
@@ -55,7 +56,18 @@ class RecertifiedDeployment(Result):
     certified_versions: dict[str, str]
     versions: dict[str, str]
     found: Recertification
+    quality: Comparison | None = Field(
+        default=None,
+        exclude_if=lambda quality: quality is None,
+        description="Its answers now against those of then; unset: not asked for.",
+    )
     created_at: AwareDatetime
+
+    @property
+    def stands(self) -> bool:
+        """Whether the certificate does: as fast, and, where asked, as good."""
+        as_good = self.quality is None or self.quality.verdict == "pass"
+        return self.found.verdict in ("holds", "improved") and as_good
 
 
 RECERTIFICATION_FILE: Document[RecertifiedDeployment] = Document(

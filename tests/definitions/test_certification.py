@@ -93,12 +93,13 @@ class Machine:
     """Engines in virtual time: quantized checkpoints are faster by a factor.
 
     ``fails`` names what an error is raised for once the certification runs; ``node`` is what the
-    machine is remembered as.
+    machine is remembered as, ``engine`` the version of the engine.
     """
 
     def __init__(self, factor: float, node: Hardware = HARDWARE) -> None:
         self.node = node
         self.factor = factor
+        self.engine = "1"
         self.candidates = Checkpoints({256: 0})
         self.asked: list[Any] = []
         self.configs: dict[str, str] = {}
@@ -137,7 +138,7 @@ class Machine:
             ]
             outcome = confirmation(request, probes, 1)
         made: dict[str, Any] = {
-            "versions": {"vllm": "1"},
+            "versions": {"vllm": self.engine},
             "server_start_s": 1.0,
             "flags": {},
             "provenance": request.provenance,

@@ -104,7 +104,7 @@ def test_an_asset_of_the_example_project_is_materialized(project: Path) -> None:
     assert found["recipes"] == ["baseline", "fp8"]
     assert found["slos"] == ["assistant"]
     assert found["sensors"] == dict.fromkeys(
-        ("new_model_versions", "spec_changes", "stale_partitions"), "STOPPED"
+        ("new_model_versions", "spec_changes", "stale_partitions", "engine_upgrades"), "STOPPED"
     )
     # State is kept in the project, and nowhere else.
     assert (project / ".optikit" / "history").is_dir()

@@ -166,10 +166,12 @@ def test_new_model_versions_are_requested_unless_switched_off_and_edits_if_switc
         "new_model_versions",
         "spec_changes",
         "stale_partitions",
+        "engine_upgrades",
     }
     assert {sensor.name for sensor in repository.sensor_defs if is_on(sensor)} == {
         "new_model_versions",
         "spec_changes",
+        "engine_upgrades",
     }
 
 

@@ -12,8 +12,9 @@ import dagster as dg
 from pydantic import Field
 
 from optikit_assets import graph
-from optikit_assets.artifacts import Artifact
+from optikit_assets.artifacts import Artifact, ArtifactStore
 from optikit_assets.defs.body import Partition
+from optikit_assets.defs.deployment.answers import answers_again
 from optikit_assets.defs.deployment.newest import newest_recorded
 from optikit_assets.defs.deployment.places import certification_seed
 from optikit_assets.defs.deployment.shipped import as_decided, in_environments_of, servers_of
@@ -21,6 +22,7 @@ from optikit_assets.defs.partitions import OWNER, partitions_of
 from optikit_assets.deployment import FreshServers, Limits, RecordedServers, recertify
 from optikit_assets.errors import StageError
 from optikit_assets.schemas import (
+    DEPLOYMENT_FILE,
     RECERTIFICATION_FILE,
     Deployment,
     RecertifiedDeployment,
@@ -46,6 +48,14 @@ class RecertifyConfig(dg.Config):
         description="OPTIKIT_HOME with the stage environments that it was certified on, to be "
         "served in turn; unset: the record of the certification.",
     )
+    quality: bool = Field(
+        default=False,
+        description="Whether the items of its suite are answered again, too.",
+    )
+    bundle: str | None = Field(
+        default=None,
+        description="Content key of the bundle that is measured; unset: the newest.",
+    )
 
 
 @dg.asset(
@@ -54,8 +64,9 @@ class RecertifyConfig(dg.Config):
     deps=[graph.DEPLOYABLE_CONFIG],
     group_name="delivery",
     description="The shipped configuration on the engine that is installed now, against the one "
-    "that it was certified on or the record of it: holds, regressed, improved or unresolved. Made "
-    "on request alone.",
+    "that it was certified on or the record of it: holds, regressed, improved or unresolved; where "
+    "asked, its answers against those of then. Made on request, and once for each engine version "
+    "that what is deployed was not certified on (`engine_upgrades`).",
     code_version="1",
     owners=[OWNER],
     kinds={"gpu"},
@@ -73,7 +84,7 @@ def recertified_config(
 ) -> dg.MaterializeResult:
     """Serve it side by side with what it was, and say what became of it."""
     key = graph.Node.of(graph.DEPLOYABLE_CONFIG, context.partition_key).key
-    bundle, deployment = newest_recorded(context.instance, artifacts.store, key.model, key.slo)
+    bundle, deployment = _bundle(context.instance, artifacts.store, key, config)
     partition = Partition(context, models, artifacts, history, runner)
     partition = as_decided(partition, key, bundle, deployment)
     found = _found(partition, bundle, deployment, config)
@@ -85,6 +96,21 @@ def recertified_config(
     return dg.MaterializeResult(data_version=dg.DataVersion(kept), metadata=_metadata(found))
 
 
+def _bundle(
+    instance: dg.DagsterInstance, store: ArtifactStore, key: graph.Key, config: RecertifyConfig
+) -> tuple[Artifact, Deployment]:
+    if config.bundle is None:
+        return newest_recorded(instance, store, key.model, key.slo)
+    bundle = store.get(config.bundle)
+    deployment = DEPLOYMENT_FILE.read(bundle)
+    if (deployment.model_key, deployment.slo.name) != (key.model, key.slo):
+        raise StageError(
+            f"bundle {bundle.key} is of {deployment.model_key} under SLO {deployment.slo.name}, "
+            f"not of {key.model} under {key.slo}"
+        )
+    return bundle, deployment
+
+
 def _found(
     partition: Partition, bundle: Artifact, deployment: Deployment, config: RecertifyConfig
 ) -> RecertifiedDeployment:
@@ -93,6 +119,7 @@ def _found(
         raise StageError(f"{deployment.model_key} has no certified rate to compare with")
     now = servers_of(partition, bundle, deployment, "now")
     budget = deployment.slo.budget
+    quality = answers_again(partition, now.shipped, deployment) if config.quality else None
     found = recertify(
         arm.model_copy(update={"rate_rps": rate}),
         now,
@@ -112,6 +139,7 @@ def _found(
         certified_versions=deployment.versions,
         versions=now.latest.making.versions if now.latest else {},
         found=found,
+        quality=quality,
         created_at=datetime.now(UTC),
     )
 
@@ -129,6 +157,7 @@ def _then(
 
 def _row(found: RecertifiedDeployment, key: str, run_id: str) -> Mapping[str, Any]:
     said, ratio = found.found, found.found.ratio
+    quality = found.quality and found.quality.representative
     return {
         "recertification": key,
         "model": found.model,
@@ -143,6 +172,10 @@ def _row(found: RecertifiedDeployment, key: str, run_id: str) -> Mapping[str, An
         "rounds": said.rounds,
         "certified_rate_rps": found.certified_rate_rps,
         "held_rate_rps": said.held_rps,
+        "quality_verdict": quality and quality.verdict,
+        "mean_recovery": quality and quality.mean_recovery,
+        "mean_recovery_low": quality and quality.mean_recovery_low,
+        "mean_recovery_high": quality and quality.mean_recovery_high,
         "accelerator": found.accelerator,
         "certified_versions": found.certified_versions,
         "versions": found.versions,
@@ -156,6 +189,11 @@ def _row(found: RecertifiedDeployment, key: str, run_id: str) -> Mapping[str, An
 
 def _metadata(found: RecertifiedDeployment) -> dict[str, Any]:
     said = found.found
+    quality = found.quality
+    answers: dict[str, Any] = {}
+    if quality is not None:
+        answers["quality"] = quality.verdict
+        answers["answers"] = [task.text for task in quality.representative.tasks]
     numbers = {
         "ratio": said.ratio and round(said.ratio.estimate, 3),
         "ratio_low": said.ratio and round(said.ratio.low, 3),
@@ -170,5 +208,6 @@ def _metadata(found: RecertifiedDeployment) -> dict[str, Any]:
         "certified_versions": dict(found.certified_versions),
         "versions": dict(found.versions),
         "load_seconds": round(said.load_seconds, 1),
+        **answers,
         **{name: value for name, value in numbers.items() if value is not None},
     }

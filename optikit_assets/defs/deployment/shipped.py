@@ -125,12 +125,12 @@ def in_environments_of(partition: Partition, home: Path, deployment: Deployment)
             f"stage environments in {home} are of this machine, and the executor ray runs workers "
             "elsewhere: compare with the record instead"
         )
-    there = _engine_in(partition.engine, home)
-    certified = _versions(partition.engine, deployment.versions)
+    there = engine_in(partition.engine, home)
+    certified = engine_versions(partition.engine, deployment.versions)
     if there != certified:
         raise StageError(
-            f"{deployment.model_key} was certified on {_told(certified)}, and {home} has "
-            f"{_told(there)} in its environment serve"
+            f"{deployment.model_key} was certified on {versions_told(certified)}, and {home} has "
+            f"{versions_told(there)} in its environment serve"
         )
     other = copy.copy(partition)
     for name in ("runner", "provenance", "versions"):
@@ -158,13 +158,16 @@ def _shipped(partition: Partition, artifact: Artifact, deployment: Deployment) -
     )
 
 
-def _engine_in(engine: Engine, home: Path) -> Mapping[str, str]:
-    return _versions(engine, installed(environment_path(home, "serve")))
+def engine_in(engine: Engine, home: Path) -> Mapping[str, str]:
+    """Return the versions of an engine in the stage environments of an ``OPTIKIT_HOME``."""
+    return engine_versions(engine, installed(environment_path(home, "serve")))
 
 
-def _versions(engine: Engine, found: Mapping[str, str]) -> Mapping[str, str]:
+def engine_versions(engine: Engine, found: Mapping[str, str]) -> Mapping[str, str]:
+    """Return those versions that are an engine's own."""
     return {name: found[name] for name in engine.distributions if name in found}
 
 
-def _told(versions: Mapping[str, str]) -> str:
+def versions_told(versions: Mapping[str, str]) -> str:
+    """Return versions in words."""
     return ", ".join(f"{name} {version}" for name, version in versions.items()) or "no such engine"

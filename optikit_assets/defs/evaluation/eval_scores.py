@@ -1,6 +1,6 @@
 """Stage 3: lm-eval on the baseline and every candidate, paired comparison, quality gate, q*."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -11,7 +11,7 @@ from optikit_assets.defs.body import Partition
 from optikit_assets.defs.evaluation.candidates import verified
 from optikit_assets.defs.evaluation.checks import check_specs, compared_checks, failed_checks
 from optikit_assets.defs.evaluation.history import remember_evaluation
-from optikit_assets.defs.evaluation.scoring import evaluate
+from optikit_assets.defs.evaluation.scoring import evaluate_for
 from optikit_assets.defs.partitions import declared
 from optikit_assets.defs.quantization.contamination import (
     calibration_data,
@@ -43,7 +43,7 @@ from optikit_assets.schemas import (
 from optikit_assets.specs import BASELINE, SuiteSpec, digest
 from optikit_assets.stateval.comparison import compare
 from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate
-from optikit_assets.workers.messages import BASELINE_TRIAL, Candidate, EvaluateRequest
+from optikit_assets.workers.messages import BASELINE_TRIAL, Candidate
 from resources import (
     ArtifactStoreResource,
     HistoryResource,
@@ -163,7 +163,8 @@ def _evaluated(
     baseline = _candidate(partition, suite, BASELINE_TRIAL, None)
     # The baseline recipe's only candidate is the baseline itself.
     distinct = {item.artifact_key: item for item in (baseline, *candidates)}
-    failed = _run(partition, suite, list(distinct.values()))
+    data = calibration_data(partition)
+    failed = evaluate_for(partition, suite, list(distinct.values()), data)
     if baseline.artifact_key in failed:
         reason = f"the baseline could not be evaluated: {failed[baseline.artifact_key]}"
         # A worker that refuses this recipe's calibration data evaluates no baseline either.
@@ -174,23 +175,6 @@ def _evaluated(
     if not usable:
         return f"no candidate could be evaluated: {next(iter(failed.values()))}"
     return [_load(partition, item) for item in (baseline, *usable)]
-
-
-def _run(partition: Partition, suite: SuiteSpec, candidates: Sequence[Candidate]) -> dict[str, str]:
-    """Evaluate what has no artifact yet; return the reasons of what kept failing."""
-    sources = partition.versions.sources
-    request = EvaluateRequest(
-        store=partition.artifacts.url,
-        environment=partition.environment("serve"),
-        suite=suite,
-        task_folder=partition.share(sources.task_files(suite.name)),
-        judge=partition.share(sources.judge(suite.name)),
-        candidates=tuple(candidates),
-        engine=partition.model_spec.engine,
-        trust_remote_code=partition.model_spec.trust_remote_code,
-        calibration_data=calibration_data(partition),
-    )
-    return evaluate(partition.context, partition.runner, partition.artifacts, request)
 
 
 def _candidate(partition: Partition, suite: SuiteSpec, trial: int, key: str | None) -> Candidate:

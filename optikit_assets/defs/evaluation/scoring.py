@@ -1,13 +1,44 @@
-"""What eval_scores and repeatability share: the evaluate workers of one request."""
+"""What eval_scores, re-certification and repeatability share: the evaluate workers of a request."""
 
 from collections.abc import Sequence
 
 import dagster as dg
 
+from optikit_assets.artifacts import Reference
+from optikit_assets.defs.body import Partition
 from optikit_assets.engines import get_engine
 from optikit_assets.execution import Lease, settle
+from optikit_assets.specs import SuiteSpec
 from optikit_assets.workers.messages import Candidate, EvaluateRequest, EvaluateResult
 from resources import ArtifactStoreResource, PoolRunner
+
+
+def evaluate_for(
+    partition: Partition,
+    suite: SuiteSpec,
+    candidates: Sequence[Candidate],
+    calibration_data: Reference | str | None = None,
+) -> dict[str, str]:
+    """Evaluate candidates of a partition's model on a suite; see `evaluate`.
+
+    Parameters
+    ----------
+    calibration_data
+        Rows that no item of the suite may be among.
+    """
+    sources = partition.versions.sources
+    request = EvaluateRequest(
+        store=partition.artifacts.url,
+        environment=partition.environment("serve"),
+        suite=suite,
+        task_folder=partition.share(sources.task_files(suite.name)),
+        judge=partition.share(sources.judge(suite.name)),
+        candidates=tuple(candidates),
+        engine=partition.model_spec.engine,
+        trust_remote_code=partition.model_spec.trust_remote_code,
+        calibration_data=calibration_data,
+    )
+    return evaluate(partition.context, partition.runner, partition.artifacts, request)
 
 
 def evaluate(

@@ -1,0 +1,139 @@
+"""The sensor that has what is deployed measured again on another engine than it was certified on.
+
+What is deployed is what the ledger says (`optikit promote`), in whichever channels. A search is not
+repeated for an upgrade: whether the certificate still stands is a question of a few servers.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import dagster as dg
+
+from optikit_assets import graph
+from optikit_assets.artifacts import open_store
+from optikit_assets.defs.automation import FOR_MODELS
+from optikit_assets.defs.deployment.recertified_config import RECERTIFIED_CONFIG
+from optikit_assets.defs.deployment.shipped import engine_in, engine_versions, versions_told
+from optikit_assets.defs.partitions import multi_partition_key
+from optikit_assets.engines import get_engine
+from optikit_assets.errors import OptikitError
+from optikit_assets.graph import Key, Node
+from optikit_assets.headless.promotion import current_decisions
+from optikit_assets.schemas import DEPLOYMENT_FILE, Deployment
+from optikit_assets.settings import settings
+from optikit_assets.specs import digest
+from resources.history import open_history
+
+UPGRADE_TAG = "optikit/engine-upgrade"
+"""Of a run: the digest of the bundle and of the engine versions that it was requested for."""
+
+RECERTIFY_JOB = dg.define_asset_job(
+    "recertify",
+    selection=[RECERTIFIED_CONFIG],
+    description="Measures what was certified again; what the sensor for engine upgrades requests.",
+)
+
+
+@dataclass(frozen=True)
+class Upgraded:
+    """A deployed bundle, the engine it was certified on, and the one that is installed now."""
+
+    bundle_key: str
+    deployment: Deployment
+    certified: Mapping[str, str]
+    installed: Mapping[str, str]
+
+    @property
+    def digest(self) -> str:
+        """Of what a measurement is asked for."""
+        return digest([self.bundle_key, dict(self.installed)])
+
+    @property
+    def text(self) -> str:
+        """What changed under what, in words."""
+        here = self.deployment
+        return (
+            f"{here.model_key} under SLO {here.slo.name}, certified on "
+            f"{versions_told(self.certified)}, and here is {versions_told(self.installed)}"
+        )
+
+
+@dg.sensor(
+    name="engine_upgrades",
+    job=RECERTIFY_JOB,
+    minimum_interval_seconds=60,
+    default_status=FOR_MODELS,
+    description="Requests a re-certification of every deployed bundle (optikit promote) whose "
+    "engine has another version in the serve environment of this machine than when it was "
+    "certified: once for each version, and not if somebody measured it with that already.",
+)
+def engine_upgrades(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """Request what the engine that is installed now was not certified with."""
+    if settings().executor == "ray":
+        return dg.SensorResult(
+            skip_reason="workers run on a cluster, whose engines nobody compares from here: "
+            "`optikit recertify` measures what is deployed there"
+        )
+    requests: list[dg.RunRequest] = []
+    told: list[str] = []
+    for found in upgraded(told):
+        earlier = context.instance.get_runs(
+            dg.RunsFilter(tags={UPGRADE_TAG: found.digest}), limit=1
+        )
+        if earlier:
+            told.append(f"{found.text}: {earlier[0].status.value} (run {earlier[0].run_id})")
+            continue
+        told.append(f"{found.text}: requested")
+        requests.append(_request(found))
+    said = "; ".join(told) or "everything deployed was measured on the engine of now"
+    if requests:
+        context.log.info(said)
+        return dg.SensorResult(run_requests=requests)
+    return dg.SensorResult(skip_reason=said)
+
+
+def upgraded(told: list[str]) -> list[Upgraded]:
+    """Return every deployed bundle that nobody measured on the engine which is installed now.
+
+    Parameters
+    ----------
+    told
+        Gets a line for each that nothing is known of.
+    """
+    store = open_store(settings().store, settings().home)
+    found: list[Upgraded] = []
+    for bundle_key in sorted({here.bundle_key for here in current_decisions()}):
+        try:
+            deployment = DEPLOYMENT_FILE.read(store.get(bundle_key))
+            engine = get_engine(deployment.engine)
+        except OptikitError as error:
+            told.append(str(error))
+            continue
+        certified = engine_versions(engine, deployment.versions)
+        installed = engine_in(engine, settings().envs_home)
+        # Without an environment there is nothing to measure with.
+        if installed and certified != installed and not _measured(bundle_key, installed):
+            found.append(Upgraded(bundle_key, deployment, certified, installed))
+    return found
+
+
+def _measured(bundle_key: str, installed: Mapping[str, str]) -> bool:
+    """Return whether a bundle was measured on these versions of an engine before."""
+    rows = open_history(settings()).query(
+        "SELECT CAST(versions AS MAP(VARCHAR, VARCHAR)) AS versions FROM recertifications "
+        "WHERE bundle_key = $key",
+        {"key": bundle_key},
+    )
+    return any(installed.items() <= dict(row).items() for row in rows["versions"])
+
+
+def _request(found: Upgraded) -> dg.RunRequest:
+    here = found.deployment
+    node = Node(graph.DEPLOYABLE_CONFIG, Key(here.model_key, slo=here.slo.name))
+    config = {"bundle": found.bundle_key}
+    return dg.RunRequest(
+        run_key=found.digest,
+        partition_key=multi_partition_key(node),
+        run_config={"ops": {RECERTIFIED_CONFIG: {"config": config}}},
+        tags={UPGRADE_TAG: found.digest},
+    )
