@@ -144,21 +144,24 @@ class Home:
         flow = flow_of(stage)
         slo = ["--slo", SLO] if flow.measures else []
         asked = ["--model", MODEL, "--recipe", RECIPE, *slo, "--flow", flow.name]
-        return self._optikit("driver", self.play / f"driver-{number}.log", "optimize", *asked)
+        return self.optikit("driver", self.play / f"driver-{number}.log", "optimize", *asked)
 
     def repair(self) -> OwnedProcess:
         """Return the command that clears away what is left, to be started."""
-        return self._optikit("doctor", self.play / "doctor.log", "doctor", "--repair")
+        return self.optikit("doctor", self.play / "doctor.log", "doctor", "--repair")
 
     def repaired(self) -> str:
         """Return what that command said."""
         return (self.play / "doctor.log").read_text(encoding="utf-8", errors="replace")
 
-    def _optikit(self, name: str, log_file: Path, *words: str) -> OwnedProcess:
+    def optikit(
+        self, name: str, log_file: Path, *words: str, variables: dict[str, str] | None = None
+    ) -> OwnedProcess:
+        """Return any command of ours on this folder, to be started."""
         return OwnedProcess(
             [str(Path(sys.executable).with_name("optikit")), *words],
             log_file=log_file,
-            env=self.variables,
+            env=variables or self.variables,
             cwd=REPOSITORY,
             name=name,
         )

@@ -26,6 +26,7 @@ from optikit_assets.errors import OptikitError
 from optikit_assets.graph import Node
 from optikit_assets.headless.agenda import Agenda, DriverReport, Event
 from optikit_assets.headless.plan import NodePlan
+from optikit_assets.locks import locked
 from optikit_assets.processes import die_with_parent
 from optikit_assets.workers.messages import trial_title
 from optikit_assets.workers.records import (
@@ -210,7 +211,7 @@ def _interrupts_ignored() -> Iterator[None]:
 
 
 def _serve(connection: Connection, log_file: Path, materialize: Materialize) -> None:
-    """Materialize nodes as they come, in a process of its own."""
+    """Materialize nodes as they come, in a process of its own, whose log is locked meanwhile."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     log = log_file.open("a", buffering=1)
@@ -218,7 +219,10 @@ def _serve(connection: Connection, log_file: Path, materialize: Materialize) -> 
     os.dup2(log.fileno(), sys.stderr.fileno())
     # Ours alone: a terminal's Ctrl-C reaches the parent, which then asks us to stop.
     os.setpgid(0, 0)
-    try:
+    with contextlib.ExitStack() as held, contextlib.suppress(EOFError, KeyboardInterrupt):
+        # One of the same number in another container may have it, and not every disk has locks.
+        with contextlib.suppress(OSError):
+            held.enter_context(locked(log_file))
         while (node := connection.recv()) is not None:
             connection.send(Event("started", node))
 
@@ -234,8 +238,6 @@ def _serve(connection: Connection, log_file: Path, materialize: Materialize) -> 
                 connection.send(Event("failed", node, f"{type(error).__name__}: {error}"))
             else:
                 connection.send(Event("finished", node, outcome=outcome))
-    except (EOFError, KeyboardInterrupt):
-        pass
 
 
 def describe_record(record: Record) -> str:

@@ -1,4 +1,4 @@
-"""`optikit gc`: removal of what nothing refers to and nobody used for a while.
+"""`optikit gc`: removal of what nothing refers to and nobody used for a while, logs among it.
 
 What is found or put again while this decides stays: every `find` marks a use, and a removal looks
 at the mark once more, in one step with the removal (`ArtifactStore.expire`). Nothing goes that was
@@ -21,6 +21,7 @@ from optikit_assets.errors import OptikitError, TuningError
 from optikit_assets.graph import STAGES, TUNED_CONFIG
 from optikit_assets.headless.materialize import opened_instance
 from optikit_assets.headless.needed import Needed, find_needed
+from optikit_assets.headless.old_logs import WRITERS, old_logs, remove_logs
 from optikit_assets.headless.run_owners import cancel_orphaned_runs
 from optikit_assets.releases import old_copies, remove_broken_copies, remove_copy
 from optikit_assets.settings import Settings, settings
@@ -41,7 +42,7 @@ _STUDIES_REST_S = 30 * _A_DAY_S
 
 @dataclass(frozen=True)
 class Unreferenced:
-    """An artifact or a copy that goes: what it is, ``bytes``, and why nothing needs it."""
+    """An artifact, a copy or logs that go: what it is, ``bytes``, and why nothing needs it."""
 
     what: str
     key: str
@@ -74,7 +75,7 @@ class Garbage:
 
 
 def find_garbage(older_than_s: float, now_s: float | None = None) -> Garbage:
-    """Return what can go from the store and from ``bundles/``; nothing is removed.
+    """Return what can go from the store, ``bundles/`` and ``logs/``; nothing is removed.
 
     Parameters
     ----------
@@ -113,6 +114,7 @@ def find_garbage(older_than_s: float, now_s: float | None = None) -> Garbage:
         _item(store, needed, key, old[key], limits[key], why[key]) for key in _in_order(needed, old)
     ]
     items += [_copy(place, since) for place in old_copies(since)]
+    items += [_logs(of, files, since) for of in WRITERS if (files := old_logs(of, since))]
     return Garbage(
         tuple(items),
         datetime.fromtimestamp(since, UTC),
@@ -238,4 +240,16 @@ def _copy(place: Path, since: float) -> Unreferenced:
         why="no link in deployments/ or channels/ leads to it",
         last_use=datetime.fromtimestamp(place.stat().st_mtime, UTC),
         remove=lambda: remove_copy(place, since),
+    )
+
+
+def _logs(of: str, files: list[Path], since: float) -> Unreferenced:
+    known = [file.stat() for file in files if file.exists()]
+    return Unreferenced(
+        what=f"logs of {of}",
+        key=f"{len(files)} files",
+        bytes=sum(file.st_size for file in known),
+        why="nobody wrote to them since",
+        last_use=datetime.fromtimestamp(max((f.st_mtime for f in known), default=since), UTC),
+        remove=lambda: remove_logs(files, since) > 0,
     )

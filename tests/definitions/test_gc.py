@@ -26,6 +26,7 @@ from optikit_assets.graph import Key, Node
 from optikit_assets.headless.garbage import find_garbage, remove_garbage
 from optikit_assets.headless.materialize import open_instance
 from optikit_assets.headless.run_owners import HOME_TAG
+from optikit_assets.locks import locked
 from optikit_assets.publishing import Bundle, FolderPublisher
 from optikit_assets.releases import local, old_copies
 from optikit_assets.schemas import DEPLOYMENT_FILE
@@ -328,6 +329,31 @@ def test_an_age_that_is_none_is_refused(text: str) -> None:
 def test_an_age_that_is_too_short_is_refused(made: Store) -> None:
     with pytest.raises(OptikitError, match="at least 1h"):
         find_garbage(1800)
+
+
+def test_logs_go_once_nobody_wrote_to_them_for_as_long_but_for_a_living_driver_s(
+    made: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs = settings().logs
+    ages = {"workers/old": 30, "workers/older": 40, "servers/young": 1, "driver/alive": 30}
+    for name, days in ages.items():
+        file = logs / f"{name}.log"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("said")
+        then = time.time() - days * DAY
+        os.utime(file, (then, then))
+    ledger = logs / "workers.jsonl"
+    ledger.write_text("{}")
+    os.utime(ledger, (0, 0))
+    with locked(logs / "driver" / "alive.log"):
+        garbage = find_garbage(7 * DAY)
+        os.utime(logs / "workers" / "older.log")
+        assert [item.what for item in remove_garbage(garbage)] == ["logs of workers"]
+    left = {str(file.relative_to(logs)) for file in logs.rglob("*") if file.is_file()}
+    assert left == {"workers/older.log", "servers/young.log", "driver/alive.log", ledger.name}
+    run_gc("7d", dry_run=False, json_out=None)
+    assert "logs of drivers" in capsys.readouterr().out
+    assert not (logs / "driver" / "alive.log").exists()
 
 
 def test_copies_of_bundles_go_once_no_link_leads_to_them(
