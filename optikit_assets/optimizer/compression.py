@@ -13,6 +13,7 @@ from optikit_assets.optimizer.checks import check_plan, sequence_length
 from optikit_assets.optimizer.samplers import draw
 from optikit_assets.specs import RecipeSpec
 from optikit_assets.specs.recipe import MixedPrecision, Modifier
+from optikit_assets.telling import Tell, to_nobody
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Compression:
         Whether Python code that comes with the model may run.
     notes
         What differs from what the recipe asks for.
+    tell
+        Hears of every layer that is done; what is made does not depend on it.
     """
 
     model_path: Path
@@ -52,6 +55,7 @@ class Compression:
     mixed_precision: MixedPrecision | None = None
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     notes: tuple[str, ...] = ()
+    tell: Tell = field(default=to_nobody, compare=False)
 
     @property
     def row_numbers(self) -> tuple[int, ...]:
@@ -73,6 +77,7 @@ def prepare_compression(
     calibration: CalibrationData | None = None,
     tokens: Sequence[Sequence[int]] = (),
     trust_remote_code: bool = False,
+    tell: Tell = to_nobody,
 ) -> Compression:
     """Check `recipe` against the model and draw the calibration rows.
 
@@ -91,7 +96,7 @@ def prepare_compression(
     tokens
         Token ids of each row of `calibration`; the samplers look at the part that is kept. Rows
         that the tokenizer makes nothing of are left out.
-    trust_remote_code
+    trust_remote_code, tell
         Passed on.
 
     Raises
@@ -141,4 +146,5 @@ def prepare_compression(
         mixed_precision=recipe.mixed_precision,
         options=recipe.options,
         notes=tuple(notes),
+        tell=tell,
     )

@@ -20,6 +20,7 @@ from optikit_assets.stateval.scores import (
     mean_value,
     standard_error,
 )
+from optikit_assets.telling import Tell, to_nobody
 
 log = logging.getLogger("optikit.evaluate")
 
@@ -30,6 +31,35 @@ Values = dict[str, float | list[float]]
 """An item's value of each metric; a list where it has several (IFEval's instructions)."""
 
 
+class Answered:
+    """Hears of every answer, in the place of what lm-eval's models tell a cache.
+
+    An engine that tells more than that, or sooner, calls `up_to` itself.
+
+    Parameters
+    ----------
+    tell
+        Is told.
+    total
+        Number of items.
+    """
+
+    def __init__(self, tell: Tell, total: int) -> None:
+        self._tell, self._total = tell, total
+        self._answers = self._most = 0
+
+    def add_partial(self, attr: str, req: Any, res: Any) -> None:
+        """Take an answer, as `lm_eval.api.model.CacheHook` does."""
+        self._answers += 1
+        self.up_to(self._answers)
+
+    def up_to(self, answers: int) -> None:
+        """Hear that there are so many answers by now."""
+        if self._most < answers <= self._total:
+            self._most = answers
+            self._tell(answers, self._total, "items")
+
+
 def run_task(
     task: Any,
     spec: TaskSpec,
@@ -38,6 +68,7 @@ def run_task(
     *,
     seed: int,
     clock: Callable[[], float] = time.monotonic,
+    tell: Tell = to_nobody,
 ) -> EvaluatedTask:
     """Evaluate one task and return its score with every item.
 
@@ -53,6 +84,8 @@ def run_task(
         Of lm-eval's few-shot draws and of all generators.
     clock
         Seconds, for the duration.
+    tell
+        Hears of the items that are answered.
 
     Raises
     ------
@@ -63,6 +96,8 @@ def run_task(
     from lm_eval.tasks import TaskManager
 
     begin = clock()
+    items_asked = len(task.eval_docs)
+    model.cache_hook = Answered(tell, min(items_asked, spec.limit or items_asked))
     report: Any = lm_eval.simple_evaluate(
         model=model,
         tasks=[task],

@@ -25,6 +25,7 @@ from optikit_assets.optimizer.calibration import (
 from optikit_assets.optimizer.compression import Compression, prepare_compression
 from optikit_assets.optimizer.contamination import check_contamination, read_items
 from optikit_assets.schemas import CalibrationTrial, FailedCalibrationTrial
+from optikit_assets.telling import Tell
 from optikit_assets.workers.channel import Emit, worker_main
 from optikit_assets.workers.inputs import calibration_location, check_inputs, local, store_of
 from optikit_assets.workers.manifests import CheckpointMaking
@@ -33,7 +34,8 @@ from optikit_assets.workers.messages import (
     CompressResult,
     CompressTrial,
 )
-from optikit_assets.workers.records import Progress, TrialFailed, TrialFinished
+from optikit_assets.workers.parts import Parts
+from optikit_assets.workers.records import TrialFailed, TrialFinished
 
 log = logging.getLogger("optikit.compress")
 
@@ -103,14 +105,14 @@ def handle(request: CompressRequest, emit: Emit, *, clock: Clock = _utc_now) -> 
     calibration, tokens = _load_rows(request)
     finished: dict[int, str] = {}
     failed: dict[int, str] = {}
-    for done, trial in enumerate(request.trials):
-        text = f"compressing trial {trial.trial} of {request.recipe.name}"
-        emit(Progress(done=done, total=len(request.trials), text=text))
+    parts = Parts(emit, len(request.trials))
+    for number, trial in enumerate(request.trials):
+        parts.begin(number, f"compressing trial {trial.trial} of {request.recipe.name}")
         started_at = clock()
         try:
             with store.turn(trial.artifact_key):
                 made = _run_trial(
-                    request, trial, backend, store, calibration, tokens, versions, clock
+                    request, trial, backend, store, calibration, tokens, versions, clock, parts.of()
                 )
         except Exception as error:
             raise_machine_fault(error)
@@ -139,6 +141,7 @@ def _run_trial(
     tokens: Tokens,
     versions: dict[str, str],
     clock: Clock,
+    tell: Tell,
 ) -> TrialFinished:
     """Make one checkpoint, or find it, which keeps the times at which it was made."""
     ended = CalibrationTrial(**trial.model_dump())
@@ -156,6 +159,7 @@ def _run_trial(
             calibration=calibration,
             tokens=tokens,
             trust_remote_code=request.trust_remote_code,
+            tell=tell,
         )
         _log_plan(trial, compression)
         compressed = backend.compress(compression)

@@ -34,7 +34,8 @@ from optikit_assets.workers.messages import (
     EvaluateResult,
     trial_title,
 )
-from optikit_assets.workers.records import CandidateFailed, CandidateFinished, Progress
+from optikit_assets.workers.parts import Parts
+from optikit_assets.workers.records import CandidateFailed, CandidateFinished
 
 log = logging.getLogger("optikit.evaluate")
 
@@ -60,7 +61,12 @@ class Harness(Protocol):
         ...
 
     def score(
-        self, request: EvaluateRequest, candidate: Candidate, suite_tasks: list[Any], opened: Open
+        self,
+        request: EvaluateRequest,
+        candidate: Candidate,
+        suite_tasks: list[Any],
+        opened: Open,
+        parts: Parts,
     ) -> EvaluatedCandidate:
         """Load a candidate and return its scores on the tasks, with the settings they hold for."""
         ...
@@ -79,15 +85,28 @@ class LmEval:
         return suite_tasks
 
     def score(
-        self, request: EvaluateRequest, candidate: Candidate, suite_tasks: list[Any], opened: Open
+        self,
+        request: EvaluateRequest,
+        candidate: Candidate,
+        suite_tasks: list[Any],
+        opened: Open,
+        parts: Parts,
     ) -> EvaluatedCandidate:
         begin = time.monotonic()
         context, settings = opened(candidate)
         with context as model:
             load_seconds = time.monotonic() - begin
+            tasks = list(zip(suite_tasks, request.suite.tasks, strict=True))
             outcomes = tuple(
-                run_task(task, spec, request.suite, model, seed=request.seed)
-                for task, spec in zip(suite_tasks, request.suite.tasks, strict=True)
+                run_task(
+                    task,
+                    spec,
+                    request.suite,
+                    model,
+                    seed=request.seed,
+                    tell=parts.of(number, len(tasks), spec.title),
+                )
+                for number, (task, spec) in enumerate(tasks)
             )
             # The engine is freed only when nothing refers to it.
             del model
@@ -165,13 +184,14 @@ def _evaluate_in_turn(
     opened: Open,
 ) -> EvaluateResult:
     store = store_of(request)
+    parts = Parts(emit, len(request.candidates))
     suite_tasks: list[Any] = []
     contamination: dict[str, str] = {}
     finished: dict[int, str] = {}
     failed: dict[int, str] = {}
-    for done, candidate in enumerate(request.candidates):
+    for number, candidate in enumerate(request.candidates):
         text = f"evaluating {trial_title(candidate.trial)} with suite {request.suite.name}"
-        emit(Progress(done=done, total=len(request.candidates), text=text))
+        parts.begin(number, text)
         started_at = clock()
         found = store.find(candidate.artifact_key)
         if found is None and not suite_tasks:
@@ -186,7 +206,7 @@ def _evaluate_in_turn(
                 reused = found is not None
                 if found is None:
                     started_at = clock()
-                    evaluated = harness.score(request, candidate, suite_tasks, opened)
+                    evaluated = harness.score(request, candidate, suite_tasks, opened, parts)
                     _keep(request, candidate, evaluated, contamination, store, started_at, clock)
                     found = store.get(candidate.artifact_key)
             ended = _finished(candidate, found, reused=reused)

@@ -77,6 +77,7 @@ class VllmOffline:
                 raise EvaluationError(
                     f"vLLM cannot load the checkpoint: {type(error).__name__}: {reason}"
                 ) from error
+            _tell_answers(model)
             yield model
         finally:
             # The engine must be unreachable before the process groups go; this also frees its
@@ -84,6 +85,23 @@ class VllmOffline:
             model = None
             gc.collect()
             cleanup_dist_env_and_memory()
+
+
+def _tell_answers(model: Any) -> None:
+    """Have the model's hook hear of every answer when it comes, not of all of them at the end."""
+    from tqdm.auto import tqdm
+
+    class Bar(tqdm):
+        def update(self, n: float | None = 1) -> bool | None:
+            shown = super().update(n)
+            up_to = getattr(model.cache_hook, "up_to", None)
+            # The same bar counts prompts before.
+            if up_to is not None and self.desc.startswith("Processed"):
+                up_to(int(self.n))
+            return shown
+
+    generate = model.model.generate
+    model.model.generate = lambda *args, **options: generate(*args, **{**options, "use_tqdm": Bar})
 
 
 def _offline_flags(spec: EngineSpec) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class LLMCompressorBackend:
             original_types = models.widen(model) if compression.rows else {}
             loader = _data_loader(compression, tokenizer) if compression.rows else None
             sensitive = _sensitive(compression, model, loader)
-            with _pinning_only_with_accelerator():
+            with _pinning_only_with_accelerator(), _telling(compression, model):
                 oneshot(
                     model=model,
                     processor=tokenizer,
@@ -106,6 +106,31 @@ class LLMCompressorBackend:
         models.copy_tokenizer(compression.model_path, compression.destination)
         notes = (f"sensitive layers: {', '.join(sensitive)}",) if sensitive else ()
         return CompressedModel.saved(compression.destination, time.monotonic() - begin, notes)
+
+
+@contextlib.contextmanager
+def _telling(compression: Compression, model: Any) -> Iterator[None]:
+    """Tell of every layer that a pass over the calibration rows is done with.
+
+    The library's passes go from layer to layer and end each with an event; all of a decoder's
+    layers and its output count, once for every modifier.
+    """
+    from compressed_tensors.utils import patch_attr
+    from llmcompressor.core import LifecycleCallbacks
+
+    layers = getattr(model.config.get_text_config(), "num_hidden_layers", 0) + 1
+    total, done = layers * len(compression.modifiers), 0
+    end = LifecycleCallbacks.sequential_epoch_end
+
+    def ended(*args: Any, **options: Any) -> Any:
+        nonlocal done
+        result = end(*args, **options)
+        done += 1
+        compression.tell(done, max(done, total), "layers")
+        return result
+
+    with patch_attr(LifecycleCallbacks, "sequential_epoch_end", ended):
+        yield
 
 
 def batches_of_equal_length(ids: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:

@@ -23,6 +23,7 @@ from optikit_assets.workers.messages import (
     EvaluateRequest,
     EvaluateResult,
 )
+from optikit_assets.workers.parts import Parts
 from optikit_assets.workers.records import (
     CandidateFailed,
     CandidateFinished,
@@ -68,7 +69,12 @@ class Numbers:
         return [SimpleNamespace(eval_docs=[{"question": QUESTION}, {"question": BEYOND_LIMIT}])]
 
     def score(
-        self, request: EvaluateRequest, candidate: Candidate, suite_tasks: list[Any], opened: Open
+        self,
+        request: EvaluateRequest,
+        candidate: Candidate,
+        suite_tasks: list[Any],
+        opened: Open,
+        parts: Parts,
     ) -> EvaluatedCandidate:
         self.opened.append(candidate.model.where)
         (Path(os.environ["VLLM_RPC_BASE_PATH"]) / "socket").touch()

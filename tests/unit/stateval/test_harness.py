@@ -8,7 +8,7 @@ import pytest
 
 from optikit_assets.errors import EvaluationError
 from optikit_assets.specs import SuiteSpec
-from optikit_assets.stateval.harness import run_task
+from optikit_assets.stateval.harness import Answered, run_task
 
 
 def sample(doc_id: int, filter_name: str, response: str, **metrics: Any) -> dict[str, Any]:
@@ -44,7 +44,20 @@ def run(
     entry = {"task": "t", "metrics": metrics, **task}
     suite = SuiteSpec.model_validate({"name": "s", "tasks": [entry]})
     ticks = iter([10.0, 12.5])
-    return run_task(None, suite.tasks[0], suite, None, seed=1, clock=lambda: next(ticks))
+    items = SimpleNamespace(eval_docs=[{}, {}])
+    model = SimpleNamespace()
+    clock = lambda: next(ticks)  # noqa: E731
+    return run_task(items, suite.tasks[0], suite, model, seed=1, clock=clock)
+
+
+def test_answers_are_told_as_they_come_each_once_and_no_more_than_there_are_items() -> None:
+    told: list[tuple[int, int, str]] = []
+    heard = Answered(lambda *part: told.append(part), 3)
+    heard.up_to(2)
+    # What an engine told while it generated, lm-eval tells again at the end; retries come on top.
+    for _ in range(5):
+        heard.add_partial("generate_until", (), "text")
+    assert told == [(2, 3, "items"), (3, 3, "items")]
 
 
 def test_score_comes_from_the_wanted_filter(monkeypatch: pytest.MonkeyPatch) -> None:
