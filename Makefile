@@ -3,6 +3,7 @@
 # PYTHON=…         the Python 3.11 that the environments are made with
 # PYTEST_ARGS=…    more arguments for pytest, e.g. a folder or -x
 # TEST_PROCESSES=…, WAITING_PROCESSES=…  test processes for tests that compute, and that wait
+# DATA=…           folder with IFEval, GSM8K and Azure's trace for make demo-real; absent: from the hub
 # FAST_PROCESSES=…         test processes of make test-fast
 
 .DEFAULT_GOAL := help
@@ -19,6 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 CONTROL_BIN := $(OPTIKIT_HOME)/envs/control/bin
 OPTIKIT := $(CONTROL_BIN)/optikit
 DEMO_JOB := recipes/jobs/demo.yaml
+DATA ?= ../shared/data
 PYTEST_ARGS ?=
 TEST_PROCESSES ?= 3
 FAST_PROCESSES ?= 3
@@ -86,6 +88,10 @@ demo: setup ## The whole pipeline on the demo model: quantize, evaluate, benchma
 .PHONY: demo-cluster
 demo-cluster: setup-ray ## The demo job on a Ray cluster of two nodes on loopback
 	@"$(CONTROL_BIN)/python" -m demo.cluster --job $(DEMO_JOB)
+
+.PHONY: demo-real
+demo-real: setup ## The pipeline on SmolLM2-135M-Instruct: hours on two cores, and goes on where it was stopped
+	@"$(CONTROL_BIN)/python" -m demo.real $(if $(DATA),--data "$(DATA)")
 
 .PHONY: test
 test: setup-ray setup-clients check ## All checks, then the whole test suite

@@ -10,37 +10,21 @@ state folder of its own: what they share is the bucket. What is made lies below
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from demo.optimize import optimize
 from demo.s3 import BUCKET, s3_server
 from optikit_assets.artifacts import LocalStore, open_store
 from optikit_assets.disk import human_bytes
 from optikit_assets.execution.ray.loopback import LoopbackCluster, LoopbackNode
 from optikit_assets.locks import locked
-from optikit_assets.settings import REPOSITORY, settings
+from optikit_assets.settings import settings
 
 NODES = ("first", "second")
-
-
-def optimize(arguments: Sequence[str], variables: Mapping[str, str]) -> int:
-    """Run `optikit optimize`, and wait for it; return its exit code.
-
-    An interrupt goes to it as well, from the terminal: it is waited for until it has ended.
-    """
-    argv = [sys.executable, "-c", "from optikit_assets.cli import main; main()", "optimize"]
-    with subprocess.Popen(
-        [*argv, *arguments], env={**os.environ, **variables}, cwd=REPOSITORY
-    ) as running:
-        try:
-            return running.wait()
-        except KeyboardInterrupt:
-            running.wait()
-            raise
 
 
 def node(name: str, home: Path) -> LoopbackNode:
