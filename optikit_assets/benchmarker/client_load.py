@@ -61,14 +61,19 @@ class LoadMeter:
         elapsed_s = now_s - self._start_s
         if elapsed_s <= 0.0:
             return
-        idle_s = self._idle_s() - self._idle_at_start_s
-        self._idle_cores = idle_s / elapsed_s
         self._loops = tuple(seconds / elapsed_s for seconds in cpu_s)
+        # Asking the kernel takes longer than all else that is done between two requests.
+        if self._is_large:
+            self._idle_cores = (self._idle_s() - self._idle_at_start_s) / elapsed_s
 
     @property
     def cores(self) -> float:
         """Mean number of cores that the event loops took up to the last reading."""
         return sum(self._loops)
+
+    @property
+    def _is_large(self) -> bool:
+        return self.cores >= _LARGE_SHARE * self._available
 
     def overload(self) -> str:
         """Return why the client may be to blame for what is slow, or an empty string."""
@@ -78,7 +83,7 @@ class LoadMeter:
                 f"the client was overloaded: an event loop took {busiest:.0%} of a core and may "
                 "have read answers late"
             )
-        if self.cores >= _LARGE_SHARE * self._available and self._idle_cores < _SPARE_CORES:
+        if self._is_large and self._idle_cores < _SPARE_CORES:
             return (
                 f"the client took {self.cores:.2g} of {self._available} cores and less than one "
                 "was left idle: the server may have lacked them"

@@ -3,6 +3,8 @@
 import asyncio
 import selectors
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -15,13 +17,16 @@ from optikit_assets.benchmarker.client import (
     RequestShape,
 )
 from optikit_assets.benchmarker.endpoint import Target
+from optikit_assets.benchmarker.lengths import LengthSource
 from optikit_assets.benchmarker.prompts import SyntheticPrompts
 from optikit_assets.benchmarker.run import benchmark_target
 from optikit_assets.benchmarker.session import Session
 from optikit_assets.schemas import CompletedBenchmark, ProbeResult
 from optikit_assets.specs.slo import SloSpec
+from optikit_assets.specs.workload import Workload
 from tests.servers.engine_model import Engine, Shape
 
+_UNUSED = np.random.default_rng()
 MakeEngine = Callable[[Shape, int], Engine]
 
 
@@ -117,6 +122,36 @@ class VirtualClient:
         flight.output_tokens = self._shape.output_tokens
 
 
+@dataclass(frozen=True)
+class VirtualTarget(Target):
+    """Asks by length alone, that of the real prompts: no model reads a text, and to write it takes
+    a fifth of a search.
+    """
+
+    workload: Workload = field(kw_only=True)
+    seed: int = field(kw_only=True)
+
+    @cached_property
+    def _lengths(self) -> LengthSource:
+        return LengthSource(self.workload, self.seed)
+
+    @cached_property
+    def _drawn(self) -> bool:
+        lengths = (self.workload.input_tokens, self.workload.output_tokens)
+        return not all(isinstance(length, int) for length in lengths)
+
+    def body(self, probe: int, request: int) -> RequestBody:
+        """Return a request of the length that `SyntheticPrompts` draws for it."""
+        # A generator takes as long to make as all else here, and fixed lengths take no draw.
+        rng = np.random.default_rng((self.seed, probe, request)) if self._drawn else _UNUSED
+        return RequestBody(
+            self.shape.endpoint,
+            b"",
+            self._lengths.input_tokens(rng, probe, request),
+            self._lengths.output_tokens(rng, probe, request),
+        )
+
+
 def virtual_benchmark(shape: Shape, slo: SloSpec, seed: int, **options: Any) -> CompletedBenchmark:
     """Search the highest rate of the model in virtual time; options as in `benchmark_target`."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
@@ -141,11 +176,13 @@ def virtual_target(
 ) -> Target:
     """Return what `prepare` would say of the model, served by an engine made for it."""
     longest = slo.workload.max_input_tokens or 0
-    return Target(
+    return VirtualTarget(
         cast("CompletionClient", VirtualClient(shape, seed, loop, make_engine)),
         "virtual",
         RequestShape(),
         SyntheticPrompts(slo.workload, seed),
         shape.first_s(longest),
         shape.service_s(0, longest),
+        workload=slo.workload,
+        seed=seed,
     )
