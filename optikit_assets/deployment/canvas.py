@@ -13,6 +13,7 @@ from typing import Literal
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 INK = "#1f2933"
@@ -103,8 +104,12 @@ def nothing_to_show(message: str, *, width_in: float = WIDTH_IN, height_in: floa
 def encode(figure: Figure, file_format: Format = "svg") -> bytes:
     """Return the figure as SVG (text as outlines, no time stamp) or as PNG at 144 dpi."""
     buffer = io.BytesIO()
-    metadata = {"Date": None} if file_format == "svg" else {"Software": None}
-    figure.savefig(buffer, format=file_format, dpi=144, metadata=metadata)
+    figure.set_dpi(144)
+    # By the canvases themselves: `Figure.savefig` draws everything once more before, unseen.
+    if file_format == "svg":
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    else:
+        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
 
 
