@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from scipy import stats
 
 from optikit_assets.benchmarker.client import Flight
 from optikit_assets.benchmarker.endpoint import Target
@@ -155,7 +154,8 @@ def _measured(
         return None
     # Clients in step finish together: what falls into a window depends on where it is cut, the
     # slope of their count does not.
-    throughput_rps = float(stats.linregress(inside, np.arange(len(inside))).slope)
+    (spread, common), _ = np.cov(inside, np.arange(len(inside)), bias=True)
+    throughput_rps = float(common / spread)
     chosen = sample.completed & (sample.finished_s > warmup_s)
     latency = sample.finished_s[chosen] - sample.scheduled_s[chosen]
     met = all(

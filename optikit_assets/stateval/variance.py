@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from optikit_assets.errors import EvaluationError
 from optikit_assets.stateval.proportions import Floats
@@ -66,8 +66,8 @@ def variance_components(scores: Floats) -> VarianceComponents:
     elif ms_residual < 1e-20:
         p_value = 0.0
     else:
-        distribution: Any = stats.f
-        p_value = float(distribution.sf(ms_trial / ms_residual, trials - 1, freedom))
+        survival: Any = special.fdtrc
+        p_value = float(survival(trials - 1, freedom, ms_trial / ms_residual))
     return VarianceComponents(
         calibration_std=max(0.0, (ms_trial - ms_residual) / items) ** 0.5,
         noise_std=(ms_residual / items) ** 0.5,

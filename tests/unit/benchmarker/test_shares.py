@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from scipy import stats
 
 from optikit_assets.benchmarker.shares import (
+    binomial_quantile,
     effective_size,
     episode_size,
     percentile,
@@ -73,6 +75,13 @@ def test_percentile_interval_is_open_above_when_too_few_values():
     low, high = percentile_interval(values, 95, 50.0, 0.02)
     assert low < 48.0
     assert high == np.inf
+
+
+@pytest.mark.parametrize(("draws", "share"), [(1, 0.5), (8, 0.8), (50, 0.95), (5000, 0.999)])
+def test_binomial_quantiles_are_those_of_scipy(draws, share):
+    levels = (1e-4, 0.025, 0.123, 0.5, 0.877, 0.975, 1 - 1e-4)
+    found = [binomial_quantile(level, draws, share) for level in levels]
+    assert found == [int(stats.binom.ppf(level, draws, share)) for level in levels]
 
 
 def test_percentile_interval_covers_the_truth():
