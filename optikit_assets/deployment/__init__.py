@@ -6,14 +6,13 @@ from optikit_assets.deployment.across_pools import (
     cost_per_million_tokens,
     offers,
 )
-from optikit_assets.deployment.bundle import Bundle, write_bundle
+from optikit_assets.deployment.bundle import Bundle, ConfigFile, write_bundle
 from optikit_assets.deployment.certification import certify
 from optikit_assets.deployment.four_arms import arms
 from optikit_assets.deployment.outcomes import RecipeOutcome
 from optikit_assets.deployment.race import FreshServers, Held, Limits, Served
 from optikit_assets.deployment.recertification import RecordedServers, recertify
 from optikit_assets.deployment.record import build_deployment
-from optikit_assets.deployment.report import ConfigFile
 from optikit_assets.deployment.report_data import HeldLease, ReportData, Series
 from optikit_assets.deployment.selection import Selection, select
 from optikit_assets.deployment.terminal import arms_table, pools_table

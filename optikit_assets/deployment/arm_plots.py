@@ -9,27 +9,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from optikit_assets.deployment import canvas
-from optikit_assets.schemas import Arm, ArmCertificate, FourArms
-
-
-def gain_text(arm: Arm) -> str:
-    """Return the gain with its interval; without one it is only measured."""
-    if arm.gain is None:
-        return ""
-    if arm.name == "baseline" or arm.gain_low is None or arm.gain_high is None:
-        return f"{arm.gain:.2f}×"
-    return f"{arm.gain:.2f}× ({arm.gain_low:.2f}–{arm.gain_high:.2f})"
-
-
-def rate_text(arm: Arm, digits: str = ".3g") -> str:
-    """Return the rate per GPU, or why there is none."""
-    if arm.rate_per_gpu is not None:
-        return format(arm.rate_per_gpu, digits)
-    if arm.refuted_rps is not None:
-        return f"* refuted at {arm.refuted_rps:.3g}"
-    if arm.evidence == "not_asked":
-        return "not asked"
-    return "* SLO not met" if arm.status == "infeasible" else f"* {arm.status}"
+from optikit_assets.deployment.four_arms import gain_text, rate_text
+from optikit_assets.schemas import ArmCertificate, FourArms
 
 
 def four_arms(found: FourArms) -> Figure:

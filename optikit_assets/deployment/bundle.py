@@ -5,11 +5,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from optikit_assets.deployment.report import ConfigFile, render_report
 from optikit_assets.deployment.report_data import ReportData
 from optikit_assets.schemas import DEPLOYMENT_FILE, Deployment
 
 REPORT_FILE = "report.html"
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """What a server is started from.
+
+    Parameters
+    ----------
+    name
+        Of the file in the bundle.
+    text
+        Its content.
+    commands
+        How a server is started from it, the usual one first.
+    """
+
+    name: str
+    text: str
+    commands: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -44,6 +62,9 @@ def write_bundle(
     ValueError
         If a feasible deployment comes without its configuration.
     """
+    # It draws: what never writes a bundle has no use for Matplotlib, which is slow to import.
+    from optikit_assets.deployment.report import render_report
+
     feasible = deployment.status == "feasible"
     if feasible and config is None:
         raise ValueError(f"a feasible deployment of {deployment.model_key} needs its configuration")

@@ -1,4 +1,4 @@
-"""The four arms of the paper's Table 5, each with what stands behind its rate."""
+"""The four arms of the paper's Table 5, each with what stands behind its rate, and their words."""
 
 from collections.abc import Iterable, Sequence
 
@@ -137,3 +137,23 @@ def _doubt(seen: ArmCertificate | None) -> int:
     if seen is None:
         return 1
     return 0 if seen.evidence == "confirmed" else 2
+
+
+def gain_text(arm: Arm) -> str:
+    """Return the gain with its interval; without one it is only measured."""
+    if arm.gain is None:
+        return ""
+    if arm.name == "baseline" or arm.gain_low is None or arm.gain_high is None:
+        return f"{arm.gain:.2f}×"
+    return f"{arm.gain:.2f}× ({arm.gain_low:.2f}–{arm.gain_high:.2f})"
+
+
+def rate_text(arm: Arm, digits: str = ".3g") -> str:
+    """Return the rate per GPU, or why there is none."""
+    if arm.rate_per_gpu is not None:
+        return format(arm.rate_per_gpu, digits)
+    if arm.refuted_rps is not None:
+        return f"* refuted at {arm.refuted_rps:.3g}"
+    if arm.evidence == "not_asked":
+        return "not asked"
+    return "* SLO not met" if arm.status == "infeasible" else f"* {arm.status}"

@@ -1,7 +1,6 @@
 """Renders ``report.html``: one self-contained page for whoever deploys, or wants proof."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,29 +14,12 @@ from optikit_assets.deployment import (
     quality_plots,
     tuning_plots,
 )
+from optikit_assets.deployment.bundle import ConfigFile
+from optikit_assets.deployment.four_arms import gain_text, rate_text
 from optikit_assets.deployment.report_data import ReportData
 from optikit_assets.schemas import Deployment, RecoveryRow
 from optikit_assets.specs import Objective
 from optikit_assets.specs.workload import Length
-
-
-@dataclass(frozen=True)
-class ConfigFile:
-    """What a server is started from.
-
-    Parameters
-    ----------
-    name
-        Of the file in the bundle.
-    text
-        Its content.
-    commands
-        How a server is started from it, the usual one first.
-    """
-
-    name: str
-    text: str
-    commands: tuple[str, ...]
 
 
 def render_report(
@@ -61,8 +43,8 @@ def render_report(
             full_precision=_full_precision(deployment),
             workload=_workload(deployment),
             metric_title=plots.metric_title,
-            gain_text=arm_plots.gain_text,
-            rate_text=arm_plots.rate_text,
+            gain_text=gain_text,
+            rate_text=rate_text,
         )
     )
 

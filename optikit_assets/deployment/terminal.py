@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from optikit_assets.deployment.arm_plots import gain_text, rate_text
+from optikit_assets.deployment.four_arms import gain_text, rate_text
 from optikit_assets.schemas import Deployment
 
 

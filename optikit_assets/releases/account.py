@@ -3,8 +3,6 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from optikit_assets.deployment.arm_plots import four_arms
-from optikit_assets.deployment.canvas import encode
 from optikit_assets.publishing import Account
 from optikit_assets.schemas import Deployment
 
@@ -27,6 +25,9 @@ def account_of(
     bundle
         Files of the bundle, as they are published.
     """
+    from optikit_assets.deployment.arm_plots import four_arms
+    from optikit_assets.deployment.canvas import encode
+
     figure = folder / FIGURE
     figure.parent.mkdir(parents=True, exist_ok=True)
     figure.write_bytes(encode(four_arms(deployment.arms)))

@@ -14,8 +14,6 @@ from optikit_assets.benchmarker import RequestRecord, read_requests
 from optikit_assets.defs.body import BENCHMARKS, BenchmarkUsed, Partition
 from optikit_assets.defs.evaluation.candidates import Representative
 from optikit_assets.deployment import Series
-from optikit_assets.deployment.canvas import markdown_image
-from optikit_assets.deployment.plots import latency_against_rate, steady_state
 from optikit_assets.engines import Flags
 from optikit_assets.errors import OptikitError, ResultMissingError, StageError
 from optikit_assets.execution import Lease, beyond_a_node, on_some_node
@@ -348,6 +346,9 @@ def _probe_rows(
 
 def benchmark_metadata(done: Benchmarked, slo: SloSpec, label: str) -> dict[str, Any]:
     """Return the numbers, the table of probes and the plots of a benchmark."""
+    from optikit_assets.deployment.canvas import markdown_image
+    from optikit_assets.deployment.plots import latency_against_rate, steady_state
+
     outcome = done.outcome
     metadata: dict[str, Any] = {
         "certified_rate_rps": outcome.certified_rate_rps,

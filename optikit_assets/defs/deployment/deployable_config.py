@@ -26,9 +26,8 @@ from optikit_assets.deployment import (
     offers,
     write_bundle,
 )
-from optikit_assets.deployment.arm_plots import four_arms, gain_text
 from optikit_assets.deployment.bundle import REPORT_FILE
-from optikit_assets.deployment.canvas import markdown_image
+from optikit_assets.deployment.four_arms import gain_text
 from optikit_assets.engines import Flags
 from optikit_assets.errors import StageError
 from optikit_assets.graph import pool_name
@@ -252,6 +251,9 @@ def _left_out(partition: Partition) -> dict[str, Any]:
 def _metadata(
     partition: Partition, deployment: Deployment, artifact: Artifact, published: Published
 ) -> dict[str, Any]:
+    from optikit_assets.deployment.arm_plots import four_arms
+    from optikit_assets.deployment.canvas import markdown_image
+
     records = [
         dg.TableRecord(
             {

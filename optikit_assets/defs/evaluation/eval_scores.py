@@ -19,8 +19,6 @@ from optikit_assets.defs.quantization.contamination import (
     contamination_outcomes,
 )
 from optikit_assets.defs.quantization.quantized_model import make_candidates
-from optikit_assets.deployment.canvas import markdown_image
-from optikit_assets.deployment.quality_plots import flips, recovery_per_task, trial_spread
 from optikit_assets.errors import CompressionError, StageError
 from optikit_assets.graph import FAILED
 from optikit_assets.model_files import read_config
@@ -242,6 +240,9 @@ def _metadata(recipe: str, comparison: Comparison) -> dict[str, Any]:
         "scores": dg.MetadataValue.table(records),
     }
     if recipe != BASELINE:
+        from optikit_assets.deployment.canvas import markdown_image
+        from optikit_assets.deployment.quality_plots import flips, recovery_per_task, trial_spread
+
         plots = {
             "recovery": recovery_per_task({recipe: rows}),
             "flips": flips({recipe: rows}),

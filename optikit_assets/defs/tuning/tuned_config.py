@@ -19,8 +19,6 @@ from optikit_assets.defs.evaluation.candidates import representative_of
 from optikit_assets.defs.partitions import declared
 from optikit_assets.defs.tuning.measuring import Measuring, trial_result
 from optikit_assets.defs.tuning.priors import architecture_of, objectives_of, priors
-from optikit_assets.deployment import tuning_plots
-from optikit_assets.deployment.canvas import markdown_image
 from optikit_assets.errors import ModelError
 from optikit_assets.execution.pace import Pace
 from optikit_assets.graph import FAILED
@@ -239,6 +237,9 @@ def _metadata(tuned: TunedConfiguration) -> dict[str, Any]:
         "refused": dg.MetadataValue.json(tuned.study.refused),
     }
     if records:
+        from optikit_assets.deployment import tuning_plots
+        from optikit_assets.deployment.canvas import markdown_image
+
         metadata["trials"] = dg.MetadataValue.table(records)
         for name, plot in tuning_plots.figures(tuned.study).items():
             shown = markdown_image(plot, f"tuning: {name}")
