@@ -134,3 +134,11 @@ def with_instance(home: Path, empty_instance: Path) -> Path:
     """Put an empty Dagster instance below OPTIKIT_HOME."""
     shutil.copytree(empty_instance, home / "dagster")
     return home
+
+
+@pytest.fixture
+def with_history(home: Path, empty_database: Path) -> Path:
+    """Put an empty history below OPTIKIT_HOME."""
+    (home / "history" / "private").mkdir(parents=True)
+    shutil.copy(empty_database, home / "history" / "private")
+    return home

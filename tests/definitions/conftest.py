@@ -1,4 +1,3 @@
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -6,7 +5,6 @@ import dagster as dg
 import pytest
 
 from optikit_assets.headless.materialize import open_instance, register_model
-from optikit_assets.settings import settings
 from tests.definitions.world import HARDWARE, MODEL, World, local_on
 from tests.executors import execute_with
 
@@ -25,13 +23,10 @@ def world(tmp_path: Path, home: Path, instance: dg.DagsterInstance) -> World:
 
 @pytest.fixture
 def real(
-    world: World, with_instance: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, with_instance: Path, with_history: Path, monkeypatch: pytest.MonkeyPatch
 ) -> World:
     """A small world whose instance is the one below OPTIKIT_HOME."""
     monkeypatch.setenv("OPTIKIT_RECIPES", str(world.recipes))
-    private = settings().history / "private"
-    private.mkdir(parents=True)
-    shutil.copy(empty_database, private)
     execute_with(monkeypatch, local_on(HARDWARE))
     with open_instance() as instance:
         register_model(instance, MODEL)

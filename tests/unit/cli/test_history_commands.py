@@ -9,8 +9,8 @@ ROW = {"model": "m", "content_key": "k", "status": "ok"}
 
 
 @pytest.fixture
-def history(home: Path) -> History:
-    history = History(home / "history")
+def history(with_history: Path) -> History:
+    history = History(with_history / "history")
     history.append("sweeps", [ROW])
     return history
 

@@ -105,7 +105,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(home, monkeypatch):
+def bench(with_history, monkeypatch):
     return Bench(monkeypatch)
 
 

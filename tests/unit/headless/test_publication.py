@@ -37,7 +37,7 @@ PLACE = "s3://bucket/models"
 
 
 @pytest.fixture
-def bucket(home, tmp_path, monkeypatch):
+def bucket(with_history, tmp_path, monkeypatch):
     """Have a bundle of a baseline, and a target that is a bucket in memory."""
     recipes = tmp_path / "recipes"
     shutil.copytree(REPOSITORY / "recipes", recipes)

@@ -1,3 +1,4 @@
+import shutil
 import sys
 import threading
 import time
@@ -41,6 +42,12 @@ class Office:
     def current(self):
         found = self.ledger.current
         return found and found.bundle_key
+
+
+@pytest.fixture(autouse=True)
+def migrated(tmp_path, empty_database):
+    (tmp_path / "history" / "private").mkdir(parents=True)
+    shutil.copy(empty_database, tmp_path / "history" / "private")
 
 
 @pytest.fixture
