@@ -29,6 +29,8 @@ EVERYTHING = f"""
 {WITHOUT_RAY}
 import optikit_assets.cli.app, optikit_assets.definitions, optikit_assets.headless.optimize
 assert "ray" not in sys.modules
+# Half a second each, of every process that Dagster starts.
+assert not {{"matplotlib", "scipy.stats"}} & sys.modules.keys()
 """
 
 
