@@ -22,11 +22,12 @@ ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "demo" / "models" / "demo-llama" / "1"
 SUITE_FILE = ROOT / "recipes" / "evaluations" / "demo.yaml"
 LIMIT = 8
-# Libraries take seconds to import and a worker's work far less: they are imported once, and every
+# Modules take seconds to import and a worker's work far less: they are imported once, and every
 # worker is a fork. What they read from the environment when imported is the same for all of them.
 FORKS = """
-import json, os, runpy, sys
+import json, os, sys
 import datasets, lm_eval.evaluator, lm_eval.models.openai_completions, lm_eval.tasks, transformers
+from optikit_assets.workers import channel, evaluate
 transformers.AutoTokenizer, transformers.PreTrainedTokenizerFast
 for line in sys.stdin:
     call = json.loads(line)
@@ -41,7 +42,7 @@ os.environ.update(call["variables"])
 os.chdir(call["folder"])
 for stream, number in (("/dev/null", 0), ("stdout", 1), ("stderr", 2)):
     os.dup2(os.open(stream, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
-runpy.run_module("optikit_assets.workers.evaluate", run_name="__main__", alter_sys=True)
+channel.worker_main(evaluate.EvaluateRequest, evaluate.handle)
 """
 LIMIT_S = 250.0
 
@@ -64,7 +65,13 @@ def run_in_serve(code: str, *arguments: str) -> str:
     """Run a piece of Python there, which asks no hub, and return what it prints."""
     done = subprocess.run(
         [serve_python(), "-c", code, *arguments],
-        env={"PYTHONPATH": str(ROOT), "HOME": str(Path.home()), "HF_HUB_OFFLINE": "1"},
+        env={
+            "PYTHONPATH": str(ROOT),
+            "HOME": str(Path.home()),
+            "HF_HUB_OFFLINE": "1",
+            # Threads of a process that others keep from its cores spin while they wait.
+            "OMP_NUM_THREADS": "1",
+        },
         capture_output=True,
         text=True,
         timeout=120,
