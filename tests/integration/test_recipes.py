@@ -43,6 +43,9 @@ def request(name: str, store: Path) -> dict[str, Any]:
     if spec.calibration:
         recipe["calibration"] |= {"samples": 24, "max_sequence_length": 128}
         recipe["trials"] = 2 if name in TWICE else 1
+    if recipe["modifiers"][0]["type"] == "awq":
+        # It computes every layer's output on all of them for each of twenty scales.
+        recipe["calibration"]["samples"] = 8
     if recipe["backend"] == "autoround":
         recipe["modifiers"][0]["iters"] = 4
     return {
