@@ -67,7 +67,12 @@ class Answers:
         return [SimpleNamespace(eval_docs=[]) for _ in request.suite.tasks]
 
     def score(
-        self, request: EvaluateRequest, candidate: Candidate, suite_tasks: list[Any], opened: Any
+        self,
+        request: EvaluateRequest,
+        candidate: Candidate,
+        suite_tasks: list[Any],
+        opened: Any,
+        parts: Any,
     ) -> EvaluatedCandidate:
         for _ in _parts():
             pass
