@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -90,6 +91,22 @@ def test_a_node_with_another_environment_than_the_others_is_named(make: Any) -> 
     other = dataclasses.replace(pool.facts(right.id), variables={"NCCL_ALGO": "Ring"})
     with pytest.raises(EnvironmentMissingError, match=r"right has another NCCL_ALGO .*node left"):
         pool._take(right, other)
+
+
+def test_workers_give_way_to_nothing_else_on_a_node_and_where_they_do_it_is_told(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from optikit_assets.execution.ray import pool as of_nodes
+
+    pool: of_nodes.Pool = make(SLOTS[0].labels)._pool
+    pool.hardware()
+    node = pool.nodes()[0]
+    facts = pool.facts(node.id)
+    # Of this process and what it started, the cluster among it.
+    assert facts.niceness == os.getpriority(os.PRIO_PROCESS, 0)
+    answer = {**dataclasses.asdict(facts), "niceness": 15}
+    monkeypatch.setattr(of_nodes, "_ask", lambda node: answer)
+    assert "niceness 15): set RAY_worker_niceness=0" in of_nodes.condition(node).details
 
 
 def test_work_goes_to_every_node_of_the_pool_and_ledger_and_trace_say_where(

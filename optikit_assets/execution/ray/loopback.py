@@ -200,6 +200,8 @@ class LoopbackCluster:
                     # All nodes start on the same few cores.
                     "RAY_raylet_start_wait_time_s": f"{self._start_limit_s:.0f}",
                     "RAY_enable_worker_prestart": "0",
+                    # What is measured must not give way to all else on the machine.
+                    "RAY_worker_niceness": "0",
                     CLUSTER_VARIABLE: str(self.folder),
                     "OPTIKIT_HOME": str(self._home),
                     "OPTIKIT_ENVIRONMENTS_HOME": str(self._environments_home),

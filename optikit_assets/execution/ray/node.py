@@ -5,6 +5,7 @@ and its stage environments are, its own settings say: the ``OPTIKIT_*`` variable
 """
 
 import logging
+import os
 import platform
 import signal
 import time
@@ -50,6 +51,8 @@ class NodeFacts:
         Of what is installed in each of them.
     variables
         Of its environment, those that results depend on.
+    niceness
+        Of its workers; Ray's default is 15.
     """
 
     hardware: Hardware
@@ -61,6 +64,7 @@ class NodeFacts:
     environments: dict[str, str] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     variables: dict[str, str] = field(default_factory=dict)
+    niceness: int = 0
 
 
 def describe() -> dict[str, Any]:
@@ -79,6 +83,7 @@ def describe() -> dict[str, Any]:
             name: environment_digest(environment_path(here.envs_home, name)) for name in names
         },
         "variables": variables_here(),
+        "niceness": os.getpriority(os.PRIO_PROCESS, 0),
     }
 
 

@@ -281,6 +281,11 @@ def condition(node: Node) -> NodeStatus:
         return NodeStatus(node.name, str(error), "see docs/cluster.md, section Versions")
     missing = [name for name, state in facts.environments.items() if state != "ready"]
     details = f"{facts.hardware.count} × {facts.hardware.name}, OPTIKIT_HOME {facts.home}"
+    if facts.niceness > 0:
+        details += (
+            f"; workers give way to all else there (niceness {facts.niceness}): set "
+            "RAY_worker_niceness=0 for its ray start"
+        )
     if facts.hardware.count != node.cards:
         return NodeStatus(
             node.name,
