@@ -7,6 +7,7 @@ from rich.console import Console
 from optikit_assets.cli.output_file import check_output, write_json
 from optikit_assets.environments.status import python_of
 from optikit_assets.headless.bundles import resolve_model
+from optikit_assets.headless.driver import describe_record
 from optikit_assets.headless.recertification import recertify_bundle
 from optikit_assets.schemas import RecertifiedDeployment
 from optikit_assets.settings import settings
@@ -26,11 +27,17 @@ def run_recertify(
     model_key = resolve_model(model)
     for home in (settings().envs_home, *([] if certified_on is None else [certified_on])):
         python_of(home, "serve")
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     found = recertify_bundle(
-        model_key, slo, certified_on=certified_on, quality=quality, channel=channel
+        model_key,
+        slo,
+        certified_on=certified_on,
+        quality=quality,
+        channel=channel,
+        listener=lambda _, record: console.print(f"  {describe_record(record)}"),
     )
     for line in summary(found):
-        Console().print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line)
     if json_out is not None:
         content = found.model_dump(mode="json")
         write_json(json_out, content, kept_in="the history: optikit sql 'FROM recertifications'")

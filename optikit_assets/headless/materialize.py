@@ -19,6 +19,9 @@ from optikit_assets.headless.run_owners import run_tags
 from optikit_assets.settings import settings
 from resources.stage_runner import Listener, nobody
 
+# The event log has it all; the terminal belongs to the command.
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
 
 def open_instance() -> dg.DagsterInstance:
     """Return the instance below OPTIKIT_HOME, whatever DAGSTER_HOME says."""
@@ -111,7 +114,7 @@ def materialize_beside(
             partition_key=partitions.multi_partition_key(node),
             instance=instance,
             resources={k: v for k, v in resources(listener).items() if k in needed},
-            run_config={"ops": {asset.op.name: {"config": dict(config)}}},
+            run_config={"ops": {asset.op.name: {"config": dict(config)}}, **_QUIET},
             tags=owner,
             raise_on_error=False,
         )
@@ -138,11 +141,7 @@ def run_job(
     """
     with open_instance() as instance, run_tags() as tags:
         result = job.execute_in_process(
-            run_config={
-                "ops": {op: {"config": config}},
-                # The event log has it all; the terminal belongs to the command.
-                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-            },
+            run_config={"ops": {op: {"config": config}}, **_QUIET},
             instance=instance,
             resources=resources(listener),
             tags=tags,

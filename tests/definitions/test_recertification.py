@@ -80,7 +80,8 @@ def test_an_upgrade_of_the_engine_has_what_is_deployed_measured_once_and_answers
     machine.engine = "2"
     arguments = {"channel": "production", "quality": True}
     assert recertify.run_recertify(MODEL, "demo", **arguments) == 1
-    told = capsys.readouterr().out
+    told, errors = capsys.readouterr()
+    assert " - dagster - " not in told + errors
     assert "sums 0.667 against 1.000 (gained 0, lost 100 of 300, margin 0.05: fail)" in told
     assert "vllm 1 → 2" in told
     # Nobody measures on it twice, whoever asked.
