@@ -104,8 +104,8 @@ def test_workers_give_way_to_nothing_else_on_a_node_and_where_they_do_it_is_told
     facts = pool.facts(node.id)
     # Of this process and what it started, the cluster among it.
     assert facts.niceness == os.getpriority(os.PRIO_PROCESS, 0)
-    answer = {**dataclasses.asdict(facts), "niceness": 15}
-    monkeypatch.setattr(of_nodes, "_ask", lambda node: answer)
+    lower = dataclasses.replace(facts, niceness=15)
+    monkeypatch.setattr(of_nodes, "_facts_in", lambda *_: lower)
     assert "niceness 15): set RAY_worker_niceness=0" in of_nodes.condition(node).details
 
 

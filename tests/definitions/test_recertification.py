@@ -79,6 +79,7 @@ def test_an_upgrade_of_the_engine_has_what_is_deployed_measured_once_and_answers
     machine.candidates.lost_with = {256: 100}
     machine.engine = "2"
     arguments = {"channel": "production", "quality": True}
+    capsys.readouterr()
     assert recertify.run_recertify(MODEL, "demo", **arguments) == 1
     told, errors = capsys.readouterr()
     assert " - dagster - " not in told + errors

@@ -346,7 +346,8 @@ def test_every_shared_prefix_is_warm_before_requests_are_measured(tmp_path):
         sent = [tuple(body["prompt"][:4]) for body in server.bodies]
     records = list(read_requests(file))
     warmup = [record for record in records if record.phase == "warmup"]
-    assert len(warmup) == 16
+    # More where the server was slow to answer: the time until a probe counts goes by its latency.
+    assert len(warmup) >= 16
     outside = len(sent) - len(records)
     assert len(set(sent[outside : outside + 16])) == 16
     assert len(set(sent[outside:])) == 16
