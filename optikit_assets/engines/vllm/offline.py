@@ -12,6 +12,7 @@ import gc
 import importlib.metadata
 import logging
 import os
+import weakref
 from collections.abc import Generator
 from typing import Any
 
@@ -77,7 +78,7 @@ class VllmOffline:
                 raise EvaluationError(
                     f"vLLM cannot load the checkpoint: {type(error).__name__}: {reason}"
                 ) from error
-            _tell_answers(model)
+            tell_answers(model)
             yield model
         finally:
             # The engine must be unreachable before the process groups go; this also frees its
@@ -87,14 +88,17 @@ class VllmOffline:
             cleanup_dist_env_and_memory()
 
 
-def _tell_answers(model: Any) -> None:
+def tell_answers(model: Any) -> None:
     """Have the model's hook hear of every answer when it comes, not of all of them at the end."""
     from tqdm.auto import tqdm
+
+    # The library's monitor may keep the class of a bar, which must not keep the engine.
+    asked = weakref.ref(model)
 
     class Bar(tqdm):
         def update(self, n: float | None = 1) -> bool | None:
             shown = super().update(n)
-            up_to = getattr(model.cache_hook, "up_to", None)
+            up_to = getattr(getattr(asked(), "cache_hook", None), "up_to", None)
             # The same bar counts prompts before.
             if up_to is not None and self.desc.startswith("Processed"):
                 up_to(int(self.n))
