@@ -6,6 +6,12 @@ import pytest
 from optikit_assets.benchmarker.priority import prompt_thread
 
 
+@pytest.fixture(autouse=True)
+def nothing_frozen():
+    # As in a program: what the suite has left out of collections would be given back with the rest.
+    gc.unfreeze()
+
+
 def state():
     return os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0), gc.get_freeze_count()
 
