@@ -23,6 +23,7 @@ from optikit_assets.benchmarker.client import CompletionClient
 from optikit_assets.benchmarker.endpoint import prepare
 from optikit_assets.benchmarker.ladder import climb
 from optikit_assets.engines import (
+    Engine,
     EngineServer,
     Flags,
     HotReconfiguration,
@@ -80,9 +81,9 @@ class Serving:
         self.starts = 0
         self._python, self._folder = python, folder
 
-    def server(self, tuned: Flags) -> EngineServer:
-        """Return a server with these flags, not yet started."""
-        engine, hardware = get_engine("vllm"), detect()
+    def server(self, tuned: Flags, engine: Engine | None = None) -> EngineServer:
+        """Return a server with these flags, not yet started; of vLLM unless told otherwise."""
+        engine, hardware = engine or get_engine("vllm"), detect()
         facts = ModelFacts.read(MODEL)
         flags = engine.flags(SPEC, SLO, tuned, hardware=hardware, facts=facts)
         config = self._folder / f"{self.starts}.yaml"

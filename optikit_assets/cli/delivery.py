@@ -53,7 +53,7 @@ def run_deploy(
     if plan is None:
         raise OptikitError(
             f"no image of {engine.title} is known, so there are no manifests; serve the bundle "
-            f"with `{engine.commands[0]}`"
+            f"with `{engine.commands_on(deployment.accelerator_kind)[0]}`"
         )
     files = deploy_files(deployment, engine, plan)
     if canary is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from optikit_assets.artifacts.file_digests import FileDigests
 from optikit_assets.artifacts.models import FetchedModel, ModelRegistry
 from optikit_assets.artifacts.references import LocalKind, Reference
-from optikit_assets.engines import Hardware, engine_variables, get_engine
+from optikit_assets.engines import Hardware, engine_names, engine_variables, get_engine
 from optikit_assets.errors import CompressionError, ModelError, SpecError
 from optikit_assets.graph import (
     BASE_MODEL,
@@ -213,7 +213,10 @@ class SourceVersions:
     def _serving_runtime(self, key: Key) -> str:
         environment = self.environment("serve", key.pool)
         variables = dict(self.variables(key.pool))
-        return digest([environment, self.hardware(key.pool).measured(), variables])
+        hardware = self.hardware(key.pool)
+        # What is scheduled otherwise than by default measures otherwise.
+        as_batch = [name for name in engine_names() if hardware.kind in get_engine(name).batch_on]
+        return digest([environment, hardware.measured(), variables, *as_batch])
 
     def _pool(self, key: Key) -> str:
         return digest(self.catalog.pool(pool_name(key.pool)).price_per_hour)

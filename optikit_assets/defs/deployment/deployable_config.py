@@ -150,7 +150,9 @@ def _record(
         alone = store.shared_log is None
         model = str(store.local(candidate.model)) if alone else candidate.model.symbol
         text = engine.config_text(flags, model=model, served_model_name=partition.model_key)
-        config = ConfigFile(engine.config_file, text, engine.commands)
+        config = ConfigFile(
+            engine.config_file, text, engine.commands_on(partition.runner.hardware.kind)
+        )
         # What ships was served last.
         served = place.servers.latest.making if place.servers.latest else served
     name, version = graph.split_model(partition.model_key)

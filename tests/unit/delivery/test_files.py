@@ -315,3 +315,12 @@ def test_the_port_of_a_registry_is_no_tag(deployment, image, found):
     (values,) = documents(files_of(deployment, image=image), "production-stack.yaml")
     (model,) = values["servingEngineSpec"]["modelSpec"]
     assert (model["repository"], model["tag"]) == found
+
+
+def test_what_was_measured_as_a_batch_on_a_processor_is_served_so(deployment):
+    found = files_of(deployment.model_copy(update={"accelerator_kind": "cpu"}))
+    (pods,) = (one for one in documents(found, "kubernetes.yaml") if one["kind"] == "Deployment")
+    container = pods["spec"]["template"]["spec"]["containers"][0]
+    assert container["command"] == ["chrt", "--batch", "0", "vllm", "serve"]
+    assert "$ chrt --batch 0 vllm serve --config vllm.yaml" in found["README.md"]
+    assert not any("chrt" in text for text in files_of(deployment).values())

@@ -5,12 +5,15 @@ import os
 import socket
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from optikit_assets.engines import EngineServer, get_engine
+from optikit_assets.engines import EngineServer, detect, get_engine
+from optikit_assets.engines import server as server_module
+from optikit_assets.engines.scheduling import as_batch
 from optikit_assets.engines.server import HOST, free_port
 from optikit_assets.engines.start_failures import classify, root_cause
 from optikit_assets.errors import (
@@ -90,6 +93,33 @@ def test_it_serves_until_the_block_ends_and_leaves_nothing(server_of, tmp_path):
         server.check_alive()
         assert f"'--config', '{tmp_path}/vllm.yaml'" in server.log_tail()
     assert processes_below(tmp_path) == []
+
+
+@pytest.mark.parametrize(("kind", "policy"), [("cpu", os.SCHED_BATCH), ("cuda", os.SCHED_OTHER)])
+def test_on_a_processor_it_and_its_children_take_a_core_from_none(
+    server_of, tmp_path, monkeypatch, kind, policy
+):
+    body = """
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    serve()
+    """
+    monkeypatch.setattr(server_module, "detect", lambda: replace(detect(), kind=kind))
+    with server_of(body) as server:
+        server._running.grace_s = 1.0
+        family = processes_below(tmp_path)
+        assert {os.sched_getscheduler(process.pid) for process in family} == {policy}
+        assert len(family) == 2
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+def test_a_policy_that_somebody_chose_stays():
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    try:
+        with as_batch():
+            assert os.sched_getscheduler(0) == os.SCHED_BATCH
+        assert os.sched_getscheduler(0) == os.SCHED_BATCH
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def test_a_server_that_ignores_signals_is_killed_with_its_children(server_of, tmp_path):
