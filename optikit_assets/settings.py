@@ -29,6 +29,12 @@ class Settings(BaseSettings):
         ge=0,
         description="Seconds without a change after which a new model folder counts as complete.",
     )
+    unpack_ratio: float = Field(
+        default=100,
+        ge=1,
+        description="How many times its own size a packed layer of an image may take on disk, if "
+        "that is more than 1 GiB; a larger one is refused.",
+    )
     publisher: str = Field(
         default="folder", description="Where certified bundles are published: its registered name."
     )

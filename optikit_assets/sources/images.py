@@ -19,9 +19,10 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from optikit_assets.disk import check_free_space
+from optikit_assets.disk import check_free_space, human_bytes
 from optikit_assets.errors import ModelError, PermissionDeniedError, StorageError
 from optikit_assets.oci import MANIFEST_TYPE, Registry, digest_of
+from optikit_assets.settings import settings
 from optikit_assets.sources.base import ASK_LIMIT_S, SourcedVersion, register_source
 from optikit_assets.sources.listed import asking, is_wanted, kept
 
@@ -45,6 +46,8 @@ _MODELS = "models/"
 _DELETED = ".wh."
 _ALL_DELETED = ".wh..wh..opq"
 _CHUNK = 2**22
+# What any layer may take unpacked: of tokenizers and the like, which pack well.
+_ANY_LAYER = 2**30
 # What names another version: no version of its own.
 _MOVING = "latest"
 
@@ -206,7 +209,7 @@ def _fetch(registry: Registry, reference: str, layer: _Layer, folder: Path) -> N
             chunks = _at_most(layer.bytes, sent)
             if layer.packed:
                 prefix = _MODELS if layer.title is None else f"{layer.title}/"
-                _unpack(_Stream(chunks), prefix, draft)
+                _unpack(_Stream(chunks), prefix, draft, layer)
             else:
                 _write(chunks, draft / str(layer.title))
             # What a tar file has after its end counts for the digest too.
@@ -224,11 +227,14 @@ def _at_most(size: int, chunks: Iterator[bytes]) -> Iterator[bytes]:
         yield chunk
 
 
-def _unpack(stream: "_Stream", prefix: str, folder: Path) -> None:
+def _unpack(stream: "_Stream", prefix: str, folder: Path, layer: _Layer) -> None:
     """Write the model's files that a tar file has directly in one of its folders.
 
-    What it deletes of the layers before it has marks, as in the tar file: empty files.
+    What it deletes of the layers before it has marks, as in the tar file: empty files. No manifest
+    says how much a layer takes unpacked, and a packed one may be made to take a thousand times its
+    size: what no weights pack to is refused before it is written.
     """
+    room = max(_ANY_LAYER, settings().unpack_ratio * layer.bytes)
     try:
         with tarfile.open(fileobj=cast("Any", stream), mode="r|*") as tar:
             for member in tar:
@@ -241,12 +247,25 @@ def _unpack(stream: "_Stream", prefix: str, folder: Path) -> None:
                             f"{member.name} is a link or has holes, and is not unpacked; have the "
                             "image made with whole files"
                         )
+                    room -= member.size
+                    if room < 0:
+                        raise StorageError(_too_large(layer, member))
                     check_free_space(folder, member.size)
                     file = tar.extractfile(member)
                     assert file is not None
                     _write(iter(partial(file.read, _CHUNK), b""), folder / name)
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise StorageError(f"a layer is no tar file ({error}); have it pushed again") from error
+
+
+def _too_large(layer: _Layer, member: tarfile.TarInfo) -> str:
+    ratio = settings().unpack_ratio
+    return (
+        f"the layer {layer.digest[:19]}… has {human_bytes(layer.bytes)} and takes more than "
+        f"{ratio:g} times as much unpacked, and more than {human_bytes(_ANY_LAYER)}, with "
+        f"{member.name} of {human_bytes(member.size)}: no weights pack so well. If they do, set "
+        f"OPTIKIT_UNPACK_RATIO to more than {ratio:g}"
+    )
 
 
 def _mark(inside: str, name: str, prefix: str) -> str | None:

@@ -16,7 +16,8 @@ import pytest
 
 from optikit_assets.errors import ChangedInputError, ModelError, StorageError
 from optikit_assets.oci import Registry
-from optikit_assets.sources import source_of
+from optikit_assets.settings import settings
+from optikit_assets.sources import images, source_of
 from optikit_assets.sources.data_files import fetched_file, is_far_file
 from optikit_assets.webhdfs import WebHdfs
 from tests.contract.model_source import ModelSourceContract
@@ -257,6 +258,28 @@ class TestOras(OciContract):
         packed = tar_of({f"qwen/{name}": data for name, data in files.items()}, packed=True)
         revision = self.server.push("v6", [(packed, f"{TAR}+gzip", told)])
         reference = f"oci://{self.server.address}/models/qwen:v6"
+        assert files_of(source_of(reference).fetch(reference, revision, home)) == files
+
+    def test_a_small_layer_that_would_fill_the_disk_is_refused_before_it_is_written(
+        self, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(images, "_ANY_LAYER", 2**20)
+        told = {
+            "org.opencontainers.image.title": "qwen", "io.deis.oras.content.unpack": "true"
+        }  # fmt: skip
+        files = {"config.json": b"{}", "model.safetensors": bytes(3 * 2**20)}
+        packed = tar_of({f"qwen/{name}": data for name, data in files.items()}, packed=True)
+        # A thousand times as much, as no weights are.
+        assert 500 * len(packed) < 3 * 2**20
+        revision = self.server.push("v7", [(packed, f"{TAR}+gzip", told)])
+        reference = f"oci://{self.server.address}/models/qwen:v7"
+        with pytest.raises(ModelError) as caught:
+            source_of(reference).fetch(reference, revision, home)
+        assert f"{reference}: the layer sha256:" in str(caught.value)
+        assert "with qwen/model.safetensors of 3.0 MiB" in str(caught.value)
+        assert not list(home.rglob("*.safetensors"))
+        monkeypatch.setenv("OPTIKIT_UNPACK_RATIO", "2000")
+        settings.cache_clear()
         assert files_of(source_of(reference).fetch(reference, revision, home)) == files
 
 
