@@ -11,7 +11,7 @@ from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.cli.output_file import check_output, write_json
 from optikit_assets.cli.plan_figure import draw_ways
 from optikit_assets.delivery.capacity import replicas_for
-from optikit_assets.deployment import cost_per_million_tokens
+from optikit_assets.deployment import costs_per_million
 from optikit_assets.errors import ModelError, OptikitError
 from optikit_assets.model_files import read_config, read_json_object
 from optikit_assets.planner import (
@@ -139,7 +139,8 @@ def _cells(
     way: Way, recipes: Sequence[str], listed: bool, slo: SloSpec, target_rps: float | None
 ) -> list[str]:
     cards = way.layout.cards
-    cost = cost_per_million_tokens(way.rate_per_card, way.place.price_per_hour, slo)
+    costs = costs_per_million(way.rate_per_card, way.place.price_per_hour, slo)
+    cost = costs["cost_per_million_tokens"]
     cells = [
         "→" if listed else "",
         way.place.name,
@@ -184,8 +185,8 @@ def _print_reasons(console: Console, ways: Sequence[Way]) -> None:
 
 
 def _record(way: Way, listed: bool, slo: SloSpec, target_rps: float | None) -> dict[str, Any]:
-    cost = cost_per_million_tokens(way.rate_per_card, way.place.price_per_hour, slo)
     able = not way.reason
+    rate = way.rate_per_card if able else 0.0
     likely, at_worst = _replicas(way, target_rps) if able and target_rps else (None, None)
     return {
         "place": way.place.name,
@@ -204,7 +205,7 @@ def _record(way: Way, listed: bool, slo: SloSpec, target_rps: float | None) -> d
         "context_tokens": way.context_tokens,
         "sequences": way.sequences,
         "price_per_hour": way.place.price_per_hour,
-        "cost_per_million_tokens": cost if able else None,
+        **costs_per_million(rate, way.place.price_per_hour, slo),
         "replicas": likely,
         "replicas_at_worst": at_worst,
         "shortlisted": listed,

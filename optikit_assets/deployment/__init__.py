@@ -3,7 +3,7 @@
 from optikit_assets.deployment.across_pools import (
     Contender,
     certify_cheapest,
-    cost_per_million_tokens,
+    costs_per_million,
     offers,
 )
 from optikit_assets.deployment.bundle import Bundle, ConfigFile, write_bundle
@@ -36,7 +36,7 @@ __all__ = [
     "build_deployment",
     "certify",
     "certify_cheapest",
-    "cost_per_million_tokens",
+    "costs_per_million",
     "offers",
     "pools_table",
     "recertify",

@@ -6,6 +6,10 @@ tokens cost
 
 .. math:: c = \frac{p}{3600 r} \cdot \frac{10^6}{n}.
 
+A card reads and writes in the same hour, and nothing that is measured says how they share it. So
+input, or output, alone is charged the whole of it, with :math:`n` the input, or the output, tokens
+of a request: each is what there is to pay if the other is free, and they do not add up.
+
 Where no pool has a price, they are compared by :math:`r` alone; one without a price comes after all
 that have one.
 
@@ -47,15 +51,23 @@ class Contender:
     reason: str = ""
 
 
-def cost_per_million_tokens(
+def costs_per_million(
     rate_per_gpu: float, price_per_hour: float | None, slo: SloSpec
-) -> float | None:
-    """Return what a million input and output tokens cost; None without a price or lengths."""
-    lengths = (slo.workload.mean_input_tokens, slo.workload.mean_output_tokens)
-    if price_per_hour is None or not rate_per_gpu or None in lengths:
-        return None
-    tokens = sum(length for length in lengths if length is not None)
-    return price_per_hour / (_SECONDS_PER_HOUR * rate_per_gpu) * 1e6 / tokens
+) -> dict[str, float | None]:
+    """Return what a million tokens cost: of all, of input and of output, each the whole card hour.
+
+    By the names that `PoolOffer` has for them; None without a price, a rate or that length.
+    """
+    read, written = slo.workload.mean_input_tokens, slo.workload.mean_output_tokens
+    of_request = {
+        "cost_per_million_tokens": None if read is None else read + written,
+        "cost_per_million_input_tokens": read,
+        "cost_per_million_output_tokens": written,
+    }
+    if price_per_hour is None or not rate_per_gpu:
+        return dict.fromkeys(of_request)
+    request = price_per_hour / (_SECONDS_PER_HOUR * rate_per_gpu)
+    return {name: request * 1e6 / tokens if tokens else None for name, tokens in of_request.items()}
 
 
 def certify_cheapest(
@@ -113,11 +125,9 @@ def _offer(
             tuned=arm.tuned,
             gpus=arm.gpus,
             rate_per_gpu=seen.rate_per_gpu,
-            cost_per_million_tokens=cost_per_million_tokens(
-                seen.rate_per_gpu, contender.price_per_hour, slo
-            ),
             deployed=chosen,
             **common,
+            **costs_per_million(seen.rate_per_gpu, contender.price_per_hour, slo),
         )
     if seen is not None and contender.claimed_per_gpu:
         return PoolOffer(evidence="refuted", reason=seen.summary, **common)
@@ -129,11 +139,9 @@ def _offer(
         tuned=contender.tuned,
         gpus=contender.gpus,
         rate_per_gpu=contender.claimed_per_gpu,
-        cost_per_million_tokens=cost_per_million_tokens(
-            contender.claimed_per_gpu, contender.price_per_hour, slo
-        ),
         reason="by its search, which leaves no room for a lower cost than what is deployed",
         **common,
+        **costs_per_million(contender.claimed_per_gpu, contender.price_per_hour, slo),
     )
 
 

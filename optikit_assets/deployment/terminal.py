@@ -50,6 +50,8 @@ def pools_table(deployment: Deployment) -> Table:
     """Return what every pool serves at which cost; the one that is deployed on is marked."""
     table = Table(
         title=f"Pools for {deployment.model_key} under {deployment.slo.name}",
+        caption="* if the other kind were free: each is charged the whole card hour",
+        caption_justify="left",
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
@@ -58,7 +60,8 @@ def pools_table(deployment: Deployment) -> Table:
     )
     for name in ("Pool", "Recipe"):
         table.add_column(name, no_wrap=True)
-    for name in ("Rate per GPU", "Price per hour", "Per million tokens"):
+    costs = ("Per million tokens", "of input*", "of output*")
+    for name in ("Rate per GPU", "Price per hour", *costs):
         table.add_column(name, justify="right")
     table.add_column("Evidence", no_wrap=True)
     for offer in deployment.pools:
@@ -68,6 +71,8 @@ def pools_table(deployment: Deployment) -> Table:
             _number(offer.rate_per_gpu, ".3f"),
             _number(offer.price_per_hour, ".2f"),
             _number(offer.cost_per_million_tokens, ".3g"),
+            _number(offer.cost_per_million_input_tokens, ".3g"),
+            _number(offer.cost_per_million_output_tokens, ".3g"),
             Text(offer.evidence),
             style="bold green" if offer.deployed else None,
         )

@@ -56,6 +56,12 @@ class PoolOffer(Result):
     cost_per_million_tokens: float | None = Field(
         default=None, description="Of input and output tokens together, at this rate."
     )
+    cost_per_million_input_tokens: float | None = Field(
+        default=None, description="Of input tokens, as if output were free: not to be added."
+    )
+    cost_per_million_output_tokens: float | None = Field(
+        default=None, description="Of output tokens, as if input were free: not to be added."
+    )
     deployed: bool = False
     reason: str = ""
 

@@ -172,12 +172,24 @@ def test_each_pool_is_measured_and_the_cheaper_one_ships_with_what_the_other_cos
     for name, price in (("h100", 4.0), ("h200", 5.0)):
         offer = offers[name]
         rate = offer["rate_per_gpu"]
-        assert offer["cost_per_million_tokens"] == pytest.approx(price / 3600 / rate * 1e6 / 20)
+        request = price / 3600 / rate
+        assert offer["cost_per_million_tokens"] == pytest.approx(request * 1e6 / 20)
+        of_input, of_output = (offer[f"cost_per_million_{k}_tokens"] for k in ("input", "output"))
+        # A request is charged whole, by either kind.
+        assert 1 / of_input + 1 / of_output == pytest.approx(20 / (request * 1e6))
     assert offers["h200"]["cost_per_million_tokens"] < offers["h100"]["cost_per_million_tokens"]
     assert [name for name, offer in offers.items() if offer["deployed"]] == ["h200"]
     assert offers["h200"]["evidence"] == "confirmed"
     assert "per million tokens" in found["summary"]
+    with open_instance() as instance:
+        latest = instance.fetch_materializations(dg.AssetKey(DEPLOYABLE.asset), limit=1).records[0]
+        told = latest.asset_materialization
+    assert told is not None
+    for kind in ("", "input_", "output_"):
+        name = f"cost_per_million_{kind}tokens"
+        assert told.metadata[name].value == offers["h200"][name]
     page = made.file("report.html").read_text()
+    assert '<th class="n">of input</th><th class="n">of output</th>' in page
     assert "<h2>Pools</h2>" in page
     assert "<h2>Who held which card</h2>" in page
 

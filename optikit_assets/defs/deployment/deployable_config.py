@@ -297,7 +297,12 @@ def _pools(deployment: Deployment) -> dict[str, Any]:
     """Say what every pool serves at which cost; nothing where there is none to speak of."""
     if not deployment.pools:
         return {}
-    shown = ("pool", "recipe", "rate_per_gpu", "price_per_hour", "cost_per_million_tokens")
+    costs = (
+        "cost_per_million_tokens",
+        "cost_per_million_input_tokens",
+        "cost_per_million_output_tokens",
+    )
+    shown = ("pool", "recipe", "rate_per_gpu", "price_per_hour", *costs)
     records = [
         dg.TableRecord(
             {
@@ -309,11 +314,10 @@ def _pools(deployment: Deployment) -> dict[str, Any]:
         for offer in deployment.pools
     ]
     best = next((offer for offer in deployment.pools if offer.deployed), None)
-    cost = best and best.cost_per_million_tokens
+    known = {} if best is None else {name: getattr(best, name) for name in ("pool", *costs)}
     return {
         "pools": dg.MetadataValue.table(records),
-        **({} if best is None else {"pool": best.pool}),
-        **({} if cost is None else {"cost_per_million_tokens": cost}),
+        **{name: value for name, value in known.items() if value is not None},
     }
 
 

@@ -1,10 +1,12 @@
 """`optikit plan` in this process, with configurations from files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from optikit_assets.cli.plan import _record
 from optikit_assets.cli.plan_figure import front
 from optikit_assets.planner import Layout, Place, Way
 from optikit_assets.settings import REPOSITORY
@@ -73,6 +75,22 @@ def test_what_fits_without_meeting_the_slo_says_both(
     )  # fmt: skip
     ways = json.loads(out.read_text())
     assert {(w["fits"], w["meets_slo"]) for w in ways} >= {(True, False)}, ended.out
+
+
+def test_a_way_with_a_price_tells_what_each_kind_of_token_costs() -> None:
+    catalog = Catalog.load(REPOSITORY / "recipes")
+    slo = catalog.slo("qwen7b_chat")
+    place = Place("h100", catalog.card("h100"), 8, 3.6)
+    way = Way(place, Layout(2), "baseline", rate_rps=4.0, low_rps=3.0, high_rps=5.0)
+    # A thousandth a second, for two requests.
+    read, written = slo.workload.mean_input_tokens, slo.workload.mean_output_tokens
+    assert read is not None
+    told = _record(way, False, slo, None)
+    assert told["cost_per_million_tokens"] == pytest.approx(500 / (read + written))
+    assert told["cost_per_million_input_tokens"] == pytest.approx(500 / read)
+    assert told["cost_per_million_output_tokens"] == pytest.approx(500 / written)
+    refused = _record(replace(way, reason="too slow"), False, slo, None)
+    assert [v for name, v in refused.items() if name.startswith("cost_")] == [None] * 3
 
 
 def test_the_front_is_that_of_the_figures_axes() -> None:

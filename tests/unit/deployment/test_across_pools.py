@@ -7,7 +7,7 @@ import pytest
 from optikit_assets.deployment import (
     Contender,
     certify_cheapest,
-    cost_per_million_tokens,
+    costs_per_million,
     offers,
     pools_table,
 )
@@ -49,10 +49,23 @@ def choose(contenders: list[Contender], rates: dict[str, float]) -> tuple[str, l
 
 
 def test_a_million_tokens_cost_what_they_take_of_an_hour():
-    # 1,280 tokens a request: 2 requests a second are 9,216,000 tokens an hour.
-    assert cost_per_million_tokens(2.0, 4.608, CHAT) == pytest.approx(0.5)
-    assert cost_per_million_tokens(2.0, None, CHAT) is None
-    assert cost_per_million_tokens(0.0, 4.0, CHAT) is None
+    # 1,200 tokens in and 80 out: 2 requests a second read 8,640,000 an hour and write 576,000.
+    assert costs_per_million(2.0, 4.608, CHAT) == {
+        "cost_per_million_tokens": pytest.approx(0.5),
+        "cost_per_million_input_tokens": pytest.approx(4.608 / 8.64),
+        "cost_per_million_output_tokens": pytest.approx(8.0),
+    }
+    for rate, price in ((2.0, None), (0.0, 4.0)):
+        assert set(costs_per_million(rate, price, CHAT).values()) == {None}
+
+
+def test_where_prompts_have_no_known_length_output_is_priced_alone():
+    workload = CHAT.workload.model_copy(update={"input_tokens": None})
+    assert costs_per_million(2.0, 4.608, CHAT.model_copy(update={"workload": workload})) == {
+        "cost_per_million_tokens": None,
+        "cost_per_million_input_tokens": None,
+        "cost_per_million_output_tokens": pytest.approx(8.0),
+    }
 
 
 @pytest.mark.parametrize(
@@ -139,8 +152,13 @@ def test_every_pool_tells_its_numbers_and_what_stands_behind_them():
     h100, h200, l4 = told()
     assert (h100.evidence, h100.rate_per_gpu, h100.deployed) == ("measured", 4.0, False)
     assert (h200.evidence, h200.rate_per_gpu, h200.deployed) == ("confirmed", 5.0, True)
-    assert h200.cost_per_million_tokens == cost_per_million_tokens(5.0, 5.0, CHAT)
-    assert (l4.rate_per_gpu, l4.cost_per_million_tokens) == (None, None)
+    # 5 a card hour of 18,000 requests, each of 1,200 tokens in and 80 out.
+    for offer, request in ((h100, 4.0 / 14_400), (h200, 5.0 / 18_000)):
+        assert offer.cost_per_million_tokens == pytest.approx(request * 1e6 / 1280)
+        assert offer.cost_per_million_input_tokens == pytest.approx(request * 1e6 / 1200)
+        assert offer.cost_per_million_output_tokens == pytest.approx(request * 1e6 / 80)
+    costs = (l4.cost_per_million_tokens, l4.cost_per_million_input_tokens)
+    assert (l4.rate_per_gpu, *costs, l4.cost_per_million_output_tokens) == (None,) * 4
     assert comparison(told()) == (
         "Pool h200 serves 5 requests/s per GPU, 0.217 per million tokens; h100 serves 4 "
         "requests/s per GPU by its search, 0.217 per million tokens; l4 meets the SLO at no rate."
@@ -172,4 +190,5 @@ def test_the_terminal_marks_the_pool_that_is_deployed_on():
     cells = [[str(cell) for cell in column.cells] for column in table.columns]
     assert cells[0] == ["  h100", "→ h200", "  l4"]
     assert cells[2] == ["4.000", "5.000", "–"]
-    assert cells[4] == ["0.217", "0.217", "–"]
+    assert cells[4:7] == [["0.217"] * 2 + ["–"], ["0.231"] * 2 + ["–"], ["3.47"] * 2 + ["–"]]
+    assert "the whole card hour" in str(table.caption)

@@ -389,7 +389,9 @@ def test_cost_follows_from_price_and_rate(history, rows):
     base = found["baseline"]
     assert base["usd_per_thousand_requests"] == pytest.approx(0.5)
     assert base["usd_per_million_tokens"] == pytest.approx(0.0005 / 1280 * 1e6)
-    assert base["usd_per_million_output_tokens"] == pytest.approx(0.0005 / 80 * 1e6)
+    # Half a thousandth a request: as if its 80 tokens out, or its 1,200 in, were all it is for.
+    assert base["usd_per_million_output_tokens"] == pytest.approx(6.25)
+    assert base["usd_per_million_input_tokens"] == pytest.approx(0.5 / 1.2)
     assert found["w8a8"]["priced_as"] == "L40S"
     assert pd.isna(found["w4a16"]["usd_per_hour"])
 
