@@ -25,7 +25,8 @@ class FileDigests:
     Parameters
     ----------
     cache
-        JSON file, path -> [size, mtime_ns, ctime_ns, inode, sha256]; losing it costs time only.
+        JSON file, path -> [size, mtime_ns, ctime_ns, inode, sha256] of files that were there when
+        it was written; losing it costs time only.
         None: nothing is remembered.
     """
 
@@ -79,11 +80,13 @@ class FileDigests:
     def _save(self, fresh: dict[str, list]) -> None:
         if self.cache is None:
             return
-        # Two processes may each lose what the other remembered; then it is hashed once more.
+        # Two processes may each lose what the other remembered; then it is hashed once more. So it
+        # is of files that are away for a while: without that, those that are gone would stay.
+        there = {key: entry for key, entry in self._load().items() if os.access(key, os.F_OK)}
         temporary = self.cache.with_name(f"{self.cache.name}.{os.getpid()}")
         try:
             self.cache.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(self._load() | fresh), encoding="utf-8")
+            temporary.write_text(json.dumps(there | fresh), encoding="utf-8")
             temporary.replace(self.cache)
         except OSError:
             temporary.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from optikit_assets.artifacts import Artifact, ArtifactStore, open_store
 from optikit_assets.defs.tuning.tuned_config import study_file
 from optikit_assets.environments.layout import INSTANCE_TEMPLATE, instance_template
 from optikit_assets.errors import OptikitError, TuningError
+from optikit_assets.execution.started_workers import OldStarts, forget_starts, old_starts
 from optikit_assets.graph import STAGES, TUNED_CONFIG
 from optikit_assets.headless.materialize import opened_instance
 from optikit_assets.headless.needed import Needed, find_needed
@@ -75,7 +76,7 @@ class Garbage:
 
 
 def find_garbage(older_than_s: float, now_s: float | None = None) -> Garbage:
-    """Return what can go from the store, ``bundles/`` and ``logs/``; nothing is removed.
+    """Return what can go of artifacts, copies of bundles and logs; nothing is removed.
 
     Parameters
     ----------
@@ -115,6 +116,7 @@ def find_garbage(older_than_s: float, now_s: float | None = None) -> Garbage:
     ]
     items += [_copy(place, since) for place in old_copies(since)]
     items += [_logs(of, files, since) for of in WRITERS if (files := old_logs(of, since))]
+    items += [_starts(old_lines, since)] if (old_lines := old_starts(here.home, since)) else []
     return Garbage(
         tuple(items),
         datetime.fromtimestamp(since, UTC),
@@ -252,4 +254,15 @@ def _logs(of: str, files: list[Path], since: float) -> Unreferenced:
         why="nobody wrote to them since",
         last_use=datetime.fromtimestamp(max((f.st_mtime for f in known), default=since), UTC),
         remove=lambda: remove_logs(files, since) > 0,
+    )
+
+
+def _starts(old: OldStarts, since: float) -> Unreferenced:
+    return Unreferenced(
+        what="list of workers",
+        key=f"{old.lines} lines",
+        bytes=old.bytes,
+        why="they were started before",
+        last_use=datetime.fromtimestamp(old.last_s, UTC),
+        remove=lambda: forget_starts(settings().home, since),
     )

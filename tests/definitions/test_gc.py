@@ -22,6 +22,8 @@ from optikit_assets.cli.gc import run_gc
 from optikit_assets.defs.recorded import DATA_VERSION_TAG
 from optikit_assets.environments.layout import INSTANCE_TEMPLATE, environment_path
 from optikit_assets.errors import DamagedArtifactError, OptikitError, SpecError, StorageError
+from optikit_assets.execution.base import NOBODY
+from optikit_assets.execution.started_workers import note_start
 from optikit_assets.graph import Key, Node
 from optikit_assets.headless.garbage import find_garbage, remove_garbage
 from optikit_assets.headless.materialize import open_instance
@@ -342,18 +344,29 @@ def test_logs_go_once_nobody_wrote_to_them_for_as_long_but_for_a_living_driver_s
         file.write_text("said")
         then = time.time() - days * DAY
         os.utime(file, (then, then))
-    ledger = logs / "workers.jsonl"
-    ledger.write_text("{}")
-    os.utime(ledger, (0, 0))
     with locked(logs / "driver" / "alive.log"):
         garbage = find_garbage(7 * DAY)
         os.utime(logs / "workers" / "older.log")
         assert [item.what for item in remove_garbage(garbage)] == ["logs of workers"]
     left = {str(file.relative_to(logs)) for file in logs.rglob("*") if file.is_file()}
-    assert left == {"workers/older.log", "servers/young.log", "driver/alive.log", ledger.name}
+    assert left == {"workers/older.log", "servers/young.log", "driver/alive.log"}
     run_gc("7d", dry_run=False, json_out=None)
     assert "logs of drivers" in capsys.readouterr().out
     assert not (logs / "driver" / "alive.log").exists()
+
+
+def test_the_list_of_workers_forgets_who_was_started_before(made: Store) -> None:
+    note_start(settings().home, "benchmark", "here", "log", NOBODY)
+    ledger = settings().logs / "workers.jsonl"
+    young = ledger.read_text()
+    old = '{"time": 1000.0, "worker": "compress"}\n'
+    ledger.write_text(old + young)
+    found = find_garbage(7 * DAY)
+    (item,) = found.items
+    assert (item.what, item.key, item.bytes) == ("list of workers", "1 lines", len(old))
+    assert remove_garbage(found) == [item]
+    assert ledger.read_text() == young
+    assert find_garbage(7 * DAY).items == ()
 
 
 def test_copies_of_bundles_go_once_no_link_leads_to_them(

@@ -239,6 +239,19 @@ def test_a_further_link_to_a_file_that_is_read_is_no_change_of_it(tmp_path, monk
     assert len(reads) == 2
 
 
+def test_digests_of_files_that_are_gone_are_forgotten(tmp_path, monkeypatch):
+    monkeypatch.setattr(file_digests, "_SETTLED_S", 0.0)
+    cache = tmp_path / "cache.json"
+    gone, stays, new = files = [tmp_path / name for name in ("gone", "stays", "new")]
+    for file in files:
+        file.write_text(file.name)
+    FileDigests(cache).of([gone, stays])
+    assert set(json.loads(cache.read_text())) == {str(gone), str(stays)}
+    gone.unlink()
+    FileDigests(cache).of([new])
+    assert set(json.loads(cache.read_text())) == {str(stays), str(new)}
+
+
 def test_damaged_digest_cache_costs_time_only(tmp_path, folder):
     models = registry(tmp_path)
     first = models.describe(folder).digest
