@@ -315,7 +315,7 @@ def gc(
     ] = False,
     json_out: JsonOut = None,
 ) -> None:
-    """Remove what nothing recorded refers to any more: replaced results, old copies and logs.
+    """Remove what nothing refers to any more: replaced results, old runs, copies and logs.
 
     The newest result of every partition stays, stale or not, until it is made anew. Deployments
     stay, superseded ones too, each with what it takes to serve it. What cannot be read stays.

@@ -37,13 +37,21 @@ def recorded_of(instance: dg.DagsterInstance, nodes: Iterable[Node]) -> dict[Nod
 
 def all_recorded(instance: dg.DagsterInstance, asset: str) -> Iterator[tuple[str | None, Recorded]]:
     """Yield every materialization of an asset with its partition key, newest first."""
+    for record in every_record(instance, dg.AssetKey(asset), observed=False):
+        known = _as_recorded(record, observed=False)
+        if known is not None:
+            yield record.partition_key, known
+
+
+def every_record(
+    instance: dg.DagsterInstance, asset: dg.AssetKey, *, observed: bool
+) -> Iterator[dg.EventLogRecord]:
+    """Yield every materialization, or observation, of an asset, newest first."""
+    fetch = instance.fetch_observations if observed else instance.fetch_materializations
     cursor = None
     while True:
-        found = instance.fetch_materializations(dg.AssetKey(asset), limit=_PAGE, cursor=cursor)
-        for record in found.records:
-            known = _as_recorded(record, observed=False)
-            if known is not None:
-                yield record.partition_key, known
+        found = fetch(asset, limit=_PAGE, cursor=cursor)
+        yield from found.records
         if not found.has_more:
             return
         cursor = found.cursor

@@ -19,7 +19,8 @@ from resources import ModelRegistryResource, StageRunnerResource
 
 OPTIMIZE_JOB = "optimize_model"
 """Name of the job that brings one model up to date (`headless.job`)."""
-_MODEL_TAG = "optikit/model"
+MODEL_TAG = "optikit/model"
+"""Of a run: the partition key of the model that the sensor requested it for."""
 
 
 @dg.sensor(
@@ -150,14 +151,14 @@ def _request(
     request = dg.RunRequest(
         run_key=f"new-model-{key}-{revision[:12]}{of}",
         run_config={"ops": {"optimize": {"config": config}}},
-        tags={_MODEL_TAG: key},
+        tags={MODEL_TAG: key},
     )
     return request, broken
 
 
 def _has_failed(instance: dg.DagsterInstance, key: str) -> bool:
     """Return whether the last run that was requested for a model version ended without success."""
-    wanted = dg.RunsFilter(job_name=OPTIMIZE_JOB, tags={_MODEL_TAG: key})
+    wanted = dg.RunsFilter(job_name=OPTIMIZE_JOB, tags={MODEL_TAG: key})
     runs = instance.get_runs(wanted, limit=1)
     return any(
         r.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED) for r in runs

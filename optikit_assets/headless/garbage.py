@@ -23,6 +23,7 @@ from optikit_assets.graph import STAGES, TUNED_CONFIG
 from optikit_assets.headless.materialize import opened_instance
 from optikit_assets.headless.needed import Needed, find_needed
 from optikit_assets.headless.old_logs import WRITERS, old_logs, remove_logs
+from optikit_assets.headless.old_runs import OldRun, old_runs, remove_runs
 from optikit_assets.headless.run_owners import cancel_orphaned_runs
 from optikit_assets.releases import old_copies, remove_broken_copies, remove_copy
 from optikit_assets.settings import Settings, settings
@@ -76,7 +77,7 @@ class Garbage:
 
 
 def find_garbage(older_than_s: float, now_s: float | None = None) -> Garbage:
-    """Return what can go of artifacts, copies of bundles and logs; nothing is removed.
+    """Return what can go of artifacts, runs, copies of bundles and logs; nothing is removed.
 
     Parameters
     ----------
@@ -114,6 +115,11 @@ def find_garbage(older_than_s: float, now_s: float | None = None) -> Garbage:
     items = [
         _item(store, needed, key, old[key], limits[key], why[key]) for key in _in_order(needed, old)
     ]
+    with opened_instance() as instance:
+        kept = needed.there.keys() - old.keys()
+        exchanged = store.shared_log is not None
+        runs = old_runs(instance, since, kept, shared=shared, exchanged=exchanged)
+    items += [_runs(store, runs)] if runs else []
     items += [_copy(place, since) for place in old_copies(since)]
     items += [_logs(of, files, since) for of in WRITERS if (files := old_logs(of, since))]
     items += [_starts(old_lines, since)] if (old_lines := old_starts(here.home, since)) else []
@@ -230,6 +236,21 @@ def _forget_study(key: str) -> bool:
     except TuningError:
         return False
     return True
+
+
+def _runs(store: ArtifactStore, runs: list[OldRun]) -> Unreferenced:
+    def remove() -> bool:
+        with opened_instance() as instance:
+            return remove_runs(instance, runs, lambda key: store.look(key) is not None) > 0
+
+    return Unreferenced(
+        what="runs of Dagster",
+        key=f"{len(runs)} runs",
+        bytes=sum(run.bytes for run in runs),
+        why="no partition, artifact or sensor stands on what they recorded",
+        last_use=datetime.fromtimestamp(max(run.ended_s for run in runs), UTC),
+        remove=remove,
+    )
 
 
 def _copy(place: Path, since: float) -> Unreferenced:

@@ -28,7 +28,7 @@ from optikit_assets.graph import (
     STAGES,
     is_failed,
 )
-from optikit_assets.headless.run_owners import HOME_TAG, is_ours
+from optikit_assets.headless.run_owners import THIS_HOME, homes_of
 from optikit_assets.history import History
 from optikit_assets.promotion import CLAIM
 from optikit_assets.schemas import DEPLOYMENT_FILE
@@ -37,10 +37,8 @@ from optikit_assets.tuner import results_in
 
 _KEY = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _AT_ONCE = 8
-_RUNS_AT_ONCE = 500
 # Small, and the record of what was decided.
 _ALWAYS = (DEPLOYABLE_CONFIG, RECERTIFIED_CONFIG, CLAIM)
-_HERE = "this home"
 
 
 class Result(NamedTuple):
@@ -205,11 +203,13 @@ def find_needed(
     """
     needed = Needed.of(store)
     rows, events = _in_history(history), _in_instance(instance)
-    homes = _homes(instance, {item.run_id for item in (*rows, *events) if item.run_id}, shared)
-    # Of what an instance of one home has recorded, a run may have been deleted.
-    unknown = None if shared else _HERE
-    needed.keep_newest(rows, lambda run: homes.get(run or ""))
-    needed.keep_newest(events, lambda run: homes.get(run or "", unknown))
+    runs = {item.run_id for item in (*rows, *events) if item.run_id}
+    homes = homes_of(instance, runs, shared=shared)
+    # A run may have been deleted: of an instance of one home, or a history of one, it was its own.
+    of_event = None if shared else THIS_HOME
+    of_row = None if store.shared_log is not None else THIS_HOME
+    needed.keep_newest(rows, lambda run: homes.get(run or "", of_row))
+    needed.keep_newest(events, lambda run: homes.get(run or "", of_event))
     needed.keep(key for key, found in needed.there.items() if found and found.kind in _ALWAYS)
     needed.keep(_unfinished(needed))
     # At the end: what was read for it may have been put aside.
@@ -242,21 +242,6 @@ def _in_history(history: History) -> list[Result]:
         Result(row["asset"], row["partition"], row["content_key"], row["run_id"])
         for row in found.to_dict("records")
     ]
-
-
-def _homes(
-    instance: dg.DagsterInstance, runs: Iterable[str], shared: bool
-) -> dict[str, str | None]:
-    """Return in which home each run was made that an instance knows; None: in any."""
-    found: dict[str, str | None] = {}
-    asked = sorted(runs)
-    for begin in range(0, len(asked), _RUNS_AT_ONCE):
-        some = asked[begin : begin + _RUNS_AT_ONCE]
-        for run in instance.get_runs(dg.RunsFilter(run_ids=some)):
-            home = run.tags.get(HOME_TAG)
-            ours = is_ours(home) and (home is not None or not shared)
-            found[run.run_id] = _HERE if ours else home
-    return found
 
 
 def _unfinished(needed: Needed) -> Iterator[str]:

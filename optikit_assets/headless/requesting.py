@@ -32,7 +32,7 @@ RETRY_AFTER_S = 600.0
 REQUEST_TAG = "optikit/request"
 """Of a run: the digest of the partition and of the content key that it was requested for."""
 
-_PARTITION_TAG = "dagster/partition"
+PARTITION_TAG = "dagster/partition"
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -130,7 +130,7 @@ def _may_make(run: dg.DagsterRun, node: Node) -> bool:
     """Whether a run is of a partition; those of a driver do not name their asset."""
     selected = run.asset_selection
     asset = dg.AssetKey(node.asset)
-    return run.tags.get(_PARTITION_TAG) == node.partition and (not selected or asset in selected)
+    return run.tags.get(PARTITION_TAG) == node.partition and (not selected or asset in selected)
 
 
 def _request(item: NodePlan, instance: dg.DagsterInstance, now_s: float, due: Due) -> bool:
@@ -157,11 +157,12 @@ def _request(item: NodePlan, instance: dg.DagsterInstance, now_s: float, due: Du
             due.told.append(f"{item.node} failed and is tried again in {again_s - now_s:.0f} s")
             return True
     due.told.append(f"{item.node} is requested: {item.reason}")
-    # The daemon makes one run of a key: what was requested before gets another one.
-    made = instance.get_runs_count(dg.RunsFilter(tags={REQUEST_TAG: name}))
+    # The daemon makes one run of a key: what was requested before gets another one, by the latest
+    # of its runs, since `optikit gc` removes those before it.
+    before = instance.get_runs(dg.RunsFilter(tags={REQUEST_TAG: name}), limit=1)
     due.requests.append(
         dg.RunRequest(
-            run_key=f"{name}-{made}",
+            run_key=f"{name}-{before[0].run_id if before else 0}",
             job_name=STAGE_JOBS[item.node.asset].name,
             partition_key=multi_partition_key(item.node),
             tags={REQUEST_TAG: name},
@@ -177,7 +178,7 @@ def _in_vain(item: NodePlan, name: str, instance: dg.DagsterInstance) -> list[dg
     any once it was made by whomever after they ended. A run that succeeds counts if the partition
     is what it was: its failure is an outcome, and what changes in every run would be run for ever.
     """
-    partition_tags = {_PARTITION_TAG: item.node.partition or ""}
+    partition_tags = {PARTITION_TAG: item.node.partition or ""}
     of_it = dg.RunsFilter(job_name=STAGE_JOBS[item.node.asset].name, tags=partition_tags)
     records = instance.get_run_records(of_it, limit=RETRIES + 1)
     found = list(takewhile(lambda run: run.dagster_run.tags.get(REQUEST_TAG) == name, records))

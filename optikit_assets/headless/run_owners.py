@@ -7,7 +7,7 @@ locks it is held by, and each machine judges its own.
 import contextlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,8 +20,11 @@ from optikit_assets.settings import settings
 OWNER_TAG = "optikit/owner"
 # Names the OPTIKIT_HOME that the lock is in.
 HOME_TAG = "optikit/home"
+THIS_HOME = "this home"
+"""What `homes_of` calls the home of this process."""
 
 _UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING]
+_RUNS_AT_ONCE = 500
 
 
 @contextmanager
@@ -74,6 +77,27 @@ def is_ours(home: str | None) -> bool:
     """Whether `HOME_TAG` of a run, or that it has none, is of this OPTIKIT_HOME."""
     # Earlier releases named no home, or one without the number of its file.
     return home is None or home in (_this_home(), _this_home().partition("-")[0])
+
+
+def homes_of(
+    instance: dg.DagsterInstance, runs: Iterable[str], *, shared: bool
+) -> dict[str, str | None]:
+    """Return in which home each run was made that an instance knows; None: in any.
+
+    Parameters
+    ----------
+    shared
+        Whether other homes may record in this instance.
+    """
+    found: dict[str, str | None] = {}
+    asked = sorted(runs)
+    for begin in range(0, len(asked), _RUNS_AT_ONCE):
+        some = asked[begin : begin + _RUNS_AT_ONCE]
+        for run in instance.get_runs(dg.RunsFilter(run_ids=some)):
+            home = run.tags.get(HOME_TAG)
+            ours = is_ours(home) and (home is not None or not shared)
+            found[run.run_id] = THIS_HOME if ours else home
+    return found
 
 
 def _this_home() -> str:

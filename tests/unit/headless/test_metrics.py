@@ -118,6 +118,28 @@ def test_a_scrape_tells_what_history_instance_and_locks_say(on: None) -> None:
     assert after["optikit_device_held", "cuda-0"] == after["optikit_lease_waiters",] == 0
 
 
+@pytest.mark.slow
+def test_runs_that_were_removed_stay_counted(on: None) -> None:
+    collector = PipelineMetrics(settings())
+
+    def ended() -> float:
+        found = {metric.name: metric for metric in collector.collect()}["optikit_runs_ended"]
+        return next(s.value for s in found.samples if s.labels["status"] == "success")
+
+    def ran(instance: dg.DagsterInstance) -> str:
+        job = dg.JobDefinition(name="job", graph_def=_nothing)
+        return instance.create_run_for_job(job, status=dg.DagsterRunStatus.SUCCESS).run_id
+
+    with open_instance() as instance:
+        runs = [ran(instance) for _ in range(3)]
+        assert ended() == 3
+        for run in runs[:2]:
+            instance.delete_run(run)
+        assert ended() == 3
+        ran(instance)
+        assert ended() == 4
+
+
 @dg.graph(name="job")
 def _nothing() -> None:
     pass
