@@ -21,6 +21,7 @@ become cheaper than the best that was certified.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from optikit_assets.schemas import Certification, PoolOffer
 from optikit_assets.specs import SloSpec
@@ -112,7 +113,7 @@ def offers(
 def _offer(
     contender: Contender, seen: Certification | None, chosen: bool, slo: SloSpec
 ) -> PoolOffer:
-    common = {
+    common: dict[str, Any] = {
         "pool": contender.pool,
         "accelerator": contender.accelerator,
         "price_per_hour": contender.price_per_hour,
@@ -126,8 +127,7 @@ def _offer(
             gpus=arm.gpus,
             rate_per_gpu=seen.rate_per_gpu,
             deployed=chosen,
-            **common,
-            **costs_per_million(seen.rate_per_gpu, contender.price_per_hour, slo),
+            **common | costs_per_million(seen.rate_per_gpu, contender.price_per_hour, slo),
         )
     if seen is not None and contender.claimed_per_gpu:
         return PoolOffer(evidence="refuted", reason=seen.summary, **common)
@@ -140,8 +140,7 @@ def _offer(
         gpus=contender.gpus,
         rate_per_gpu=contender.claimed_per_gpu,
         reason="by its search, which leaves no room for a lower cost than what is deployed",
-        **common,
-        **costs_per_million(contender.claimed_per_gpu, contender.price_per_hour, slo),
+        **common | costs_per_million(contender.claimed_per_gpu, contender.price_per_hour, slo),
     )
 
 
