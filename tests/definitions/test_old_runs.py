@@ -1,6 +1,5 @@
 """`optikit gc` on the records of runs, in Dagster's own databases."""
 
-import os
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -27,11 +26,10 @@ from optikit_assets.headless.status import status
 from optikit_assets.settings import settings
 from resources.history import open_history
 from tests.definitions.test_candidates import BASE, SCORES
-from tests.definitions.test_gc import DAY, begin_run
+from tests.definitions.test_gc import begin_run
 from tests.definitions.test_history_rows import (
     DEPLOYED,
     NODES,
-    SWEEP,
     Stages,
     make,
     run_ids,
@@ -78,7 +76,9 @@ def known(world: World) -> dict[str, Any]:
         for node in NODES:
             versions = world.versions()
             record = instance.fetch_materializations(
-                dg.AssetRecordsFilter(dg.AssetKey(node.asset), asset_partitions=[node.partition]),
+                dg.AssetRecordsFilter(
+                    dg.AssetKey(node.asset), asset_partitions=[node.partition or ""]
+                ),
                 limit=1,
             ).records[0]
             shown = instance.get_run_by_id(record.run_id)
@@ -130,29 +130,13 @@ def test_all_that_is_known_of_partitions_stays_and_the_runs_before_go(
     assert stages.drawn == made
 
 
-@pytest.mark.timeout(600)
-def test_a_run_goes_with_what_it_made_and_stays_if_that_is_used_meanwhile(
-    real: World, stages: Stages
-) -> None:
-    make(NODES[: NODES.index(SWEEP) + 1])
-    *_, old = run_ids()
-    key = made_by(old)
-    real.edit("slos/demo.yaml", "max_ms: 100", "max_ms: 120")
-    make([SWEEP])
-    found = later()
-    assert {item.what for item in found.items} >= {graph.BENCHMARK_SWEEP, "runs of Dagster"}
-    # Somebody takes the edit back.
-    store = open_store(settings().store, settings().home)
-    store.find(key)
-    future = time.time() + DAY
-    folder = store.get(key).folder()
-    os.utime(folder, (future, future))
-    remove_garbage(found)
-    assert old in run_ids()
-    os.utime(folder, (0, 0))
-    remove_garbage(later())
-    assert store.look(key) is None
-    assert old not in run_ids()
+def test_a_run_stays_if_what_it_made_was_used_meanwhile(instance: dg.DagsterInstance) -> None:
+    key = "a" * 64
+    old = OldRun(ran(instance), frozenset({key}), 0.0, 0)
+    assert remove_runs(instance, [old], lambda there: there == key) == 0
+    assert instance.get_run_by_id(old.run_id) is not None
+    assert remove_runs(instance, [old], lambda there: False) == 1
+    assert instance.get_run_by_id(old.run_id) is None
 
 
 def made_by(run_id: str) -> str:
@@ -242,8 +226,11 @@ def test_on_an_instance_of_several_homes_the_runs_of_others_stay(
     instance: dg.DagsterInstance,
 ) -> None:
     with run_tags() as tags:
-        ours = ran(instance, **tags)
-    theirs, somebody = ran(instance, **{HOME_TAG: "theirs"}), ran(instance)
+        ours = ran(instance, "made", dg.DagsterRunStatus.SUCCESS, **tags)
+    theirs, somebody = (
+        ran(instance, "made", dg.DagsterRunStatus.SUCCESS, **{HOME_TAG: "theirs"}),
+        ran(instance),
+    )
     assert found(instance, shared=True) == {ours}
     assert found(instance) == {ours, theirs, somebody}
 
