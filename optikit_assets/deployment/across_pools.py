@@ -118,6 +118,10 @@ def _offer(
         "accelerator": contender.accelerator,
         "price_per_hour": contender.price_per_hour,
     }
+
+    def priced(rate_per_gpu: float) -> dict[str, Any]:
+        return {**common, **costs_per_million(rate_per_gpu, contender.price_per_hour, slo)}
+
     arm = None if seen is None else seen.candidate
     if seen is not None and arm is not None and seen.rate_per_gpu:
         return PoolOffer(
@@ -127,7 +131,7 @@ def _offer(
             gpus=arm.gpus,
             rate_per_gpu=seen.rate_per_gpu,
             deployed=chosen,
-            **common | costs_per_million(seen.rate_per_gpu, contender.price_per_hour, slo),
+            **priced(seen.rate_per_gpu),
         )
     if seen is not None and contender.claimed_per_gpu:
         return PoolOffer(evidence="refuted", reason=seen.summary, **common)
@@ -140,7 +144,7 @@ def _offer(
         gpus=contender.gpus,
         rate_per_gpu=contender.claimed_per_gpu,
         reason="by its search, which leaves no room for a lower cost than what is deployed",
-        **common | costs_per_million(contender.claimed_per_gpu, contender.price_per_hour, slo),
+        **priced(contender.claimed_per_gpu),
     )
 
 
