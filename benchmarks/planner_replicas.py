@@ -2,15 +2,17 @@
 
 ``python -m benchmarks.planner_cpu --replicas --json FILE [--serve PYTHON --router HAPROXY]``
 
-Each server has one core to itself; HAProxy and the load client are where the kernel puts them. One
-server is measured alone first; what its closed loops say is all that the prediction knows of these
-servers. HAProxy routes to the server with the fewest requests (``leastconn``), then at random
+Each server has one core to itself; HAProxy and the load client are where the kernel puts them, and
+take from both. So both servers are first measured at once, each by itself: alone, one would have
+the other's core for its clients. What these closed loops say is all that the prediction knows of
+the servers. HAProxy routes to the server with the fewest requests (``leastconn``), then at random
 (``random(1)``).
 """
 
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from benchmarks.planner_cpu_runs import (
 )
 from benchmarks.tables import markdown
 from optikit_assets.benchmarker.long_run import highest_rate, met_objectives
+from optikit_assets.engines import EngineServer
 from optikit_assets.engines.server import HOST, free_port
 from optikit_assets.planner import Layout, Precision, Roofline
 from optikit_assets.planner.fleet import Fleet, Routing
@@ -41,7 +44,7 @@ from optikit_assets.specs import SloSpec
 MODEL = "wide"
 REPLICAS = 2
 ROUTES: dict[str, Routing] = {"leastconn": "least_loaded", "random(1)": "random"}
-ALONE = "one server"
+BESIDE = "one server, beside the other"
 # One thread, wherever the server was put: it must not bind itself to a core of its own choice.
 _ONE_THREAD = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 _CONFIG = """\
@@ -60,12 +63,13 @@ backend replicas
 {servers}
 """
 _READY_S = 1.0
+_LOAD_S = 180.0
 _WARM_UP = 0.1
 
 
 def measure(serving: Serving, router: str) -> Iterator[dict[str, Any]]:
-    """Measure one server, then two of them behind the router in each way to route."""
-    slo = slo_of(MODEL, prefixed=False)
+    """Measure both servers, each by itself, then behind the router in each way to route."""
+    slo = _patient(slo_of(MODEL, prefixed=False))
     with ExitStack() as stack:
 
         def run(what: str, base_url: str, seed: int) -> dict[str, Any]:
@@ -82,16 +86,26 @@ def measure(serving: Serving, router: str) -> Iterator[dict[str, Any]]:
                 **found,
             }
 
-        urls: list[str] = []
+        started: list[EngineServer] = []
         for core in range(REPLICAS):
             with pinned(core):
-                server = stack.enter_context(serving.server(MODEL, slo, {}, _ONE_THREAD))
-            urls.append(server.root_url.removeprefix("http://"))
-            if not core:
-                yield run(ALONE, server.base_url, seed=1)
+                started.append(stack.enter_context(serving.server(MODEL, slo, {}, _ONE_THREAD)))
+        with ThreadPoolExecutor(REPLICAS) as at_once:
+            both = [
+                at_once.submit(run, BESIDE, server.base_url, seed)
+                for seed, server in enumerate(started, start=1)
+            ]
+        yield from (found.result() for found in both)
+        urls = [server.root_url.removeprefix("http://") for server in started]
         for number, balance in enumerate(ROUTES):
             with _routed(router, balance, urls, serving.folder) as base_url:
-                yield run(balance, base_url, seed=2 + number)
+                yield run(balance, base_url, seed=1 + REPLICAS + number)
+
+
+def _patient(slo: SloSpec) -> SloSpec:
+    """Return the SLO with a budget of load in which its searches come to an end."""
+    budget = slo.budget.model_copy(update={"max_load_seconds": _LOAD_S, "max_probes": 16})
+    return slo.model_copy(update={"budget": budget})
 
 
 @contextmanager
@@ -133,16 +147,17 @@ def servers(runs: Sequence[Mapping[str, Any]]) -> list[Server]:
 
 def report(known: Mapping[str, Any]) -> str:
     """Return the table: one server, and the fleet in each way to route."""
-    runs = {run["what"]: run for run in known["replicas"]}
+    runs = known["replicas"]
     slo = slo_of(MODEL, prefixed=False)
-    some = servers([runs[ALONE]])
+    some = servers([run for run in runs if run["what"] == BESIDE])
     table: list[dict[str, str]] = []
-    for what, run in runs.items():
-        replicas = 1 if what == ALONE else REPLICAS
+    for run in runs:
+        what = run["what"]
+        replicas = 1 if what == BESIDE else REPLICAS
         routing = ROUTES.get(what, "least_loaded")
         rate, low, high = (predicted(slo, server, replicas, routing) for server in some)
         table.append({
-            "servers": f"{what}, alone" if what == ALONE else f"two, {what}",
+            "servers": what if what == BESIDE else f"two, {what}",
             "predicted": f"{rate:.1f} ({low:.1f}–{high:.1f})",
             **shown(rate, run),
         })  # fmt: skip
