@@ -22,7 +22,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from optikit_assets.disk import check_free_space, human_bytes
 from optikit_assets.errors import ModelError, PermissionDeniedError, StorageError
 from optikit_assets.oci import MANIFEST_TYPE, Registry, digest_of
-from optikit_assets.settings import settings
 from optikit_assets.sources.base import ASK_LIMIT_S, SourcedVersion, register_source
 from optikit_assets.sources.listed import asking, is_wanted, kept
 
@@ -234,7 +233,7 @@ def _unpack(stream: "_Stream", prefix: str, folder: Path, layer: _Layer) -> None
     says how much a layer takes unpacked, and a packed one may be made to take a thousand times its
     size: what no weights pack to is refused before it is written.
     """
-    room = max(_ANY_LAYER, settings().unpack_ratio * layer.bytes)
+    room = max(_ANY_LAYER, _ratio() * layer.bytes)
     try:
         with tarfile.open(fileobj=cast("Any", stream), mode="r|*") as tar:
             for member in tar:
@@ -258,8 +257,15 @@ def _unpack(stream: "_Stream", prefix: str, folder: Path, layer: _Layer) -> None
         raise StorageError(f"a layer is no tar file ({error}); have it pushed again") from error
 
 
+def _ratio() -> float:
+    # Not imported with this module: workers import that too, and have no settings.
+    from optikit_assets.settings import settings
+
+    return settings().unpack_ratio
+
+
 def _too_large(layer: _Layer, member: tarfile.TarInfo) -> str:
-    ratio = settings().unpack_ratio
+    ratio = _ratio()
     return (
         f"the layer {layer.digest[:19]}… has {human_bytes(layer.bytes)} and takes more than "
         f"{ratio:g} times as much unpacked, and more than {human_bytes(_ANY_LAYER)}, with "
