@@ -1,12 +1,17 @@
 """What is imported from this repository is there, also where no test goes."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from optikit_assets.settings import REPOSITORY
 
+# What the control environment alone has.
+CONTROL_ONLY = ("dagster", "duckdb", "pydantic_settings")
+WORKERS = ("benchmark", "compress", "evaluate", "explore")
 OURS = ("optikit_assets", "resources", "benchmarks", "demo", "tests")
 
 
@@ -35,3 +40,17 @@ def module_file(name: str) -> bool:
     """Whether there is a file or package; importing it may need what another environment has."""
     path = REPOSITORY.joinpath(*name.split("."))
     return path.with_suffix(".py").exists() or path.is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("worker", WORKERS)
+def test_a_worker_begins_without_what_its_environment_lacks(worker: str) -> None:
+    code = (
+        f"import sys; sys.modules |= dict.fromkeys({CONTROL_ONLY!r}); "
+        f"import optikit_assets.workers.{worker}"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
