@@ -31,7 +31,7 @@ _SLOW = 0.5
 
 _VLLM = get_engine("vllm")
 # The same engine, scheduled as it is when nobody says how.
-_BY_DEFAULT: Engine = type("ByDefault", (type(_VLLM),), {"batch_on": frozenset()})()
+_BY_DEFAULT: Engine = type("ByDefault", (type(_VLLM),), {"sched_batch_on": frozenset()})()
 POLICIES: dict[str, Engine] = {"by default": _BY_DEFAULT, "as a batch": _VLLM}
 
 

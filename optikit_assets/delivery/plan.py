@@ -8,7 +8,6 @@ import yaml
 from optikit_assets import __version__
 from optikit_assets.delivery.capacity import capacity, probes
 from optikit_assets.engines import Engine
-from optikit_assets.engines.scheduling import BATCH_COMMAND
 from optikit_assets.errors import SpecError
 from optikit_assets.schemas import Deployment, ServingPlan
 from optikit_assets.specs import SloSpec, digest
@@ -59,7 +58,6 @@ def serving_plan(
         If a value cannot be used.
     """
     container, rate = engine.container, deployment.certified_rate_rps
-    on = deployment.accelerator_kind
     if container is None or rate is None:
         return None
     found, why_not = container.of(deployment.versions)
@@ -75,11 +73,11 @@ def serving_plan(
         served_name=name,
         slo=deployment.slo.name,
         accelerator=deployment.accelerator,
-        gpus=0 if on == "cpu" else deployment.gpus or 1,
+        gpus=0 if deployment.accelerator_kind == "cpu" else deployment.gpus or 1,
         model_uri=_checked_uri(model_uri or f"pvc://models/{content[:16]}"),
         model_folder=MODEL_FOLDER,
         image=image or found,
-        command=(*(BATCH_COMMAND if on in engine.batch_on else ()), *container.command),
+        command=(*engine.prefix_on(deployment.accelerator_kind), *container.command),
         arguments=engine.container_arguments(f"{CONFIG_FOLDER}/{engine.config_file}"),
         port=container.port,
         health_path=engine.health_path,

@@ -20,7 +20,7 @@ from optikit_assets.engines.hardware import WIDE_VECTORS, Hardware
 from optikit_assets.engines.memory import MemoryEstimate
 from optikit_assets.engines.model_facts import ModelFacts
 from optikit_assets.engines.requests import USUAL, Requests
-from optikit_assets.engines.scheduling import BATCH_COMMAND
+from optikit_assets.engines.scheduling import CHRT
 from optikit_assets.engines.start_failures import LogWords
 from optikit_assets.environments.variables import EngineVariables
 from optikit_assets.schemas import ServingPlan
@@ -144,8 +144,8 @@ class Engine(ABC):
     """Name of the file in a bundle that a server is started from."""
     commands: ClassVar[tuple[str, ...]]
     """How a person starts a server from `config_file`, in the bundle's folder."""
-    batch_on: ClassVar[frozenset[str]] = frozenset()
-    """Kinds of hardware on which its server is scheduled as a batch (`engines.scheduling`)."""
+    sched_batch_on: ClassVar[frozenset[str]] = frozenset()
+    """Kinds of hardware on which its server runs with ``SCHED_BATCH`` (`engines.scheduling`)."""
     distributions: ClassVar[tuple[str, ...]]
     """Packages that it is installed as; those that are there are the version of a measurement."""
     health_path: ClassVar[str] = "/health"
@@ -164,9 +164,12 @@ class Engine(ABC):
 
     def commands_on(self, hardware_kind: str | None) -> tuple[str, ...]:
         """Return `commands` as they are to be given on hardware of a kind."""
-        if hardware_kind not in self.batch_on:
-            return self.commands
-        return tuple(" ".join((*BATCH_COMMAND, command)) for command in self.commands)
+        before = self.prefix_on(hardware_kind)
+        return tuple(" ".join((*before, command)) for command in self.commands)
+
+    def prefix_on(self, hardware_kind: str | None) -> tuple[str, ...]:
+        """Return the words before a command that starts a server on hardware of a kind, if any."""
+        return CHRT if hardware_kind in self.sched_batch_on else ()
 
     @property
     @abstractmethod

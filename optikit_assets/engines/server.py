@@ -12,7 +12,7 @@ from types import TracebackType
 from optikit_assets.engines.base import Engine, Place
 from optikit_assets.engines.environment import server_environment
 from optikit_assets.engines.hardware import detect
-from optikit_assets.engines.scheduling import as_batch
+from optikit_assets.engines.scheduling import sched_batch
 from optikit_assets.engines.start_failures import classify, machine_fault_in, root_cause
 from optikit_assets.errors import EndpointError, MachineError, ServerStartError
 from optikit_assets.processes import OwnedProcess
@@ -171,17 +171,13 @@ class EngineServer:
             process = OwnedProcess(
                 launch.argv, log_file=self.log_file, env=environ, name=f"{self.engine.title} server"
             )
-            with as_batch() if self._is_batch() else nullcontext():
+            with sched_batch() if self.engine.prefix_on(detect().kind) else nullcontext():
                 stack.enter_context(process)
             self._process = process
             if not process.until(self._healthy, started + self._timeout_s - time.monotonic()):
                 raise self._failure(process.poll())
             self.start_s = time.monotonic() - started
             self._stack = stack.pop_all()
-
-    def _is_batch(self) -> bool:
-        kinds = self.engine.batch_on
-        return bool(kinds) and detect().kind in kinds
 
     def _healthy(self) -> bool:
         connection = http.client.HTTPConnection(HOST, self._port, timeout=5.0)

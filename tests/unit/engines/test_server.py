@@ -13,7 +13,7 @@ import pytest
 
 from optikit_assets.engines import EngineServer, detect, get_engine
 from optikit_assets.engines import server as server_module
-from optikit_assets.engines.scheduling import as_batch
+from optikit_assets.engines.scheduling import sched_batch
 from optikit_assets.engines.server import HOST, free_port
 from optikit_assets.engines.start_failures import classify, root_cause
 from optikit_assets.errors import (
@@ -115,7 +115,7 @@ def test_on_a_processor_it_and_its_children_take_a_core_from_none(
 def test_a_policy_that_somebody_chose_stays():
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     try:
-        with as_batch():
+        with sched_batch():
             assert os.sched_getscheduler(0) == os.SCHED_BATCH
         assert os.sched_getscheduler(0) == os.SCHED_BATCH
     finally:
