@@ -28,12 +28,11 @@ from pathlib import Path
 from benchmarks.faults.daemon import DAEMON_KILLED, kill, queued
 from benchmarks.faults.kinds import (
     DAMAGED,
-    DISK_FULL,
     FAULTS,
     NEEDS_ENGINE,
     Family,
     Scene,
-    disk_of_its_own,
+    premises,
 )
 from benchmarks.faults.remains import age, processes_left, put_aside, remains
 from benchmarks.faults.room import LIMIT_S, Home, Room
@@ -64,14 +63,15 @@ def plays() -> list[str]:
 
 def play(room: Room, name: str, fault: str, number: int) -> dict[str, str]:
     """Set the scene, strike, and run again until all is as it would have been."""
-    home = Home(room.root / "plays" / str(number) / "home")
+    folder = room.root / "plays" / str(number)
+    folder.mkdir(parents=True)
+    home = Home(folder / "home")
     stage, numbers = STAGES[name], itertools.count()
     # Nobody reads what is compressed before it is evaluated.
     then = "evaluate" if fault == DAMAGED and name == "compress" else name
     expected, before = room.after(then).versions(then), room.before(name)
     with ExitStack() as stack:
-        if fault == DISK_FULL:
-            stack.enter_context(disk_of_its_own(home.folder))
+        stack.enter_context(premises(fault, folder))
         shutil.copytree(before, home.folder, symlinks=True, dirs_exist_ok=True)
         scene = Scene(home, name, stage, home.drive(name, next(numbers)))
         workers, began_at = home.workers_started(), time.monotonic()

@@ -2,11 +2,14 @@
 
 Kills are ``SIGKILL``. A full disk is a file system of its own (tmpfs) in which not a byte is left;
 a store that may only be read is mounted so; what runs out of memory is killed by the kernel, in a
-control group that allows it no page more. These need the right to mount and to make groups.
+control group that allows it no page more. These need the right to mount and to make groups. A power
+cut ends all processes of the play at one change to a file, and the clock of all of them is put
+forward or back, and right again when the command has ended (`benchmarks.faults.machine`).
 """
 
 import contextlib
 import os
+import random
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -15,14 +18,19 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.faults.machine import Machine
 from benchmarks.faults.room import LIMIT_S, Home
 from benchmarks.faults.stages import Stage
 from benchmarks.plays import command_of, until, variable_of
 from optikit_assets.artifacts import LocalStore
 from optikit_assets.processes import OwnedProcess
 
-DAMAGED, DISK_FULL = "artifact damaged", "disk full"
+DAMAGED, DISK_FULL, POWER_CUT = "artifact damaged", "disk full", "power cut"
+CLOCK_FORWARD, CLOCK_BACK = "clock put forward", "clock put back"
 _DISK_MIB = 256
+# From the middle of a stage it goes on for about so many changes to files, at least.
+_CHANGES = 100
+_PUT_S = 3 * 3600
 _TARGET_LIMIT_S = 60.0
 _GROUPS = (
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
@@ -161,6 +169,33 @@ def _out_of_memory(scene: Scene) -> Iterator[Family]:
         group.rmdir()
 
 
+@contextmanager
+def _power_cut(scene: Scene) -> Iterator[Family]:
+    machine = Machine(scene.home.play)
+    more = random.Random(scene.name).randrange(_CHANGES)
+    machine.cut_after(more)
+    until(lambda: machine.is_off, LIMIT_S, f"nothing was changed after {more} changes")
+    family: list[psutil.Process] = []
+    while left := [process for process in scene.processes() if process not in family]:
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        family += left
+    yield family
+    machine.start()
+
+
+def _clock(put_s: int) -> Strike:
+    @contextmanager
+    def strike(scene: Scene) -> Iterator[Family]:
+        machine = Machine(scene.home.play)
+        machine.put_clock(put_s)
+        yield []
+        machine.start()
+
+    return strike
+
+
 def _run(*words: object) -> None:
     ended = subprocess.run([str(word) for word in words], check=False, capture_output=True)
     if ended.returncode:
@@ -173,18 +208,32 @@ FAULTS: dict[str, Strike] = {
     "load client killed": _kill(Scene.client),
     "step killed": _kill(Scene.step),
     "driver killed": _kill(lambda scene: psutil.Process(scene.driver.pid)),
+    POWER_CUT: _power_cut,
     "out of memory": _out_of_memory,
     DISK_FULL: _full_disk,
     "store read-only": _read_only_store,
     DAMAGED: _damaged,
+    CLOCK_FORWARD: _clock(_PUT_S),
+    CLOCK_BACK: _clock(-_PUT_S),
     "two drivers": _second_driver,
 }
 NEEDS_ENGINE = frozenset({"engine killed", "load client killed"})
 
+_OWN_MACHINE = frozenset({POWER_CUT, CLOCK_FORWARD, CLOCK_BACK})
+
 
 @contextmanager
-def disk_of_its_own(folder: Path) -> Iterator[None]:
-    """Mount a small file system on a folder while the context lasts."""
+def premises(fault: str, play: Path) -> Iterator[None]:
+    """Give a play what it takes beside its fault while the context lasts."""
+    if fault in _OWN_MACHINE:
+        Machine(play).host(play)
+    with _disk_of_its_own(play / "home") if fault == DISK_FULL else contextlib.nullcontext():
+        yield
+
+
+@contextmanager
+def _disk_of_its_own(folder: Path) -> Iterator[None]:
+    """Mount a small file system on a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     _run("mount", "-t", "tmpfs", "-o", f"size={_DISK_MIB}m", "faults", folder)
     try:

@@ -24,6 +24,7 @@ PACKAGES = "packages"
 """Folder of the entry points of the plays, below the home of the environments."""
 _ROWS = 256
 _NEVER = 10**9
+_MOVE_IN = "from benchmarks.faults.machine import move_in\n\nmove_in()\n"
 _SLO = f"""\
 name: {SLO}
 workload: {{input_tokens: 16, output_tokens: 4}}
@@ -81,6 +82,8 @@ class Room:
         install(self.environments / ENGINE, MODEL, _NEVER)
         for name in ("compress", "serve"):
             install_environment(self.environments, name, "benchmarks.faults.worker")
+        # What every Python of the control environment does first, as PYTHONPATH has it.
+        (self.environments / PACKAGES / "sitecustomize.py").write_text(_MOVE_IN)
 
     def _register_flows(self) -> None:
         """Make what an installed package has that brings flows: its entry points."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from benchmarks.faults.machine import move_in
 from benchmarks.faults.stages import QUANTIZED
 from optikit_assets.benchmarker import process_pool
 from optikit_assets.optimizer.backends import CompressedModel
@@ -118,4 +119,5 @@ def main(module: str) -> None:
 
 
 if __name__ == "__main__":
+    move_in(hidden=False)
     main(sys.argv[-1])
