@@ -4,7 +4,7 @@
  * it stands (SIGKILL). It puts the time of day forward or back; what counts seconds goes on as it did.
  *
  * The numbers are in a file that all of them map, named by OPTIKIT_PLAY_MACHINE: changes so far, after
- * how many the power is gone (0: it stays), by how many seconds the clock was put. See `machine.py`.
+ * how many the power is gone (-1: it stays), by how many seconds the clock was put. See `machine.py`.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -52,7 +52,7 @@ static void change(void) {
         return;
     long number = atomic_fetch_add(&machine->changes, 1) + 1;
     long last = atomic_load(&machine->last);
-    while (last > 0 && number > last)
+    while (last >= 0 && number > last)
         kill(getpid(), SIGKILL);
 }
 

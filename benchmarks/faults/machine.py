@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 _NUMBERS = struct.Struct("qqq")
+_NEVER = -1
 _VARIABLES = "machine.env"
 _LOADED = "LD_PRELOAD"
 
@@ -35,7 +36,7 @@ class Machine:
         if not self._library.exists():
             _compile(self._library)
         if not self._numbers.exists():
-            self._numbers.write_bytes(_NUMBERS.pack(0, 0, 0))
+            self._numbers.write_bytes(_NUMBERS.pack(0, _NEVER, 0))
 
     @property
     def variables(self) -> dict[str, str]:
@@ -51,7 +52,7 @@ class Machine:
     def is_off(self) -> bool:
         """Whether somebody has tried to change something since the power is gone."""
         changes, last, _ = self._read()
-        return 0 < last < changes
+        return _NEVER < last < changes
 
     def cut_after(self, more: int) -> None:
         """Let there be so many more changes."""
@@ -60,11 +61,11 @@ class Machine:
 
     def start(self) -> None:
         """Count from 0, with power, by the right time."""
-        self._write(0, 0, 0)
+        self._write(0, _NEVER, 0)
 
     def put_clock(self, seconds: int) -> None:
         """Put the time of day forward, or back."""
-        self._write(self.changes, 0, seconds)
+        self._write(self.changes, _NEVER, seconds)
 
     def host(self, play: Path) -> None:
         """Have all Python processes of a play run on it, from their start: see `move_in`."""

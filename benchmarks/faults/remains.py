@@ -1,5 +1,6 @@
 """What a play left behind, place by place; nothing is what is wanted."""
 
+import itertools
 import os
 import time
 from collections import Counter
@@ -12,6 +13,8 @@ from benchmarks.plays import command_of
 from optikit_assets.artifacts import LocalStore
 from optikit_assets.artifacts.verification import QUARANTINE
 from optikit_assets.execution import held_devices, waiting_for_devices
+from optikit_assets.history import History
+from optikit_assets.history.schema import tables
 from optikit_assets.processes import wait_gone
 
 _PLACES = {
@@ -29,6 +32,9 @@ _ENDED = {
     dg.DagsterRunStatus.CANCELED,
 }
 _GRACE_S = 10.0
+_TIMES = {("started_at", "ended_at"), ("held_from", "held_to")}
+# No play takes longer.
+_LONGEST_S = 1800
 
 
 def processes_left(scene: Scene) -> list[str]:
@@ -44,6 +50,7 @@ def remains(home: Home) -> list[str]:
     found += ["a wait for a lease"] * waiting_for_devices(root)
     found += [f"run {status.value}" for status in _unfinished(home)]
     found += [f"{what} artifact {kind}" for what, kind in _artifacts(home)]
+    found += _impossible_times(home)
     for what, pattern in _PLACES.items():
         found += [what] * len(list(home.folder.glob(pattern)))
     temporary = sorted(path.name for path in (home.play / "tmp").glob("*"))
@@ -62,6 +69,21 @@ def _unfinished(home: Home) -> list[dg.DagsterRunStatus]:
     return [run.status for run in runs if run.status not in _ENDED]
 
 
+def _impossible_times(home: Home) -> list[str]:
+    """Return the tables of the history that have rows which end before they begin, or too late."""
+    history = History(home.folder / "history")
+    if not history.published_path.exists():
+        return []
+    found = []
+    for (name, table), (begin, end) in itertools.product(tables().items(), _TIMES):
+        if {begin, end} <= table.columns.keys():
+            passed = f"epoch({end}) - epoch({begin})"
+            wrong = f"{passed} < 0 OR {passed} > {_LONGEST_S}"
+            if len(history.query(f"SELECT 1 FROM {name} WHERE {wrong} LIMIT 1")):
+                found.append(f"rows of {name} with a time that did not pass")
+    return found
+
+
 def _artifacts(home: Home) -> list[tuple[str, str]]:
     """Return what can be seen of the store and is no whole artifact."""
     store = LocalStore(home.folder / "artifacts")
@@ -74,7 +96,8 @@ def put_aside(home: Home) -> int:
 
 
 def age(home: Home, seconds: float = 3600.0) -> None:
-    """Let an hour pass for the drafts that were left: they count as such after a minute."""
+    """Let an hour pass for what was half written: it counts as left behind after a minute."""
     then = time.time() - seconds
-    for draft in (home.folder / "artifacts" / "staging").glob("*"):
-        os.utime(draft, (then, then))
+    for place in ("drafts", "rows half written"):
+        for left in home.folder.glob(_PLACES[place]):
+            os.utime(left, (then, then))

@@ -9,11 +9,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from optikit_assets import clock
 from optikit_assets.artifacts.file_digests import FileDigests, digest_over
 from optikit_assets.errors import StorageError
 
@@ -99,7 +100,7 @@ def manifest_text(
         "format": FORMAT,
         "key": key,
         "kind": kind,
-        "created_at": datetime.now(UTC).isoformat(),
+        "created_at": clock.now().isoformat(),
         "files": {name: entry.as_json() for name, entry in sorted(entries.items())},
         "references": dict(references),
         "manifest": dict(notes),

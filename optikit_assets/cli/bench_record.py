@@ -2,8 +2,8 @@
 
 import contextlib
 import secrets
-from datetime import UTC, datetime
 
+from optikit_assets import clock
 from optikit_assets.benchmarker import read_requests
 from optikit_assets.cli.output_file import write_json
 from optikit_assets.deployment import Series
@@ -40,7 +40,7 @@ class BenchRecord:
         self.slo = slo
         self.seed = seed
         self.probes: list[ProbeResult] = []
-        self.started_at = datetime.now(UTC)
+        self.started_at = clock.now()
         self.run_id = f"{self.started_at:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         self.folder = settings().benches / self.run_id
         self.requests_file = self.folder / "requests.jsonl.gz"
@@ -94,7 +94,7 @@ class BenchRecord:
             "seed": self.seed,
             "run_id": self.run_id,
             "started_at": self.started_at,
-            "ended_at": datetime.now(UTC),
+            "ended_at": clock.now(),
         }
         bench = {
             "base_url": self.base_url,

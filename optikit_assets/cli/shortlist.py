@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from rich.table import Table
 
+from optikit_assets import clock
 from optikit_assets.cli.plan import predict
 from optikit_assets.errors import HistoryError, OptikitError
 from optikit_assets.execution import Pools
@@ -91,7 +92,7 @@ def narrowed(job: JobSpec, catalog: Catalog, count: int) -> Shortlisted:
 
 def remember(chosen: Shortlisted, model_key: str) -> None:
     """Put the predictions into the history, before anything is measured."""
-    now = datetime.now(UTC)
+    now = clock.now()
     history = open_history(settings())
     history.append("predictions", [_row(model_key, slo, way, now) for slo, way in chosen.ways])
     history.drain(timeout_s=60)

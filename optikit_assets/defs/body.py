@@ -4,13 +4,14 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import dagster as dg
 from pydantic import Field
 
+from optikit_assets import clock
 from optikit_assets.artifacts import Artifact, ArtifactDraft, Reference
 from optikit_assets.artifacts.models import FetchedModel
 from optikit_assets.defs.recorded import INPUTS_METADATA, POOL_TAG, STATUS_TAG, recorded_of
@@ -71,7 +72,7 @@ class Partition:
     artifacts: ArtifactStoreResource
     history: HistoryResource
     runners: OnPools
-    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    started_at: datetime = field(default_factory=clock.now)
     benchmarks: list[BenchmarkUsed] = field(default_factory=list)
 
     @cached_property
@@ -299,7 +300,7 @@ class Partition:
             "accelerator": origin.get("accelerator"),
             "run_id": origin.get("run_id"),
             "started_at": origin.get("started_at"),
-            "ended_at": datetime.now(UTC) if made is None else made.created_at,
+            "ended_at": clock.now() if made is None else made.created_at,
             **columns,
         }
 
@@ -329,7 +330,7 @@ class Partition:
         }
         if artifact is not None:
             shown["artifact"] = dg.MetadataValue.path(artifact.where)
-        seconds = (datetime.now(UTC) - self.started_at).total_seconds()
+        seconds = (clock.now() - self.started_at).total_seconds()
         return dg.MaterializeResult(
             data_version=dg.DataVersion(version),
             metadata={"status": status, "seconds": round(seconds, 1), **shown},
@@ -356,7 +357,7 @@ class Partition:
                     "owner": self.model_spec.owner,
                     "cached": cached,
                     "run_id": self.context.run.run_id,
-                    "materialized_at": datetime.now(UTC),
+                    "materialized_at": clock.now(),
                 }
             ],
         )

@@ -9,9 +9,10 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
+from optikit_assets.clock import now as time_of_day
 from optikit_assets.engines import Hardware
 from optikit_assets.errors import OptikitError
 from optikit_assets.execution.base import (
@@ -59,7 +60,7 @@ class RecordedExecutor:
         keep: Keep,
         *,
         beat_s: float = _BEAT_S,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], datetime] = time_of_day,
     ) -> None:
         self._inner = inner
         self._pool = pool

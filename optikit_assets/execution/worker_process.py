@@ -26,6 +26,7 @@ from dagster_pipes import (
     encode_param,
 )
 
+from optikit_assets import clock
 from optikit_assets.artifacts import open_store
 from optikit_assets.engines import engine_variables
 from optikit_assets.environments.status import python_of
@@ -34,7 +35,7 @@ from optikit_assets.locations import WORKER_PATH
 from optikit_assets.processes import OwnedProcess, log_tail
 from optikit_assets.scratch import scratch
 from optikit_assets.settings import REPOSITORY
-from optikit_assets.workers.channel import REQUEST_KEY
+from optikit_assets.workers.channel import CLOCK_KEY, REQUEST_KEY
 from optikit_assets.workers.inputs import ENVIRONMENT_VARIABLE
 
 ENVIRONMENT_OF = {
@@ -217,7 +218,7 @@ def _pipes(folder: Path, request: Mapping[str, Any]) -> dict[str, str]:
         run_id="",
         job_name=None,
         retry_number=0,
-        extras={REQUEST_KEY: request},
+        extras={REQUEST_KEY: request, CLOCK_KEY: clock.reading()},
     )
     (folder / "request").write_text(json.dumps(context), encoding="utf-8")
     down = {PipesDefaultContextLoader.FILE_PATH_KEY: str(folder / "request")}

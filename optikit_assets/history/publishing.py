@@ -96,15 +96,24 @@ def replace(draft: Path, database: Path, published: Path, kept: Path) -> Path | 
     _note(database).unlink(missing_ok=True)
     old = next((file for file in (published, database) if file.exists()), None)
     if old is not None:
-        try:
-            os.link(old, kept)
-        except OSError:
-            _copy(old, kept, mode=_READ_ONLY)
-        kept.chmod(_READ_ONLY)
+        _keep(old, kept)
     _wal(database).unlink(missing_ok=True)
     draft.replace(database)
     sync(database.parent)
     return None if old is None else kept
+
+
+def _keep(old: Path, kept: Path) -> None:
+    """Give a database one more name; who was killed after that had given it another one already."""
+    earlier = (file for file in kept.parent.glob("replaced-*") if file.samefile(old))
+    if (name := next(earlier, None)) is not None:
+        name.rename(kept)
+        return
+    try:
+        os.link(old, kept)
+    except OSError:
+        _copy(old, kept, mode=_READ_ONLY)
+    kept.chmod(_READ_ONLY)
 
 
 def set_aside(file: Path, database: Path, kept: Path) -> None:

@@ -108,6 +108,10 @@ class FolderTarget:
                 if self._now_s() - newest > _LEFT_FOR_S:
                     with FileLock(part.with_suffix(".lock"), blocking=False):
                         shutil.rmtree(part)
+        for link in (self.root / "aliases").glob(".*"):
+            with suppress(OSError):
+                if link.is_symlink() and self._now_s() - link.lstat().st_mtime > _LEFT_FOR_S:
+                    link.unlink()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -12,12 +12,13 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import optuna
 from optuna.trial import TrialState
 
+from optikit_assets.clock import now as time_of_day
 from optikit_assets.engines import Flags, Hardware, ModelFacts, hot_flags
 from optikit_assets.errors import (
     EndpointError,
@@ -78,7 +79,7 @@ def run_study(
     at_once: int = 1,
     stop: threading.Event | None = None,
     clock: Callable[[], float] = time.monotonic,
-    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    now: Callable[[], datetime] = time_of_day,
 ) -> StudyResult:
     """Search the engine flags for the highest fitness, or go on with a study that was cut off.
 

@@ -16,6 +16,7 @@ from typing import NoReturn, TypeVar
 
 from dagster_pipes import PipesContext, open_dagster_pipes
 
+from optikit_assets import clock
 from optikit_assets.errors import OptikitError, StorageError
 from optikit_assets.faults import machine_fault
 from optikit_assets.workers.messages import Message
@@ -25,7 +26,7 @@ Request = TypeVar("Request", bound=Message)
 Result = TypeVar("Result", bound=Message)
 Emit = Callable[[Record], object]
 
-REQUEST_KEY = "request"
+REQUEST_KEY, CLOCK_KEY = "request", "clock"
 RECORD, RESULT, ERROR = "record", "result", "error"
 STORAGE_EXIT = os.EX_IOERR
 """Exit code of a worker that a full disk ended: all that such a disk is sure to let through."""
@@ -40,6 +41,7 @@ def worker_main(request_model: type[Request], handle: Callable[[Request, Emit], 
     signal.signal(signal.SIGTERM, _interrupt)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     with open_dagster_pipes() as pipes:
+        clock.follow(pipes.get_extra(CLOCK_KEY))
         request = request_model.model_validate(pipes.get_extra(REQUEST_KEY))
         try:
             result = handle(request, lambda record: _send(pipes, RECORD, record))

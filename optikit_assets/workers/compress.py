@@ -7,9 +7,10 @@ import logging
 import os
 import traceback
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 
 from optikit_assets.artifacts import ArtifactStore
+from optikit_assets.clock import now
 from optikit_assets.errors import (
     CompressionError,
     EnvironmentMissingError,
@@ -58,11 +59,7 @@ _QUIET = {
 _OFFLINE = {"HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
-def handle(request: CompressRequest, emit: Emit, *, clock: Clock = _utc_now) -> CompressResult:
+def handle(request: CompressRequest, emit: Emit, *, clock: Clock = now) -> CompressResult:
     """Make the candidate of every trial in the request, one after the other.
 
     A trial whose artifact exists already is reported as finished without computing anything. A

@@ -7,11 +7,12 @@ import logging
 import time
 import traceback
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from optikit_assets.artifacts import Artifact, ArtifactStore
+from optikit_assets.clock import now
 from optikit_assets.errors import (
     EndpointError,
     EvaluationError,
@@ -47,10 +48,6 @@ EVALUATION = "evaluation"
 Clock = Callable[[], datetime]
 TaskFiles = dict[str, dict[str, Any]]
 Open = Callable[[Candidate], Opened]
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class Harness(Protocol):
@@ -125,7 +122,7 @@ def handle(
     request: EvaluateRequest,
     emit: Emit,
     *,
-    clock: Clock = _utc_now,
+    clock: Clock = now,
     harness: Harness | None = None,
 ) -> EvaluateResult:
     """Run the suite on the candidates of the request, one after the other, until one fails.

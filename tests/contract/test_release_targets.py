@@ -259,9 +259,15 @@ class TestFolder(TargetContract):
         self.kill_after(-1)
         target.push(later, "current")
         (part,) = self.place.root.glob("releases/.*.part")
+        # An alias that was not renamed to what it is for.
+        unnamed = self.place.root / "aliases" / ".current.0a1b2c3d"
+        unnamed.symlink_to("nowhere")
+        target.push(later, "current")
+        assert unnamed.is_symlink()
         self.now_s += 2 * 24 * 3600
         target.push(later, "current")
         assert not part.exists()
+        assert not unnamed.is_symlink()
 
     def test_all_of_a_release_is_on_the_disk_before_it_is_seen(
         self, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,12 +2,11 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 
-from optikit_assets import graph
+from optikit_assets import clock, graph
 from optikit_assets.artifacts import Artifact
 from optikit_assets.defs.benchmarking.measurement import remember_benchmarks
 from optikit_assets.defs.body import Partition
@@ -179,7 +178,7 @@ def _record(
         | {str(partition.node): partition.context.run.run_id},
         content_keys={str(node): version for node, version in partition.inputs.items()}
         | {str(partition.node): partition.key},
-        created_at=datetime.now(UTC),
+        created_at=clock.now(),
     )
     return deployment, config
 

@@ -4,14 +4,14 @@ No stage: an engine upgrade asks for a measurement of what is deployed, not for 
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
-from optikit_assets import graph
+from optikit_assets import clock, graph
 from optikit_assets.artifacts import Artifact, ArtifactStore
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.deployment.answers import answers_again
@@ -140,7 +140,7 @@ def _found(
         versions=now.latest.making.versions if now.latest else {},
         found=found,
         quality=quality,
-        created_at=datetime.now(UTC),
+        created_at=clock.now(),
     )
 
 

@@ -4,13 +4,14 @@ Both run the suite in the evaluate worker, keep the artifact and append to the h
 makes an asset: a server is not a version of anything, and repeating is what assets avoid.
 """
 
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
+from optikit_assets import clock
 from optikit_assets.artifacts import Reference
 from optikit_assets.artifacts.file_digests import FileDigests
 from optikit_assets.artifacts.references import LocalKind
@@ -106,7 +107,7 @@ def evaluate_server(
     )
     served_model(base_url, config.model)
     key = digest(["endpoint", context.run_id])
-    started_at = datetime.now(UTC)
+    started_at = clock.now()
     tokenizer = _shared(artifacts, "tree", config.tokenizer, "tokenizer")
     request = EvaluateRequest(
         store=artifacts.url,
@@ -180,7 +181,7 @@ def evaluate_repeatedly(
         Candidate(trial=n, model=model, artifact_key=digest([series, n]))
         for n in range(config.times)
     ]
-    started_at = datetime.now(UTC)
+    started_at = clock.now()
     request = EvaluateRequest(
         store=artifacts.url,
         suite=suite,
@@ -281,7 +282,7 @@ def _common(
         "accelerator": runner.hardware.accelerator,
         "run_id": context.run_id,
         "started_at": started_at,
-        "ended_at": datetime.now(UTC),
+        "ended_at": clock.now(),
     }
 
 
