@@ -40,6 +40,8 @@ class Seen:
 
     deed: str
     changes: int
+    shows: bool
+    """Whether a reader can tell after from before."""
     cuts: int = 0
     as_before: int = 0
     as_after: int = 0
@@ -97,8 +99,9 @@ def play(name: str, machine: Machine, root: Path, most: int | None) -> Seen:
         shutil.copytree(before, after, symlinks=True)
         machine.start()
         result = in_child(deed.do, after)
-    seen = Seen(name, machine.changes)
+    changes = machine.changes
     will_be = in_child(deed.seen, after)
+    seen = Seen(name, changes, shows=was != will_be)
     files = _cleared(deed, machine, after)
     every = range(seen.changes)
     step = 1 if most is None else max(1, -(-len(every) // most))
@@ -194,8 +197,8 @@ def _row(seen: Seen) -> dict[str, str]:
         "what is done": seen.deed,
         "changes to files": str(seen.changes),
         "cuts": str(seen.cuts),
-        "then as before": str(seen.as_before),
-        "as after": str(seen.as_after),
+        "then as before": str(seen.as_before) if seen.shows else "—",
+        "as after": str(seen.as_after) if seen.shows else "—",
         "otherwise": "; ".join(seen.otherwise) or "never",
     }
 
