@@ -122,6 +122,16 @@ check-graph:
 	@"$(CONTROL_BIN)/lint-imports"
 	@"$(CONTROL_BIN)/dg" check defs
 
+# A package that the database does not know makes it fail: that is no clean bill. Builds for a processor
+# (`+cpu`) are known under the version that they are of.
+.PHONY: audit
+audit: setup ## Ask PyPI for known vulnerabilities of all pinned packages
+	@failed=0; for set in requirements/*.txt; do \
+		echo "$$set"; \
+		sed 's/+[a-z0-9.]*//' "$$set" | "$(OPTIKIT_HOME)/bootstrap/bin/uv" tool run --quiet pip-audit==2.10.1 --strict \
+			--disable-pip --no-deps --progress-spinner off --requirement /dev/stdin || failed=1; \
+	done; exit $$failed
+
 .PHONY: format
 format: setup ## Format the code and fix what ruff can fix
 	@"$(CONTROL_BIN)/ruff" check --fix-only --quiet .
