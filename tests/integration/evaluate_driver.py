@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import pytest
 from dagster_pipes import encode_param
 
+from optikit_assets import clock
 from optikit_assets.settings import Settings
 from optikit_assets.specs import SuiteSpec, load_spec
 from optikit_assets.workers.messages import Message
@@ -187,7 +188,7 @@ def _call(folder: Path, request: dict[str, Any]) -> tuple[Path, dict[str, str]]:
         "run_id": "test",
         "job_name": None,
         "retry_number": 0,
-        "extras": {"request": request},
+        "extras": {"request": request, "clock": clock.reading()},
     }
     return messages, {
         "DAGSTER_PIPES_CONTEXT": encode_param({"data": context}),

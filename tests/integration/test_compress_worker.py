@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from dagster_pipes import encode_param
 
+from optikit_assets import clock
 from optikit_assets.artifacts import LocalStore
 from optikit_assets.optimizer.families import SMOOTHED
 from optikit_assets.workers.manifests import CheckpointMaking
@@ -374,7 +375,8 @@ def test_nothing_is_left_in_staging(ran: Run) -> None:
 
 
 def pipes_environment(folder: Path, payload: dict[str, Any]) -> dict[str, str]:
-    context = {"extras": {"request": payload}, "run_id": "test", "retry_number": 0}
+    extras = {"request": payload, "clock": clock.reading()}
+    context = {"extras": extras, "run_id": "test", "retry_number": 0}
     return {
         "DAGSTER_PIPES_CONTEXT": encode_param({"data": context}),
         "DAGSTER_PIPES_MESSAGES": encode_param({"path": str(folder / "messages")}),
