@@ -13,7 +13,6 @@ from optikit_assets.defs.sources import changed_observations, source_versions
 from optikit_assets.defs.spec_checks import evaluations
 from optikit_assets.errors import SpecError
 from optikit_assets.graph import get_flow, split_model
-from optikit_assets.memory import give_back_memory
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog, digest
 from resources import ModelRegistryResource, StageRunnerResource
@@ -194,8 +193,6 @@ def spec_changes(
         done = code_location.reload(context)
         how = "the code location is being reloaded" if done else "reload the code location"
         told.append(f"spec files came or went: {how}")
-    # It lives for months, and this comes by all the time.
-    give_back_memory()
     return dg.SensorResult(
         skip_reason="; ".join(told),
         asset_events=[*changed, *checks],
