@@ -86,7 +86,8 @@ def test_benchmark_certifies_a_rate_and_records_every_request(tmp_path):
     assert result.status == "feasible"
     assert result.certified_probe is not None
     best = result.probes[result.certified_probe]
-    assert best.verdict == "pass"
+    # By itself, or by all probes together where the machine disturbs one of them.
+    assert best.met
     assert result.certified_rate_rps == min(best.rate_rps, best.achieved_rate_rps)
     assert result.rate_per_gpu_rps == result.certified_rate_rps / 2
     assert result.rate_ci_rps[0] <= result.certified_rate_rps
