@@ -40,12 +40,20 @@ class Seen:
 
     deed: str
     changes: int
-    shows: bool
-    """Whether a reader can tell after from before."""
     cuts: int = 0
     as_before: int = 0
     as_after: int = 0
     otherwise: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """What a reader sees before and after a deed, what that comes to, and the files there then."""
+
+    before: Any
+    after: Any
+    end: Any
+    files: Counter[str]
 
 
 class PowerCutError(Exception):
@@ -91,37 +99,31 @@ def play(name: str, machine: Machine, root: Path, most: int | None) -> Seen:
     deed, before, after = DEEDS[name], root / "before", root / "after"
     before.mkdir()
     in_child(deed.prepare, before)
-    was = in_child(deed.seen, before)
-    result: Any = None
     # The first time Python keeps what it compiled.
     for _ in range(2):
         shutil.rmtree(after, ignore_errors=True)
         shutil.copytree(before, after, symlinks=True)
         machine.start()
-        result = in_child(deed.do, after)
-    changes = machine.changes
-    will_be = in_child(deed.seen, after)
-    seen = Seen(name, changes, shows=was != will_be)
-    files = _cleared(deed, machine, after)
-    every = range(seen.changes)
-    step = 1 if most is None else max(1, -(-len(every) // most))
-    for number in every[::step]:
+        in_child(deed.do, after)
+    seen = Seen(name, machine.changes)
+    expected = Undisturbed(
+        before=_shown(deed, before),
+        after=_shown(deed, after),
+        end=in_child(deed.ends, after) if deed.ends else None,
+        files=_cleared(deed, machine, after),
+    )
+    step = 1 if most is None else max(1, -(-seen.changes // most))
+    for number in range(0, seen.changes, step):
         place = root / str(number)
         shutil.copytree(before, place, symlinks=True)
-        _cut(deed, machine, place, number, (was, will_be, result, files), seen)
+        _cut(deed, machine, place, number, expected, seen)
         shutil.rmtree(place)
     return seen
 
 
 def _cut(
-    deed: Deed,
-    machine: Machine,
-    place: Path,
-    number: int,
-    expected: tuple[Any, Any, Any, Counter[str]],
-    seen: Seen,
+    deed: Deed, machine: Machine, place: Path, number: int, expected: Undisturbed, seen: Seen
 ) -> None:
-    was, will_be, result, files = expected
     machine.start()
     machine.cut_after(number)
     try:
@@ -131,21 +133,28 @@ def _cut(
     finally:
         machine.start()
     try:
-        found = in_child(deed.seen, place)
-        again = in_child(deed.do, place)
-        in_the_end = in_child(deed.seen, place)
-        left = _cleared(deed, machine, place) - files
+        found = _shown(deed, place)
+        in_child(deed.do, place)
+        in_the_end = _shown(deed, place)
+        end = in_child(deed.ends, place) if deed.ends else None
+        left = _cleared(deed, machine, place) - expected.files
     except (PowerCutError, RuntimeError) as error:
         seen.otherwise.append(f"after {number} changes: {error}")
         return
-    seen.as_before += found == was
-    seen.as_after += found == will_be != was
-    if found not in (was, will_be):
+    seen.as_before += found == expected.before
+    seen.as_after += found == expected.after
+    if found not in (expected.before, expected.after):
         seen.otherwise.append(f"after {number} changes a reader sees {found}")
-    if (again, in_the_end) != (result, will_be) and in_the_end != will_be:
+    if in_the_end != expected.after:
         seen.otherwise.append(f"after {number} changes it ends with {in_the_end}")
+    if end != expected.end:
+        seen.otherwise.append(f"after {number} changes it comes to {end}")
     if left:
         seen.otherwise.append(f"after {number} changes there is left: {', '.join(left)}")
+
+
+def _shown(deed: Deed, folder: Path) -> Any:
+    return in_child(deed.seen, folder) if deed.seen else None
 
 
 def _cleared(deed: Deed, machine: Machine, folder: Path) -> Counter[str]:
@@ -193,12 +202,13 @@ def _moved_in(machine: Machine) -> int:
 
 
 def _row(seen: Seen) -> dict[str, str]:
+    read = DEEDS[seen.deed].seen is not None
     return {
         "what is done": seen.deed,
         "changes to files": str(seen.changes),
         "cuts": str(seen.cuts),
-        "then as before": str(seen.as_before) if seen.shows else "—",
-        "as after": str(seen.as_after) if seen.shows else "—",
+        "then as before": str(seen.as_before) if read else "—",
+        "as after": str(seen.as_after) if read else "—",
         "otherwise": "; ".join(seen.otherwise) or "never",
     }
 

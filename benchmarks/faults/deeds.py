@@ -47,15 +47,19 @@ class Deed:
     do
         Does it; done a second time it goes on with what is there, and changes nothing if all is.
     seen
-        What a reader sees; the same before (or nothing), or the same after, and never between.
+        What a reader sees: what was there before, or what is there after, and never between. None
+        if nobody reads it but who goes on with it.
+    ends
+        What it comes to, once it is done; None: what is `seen`.
     clear
         Clears away what a power cut leaves, as runs, `optikit gc` and `doctor --repair` do.
     """
 
     prepare: Callable[[Path], object]
     do: Callable[[Path], object]
-    seen: Callable[[Path], Any]
+    seen: Callable[[Path], Any] | None
     clear: Callable[[Path], object] = lambda folder: None
+    ends: Callable[[Path], Any] | None = None
 
 
 def _store(folder: Path) -> LocalStore:
@@ -206,7 +210,7 @@ DEEDS = {
     "a history is restored": Deed(
         _save, _restore, lambda folder: keys(_history(folder)), _clear_history
     ),
-    "a study of three trials": Deed(lambda folder: None, _study, lambda folder: None),
+    "a study of three trials": Deed(lambda folder: None, _study, None, ends=_study),
     "a bundle is published": Deed(
         _bundles,
         lambda folder: FolderPublisher(folder).publish(make_bundle(folder, "b"), MODEL, SLO),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from optikit_assets import clock
 from optikit_assets.errors import (
     EnvironmentMissingError,
     StageError,
@@ -74,6 +75,13 @@ def test_records_arrive_while_the_worker_runs_and_its_result_is_returned(executo
     done = run(executor, "wait_for_reader", on_record, str(flag))
     assert done == Done(devices="", home=str(tmp_path))
     assert trials(records) == [1, 2]
+
+
+def test_a_worker_tells_the_time_as_who_asked_it(executor):
+    records: list[Record] = []
+    run(executor, "tell_the_time", records.append)
+    (told,) = [record.text for record in records if isinstance(record, Progress)]
+    assert json.loads(told) == clock.reading()
 
 
 def test_an_error_of_ours_keeps_its_message_and_the_log(executor, tmp_path):

@@ -15,7 +15,7 @@ from typing import Literal
 
 from dagster_pipes import decode_param
 
-from optikit_assets import errors
+from optikit_assets import clock, errors
 from optikit_assets.errors import CompressionError, ModelError
 from optikit_assets.schemas import CalibrationTrial
 from optikit_assets.workers.channel import Emit, worker_main
@@ -42,6 +42,7 @@ Behaviour = Literal[
     "quote_full_disk",
     "fill_disk",
     "end_by_signal",
+    "tell_the_time",
 ]
 
 
@@ -142,6 +143,8 @@ def handle(request: Work, emit: Emit) -> Done:
         case "crash_in_a_message":
             write_raw(in_three(message_of(Progress(text="half")))[0])
             os.kill(os.getpid(), signal.SIGKILL)
+        case "tell_the_time":
+            emit(Progress(text=json.dumps(clock.reading())))
         case "end_by_signal":
             os.kill(os.getpid(), signal.Signals[request.flag])
             time.sleep(60)
