@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from optikit_assets import errors
 from optikit_assets.defs import partitions
 from optikit_assets.defs.assets import ASSETS, resources
+from optikit_assets.defs.openings import leave_nothing_behind
 from optikit_assets.defs.recorded import DATA_VERSION_TAG, POOL_TAG, recorded
 from optikit_assets.environments.layout import prepare_dagster_home
 from optikit_assets.errors import StageError, StorageError
@@ -26,6 +27,7 @@ _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 def open_instance() -> dg.DagsterInstance:
     """Return the instance below OPTIKIT_HOME, whatever DAGSTER_HOME says."""
     os.environ["DAGSTER_HOME"] = str(prepare_dagster_home(settings().home))
+    leave_nothing_behind()
     return dg.DagsterInstance.get()
 
 
