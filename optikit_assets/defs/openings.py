@@ -1,8 +1,12 @@
-"""What Dagster keeps of every opening of its databases, and how it does not."""
+"""What a process keeps of every opening of Dagster's databases, and how it does not."""
 
+import ctypes
 from pathlib import Path
 
 import dagster as dg
+
+# Of glibc's malloc.h.
+_M_ARENA_MAX = -8
 
 
 def leave_nothing_behind() -> None:
@@ -18,3 +22,14 @@ def leave_nothing_behind() -> None:
     sql.ALEMBIC_SCRIPTS_LOCATION = str(folder)
     # A server has opened the instance before it loads what is ours.
     sql.get_alembic_config.cache_clear()
+
+
+def allocate_from_one_arena() -> None:
+    """Let the threads of this process use again what others of them have freed, where glibc can.
+
+    A code server answers in some twenty threads. Each takes memory from an arena of its own, and
+    what it frees of an opening stays there, in pieces: 40 MiB after twenty runs, and growing.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
