@@ -1,17 +1,26 @@
-import atexit
-import gc
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
-import dagster as dg
 import pytest
-from dagster._core.storage import sql
 
-from optikit_assets.defs.openings import leave_nothing_behind
-
+# Each in a process of its own: what Dagster opens in those of other tests is remembered.
 pytestmark = pytest.mark.slow
+
+# How much more is to be done when the process ends, after three openings of an instance.
+LEFT_BY_OPENINGS = """
+import atexit, gc, sys
+import dagster as dg
+
+def opened():
+    with dg.DagsterInstance.local_temp(sys.argv[1]) as instance:
+        instance.get_runs(limit=1)
+    gc.collect()
+    return atexit._ncallbacks()
+
+before = opened()
+print(max(opened() for _ in range(3)) - before)
+"""
 
 # How many arenas glibc has once six threads hold memory at the same time.
 ARENAS = """
@@ -34,48 +43,32 @@ libc.malloc_info(0, stream)
 libc.fflush(stream)
 """
 
+AS_A_CODE_SERVER = "import optikit_assets.definitions\n"
+AS_A_COMMAND = """
+from optikit_assets.headless.materialize import open_instance
 
-@pytest.fixture(autouse=True)
-def as_dagster_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sql, "ALEMBIC_SCRIPTS_LOCATION", "dagster:_core/storage/alembic")
-    sql.get_alembic_config.cache_clear()
-
-
-def left_by_openings(folder: Path) -> int:
-    """Return how much more is to be done when this process ends, after three openings."""
-
-    def opened() -> int:
-        with dg.DagsterInstance.local_temp(str(folder)) as instance:
-            instance.get_runs(limit=1)
-        gc.collect()
-        return atexit._ncallbacks()
-
-    before = opened()
-    return max(opened() for _ in range(3)) - before
+open_instance().dispose()
+"""
 
 
-def test_an_instance_that_is_opened_again_leaves_nothing_behind(tmp_path: Path) -> None:
-    # Where this is 0 Dagster or Alembic has mended it, and `openings` can go.
-    assert left_by_openings(tmp_path) > 0
-
-    leave_nothing_behind()
-
-    assert left_by_openings(tmp_path) == 0
+def printed(script: str, *arguments: str) -> str:
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout
 
 
-def test_the_code_location_sees_to_it(tmp_path: Path) -> None:
-    runpy.run_module("optikit_assets.definitions")
+@pytest.mark.parametrize("before", [AS_A_CODE_SERVER, AS_A_COMMAND], ids=["server", "command"])
+def test_an_instance_that_is_opened_again_leaves_nothing_behind(
+    before: str, tmp_path: Path, home: Path
+) -> None:
+    assert printed(before + LEFT_BY_OPENINGS, str(tmp_path)) == "0\n"
 
-    assert left_by_openings(tmp_path) == 0
 
-
-def arenas(before: str) -> int:
-    """Return their number in a process of its own that has done something before."""
-    script = [sys.executable, "-c", f"{before}\n{ARENAS}"]
-    found = subprocess.run(script, capture_output=True, text=True, check=True, timeout=120)
-    return found.stdout.count("<heap nr=")
+def test_dagster_by_itself_leaves_something_behind(tmp_path: Path) -> None:
+    # Where it does not any more, `openings.leave_nothing_behind` can go.
+    assert int(printed(LEFT_BY_OPENINGS, str(tmp_path))) > 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="how glibc allocates")
 def test_threads_of_a_code_server_use_again_what_others_have_freed() -> None:
-    assert arenas("import optikit_assets.definitions") == 1 < arenas("")
+    found = [printed(before + ARENAS).count("<heap nr=") for before in (AS_A_CODE_SERVER, "")]
+    assert found[0] == 1 < found[1]

@@ -12,9 +12,12 @@ _TURNS = 10
 async def end(runner: web.AppRunner) -> None:
     """Stop serving and close every connection, those that were just being accepted included."""
     server = runner.server
+    assert server is not None
+    # The server forgets them, and they stay open until the other side has read all that they hold.
+    open_before = [connection.transport for connection in server.connections]
     await runner.cleanup()
     for _ in range(_TURNS):
-        for connection in list(server.connections) if server is not None else []:
-            if connection.transport is not None:
-                connection.transport.abort()
+        for transport in (*open_before, *(it.transport for it in server.connections)):
+            if transport is not None:
+                transport.abort()
         await asyncio.sleep(0)
