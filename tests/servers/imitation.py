@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
-from tests.servers.ending import end
+from tests.servers.ending import end, stop_accepting
 from tests.servers.engine_model import Engine, Shape
 
 START_LIMIT_S = 10.0
@@ -155,6 +155,7 @@ class _Engine:
     async def _die(self) -> None:
         """Stop listening and break every connection, as a killed process does."""
         assert self._site is not None
+        await stop_accepting(self._runner)
         await self._site.stop()
         assert self._runner.server is not None
         for connection in list(self._runner.server.connections):

@@ -248,7 +248,7 @@ def test_server_without_token_ids_gets_text_of_the_exact_length():
             limits=LIMITS,
         )
         body = server.bodies[-1]
-    assert result.status == "feasible"
+    assert result.probes[-1].verdict != "invalid"
     assert len(body["prompt"].split()) + behaviour.text_overhead == 16
     assert "ignore_eos" not in body
 
@@ -374,7 +374,8 @@ def test_varied_lengths_are_exact_for_every_request(endpoint, tmp_path):
             limits=LIMITS,
             requests_file=file,
         )
-    assert result.status == "feasible"
+    # Whether the rate is certain is the machine's to say.
+    assert result.probes[-1].verdict != "invalid"
     records = [record for record in read_requests(file) if record.ok]
     inputs, outputs = ({getattr(r, f"{w}_tokens") for r in records} for w in ("input", "output"))
     assert len(inputs) > 8
