@@ -1,6 +1,7 @@
 """What a process keeps of every opening of Dagster's databases, and how it does not."""
 
 import ctypes
+from functools import cache
 from pathlib import Path
 
 import dagster as dg
@@ -9,6 +10,7 @@ import dagster as dg
 _M_ARENA_MAX = -8
 
 
+@cache
 def leave_nothing_behind() -> None:
     """Let this process open Dagster's instance any number of times without growing.
 
