@@ -13,7 +13,7 @@ stays to the end, for every gain is relative to it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -172,9 +172,13 @@ class Race:
 
 
 def run_race(
-    arms: Sequence[ArmMeasurement], servers: FreshServers, limits: Limits, seed: int
+    arms: Sequence[ArmMeasurement],
+    servers: FreshServers,
+    limits: Limits,
+    seed: int,
+    enough: Callable[[Race], bool] | None = None,
 ) -> Race:
-    """Serve all arms round by round until their ratios are known, or the budget is spent.
+    """Serve all arms round by round until enough is known, or the budget is spent.
 
     Parameters
     ----------
@@ -182,6 +186,8 @@ def run_race(
         Feasible; best claim first.
     seed
         With the number of a round it fixes arrivals and prompts, alike for all arms.
+    enough
+        Asked after every round; without it the ratios to the baseline have to be known.
     """
     race = Race([Entrant(arm) for arm in arms], limits)
     while True:
@@ -197,7 +203,7 @@ def run_race(
             if found.failure:
                 entrant.left, entrant.failed = found.failure, True
         _let_leave(race)
-        if stop := _ended(race):
+        if stop := _ended(race, enough or _ratios_known):
             race.stop = stop
             return race
 
@@ -225,7 +231,7 @@ def _let_leave(race: Race) -> None:
             )
 
 
-def _ended(race: Race) -> Stop | None:
+def _ended(race: Race, enough: Callable[[Race], bool]) -> Stop | None:
     running = race.running
     if len(running) < 2:
         return "alone"
@@ -234,7 +240,12 @@ def _ended(race: Race) -> Stop | None:
     next_s = math.fsum(entrant.load_seconds / len(entrant.served) for entrant in running)
     if race.load_seconds + next_s > race.limits.max_load_seconds:
         return "seconds"
-    baseline = race.baseline
+    return "tolerance" if enough(race) else None
+
+
+def _ratios_known(race: Race) -> bool:
+    """Return whether the ratio of every arm to the baseline is known within the tolerance."""
+    running, baseline = race.running, race.baseline
     if baseline is not None and not baseline.left:
         reference = baseline
     else:
@@ -242,4 +253,4 @@ def _ended(race: Race) -> Stop | None:
     ratios = [race.ratio(entrant, reference) for entrant in running if entrant is not reference]
     narrow = math.log1p(race.limits.tolerance)
     known = [r for r in ratios if r and r.rounds >= _FEWEST_ROUNDS and r.half_width <= narrow]
-    return "tolerance" if len(known) == len(ratios) else None
+    return len(known) == len(ratios)

@@ -4,20 +4,23 @@ It races (`race`) with itself: on the engine that is installed now, and as it wa
 is a fresh server of the engine that it was certified on, one soon after the other and with the same
 arrivals, where both are installed. Elsewhere it is the record of its certification, whose rounds
 are repeated with the arrivals that they had: what the machine did in between is in the ratio then.
+Few or scattered rounds of a record tell a ratio badly, however often the engine of now is served;
+but what was certified is a rate, and whether that holds the servers of now tell by themselves. So
+they go on, each with arrivals of its own, until they vouch for it or the budget is spent.
 
 Notation: δ is the ratio of the limit now to the limit then, with the interval [low, high] of paired
 rounds (`gain`), and τ the SLO's tolerance, below which a search does not tell two rates apart.
 
 * regressed: a loss is certain, high < 1, and δ < 1/(1+τ); or there is no server of now
 * improved: a gain is certain, low > 1, and δ > 1+τ
-* holds: neither, and a loss of two tolerances is out of the question, low > 1/(1+τ)²
+* holds: neither, and a loss of two tolerances is out of the question, low > 1/(1+τ)², or all probes
+  of now, of two servers at least, vouch for the certified rate within the tolerance
 * unresolved: the rounds scatter too much to say any of it
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from optikit_assets.deployment.gain import Ratio
 from optikit_assets.deployment.race import (
     Entrant,
     FreshServers,
@@ -38,8 +41,8 @@ from optikit_assets.schemas import (
     RecertificationVerdict,
 )
 
-# One round in which no rate holds may be a mishap.
-_LEAST_MISSED = 2
+# One round in which no rate holds may be a mishap, and one in which all do.
+_LEAST_ROUNDS = 2
 
 
 def recertify(
@@ -66,21 +69,23 @@ def recertify(
     MachineError
         If the machine failed: that says nothing of the engine.
     """
-    against: Against = "engine"
-    if isinstance(then, RecordedServers):
-        against = "record"
-        limits = replace(limits, max_rounds=min(limits.max_rounds, then.rounds))
-    common = {"against": against, "tolerance": limits.tolerance, "confidence": limits.confidence}
-    if limits.max_rounds < 1:
-        summary = "unresolved: the record of its certification has no round to compare with."
-        return Recertification(verdict="unresolved", summary=summary, **common)
-    before = arm.model_copy()
-    race = run_race([before, arm], _SideBySide(arm, now, then), limits, seed)
+    against: Against = "record" if isinstance(then, RecordedServers) else "engine"
+    repeated = max(then.rounds if isinstance(then, RecordedServers) else 0, _LEAST_ROUNDS)
+
+    def decided(race: Race) -> bool:
+        return race.rounds >= repeated and _verdict(race, now)[0] != "unresolved"
+
+    race = run_race(
+        # Equal, but not the same: `_SideBySide` tells them apart.
+        [arm.model_copy(), arm],
+        _SideBySide(arm, now, then),
+        limits,
+        seed,
+        decided if against == "record" else None,
+    )
     old, new = race.entrants
-    ratio = race.ratio(new, old)
-    verdict, why = _verdict(race, new, old, ratio)
-    probes = [probe for served in new.served.values() for probe in served.probes]
-    held = now.pool(probes) if probes else None
+    ratio, held = race.ratio(new, old), _held(new, now)
+    verdict, why = _verdict(race, now)
     starts = [new] if against == "record" else [new, old]
     return Recertification(
         verdict=verdict,
@@ -95,13 +100,22 @@ def recertify(
         load_seconds=race.load_seconds,
         stopped_by=race.stop,
         summary=f"{verdict}: {why}",
-        **common,
+        against=against,
+        tolerance=limits.tolerance,
+        confidence=limits.confidence,
     )
 
 
-def _verdict(
-    race: Race, new: Entrant, old: Entrant, ratio: Ratio | None
-) -> tuple[RecertificationVerdict, str]:
+def _held(new: Entrant, now: FreshServers) -> Held | None:
+    """Return the rate that all probes of now vouch for together."""
+    probes = [probe for served in new.served.values() for probe in served.probes]
+    return now.pool(probes) if probes else None
+
+
+def _verdict(race: Race, now: FreshServers) -> tuple[RecertificationVerdict, str]:
+    """Return the verdict on the second of two entrants, and why."""
+    old, new = race.entrants
+    ratio = race.ratio(new, old)
     if new.failed and ratio is not None:
         return "unresolved", f"a server failed after {ratio.rounds} rounds ({new.left}): once more."
     if new.failed:
@@ -109,20 +123,25 @@ def _verdict(
     if old.failed:
         return "unresolved", f"the engine that it was certified on has no server ({old.left})."
     step = 1.0 + race.limits.tolerance
-    if ratio is None:
-        missed = _missed(new, old, step)
-        if len(missed) < _LEAST_MISSED:
-            return "unresolved", "there are no two rounds in which both limits were read."
+    told = "there are no two rounds in which both limits were read."
+    if ratio is not None:
+        told = (
+            f"{ratio.estimate:.2f} times the rate it had ({ratio.low:.2f} to {ratio.high:.2f}, "
+            f"{ratio.rounds} rounds)."
+        )
+        if ratio.high < 1.0 and ratio.estimate < 1.0 / step:
+            return "regressed", told
+        if ratio.low > 1.0 and ratio.estimate > step:
+            return "improved", told
+        if ratio.low > step**-2:
+            return "holds", told
+    elif len(missed := _missed(new, old, step)) >= _LEAST_ROUNDS:
         return "regressed", f"in {len(missed)} rounds it held no rate, down to {min(missed):.3g}/s."
-    told = (
-        f"{ratio.estimate:.2f} times the rate it had ({ratio.low:.2f} to {ratio.high:.2f}, "
-        f"{ratio.rounds} rounds)."
-    )
-    if ratio.high < 1.0 and ratio.estimate < 1.0 / step:
-        return "regressed", told
-    if ratio.low > 1.0 and ratio.estimate > step:
-        return "improved", told
-    return ("holds" if ratio.low > step**-2 else "unresolved"), told
+    held, rate = _held(new, now), new.arm.rate_rps
+    if held is not None and len(new.served) >= _LEAST_ROUNDS and held.rate_rps >= rate / step:
+        servers = f"{len(new.served)} fresh servers vouch for {held.rate_rps:.3g} requests/s"
+        return "holds", f"{servers} where {rate:.3g} were certified; {told}"
+    return "unresolved", told
 
 
 def _missed(new: Entrant, old: Entrant, step: float) -> list[float]:
