@@ -13,8 +13,9 @@ rounds (`gain`), and τ the SLO's tolerance, below which a search does not tell 
 
 * regressed: a loss is certain, high < 1, and δ < 1/(1+τ); or there is no server of now
 * improved: a gain is certain, low > 1, and δ > 1+τ
-* holds: neither, and a loss of two tolerances is out of the question, low > 1/(1+τ)², or all probes
-  of now, of two servers at least, vouch for the certified rate within the tolerance
+* holds: neither, and a loss of two tolerances is out of the question, low > 1/(1+τ)², or it is not
+  likely, δ > 1/(1+τ)² or unknown, and all probes of now, of two servers at least, vouch for the
+  certified rate within the tolerance
 * unresolved: the rounds scatter too much to say any of it
 """
 
@@ -138,7 +139,8 @@ def _verdict(race: Race, now: FreshServers) -> tuple[RecertificationVerdict, str
     elif len(missed := _missed(new, old, step)) >= _LEAST_ROUNDS:
         return "regressed", f"in {len(missed)} rounds it held no rate, down to {min(missed):.3g}/s."
     held, rate = _held(new, now), new.arm.rate_rps
-    if held is not None and len(new.served) >= _LEAST_ROUNDS and held.rate_rps >= rate / step:
+    alike = len(new.served) >= _LEAST_ROUNDS and (ratio is None or ratio.estimate > step**-2)
+    if alike and held is not None and held.rate_rps >= rate / step:
         servers = f"{len(new.served)} fresh servers vouch for {held.rate_rps:.3g} requests/s"
         return "holds", f"{servers} where {rate:.3g} were certified; {told}"
     return "unresolved", told

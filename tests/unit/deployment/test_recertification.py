@@ -214,7 +214,7 @@ def test_a_fault_of_the_machine_is_no_verdict():
 
 @pytest.mark.parametrize("rounds", [0, 1, 2])
 def test_a_record_that_tells_no_ratio_has_a_rate_that_servers_of_now_hold_or_not(rounds):
-    limits = (5.0, 7.5)[:rounds]
+    limits = (4.2, 6.5)[:rounds]
     record = certification([Served(limit_rps=limit, log_sd=0.02) for limit in limits])
     then = RecordedServers.of(record, 7)
     now = Servers({A: 5.0})
@@ -227,6 +227,15 @@ def test_a_record_that_tells_no_ratio_has_a_rate_that_servers_of_now_hold_or_not
     assert len({seed for _, _, seed in slower.searches}) == 6
 
 
+def test_a_certified_rate_that_was_far_below_the_limit_does_not_hide_a_loss():
+    record = certification([Served(limit_rps=limit, log_sd=0.02) for limit in (5.0, 7.5)])
+    then = RecordedServers.of(record, 7)
+    found = recertify(arm("a", 5.0), Servers({A: 5.0}), then, seed=7, limits=LIMITS)
+    assert found.verdict == "unresolved"
+    assert found.held_rps == 5.0
+    assert found.ratio.estimate == pytest.approx(0.816, abs=0.001)
+
+
 def test_one_server_vouches_for_nothing():
     then = RecordedServers.of(certification([]), 7)
     once = replace(LIMITS, max_rounds=1)
@@ -235,7 +244,7 @@ def test_one_server_vouches_for_nothing():
 
 
 def test_every_round_of_a_record_is_repeated_before_a_verdict():
-    record = certification([Served(limit_rps=limit, log_sd=0.02) for limit in (5.0, 7.5, 4.9)])
+    record = certification([Served(limit_rps=limit, log_sd=0.02) for limit in (4.2, 6.5, 4.9)])
     now = Servers({A: 5.0})
     found = recertify(arm("a", 5.0), now, RecordedServers.of(record, 7), seed=7, limits=LIMITS)
     assert (found.verdict, found.rounds) == ("holds", 3)
