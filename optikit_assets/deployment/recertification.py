@@ -20,7 +20,7 @@ rounds (`gain`), and τ the SLO's tolerance, below which a search does not tell 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optikit_assets.deployment.race import (
     Entrant,
@@ -76,11 +76,13 @@ def recertify(
     def decided(race: Race) -> bool:
         return race.rounds >= repeated and _verdict(race, now)[0] != "unresolved"
 
+    # As many servers of now alone as a comparison with an engine would start.
+    alone = replace(limits, max_rounds=2 * limits.max_rounds)
     race = run_race(
         # Equal, but not the same: `_SideBySide` tells them apart.
         [arm.model_copy(), arm],
         _SideBySide(arm, now, then),
-        limits,
+        alone if against == "record" else limits,
         seed,
         decided if against == "record" else None,
     )
