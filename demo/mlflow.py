@@ -9,16 +9,22 @@ from pathlib import Path
 import httpx
 
 from optikit_assets.engines.server import free_port
+from optikit_assets.environments.layout import CLIENTS
+from optikit_assets.environments.status import inspect_environment
 from optikit_assets.processes import OwnedProcess
+from optikit_assets.settings import settings
 
-LACKING = "no MLflow (make setup-clients, and MLFLOW=.optikit/envs/clients/bin/mlflow)"
+LACKING = "no MLflow (make setup-clients; MLFLOW names another one's command)"
 
 _START_LIMIT_S = 300.0
 
 
 def program() -> str | None:
     """Return MLflow's command, None if there is none."""
-    return os.environ.get("MLFLOW") or shutil.which("mlflow")
+    if named := os.environ.get("MLFLOW") or shutil.which("mlflow"):
+        return named
+    installed = inspect_environment(settings().envs_home, CLIENTS.name)
+    return str(installed.python.with_name("mlflow")) if installed.usable else None
 
 
 @contextmanager

@@ -1,7 +1,4 @@
-"""Releases in MLflow, and models from it: an imitation, and a real server where one is installed.
-
-``MLFLOW`` names the command of one, of whichever environment.
-"""
+"""Releases in MLflow, and models from it: an imitation, and a real one (``make setup-clients``)."""
 
 import json
 from collections.abc import Iterator
