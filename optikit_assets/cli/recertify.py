@@ -49,7 +49,7 @@ def summary(found: RecertifiedDeployment) -> list[str]:
     said = found.found
     with_what = {
         "engine": "the engine that it was certified on, served in turn",
-        "record": "the record of its certification, with the same arrivals",
+        "record": "the record of its certification, its rounds with the same arrivals",
     }[said.against]
     held = "no rate" if said.held_rps is None else f"{said.held_rps:.3g} requests/s"
     changed = [
