@@ -1,4 +1,4 @@
-r"""How many times the rate of another configuration one serves, from paired rounds.
+r"""How many times the rate of another configuration one serves, from fresh servers of both.
 
 Notation: in round k = 1 … n both configurations were served on a fresh server each, one soon after
 the other and with the same arrivals, which gave the logarithms y_k and x_k of their limits per
@@ -21,6 +21,12 @@ Assumed: the d_k are independent, of one mean, and not far from normal. ν_0 is 
 Smyth does over many genes, but fixed at two rounds' worth: with less, three rounds prove next to
 nothing; with more, what disturbs the machine goes unnoticed. `benchmarks.certification` shows what
 becomes of it where the assumptions fail.
+
+Beside a record there are no pairs: what was written down is of another hour, so of n servers now
+and m then nothing but the arrivals of some is the same, and one hour may scatter more than the
+other. There each side has a mean, with the moderated variance of its own readings on half the ν_0,
+and the difference Welch's interval (the degrees of freedom by Satterthwaite's approximation). What
+the machine does to one hour and not to the other is in δ then, not in its interval.
 
 Smyth, G. K. (2004). Linear models and empirical Bayes methods for assessing differential expression
 in microarray experiments. Statistical Applications in Genetics and Molecular Biology 3(1), 3.
@@ -46,7 +52,7 @@ class LogLimit:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio of two limits with its interval."""
+    """A ratio of two limits with its interval; ``rounds`` of the first."""
 
     estimate: float
     low: float
@@ -80,10 +86,56 @@ def paired_ratio(
         return None
     steps = [a.value - b.value for a, b in pairs]
     own = math.fsum(a.sd**2 + b.sd**2 for a, b in pairs) / n
-    mean = math.fsum(steps) / n
-    squares = math.fsum((step - mean) ** 2 for step in steps)
-    freedom = _PRIOR_FREEDOM + n - 1
-    variance = (_PRIOR_FREEDOM * own + squares) / freedom
-    quantile = float(special.stdtrit(freedom, (1.0 + confidence) / 2.0))
-    half = quantile * math.sqrt(variance / n)
+    mean, squares = _mean(steps)
+    variance, freedom = _moderated(own, squares, n - 1, _PRIOR_FREEDOM)
+    half = _quantile(freedom, confidence) * math.sqrt(variance / n)
     return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half), n)
+
+
+def unpaired_ratio(
+    first: Sequence[LogLimit], second: Sequence[LogLimit], *, confidence: float = 0.95
+) -> Ratio | None:
+    """Return the ratio of the first configuration's limit to the second's, of another hour.
+
+    Parameters
+    ----------
+    first, second
+        One reading per server.
+    confidence
+        Of the two-sided interval.
+
+    Returns
+    -------
+    None for fewer than two readings of either.
+    """
+    if min(len(first), len(second)) < _FEWEST:
+        return None
+    means: list[float] = []
+    variances: list[tuple[float, float]] = []
+    for side in (first, second):
+        own = math.fsum(reading.sd**2 for reading in side) / len(side)
+        mean, squares = _mean([reading.value for reading in side])
+        variance, freedom = _moderated(own, squares, len(side) - 1, _PRIOR_FREEDOM / 2.0)
+        means.append(mean)
+        variances.append((variance / len(side), freedom))
+    whole = math.fsum(variance for variance, _ in variances)
+    parts = math.fsum(variance**2 / freedom for variance, freedom in variances)
+    # Without any scatter there is no interval, whatever its degrees of freedom.
+    half = _quantile(whole**2 / parts, confidence) * math.sqrt(whole) if parts else 0.0
+    step = means[0] - means[1]
+    return Ratio(math.exp(step), math.exp(step - half), math.exp(step + half), len(first))
+
+
+def _mean(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean, and the sum of the squares of what the values differ by from it."""
+    mean = math.fsum(values) / len(values)
+    return mean, math.fsum((value - mean) ** 2 for value in values)
+
+
+def _moderated(own: float, squares: float, freedom: int, prior: float) -> tuple[float, float]:
+    """Return the moderated variance of one reading, and its degrees of freedom."""
+    return (prior * own + squares) / (prior + freedom), prior + freedom
+
+
+def _quantile(freedom: float, confidence: float) -> float:
+    return float(special.stdtrit(freedom, (1.0 + confidence) / 2.0))

@@ -4,24 +4,27 @@ It races (`race`) with itself: on the engine that is installed now, and as it wa
 is a fresh server of the engine that it was certified on, one soon after the other and with the same
 arrivals, where both are installed. Elsewhere it is the record of its certification, whose rounds
 are repeated with the arrivals that they had: what the machine did in between is in the ratio then.
-Few or scattered rounds of a record tell a ratio badly, however often the engine of now is served;
-but what was certified is a rate, and whether that holds the servers of now tell by themselves. So
-they go on, each with arrivals of its own, until they vouch for it or the budget is spent.
+Where these say too little, more servers of now are started, each with arrivals of its own: all of
+them are held against all of the record. And what was certified is a rate, and whether that holds
+they tell by themselves. So they go on until they vouch for it or the budget is spent. The ratio is
+looked at twice, then, when the record is repeated and at the end, and its interval is as wide as
+two looks demand (Bonferroni).
 
-Notation: δ is the ratio of the limit now to the limit then, with the interval [low, high] of paired
-rounds (`gain`), and τ the SLO's tolerance, below which a search does not tell two rates apart.
+Notation: δ is the ratio of the limit now to the limit then, with its interval [low, high] (`gain`),
+and τ the SLO's tolerance, below which a search does not tell two rates apart.
 
 * regressed: a loss is certain, high < 1, and δ < 1/(1+τ); or there is no server of now
 * improved: a gain is certain, low > 1, and δ > 1+τ
-* holds: neither, and a loss of two tolerances is out of the question, low > 1/(1+τ)², or it is not
-  likely, δ > 1/(1+τ)² or unknown, and all probes of now, of two servers at least, vouch for the
-  certified rate within the tolerance
+* holds: neither, and a loss of two tolerances is out of the question, low > 1/(1+τ)², or nothing
+  speaks for a loss, δ > 1/(1+τ) or unknown, and all probes of now, of two servers at least, vouch
+  for the certified rate within the tolerance
 * unresolved: the rounds scatter too much to say any of it
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from optikit_assets.deployment.gain import Ratio, unpaired_ratio
 from optikit_assets.deployment.race import (
     Entrant,
     FreshServers,
@@ -44,6 +47,7 @@ from optikit_assets.schemas import (
 
 # One round in which no rate holds may be a mishap, and one in which all do.
 _LEAST_ROUNDS = 2
+_LOOKS_BESIDE_A_RECORD = 2
 
 
 def recertify(
@@ -74,7 +78,9 @@ def recertify(
     repeated = max(then.rounds if isinstance(then, RecordedServers) else 0, _LEAST_ROUNDS)
 
     def decided(race: Race) -> bool:
-        return race.rounds >= repeated and _verdict(race, now)[0] != "unresolved"
+        if race.rounds == repeated:
+            return _verdict(race, now, against)[0] != "unresolved"
+        return race.rounds > repeated and _vouched(race, now, against) is not None
 
     # As many servers of now alone as a comparison with an engine would start.
     alone = replace(limits, max_rounds=2 * limits.max_rounds)
@@ -87,8 +93,8 @@ def recertify(
         decided if against == "record" else None,
     )
     old, new = race.entrants
-    ratio, held = race.ratio(new, old), _held(new, now)
-    verdict, why = _verdict(race, now)
+    ratio, held = _ratio(race, against), _held(new, now)
+    verdict, why = _verdict(race, now, against)
     starts = [new] if against == "record" else [new, old]
     return Recertification(
         verdict=verdict,
@@ -115,10 +121,28 @@ def _held(new: Entrant, now: FreshServers) -> Held | None:
     return now.pool(probes) if probes else None
 
 
-def _verdict(race: Race, now: FreshServers) -> tuple[RecertificationVerdict, str]:
+def _ratio(race: Race, against: Against) -> Ratio | None:
+    """Return that of the second of two entrants to the first."""
+    old, new = race.entrants
+    if against == "engine":
+        return race.ratio(new, old)
+    share = (1.0 - race.limits.confidence) / _LOOKS_BESIDE_A_RECORD
+    readings = ([*one.limits.values()] for one in (new, old))
+    return unpaired_ratio(*readings, confidence=1.0 - share)
+
+
+def _vouched(race: Race, now: FreshServers, against: Against) -> Held | None:
+    """Return what servers of now vouch for together, if that is the certified rate."""
+    new, step = race.entrants[1], 1.0 + race.limits.tolerance
+    ratio, held = _ratio(race, against), _held(new, now)
+    alike = len(new.served) >= _LEAST_ROUNDS and (ratio is None or ratio.estimate > 1.0 / step)
+    return held if alike and held is not None and held.rate_rps >= new.arm.rate_rps / step else None
+
+
+def _verdict(race: Race, now: FreshServers, against: Against) -> tuple[RecertificationVerdict, str]:
     """Return the verdict on the second of two entrants, and why."""
     old, new = race.entrants
-    ratio = race.ratio(new, old)
+    ratio = _ratio(race, against)
     if new.failed and ratio is not None:
         return "unresolved", f"a server failed after {ratio.rounds} rounds ({new.left}): once more."
     if new.failed:
@@ -128,9 +152,10 @@ def _verdict(race: Race, now: FreshServers) -> tuple[RecertificationVerdict, str
     step = 1.0 + race.limits.tolerance
     told = "there are no two rounds in which both limits were read."
     if ratio is not None:
+        beside = f" beside {len(old.limits)} of the record" if against == "record" else ""
         told = (
             f"{ratio.estimate:.2f} times the rate it had ({ratio.low:.2f} to {ratio.high:.2f}, "
-            f"{ratio.rounds} rounds)."
+            f"{ratio.rounds} rounds{beside})."
         )
         if ratio.high < 1.0 and ratio.estimate < 1.0 / step:
             return "regressed", told
@@ -140,11 +165,9 @@ def _verdict(race: Race, now: FreshServers) -> tuple[RecertificationVerdict, str
             return "holds", told
     elif len(missed := _missed(new, old, step)) >= _LEAST_ROUNDS:
         return "regressed", f"in {len(missed)} rounds it held no rate, down to {min(missed):.3g}/s."
-    held, rate = _held(new, now), new.arm.rate_rps
-    alike = len(new.served) >= _LEAST_ROUNDS and (ratio is None or ratio.estimate > step**-2)
-    if alike and held is not None and held.rate_rps >= rate / step:
+    if held := _vouched(race, now, against):
         servers = f"{len(new.served)} fresh servers vouch for {held.rate_rps:.3g} requests/s"
-        return "holds", f"{servers} where {rate:.3g} were certified; {told}"
+        return "holds", f"{servers} where {new.arm.rate_rps:.3g} were certified; {told}"
     return "unresolved", told
 
 

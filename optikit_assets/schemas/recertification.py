@@ -18,7 +18,7 @@ class RateRatio(Result):
     estimate: float
     low: float
     high: float
-    rounds: int = Field(description="In which both were read.")
+    rounds: int = Field(description="In which both were read; against a record, those of now.")
 
 
 class Recertification(Result):
@@ -30,7 +30,7 @@ class Recertification(Result):
         "turn with the one of now, or what was written down when it was certified."
     )
     ratio: RateRatio | None = Field(
-        default=None, description="Null: there are no two rounds that read both."
+        default=None, description="Null: there are no two rounds of each that read a limit."
     )
     confidence: float = 0.95
     tolerance: float = Field(description="Of the SLO: smaller changes are none.")

@@ -17,6 +17,7 @@ from optikit_assets.schemas import (
     ArmMeasurement,
     Certification,
     ProbeResult,
+    Recertification,
 )
 from optikit_assets.schemas.certification import RoundReading
 from tests.servers.engine_model import Shape
@@ -166,7 +167,7 @@ def test_a_faster_engine_improved_and_a_little_slower_one_holds():
 
 
 def test_rounds_that_scatter_are_no_verdict():
-    scatter = {A: [0.6, 1.5, 0.7, 1.4, 0.6, 1.5]}
+    scatter = {A: [0.6, 1.5, 0.7, 1.4, 0.8, 1.55]}
     found = against(4.7, 5.0, limits=scatter)
     assert found.verdict == "unresolved"
     assert found.stopped_by == "rounds"
@@ -227,13 +228,39 @@ def test_a_record_that_tells_no_ratio_has_a_rate_that_servers_of_now_hold_or_not
     assert len({seed for _, _, seed in slower.searches}) == 12
 
 
-def test_a_certified_rate_that_was_far_below_the_limit_does_not_hide_a_loss():
-    record = certification([Served(limit_rps=limit, log_sd=0.02) for limit in (5.0, 7.5)])
+@pytest.mark.parametrize(("limits", "ratio"), [((5.0, 7.5), 0.816), ((5.0, 5.8), 0.928)])
+def test_a_certified_rate_that_was_below_the_limit_does_not_hide_a_loss(limits, ratio):
+    record = certification([Served(limit_rps=limit, log_sd=0.02) for limit in limits])
     then = RecordedServers.of(record, 7)
     found = recertify(arm("a", 5.0), Servers({A: 5.0}), then, seed=7, limits=LIMITS)
     assert found.verdict == "unresolved"
     assert found.held_rps == 5.0
-    assert found.ratio.estimate == pytest.approx(0.816, abs=0.001)
+    assert found.ratio.estimate == pytest.approx(ratio, abs=0.001)
+
+
+def test_more_servers_tell_a_slower_engine_where_those_that_repeat_a_record_scatter():
+    record = certification([Served(limit_rps=limit, log_sd=0.05) for limit in (4.9, 5.0, 5.1)])
+    then = RecordedServers.of(record, 7)
+
+    def found(limits: Limits) -> Recertification:
+        now = Servers({A: 4.2}, limits={A: [0.84, 1.16, 1.0] * 4})
+        return recertify(arm("a", 5.0), now, then, seed=7, limits=limits)
+
+    repeated = found(replace(LIMITS, max_load_seconds=399))
+    assert (repeated.verdict, repeated.rounds) == ("unresolved", 3)
+    whole = found(LIMITS)
+    assert (whole.verdict, whole.rounds, whole.ratio.rounds) == ("regressed", 12, 12)
+    assert "12 rounds beside 3 of the record" in whole.summary
+
+
+def test_a_ratio_is_looked_at_twice_however_many_servers_there_are():
+    """Looked at after each of them, a rate that varies would be taken for a loss too often."""
+    record = certification([Served(limit_rps=5.0, log_sd=0.02), Served(limit_rps=5.0, log_sd=0.02)])
+    then = RecordedServers.of(record, 7)
+    # After four servers a loss would be certain; after all of them it is none.
+    now = Servers({A: 5.0}, limits={A: [0.95, 0.8, 0.8, 0.8] + 8 * [1.02]})
+    found = recertify(arm("a", 6.0), now, then, seed=7, limits=LIMITS)
+    assert (found.verdict, found.rounds, found.stopped_by) == ("unresolved", 12, "rounds")
 
 
 def test_one_server_vouches_for_nothing():
