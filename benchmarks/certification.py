@@ -39,8 +39,7 @@ SPEEDS = {
     "batch_slows_tokens": {0.95: 0.972, 1.0: 1.0, 1.05: 1.026, 1.2: 1.1, 1.5: 1.24},
     "bursty_stalls": {0.95: 0.957, 1.0: 1.0, 1.05: 1.043, 1.2: 1.167, 1.5: 1.4},
 }
-# As in the demo, so that a certification takes a second.
-_BUDGET = {
+BUDGET = {
     "tolerance": 0.1,
     "min_probe_seconds": 6.0,
     "max_probe_seconds": 20.0,
@@ -50,6 +49,7 @@ _BUDGET = {
     "max_probes": 10,
     "max_load_seconds": 110.0,
 }
+"""As in the demo, so that a certification takes a second."""
 _STEP_S = 5.0
 _HOURS = 6.0
 _SLOWED = 0.7
@@ -131,7 +131,8 @@ def machine_pace(kind: str, rng: np.random.Generator) -> Pace:
 
 
 @cache
-def _limit(case: str, ratio: float) -> float:
+def limit_of(case: str, ratio: float) -> float:
+    """Return the true limit of an engine with this ratio in requests/s, on a quiet machine."""
     found = next(c for c in CASES if c.name == case)
     shape = faster(found.shape, SPEEDS[case][ratio])
     return true_rate(shape, found.slo, requests=_TRUTH_REQUESTS)
@@ -140,9 +141,9 @@ def _limit(case: str, ratio: float) -> float:
 def run(case: str, ratio: float, machine_kind: str, seed: int, max_rounds: int) -> Run:
     """Search and certify the two configurations, both ways, on machines that are the same."""
     found = next(c for c in CASES if c.name == case)
-    slo = found.slo.model_copy(update={"budget": found.slo.budget.model_copy(update=_BUDGET)})
+    slo = found.slo.model_copy(update={"budget": found.slo.budget.model_copy(update=BUDGET)})
     shapes = {BASELINE: found.shape, CANDIDATE: faster(found.shape, SPEEDS[case][ratio])}
-    truth = {BASELINE: _limit(case, 1.0), CANDIDATE: _limit(case, ratio)}
+    truth = {BASELINE: limit_of(case, 1.0), CANDIDATE: limit_of(case, ratio)}
     rng = np.random.default_rng((seed, 77))
     speed = machine_pace(machine_kind, rng)
     machine = Machine(speed, now_s=600.0)
@@ -203,7 +204,7 @@ def _one_after_the_other(arms: list[ArmMeasurement], servers: VirtualServers) ->
     """Certify as before: the highest remaining claim goes next, a miss lowers it by a step."""
     left = [(arm.rate_rps, arm, 0) for arm in arms]
     found = _Old()
-    tolerance = _BUDGET["tolerance"]
+    tolerance = BUDGET["tolerance"]
     while left:
         left.sort(key=lambda item: -item[0])
         claim, arm, tries = left.pop(0)

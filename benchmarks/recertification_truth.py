@@ -1,0 +1,141 @@
+"""How often re-certification is wrong, of engines of which the truth is known.
+
+``python -m benchmarks.recertification_truth [--runs 40] [--rounds 3] [--write]``
+
+In virtual time, and on machines that are undisturbed or slowed by 30 % for random stretches
+(`benchmarks.certification`), an engine is certified in so many rounds and half an hour later served
+again, the same or one whose tokens take 30 % longer: against the record, and in turn with the
+engine of then. `holds` is right of the same engine, `regressed` of the slower one; `unresolved` is
+no answer. Left out are runs in which no rate was certified. ``--write`` puts the table into
+``docs/deploy.md``.
+"""
+
+import argparse
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
+
+import numpy as np
+
+from benchmarks.certification import BUDGET, VirtualServers, limit_of, machine_pace
+from benchmarks.tables import markdown, write_section
+from optikit_assets.deployment import Limits, RecordedServers, recertify
+from optikit_assets.deployment.race import Served, round_seed
+from optikit_assets.schemas import (
+    ArmCertificate,
+    ArmMeasurement,
+    Certification,
+    Recertification,
+)
+from optikit_assets.schemas.certification import RoundReading
+from optikit_assets.settings import REPOSITORY
+from tests.servers.disturbed import Machine, faster
+from tests.servers.shapes import CASES
+
+MACHINES = ("quiet", "disturbed")
+ENGINES = ("light_tail", "heavy_tail", "bursty_stalls")
+SLOWER = {"the same": 1.0, "tokens 30% slower": 1.3}
+_RECIPE = "baseline"
+_LATER_S = 1800.0
+# Of the demo.
+_LIMITS = Limits(BUDGET["tolerance"], max_rounds=4, max_load_seconds=500.0)
+
+
+def record(arm: ArmMeasurement, rounds: Sequence[Served]) -> Certification:
+    """Return a certification of one arm with these rounds."""
+    kept = ArmCertificate(
+        recipe=arm.recipe,
+        tuned=False,
+        gpus=1,
+        evidence="confirmed",
+        claimed_rps=arm.rate_rps,
+        rate_rps=arm.rate_rps,
+        rounds=tuple(
+            RoundReading(
+                round=number,
+                limit_rps=served.limit_rps,
+                log_sd=served.log_sd,
+                load_seconds=served.load_seconds,
+            )
+            for number, served in enumerate(rounds, start=1)
+        ),
+    )
+    return Certification(status="certified", candidate=arm, arms=(kept,))
+
+
+def run(
+    machine_kind: str, engine: str, slower: float, beside: str, seed: int, rounds: int
+) -> Recertification | None:
+    """Certify, and certify again half an hour later; None if no rate was certified."""
+    case = next(c for c in CASES if c.name == engine)
+    slo = case.slo.model_copy(update={"budget": case.slo.budget.model_copy(update=BUDGET)})
+    speed = machine_pace(machine_kind, np.random.default_rng((seed, 77)))
+    machine = Machine(speed, now_s=600.0)
+    then, now = (
+        VirtualServers(machine, {_RECIPE: faster(case.shape, 1.0 / share)}, slo)
+        for share in (1.0, slower)
+    )
+    limit = limit_of(engine, 1.0)
+    arm = ArmMeasurement(recipe=_RECIPE, tuned=False, status="feasible", rate_rps=limit)
+    served = [then.search(arm, limit, round_seed(seed, n)) for n in range(1, rounds + 1)]
+    held = then.pool([probe for one in served for probe in one.probes])
+    if held is None:
+        return None
+    machine.now_s += _LATER_S
+    arm = arm.model_copy(update={"rate_rps": held.rate_rps})
+    kept = RecordedServers.of(record(arm, served), seed)
+    return recertify(arm, now, then if beside == "engine" else kept, seed=seed, limits=_LIMITS)
+
+
+def row(what: tuple[str, str, str, str], found: Sequence[Recertification]) -> dict[str, str]:
+    """Return a row of the table."""
+    beside, machine, engine, slower = what
+    said = Counter(one.verdict for one in found)
+    right = "regressed" if SLOWER[slower] > 1 else "holds"
+    wrong = sum(said.values()) - said[right] - said["unresolved"]
+    return {
+        "against": beside,
+        "machine": machine,
+        "engine": engine,
+        "now": slower,
+        "runs": str(len(found)),
+        **{name: str(said[name]) for name in ("holds", "regressed", "improved", "unresolved")},
+        "wrong": f"{wrong / max(1, len(found)):.0%}",
+        "servers": f"{statistics.mean(one.server_starts for one in found):.1f}",
+        "load (s)": f"{statistics.mean(one.load_seconds for one in found):.0f}",
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run everything, print the table and keep it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.recertification_truth",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--runs", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=3, help="of the record")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--write", action="store_true", help="put it into docs/deploy.md")
+    chosen = parser.parse_args(arguments)
+    rows: list[dict[str, str]] = []
+    with ProcessPoolExecutor(chosen.processes) as pool:
+        for what in product(("record", "engine"), MACHINES, ENGINES, SLOWER):
+            beside, machine, engine, slower = what
+            waiting = [
+                pool.submit(run, machine, engine, SLOWER[slower], beside, seed, chosen.rounds)
+                for seed in range(chosen.runs)
+            ]
+            found = [one for job in waiting if (one := job.result()) is not None]
+            rows.append(row(what, found))
+            print(" | ".join(rows[-1].values()), flush=True)
+    if chosen.write:
+        write_section(REPOSITORY / "docs" / "deploy.md", "recertification-truth", markdown(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
