@@ -1,6 +1,6 @@
 """How often re-certification is wrong, of engines of which the truth is known.
 
-``python -m benchmarks.recertification_truth [--runs 40] [--rounds 3] [--write]``
+``python -m benchmarks.recertification_truth [--runs 40] [--first-seed 0] [--rounds 3] [--write]``
 
 In virtual time, and on machines that are undisturbed or slowed by 30 % for random stretches
 (`benchmarks.certification`), an engine is certified in so many rounds and half an hour later served
@@ -24,13 +24,7 @@ from benchmarks.certification import BUDGET, VirtualServers, limit_of, machine_p
 from benchmarks.tables import markdown, write_section
 from optikit_assets.deployment import Limits, RecordedServers, recertify
 from optikit_assets.deployment.race import Served, round_seed
-from optikit_assets.schemas import (
-    ArmCertificate,
-    ArmMeasurement,
-    Certification,
-    Recertification,
-)
-from optikit_assets.schemas.certification import RoundReading
+from optikit_assets.schemas import ArmMeasurement, Recertification
 from optikit_assets.settings import REPOSITORY
 from tests.servers.disturbed import Machine, faster
 from tests.servers.shapes import CASES
@@ -42,28 +36,6 @@ _RECIPE = "baseline"
 _LATER_S = 1800.0
 # Of the demo.
 _LIMITS = Limits(BUDGET["tolerance"], max_rounds=4, max_load_seconds=500.0)
-
-
-def record(arm: ArmMeasurement, rounds: Sequence[Served]) -> Certification:
-    """Return a certification of one arm with these rounds."""
-    kept = ArmCertificate(
-        recipe=arm.recipe,
-        tuned=False,
-        gpus=1,
-        evidence="confirmed",
-        claimed_rps=arm.rate_rps,
-        rate_rps=arm.rate_rps,
-        rounds=tuple(
-            RoundReading(
-                round=number,
-                limit_rps=served.limit_rps,
-                log_sd=served.log_sd,
-                load_seconds=served.load_seconds,
-            )
-            for number, served in enumerate(rounds, start=1)
-        ),
-    )
-    return Certification(status="certified", candidate=arm, arms=(kept,))
 
 
 def run(
@@ -86,7 +58,12 @@ def run(
         return None
     machine.now_s += _LATER_S
     arm = arm.model_copy(update={"rate_rps": held.rate_rps})
-    kept = RecordedServers.of(record(arm, served), seed)
+    kept = RecordedServers(
+        {
+            round_seed(seed, n): Served(limit_rps=one.limit_rps, log_sd=one.log_sd)
+            for n, one in enumerate(served, start=1)
+        }
+    )
     return recertify(arm, now, then if beside == "engine" else kept, seed=seed, limits=_LIMITS)
 
 
@@ -117,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--runs", type=int, default=40)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=3, help="of the record")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--write", action="store_true", help="put it into docs/deploy.md")
@@ -127,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             beside, machine, engine, slower = what
             waiting = [
                 pool.submit(run, machine, engine, SLOWER[slower], beside, seed, chosen.rounds)
-                for seed in range(chosen.runs)
+                for seed in range(chosen.first_seed, chosen.first_seed + chosen.runs)
             ]
             found = [one for job in waiting if (one := job.result()) is not None]
             rows.append(row(what, found))

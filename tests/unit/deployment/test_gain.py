@@ -98,8 +98,8 @@ def test_more_servers_of_one_side_make_the_interval_narrower():
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize(("n", "m"), [(2, 2), (7, 3), (8, 2)])
-def test_the_interval_without_pairs_covers_where_one_hour_scatters_more(n, m, factor):
-    """Though readings take themselves for twice as sure, as those of pairs may."""
+def test_the_interval_without_pairs_misses_little_where_readings_are_too_sure(n, m, factor):
+    """As if they were twice as sure as they are: a tenth at most, where a twentieth is asked."""
     rng = np.random.default_rng(5)
     sds, missed, runs = (0.1, 0.1 * factor), 0, 2000
     for _ in range(runs):

@@ -176,6 +176,10 @@ def test_rounds_that_scatter_are_no_verdict():
     assert found.verdict == "holds"
     assert found.ratio.low < 0.9
     assert "6 fresh servers vouch for 4.8 requests/s where 5 were certified" in found.summary
+    # Where the ratio itself speaks for a loss (0.92 here), that is no proof that there is none.
+    found = against(4.8, 5.0, limits={A: [0.6, 1.5, 0.7, 1.4, 0.6, 1.5]})
+    assert found.held_rps == 4.8
+    assert found.verdict == "unresolved"
 
 
 def test_a_configuration_that_the_new_engine_does_not_start_regressed():
