@@ -187,7 +187,8 @@ def run_race(
     seed
         With the number of a round it fixes arrivals and prompts, alike for all arms.
     enough
-        Asked after every round; without it the ratios to the baseline have to be known.
+        Asked after every round, and no arm leaves then. Without it the ratios to the baseline have
+        to be known, and who is certain to be slower than another leaves.
     """
     race = Race([Entrant(arm) for arm in arms], limits)
     while True:
@@ -202,7 +203,8 @@ def run_race(
             entrant.seeds[race.rounds] = arrivals
             if found.failure:
                 entrant.left, entrant.failed = found.failure, True
-        _let_leave(race)
+        if enough is None:
+            _let_leave(race)
         if stop := _ended(race, enough or _ratios_known):
             race.stop = stop
             return race

@@ -3,12 +3,15 @@
 It races (`race`) with itself: on the engine that is installed now, and as it was then. The second
 is a fresh server of the engine that it was certified on, one soon after the other and with the same
 arrivals, where both are installed. Elsewhere it is the record of its certification, whose rounds
-are repeated with the arrivals that they had: what the machine did in between is in the ratio then.
-Where these say too little, more servers of now are started, each with arrivals of its own: all of
-them are held against all of the record. And what was certified is a rate, and whether that holds
-they tell by themselves. So they go on until they vouch for it or the budget is spent. The ratio is
-looked at twice, then, when the record is repeated and at the end, and its interval is as wide as
-two looks demand (Bonferroni).
+are repeated with the arrivals that they had: what the machine did in between is in the ratio then,
+and where these say too little, all further servers of now, each with arrivals of its own, are held
+against all of the record.
+
+Every engine that is served may take the load seconds of the certification, and twice its rounds.
+The ratio is looked at twice, when the record is repeated, or after four rounds beside an engine,
+and at the end, and its interval is as wide as two looks demand (Bonferroni). And what was certified
+is a rate, and whether that holds servers of now tell by themselves: after the first look they go on
+until they vouch for it, or the budget is spent.
 
 Notation: δ is the ratio of the limit now to the limit then, with its interval [low, high] (`gain`),
 and τ the SLO's tolerance, below which a search does not tell two rates apart.
@@ -47,7 +50,8 @@ from optikit_assets.schemas import (
 
 # One round in which no rate holds may be a mishap, and one in which all do.
 _LEAST_ROUNDS = 2
-_LOOKS_BESIDE_A_RECORD = 2
+_ROUNDS_BESIDE_AN_ENGINE = 4
+_LOOKS = 2
 
 
 def recertify(
@@ -74,23 +78,26 @@ def recertify(
     MachineError
         If the machine failed: that says nothing of the engine.
     """
-    against: Against = "record" if isinstance(then, RecordedServers) else "engine"
-    repeated = max(then.rounds if isinstance(then, RecordedServers) else 0, _LEAST_ROUNDS)
+    recorded = isinstance(then, RecordedServers)
+    against: Against = "record" if recorded else "engine"
+    first_look = max(then.rounds, _LEAST_ROUNDS) if recorded else _ROUNDS_BESIDE_AN_ENGINE
 
     def decided(race: Race) -> bool:
-        if race.rounds == repeated:
+        if race.rounds == first_look:
             return _verdict(race, now, against)[0] != "unresolved"
-        return race.rounds > repeated and _vouched(race, now, against) is not None
+        return race.rounds > first_look and _vouched(race, now, against) is not None
 
-    # As many servers of now alone as a comparison with an engine would start.
-    alone = replace(limits, max_rounds=2 * limits.max_rounds)
     race = run_race(
         # Equal, but not the same: `_SideBySide` tells them apart.
         [arm.model_copy(), arm],
         _SideBySide(arm, now, then),
-        alone if against == "record" else limits,
+        replace(
+            limits,
+            max_rounds=2 * limits.max_rounds,
+            max_load_seconds=(1 if recorded else 2) * limits.max_load_seconds,
+        ),
         seed,
-        decided if against == "record" else None,
+        decided,
     )
     old, new = race.entrants
     ratio, held = _ratio(race, against), _held(new, now)
@@ -125,8 +132,8 @@ def _ratio(race: Race, against: Against) -> Ratio | None:
     """Return that of the second of two entrants to the first."""
     old, new = race.entrants
     if against == "engine":
-        return race.ratio(new, old)
-    share = (1.0 - race.limits.confidence) / _LOOKS_BESIDE_A_RECORD
+        return race.ratio(new, old, _LOOKS)
+    share = (1.0 - race.limits.confidence) / _LOOKS
     readings = ([*one.limits.values()] for one in (new, old))
     return unpaired_ratio(*readings, confidence=1.0 - share)
 
