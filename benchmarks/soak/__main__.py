@@ -13,6 +13,7 @@ below ``OPTIKIT_HOME/soak``; ``--kept`` judges those.
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -108,6 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into a page")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the trends to a file")
     chosen = parser.parse_args(arguments)
+    # Ended from outside, the contexts below still end what they started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     root = settings().home / "soak"
     if chosen.kept:
         seen = json.loads((root / "seen.json").read_text(encoding="utf-8"))
