@@ -2,6 +2,7 @@
 # OPTIKIT_HOME=…   where everything is kept (default: .optikit in the repository)
 # PYTHON=…         the Python 3.11 that the environments are made with
 # PYTEST_ARGS=…    more arguments for pytest, e.g. a folder or -x
+# DEV_ARGS=…       more arguments for optikit dev, e.g. --port 3001
 # TEST_PROCESSES=…, WAITING_PROCESSES=…  test processes for tests that compute, and that wait
 # DATA=…           folder with IFEval, GSM8K and Azure's trace for make demo-real; absent: from the hub
 # FAST_PROCESSES=…         test processes of make test-fast
@@ -139,9 +140,7 @@ format: setup ## Format the code and fix what ruff can fix
 
 .PHONY: dev
 dev: setup ## Start the Dagster UI and daemon, and serve reports, and metrics where OPTIKIT_METRICS is set
-	@"$(OPTIKIT)" reports & beside=$$!; \
-	if [ -n "$$OPTIKIT_METRICS" ]; then "$(OPTIKIT)" metrics & beside="$$beside $$!"; fi; \
-	trap "kill $$beside 2>/dev/null || true" EXIT; "$(CONTROL_BIN)/dg" dev
+	@"$(OPTIKIT)" dev $(DEV_ARGS)
 
 .PHONY: lock
 lock: python ## Compile requirements/*.txt again (LOCK_ARGS=--upgrade for newer versions)

@@ -3,29 +3,27 @@
 A process that is started here leads its own session, dies with the thread that started it
 (``PR_SET_PDEATHSIG``), and takes its descendants along when its owner leaves the context: those
 that moved to a session of their own, and those whose parent is long gone, which are known by a
-mark in their environment.
+mark in their environment (`optikit_assets.orphans`).
 
-A process id says who is meant only within one process namespace and only while the process is
-there. So a mark carries more than the id, a leader is not waited for before its group got the last
-signal (the kernel keeps its id until then), and where /proc shows another namespace than ours
-nobody is looked up in it.
+A process id says who is meant only while the process is there. So a leader is not waited for before
+its group got the last signal: the kernel keeps its id until then.
 """
 
 import contextlib
 import ctypes
 import os
-import re
 import signal
 import subprocess
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import psutil
+
+from optikit_assets.orphans import OWNERS, marked_environment, new_mark, proc_is_ours, with_variable
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 # (signal, share of the grace period it gets); SIGINT first: Python and engines clean up on it.
@@ -33,14 +31,6 @@ _ESCALATION = ((signal.SIGINT, 0.6), (signal.SIGTERM, 0.4))
 _KILL_WAIT_S = 5.0
 # What orphans get to end by themselves once their leader is gone.
 _ORPHAN_GRACE_S = 0.5
-# Marks of all owners of a process, its owner's owners included; inherited by what it starts.
-_MARKS = "OPTIKIT_OWNERS"
-# Process id and start of the owner, its namespace and boot, and a word of its own. Marks of earlier
-# releases lack the namespace: nobody can tell whom they name.
-_MARK = re.compile(r"(\d+)\.(\d+)\.(\d+)\.([0-9a-f-]+)\.[0-9a-f]{32}")
-# Python's setproctitle writes a title over the environment, marks included, unless this is set:
-# inference engines give every process of theirs one.
-_TITLE_KEEPS_ENVIRONMENT = "SPT_NOENV"
 _POLL_S = 0.02
 
 
@@ -52,7 +42,8 @@ class OwnedProcess:
     argv
         Command and arguments.
     log_file
-        Receives stdout and stderr (appended). A file, not a pipe: no reader, no deadlock.
+        Receives stdout and stderr (appended). A file, not a pipe: no reader, no deadlock. None:
+        they are those of this process.
     env
         Complete environment of the child; the parent's by default.
     cwd
@@ -67,7 +58,7 @@ class OwnedProcess:
         self,
         argv: Sequence[str],
         *,
-        log_file: Path,
+        log_file: Path | None,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         name: str = "process",
@@ -80,20 +71,19 @@ class OwnedProcess:
         self._env = None if env is None else dict(env)
         self._cwd = cwd
         self._process: subprocess.Popen[bytes] | None = None
-        self._mark = _new_mark()
+        self._mark = new_mark()
         self._ending = threading.Lock()
         self._ended = False
 
     def __enter__(self) -> "OwnedProcess":
-        self.log_file.parent.mkdir(parents=True, exist_ok=True)
         env = dict(os.environ) if self._env is None else self._env
-        with self.log_file.open("ab") as log:
+        with _appended(self.log_file) as log:
             self._process = subprocess.Popen(
                 self.argv,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
-                stderr=subprocess.STDOUT,
-                env=_marked_environment(env, self._mark),
+                stderr=None if log is None else subprocess.STDOUT,
+                env=marked_environment(env, self._mark),
                 cwd=self._cwd,
                 start_new_session=True,
                 # One C call that was looked up before the fork: safe with threads around.
@@ -142,8 +132,15 @@ class OwnedProcess:
         return False
 
     def log_tail(self, lines: int = 20) -> str:
-        """Return the last lines of the log."""
-        return log_tail(self.log_file, lines)
+        """Return the last lines of the log, if it has one."""
+        return "" if self.log_file is None else log_tail(self.log_file, lines)
+
+    def interrupt(self) -> None:
+        """Interrupt its whole group, as Ctrl-C in a terminal does, and give all of it the grace."""
+        family = self._family()
+        if self._holds_its_id():
+            os.killpg(self.pid, signal.SIGINT)
+        wait_gone(family, self.grace_s)
 
     def terminate(self) -> None:
         """End the process and everything it started: SIGINT, SIGTERM, then SIGKILL."""
@@ -185,13 +182,23 @@ class OwnedProcess:
 
     def _family(self) -> list[psutil.Process]:
         descendants = _descendants(self.pid) if self._holds_its_id() else []
-        return _merge(descendants, with_variable(_MARKS, self._mark))
+        return _merge(descendants, with_variable(OWNERS, self._mark))
 
     @property
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             raise RuntimeError(f"{self.name} was not started: use it as a context manager")
         return self._process
+
+
+@contextlib.contextmanager
+def _appended(file: Path | None) -> Iterator[BinaryIO | None]:
+    if file is None:
+        yield None
+    else:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab") as log:
+            yield log
 
 
 # Loaded before any fork: a child may only make async-signal-safe calls.
@@ -233,129 +240,6 @@ def log_tail(file: Path, lines: int = 20) -> str:
     return "\n".join(text.splitlines()[-lines:])
 
 
-@dataclass(frozen=True)
-class Orphan:
-    """A process whose owner has ended."""
-
-    pid: int
-    command: str
-    mark: str
-
-    def __str__(self) -> str:
-        owner, start, *_ = self.mark.split(".")
-        return (
-            f"process {self.pid} ({self.command}): "
-            f"its owner, process {owner} started at tick {start}, has ended"
-        )
-
-
-def environment_of_ours(env: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment by which `kill_orphans` knows what this process has left behind.
-
-    For what is started without an `OwnedProcess`, since it has to outlive its parent for a moment.
-    """
-    return _marked_environment(env, _new_mark())
-
-
-def orphans() -> list[Orphan]:
-    """Return what `kill_orphans` would kill now."""
-    return [orphan for _, orphan in _orphaned()]
-
-
-def kill_orphans() -> list[Orphan]:
-    """Kill what owners that were killed outright have left behind, and say what it was.
-
-    ``PR_SET_PDEATHSIG`` reaches the processes that we start, not those that they start in turn: an
-    inference engine's own processes outlive a server that had no time to end them. Owners in
-    another process namespace or of another boot are not judged.
-    """
-    killed = []
-    for process, orphan in _orphaned():
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-            killed.append(orphan)
-    return killed
-
-
-def _orphaned() -> Iterator[tuple[psutil.Process, Orphan]]:
-    for process in _visible():
-        # Other people's processes, and those that end while they are looked at.
-        with contextlib.suppress(psutil.Error, OSError):
-            marks = process.environ().get(_MARKS, "").split(":")
-            mark = next((mark for mark in marks if _owner_gone(mark)), None)
-            if mark is not None and process.pid != os.getpid():
-                command = " ".join(process.cmdline())[:200]
-                yield process, Orphan(process.pid, command, mark)
-
-
-def with_variable(name: str, part: str) -> list[psutil.Process]:
-    """Return the processes in whose environment a variable has `part` in its value.
-
-    Children inherit it, whoever is their parent by now.
-    """
-    found = []
-    for process in _visible():
-        with contextlib.suppress(psutil.Error, OSError):
-            if part in process.environ().get(name, ""):
-                found.append(process)
-    return found
-
-
-def _marked_environment(env: Mapping[str, str], mark: str) -> dict[str, str]:
-    return {**env, _TITLE_KEEPS_ENVIRONMENT: "1", _MARKS: f"{env.get(_MARKS, '')}:{mark}"}
-
-
-def _visible() -> Iterator[psutil.Process]:
-    # Not psutil's iterator: it remembers processes by their ids.
-    for pid in psutil.pids() if _proc_is_ours() else []:
-        with contextlib.suppress(psutil.Error):
-            yield psutil.Process(pid)
-
-
-def _new_mark() -> str:
-    start = _start_ticks("self")
-    return f"{os.getpid()}.{start}.{_namespace()}.{_boot()}.{uuid.uuid4().hex}"
-
-
-def _owner_gone(mark: str) -> bool:
-    """Return whether the owner in a mark has ended, even if its process id was given out again."""
-    match = _MARK.fullmatch(mark)
-    if match is None or (match[3], match[4]) != (_namespace(), _boot()):
-        return False
-    pid = int(match[1])
-    if not psutil.pid_exists(pid):
-        return True
-    # A process that is there but cannot be looked up is somebody's, maybe the owner.
-    with contextlib.suppress(OSError):
-        return _start_ticks(pid) != int(match[2])
-    return False
-
-
-def _start_ticks(pid: int | str) -> int:
-    """Return when a process started, in clock ticks since boot: exact, whatever the clock says."""
-    # man 5 proc_pid_stat: field 22; the second, the name, may hold anything but ends the last ")".
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    return int(fields.rpartition(")")[2].split()[19])
-
-
-def _namespace() -> str:
-    """Return the number of this process's id namespace; empty if the system hides it."""
-    with contextlib.suppress(OSError):
-        return Path("/proc/self/ns/pid").readlink().name.strip("pid:[]")
-    return ""
-
-
-def _boot() -> str:
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return ""
-
-
-def _proc_is_ours() -> bool:
-    """Return whether /proc shows our own namespace; else its ids mean other processes than ours."""
-    return Path("/proc/self").readlink().name == str(os.getpid())
-
-
 def _exit_code(seen: os.waitid_result | None) -> int | None:
     if seen is None:
         return None
@@ -364,7 +248,7 @@ def _exit_code(seen: os.waitid_result | None) -> int | None:
 
 def _descendants(pid: int) -> list[psutil.Process]:
     """Return the process and all of its descendants, those in other groups too."""
-    if not _proc_is_ours():
+    if not proc_is_ours():
         return []
     try:
         leader = psutil.Process(pid)

@@ -1,13 +1,12 @@
-"""One long-lived Dagster over one state folder: web server, daemon, code server, reports, metrics.
+"""One long-lived `optikit dev` over one state folder: Dagster's servers, reports and metrics.
 
-What `make dev` starts, with the models, workers and environments of `benchmarks.faults.room`.
+What `make dev` runs, with the models, workers and environments of `benchmarks.faults.room`.
 """
 
 import os
 import sqlite3
-import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,8 @@ import yaml
 from benchmarks.faults.room import Home, Room
 from benchmarks.faults.stages import RECIPE, SLO
 from optikit_assets.engines.server import free_port
-from optikit_assets.environments.layout import prepare_dagster_home
 from optikit_assets.processes import OwnedProcess
-from optikit_assets.settings import REPOSITORY, configure
+from optikit_assets.settings import configure
 
 START_LIMIT_S = 240.0
 _ASK_LIMIT_S = 60.0
@@ -93,7 +91,6 @@ def running(root: Path) -> Iterator[Premises]:
     url, reports, metrics = (f"http://127.0.0.1:{port}" for port in ports)
     variables = {
         **home.variables,
-        "DAGSTER_HOME": str(prepare_dagster_home(home.folder)),
         "OPTIKIT_AUTOMATION": "models",
         "OPTIKIT_DAGSTER_URL": url,
         "OPTIKIT_METRICS": str(ports[2]),
@@ -104,18 +101,7 @@ def running(root: Path) -> Iterator[Premises]:
     # What the sensor requests of a version that comes; a decision has a study of one trial.
     made.edit("models/tiny.yaml", flow="quantize", recipes=[RECIPE])
     made.edit(f"search_spaces/{SLO}.yaml", trials=1)
-    dagster = OwnedProcess(
-        [str(Path(sys.executable).with_name("dg")), "dev", "--port", str(ports[0])],
-        log_file=home.play / "dg-dev.log",
-        env=variables,
-        cwd=REPOSITORY,
-        name="dg dev",
-        grace_s=30.0,
-    )
-    with ExitStack() as stack:
-        stack.enter_context(dagster)
-        stack.enter_context(made.command("reports", "reports"))
-        stack.enter_context(made.command("metrics", "metrics"))
+    with made.command("dev", "dev", "--port", str(ports[0])) as dagster:
         if not dagster.until(lambda: _answers(f"{url}/server_info"), START_LIMIT_S):
             raise SystemExit(f"Dagster does not answer:\n{dagster.log_tail()}")
         yield made

@@ -15,7 +15,7 @@ from benchmarks.plays import command_of
 from benchmarks.soak.premises import Premises
 from optikit_assets.graph import STAGES
 from optikit_assets.history import History
-from optikit_assets.processes import with_variable
+from optikit_assets.orphans import with_variable
 
 ENDED = {
     dg.DagsterRunStatus.SUCCESS,
@@ -28,8 +28,7 @@ ROLES = {
     "daemon": "dagster._daemon",
     "code server": " api grpc",
     "code location": " code-server start",
-    "reports": "optikit reports",
-    "metrics": "optikit metrics",
+    "optikit dev": "optikit dev",
     "dg dev": "/dg dev",
     "code server's tracker": "multiprocessing.resource_tracker",
 }

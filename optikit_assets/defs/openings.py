@@ -1,10 +1,15 @@
 """What a process keeps of every opening of Dagster's databases, and how it does not."""
 
 import ctypes
+import os
 from functools import cache
 from pathlib import Path
 
 import dagster as dg
+
+# What `make dev` starts Dagster with, so that its web server and daemon have one arena too; the
+# second says that the first is of `make dev`, not of the user.
+ARENAS_OF_DAGSTER = {"MALLOC_ARENA_MAX": "1", "OPTIKIT_ARENAS_OF_DAGSTER": "1"}
 
 # Of glibc's malloc.h.
 _M_ARENA_MAX = -8
@@ -30,8 +35,12 @@ def allocate_from_one_arena() -> None:
     """Let the threads of this process use again what others of them have freed, where glibc can.
 
     A code server answers in some twenty threads. Each takes memory from an arena of its own, and
-    what it frees of an opening stays there, in pieces: 40 MiB after twenty runs, and growing.
+    what it frees of an opening stays there, in pieces: 40 MiB after twenty runs, and growing. Those
+    that compute, which it starts, allocate as the user has it: `ARENAS_OF_DAGSTER` ends here.
     """
+    arenas, mark = ARENAS_OF_DAGSTER
+    if os.environ.pop(mark, None):
+        os.environ.pop(arenas, None)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, 1)

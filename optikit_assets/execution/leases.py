@@ -27,7 +27,7 @@ from optikit_assets.engines import Hardware
 from optikit_assets.errors import AcceleratorError, StorageError
 from optikit_assets.execution.base import Lease, check_count, log
 from optikit_assets.locks import is_locked, locked
-from optikit_assets.processes import kill_orphans
+from optikit_assets.orphans import kill_orphans
 
 _POLL_S = 0.1
 

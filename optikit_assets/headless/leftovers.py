@@ -30,7 +30,7 @@ from optikit_assets.headless.run_owners import (
     orphaned_runs,
     unfinished_runs,
 )
-from optikit_assets.processes import kill_orphans, orphans, with_variable
+from optikit_assets.orphans import kill_orphans, orphans, with_variable
 from optikit_assets.releases import broken_copies, remove_broken_copies
 from optikit_assets.scratch import abandoned, sweep
 from optikit_assets.settings import settings

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from optikit_assets.defs.openings import ARENAS_OF_DAGSTER
+
 # Each in a process of its own: what Dagster opens in those of other tests is remembered.
 pytestmark = pytest.mark.slow
 
@@ -72,3 +74,17 @@ def test_dagster_by_itself_leaves_something_behind(tmp_path: Path) -> None:
 def test_threads_of_a_code_server_use_again_what_others_have_freed() -> None:
     found = [printed(before + ARENAS).count("<heap nr=") for before in (AS_A_CODE_SERVER, "")]
     assert found[0] == 1 < found[1]
+
+
+@pytest.mark.parametrize("own", ["", "4"], ids=["of make dev", "of the user"])
+def test_one_arena_of_dagster_reaches_no_process_that_a_code_server_starts(
+    own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ARENAS_OF_DAGSTER:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ({"MALLOC_ARENA_MAX": own} if own else ARENAS_OF_DAGSTER).items():
+        monkeypatch.setenv(name, value)
+    started = "import subprocess; subprocess.run(['env'], check=True)"
+    seen = printed(AS_A_CODE_SERVER + started).splitlines()
+    kept = [f"MALLOC_ARENA_MAX={own}"] if own else []
+    assert [line for line in seen if "ARENA" in line] == kept

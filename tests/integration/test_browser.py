@@ -1,4 +1,4 @@
-"""The UI in a real browser: Dagster's web server and daemon as `make dev` starts them.
+"""The UI in a real browser, as `optikit dev` starts it.
 
 Pictures of what was seen lie where ``PICTURES`` says, else beside the state folder of the tests.
 """
@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 
 from demo.clients import lacking_clients
 from optikit_assets.engines.server import free_port
-from optikit_assets.environments.layout import CLIENTS, prepare_dagster_home, python_path
+from optikit_assets.environments.layout import CLIENTS, python_path
 from optikit_assets.processes import OwnedProcess
 from optikit_assets.settings import REPOSITORY, settings
 from tests.integration.workspace import MODEL, Workspace, quick_workspace
@@ -68,23 +67,11 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
     workspace, port, reports = quick_workspace(root), free_port(), free_port()
     pictures = Path(os.environ.get("PICTURES", root / "pictures"))
     pictures.mkdir(parents=True, exist_ok=True)
-    home = prepare_dagster_home(workspace.home)
-    env = {**workspace.env, "DAGSTER_HOME": str(home), "OPTIKIT_REPORTS_PORT": str(reports)}
-    program = Path(sys.executable).with_name("dg")
+    env = {**workspace.env, "OPTIKIT_REPORTS_PORT": str(reports)}
     url = f"http://127.0.0.1:{port}"
-    with (
-        OwnedProcess(
-            [str(program), "dev", "--port", str(port)],
-            log_file=root / "dev.log",
-            env=env,
-            cwd=REPOSITORY,
-            name="dg dev",
-        ) as dagster,
-        OwnedProcess(
-            workspace.command("reports"), log_file=root / "reports.log", env=env, cwd=REPOSITORY
-        ),
-    ):
-        assert dagster.until(lambda: answers(url), START_LIMIT_S), dagster.log_tail()
+    command = workspace.command("dev", "--port", str(port))
+    with OwnedProcess(command, log_file=root / "dev.log", env=env, cwd=REPOSITORY) as dev:
+        assert dev.until(lambda: answers(url), START_LIMIT_S), dev.log_tail()
         yield Ui(workspace, url, pictures)
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from optikit_assets.processes import OwnedProcess, kill_orphans, log_tail
+from optikit_assets.orphans import kill_orphans
+from optikit_assets.processes import OwnedProcess, log_tail
 from optikit_assets.settings import REPOSITORY
 
 pytestmark = pytest.mark.alone
@@ -72,6 +73,45 @@ def test_what_it_does_is_waited_for_until_it_ended_or_the_time_is_over(tmp_path)
     with OwnedProcess(python("raise SystemExit(3)"), log_file=tmp_path / "log") as child:
         assert not child.until(lambda: False, LIMIT_S)
         assert child.poll() == 3
+
+
+def test_an_interrupt_reaches_its_whole_group_and_waits_for_all_of_it(tmp_path):
+    said = tmp_path / "said"
+    # The leader ends at once; its child, in the same group, needs a moment for its last words.
+    child = f"""
+    import pathlib, signal, time
+    pathlib.Path({str(tmp_path / "up")!r}).touch()
+    try:
+        time.sleep(600)
+    except KeyboardInterrupt:
+        time.sleep(2)
+        pathlib.Path({str(said)!r}).touch()
+    """
+    body = f"""
+    import subprocess, sys, textwrap, time
+    subprocess.Popen([sys.executable, "-c", textwrap.dedent({child!r})])
+    time.sleep(600)
+    """
+    with OwnedProcess(python(body), log_file=tmp_path / "log") as leader:
+        assert leader.until((tmp_path / "up").exists, LIMIT_S)
+        leader.interrupt()
+        assert leader.poll() == -signal.SIGINT
+        assert said.exists()
+
+
+def test_without_a_log_its_output_is_that_of_its_owner(tmp_path):
+    log = tmp_path / "log"
+    body = """
+    import sys
+    from optikit_assets.processes import OwnedProcess
+    say = "import sys; print('out'); print('err', file=sys.stderr)"
+    with OwnedProcess([sys.executable, "-c", say], log_file=None) as child:
+        child.wait(30)
+        print(repr(child.log_tail()))
+    """
+    with OwnedProcess(python(body), log_file=log, cwd=REPOSITORY) as owner:
+        assert owner.wait(LIMIT_S) == 0
+    assert sorted(log_tail(log).split()) == ["''", "err", "out"]
 
 
 def test_an_earlier_log_is_kept(tmp_path):
@@ -319,7 +359,7 @@ with OwnedProcess(["sleep", "600"], log_file=Path(sys.argv[1], "log")):
 """
 JUDGE = """
 import sys
-from optikit_assets.processes import kill_orphans
+from optikit_assets.orphans import kill_orphans
 print(*kill_orphans())
 """
 

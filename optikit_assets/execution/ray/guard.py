@@ -27,7 +27,8 @@ from pydantic import BaseModel, ConfigDict
 from optikit_assets.errors import MachineError
 from optikit_assets.execution.worker_process import Ended, WorkerProcess
 from optikit_assets.faults import machine_fault
-from optikit_assets.processes import adopt_orphans, end_descendants, environment_of_ours
+from optikit_assets.orphans import environment_of_ours
+from optikit_assets.processes import adopt_orphans, end_descendants
 
 TOKEN_VARIABLE = "OPTIKIT_GUARD"
 """In the environment of a guard and of all that it started: the token of the order."""

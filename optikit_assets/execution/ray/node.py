@@ -21,7 +21,8 @@ from optikit_assets.engines import Hardware, detect
 from optikit_assets.environments.layout import ENVIRONMENT_NAMES, environment_path
 from optikit_assets.environments.status import inspect_environment
 from optikit_assets.execution.ray.guard import TOKEN_VARIABLE, Guard, Order
-from optikit_assets.processes import kill_orphans, wait_gone, with_variable
+from optikit_assets.orphans import kill_orphans, with_variable
+from optikit_assets.processes import wait_gone
 from optikit_assets.settings import settings
 from optikit_assets.workers.inputs import environment_digest, variables_here
 
