@@ -11,10 +11,14 @@ The copy is of links, below the state folder, and is removed at the end; the slo
 it, of the kind that vLLM loads into all its processes by itself. Exits with 1 unless every answer
 was right: ``holds`` on the same engine, ``regressed`` on the slower one. ``--write`` puts the table
 into ``docs/deploy.md``.
+
+An answer takes a quarter of an hour, so each is kept below the state folder as it comes, and the
+same command goes on from those of the same bundle, form, share and code; ``--anew`` forgets them.
 """
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -28,7 +32,7 @@ from pathlib import Path
 from benchmarks.tables import markdown, write_section
 from optikit_assets.environments.layout import environment_path, read_stamp, write_stamp
 from optikit_assets.errors import OptikitError
-from optikit_assets.headless.bundles import resolve_model
+from optikit_assets.headless.bundles import newest_bundle, resolve_model
 from optikit_assets.history import connect
 from optikit_assets.processes import OwnedProcess
 from optikit_assets.schemas import RecertifiedDeployment
@@ -66,6 +70,39 @@ def register():
         if not hasattr(step, "__wrapped__"):
             setattr(EngineCore, name, slowed(step))
 '''
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Answers to one question, in the order in which they came.
+
+    Attributes
+    ----------
+    file
+        A line for each answer.
+    question
+        What they have in common; lines of another one are passed over.
+    """
+
+    file: Path
+    question: str
+
+    def answers(self) -> list["Asked"]:
+        """Return those that are there."""
+        lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
+        kept = [json.loads(line) for line in lines]
+        return [
+            Asked(it["slower"], RecertifiedDeployment.model_validate(it["found"]), it["seconds"])
+            for it in kept
+            if it["question"] == self.question
+        ]
+
+    def add(self, answer: "Asked") -> None:
+        """Keep one more."""
+        found = answer.found.model_dump(mode="json")
+        line = {"slower": answer.slower, "seconds": answer.seconds, "found": found}
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"question": self.question, **line}) + "\n")
 
 
 @dataclass(frozen=True)
@@ -156,6 +193,16 @@ def ask(slower: float, environments: Path, certified_on: Path | None) -> Asked:
     return Asked(slower, RecertifiedDeployment.model_validate(content), seconds)
 
 
+def question(model: str, slower: float, paired: bool) -> str:
+    """Return a digest of what is asked, by which code."""
+    code = hashlib.sha256()
+    for package in ("benchmarker", "deployment", "engines", "tuner"):
+        for file in sorted((REPOSITORY / "optikit_assets" / package).rglob("*.py")):
+            code.update(file.read_bytes())
+    bundle = newest_bundle(model, SLO)[0].key
+    return hashlib.sha256(repr((bundle, slower, paired, code.hexdigest())).encode()).hexdigest()
+
+
 def search_seconds(model: str) -> dict[str, float]:
     """Return the machine time of what found the deployment under the SLO, by asset."""
     with connect() as connection:
@@ -198,6 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--slower", type=float, default=0.3, help="a share: 0.3 is 30 %% longer")
     parser.add_argument("--paired", action="store_true", help="in turn with the installed engine")
     parser.add_argument("--write", action="store_true", help="put it into docs/deploy.md")
+    parser.add_argument("--anew", action="store_true", help="forget the answers that are kept")
     chosen = parser.parse_args(arguments)
     if chosen.times < 1 or chosen.slower <= 0:
         parser.error("--times is at least 1, and --slower above 0")
@@ -207,11 +255,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     certified_on = installed if chosen.paired else None
     model = resolve_model(MODEL)
     searched = search_seconds(model)
+    kept = Kept(
+        settings().home / "recertifications.jsonl", question(model, chosen.slower, chosen.paired)
+    )
+    if chosen.anew:
+        kept.file.unlink(missing_ok=True)
+    of_then = kept.answers()
     asked: list[Asked] = []
     with slower_engine(chosen.slower) as slowed:
-        for _ in range(chosen.times):
+        for number in range(chosen.times):
             for slower, environments in ((0.0, installed), (chosen.slower, slowed)):
-                asked.append(ask(slower, environments, certified_on))
+                same = [it for it in of_then if it.slower == slower]
+                if number < len(same):
+                    asked.append(same[number])
+                else:
+                    asked.append(ask(slower, environments, certified_on))
+                    kept.add(asked[-1])
                 print(" | ".join(asked[-1].row.values()), flush=True)
     text = account(asked, searched)
     print(f"\n{text}")
