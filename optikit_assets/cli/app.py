@@ -327,9 +327,7 @@ def gc(
 
 @app.command()
 def dev(
-    port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Of the UI; default: Dagster's, 3000.")
-    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the UI.")] = 3000,
 ) -> None:
     """Start the Dagster UI and daemon; serve reports, and metrics where OPTIKIT_METRICS is set."""
     from optikit_assets.cli.dev import run_dev

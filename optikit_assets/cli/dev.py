@@ -2,6 +2,7 @@
 
 import math
 import os
+import socket
 import sys
 import threading
 from contextlib import ExitStack
@@ -17,7 +18,7 @@ from optikit_assets.settings import REPOSITORY, settings
 _GRACE_S = 30.0
 
 
-def run_dev(port: int | None) -> None:
+def run_dev(port: int) -> None:
     """Run all of it until somebody interrupts.
 
     Raises
@@ -29,6 +30,7 @@ def run_dev(port: int | None) -> None:
     variables = {**os.environ, "DAGSTER_HOME": str(prepare_dagster_home(here.home))}
     if not os.environ.get("MALLOC_ARENA_MAX"):
         variables |= ARENAS_OF_DAGSTER
+    _check_is_free(port)
     program = str(Path(sys.executable).with_name("dg"))
     with ExitStack() as beside:
         server = beside.enter_context(reports.serving(here))
@@ -39,7 +41,7 @@ def run_dev(port: int | None) -> None:
             print(f"metrics at http://{beside.enter_context(metrics.serving(here))}/metrics")
         dagster = beside.enter_context(
             OwnedProcess(
-                [program, "dev", *([] if port is None else ["--port", str(port)])],
+                [program, "dev", "--port", str(port)],
                 log_file=None,
                 env=variables,
                 cwd=REPOSITORY,
@@ -52,8 +54,17 @@ def run_dev(port: int | None) -> None:
         except KeyboardInterrupt:
             # Runs that go on are interrupted too, and say so while there is time.
             dagster.interrupt()
-            print(
-                "Dagster has ended; a run that went on goes on from there if it is asked for again"
-            )
+            print("Dagster has ended; what was interrupted goes on when it is asked for again")
             return
         raise OptikitError(f"Dagster ended by itself ({dagster.poll()}); what it says is above")
+
+
+def _check_is_free(port: int) -> None:
+    """Ask before anything is started: Dagster's own error is a line among those of its daemon."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        raise OptikitError(
+            f"port {port} of 127.0.0.1 cannot be had ({error.strerror}): end what uses it, or name "
+            "another with --port"
+        ) from error

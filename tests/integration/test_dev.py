@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -100,3 +101,25 @@ def test_a_run_that_goes_on_when_it_is_ended_says_so(dev: Dev) -> None:
     (asked,) = (run for run in runs if run.job_name == OPTIMIZE_JOB)
     assert asked.status is dg.DagsterRunStatus.FAILURE
     assert not answers(dev.reports)
+
+
+def test_a_port_that_is_taken_is_named_before_anything_is_started(tmp_path: Path) -> None:
+    workspace = quick_workspace(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for arguments, variables in (
+            (["--port", str(port)], {}),
+            (["--port", str(free_port())], {"OPTIKIT_REPORTS_PORT": str(port)}),
+        ):
+            said = subprocess.run(
+                workspace.command("dev", *arguments),
+                env={**workspace.env, **variables},
+                cwd=REPOSITORY,
+                capture_output=True,
+                text=True,
+                timeout=LIMIT_S,
+                check=False,
+            )
+            assert said.returncode == 1
+            assert f"port {port} of 127.0.0.1 cannot be had" in said.stderr
+            assert said.stdout == ""
