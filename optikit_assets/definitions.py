@@ -5,7 +5,11 @@ import dagster as dg
 from optikit_assets.defs.assets import ASSETS, resources
 from optikit_assets.defs.deployment.recertified_config import recertified_config
 from optikit_assets.defs.evaluation.jobs import evaluate_endpoint, repeatability
-from optikit_assets.defs.openings import allocate_from_one_arena, leave_nothing_behind
+from optikit_assets.defs.openings import (
+    allocate_from_one_arena,
+    collect_by_what_came_since,
+    leave_nothing_behind,
+)
 from optikit_assets.defs.publishing.published_model import published_model
 from optikit_assets.defs.sensors import new_model_versions, spec_changes
 from optikit_assets.defs.spec_checks import SPEC_CHECKS
@@ -24,3 +28,5 @@ defs = dg.Definitions(
     sensors=[new_model_versions, spec_changes, stale_partitions, engine_upgrades],
     resources=resources(bring=bring_up_to_date),
 )
+
+collect_by_what_came_since()

@@ -88,3 +88,18 @@ def test_one_arena_of_dagster_reaches_no_process_that_a_code_server_starts(
     seen = printed(AS_A_CODE_SERVER + started).splitlines()
     kept = [f"MALLOC_ARENA_MAX={own}"] if own else []
     assert [line for line in seen if "ARENA" in line] == kept
+
+
+def test_a_code_server_looks_for_garbage_among_what_came_since_it_was_loaded() -> None:
+    counts = "import gc; print(len(gc.get_objects()), gc.get_freeze_count())"
+    done = subprocess.run(
+        [sys.executable, "-c", AS_A_CODE_SERVER + counts],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+    looked_at, loaded = map(int, done.stdout.split())
+    assert 10 * looked_at < loaded
+    # Modules that count at the end what is left of them are heard on stderr.
+    assert done.stderr == ""
