@@ -13,7 +13,8 @@ was right: ``holds`` on the same engine, ``regressed`` on the slower one. ``--wr
 into ``docs/deploy.md``.
 
 An answer takes a quarter of an hour, so each is kept below the state folder as it comes, and the
-same command goes on from those of the same bundle, form, share and code; ``--anew`` forgets them.
+same command goes on from those of the same bundle, form, share, engine and code that measures;
+``--anew`` forgets them.
 """
 
 import argparse
@@ -41,6 +42,11 @@ from optikit_assets.settings import REPOSITORY, settings
 MODEL, SLO = "demo-llama", "demo"
 _LIMIT_S = 1800.0
 _GRACE_S = 60.0
+# The code that an answer depends on.
+_MEASURES = (
+    *("benchmarker/**/*.py", "deployment/**/*.py", "engines/**/*.py", "tuner/**/*.py"),
+    *("workers/**/*.py", "headless/recertification.py"),
+)
 _PLUGIN = "slower_steps"
 _PLUGIN_CODE = '''"""Has every step of the engine take longer by a share of what it took."""
 
@@ -194,13 +200,14 @@ def ask(slower: float, environments: Path, certified_on: Path | None) -> Asked:
 
 
 def question(model: str, slower: float, paired: bool) -> str:
-    """Return a digest of what is asked, by which code."""
-    code = hashlib.sha256()
-    for package in ("benchmarker", "deployment", "engines", "tuner"):
-        for file in sorted((REPOSITORY / "optikit_assets" / package).rglob("*.py")):
-            code.update(file.read_bytes())
-    bundle = newest_bundle(model, SLO)[0].key
-    return hashlib.sha256(repr((bundle, slower, paired, code.hexdigest())).encode()).hexdigest()
+    """Return a digest of what is asked, on which engine and by which code."""
+    stamp = read_stamp(settings().envs_home, "serve")
+    asked = (newest_bundle(model, SLO)[0].key, slower, paired, stamp and stamp.digest)
+    made = hashlib.sha256(repr(asked).encode())
+    for part in _MEASURES:
+        for file in sorted((REPOSITORY / "optikit_assets").glob(part)):
+            made.update(file.read_bytes())
+    return made.hexdigest()
 
 
 def search_seconds(model: str) -> dict[str, float]:

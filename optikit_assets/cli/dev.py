@@ -38,7 +38,8 @@ def run_dev(port: int) -> None:
         beside.callback(server.shutdown)
         print(f"reports at http://127.0.0.1:{server.server_port}/", flush=True)
         if here.metrics is not None:
-            print(f"metrics at http://{beside.enter_context(metrics.serving(here))}/metrics")
+            address = beside.enter_context(metrics.serving(here))
+            print(f"metrics at http://{address}/metrics", flush=True)
         dagster = beside.enter_context(
             OwnedProcess(
                 [program, "dev", "--port", str(port)],

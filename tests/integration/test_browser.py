@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from demo.clients import lacking_clients
@@ -20,7 +19,7 @@ from optikit_assets.engines.server import free_port
 from optikit_assets.environments.layout import CLIENTS, python_path
 from optikit_assets.processes import OwnedProcess
 from optikit_assets.settings import REPOSITORY, settings
-from tests.integration.workspace import MODEL, Workspace, quick_workspace
+from tests.integration.workspace import MODEL, Workspace, answers, quick_workspace
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.serial]
 
@@ -71,15 +70,8 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
     url = f"http://127.0.0.1:{port}"
     command = workspace.command("dev", "--port", str(port))
     with OwnedProcess(command, log_file=root / "dev.log", env=env, cwd=REPOSITORY) as dev:
-        assert dev.until(lambda: answers(url), START_LIMIT_S), dev.log_tail()
+        assert dev.until(lambda: answers(f"{url}/server_info"), START_LIMIT_S), dev.log_tail()
         yield Ui(workspace, url, pictures)
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/server_info", timeout=5).is_success
-    except httpx.HTTPError:
-        return False
 
 
 def test_the_graph_is_shown(ui: Ui) -> None:

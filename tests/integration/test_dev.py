@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
-import httpx
 import pytest
 
 from optikit_assets.defs.openings import ARENAS_OF_DAGSTER
@@ -19,7 +18,7 @@ from optikit_assets.engines.server import free_port
 from optikit_assets.orphans import with_variable
 from optikit_assets.processes import OwnedProcess
 from optikit_assets.settings import REPOSITORY
-from tests.integration.workspace import Workspace, quick_workspace
+from tests.integration.workspace import Workspace, answers, quick_workspace
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.serial]
 
@@ -28,7 +27,7 @@ LIMIT_S = 120.0
 
 @dataclass(frozen=True)
 class Dev:
-    """A `make dev` with its state folder and addresses."""
+    """A `make dev` with its state folder and addresses; metrics are served where asked for."""
 
     process: OwnedProcess
     workspace: Workspace
@@ -40,14 +39,7 @@ class Dev:
         assert self.process.until(lambda: answers(address), LIMIT_S), self.process.log_tail()
 
 
-def answers(address: str) -> bool:
-    try:
-        return httpx.get(address, timeout=5).is_success
-    except httpx.HTTPError:
-        return False
-
-
-@pytest.fixture(params=[False, True], ids=["as it is", "with metrics"])
+@pytest.fixture
 def dev(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Dev]:
     workspace = quick_workspace(tmp_path)
     ui, reports, metrics = (free_port() for _ in range(3))

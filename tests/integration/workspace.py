@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import yaml
 
 from optikit_assets.settings import REPOSITORY, settings
@@ -85,6 +86,14 @@ class Workspace:
     @property
     def bundle(self) -> Path:
         return self.home / "deployments" / MODEL / "quick"
+
+
+def answers(address: str) -> bool:
+    """Whether a server says at once that all is well."""
+    try:
+        return httpx.get(address, timeout=5).is_success
+    except httpx.HTTPError:
+        return False
 
 
 def quick_workspace(root: Path) -> Workspace:
