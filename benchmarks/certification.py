@@ -22,10 +22,10 @@ import numpy as np
 from benchmarks.tables import markdown, write_section
 from optikit_assets.benchmarker.reading import near_search, read_probes
 from optikit_assets.deployment import certify
-from optikit_assets.deployment.race import Held, Limits, Served
+from optikit_assets.deployment.race import Held, Limits, Served, Start
 from optikit_assets.schemas import ArmMeasurement, Certification, ProbeResult
 from optikit_assets.specs.slo import SloSpec
-from tests.servers.disturbed import Machine, Pace, faster, pace
+from tests.servers.disturbed import Asked, Machine, Pace, faster, pace
 from tests.servers.engine_model import Shape, true_rate
 from tests.servers.shapes import CASES
 
@@ -84,22 +84,30 @@ class Run:
 
 
 class VirtualServers:
-    """Fresh servers of the known engines on one machine."""
+    """Fresh servers of the known engines on one machine, which has room for all or for one."""
 
-    def __init__(self, machine: Machine, shapes: dict[str, Shape], slo: SloSpec) -> None:
+    def __init__(
+        self, machine: Machine, shapes: dict[str, Shape], slo: SloSpec, *, room: bool = False
+    ) -> None:
         self._machine = machine
         self._shapes = shapes
         self._slo = slo
+        self._room = room
 
-    def search(self, arm: ArmMeasurement, start_rps: float, seed: int) -> Served:
-        """Look for the limit near the start."""
+    def search(self, starts: Sequence[Start], seed: int) -> list[Served]:
+        """Look for the limits near the starts."""
         slo = near_search(self._slo)
-        found = self._machine.search(
-            self._shapes[arm.recipe], slo, seed, initial_rate_rps=start_rps
-        )
-        probes = tuple(probe for probe in found.probes if probe.kind == "open")
-        reading = read_probes(probes, slo)
-        return Served(probes, reading.limit_rps, reading.log_sd, found.load_seconds)
+        asked = [
+            Asked(self._of(start), slo, seed, {"initial_rate_rps": start.rate_rps})
+            for start in starts
+        ]
+        rounds = [asked] if self._room else [[one] for one in asked]
+        found: list[Served] = []
+        for one in [one for each in rounds for one in self._machine.search_together(each)]:
+            probes = tuple(probe for probe in one.probes if probe.kind == "open")
+            reading = read_probes(probes, slo)
+            found.append(Served(probes, reading.limit_rps, reading.log_sd, one.load_seconds))
+        return found
 
     def confirm(self, arm: ArmMeasurement, rates_rps: tuple[float, ...], seed: int) -> Served:
         """Probe these rates."""
@@ -112,6 +120,10 @@ class VirtualServers:
         if found.held is None or found.held_rps is None:
             return None
         return Held(found.held_rps, found.held)
+
+    def _of(self, start: Start) -> Shape:
+        servers = start.on if isinstance(start.on, VirtualServers) else self
+        return servers._shapes[start.arm.recipe]
 
 
 def machine_pace(kind: str, rng: np.random.Generator) -> Pace:
@@ -138,7 +150,7 @@ def limit_of(case: str, ratio: float) -> float:
     return true_rate(shape, found.slo, requests=_TRUTH_REQUESTS)
 
 
-def run(case: str, ratio: float, machine_kind: str, seed: int, max_rounds: int) -> Run:
+def run(case: str, ratio: float, machine_kind: str, seed: int, max_rounds: int, room: bool) -> Run:
     """Search and certify the two configurations, both ways, on machines that are the same."""
     found = next(c for c in CASES if c.name == case)
     slo = found.slo.model_copy(update={"budget": found.slo.budget.model_copy(update=BUDGET)})
@@ -163,7 +175,8 @@ def run(case: str, ratio: float, machine_kind: str, seed: int, max_rounds: int) 
     old = _one_after_the_other(arms, VirtualServers(same, shapes, slo))
     starts = machine.starts
     limits = Limits(slo.budget.tolerance, max_rounds, 1e9)
-    result = certify(arms, VirtualServers(machine, shapes, slo), seed=seed, limits=limits)
+    servers = VirtualServers(machine, shapes, slo, room=room)
+    result = certify(arms, servers, seed=seed, limits=limits)
     assert machine.starts - starts == result.server_starts
     return _summed_up(result, truth, claims, old)
 
@@ -260,7 +273,8 @@ def _campaign(options: argparse.Namespace, kind: str, pool: ProcessPoolExecutor)
         for ratio in options.ratio:
             begun = time.perf_counter()
             seeds = range(options.first_seed, options.first_seed + options.runs)
-            waiting = [pool.submit(run, case, ratio, kind, s, options.max_rounds) for s in seeds]
+            how = (options.max_rounds, options.side_by_side)
+            waiting = [pool.submit(run, case, ratio, kind, seed, *how) for seed in seeds]
             found = [job.result() for job in waiting]
             every += found
             rows.append(row(case, f"{found[0].truth:.3f}", found))
@@ -282,6 +296,9 @@ def main() -> None:
     parser.add_argument("--machine", nargs="*", default=list(MACHINES), choices=MACHINES)
     parser.add_argument("--ratio", nargs="*", type=float, default=list(RATIOS), choices=RATIOS)
     parser.add_argument("--max-rounds", type=int, default=6)
+    parser.add_argument(
+        "--side-by-side", action="store_true", help="the machine has room for all servers"
+    )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--write", type=Path, metavar="FILE")
     options = parser.parse_args()

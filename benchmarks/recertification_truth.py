@@ -1,6 +1,7 @@
 """How often re-certification is wrong, of engines of which the truth is known.
 
-``python -m benchmarks.recertification_truth [--runs 40] [--first-seed 0] [--rounds 3] [--write]``
+``python -m benchmarks.recertification_truth [--runs 40] [--first-seed 0] [--rounds 3]
+[--side-by-side] [--write]``
 
 In virtual time, and on machines that are undisturbed or slowed by 30 % for random stretches
 (`benchmarks.certification`), an engine is certified in so many rounds and half an hour later served
@@ -23,7 +24,7 @@ import numpy as np
 from benchmarks.certification import BUDGET, VirtualServers, limit_of, machine_pace
 from benchmarks.tables import markdown, write_section
 from optikit_assets.deployment import Limits, RecordedServers, recertify
-from optikit_assets.deployment.race import Served, round_seed
+from optikit_assets.deployment.race import Served, Start, round_seed
 from optikit_assets.schemas import ArmMeasurement, Recertification
 from optikit_assets.settings import REPOSITORY
 from tests.servers.disturbed import Machine, faster
@@ -39,7 +40,13 @@ _LIMITS = Limits(BUDGET["tolerance"], max_rounds=4, max_load_seconds=500.0)
 
 
 def run(
-    machine_kind: str, engine: str, slower: float, beside: str, seed: int, rounds: int
+    machine_kind: str,
+    engine: str,
+    slower: float,
+    beside: str,
+    seed: int,
+    rounds: int,
+    room: bool = False,
 ) -> Recertification | None:
     """Certify, and certify again half an hour later; None if no rate was certified."""
     case = next(c for c in CASES if c.name == engine)
@@ -47,12 +54,16 @@ def run(
     speed = machine_pace(machine_kind, np.random.default_rng((seed, 77)))
     machine = Machine(speed, now_s=600.0)
     then, now = (
-        VirtualServers(machine, {_RECIPE: faster(case.shape, 1.0 / share)}, slo)
+        VirtualServers(machine, {_RECIPE: faster(case.shape, 1.0 / share)}, slo, room=room)
         for share in (1.0, slower)
     )
     limit = limit_of(engine, 1.0)
     arm = ArmMeasurement(recipe=_RECIPE, tuned=False, status="feasible", rate_rps=limit)
-    served = [then.search(arm, limit, round_seed(seed, n)) for n in range(1, rounds + 1)]
+    served = [
+        one
+        for n in range(1, rounds + 1)
+        for one in then.search([Start(arm, limit)], round_seed(seed, n))
+    ]
     held = then.pool([probe for one in served for probe in one.probes])
     if held is None:
         return None
@@ -96,22 +107,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=40)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=3, help="of the record")
+    parser.add_argument("--machine", nargs="*", default=list(MACHINES), choices=MACHINES)
+    parser.add_argument(
+        "--side-by-side", action="store_true", help="in turn with the engine, and nothing else"
+    )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--write", action="store_true", help="put it into docs/deploy.md")
     chosen = parser.parse_args(arguments)
     rows: list[dict[str, str]] = []
     with ProcessPoolExecutor(chosen.processes) as pool:
-        for what in product(("record", "engine"), MACHINES, ENGINES, SLOWER):
+        sides = ("engine",) if chosen.side_by_side else ("record", "engine")
+        for what in product(sides, chosen.machine, ENGINES, SLOWER):
             beside, machine, engine, slower = what
+            how = (chosen.rounds, chosen.side_by_side)
             waiting = [
-                pool.submit(run, machine, engine, SLOWER[slower], beside, seed, chosen.rounds)
+                pool.submit(run, machine, engine, SLOWER[slower], beside, seed, *how)
                 for seed in range(chosen.first_seed, chosen.first_seed + chosen.runs)
             ]
             found = [one for job in waiting if (one := job.result()) is not None]
             rows.append(row(what, found))
             print(" | ".join(rows[-1].values()), flush=True)
     if chosen.write:
-        write_section(REPOSITORY / "docs" / "deploy.md", "recertification-truth", markdown(rows))
+        section = f"recertification-{'side-by-side' if chosen.side_by_side else 'truth'}"
+        write_section(REPOSITORY / "docs" / "deploy.md", section, markdown(rows))
     return 0
 
 

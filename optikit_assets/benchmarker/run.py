@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from optikit_assets.benchmarker.client import ClientLimits, CompletionClient
 from optikit_assets.benchmarker.conclusion import (
@@ -27,6 +27,10 @@ from optikit_assets.schemas import CompletedBenchmark, ProbeResult
 from optikit_assets.specs.slo import SloSpec
 
 _Result = TypeVar("_Result", CompletedBenchmark, ProbeResult)
+_Answer = TypeVar("_Answer")
+
+Turn = Callable[[], contextlib.AbstractContextManager[object]]
+"""Gives the machine to one of several benchmarks, for a probe."""
 
 
 def run_benchmark(
@@ -45,6 +49,7 @@ def run_benchmark(
     api_key: str | None = None,
     requests: Requests = USUAL,
     processes: int | None = None,
+    turn: Turn = contextlib.nullcontext,
 ) -> CompletedBenchmark:
     """Find the highest rate at which the endpoint meets the SLO.
 
@@ -75,6 +80,8 @@ def run_benchmark(
         How the engine behind it wants to be asked (`Engine.requests`).
     processes
         Processes that share the requests of an open-loop probe; None: as many as its rate needs.
+    turn
+        Held while the endpoint is asked anything: once to get to know it, then probe by probe.
 
     Raises
     ------
@@ -87,9 +94,10 @@ def run_benchmark(
     with prompt_thread(), asyncio.Runner() as runner, contextlib.ExitStack() as stack:
         client = CompletionClient(base_url, limits=limits, api_key=api_key)
         _enter(stack, runner, client)
-        target = runner.run(prepare(client, model, slo, seed, requests))
-        pool = ProcessPool(target, slo.workload.max_output_tokens, processes)
-        _enter(stack, runner, pool)
+        with turn():
+            target = runner.run(prepare(client, model, slo, seed, requests))
+            pool = ProcessPool(target, slo.workload.max_output_tokens, processes)
+            _enter(stack, runner, pool)
         result = benchmark_target(
             target,
             slo,
@@ -102,6 +110,7 @@ def run_benchmark(
             on_probe=on_probe,
             on_progress=on_progress,
             pool=pool,
+            turn=turn,
         )
         return _with_caveat(result, target)
 
@@ -129,6 +138,7 @@ def benchmark_target(
     on_probe: Callable[[ProbeResult], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     pool: ProcessPool | None = None,
+    turn: Turn = contextlib.nullcontext,
 ) -> CompletedBenchmark:
     """Find the highest rate at which an endpoint that `prepare` got to know meets the SLO.
 
@@ -139,16 +149,22 @@ def benchmark_target(
     rejecting = bool(worth_rps and initial_rate_rps) and slo.budget.strategy != "paper"
     slo = near_search(slo) if rejecting else slo
     session = Session(target, slo, seed, requests_file, on_probe, on_progress, pool)
+
+    def in_turn(ask: Callable[[], Coroutine[Any, Any, _Answer]]) -> _Answer:
+        with turn():
+            return runner.run(ask())
+
     if not rejecting:
-        closed = runner.run(session.closed_probe())
+        closed = in_turn(session.closed_probe)
         if closed.verdict in ("fail", "invalid"):
             return without_search(session, closed, gpus)
     if slo.budget.strategy == "paper":
-        return with_search(session, _as_printed(session, runner), gpus)
-    start_rps, near = (initial_rate_rps, True) if initial_rate_rps else runner.run(session.start())
+        printed = _as_printed(session, lambda rate: in_turn(lambda: session.open_probe(rate)))
+        return with_search(session, printed, gpus)
+    start_rps, near = (initial_rate_rps, True) if initial_rate_rps else in_turn(session.start)
 
     def probe(rate: float) -> Finding:
-        result = runner.run(session.open_probe(rate))
+        result = in_turn(lambda: session.open_probe(rate))
         return finding_of(result, slo, session.forecasts)
 
     search = search_rate(
@@ -167,10 +183,10 @@ def benchmark_target(
     return with_search(session, search, gpus)
 
 
-def _as_printed(session: Session, runner: asyncio.Runner) -> SearchResult:
+def _as_printed(session: Session, probe: Callable[[float], ProbeResult]) -> SearchResult:
     budget = session.slo.budget
     return search_as_printed(
-        lambda rate: finding_of(runner.run(session.open_probe(rate)), session.slo),
+        lambda rate: finding_of(probe(rate), session.slo),
         lower_bound_rps=session.sequential_rps,
         tolerance=budget.tolerance,
         max_probes=budget.max_probes,

@@ -10,7 +10,7 @@ from optikit_assets.deployment.bundle import Bundle, ConfigFile, write_bundle
 from optikit_assets.deployment.certification import certify
 from optikit_assets.deployment.four_arms import arms
 from optikit_assets.deployment.outcomes import RecipeOutcome
-from optikit_assets.deployment.race import FreshServers, Held, Limits, Served
+from optikit_assets.deployment.race import FreshServers, Held, Limits, Served, Start
 from optikit_assets.deployment.recertification import RecordedServers, recertify
 from optikit_assets.deployment.record import build_deployment
 from optikit_assets.deployment.report_data import HeldLease, ReportData, Series
@@ -31,6 +31,7 @@ __all__ = [
     "Selection",
     "Series",
     "Served",
+    "Start",
     "arms",
     "arms_table",
     "build_deployment",

@@ -1,8 +1,10 @@
 """The race of certification: rounds in which every arm is served anew and its limit is read.
 
-All arms of a round are served one soon after the other, with the same arrivals: what drifts slowly
-is the same for all of them, and what disturbs the machine for a while shows as scatter between
-rounds, which widens the interval of every ratio (`gain`). Every round has the same order. Turning
+All arms of a round are served with the same arrivals, side by side where there is room for their
+servers: then their probes take turns, and what disturbs the machine for a while disturbs all of
+them. Else one is served soon after the other: what drifts slowly is the same for all of them, and a
+disturbance shows as scatter between rounds, which widens the interval of every ratio (`gain`).
+Every round has the same order. Turning
 it round every other time would cancel a drift better, but an arm at the end of one round would then
 open the next, and one disturbance would favour it in both: two rounds would agree that say the same
 thing once (`benchmarks.round_order`).
@@ -58,11 +60,26 @@ class Held:
     probe: int
 
 
-class FreshServers(Protocol):
-    """Starts a server for every call and stops it; a fault of the machine is an exception."""
+@dataclass(frozen=True)
+class Start:
+    """A server that is asked for, and where its search begins.
 
-    def search(self, arm: ArmMeasurement, start_rps: float, seed: int) -> Served:
-        """Look for the arm's limit near `start_rps`, with few probes."""
+    ``on`` is what serves it, if that is not who is asked.
+    """
+
+    arm: ArmMeasurement
+    rate_rps: float
+    on: "FreshServers | None" = None
+
+
+class FreshServers(Protocol):
+    """Starts servers for every call and stops them; a fault of the machine is an exception."""
+
+    def search(self, starts: Sequence[Start], seed: int) -> Sequence[Served]:
+        """Look for the limit of every arm near its start, with few probes.
+
+        Side by side, probe by probe in turn, where there is room for all servers.
+        """
         ...
 
     def confirm(self, arm: ArmMeasurement, rates_rps: tuple[float, ...], seed: int) -> Served:
@@ -194,11 +211,14 @@ def run_race(
     while True:
         race.rounds += 1
         arrivals = round_seed(seed, race.rounds)
-        for entrant in race.running:
-            found = servers.search(entrant.arm, entrant.start_rps, arrivals)
-            if found.failure and entrant.is_baseline:
+        running = race.running
+        starts = [Start(entrant.arm, entrant.start_rps) for entrant in running]
+        served = servers.search(starts, arrivals)
+        for entrant, start, first in zip(running, starts, served, strict=True):
+            found = first
+            if first.failure and entrant.is_baseline:
                 # Without it no gain can be proven, so one mishap does not take it out.
-                found = servers.search(entrant.arm, entrant.start_rps, arrivals)
+                (found,) = servers.search([start], arrivals)
             entrant.served[race.rounds] = found
             entrant.seeds[race.rounds] = arrivals
             if found.failure:

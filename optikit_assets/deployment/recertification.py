@@ -1,7 +1,7 @@
 """Whether a shipped configuration still serves what it was certified for.
 
 It races (`race`) with itself: on the engine that is installed now, and as it was then. The second
-is a fresh server of the engine that it was certified on, one soon after the other and with the same
+is a fresh server of the engine that it was certified on, beside that of now and with the same
 arrivals, where both are installed. Elsewhere it is the record of its certification, whose rounds
 are repeated with the arrivals that they had: what the machine did in between is in the ratio then,
 and where these say too little, all further servers of now, each with arrivals of its own, are held
@@ -35,6 +35,7 @@ from optikit_assets.deployment.race import (
     Limits,
     Race,
     Served,
+    Start,
     round_seed,
     run_race,
 )
@@ -218,7 +219,7 @@ class RecordedServers:
         """How many there are."""
         return len(self.readings)
 
-    def search(self, arm: ArmMeasurement, start_rps: float, seed: int) -> Served:
+    def reading(self, seed: int) -> Served:
         """Return what the round with this seed showed; nothing is known of others."""
         return self.readings.get(seed, Served())
 
@@ -231,12 +232,20 @@ class _SideBySide:
     now: FreshServers
     then: FreshServers | RecordedServers
 
-    def search(self, arm: ArmMeasurement, start_rps: float, seed: int) -> Served:
+    def search(self, starts: Sequence[Start], seed: int) -> Sequence[Served]:
         # The two are equal but for where they run.
-        return (self.now if arm is self.arm else self.then).search(arm, start_rps, seed)
+        then = self.then
+        if not isinstance(then, RecordedServers):
+            placed = [start if self._is_now(start) else replace(start, on=then) for start in starts]
+            return self.now.search(placed, seed)
+        served = iter(self.now.search([*filter(self._is_now, starts)], seed))
+        return [next(served) if self._is_now(start) else then.reading(seed) for start in starts]
 
     def confirm(self, arm: ArmMeasurement, rates_rps: tuple[float, ...], seed: int) -> Served:
         return self.now.confirm(arm, rates_rps, seed)
 
     def pool(self, probes: Sequence[ProbeResult]) -> Held | None:
         return self.now.pool(probes)
+
+    def _is_now(self, start: Start) -> bool:
+        return start.arm is self.arm

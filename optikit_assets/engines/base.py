@@ -228,6 +228,23 @@ class Engine(ABC):
     ) -> MemoryEstimate:
         """Estimate the memory of one device under the given flags."""
 
+    def host_bytes(
+        self,
+        facts: ModelFacts,
+        hardware: Hardware,
+        flags: Mapping[str, Scalar],
+        *,
+        context_length: int,
+    ) -> int:
+        """Return the most that a server takes of a machine without a GPU, its processes aside.
+
+        That is weights, activations, and a cache full of sequences of `context_length` tokens.
+        """
+        found = self.estimate(facts, hardware, flags, context_length=context_length)
+        sequences = self.batching({**self.defaults(hardware), **flags}).most_sequences or 1
+        cache = sequences * context_length * found.kv_bytes_per_token
+        return found.weights_bytes + found.activation_bytes + cache
+
     @abstractmethod
     def unsupported(
         self, recipe: RecipeSpec, spec: EngineSpec, hardware: Hardware, *, experts: bool = False

@@ -15,7 +15,7 @@ from optikit_assets.execution.ledger import RecordedExecutor
 from optikit_assets.execution.local import LocalExecutor
 from optikit_assets.execution.pools import Pools, beyond_a_node, check_pool
 from optikit_assets.execution.ray import ray_executor as ray_executor
-from optikit_assets.execution.settling import WorkItem, on_some_node, settle
+from optikit_assets.execution.settling import WorkItem, in_threads, on_some_node, settle
 
 __all__ = [
     "Executor",
@@ -32,6 +32,7 @@ __all__ = [
     "get_executor",
     "held_devices",
     "ignore",
+    "in_threads",
     "on_some_node",
     "register_executor",
     "settle",

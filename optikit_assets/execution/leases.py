@@ -4,14 +4,10 @@
 
     root/
       cuda-0.lock    one per device (``cpu-0.lock`` without any), locked by its holder
-      queue/
-        next.lock    locked for the moment in which a ticket is drawn
-        00000007     a ticket, locked by the one who waits with it
+      queue/         tickets of those who wait (`tickets`)
 
-A ticket has a greater number than every ticket there is, and is locked before the next one can be
-drawn. So whoever holds one is first in line as soon as all smaller ones can be locked: those who
-drew them are served, gave up, or are dead. Only the first in line takes devices. It keeps what it
-gets until it has all: nobody else takes any, and what others hold they give back.
+Only the first in line takes devices. It keeps what it gets until it has all: nobody else takes any,
+and what others hold they give back.
 """
 
 import contextlib
@@ -24,12 +20,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from optikit_assets.engines import Hardware
-from optikit_assets.errors import AcceleratorError, StorageError
+from optikit_assets.errors import AcceleratorError
 from optikit_assets.execution.base import Lease, check_count, log
 from optikit_assets.locks import is_locked, locked
 from optikit_assets.orphans import kill_orphans
+from optikit_assets.tickets import is_first, ticket, waiting
 
 _POLL_S = 0.1
+_QUEUE = "queue"
 
 
 class MachineLeases:
@@ -94,14 +92,9 @@ class MachineLeases:
         AcceleratorError
             If they do not become free in time, or before `stop` is set.
         """
-        queue = self.root / "queue"
-        try:
-            queue.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"cannot write to {self.root}: {error.strerror}") from error
         patience = self._patience(count, len(names), stop)
-        with _ticket(queue, patience) as ticket:
-            while not _is_first(ticket):
+        with ticket(self.root / _QUEUE, patience) as drawn:
+            while not is_first(drawn):
                 next(patience)
             taken: set[str] = set()
             while True:
@@ -147,51 +140,4 @@ def held_devices(root: Path) -> dict[str, bool]:
 
 def waiting_for_devices(root: Path) -> int:
     """Return how many wait for devices below `root`."""
-    queue = root / "queue"
-    if not queue.is_dir():
-        return 0
-    return sum(is_locked(queue / f"{number:08d}") for number in _numbers(queue))
-
-
-@contextmanager
-def _ticket(queue: Path, patience: Iterator[None]) -> Iterator[Path]:
-    """Draw the next number, and hold it for the time of the context."""
-    counter = queue / "next.lock"
-    counter.touch()
-    with ExitStack() as held:
-        with ExitStack() as drawing:
-            _lock(counter, drawing, patience)
-            ticket = queue / f"{max(_numbers(queue), default=0) + 1:08d}"
-            ticket.touch()
-            _lock(ticket, held, patience)
-        # Before it is unlocked: its number may not be drawn again while somebody looks at it.
-        held.callback(ticket.unlink, missing_ok=True)
-        yield ticket
-
-
-def _lock(file: Path, held: ExitStack, patience: Iterator[None]) -> None:
-    """Lock a file as soon as it can be; who looks whether it is locked holds it a moment too."""
-    while True:
-        try:
-            held.enter_context(locked(file))
-            return
-        except BlockingIOError:
-            next(patience)
-
-
-def _numbers(queue: Path) -> list[int]:
-    return [int(file.name) for file in queue.iterdir() if file.name.isdigit()]
-
-
-def _is_first(ticket: Path) -> bool:
-    """Return whether nobody is ahead; tickets of the dead are thrown away."""
-    for number in sorted(n for n in _numbers(ticket.parent) if n < int(ticket.name)):
-        other = ticket.with_name(f"{number:08d}")
-        with contextlib.suppress(FileNotFoundError):
-            try:
-                with locked(other):
-                    # No smaller number is drawn while ours exists: this file is still the same one.
-                    other.unlink()
-            except BlockingIOError:
-                return False
-    return True
+    return waiting(root / _QUEUE)

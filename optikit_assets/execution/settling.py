@@ -127,7 +127,7 @@ def settle(
             work.settle(batch, failures)
 
     width = max(1, min(work.batches, executor.slots // accelerators))
-    (at_once or _in_threads)(range(width), go_on, width, stop)
+    (at_once or in_threads)(range(width), go_on, width, stop)
     return work.reasons()
 
 
@@ -187,9 +187,10 @@ class _Work(Generic[Item]):
         return self._attempts[item.artifact_key]
 
 
-def _in_threads(
+def in_threads(
     items: Sequence[Batch], do: Callable[[Batch], Done], width: int, stop: threading.Event
 ) -> list[Done]:
+    """Do something with every item in threads of this process; see `Concurrently`."""
     if width <= 1:
         return [do(item) for item in items]
     with ThreadPoolExecutor(width) as pool:

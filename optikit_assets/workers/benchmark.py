@@ -11,6 +11,7 @@ import platform
 import secrets
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +35,7 @@ from optikit_assets.workers.messages import (
     ExploreRequest,
 )
 from optikit_assets.workers.records import ProbeFinished, Progress, ServerStarted
+from optikit_assets.workers.turns import NobodyElse, SideBySide, Turns
 
 BENCHMARK = "benchmark"
 LEFT_REQUESTS = "left_requests"
@@ -82,8 +84,18 @@ def handle(
     return BenchmarkWorkerResult(artifact_key=request.artifact_key)
 
 
+def _turns(request: BenchmarkRequest) -> Turns:
+    if not request.beside:
+        return NobodyElse()
+    # All that the others may do before a turn comes.
+    longest_s = request.engine.start_timeout_s + request.slo.budget.max_load_seconds
+    return SideBySide(home() / "leases" / "turns", timeout_s=(1 + request.beside) * longest_s)
+
+
 def _make(request: BenchmarkRequest, emit: Emit, store: ArtifactStore, python: Path | str) -> None:
-    check_inputs(request)
+    turns = _turns(request)
+    with turns.quiet():
+        check_inputs(request)
     engine = get_engine(request.engine.name)
     model = local(request, request.model)
     text = _config(request, engine, model)
@@ -104,14 +116,15 @@ def _make(request: BenchmarkRequest, emit: Emit, store: ArtifactStore, python: P
             timeout_s=request.engine.start_timeout_s,
         )
         try:
-            benchmark = _serve_and_measure(request, server, flags, draft, emit)
+            benchmark = _serve_and_measure(request, server, flags, draft, emit, turns)
         except BaseException:
             _leave_requests(request, store, draft.file(REQUESTS_FILE))
             raise
-        check_inputs(request)
-        graphs = engine.graphs(log_file.read_text(encoding="utf-8", errors="replace"))
-        shutil.move(log_file, draft.file(LOG_FILE))
-        BENCHMARK_FILE.write(draft, benchmark)
+        with turns.quiet():
+            check_inputs(request)
+            graphs = engine.graphs(log_file.read_text(encoding="utf-8", errors="replace"))
+            shutil.move(log_file, draft.file(LOG_FILE))
+            BENCHMARK_FILE.write(draft, benchmark)
         made = making(request, engine, server.start_s, flags, graphs=graphs, mode=request.mode)
         draft.manifest.update(made.as_notes(), provenance=request.provenance)
 
@@ -146,14 +159,15 @@ def _serve_and_measure(
     flags: Flags,
     draft: ArtifactDraft,
     emit: Emit,
+    turns: Turns,
 ) -> CompletedBenchmark:
     engine = server.engine
     progress(emit, f"starting {engine.title}")
     try:
-        with server:
+        with _up(server, turns):
             announce_start(emit, server)
             try:
-                benchmark = _measure(request, server, engine.devices(flags), draft, emit)
+                benchmark = _measure(request, server, engine.devices(flags), draft, emit, turns)
             except EndpointError:
                 # The cause in the server's log says more than a refused connection.
                 server.check_alive()
@@ -165,8 +179,26 @@ def _serve_and_measure(
         raise
 
 
+@contextlib.contextmanager
+def _up(server: EngineServer, turns: Turns) -> Iterator[None]:
+    """Start a server and stop it while nobody measures another one."""
+    with contextlib.ExitStack() as held:
+        with turns.quiet():
+            held.enter_context(server)
+        try:
+            yield
+        finally:
+            with turns.quiet():
+                held.close()
+
+
 def _measure(
-    request: BenchmarkRequest, server: EngineServer, gpus: int, draft: ArtifactDraft, emit: Emit
+    request: BenchmarkRequest,
+    server: EngineServer,
+    gpus: int,
+    draft: ArtifactDraft,
+    emit: Emit,
+    turns: Turns,
 ) -> CompletedBenchmark:
     requests_file = draft.file(REQUESTS_FILE)
     model = str(local(request, request.model))
@@ -184,6 +216,7 @@ def _measure(
             requests_file=requests_file,
             on_probe=lambda probe: announce(emit, probe),
             requests=server.engine.requests,
+            turn=turns.probe,
         )
         return found.model_copy(update={"model": request.served_model_name})
     probes: list[ProbeResult] = []

@@ -156,7 +156,7 @@ def prepared(
     real: World, monkeypatch: pytest.MonkeyPatch, factor: float, node: Hardware = HARDWARE
 ) -> Machine:
     machine = Machine(factor, node)
-    execute_with(monkeypatch, in_process(machine.work))
+    execute_with(monkeypatch, in_process(machine.work, real.hardware))
     real.write("slos/demo.yaml", SLO)
     for stage in UPSTREAM:
         assert materialize_node(stage) == ("ok" if stage.key.slo == "" else "feasible")
@@ -193,7 +193,6 @@ def test_a_faster_recipe_ships_with_its_interval_and_the_text_it_was_measured_wi
     assert (promoted.decision.decision, promoted.decision.bundle_key) == ("promoted", kept.key)
     # All arms of a round see the same arrivals.
     searches = [(arm, r.seed) for arm, r in machine.asked if r.mode == "search"]
-    assert searches[0][0] == "baseline"
     assert {arm for arm, seed in searches if seed == searches[0][1]} == {"baseline", "int_w8a8"}
     sql = "SELECT gain, gain_low, gain_high, gain_probes, tuned FROM deployments"
     (row,) = History(settings().history).query(sql).to_dict("records")
@@ -236,6 +235,46 @@ def test_a_candidate_whose_server_fails_leaves_the_baseline_to_ship(
     assert {arm["recipe"] for arm in refuted} == {"int_w8a8"}
     assert "out of memory" in refuted[0]["reason"]
     assert found["arms"]["quantization_only"]["evidence"] == "refuted"
+
+
+def test_the_servers_of_a_round_are_up_side_by_side_and_whoever_fails_so_is_served_alone(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = prepared(real, monkeypatch, 1.8)
+    work = machine.work
+
+    def lacks_memory(worker: str, request: Any, lease: Lease, emit: Emit) -> Message:
+        found = work(worker, request, lease, emit)
+        if worker == "benchmark" and request.beside and "weights" not in request.model.where:
+            open_store(request.store, settings().home).remove(request.artifact_key)
+            raise StageError("the server exited: out of memory")
+        return found
+
+    execute_with(monkeypatch, in_process(lacks_memory))
+    assert materialize_node(DEPLOYABLE, looked_at=UPSTREAM) == "feasible"
+    assert record()["recipe"] == "int_w8a8"
+    searches = [(arm, r.seed, r.beside) for arm, r in machine.asked if r.mode == "search"]
+    first = sorted((arm, beside) for arm, seed, beside in searches if seed == searches[0][1])
+    assert first == [("baseline", 1), ("int_w8a8", 0), ("int_w8a8", 1)]
+    assert {r.beside for _, r in machine.asked if r.mode == "confirm"} == {0}
+
+
+@pytest.mark.parametrize(
+    "here",
+    [
+        dataclasses.replace(HARDWARE, memory_bytes=2**32),
+        dataclasses.replace(HARDWARE, kind="cuda", memory_bytes=80 * 2**30),
+    ],
+    ids=["too small", "gpu"],
+)
+def test_where_there_is_no_room_for_all_one_is_served_after_the_other(
+    real: World, monkeypatch: pytest.MonkeyPatch, here: Hardware
+) -> None:
+    real.hardware = here
+    machine = prepared(real, monkeypatch, 1.8, here)
+    assert materialize_node(DEPLOYABLE, looked_at=UPSTREAM) == "feasible"
+    assert {r.beside for _, r in machine.asked} == {0}
+    assert machine.certified[:4] == 2 * ["baseline", "int_w8a8"]
 
 
 def test_a_full_disk_ends_the_certification(real: World, monkeypatch: pytest.MonkeyPatch) -> None:

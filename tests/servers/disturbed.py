@@ -1,8 +1,15 @@
 """A machine whose speed changes while servers come and go, in virtual time."""
 
 import asyncio
+import math
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 
@@ -40,23 +47,88 @@ def pace(speeds: np.ndarray, step_s: float) -> Pace:
     return Pace(times, np.concatenate(([0.0], np.cumsum(speeds * step_s))))
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A server and the search of its rate; options as in `benchmark_target`."""
+
+    shape: Shape
+    slo: SloSpec
+    seed: int
+    options: Mapping[str, Any]
+
+
+class Rotation:
+    """Gives several threads turns, always in the same order."""
+
+    def __init__(self, places: int) -> None:
+        self._places = deque(range(places))
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def turn(self, place: int) -> Iterator[None]:
+        """Wait until all others had theirs, and let the next one go afterwards."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._places[0] == place)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._places.rotate(-1)
+                self._changed.notify_all()
+
+    def leave(self, place: int) -> None:
+        """Take no turn any more."""
+        with self._changed:
+            self._places.remove(place)
+            self._changed.notify_all()
+
+
 @dataclass
 class Machine:
-    """Serves one server after the other; ``now_s`` is its time."""
+    """Serves one server after the other, or several in turn; ``now_s`` is its time.
+
+    ``cores`` servers start in the time of one.
+    """
 
     pace: Pace
     start_s: float = 15.0
+    cores: int = 2
     now_s: float = 0.0
     starts: int = 0
 
     def search(self, shape: Shape, slo: SloSpec, seed: int, **options: Any) -> CompletedBenchmark:
         """Start a server, search its rate, stop it; options as in `benchmark_target`."""
-        self._start()
-        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-            target = virtual_target(shape, slo, seed, runner.get_loop(), self._engine)
-            found = benchmark_target(target, slo, runner=runner, seed=seed, **options)
-            self.now_s += runner.get_loop().time()
-        return found
+        return self.search_together([Asked(shape, slo, seed, options)])[0]
+
+    def search_together(self, asked: Sequence[Asked]) -> list[CompletedBenchmark]:
+        """Start servers at once and search their rates in turn, probe by probe; stop them."""
+        first = self.starts
+        self.starts += len(asked)
+        self.now_s += self.start_s * math.ceil(len(asked) / self.cores)
+        begun_s, rotation = self.now_s, Rotation(len(asked))
+
+        def search(place: int, one: Asked) -> CompletedBenchmark:
+            with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+                loop = cast("VirtualLoop", runner.get_loop())
+
+                @contextmanager
+                def turn() -> Iterator[None]:
+                    with rotation.turn(place):
+                        loop.skip_to(self.now_s - begun_s)
+                        yield
+                        self.now_s = begun_s + loop.time()
+
+                engine = partial(self._engine, start=first + place + 1, begun_s=begun_s)
+                target = virtual_target(one.shape, one.slo, one.seed, loop, engine)
+                try:
+                    return benchmark_target(
+                        target, one.slo, runner=runner, seed=one.seed, turn=turn, **one.options
+                    )
+                finally:
+                    rotation.leave(place)
+
+        with ThreadPoolExecutor(len(asked)) as pool:
+            return list(pool.map(search, range(len(asked)), asked))
 
     def confirm(
         self, shape: Shape, slo: SloSpec, rates_rps: tuple[float, ...], seed: int
@@ -67,7 +139,8 @@ class Machine:
         for number, rate in enumerate(rates_rps):
             with asyncio.Runner(loop_factory=VirtualLoop) as runner:
                 own = seed + number
-                target = virtual_target(shape, slo, own, runner.get_loop(), self._engine)
+                engine = partial(self._engine, start=self.starts, begun_s=self.now_s)
+                target = virtual_target(shape, slo, own, runner.get_loop(), engine)
                 session = Session(target, slo, own, None, None, None, None)
                 found.append(runner.run(session.open_probe(rate, last=True)))
                 self.now_s += runner.get_loop().time()
@@ -77,10 +150,10 @@ class Machine:
         self.now_s += self.start_s
         self.starts += 1
 
-    def _engine(self, shape: Shape, seed: int) -> "PacedEngine":
+    def _engine(self, shape: Shape, seed: int, start: int, begun_s: float) -> "PacedEngine":
         # What one start of a server does is not what the next one does, with the same arrivals.
-        rng = np.random.default_rng((seed, self.starts))
-        return PacedEngine(shape, rng, self.pace, self.now_s)
+        rng = np.random.default_rng((seed, start))
+        return PacedEngine(shape, rng, self.pace, begun_s)
 
 
 class PacedEngine(Engine):

@@ -47,6 +47,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Return the virtual time in seconds."""
         return self._now_s
 
+    def skip_to(self, now_s: float) -> None:
+        """Let time pass, up to the given virtual time, with nothing done in it."""
+        self._now_s = max(self._now_s, now_s)
+
     def run_in_executor(
         self, executor: Any, func: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:

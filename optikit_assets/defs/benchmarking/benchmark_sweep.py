@@ -4,12 +4,11 @@ import dagster as dg
 
 from optikit_assets import graph
 from optikit_assets.defs.benchmarking.measurement import (
-    Benchmarked,
-    benchmark,
     benchmark_metadata,
     known_beforehand,
     remember_sweep,
 )
+from optikit_assets.defs.benchmarking.serving import Benchmarked, Measurement, benchmark
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.evaluation.candidates import representative_of
 from optikit_assets.defs.partitions import declared
@@ -57,5 +56,7 @@ def _measure(partition: Partition, recipe: str, slo: SloSpec) -> Benchmarked:
             BENCHMARK_FILE.write(draft, certain)
         return Benchmarked(certain, partition.artifacts.store.get(partition.key))
     return benchmark(
-        partition, slo, candidate, artifact_key=partition.key, flags={}, seed=partition.seed()
+        Measurement(
+            partition, slo, candidate, artifact_key=partition.key, flags={}, seed=partition.seed()
+        )
     )

@@ -1,68 +1,24 @@
-"""What sweep, tuning and certification share: one benchmark worker, its rows and its metadata."""
+"""What sweep, tuning and certification share: what is certain beforehand, rows and metadata."""
 
-import threading
-import uuid
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import dagster as dg
 
-from optikit_assets.artifacts import Artifact, ArtifactStore
-from optikit_assets.benchmarker import RequestRecord, read_requests
+from optikit_assets.artifacts import Artifact
+from optikit_assets.defs.benchmarking.serving import Benchmarked
 from optikit_assets.defs.body import BENCHMARKS, BenchmarkUsed, Partition
 from optikit_assets.defs.evaluation.candidates import Representative
 from optikit_assets.deployment import Series
 from optikit_assets.engines import Flags
-from optikit_assets.errors import OptikitError, ResultMissingError, StageError
-from optikit_assets.execution import Lease, beyond_a_node, on_some_node
+from optikit_assets.errors import OptikitError
+from optikit_assets.execution import beyond_a_node
 from optikit_assets.faults import raise_machine_fault
 from optikit_assets.graph import FAILED, outcome_version
 from optikit_assets.history import RowsByTable, benchmark_rows
 from optikit_assets.model_files import read_config
 from optikit_assets.optimizer import expert_count
-from optikit_assets.schemas import (
-    BENCHMARK_FILE,
-    BenchmarkOutcome,
-    FailedBenchmark,
-    InfeasibleBenchmark,
-    ProbeResult,
-    SkippedBenchmark,
-)
-from optikit_assets.specs import SloSpec, digest
-from optikit_assets.workers.benchmark import REQUESTS_FILE
-from optikit_assets.workers.manifests import BenchmarkMaking
-from optikit_assets.workers.messages import BenchmarkRequest, BenchmarkWorkerResult
-from optikit_assets.workers.records import ProbeFinished, Record
-
-
-@dataclass(frozen=True)
-class Benchmarked:
-    """One benchmark, with its artifact if it came to an end.
-
-    ``left_requests`` are the timelines of one that broke off.
-    """
-
-    outcome: BenchmarkOutcome
-    artifact: Artifact | None = None
-    left_requests: tuple[RequestRecord, ...] = ()
-
-    @classmethod
-    def of(cls, artifact: Artifact) -> "Benchmarked":
-        """Read the benchmark that an artifact holds."""
-        return cls(BENCHMARK_FILE.read(artifact), artifact)
-
-    def requests(self) -> Iterable[RequestRecord]:
-        """Return the timelines of the requests, as far as there are any."""
-        if self.artifact is None or not self.artifact.has(REQUESTS_FILE):
-            return self.left_requests
-        return read_requests(self.artifact.file(REQUESTS_FILE))
-
-    @cached_property
-    def making(self) -> BenchmarkMaking:
-        """How it was made; of one without an artifact nothing is known."""
-        return BenchmarkMaking.of(self.artifact.manifest if self.artifact else {})
+from optikit_assets.schemas import InfeasibleBenchmark, SkippedBenchmark
+from optikit_assets.specs import SloSpec
 
 
 def known_beforehand(
@@ -114,113 +70,6 @@ def _refused_by(pool: str, partition: Partition, recipe: str, gpus: int) -> str 
         partition.catalog.recipe(recipe), spec, hardware, experts=experts
     )
     return None if reason is None else f"pool {pool}: {reason}"
-
-
-def benchmark(
-    partition: Partition,
-    slo: SloSpec,
-    candidate: Representative,
-    *,
-    artifact_key: str,
-    flags: Flags,
-    seed: int,
-    initial_rate_rps: float | None = None,
-    worth_rps: float = 0.0,
-    rates_rps: tuple[float, ...] = (),
-    config: str | None = None,
-    stop: threading.Event | None = None,
-) -> Benchmarked:
-    """Serve a candidate and search its rate, or probe the given rates; `stop` breaks it off.
-
-    Returns
-    -------
-    Benchmarked
-        A `FailedBenchmark` if the worker failed; no artifact is kept then, and the next run tries
-        again.
-
-    Raises
-    ------
-    MachineError
-        If the machine failed: that is no result of this candidate or these flags.
-    """
-    store = partition.artifacts.store
-    gpus = partition.engine.accelerators(
-        partition.model_spec.engine, flags, partition.runner.hardware
-    )
-
-    def measure(lease: Lease) -> Benchmarked:
-        request = BenchmarkRequest(
-            store=store.url,
-            environment=partition.environment("serve"),
-            artifact_key=artifact_key,
-            model=candidate.model,
-            served_model_name=partition.model_key,
-            engine=partition.model_spec.engine,
-            trust_remote_code=partition.model_spec.trust_remote_code,
-            flags=flags,
-            config=config,
-            hardware=lease.hardware,
-            slo=slo,
-            seed=seed,
-            mode="confirm" if rates_rps else "search",
-            rates_rps=rates_rps,
-            initial_rate_rps=initial_rate_rps,
-            worth_rps=worth_rps,
-            provenance=partition.provenance,
-            left_key=digest(["left", artifact_key, uuid.uuid4().hex]),
-        )
-        if store.find(artifact_key) is None:
-            probes: list[ProbeResult] = []
-            try:
-                partition.runner.run(
-                    partition.context,
-                    "benchmark",
-                    request,
-                    BenchmarkWorkerResult,
-                    lease,
-                    keep_probes(partition, probes),
-                )
-            except StageError as error:
-                # What ended well is finished, whatever became of its last message.
-                finished = isinstance(error, ResultMissingError) and store.find(artifact_key)
-                if not finished:
-                    return _broken_off(store, request, str(error), gpus, probes)
-        return Benchmarked.of(store.get(artifact_key))
-
-    return on_some_node(partition.runner.executor, gpus, measure, stop)
-
-
-def _broken_off(
-    store: ArtifactStore,
-    request: BenchmarkRequest,
-    reason: str,
-    gpus: int,
-    probes: list[ProbeResult],
-) -> Benchmarked:
-    """Return what was measured by then; the worker left its timelines in the store."""
-    outcome = FailedBenchmark.after(probes, reason=reason, seed=request.seed, gpus=gpus)
-    left = store.find(request.left_key)
-    if left is None:
-        return Benchmarked(outcome)
-    requests = tuple(read_requests(left.file(REQUESTS_FILE)))
-    # The history has them from here on.
-    store.remove(request.left_key)
-    return Benchmarked(outcome, left_requests=requests if probes else ())
-
-
-def keep_probes(partition: Partition, probes: list[ProbeResult]) -> Callable[[Record], object]:
-    """Return what adds the probes that a worker finishes to `probes`, and logs them."""
-
-    def keep(record: Record) -> None:
-        if isinstance(record, ProbeFinished):
-            probe = record.probe
-            probes.append(probe)
-            partition.context.log.info(
-                f"{probe.kind} probe at {probe.rate_rps:.3g} requests/s: "
-                f"{probe.verdict}, {probe.reason}"
-            )
-
-    return keep
 
 
 def remember_sweep(partition: Partition, recipe: str, slo: SloSpec, done: Benchmarked) -> None:

@@ -1,4 +1,4 @@
-"""The servers of certification: one worker for every arm and round, remembered by its key."""
+"""The servers of certification: a worker for every arm and round, remembered by its key."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -7,10 +7,16 @@ from typing import Any
 
 from optikit_assets import graph
 from optikit_assets.benchmarker import near_search, read_probes
-from optikit_assets.defs.benchmarking.measurement import Benchmarked, benchmark, remember_probes
+from optikit_assets.defs.benchmarking.measurement import remember_probes
+from optikit_assets.defs.benchmarking.serving import (
+    Benchmarked,
+    Measurement,
+    benchmark,
+    benchmark_together,
+)
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.evaluation.candidates import Representative, representative_of
-from optikit_assets.deployment import Held, Served
+from optikit_assets.deployment import Held, Served, Start
 from optikit_assets.engines import Flags, Hardware
 from optikit_assets.schemas import ArmMeasurement, ProbeResult
 from optikit_assets.specs import SloSpec, digest
@@ -57,19 +63,24 @@ class Servers(ABC):
     slo: SloSpec
     latest: Benchmarked | None = field(default=None, init=False)
 
-    def search(self, arm: ArmMeasurement, start_rps: float, seed: int) -> Served:
-        """Look for the arm's limit near `start_rps`."""
+    def search(self, starts: Sequence[Start], seed: int) -> list[Served]:
+        """Look for the limit of every arm near its start, side by side where there is room."""
         slo = near_search(self.slo)
-        done = self.served(arm, slo, seed, initial_rate_rps=start_rps)
-        if done.artifact is None:
-            return _failed(done)
-        probes = _open_probes(done)
-        reading = read_probes(probes, slo)
-        return Served(probes, reading.limit_rps, reading.log_sd, done.outcome.load_seconds)
+        servers = [self._of(start) for start in starts]
+        asked = [
+            one.asked(start.arm, slo, seed, initial_rate_rps=start.rate_rps)
+            for one, start in zip(servers, starts, strict=True)
+        ]
+        found: list[Served] = []
+        for one, start, done in zip(servers, starts, benchmark_together(asked), strict=True):
+            one.note(start.arm, slo, done)
+            found.append(_searched(done, slo))
+        return found
 
     def confirm(self, arm: ArmMeasurement, rates_rps: tuple[float, ...], seed: int) -> Served:
         """Probe these rates."""
-        done = self.served(arm, self.slo, seed, rates_rps=rates_rps)
+        done = benchmark(self.asked(arm, self.slo, seed, rates_rps=rates_rps))
+        self.note(arm, self.slo, done)
         if done.artifact is None:
             return _failed(done)
         return Served(_open_probes(done), load_seconds=done.outcome.load_seconds)
@@ -81,14 +92,20 @@ class Servers(ABC):
             return None
         return Held(found.held_rps, found.held)
 
-    def served(self, arm: ArmMeasurement, slo: SloSpec, seed: int, **how: Any) -> Benchmarked:
-        """Serve an arm and measure it, as `_run` does."""
-        self.latest = self._run(arm, slo, seed, **how)
-        return self.latest
+    def note(self, arm: ArmMeasurement, slo: SloSpec, done: Benchmarked) -> None:
+        """Keep what a server showed."""
+        self.latest = done
 
     @abstractmethod
-    def _run(self, arm: ArmMeasurement, slo: SloSpec, seed: int, **how: Any) -> Benchmarked:
-        """Serve an arm and measure it, as `benchmark` does with `how`."""
+    def asked(self, arm: ArmMeasurement, slo: SloSpec, seed: int, **how: Any) -> Measurement:
+        """Return what is to be measured of an arm, with `how` of `Measurement`."""
+
+    def _of(self, start: Start) -> "Servers":
+        """Return what serves a start."""
+        servers = self if start.on is None else start.on
+        if not isinstance(servers, Servers):
+            raise TypeError(f"{servers} cannot be measured beside {self}")
+        return servers
 
 
 @dataclass
@@ -103,7 +120,8 @@ class StageServers(Servers):
     partition: Partition
     trials: Iterator[int]
 
-    def _run(self, arm: ArmMeasurement, slo: SloSpec, seed: int, **how: Any) -> Benchmarked:
+    def asked(self, arm: ArmMeasurement, slo: SloSpec, seed: int, **how: Any) -> Measurement:
+        """Return what is to be measured of an arm, with `how` of `Measurement`."""
         partition = self.partition
         candidate = representative_of(partition, arm.recipe)
         config = config_text(partition, self.slo, candidate, arm.flags)
@@ -119,7 +137,7 @@ class StageServers(Servers):
                 seed,
             ]
         )
-        done = benchmark(
+        return Measurement(
             partition,
             slo,
             candidate,
@@ -129,16 +147,27 @@ class StageServers(Servers):
             config=config,
             **how,
         )
+
+    def note(self, arm: ArmMeasurement, slo: SloSpec, done: Benchmarked) -> None:
+        """Keep what a server showed, in the history too."""
+        super().note(arm, slo, done)
         name = f"{arm.recipe}{'+tuned' if arm.tuned else ''}"
         trial = next(self.trials)
         remember_probes(
-            partition, arm.recipe, slo, done, part="certification", arm=name, trial=trial
+            self.partition, arm.recipe, slo, done, part="certification", arm=name, trial=trial
         )
-        return done
 
 
 def _open_probes(done: Benchmarked) -> tuple[ProbeResult, ...]:
     return tuple(probe for probe in done.outcome.probes if probe.kind == "open")
+
+
+def _searched(done: Benchmarked, slo: SloSpec) -> Served:
+    if done.artifact is None:
+        return _failed(done)
+    probes = _open_probes(done)
+    reading = read_probes(probes, slo)
+    return Served(probes, reading.limit_rps, reading.log_sd, done.outcome.load_seconds)
 
 
 def _failed(done: Benchmarked) -> Served:

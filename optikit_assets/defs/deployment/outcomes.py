@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optikit_assets import graph
-from optikit_assets.defs.benchmarking.measurement import Benchmarked
+from optikit_assets.defs.benchmarking.serving import Benchmarked
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.evaluation.candidates import comparison_of, representative_of
 from optikit_assets.deployment import HeldLease, RecipeOutcome, ReportData, Series

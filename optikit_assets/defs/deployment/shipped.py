@@ -8,7 +8,7 @@ from typing import Any
 
 from optikit_assets import graph
 from optikit_assets.artifacts import Artifact
-from optikit_assets.defs.benchmarking.measurement import Benchmarked, benchmark
+from optikit_assets.defs.benchmarking.serving import Measurement
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.deployment.fresh_servers import Servers
 from optikit_assets.defs.evaluation.candidates import Representative, verified
@@ -37,9 +37,10 @@ class ShippedServers(Servers):
     deployment: Deployment
     config: str
 
-    def _run(self, arm: ArmMeasurement, slo: SloSpec, seed: int, **how: Any) -> Benchmarked:
+    def asked(self, arm: ArmMeasurement, slo: SloSpec, seed: int, **how: Any) -> Measurement:
+        """Return what is to be measured of the bundle, with `how` of `Measurement`."""
         partition = self.partition
-        asked = [seed, sorted(how.items()), slo.budget.model_dump(mode="json")]
+        budget = slo.budget.model_dump(mode="json")
         key = digest(
             [
                 "recertification",
@@ -47,10 +48,10 @@ class ShippedServers(Servers):
                 self.side,
                 self.shipped.digest,
                 self.config,
-                asked,
+                [seed, sorted(how.items()), budget],
             ]
         )
-        return benchmark(
+        return Measurement(
             partition,
             slo,
             self.shipped,

@@ -4,12 +4,12 @@ import threading
 import time
 from collections.abc import Sequence
 
-from optikit_assets.defs.benchmarking.measurement import (
+from optikit_assets.defs.benchmarking.measurement import known_beforehand, remember_probes
+from optikit_assets.defs.benchmarking.serving import (
     Benchmarked,
+    Measurement,
     benchmark,
     keep_probes,
-    known_beforehand,
-    remember_probes,
 )
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.evaluation.candidates import Representative
@@ -110,7 +110,7 @@ class Measuring:
         certain = known_beforehand(partition, slo, self._candidate, flags)
         if certain is not None:
             return Benchmarked(certain)
-        return benchmark(
+        asked = Measurement(
             partition,
             slo,
             self._candidate,
@@ -120,8 +120,8 @@ class Measuring:
             seed=partition.seed(),
             initial_rate_rps=best_rps,
             worth_rps=worth_rps(self._space, slo, best_rps),
-            stop=self.stop,
         )
+        return benchmark(asked, self.stop)
 
     def _remember(self, number: int, done: Benchmarked) -> None:
         recipe = self._partition.recipe

@@ -156,10 +156,20 @@ def _w8a8():
     )
 
 
-class Servers:
+class OneByOne:
+    """Serves the arms of a round one after the other, as ``serve`` does, each where it belongs."""
+
+    def serve(self, arm, start_rps, seed):
+        raise NotImplementedError
+
+    def search(self, starts, seed):
+        return [(start.on or self).serve(start.arm, start.rate_rps, seed) for start in starts]
+
+
+class Servers(OneByOne):
     """Fresh servers of known capacity: rates up to it hold, rates above miss the SLO.
 
-    ``limits`` is what `search` reads in each round, by label, in multiples of the capacity; the
+    ``limits`` is what `serve` reads in each round, by label, in multiples of the capacity; the
     last one goes on. ``broken`` is why the server of an arm does not start.
     """
 
@@ -186,7 +196,7 @@ class Servers:
             latency_ms={"e2e_latency_p95": min(60 * rate, 9000.0), "ttft_p50": 30.0},
         )
 
-    def search(self, arm, start_rps, seed):
+    def serve(self, arm, start_rps, seed):
         number = sum(label == arm.label for label, _, _ in self.searches)
         self.searches.append((arm.label, start_rps, seed))
         if arm.label in self.broken:

@@ -128,7 +128,7 @@ def test_a_candidate_whose_server_does_not_start_does_not_end_the_certification(
 
 def test_a_fault_of_the_machine_ends_the_certification():
     class Full(Servers):
-        def search(self, arm, start_rps, seed):
+        def serve(self, arm, start_rps, seed):
             raise StorageError("no space left on device")
 
     with pytest.raises(StorageError, match="no space left"):
@@ -154,8 +154,8 @@ def test_a_baseline_that_holds_no_rate_leaves_no_gain():
 
 def test_one_mishap_does_not_take_the_baseline_out():
     class Once(Servers):
-        def search(self, arm, start_rps, seed):
-            found = super().search(arm, start_rps, seed)
+        def serve(self, arm, start_rps, seed):
+            found = super().serve(arm, start_rps, seed)
             return found if len(self.searches) > 1 else Served(failure="the server exited")
 
     servers = Once({PLAIN: 5.0, A: 5.0})
@@ -309,8 +309,8 @@ def test_useless_settings_are_refused():
 
 def test_a_round_that_reads_no_limit_is_left_out_of_the_pairs():
     class Blind(Servers):
-        def search(self, arm, start_rps, seed):
-            found = super().search(arm, start_rps, seed)
+        def serve(self, arm, start_rps, seed):
+            found = super().serve(arm, start_rps, seed)
             if arm.label == A and len(self.searches) < 3:
                 return Served(found.probes, load_seconds=found.load_seconds)
             return found

@@ -23,7 +23,7 @@ from optikit_assets.schemas.certification import RoundReading
 from tests.servers.engine_model import Shape
 from tests.servers.shapes import CASES
 from tests.servers.virtual import virtual_benchmark
-from tests.unit.deployment.samples import LIMITS, Servers, arm
+from tests.unit.deployment.samples import LIMITS, OneByOne, Servers, arm
 
 CASE = next(case for case in CASES if case.name == "light_tail")
 SLO = CASE.slo.model_copy(
@@ -43,13 +43,13 @@ RACE = Limits(tolerance=0.1, max_rounds=4, max_load_seconds=3000.0)
 RATE = 27.0
 
 
-class Engine:
+class Engine(OneByOne):
     """Fresh servers of a model engine; ``start`` sets one start apart from the next."""
 
     def __init__(self, shape: Shape, start: int) -> None:
         self.shape, self.start, self.arrivals = shape, start, list[int]()
 
-    def search(self, arm: ArmMeasurement, start_rps: float, seed: int) -> Served:
+    def serve(self, arm: ArmMeasurement, start_rps: float, seed: int) -> Served:
         self.arrivals.append(seed)
         slo = near_search(SLO)
         found = virtual_benchmark(self.shape, slo, seed + self.start, initial_rate_rps=start_rps)
@@ -102,7 +102,7 @@ def test_the_record_of_a_certification_says_so_too(shape: Shape, verdict: str) -
     found = []
     for seed in range(2):
         certified = Engine(CASE.shape, 0)
-        rounds = [certified.search(arm("a"), RATE, round_seed(seed, n)) for n in range(1, 5)]
+        rounds = [certified.serve(arm("a"), RATE, round_seed(seed, n)) for n in range(1, 5)]
         then = RecordedServers.of(certification(rounds), seed)
         now = Engine(shape, 1000)
         found.append(recertify(arm("a", RATE), now, then, seed=seed, limits=RACE))
@@ -119,7 +119,7 @@ def test_beside_a_record_that_scatters_the_certified_rate_tells_an_engine_from_a
     verdicts: dict[str, list[str]] = {"same": [], "slower": []}
     for seed in range(5):
         certified = Engine(CASE.shape, 0)
-        rounds = [certified.search(arm("a"), RATE, round_seed(seed, n)) for n in (1, 2)]
+        rounds = [certified.serve(arm("a"), RATE, round_seed(seed, n)) for n in (1, 2)]
         held = certified.pool([probe for served in rounds for probe in served.probes])
         assert held is not None
         apart = [
@@ -191,10 +191,10 @@ def test_a_configuration_that_the_new_engine_does_not_start_regressed():
 
 def test_a_server_that_fails_after_good_rounds_is_no_regression():
     class Dies(Servers):
-        def search(self, arm, start_rps, seed):
+        def serve(self, arm, start_rps, seed):
             if len(self.searches) >= 3:
                 return Served(failure="the server exited: code 1")
-            return super().search(arm, start_rps, seed)
+            return super().serve(arm, start_rps, seed)
 
     found = recertify(arm("a", 5.0), Dies({A: 5.0}), Servers({A: 5.0}), seed=7, limits=LIMITS)
     assert found.verdict == "unresolved"
@@ -210,7 +210,7 @@ def test_an_old_engine_without_a_server_says_nothing_of_the_new_one():
 
 def test_a_fault_of_the_machine_is_no_verdict():
     class Full(Servers):
-        def search(self, arm, start_rps, seed):
+        def serve(self, arm, start_rps, seed):
             raise StorageError("no space left on device")
 
     with pytest.raises(StorageError, match="no space left"):

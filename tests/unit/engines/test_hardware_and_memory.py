@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -145,3 +146,17 @@ def test_an_unreadable_configuration_is_a_model_error(tmp_path):
     (tmp_path / "config.json").write_text('{"hidden_size": 4}')
     with pytest.raises(ModelError, match="num_attention_heads"):
         ModelFacts.read(tmp_path)
+
+
+def test_a_server_takes_its_weights_and_a_whole_cache_of_a_machine_without_a_gpu():
+    machine = Hardware(kind="cpu", name="CPU", count=1, memory_bytes=64 * GIB)
+    facts = replace(LLAMA_8B, weights_bytes=15 * GIB)
+    per_token = facts.kv_bytes_per_token()
+    for name in ("vllm", "transformers"):
+        engine = get_engine(name)
+        least = engine.host_bytes(facts, machine, {}, context_length=1024)
+        assert least > 15 * GIB + 1024 * per_token
+    # vLLM takes its cache at the start, whatever is served.
+    engine, flags = get_engine("vllm"), {"kv_cache_memory_bytes": 4 * GIB, "max_num_seqs": 1}
+    taken = engine.host_bytes(facts, machine, flags, context_length=1024)
+    assert 19 * GIB < taken < 20 * GIB

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from optikit_assets import tickets
 from optikit_assets.errors import AcceleratorError, StorageError
 from optikit_assets.execution import leases
 from optikit_assets.settings import REPOSITORY
@@ -65,13 +66,13 @@ def next_line(started: subprocess.Popen[str]) -> str:
     return started.stdout.readline().strip()
 
 
-def tickets(home: Path) -> list[str]:
+def drawn(home: Path) -> list[str]:
     return sorted(f.name for f in (home / "leases" / "queue").iterdir() if f.name.isdigit())
 
 
 def wait_for_tickets(home: Path, count: int) -> None:
     deadline = time.monotonic() + 60
-    while len(tickets(home)) < count:
+    while len(drawn(home)) < count:
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -131,7 +132,7 @@ def test_waiting_ends_at_the_limit_and_says_where_the_holders_are_named(tmp_path
         ):
             pass
         assert 0.3 <= time.monotonic() - started < 10
-    assert tickets(tmp_path) == []
+    assert drawn(tmp_path) == []
 
 
 def test_waiting_can_be_broken_off(tmp_path):
@@ -189,7 +190,7 @@ def test_requests_are_served_in_the_order_in_which_they_came(tmp_path):
     for thread in waiting:
         thread.join(60)
     assert served == sorted(served)
-    assert tickets(tmp_path) == []
+    assert drawn(tmp_path) == []
 
 
 def test_a_request_for_all_devices_is_not_starved_by_a_stream_of_single_ones(tmp_path):
@@ -219,14 +220,14 @@ def test_a_waiter_that_was_killed_does_not_block_those_behind_it(tmp_path):
         waiter.wait(10)
         with executor_on(tmp_path, TWO_GPUS, lease_timeout_s=0).lease() as lease:
             assert lease.devices == ("1",)
-    assert tickets(tmp_path) == []
+    assert drawn(tmp_path) == []
 
 
 def test_who_looks_at_a_ticket_that_was_just_drawn_does_not_end_the_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looking: list[int] = []
-    real = leases.locked
+    real = tickets.locked
 
     def looked_at(file: Path) -> AbstractContextManager[None]:
         if file.name == "00000001" and not looking:
@@ -234,7 +235,7 @@ def test_who_looks_at_a_ticket_that_was_just_drawn_does_not_end_the_wait(
             fcntl.flock(looking[0], fcntl.LOCK_SH)
         return real(file)
 
-    monkeypatch.setattr(leases, "locked", looked_at)
+    monkeypatch.setattr(tickets, "locked", looked_at)
     machine = leases.MachineLeases(
         tmp_path, timeout_s=60, clear=lambda: (), pause=lambda _: os.close(looking[0])
     )
