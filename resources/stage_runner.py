@@ -96,7 +96,8 @@ class PoolRunner:
 
         def tell(record: Record) -> None:
             if isinstance(record, Progress):
-                self.say(context, pace, record.text, record.done, record.total, worker)
+                text = f"{record.of}: {record.text}" if record.of else record.text
+                self.say(context, pace, text, record.done, record.total, worker)
             else:
                 self.listener(worker, record)
             on_record(record)

@@ -36,6 +36,7 @@ from optikit_assets.workers.records import (
     Progress,
     Record,
     ServerStarted,
+    Told,
     TrialFailed,
     TrialFinished,
 )
@@ -242,6 +243,11 @@ def _serve(connection: Connection, log_file: Path, materialize: Materialize) -> 
 
 def describe_record(record: Record) -> str:
     """Return one line for people about a worker's record."""
+    of = f"{record.of}: " if isinstance(record, Told) and record.of else ""
+    return of + _described(record)
+
+
+def _described(record: Record) -> str:
     match record:
         case Progress(text=text):
             return text

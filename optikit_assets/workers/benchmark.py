@@ -34,7 +34,7 @@ from optikit_assets.workers.messages import (
     BenchmarkWorkerResult,
     ExploreRequest,
 )
-from optikit_assets.workers.records import ProbeFinished, Progress, ServerStarted
+from optikit_assets.workers.records import ProbeFinished, Progress, Record, ServerStarted, Told
 from optikit_assets.workers.turns import NobodyElse, SideBySide, Turns
 
 BENCHMARK = "benchmark"
@@ -80,8 +80,17 @@ def handle(
     store = store_of(request)
     with store.turn(request.artifact_key):
         if store.find(request.artifact_key) is None:
-            _make(request, emit, store, python)
+            _make(request, _saying_of(emit, request.of), store, python)
     return BenchmarkWorkerResult(artifact_key=request.artifact_key)
+
+
+def _saying_of(emit: Emit, of: str) -> Emit:
+    """Return what says of every record which of several benchmarks it is of."""
+
+    def say(record: Record) -> None:
+        emit(record.model_copy(update={"of": of}) if isinstance(record, Told) else record)
+
+    return say
 
 
 def _turns(request: BenchmarkRequest) -> Turns:

@@ -206,6 +206,7 @@ class BenchmarkRequest(Request):
         description="Key under which the timelines of requests are kept if it breaks off: of this "
         "attempt alone. Empty: they are lost then.",
     )
+    of: str = Field(default="", description="Which of several it is, for people.")
     beside: int = Field(
         default=0, description="How many other benchmarks take turns with it under its lease."
     )

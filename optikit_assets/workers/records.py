@@ -15,7 +15,13 @@ from optikit_assets.workers.manifests import CheckpointMaking
 from optikit_assets.workers.messages import Message
 
 
-class Progress(Message):
+class Told(Message):
+    """What a benchmark tells that may have others beside it."""
+
+    of: str = Field(default="", description="Which of several it is, for people.")
+
+
+class Progress(Told):
     """How far a worker is: ``done`` of ``total`` parts, and what it does now."""
 
     kind: Literal["progress"] = "progress"
@@ -24,7 +30,7 @@ class Progress(Message):
     text: str
 
 
-class ServerStarted(Message):
+class ServerStarted(Told):
     """An inference server that answers from now on."""
 
     kind: Literal["server_started"] = "server_started"
@@ -33,7 +39,7 @@ class ServerStarted(Message):
     base_url: str
 
 
-class ProbeFinished(Message):
+class ProbeFinished(Told):
     """A probe, without the curves for its plot, which are in the benchmark's artifact."""
 
     kind: Literal["probe_finished"] = "probe_finished"

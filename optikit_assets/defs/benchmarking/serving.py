@@ -67,6 +67,8 @@ class Measurement:
     worth_rps: float = 0.0
     rates_rps: tuple[float, ...] = ()
     config: str | None = None
+    of: str = ""
+    """Which of several it is, for people."""
 
     @property
     def store(self) -> ArtifactStore:
@@ -143,6 +145,7 @@ class Measurement:
             worth_rps=self.worth_rps,
             provenance=partition.provenance,
             left_key=digest(["left", self.artifact_key, uuid.uuid4().hex]),
+            of=self.of,
             beside=beside,
         )
 
@@ -233,8 +236,9 @@ def keep_probes(partition: Partition, probes: list[ProbeResult]) -> Callable[[Re
         if isinstance(record, ProbeFinished):
             probe = record.probe
             probes.append(probe)
+            of = f"{record.of}: " if record.of else ""
             partition.context.log.info(
-                f"{probe.kind} probe at {probe.rate_rps:.3g} requests/s: "
+                f"{of}{probe.kind} probe at {probe.rate_rps:.3g} requests/s: "
                 f"{probe.verdict}, {probe.reason}"
             )
 

@@ -145,6 +145,7 @@ class StageServers(Servers):
             flags=arm.flags,
             seed=seed,
             config=config,
+            of=arm.label,
             **how,
         )
 

@@ -59,6 +59,7 @@ class ShippedServers(Servers):
             flags=self.deployment.flags,
             seed=seed,
             config=self.config,
+            of=f"the engine of {self.side}",
             **how,
         )
 
