@@ -5,8 +5,9 @@
 Two configurations of which one's limit is 1.2 times the other's are served in rounds as in a race
 (`optikit_assets.deployment.race`), in virtual time and on machines that are undisturbed, drift, or
 are slowed by 30 % for random stretches (`benchmarks.certification`). *scatter* is the standard
-deviation of the log ratio of a round within a race, pooled; *seconds* what a round takes, with 15 s
-for the start of a server, or of two at once.
+deviation of the log ratio within a race, pooled; *half width* and *covered* are of the interval
+that a race of so many rounds comes to, its confidence 0.95; a round's seconds hold 15 s for the
+start of a server, or of two at once.
 """
 
 import argparse
@@ -15,13 +16,15 @@ import statistics
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.certification import BUDGET, SPEEDS, VirtualServers, limit_of, machine_pace
 from benchmarks.tables import markdown, write_section
-from optikit_assets.deployment.race import Start, round_seed
+from optikit_assets.deployment.gain import LogLimit, paired_ratio
+from optikit_assets.deployment.race import Served, Start, round_seed
 from optikit_assets.schemas import ArmMeasurement
 from tests.servers.disturbed import Machine, faster
 from tests.servers.shapes import CASES
@@ -30,48 +33,75 @@ MACHINES = ("quiet", "drift", "disturbed")
 _RATIO = 1.2
 
 
-def race(kind: str, case: str, room: bool, seed: int, rounds: int) -> tuple[list[float], float]:
-    """Return the log ratio of every round that read both limits, and the seconds of a round."""
+@dataclass(frozen=True)
+class Rounds:
+    """A race of so many rounds: both limits of those that read them, and the seconds of a round."""
+
+    pairs: list[tuple[LogLimit, LogLimit]]
+    seconds: float
+
+    @property
+    def ratios(self) -> list[float]:
+        """Logarithms."""
+        return [fast.value - slow.value for fast, slow in self.pairs]
+
+
+def race(kind: str, case: str, room: bool, seed: int, rounds: int) -> Rounds:
+    """Serve both configurations round by round."""
     found = next(c for c in CASES if c.name == case)
     slo = found.slo.model_copy(update={"budget": found.slo.budget.model_copy(update=BUDGET)})
     shapes = {"baseline": found.shape, "faster": faster(found.shape, SPEEDS[case][_RATIO])}
     machine = Machine(machine_pace(kind, np.random.default_rng((seed, 77))), now_s=600.0)
     servers = VirtualServers(machine, shapes, slo, room=room)
+    limits = (limit_of(case, 1.0), limit_of(case, _RATIO))
     starts = [
         Start(ArmMeasurement(recipe=recipe, tuned=False, status="feasible", rate_rps=limit), limit)
-        for recipe, limit in zip(shapes, (limit_of(case, 1.0), limit_of(case, _RATIO)), strict=True)
+        for recipe, limit in zip(shapes, limits, strict=True)
     ]
     begun_s = machine.now_s
-    ratios: list[float] = []
+    pairs: list[tuple[LogLimit, LogLimit]] = []
     for number in range(1, rounds + 1):
-        slow, fast = servers.search(starts, round_seed(seed, number))
-        if slow.limit_rps and fast.limit_rps:
-            ratios.append(math.log(fast.limit_rps / slow.limit_rps))
-    return ratios, (machine.now_s - begun_s) / rounds
+        slow, fast = map(_log_limit, servers.search(starts, round_seed(seed, number)))
+        if slow and fast:
+            pairs.append((fast, slow))
+    return Rounds(pairs, (machine.now_s - begun_s) / rounds)
 
 
-def row(kind: str, case: str, runs: dict[bool, list[tuple[list[float], float]]]) -> dict[str, str]:
-    """Return a row of the table."""
+def _log_limit(found: Served) -> LogLimit | None:
+    if found.limit_rps is None or found.log_sd is None:
+        return None
+    return LogLimit(math.log(found.limit_rps), found.log_sd)
+
+
+def row(kind: str, case: str, before: Sequence[Rounds], now: Sequence[Rounds]) -> dict[str, str]:
+    """Return a row of the table: one after the other → side by side."""
     truth = math.log(limit_of(case, _RATIO) / limit_of(case, 1.0))
-    scatter: dict[bool, float] = {}
-    error: dict[bool, float] = {}
-    seconds: dict[bool, float] = {}
-    for room, races in runs.items():
-        within = [statistics.variance(ratios) for ratios, _ in races if len(ratios) > 1]
-        scatter[room] = math.sqrt(statistics.mean(within))
-        error[room] = statistics.mean(r - truth for ratios, _ in races for r in ratios)
-        seconds[room] = statistics.mean(took for _, took in races)
+    sides = (before, now)
+    scatter = [math.sqrt(statistics.mean(map(_variance, side))) for side in sides]
+    errors = [statistics.mean(r - truth for one in side for r in one.ratios) for side in sides]
+    intervals = [[ratio for one in side if (ratio := paired_ratio(one.pairs))] for side in sides]
+    widths = [statistics.median(ratio.half_width for ratio in side) for side in intervals]
+    covered = [
+        statistics.mean(ratio.low <= math.exp(truth) <= ratio.high for ratio in side)
+        for side in intervals
+    ]
+    seconds = [statistics.mean(one.seconds for one in side) for side in sides]
+    columns = {
+        "scatter of a round": [f"{value:.0%}" for value in scatter],
+        "half width": [f"{value:.0%}" for value in widths],
+        "covered": [f"{value:.0%}" for value in covered],
+        "mean error": [f"{value:+.1%}" for value in errors],
+        "seconds of a round": [f"{value:.0f}" for value in seconds],
+    }
     return {
         "machine": kind,
         "engine": case,
-        "scatter, one after the other": f"{scatter[False]:.3f}",
-        "side by side": f"{scatter[True]:.3f}",
-        "share": f"{scatter[True] / scatter[False]:.2f}",
-        "mean error": f"{error[False]:+.3f}",
-        "mean error, side by side": f"{error[True]:+.3f}",
-        "seconds": f"{seconds[False]:.0f}",
-        "seconds, side by side": f"{seconds[True]:.0f}",
+        **{name: " → ".join(values) for name, values in columns.items()},
     }
+
+
+def _variance(one: Rounds) -> float:
+    return statistics.variance(one.ratios)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,15 +122,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ProcessPoolExecutor(chosen.processes) as pool:
         for kind in chosen.machine:
             for case in chosen.case:
-                waiting = {
-                    room: [
+                waiting = [
+                    [
                         pool.submit(race, kind, case, room, seed, chosen.rounds)
                         for seed in range(chosen.runs)
                     ]
                     for room in (False, True)
-                }
-                runs = {room: [job.result() for job in jobs] for room, jobs in waiting.items()}
-                rows.append(row(kind, case, runs))
+                ]
+                before, now = ([job.result() for job in jobs] for jobs in waiting)
+                rows.append(row(kind, case, before, now))
                 print(" | ".join(rows[-1].values()), flush=True)
     if chosen.write:
         write_section(chosen.write, "side-by-side", markdown(rows))
