@@ -110,7 +110,7 @@ test-all: setup-ray setup-clients check ## The same with the end-to-end test: th
 	$(call RUN_TESTS,e2e or not e2e)
 
 .PHONY: check
-check: setup ## ruff, pyright, import-linter, dg check
+check: setup-ray ## ruff, pyright (the types of Ray too), import-linter, dg check
 	@"$(CONTROL_BIN)/ruff" check .
 	@"$(CONTROL_BIN)/ruff" format --check .
 	@$(MAKE) --jobs=2 --output-sync=target check-types check-graph

@@ -117,15 +117,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows: list[dict[str, str]] = []
     with ProcessPoolExecutor(chosen.processes) as pool:
         sides = ("engine",) if chosen.side_by_side else ("record", "engine")
-        for what in product(sides, chosen.machine, ENGINES, SLOWER):
-            beside, machine, engine, slower = what
+        for beside, machine, engine, slower in product(sides, chosen.machine, ENGINES, SLOWER):
             how = (chosen.rounds, chosen.side_by_side)
             waiting = [
                 pool.submit(run, machine, engine, SLOWER[slower], beside, seed, *how)
                 for seed in range(chosen.first_seed, chosen.first_seed + chosen.runs)
             ]
             found = [one for job in waiting if (one := job.result()) is not None]
-            rows.append(row(what, found))
+            rows.append(row((beside, machine, engine, slower), found))
             print(" | ".join(rows[-1].values()), flush=True)
     if chosen.write:
         section = f"recertification-{'side-by-side' if chosen.side_by_side else 'truth'}"

@@ -156,7 +156,6 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, python: Path) -> Workspa
     return made
 
 
-@pytest.mark.alone
 def test_what_serves_the_model_scored_and_measured_it(workspace: Workspace) -> None:
     record = json.loads((workspace.bundle / "deployment.json").read_text())
     assert record["status"] == "feasible"
@@ -170,7 +169,6 @@ def test_what_serves_the_model_scored_and_measured_it(workspace: Workspace) -> N
     assert {manifest["flags"]["device"] for manifest in benchmarks} == {"cpu"}
 
 
-@pytest.mark.alone
 def test_the_bundles_command_starts_a_server_that_answers(
     workspace: Workspace, python: Path, tmp_path: Path
 ) -> None:
