@@ -206,7 +206,7 @@ def test_rows_are_read_from_the_artifacts_where_they_are_missing_and_are_always_
     with monkeypatch.context() as patch:
         for reader in (
             "evaluation.history.load_candidate",
-            "benchmarking.measurement.read_requests",
+            "benchmarking.serving.read_requests",
         ):
             patch.setattr(f"optikit_assets.defs.{reader}", lambda *_: 1 / 0)
         appended = watch(patch)

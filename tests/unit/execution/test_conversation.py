@@ -29,7 +29,10 @@ def sent(body: dict[str, Any]) -> dict[str, Any]:
             "progress: done: Input should be",
         ),
         ({"kind": "trial_failed", "trial": {}}, "trial_failed: trial: trial: Field required"),
-        ({"kind": "progress", "text": "at work", "of": 3}, "progress: of: Extra inputs are not"),
+        (
+            {"kind": "progress", "text": "at work", "out_of": 3},
+            "progress: out_of: Extra inputs are not",
+        ),
     ],
 )
 def test_a_record_that_is_not_known_ends_it_in_one_line_and_costs_no_other(
