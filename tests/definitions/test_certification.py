@@ -3,11 +3,14 @@
 import dataclasses
 import shutil
 from functools import cache
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from optikit_assets.artifacts import ArtifactStore, open_store
+from optikit_assets.defs.benchmarking import serving
+from optikit_assets.defs.benchmarking.serving import Measurement
 from optikit_assets.engines import Hardware, get_engine
 from optikit_assets.errors import StageError, StorageError
 from optikit_assets.execution import Lease
@@ -156,7 +159,7 @@ def prepared(
     real: World, monkeypatch: pytest.MonkeyPatch, factor: float, node: Hardware = HARDWARE
 ) -> Machine:
     machine = Machine(factor, node)
-    execute_with(monkeypatch, in_process(machine.work, real.hardware))
+    execute_with(monkeypatch, in_process(machine.work))
     real.write("slos/demo.yaml", SLO)
     for stage in UPSTREAM:
         assert materialize_node(stage) == ("ok" if stage.key.slo == "" else "feasible")
@@ -260,21 +263,15 @@ def test_the_servers_of_a_round_are_up_side_by_side_and_whoever_fails_so_is_serv
 
 
 @pytest.mark.parametrize(
-    "here",
-    [
-        dataclasses.replace(HARDWARE, memory_bytes=2**32),
-        dataclasses.replace(HARDWARE, kind="cuda", memory_bytes=80 * 2**30),
-    ],
-    ids=["too small", "gpu"],
+    ("kind", "gib", "room"), [("cpu", 11, True), ("cpu", 9, False), ("cuda", 80, False)]
 )
-def test_where_there_is_no_room_for_all_one_is_served_after_the_other(
-    real: World, monkeypatch: pytest.MonkeyPatch, here: Hardware
+def test_servers_are_side_by_side_where_the_machine_has_room_for_all(
+    kind: Any, gib: int, room: bool
 ) -> None:
-    real.hardware = here
-    machine = prepared(real, monkeypatch, 1.8, here)
-    assert materialize_node(DEPLOYABLE, looked_at=UPSTREAM) == "feasible"
-    assert {r.beside for _, r in machine.asked} == {0}
-    assert machine.certified[:4] == 2 * ["baseline", "int_w8a8"]
+    hardware = dataclasses.replace(HARDWARE, kind=kind, memory_bytes=gib * 2**30)
+    partition = SimpleNamespace(runner=SimpleNamespace(hardware=hardware))
+    asked = [SimpleNamespace(partition=partition, host_bytes=lambda: 4 * 2**30)] * 2
+    assert serving._have_room(cast("list[Measurement]", asked)) == room
 
 
 def test_a_full_disk_ends_the_certification(real: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from benchmarks.certification import BUDGET, VirtualServers
-from benchmarks.side_by_side import race
 from optikit_assets.deployment.race import Start
 from tests.servers.disturbed import Machine, Rotation, pace
 from tests.servers.shapes import CASES
@@ -32,13 +31,6 @@ def test_what_slows_the_machine_down_slows_all_servers_of_a_round_alike() -> Non
         ratios[room] = abs(math.log(first.limit_rps / second.limit_rps))
     assert ratios[False] > 0.15
     assert ratios[True] < ratios[False] / 2
-
-
-@pytest.mark.slow
-def test_side_by_side_is_the_same_every_time() -> None:
-    assert race("disturbed", "heavy_tail", True, 1, 2) == race(
-        "disturbed", "heavy_tail", True, 1, 2
-    )
 
 
 def test_who_leaves_a_rotation_is_not_waited_for() -> None:
