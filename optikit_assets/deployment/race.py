@@ -4,10 +4,9 @@ All arms of a round are served with the same arrivals, side by side where there 
 servers: then their probes take turns, and what disturbs the machine for a while disturbs all of
 them. Else one is served soon after the other: what drifts slowly is the same for all of them, and a
 disturbance shows as scatter between rounds, which widens the interval of every ratio (`gain`).
-Every round has the same order. Turning
-it round every other time would cancel a drift better, but an arm at the end of one round would then
-open the next, and one disturbance would favour it in both: two rounds would agree that say the same
-thing once (`benchmarks.round_order`).
+Every round has the same order. Turning it round every other time would cancel a drift better, but
+an arm at the end of one round would then open the next, and one disturbance would favour it in
+both: two rounds would agree that say the same thing once (`benchmarks.round_order`).
 
 The race ends when every ratio to the plain baseline is known within the SLO's tolerance, or when
 the budget is spent. An arm that is certain to be slower than another leaves early; the baseline

@@ -242,8 +242,12 @@ class Engine(ABC):
         """
         found = self.estimate(facts, hardware, flags, context_length=context_length)
         sequences = self.batching({**self.defaults(hardware), **flags}).most_sequences or 1
-        cache = sequences * context_length * found.kv_bytes_per_token
-        return found.weights_bytes + found.activation_bytes + cache
+        most = sequences * context_length * found.kv_bytes_per_token
+        return found.weights_bytes + found.activation_bytes + self.cache_bytes(flags, most)
+
+    def cache_bytes(self, flags: Mapping[str, Scalar], most: int) -> int:
+        """Return what a server takes for its cache, of which it can fill `most` bytes."""
+        return most
 
     @abstractmethod
     def unsupported(

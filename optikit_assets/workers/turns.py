@@ -7,7 +7,7 @@ what disturbs the machine for a while disturbs all of them.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -56,8 +56,6 @@ class SideBySide:
         Folder of the lock files; the same for all of them.
     timeout_s
         Longest wait for a turn.
-    clock, pause
-        Seconds of a clock that never goes back, and what waits for some of them.
 
     Raises
     ------
@@ -65,18 +63,9 @@ class SideBySide:
         In a turn that does not come in time.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        *,
-        timeout_s: float,
-        clock: Callable[[], float] = time.monotonic,
-        pause: Callable[[float], object] = time.sleep,
-    ) -> None:
+    def __init__(self, root: Path, *, timeout_s: float) -> None:
         self._root = root
         self._timeout_s = timeout_s
-        self._clock = clock
-        self._pause = pause
         self._machine = root / "machine.lock"
 
     @contextmanager
@@ -98,12 +87,12 @@ class SideBySide:
                 yield
 
     def _patience(self) -> Iterator[None]:
-        deadline = self._clock() + self._timeout_s
+        deadline = time.monotonic() + self._timeout_s
         while True:
-            if self._clock() >= deadline:
+            if time.monotonic() >= deadline:
                 raise AcceleratorError(
                     f"another benchmark has loaded this machine for {self._timeout_s:.0f} s: look "
                     f"whether one hangs, end it, and run again; turns are taken in {self._root}"
                 )
-            self._pause(_POLL_S)
+            time.sleep(_POLL_S)
             yield

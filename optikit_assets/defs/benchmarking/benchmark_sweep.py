@@ -3,12 +3,13 @@
 import dagster as dg
 
 from optikit_assets import graph
-from optikit_assets.defs.benchmarking.measurement import (
-    benchmark_metadata,
+from optikit_assets.defs.benchmarking.recording import benchmark_metadata, remember_sweep
+from optikit_assets.defs.benchmarking.serving import (
+    Benchmarked,
+    Measurement,
+    benchmark,
     known_beforehand,
-    remember_sweep,
 )
-from optikit_assets.defs.benchmarking.serving import Benchmarked, Measurement, benchmark
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.evaluation.candidates import representative_of
 from optikit_assets.defs.partitions import declared

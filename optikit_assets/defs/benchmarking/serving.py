@@ -11,9 +11,19 @@ from optikit_assets.benchmarker import RequestRecord, read_requests
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.evaluation.candidates import Representative
 from optikit_assets.engines import Flags
-from optikit_assets.errors import NodeLostError, ResultMissingError, StageError
-from optikit_assets.execution import Lease, in_threads, on_some_node
-from optikit_assets.schemas import BENCHMARK_FILE, BenchmarkOutcome, FailedBenchmark, ProbeResult
+from optikit_assets.errors import NodeLostError, OptikitError, ResultMissingError, StageError
+from optikit_assets.execution import Lease, beyond_a_node, in_threads, on_some_node
+from optikit_assets.faults import raise_machine_fault
+from optikit_assets.model_files import read_config
+from optikit_assets.optimizer import expert_count
+from optikit_assets.schemas import (
+    BENCHMARK_FILE,
+    BenchmarkOutcome,
+    FailedBenchmark,
+    InfeasibleBenchmark,
+    ProbeResult,
+    SkippedBenchmark,
+)
 from optikit_assets.specs import SloSpec, digest
 from optikit_assets.workers.benchmark import REQUESTS_FILE
 from optikit_assets.workers.manifests import BenchmarkMaking
@@ -53,6 +63,57 @@ class Benchmarked:
         return BenchmarkMaking.of(self.artifact.manifest if self.artifact else {})
 
 
+def known_beforehand(
+    partition: Partition, slo: SloSpec, candidate: Representative, flags: Flags
+) -> InfeasibleBenchmark | SkippedBenchmark | None:
+    """Return the outcome if it is certain without a server; no GPU time is spent then.
+
+    A candidate that the quality gate refused is skipped; a workload that does not fit the model's
+    context, or an engine that does not fit the accelerators' memory, is infeasible.
+    """
+    if not candidate.accepted:
+        reason = "; ".join(candidate.reasons) or candidate.verdict
+        return SkippedBenchmark(reason=f"the quality gate refused it: {reason}")
+    hardware = partition.runner.hardware
+    engine, spec = partition.engine, partition.model_spec.engine
+    gpus = engine.accelerators(spec, flags, hardware)
+    pool = partition.node.key.pool
+    refused = None if pool is None else _refused_by(pool, partition, candidate.recipe, gpus)
+    if refused is None and flags and gpus > hardware.count:
+        # Without flags of a study it is the model's spec that asks for what is not there.
+        refused = f"needs {gpus} accelerators, there are {hardware.count}"
+    if refused is not None:
+        return InfeasibleBenchmark(reason=refused, closest=refused, gpus=gpus)
+    facts = candidate.facts()
+    try:
+        length = engine.context_length(spec, slo, facts)
+        complete = engine.flags(spec, slo, flags, hardware=hardware, facts=facts)
+        memory = engine.estimate(facts, hardware, complete, context_length=length)
+    except OptikitError as error:
+        raise_machine_fault(error)
+        return InfeasibleBenchmark(reason=str(error), closest=str(error), gpus=gpus)
+    if not memory.fits:
+        return InfeasibleBenchmark(reason=memory.reason, closest=memory.reason, gpus=gpus)
+    return None
+
+
+def _refused_by(pool: str, partition: Partition, recipe: str, gpus: int) -> str | None:
+    """Say why a named pool serves a recipe not at all, or not on so many cards.
+
+    The machine itself refuses a recipe before it is made, and a model's spec as a whole; of several
+    pools one may serve what another does not.
+    """
+    hardware = partition.runner.hardware
+    if gpus > hardware.count:
+        return beyond_a_node(pool, gpus, hardware)
+    experts = expert_count(read_config(partition.base.path)) > 0
+    spec = partition.model_spec.engine
+    reason = partition.engine.unsupported(
+        partition.catalog.recipe(recipe), spec, hardware, experts=experts
+    )
+    return None if reason is None else f"pool {pool}: {reason}"
+
+
 @dataclass(frozen=True)
 class Measurement:
     """A candidate to be served, and its rate to be searched, or the given rates to be probed."""
@@ -86,11 +147,8 @@ class Measurement:
     def host_bytes(self) -> int:
         """Return what its server takes of a machine without a GPU."""
         partition, facts = self.partition, self.candidate.facts()
-        spec, engine, hardware = (
-            partition.model_spec.engine,
-            partition.engine,
-            partition.runner.hardware,
-        )
+        spec, engine = partition.model_spec.engine, partition.engine
+        hardware = partition.runner.hardware
         flags = engine.flags(spec, self.slo, self.flags, hardware=hardware, facts=facts)
         length = engine.context_length(spec, self.slo, facts)
         return engine.host_bytes(facts, hardware, flags, context_length=length) + _SERVER_BYTES

@@ -8,7 +8,7 @@ import dagster as dg
 
 from optikit_assets import clock, graph
 from optikit_assets.artifacts import Artifact
-from optikit_assets.defs.benchmarking.measurement import remember_benchmarks
+from optikit_assets.defs.benchmarking.recording import remember_benchmarks
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.deployment.fresh_servers import all_flags
 from optikit_assets.defs.deployment.leases import leases_of

@@ -7,7 +7,7 @@ from typing import Any
 
 from optikit_assets import graph
 from optikit_assets.benchmarker import near_search, read_probes
-from optikit_assets.defs.benchmarking.measurement import remember_probes
+from optikit_assets.defs.benchmarking.recording import remember_probes
 from optikit_assets.defs.benchmarking.serving import (
     Benchmarked,
     Measurement,

@@ -4,12 +4,13 @@ import threading
 import time
 from collections.abc import Sequence
 
-from optikit_assets.defs.benchmarking.measurement import known_beforehand, remember_probes
+from optikit_assets.defs.benchmarking.recording import remember_probes
 from optikit_assets.defs.benchmarking.serving import (
     Benchmarked,
     Measurement,
     benchmark,
     keep_probes,
+    known_beforehand,
 )
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.evaluation.candidates import Representative

@@ -8,12 +8,8 @@ import dagster as dg
 
 from optikit_assets import graph
 from optikit_assets.artifacts import Artifact
-from optikit_assets.defs.benchmarking.measurement import (
-    known_beforehand,
-    remember_benchmarks,
-    remember_probes,
-)
-from optikit_assets.defs.benchmarking.serving import Benchmarked
+from optikit_assets.defs.benchmarking.recording import remember_benchmarks, remember_probes
+from optikit_assets.defs.benchmarking.serving import Benchmarked, known_beforehand
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.evaluation.candidates import representative_of
 from optikit_assets.defs.partitions import declared

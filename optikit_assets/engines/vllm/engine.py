@@ -156,21 +156,9 @@ class VllmEngine(Engine):
             gpu_share=float(known["gpu_memory_utilization"]),
         )
 
-    def host_bytes(
-        self,
-        facts: ModelFacts,
-        hardware: Hardware,
-        flags: Mapping[str, Scalar],
-        *,
-        context_length: int,
-    ) -> int:
-        most = super().host_bytes(facts, hardware, flags, context_length=context_length)
-        cache = integer(flags.get("kv_cache_memory_bytes"))
-        if cache is None:
-            return most
+    def cache_bytes(self, flags: Mapping[str, Scalar], most: int) -> int:
         # It is taken at the start, whatever is served.
-        found = self.estimate(facts, hardware, flags, context_length=context_length)
-        return found.weights_bytes + found.activation_bytes + cache
+        return integer(flags.get("kv_cache_memory_bytes")) or most
 
     def unsupported(
         self, recipe: RecipeSpec, spec: EngineSpec, hardware: Hardware, *, experts: bool = False

@@ -124,5 +124,8 @@ def test_a_server_that_starts_too_long_is_named_to_who_waits(tmp_path: Path) -> 
 
 
 def test_who_is_alone_waits_for_nobody() -> None:
-    with NobodyElse().quiet(), NobodyElse().probe(), NobodyElse().probe():
-        pass
+    held: list[str] = []
+    first, second = NobodyElse(), NobodyElse()
+    with first.quiet(), first.probe(), second.probe(), second.quiet():
+        held.append("all at once")
+    assert held == ["all at once"]

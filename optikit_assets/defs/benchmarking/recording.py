@@ -1,4 +1,4 @@
-"""What sweep, tuning and certification share: what is certain beforehand, rows and metadata."""
+"""What sweep, tuning and certification keep of a benchmark: rows of the history, metadata."""
 
 from typing import Any
 
@@ -7,69 +7,10 @@ import dagster as dg
 from optikit_assets.artifacts import Artifact
 from optikit_assets.defs.benchmarking.serving import Benchmarked
 from optikit_assets.defs.body import BENCHMARKS, BenchmarkUsed, Partition
-from optikit_assets.defs.evaluation.candidates import Representative
 from optikit_assets.deployment import Series
-from optikit_assets.engines import Flags
-from optikit_assets.errors import OptikitError
-from optikit_assets.execution import beyond_a_node
-from optikit_assets.faults import raise_machine_fault
 from optikit_assets.graph import FAILED, outcome_version
 from optikit_assets.history import RowsByTable, benchmark_rows
-from optikit_assets.model_files import read_config
-from optikit_assets.optimizer import expert_count
-from optikit_assets.schemas import InfeasibleBenchmark, SkippedBenchmark
 from optikit_assets.specs import SloSpec
-
-
-def known_beforehand(
-    partition: Partition, slo: SloSpec, candidate: Representative, flags: Flags
-) -> InfeasibleBenchmark | SkippedBenchmark | None:
-    """Return the outcome if it is certain without a server; no GPU time is spent then.
-
-    A candidate that the quality gate refused is skipped; a workload that does not fit the model's
-    context, or an engine that does not fit the accelerators' memory, is infeasible.
-    """
-    if not candidate.accepted:
-        reason = "; ".join(candidate.reasons) or candidate.verdict
-        return SkippedBenchmark(reason=f"the quality gate refused it: {reason}")
-    hardware = partition.runner.hardware
-    engine, spec = partition.engine, partition.model_spec.engine
-    gpus = engine.accelerators(spec, flags, hardware)
-    pool = partition.node.key.pool
-    refused = None if pool is None else _refused_by(pool, partition, candidate.recipe, gpus)
-    if refused is None and flags and gpus > hardware.count:
-        # Without flags of a study it is the model's spec that asks for what is not there.
-        refused = f"needs {gpus} accelerators, there are {hardware.count}"
-    if refused is not None:
-        return InfeasibleBenchmark(reason=refused, closest=refused, gpus=gpus)
-    facts = candidate.facts()
-    try:
-        length = engine.context_length(spec, slo, facts)
-        complete = engine.flags(spec, slo, flags, hardware=hardware, facts=facts)
-        memory = engine.estimate(facts, hardware, complete, context_length=length)
-    except OptikitError as error:
-        raise_machine_fault(error)
-        return InfeasibleBenchmark(reason=str(error), closest=str(error), gpus=gpus)
-    if not memory.fits:
-        return InfeasibleBenchmark(reason=memory.reason, closest=memory.reason, gpus=gpus)
-    return None
-
-
-def _refused_by(pool: str, partition: Partition, recipe: str, gpus: int) -> str | None:
-    """Say why a named pool serves a recipe not at all, or not on so many cards.
-
-    The machine itself refuses a recipe before it is made, and a model's spec as a whole; of several
-    pools one may serve what another does not.
-    """
-    hardware = partition.runner.hardware
-    if gpus > hardware.count:
-        return beyond_a_node(pool, gpus, hardware)
-    experts = expert_count(read_config(partition.base.path)) > 0
-    spec = partition.model_spec.engine
-    reason = partition.engine.unsupported(
-        partition.catalog.recipe(recipe), spec, hardware, experts=experts
-    )
-    return None if reason is None else f"pool {pool}: {reason}"
 
 
 def remember_sweep(partition: Partition, recipe: str, slo: SloSpec, done: Benchmarked) -> None:
