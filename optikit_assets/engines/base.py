@@ -236,10 +236,7 @@ class Engine(ABC):
         *,
         context_length: int,
     ) -> int:
-        """Return the most that a server takes of a machine without a GPU, its processes aside.
-
-        That is weights, activations, and a cache full of sequences of `context_length` tokens.
-        """
+        """Return the bytes of weights, activations and a full cache on a machine without a GPU."""
         found = self.estimate(facts, hardware, flags, context_length=context_length)
         sequences = self.batching({**self.defaults(hardware), **flags}).most_sequences or 1
         most = sequences * context_length * found.kv_bytes_per_token
