@@ -26,7 +26,7 @@ app.add_typer(delivery_app)
 app.add_typer(history_app, name="history")
 
 _INTERRUPTED = 130
-INTERRUPTED_TEXT = "interrupted; finished trials are kept, the same command goes on from there"
+KEPT_TEXT = "interrupted; finished trials are kept, the same command goes on from there"
 
 JsonOut = Annotated[
     Path | None, typer.Option("--json", metavar="OUT", help="Also write the result as JSON.")
@@ -54,7 +54,7 @@ def main() -> None:
         code = error.exit_code
     if code == _INTERRUPTED:
         # Typer turns Ctrl-C into this code, without a word.
-        _fail(INTERRUPTED_TEXT, code)
+        _fail("interrupted", code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -126,9 +126,13 @@ def optimize(
     """
     from optikit_assets.cli.optimize import run_optimize
 
-    sys.exit(
-        run_optimize(model, flow, slo or [], recipe or [], pool or [], job, shortlist, json_out)
-    )
+    try:
+        code = run_optimize(
+            model, flow, slo or [], recipe or [], pool or [], job, shortlist, json_out
+        )
+    except KeyboardInterrupt:
+        _fail(KEPT_TEXT, _INTERRUPTED)
+    sys.exit(code)
 
 
 @app.command()

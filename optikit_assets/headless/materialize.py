@@ -22,6 +22,7 @@ from resources.stage_runner import Listener, nobody
 
 # The event log has it all; the terminal belongs to the command.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+_INTERRUPTS = (dg.DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__name__)
 
 
 def open_instance() -> dg.DagsterInstance:
@@ -89,8 +90,7 @@ def materialize_node(
             tags={**owner, **_pool_tag(node, named or {}), **(tags or {})},
             raise_on_error=False,
         )
-        if not result.success:
-            raise StageError(f"{_reason(result)} (Dagster run {result.run_id})")
+        _check(result)
         known = recorded(instance, node)
         return known.status if known else "ok"
 
@@ -120,8 +120,7 @@ def materialize_beside(
             tags=owner,
             raise_on_error=False,
         )
-        if not result.success:
-            raise StageError(f"{_reason(result)} (Dagster run {result.run_id})")
+        _check(result)
         (made,) = result.asset_materializations_for_node(asset.op.name)
         return (made.tags or {})[DATA_VERSION_TAG]
 
@@ -149,8 +148,7 @@ def run_job(
             tags=tags,
             raise_on_error=False,
         )
-        if not result.success:
-            raise StageError(f"{_reason(result)} (Dagster run {result.run_id})")
+        _check(result)
         return result.output_for_node(op)
 
 
@@ -160,15 +158,21 @@ def register_model(instance: dg.DagsterInstance, key: str) -> None:
     instance.add_dynamic_partitions(partitions.MODEL_DIMENSION, [key])
 
 
-def _reason(result: dg.ExecuteInProcessResult) -> str:
-    """Return what made the run fail: the message of our own error, else the innermost one."""
+def _check(result: dg.ExecuteInProcessResult) -> None:
+    """Raise what made the run fail: the message of our own error, else the innermost one."""
+    if result.success:
+        return
+    reason = "the run failed before its step started"
     for event in result.all_events:
         if event.is_step_failure:
             error = event.step_failure_data.error
             while error is not None and error.cls_name not in errors.__all__ and error.cause:
                 error = error.cause
             if error is not None:
+                # Dagster makes a failure of Ctrl-C, which is none.
+                if error.cls_name in _INTERRUPTS:
+                    raise KeyboardInterrupt
                 text = " ".join(error.message.split())
-                ours = error.cls_name in errors.__all__
-                return text.partition(": ")[2] if ours else text
-    return "the run failed before its step started"
+                reason = text.partition(": ")[2] if error.cls_name in errors.__all__ else text
+                break
+    raise StageError(f"{reason} (Dagster run {result.run_id})")

@@ -151,13 +151,22 @@ def test_misuse_is_an_error_and_no_traceback(optikit: Optikit, arguments, messag
     assert ended.code == 2
 
 
-def test_an_interrupt_says_that_nothing_is_lost(optikit: Optikit, monkeypatch):
-    def interrupted(*arguments: object) -> int:
+@pytest.mark.parametrize(
+    ("arguments", "runs", "said"),
+    [
+        (("optimize", "--model", "m"), "optimize.run_optimize", app_module.KEPT_TEXT),
+        (("recertify", "--model", "m", "--slo", "s"), "recertify.run_recertify", "interrupted"),
+    ],
+)
+def test_an_interrupt_says_what_the_same_command_goes_on_from(
+    optikit: Optikit, monkeypatch, arguments, runs, said
+):
+    def interrupted(*given: object, **named: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("optikit_assets.cli.bench.run_bench", interrupted)
-    ended = optikit("bench", "--base-url", "http://x/v1", "--model", "m", "--slo", "demo")
-    assert ended.error == app_module.INTERRUPTED_TEXT
+    monkeypatch.setattr(f"optikit_assets.cli.{runs}", interrupted)
+    ended = optikit(*arguments)
+    assert ended.error == said
     assert ended.code == 130
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,8 @@ from optikit_assets.execution import Executor
 from optikit_assets.headless.materialize import run_job
 from optikit_assets.settings import Settings
 from optikit_assets.specs import PoolSpec
+from optikit_assets.workers.messages import Message
+from tests.definitions.world import in_process
 from tests.executors import execute_with
 from tests.servers.imitation import Behaviour, running
 from tests.unit.cli.conftest import Optikit
@@ -66,6 +69,19 @@ def test_repeatability_without_determinism_is_a_series_of_its_own(optikit: Optik
         assert optikit("repeatability", "--model", "demo-llama", "--times", "2", *more).code == 0
     asked = optikit("sql", "SELECT DISTINCT deterministic FROM table4", "--format", "json")
     assert sorted(row["deterministic"] for row in json.loads(asked.out)) == [False, True]
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_run_is_told_as_such(
+    optikit: Optikit, worker: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupted(*asked: object) -> Message:
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("Ctrl-C did not reach the run")
+
+    execute_with(monkeypatch, in_process(interrupted))
+    ended = optikit("repeatability", "--model", "demo-llama", "--suite", "demo")
+    assert (ended.code, ended.error) == (130, "interrupted")
 
 
 def test_repeatability_of_a_recipe_that_was_never_evaluated(optikit: Optikit, worker: Path):
