@@ -1,45 +1,52 @@
 r"""How many times the rate of another configuration one serves, from fresh servers of both.
 
-Notation: in round k = 1 … n both configurations were served on a fresh server each, one soon after
-the other and with the same arrivals, which gave the logarithms y_k and x_k of their limits per
-accelerator with variances v_k and u_k of their own. The gain is exp(δ), δ the mean of
+Notation: in round k = 1 … n both configurations were served on a fresh server each, beside one
+another or one soon after the other, with the same arrivals, which gave the logarithms y_k and x_k
+of their limits per accelerator with variances v_k and u_k of their own. The gain is exp(δ), δ the
+mean of what d_k = y_k − x_k would be on ever more servers:
 
-.. math:: d_k = y_k - x_k.
+.. math:: d_k \sim N(δ, v_k + u_k + τ^2).
 
-Its variance has parts that a reading does not know of: what the machine did meanwhile, and how much
-one start of a server differs from the next. So it is taken from the scatter of the d_k, which few
-rounds hardly tell, moderated by what the readings say (Smyth 2004, equation for the posterior
-variance in section 3):
+The readings know nothing of τ: what the machine did to one of two servers, and how much one start
+of a server differs from the next. A round that was read badly counts little, and where rounds
+differ by more than their readings say, all of them count nearly alike, on a larger τ. This is the
+random-effects model of meta-analysis (Röver 2020), with a flat prior of δ and a half-Cauchy prior
+of τ, which few rounds hardly tell: it is flat near zero and yields to rounds that scatter widely
+(Gelman 2006). Its scale is 7 %: with less, rounds that agree by luck look sure; with more, three
+rounds prove next to nothing. Given τ the posterior of δ is normal; τ is summed over, and the
+interval is between quantiles of the mixture.
 
-.. math:: \tilde s^2 = \frac{ν_0 s_0^2 + (n - 1) s^2}{ν_0 + n - 1}, \quad
-          s_0^2 = \frac1n \sum_k (v_k + u_k), \quad
-          s^2 = \frac1{n-1} \sum_k (d_k - \bar d)^2
-
-and :math:`\bar d ± t_{ν_0 + n - 1} \tilde s / \sqrt n` holds δ.
-
-Assumed: the d_k are independent, of one mean, and not far from normal. ν_0 is not estimated, as
-Smyth does over many genes, but fixed at two rounds' worth: with less, three rounds prove next to
-nothing; with more, what disturbs the machine goes unnoticed. `benchmarks.certification` shows what
-becomes of it where the assumptions fail.
+Assumed: rounds are independent, of one mean, and not far from normal. `benchmarks.certification`
+and `benchmarks.side_by_side` show what becomes of it where machines are disturbed.
 
 Beside a record there are no pairs: what was written down is of another hour, so of n servers now
 and m then nothing but the arrivals of some is the same, and one hour may scatter more than the
-other. There each side has a mean, with the moderated variance of its own readings on half the ν_0,
-and the difference Welch's interval (the degrees of freedom by Satterthwaite's approximation). What
-the machine does to one hour and not to the other is in δ then, not in its interval.
+other. There each side is a mean of its own readings, with its own τ, the prior's scale smaller by
+√2 as one server is half of what differs, and δ is the difference. What the machine does to one hour
+and not to the other is in δ then, not in its interval.
 
-Smyth, G. K. (2004). Linear models and empirical Bayes methods for assessing differential expression
-in microarray experiments. Statistical Applications in Genetics and Molecular Biology 3(1), 3.
+Gelman, A. (2006). Prior distributions for variance parameters in hierarchical models. Bayesian
+Analysis 1(3), 515-534.
+
+Röver, C. (2020). Bayesian random-effects meta-analysis using the bayesmeta R package. Journal of
+Statistical Software 93(6).
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy import special
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, special
 
-_PRIOR_FREEDOM = 2.0
 _FEWEST = 2
+_SCALE = 0.07
+# Values of τ, equally likely beforehand: quantiles of the half-Cauchy distribution of scale 1.
+_TAUS = np.tan(np.pi / 2.0 * (np.arange(50) + 0.5) / 50)
+# Quantiles are looked for within so many standard deviations of the means.
+_FAR = 12.0
+_EXACT = 1e-9
 
 
 @dataclass(frozen=True)
@@ -81,15 +88,10 @@ def paired_ratio(
     -------
     None for fewer than two rounds: how much they scatter is not known then.
     """
-    n = len(pairs)
-    if n < _FEWEST:
+    if len(pairs) < _FEWEST:
         return None
-    steps = [a.value - b.value for a, b in pairs]
-    own = math.fsum(a.sd**2 + b.sd**2 for a, b in pairs) / n
-    mean, squares = _mean(steps)
-    variance, freedom = _moderated(own, squares, n - 1, _PRIOR_FREEDOM)
-    half = _quantile(freedom, confidence) * math.sqrt(variance / n)
-    return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half), n)
+    steps = [LogLimit(a.value - b.value, math.hypot(a.sd, b.sd)) for a, b in pairs]
+    return _mean(steps, _SCALE).ratio(confidence, len(pairs))
 
 
 def unpaired_ratio(
@@ -110,32 +112,52 @@ def unpaired_ratio(
     """
     if min(len(first), len(second)) < _FEWEST:
         return None
-    means: list[float] = []
-    variances: list[tuple[float, float]] = []
-    for side in (first, second):
-        own = math.fsum(reading.sd**2 for reading in side) / len(side)
-        mean, squares = _mean([reading.value for reading in side])
-        variance, freedom = _moderated(own, squares, len(side) - 1, _PRIOR_FREEDOM / 2.0)
-        means.append(mean)
-        variances.append((variance / len(side), freedom))
-    whole = math.fsum(variance for variance, _ in variances)
-    parts = math.fsum(variance**2 / freedom for variance, freedom in variances)
-    # Without any scatter there is no interval, whatever its degrees of freedom.
-    half = _quantile(whole**2 / parts, confidence) * math.sqrt(whole) if parts else 0.0
-    step = means[0] - means[1]
-    return Ratio(math.exp(step), math.exp(step - half), math.exp(step + half), len(first))
+    now, then = (_mean(side, _SCALE / math.sqrt(2.0)) for side in (first, second))
+    return now.less(then).ratio(confidence, len(first))
 
 
-def _mean(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean, and the sum of the squares of what the values differ by from it."""
-    mean = math.fsum(values) / len(values)
-    return mean, math.fsum((value - mean) ** 2 for value in values)
+@dataclass(frozen=True)
+class _Mixture:
+    """Normal distributions by their weights, means and variances, each of shape (taus,)."""
+
+    weights: NDArray[np.float64]
+    means: NDArray[np.float64]
+    variances: NDArray[np.float64]
+
+    def less(self, other: "_Mixture") -> "_Mixture":
+        """Return the distribution of the difference, of independent ones."""
+        return _Mixture(
+            np.multiply.outer(self.weights, other.weights).ravel(),
+            np.subtract.outer(self.means, other.means).ravel(),
+            np.add.outer(self.variances, other.variances).ravel(),
+        )
+
+    def ratio(self, confidence: float, rounds: int) -> Ratio:
+        """Return the ratio of which this is the logarithm: its median and interval."""
+        tail = (1.0 - confidence) / 2.0
+        low, middle, high = map(self._quantile, (tail, 0.5, 1.0 - tail))
+        return Ratio(math.exp(middle), math.exp(low), math.exp(high), rounds)
+
+    def _quantile(self, probability: float) -> float:
+        sds = np.sqrt(self.variances)
+
+        def beyond(value: float) -> float:
+            below = self.weights * special.ndtr((value - self.means) / sds)
+            return float(below.sum()) - probability
+
+        ends = float(np.min(self.means - _FAR * sds)), float(np.max(self.means + _FAR * sds))
+        return float(optimize.brentq(beyond, *ends, xtol=_EXACT))
 
 
-def _moderated(own: float, squares: float, freedom: int, prior: float) -> tuple[float, float]:
-    """Return the moderated variance of one reading, and its degrees of freedom."""
-    return (prior * own + squares) / (prior + freedom), prior + freedom
-
-
-def _quantile(freedom: float, confidence: float) -> float:
-    return float(special.stdtrit(freedom, (1.0 + confidence) / 2.0))
+def _mean(readings: Sequence[LogLimit], scale: float) -> _Mixture:
+    """Return the posterior of what readings are about, the scale that of the prior of τ."""
+    values = np.array([reading.value for reading in readings])
+    own = np.array([reading.sd for reading in readings]) ** 2
+    variances = own + (scale * _TAUS[:, None]) ** 2
+    precisions = 1.0 / variances
+    whole = precisions.sum(axis=1)
+    means = (precisions @ values) / whole
+    squares = (precisions * (values - means[:, None]) ** 2).sum(axis=1)
+    likelihood = -0.5 * (np.log(variances).sum(axis=1) + np.log(whole) + squares)
+    weights = np.exp(likelihood - likelihood.max())
+    return _Mixture(weights / weights.sum(), means, 1.0 / whole)

@@ -149,7 +149,7 @@ _DECLARED = (
         "deployment.json and report.html; status infeasible if nothing meets the SLO.",
         needs=(BASE_MODEL, EVAL_SCORES, BENCHMARK_SWEEP, TUNED_CONFIG, POOL_SPEC),
         optional=(TUNED_CONFIG,),
-        code_version="5",
+        code_version="6",
     ),
 )
 

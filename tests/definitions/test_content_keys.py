@@ -27,7 +27,7 @@ KEYS = {
     "tuned_config[tiny@1|baseline@chat]": "7f27b31433007043",
     "tuned_config[tiny@1|fp8_dynamic@chat]": "db8d6f520676957b",
     "tuned_config[tiny@1|int_w8a8@chat]": "cc859f8a412b378f",
-    "deployable_config[tiny@1|chat]": "10885634115fdc3f",
+    "deployable_config[tiny@1|chat]": "20b644bc55e097ba",
 }
 SOURCES = {
     "base_model[tiny@1]": "8bdc1f507d6dfed8",

@@ -46,7 +46,7 @@ SNAPSHOT: dict[str, tuple[tuple[str, ...], set[str], str | None]] = {
     "deployable_config": (
         ("model", "slo"),
         {"base_model", "eval_scores", "benchmark_sweep", "tuned_config"},
-        "5",
+        "6",
     ),
     "recipe_spec": (("recipe",), set(), None),
     "scenario_spec": (("scenario",), set(), None),

@@ -246,10 +246,10 @@ Qwen2.5-7B-Instruct@1 under chat
  ────────────────────────────────────────────────────────────────────────────
    Baseline               baseline        3.520              1.00×  confirmed
    Quantization only      int_w8a8        5.960              1.69×  measured
-   Tuning only            baseline        6.790  1.93× (1.89–1.97)  confirmed
- → Quantization + tuning  int_w8a8        7.500  2.13× (2.10–2.16)  confirmed
+   Tuning only            baseline        6.790  1.93× (1.82–2.04)  confirmed
+ → Quantization + tuning  int_w8a8        7.500  2.13× (2.07–2.20)  confirmed
 
-Certified: 7.5 requests/s, at least 2.10 times the plain baseline's.
+Certified: 7.5 requests/s, at least 2.07 times the plain baseline's.
 Bundle: bundles/qwen"""
     )
 
