@@ -5,25 +5,27 @@ another or one soon after the other, with the same arrivals, which gave the loga
 of their limits per accelerator with variances v_k and u_k of their own. The gain is exp(δ), δ the
 mean of what d_k = y_k − x_k would be on ever more servers:
 
-.. math:: d_k \sim N(δ, v_k + u_k + τ^2).
+.. math:: d_k \sim N(δ, c (v_k + u_k) + τ^2).
 
-The readings know nothing of τ: what the machine did to one of two servers, and how much one start
-of a server differs from the next. A round that was read badly counts little, and where rounds
-differ by more than their readings say, all of them count nearly alike, on a larger τ. This is the
-random-effects model of meta-analysis (Röver 2020), with a flat prior of δ and a half-Cauchy prior
-of τ, which few rounds hardly tell: it is flat near zero and yields to rounds that scatter widely
-(Gelman 2006). Its scale is 7 %: with less, rounds that agree by luck look sure; with more, three
-rounds prove next to nothing. Given τ the posterior of δ is normal; τ is summed over, and the
-interval is between quantiles of the mixture.
+c is the share of the readings' own errors that two servers of a round do not have in common: both
+saw the same arrivals, so what was luck with these is in y_k and x_k alike. And the readings know
+nothing of τ: what the machine did to one of two servers, and how much one start of a server differs
+from the next. A round that was read badly counts little, and where rounds differ by more than their
+readings say, all of them count nearly alike, on a larger τ. With c = 1 this is the random-effects
+model of meta-analysis (Röver 2020), with a flat prior of δ and a half-Cauchy prior of τ, which few
+rounds hardly tell: it is flat near zero and yields to rounds that scatter widely (Gelman 2006). Its
+scale is 7 %: with less, rounds that agree by luck look sure; with more, three rounds prove next to
+nothing. The prior of c is flat from a sixteenth to 1. Given c and τ the posterior of δ is normal;
+both are summed over, and the interval is between quantiles of the mixture.
 
 Assumed: rounds are independent, of one mean, and not far from normal. `benchmarks.certification`
 and `benchmarks.side_by_side` show what becomes of it where machines are disturbed.
 
 Beside a record there are no pairs: what was written down is of another hour, so of n servers now
 and m then nothing but the arrivals of some is the same, and one hour may scatter more than the
-other. There each side is a mean of its own readings, with its own τ, the prior's scale smaller by
-√2 as one server is half of what differs, and δ is the difference. What the machine does to one hour
-and not to the other is in δ then, not in its interval.
+other. There each side is a mean of its own readings, with c = 1 and its own τ, the prior's scale
+smaller by √2 as one server is half of what differs, and δ is the difference. What the machine does
+to one hour and not to the other is in δ then, not in its interval.
 
 Gelman, A. (2006). Prior distributions for variance parameters in hierarchical models. Bayesian
 Analysis 1(3), 515-534.
@@ -44,6 +46,9 @@ _FEWEST = 2
 _SCALE = 0.07
 # Values of τ, equally likely beforehand: quantiles of the half-Cauchy distribution of scale 1.
 _TAUS = np.tan(np.pi / 2.0 * (np.arange(50) + 0.5) / 50)
+# Values of c, equally likely beforehand, for two servers of a round; and for servers by themselves.
+_OF_A_ROUND = (np.arange(8) + 0.5) / 8
+_ALONE = np.ones(1)
 # Quantiles are looked for within so many standard deviations of the means.
 _FAR = 12.0
 _EXACT = 1e-9
@@ -91,7 +96,7 @@ def paired_ratio(
     if len(pairs) < _FEWEST:
         return None
     steps = [LogLimit(a.value - b.value, math.hypot(a.sd, b.sd)) for a, b in pairs]
-    return _mean(steps, _SCALE).ratio(confidence, len(pairs))
+    return _mean(steps, _SCALE, _OF_A_ROUND).ratio(confidence, len(pairs))
 
 
 def unpaired_ratio(
@@ -112,13 +117,13 @@ def unpaired_ratio(
     """
     if min(len(first), len(second)) < _FEWEST:
         return None
-    now, then = (_mean(side, _SCALE / math.sqrt(2.0)) for side in (first, second))
+    now, then = (_mean(side, _SCALE / math.sqrt(2.0), _ALONE) for side in (first, second))
     return now.less(then).ratio(confidence, len(first))
 
 
 @dataclass(frozen=True)
 class _Mixture:
-    """Normal distributions by their weights, means and variances, each of shape (taus,)."""
+    """Normal distributions by their weights, means and variances, each of shape (n,)."""
 
     weights: NDArray[np.float64]
     means: NDArray[np.float64]
@@ -149,14 +154,24 @@ class _Mixture:
         return float(optimize.brentq(beyond, *ends, xtol=_EXACT))
 
 
-def _mean(readings: Sequence[LogLimit], scale: float) -> _Mixture:
-    """Return the posterior of what readings are about, the scale that of the prior of τ."""
+def _mean(readings: Sequence[LogLimit], scale: float, shares: NDArray[np.float64]) -> _Mixture:
+    """Return the posterior of what readings are about.
+
+    Parameters
+    ----------
+    scale
+        Of the prior of τ.
+    shares
+        Values of c.
+    """
     values = np.array([reading.value for reading in readings])
     own = np.array([reading.sd for reading in readings]) ** 2
-    variances = own + (scale * _TAUS[:, None]) ** 2
+    # Of shape (shares · taus, readings).
+    variances = np.repeat(shares, len(_TAUS))[:, None] * own
+    variances += (scale * np.tile(_TAUS, len(shares)))[:, None] ** 2
     precisions = 1.0 / variances
     whole = precisions.sum(axis=1)
-    means = (precisions @ values) / whole
+    means = (precisions * values).sum(axis=1) / whole
     squares = (precisions * (values - means[:, None]) ** 2).sum(axis=1)
     likelihood = -0.5 * (np.log(variances).sum(axis=1) + np.log(whole) + squares)
     weights = np.exp(likelihood - likelihood.max())
