@@ -14,7 +14,7 @@ from the next. A round that was read badly counts little, and where rounds diffe
 readings say, all of them count nearly alike, on a larger τ. With c = 1 this is the random-effects
 model of meta-analysis (Röver 2020), with a flat prior of δ and a half-Cauchy prior of τ, which few
 rounds hardly tell: it is flat near zero and yields to rounds that scatter widely (Gelman 2006). Its
-scale is 7 %: with less, rounds that agree by luck look sure; with more, three rounds prove next to
+scale is 10 %: with less, rounds that agree by luck look sure; with more, three rounds prove next to
 nothing. The prior of c is flat from a sixteenth to 1. Given c and τ the posterior of δ is normal;
 both are summed over, and the interval is between quantiles of the mixture.
 
@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 from scipy import optimize, special
 
 _FEWEST = 2
-_SCALE = 0.07
+_SCALE = 0.1
 # Values of τ, equally likely beforehand: quantiles of the half-Cauchy distribution of scale 1.
 _TAUS = np.tan(np.pi / 2.0 * (np.arange(50) + 0.5) / 50)
 # Values of c, equally likely beforehand, for two servers of a round; and for servers by themselves.

@@ -246,7 +246,7 @@ Qwen2.5-7B-Instruct@1 under chat
  ────────────────────────────────────────────────────────────────────────────
    Baseline               baseline        3.520              1.00×  confirmed
    Quantization only      int_w8a8        5.960              1.69×  measured
-   Tuning only            baseline        6.790  1.93× (1.85–2.01)  confirmed
+   Tuning only            baseline        6.790  1.93× (1.84–2.02)  confirmed
  → Quantization + tuning  int_w8a8        7.500  2.13× (2.09–2.17)  confirmed
 
 Certified: 7.5 requests/s, at least 2.09 times the plain baseline's.

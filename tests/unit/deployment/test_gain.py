@@ -54,7 +54,7 @@ def test_the_interval_is_that_of_the_random_effects_model(steps, sds):
     found = paired_ratio(
         [(LogLimit(2.0 + d, sd), LogLimit(2.0, 0.0)) for d, sd in zip(steps, sds, strict=True)]
     )
-    expected = interval(*half_cauchy_posterior(steps, sds, 0.07, SHARES))
+    expected = interval(*half_cauchy_posterior(steps, sds, 0.1, SHARES))
     assert logs(found) == pytest.approx(expected, abs=1e-3)
     assert found.rounds == len(steps)
 
@@ -122,7 +122,7 @@ def readings(values, sd=0.0):
 def test_without_pairs_each_side_has_a_scatter_of_its_own():
     now, then = [0.10, 0.14, 0.02, 0.09], [0.00, -0.12]
     found = unpaired_ratio(readings(now, sd=0.02), readings(then, sd=0.05))
-    scale = 0.07 / math.sqrt(2)
+    scale = 0.1 / math.sqrt(2)
     grid, first = half_cauchy_posterior(now, [0.02] * 4, scale)
     _, second = half_cauchy_posterior(then, [0.05] * 2, scale)
     difference = signal.fftconvolve(first, second[::-1])
