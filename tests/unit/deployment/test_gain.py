@@ -25,10 +25,10 @@ def half_cauchy_posterior(values, sds, scale, shares=(1.0,)):
     prior = 1 / (1 + (taus / scale) ** 2)
     # In steps of ln τ, all alike.
     parts = likelihood * prior * taus
-    density = sum(
-        part * stats.norm.pdf(grid, mean, sd)
-        for part, mean, sd in zip(parts, means, 1 / np.sqrt(whole), strict=True)
-    )
+    sds_of_mean = 1 / np.sqrt(whole)
+    density = np.zeros_like(grid)
+    for part, mean, sd in zip(parts, means, sds_of_mean, strict=True):
+        density += part * stats.norm.pdf(grid, mean, sd)
     return grid, density / density.sum()
 
 
