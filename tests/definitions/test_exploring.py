@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from optikit_assets.artifacts import open_store
-from optikit_assets.errors import StageError
 from optikit_assets.execution import Lease
 from optikit_assets.graph import Node
 from optikit_assets.headless.materialize import materialize_node
@@ -116,7 +115,7 @@ def test_what_wins_had_a_server_of_its_own_and_the_history_tells_what_each_trial
 
 def test_a_study_that_was_killed_while_it_explored_measures_nothing_twice(shared: Shared) -> None:
     shared.dies_after = 2
-    with pytest.raises(StageError, match="KeyboardInterrupt"):
+    with pytest.raises(KeyboardInterrupt):
         materialize_node(TUNED)
     assert materialize_node(TUNED) == "feasible"
     assert len(shared.made) == len(set(shared.made))

@@ -271,7 +271,7 @@ def test_a_result_that_is_made_anew_has_its_own_rows(stages: Stages) -> None:
 def test_a_trial_of_a_killed_attempt_keeps_its_row_and_its_run(stages: Stages) -> None:
     assert materialize_node(BASE) == "ok"
     stages.dies_in = "compress"
-    with pytest.raises(StageError, match="KeyboardInterrupt"):
+    with pytest.raises(KeyboardInterrupt):
         materialize_node(QUANTIZED)
     killed = run_ids()[-1]
     assert materialize_node(QUANTIZED) == "ok"
@@ -287,7 +287,7 @@ def test_trials_of_a_study_that_was_killed_keep_their_probes_and_their_run(
 ) -> None:
     make([*SERVED, SWEEP])
     stages.dies_in = "benchmark"
-    with pytest.raises(StageError, match="KeyboardInterrupt"):
+    with pytest.raises(KeyboardInterrupt):
         materialize_node(TUNED)
     killed = run_ids()[-1]
     assert materialize_node(TUNED) == "feasible"
