@@ -22,6 +22,7 @@ from resources.stage_runner import Listener, nobody
 
 # The event log has it all; the terminal belongs to the command.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+# Ctrl-C, as Dagster or a stage names it.
 _INTERRUPTS = (dg.DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__name__)
 
 
@@ -79,6 +80,8 @@ def materialize_node(
     ------
     OptikitError
         With the message of the error in the asset's body.
+    KeyboardInterrupt
+        If it was interrupted.
     """
     with open_instance() as instance, run_tags() as owner:
         result = dg.materialize(
@@ -90,7 +93,7 @@ def materialize_node(
             tags={**owner, **_pool_tag(node, named or {}), **(tags or {})},
             raise_on_error=False,
         )
-        _check(result)
+        _raise_failure(result)
         known = recorded(instance, node)
         return known.status if known else "ok"
 
@@ -107,6 +110,8 @@ def materialize_beside(
     ------
     StageError
         With the message of the error in the asset's body.
+    KeyboardInterrupt
+        If it was interrupted.
     """
     with open_instance() as instance, run_tags() as owner:
         register_model(instance, node.key.model)
@@ -120,7 +125,7 @@ def materialize_beside(
             tags=owner,
             raise_on_error=False,
         )
-        _check(result)
+        _raise_failure(result)
         (made,) = result.asset_materializations_for_node(asset.op.name)
         return (made.tags or {})[DATA_VERSION_TAG]
 
@@ -139,6 +144,8 @@ def run_job(
     ------
     StageError
         With the message of the error in the op.
+    KeyboardInterrupt
+        If it was interrupted.
     """
     with open_instance() as instance, run_tags() as tags:
         result = job.execute_in_process(
@@ -148,7 +155,7 @@ def run_job(
             tags=tags,
             raise_on_error=False,
         )
-        _check(result)
+        _raise_failure(result)
         return result.output_for_node(op)
 
 
@@ -158,21 +165,24 @@ def register_model(instance: dg.DagsterInstance, key: str) -> None:
     instance.add_dynamic_partitions(partitions.MODEL_DIMENSION, [key])
 
 
-def _check(result: dg.ExecuteInProcessResult) -> None:
-    """Raise what made the run fail: the message of our own error, else the innermost one."""
+def _raise_failure(result: dg.ExecuteInProcessResult) -> None:
+    """Raise what made a run fail, if it did; Ctrl-C is no failure of the stage."""
     if result.success:
         return
-    reason = "the run failed before its step started"
+    name, message = _error(result)
+    if name in _INTERRUPTS:
+        raise KeyboardInterrupt
+    raise StageError(f"{message} (Dagster run {result.run_id})")
+
+
+def _error(result: dg.ExecuteInProcessResult) -> tuple[str, str]:
+    """Return class and message of our own error in a run, else of the innermost one."""
     for event in result.all_events:
         if event.is_step_failure:
             error = event.step_failure_data.error
             while error is not None and error.cls_name not in errors.__all__ and error.cause:
                 error = error.cause
             if error is not None:
-                # Dagster makes a failure of Ctrl-C, which is none.
-                if error.cls_name in _INTERRUPTS:
-                    raise KeyboardInterrupt
-                text = " ".join(error.message.split())
-                reason = text.partition(": ")[2] if error.cls_name in errors.__all__ else text
-                break
-    raise StageError(f"{reason} (Dagster run {result.run_id})")
+                name, text = error.cls_name or "", " ".join(error.message.split())
+                return name, text.partition(": ")[2] if name in errors.__all__ else text
+    return "", "the run failed before its step started"
