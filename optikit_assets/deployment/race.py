@@ -42,6 +42,8 @@ class Served:
         Where the SLO is missed, and the standard deviation of its logarithm; None if unknown.
     failure
         Why there was no server, or none to the end.
+    held_nothing
+        Requests that were sent one after the other missed the SLO, so no rate was tried.
     """
 
     probes: tuple[ProbeResult, ...] = ()
@@ -49,6 +51,7 @@ class Served:
     log_sd: float | None = None
     load_seconds: float = 0.0
     failure: str = ""
+    held_nothing: bool = False
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,10 @@ def _vouched(race: Race, now: FreshServers, against: Against) -> Held | None:
     """Return what servers of now vouch for together, if that is the certified rate."""
     new, step = race.entrants[1], 1.0 + race.limits.tolerance
     ratio, held = _ratio(race, against), _held(new, now)
-    alike = len(new.served) >= _LEAST_ROUNDS and (ratio is None or ratio.estimate > 1.0 / step)
+    servers = [*new.served.values()]
+    asked = sum(bool(one.probes) for one in servers)
+    enough = asked >= _LEAST_ROUNDS and not any(one.held_nothing for one in servers)
+    alike = enough and (ratio is None or ratio.estimate > 1.0 / step)
     return held if alike and held is not None and held.rate_rps >= new.arm.rate_rps / step else None
 
 
@@ -151,13 +154,14 @@ def _verdict(race: Race, now: FreshServers, against: Against) -> tuple[Recertifi
     """Return the verdict on the second of two entrants, and why."""
     old, new = race.entrants
     ratio = _ratio(race, against)
-    if new.failed and ratio is not None:
-        return "unresolved", f"a server failed after {ratio.rounds} rounds ({new.left}): once more."
+    if new.failed and any(not one.failure for one in new.served.values()):
+        return "unresolved", f"a server failed in round {race.rounds} ({new.left}): once more."
     if new.failed:
         return "regressed", f"there is no server of it any more ({new.left})."
     if old.failed:
         return "unresolved", f"the engine that it was certified on has no server ({old.left})."
     step = 1.0 + race.limits.tolerance
+    missed = _missed(new, old, step, against)
     told = "there are no two rounds in which both limits were read."
     if ratio is not None:
         beside = f" beside {len(old.limits)} of the record" if against == "record" else ""
@@ -169,9 +173,9 @@ def _verdict(race: Race, now: FreshServers, against: Against) -> tuple[Recertifi
             return "regressed", told
         if ratio.low > 1.0 and ratio.estimate > step:
             return "improved", told
-        if ratio.low > step**-2:
+        if ratio.low > step**-2 and len(missed) < _LEAST_ROUNDS:
             return "holds", told
-    elif len(missed := _missed(new, old, step)) >= _LEAST_ROUNDS:
+    elif len(missed) >= _LEAST_ROUNDS:
         return "regressed", f"in {len(missed)} rounds it held no rate, down to {min(missed):.3g}/s."
     if held := _vouched(race, now, against):
         servers = f"{len(new.served)} fresh servers vouch for {held.rate_rps:.3g} requests/s"
@@ -179,16 +183,21 @@ def _verdict(race: Race, now: FreshServers, against: Against) -> tuple[Recertifi
     return "unresolved", told
 
 
-def _missed(new: Entrant, old: Entrant, step: float) -> list[float]:
-    """Return the lowest rate of every round in which nothing held that the other one could."""
+def _missed(new: Entrant, old: Entrant, step: float, against: Against) -> list[float]:
+    """Return the lowest rate of every round in which nothing held that the other one could.
+
+    0 where not even requests one after the other met the SLO. What a record does not tell of a
+    round, the certified rate does.
+    """
     found: list[float] = []
     for number, served in new.served.items():
+        before = old.served[number].limit_rps
+        could = new.arm.rate_rps if before is None and against == "record" else before
         probes = [probe for probe in served.probes if probe.verdict != "invalid"]
-        before = old.served.get(number)
-        if not probes or before is None or before.limit_rps is None:
+        if could is None or not (probes or served.held_nothing):
             continue
-        lowest = min(probe.achieved_rate_rps for probe in probes)
-        if all(probe.verdict == "fail" for probe in probes) and lowest < before.limit_rps / step:
+        lowest = min((probe.achieved_rate_rps for probe in probes), default=0.0)
+        if all(probe.verdict == "fail" for probe in probes) and lowest < could / step:
             found.append(lowest)
     return found
 

@@ -102,12 +102,17 @@ def upgraded(told: list[str]) -> list[Upgraded]:
     """
     store = open_store(settings().store, settings().home)
     found: list[Upgraded] = []
-    for bundle_key in sorted({here.bundle_key for here in current_decisions()}):
+    deployed = {here.bundle_key: here for here in current_decisions()}
+    for bundle_key, here in sorted(deployed.items()):
         try:
-            deployment = DEPLOYMENT_FILE.read(store.get(bundle_key))
+            bundle = store.get(bundle_key)
+            deployment = DEPLOYMENT_FILE.read(bundle)
             engine = get_engine(deployment.engine)
         except OptikitError as error:
             told.append(str(error))
+            continue
+        if None not in (here.bundle_digest, bundle.digest) and here.bundle_digest != bundle.digest:
+            told.append(f"{here.slot}: bundle {bundle_key[:12]}… was made anew since, as another")
             continue
         certified = engine_versions(engine, deployment.versions)
         installed = engine_in(engine, settings().envs_home)

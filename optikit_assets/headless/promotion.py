@@ -16,7 +16,7 @@ from optikit_assets.headless import channels
 from optikit_assets.headless.bundles import model_registry, newest_bundle
 from optikit_assets.history import History
 from optikit_assets.promotion import Candidate, Decision, GateResult, Ledger, Slot, judge
-from optikit_assets.promotion.ledger import outcome, plain_rows
+from optikit_assets.promotion.ledger import outcome, plain_rows, take_in_decisions
 from optikit_assets.publishing import Bundle
 from optikit_assets.releases import served_weights
 from optikit_assets.schemas import DEPLOYMENT_FILE, Comparison, Deployment
@@ -131,8 +131,7 @@ def deployed_in(model: str, slo: str, channel: str) -> tuple[str, Deployment]:
         If it has none.
     """
     store, ledger = _opened(channel, model, slo)
-    open_history(settings()).drain()
-    current = ledger.current
+    current = ledger.look()
     if current is None:
         raise OptikitError(f"{ledger.slot}: nothing is deployed; `optikit promote` comes first")
     found = _bundle(store, current)
@@ -151,6 +150,7 @@ class Deployed:
     model: str
     decision: str
     bundle_key: str
+    bundle_digest: str | None
     decided_by: str
     decided_at: datetime
     reason: str | None
@@ -162,12 +162,26 @@ class Deployed:
 
 
 def current_decisions(channel: str | None = None) -> list[Deployed]:
-    """Return what is current in every slot, or in those of one channel."""
-    history = open_history(settings())
-    history.drain()
+    """Return what is current in every slot, or in those of one channel.
+
+    Raises
+    ------
+    StorageError
+        If there are decisions that cannot be read here.
+    """
+    here = settings()
+    history, store = open_history(here), open_store(here.store, here.home)
+    take_in_decisions(history)
+    slots = history.query(
+        "SELECT DISTINCT channel, family, slo FROM promotions "
+        "WHERE $channel IS NULL OR channel = $channel",
+        {"channel": channel},
+    )
+    for row in plain_rows(slots):
+        Ledger(Slot(**row), history, store).take_in_claims()
     found = history.query(
-        "SELECT channel, family, slo, model, decision, bundle_key, decided_by, decided_at, reason "
-        "FROM current_promotions WHERE $channel IS NULL OR channel = $channel",
+        "SELECT channel, family, slo, model, decision, bundle_key, bundle_digest, decided_by, "
+        "decided_at, reason FROM current_promotions WHERE $channel IS NULL OR channel = $channel",
         {"channel": channel},
     )
     return [Deployed(**row) for row in plain_rows(found)]

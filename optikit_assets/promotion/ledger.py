@@ -4,8 +4,8 @@ What is current is derived from it: the last decision that was not refused. Who 
 slot's turn in the artifact store, from reading what is current to having written the decision, so
 of two at once the second one is judged against what the first one left. Turns can be lost, so a
 decision counts once it has claimed its number: an artifact of the store that the first one makes,
-with the whole row in it. One that was claimed and is not in the history is brought there by who has
-the next turn. A rollback is a decision too; one after another goes further back, never to what was
+with the whole row in it. One that was claimed and is not in the history is brought there by whoever
+looks next. A rollback is a decision too; one after another goes further back, never to what was
 rolled back from.
 """
 
@@ -96,11 +96,7 @@ class Ledger:
         name = digest(["promotion", *asdict(self.slot).values()])
         with self._store.turn(name, timeout_s=_TURN_S):
             self._load()
-            self._number = self._last_number()
-            while (claimed := self._store.find(self._claim_key(self._number + 1))) is not None:
-                self._history.append(_TABLE, [claimed.read_json(_ROW_FILE)])
-                self._load()
-                self._number += 1
+            self.take_in_claims()
             yield
 
     def decisions(self) -> list[Decision]:
@@ -128,7 +124,16 @@ class Ledger:
             If this machine cannot know all decisions.
         """
         self._load()
+        self.take_in_claims()
         return self.current
+
+    def take_in_claims(self) -> None:
+        """Write down what somebody claimed and did not come to write down; twice is once."""
+        self._number = self._last_number()
+        while (claimed := self._store.find(self._claim_key(self._number + 1))) is not None:
+            self._history.append(_TABLE, [claimed.read_json(_ROW_FILE)])
+            self._load()
+            self._number += 1
 
     def promote(
         self,
@@ -254,13 +259,10 @@ class Ledger:
 
     def _load(self) -> None:
         """Take in what all others decided."""
-        why = self._history.drain().lacks(_TABLE)
-        if why is not None:
-            raise StorageError(
-                f"{self.slot}: the history has decisions {why}, so nobody knows here what is "
-                "deployed; update this machine, or look into spool/rejected/ of the history, and "
-                "run again"
-            )
+        try:
+            take_in_decisions(self._history)
+        except StorageError as error:
+            raise StorageError(f"{self.slot}: {error}") from error
 
     def _last_number(self) -> int:
         found = self._history.query(
@@ -269,6 +271,22 @@ class Ledger:
             asdict(self.slot),
         )
         return int(found["number"][0])
+
+
+def take_in_decisions(history: History) -> None:
+    """Take in what was decided, in all slots and on all machines.
+
+    Raises
+    ------
+    StorageError
+        If there are decisions that cannot be read here.
+    """
+    why = history.drain().lacks(_TABLE)
+    if why is not None:
+        raise StorageError(
+            f"the history has decisions {why}, so nobody knows here what is deployed; update this "
+            "machine, or look into spool/rejected/ of the history, and run again"
+        )
 
 
 def outcome(gates: Sequence[GateResult], force: str | None) -> What:

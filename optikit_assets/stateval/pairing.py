@@ -30,8 +30,14 @@ def pair(title: str, baseline: EvaluatedTask, candidate: EvaluatedTask) -> tuple
     Raises
     ------
     EvaluationError
-        If the two saw different items, or the same items in different prompts.
+        If the two were scored in different ways, or saw different items, or the same items in
+        different prompts.
     """
+    if (by := _scored_by(baseline)) != (by_now := _scored_by(candidate)):
+        raise EvaluationError(
+            f"{title}: the baseline was scored by {by}, the candidate by {by_now}, so their scores "
+            "do not mean the same; evaluate both with the same suite"
+        )
     base, other = _by_item(title, baseline), _by_item(title, candidate)
     if base.keys() != other.keys():
         lacking, added = _positions(base, other), _positions(other, base)
@@ -52,6 +58,11 @@ def pair(title: str, baseline: EvaluatedTask, candidate: EvaluatedTask) -> tuple
         np.array([base[key].score for key in keys], dtype=float),
         np.array([other[key].score for key in keys], dtype=float),
     )
+
+
+def _scored_by(outcome: EvaluatedTask) -> str:
+    metrics = ", ".join(sorted(outcome.summary.metrics))
+    return metrics if outcome.summary.judge == "none" else f"{metrics} of {outcome.summary.judge}"
 
 
 def _by_item(title: str, outcome: EvaluatedTask) -> dict[tuple[int, str], Item]:

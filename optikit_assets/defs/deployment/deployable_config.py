@@ -152,8 +152,7 @@ def _record(
         config = ConfigFile(
             engine.config_file, text, engine.commands_on(partition.runner.hardware.kind)
         )
-        # What ships was served last.
-        served = place.servers.latest.making if place.servers.latest else served
+        served = place.servers.made.get(chosen.label, served)
     name, version = graph.split_model(partition.model_key)
     recorded = {node: partition.versions.recorded(node) for node in partition.inputs}
     deployment = build_deployment(

@@ -61,7 +61,8 @@ class Servers(ABC):
     """What a fresh server shows, in the terms of a race; see `FreshServers`."""
 
     slo: SloSpec
-    latest: Benchmarked | None = field(default=None, init=False)
+    made: dict[str, BenchmarkMaking] = field(default_factory=dict, init=False)
+    """Arm -> where and with what its newest server ran."""
 
     def search(self, starts: Sequence[Start], seed: int) -> list[Served]:
         """Look for the limit of every arm near its start, side by side where there is room."""
@@ -94,7 +95,8 @@ class Servers(ABC):
 
     def note(self, arm: ArmMeasurement, slo: SloSpec, done: Benchmarked) -> None:
         """Keep what a server showed."""
-        self.latest = done
+        if done.artifact is not None:
+            self.made[arm.label] = done.making
 
     @abstractmethod
     def asked(self, arm: ArmMeasurement, slo: SloSpec, seed: int, **how: Any) -> Measurement:
@@ -168,7 +170,13 @@ def _searched(done: Benchmarked, slo: SloSpec) -> Served:
         return _failed(done)
     probes = _open_probes(done)
     reading = read_probes(probes, slo)
-    return Served(probes, reading.limit_rps, reading.log_sd, done.outcome.load_seconds)
+    return Served(
+        probes,
+        reading.limit_rps,
+        reading.log_sd,
+        done.outcome.load_seconds,
+        held_nothing=not probes and done.outcome.status == "infeasible",
+    )
 
 
 def _failed(done: Benchmarked) -> Served:

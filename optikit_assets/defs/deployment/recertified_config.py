@@ -28,6 +28,7 @@ from optikit_assets.schemas import (
     RecertifiedDeployment,
 )
 from optikit_assets.specs import digest
+from optikit_assets.workers.manifests import BenchmarkMaking
 from resources import (
     ArtifactStoreResource,
     HistoryResource,
@@ -137,7 +138,7 @@ def _found(
         certified_rate_rps=rate,
         accelerator=deployment.accelerator,
         certified_versions=deployment.versions,
-        versions=now.latest.making.versions if now.latest else {},
+        versions=now.made.get(arm.label, BenchmarkMaking()).versions,
         found=found,
         quality=quality,
         created_at=clock.now(),

@@ -240,6 +240,42 @@ def test_a_baseline_that_is_hard_to_confirm_is_not_given_up_for_what_is_not_prov
     assert found.rate_rps == pytest.approx(5.0 / 1.05**10)
 
 
+class Dying(Moody):
+    """Servers of the baseline that die as often as told when a rate is confirmed."""
+
+    def __init__(self, capacity, verdicts, deaths):
+        super().__init__(capacity, verdicts)
+        self.deaths = deaths
+
+    def confirm(self, arm, rates_rps, seed):
+        if arm.label == PLAIN and self.deaths:
+            self.deaths -= 1
+            self.confirmations.append((arm.label, rates_rps, seed))
+            return Served(failure="the server exited: code -9")
+        return super().confirm(arm, rates_rps, seed)
+
+
+def test_one_dead_server_does_not_take_the_baseline_out_when_it_is_confirmed():
+    """Otherwise a candidate ships that the race has shown to be slower."""
+    servers = Dying({PLAIN: 5.0, A: 4.0}, ["pass", "fail"], deaths=1)
+    found = certify([arm("a", 5.5), arm("baseline", 5.0)], servers, **SETTINGS)
+    assert (found.candidate.label, found.rate_rps) == (PLAIN, 5.0)
+    first, second = servers.confirmations
+    assert first[1] == second[1]
+    assert first[2] != second[2]
+
+
+def test_a_baseline_without_a_server_makes_way_for_whoever_holds_a_rate():
+    """Also for who was refused for a gain over it that was not borne out."""
+    servers = Dying({PLAIN: 5.0, A: 4.9}, ["pass", "fail"], deaths=2)
+    servers.limits = {A: [1.3]}
+    found = certify([arm("a", 5.5), arm("baseline", 5.0)], servers, **SETTINGS)
+    assert (found.candidate.label, found.rate_rps, found.gain) == (A, 4.9, None)
+    assert found.of("a", False).evidence == "confirmed"
+    assert "not borne out" not in found.of("a", False).text
+    assert found.summary.startswith("The plain baseline held no rate on fresh servers")
+
+
 def test_the_baseline_gets_its_rate_before_anything_is_called_better():
     class Unsure(Servers):
         def pool(self, probes):

@@ -202,6 +202,53 @@ def test_a_server_that_fails_after_good_rounds_is_no_regression():
     assert "no server of it any more" not in found.summary
 
 
+def test_one_good_server_beside_a_record_of_one_round_is_enough_for_no_regression():
+    """There a ratio is never known, however many servers there were."""
+
+    class Dies(Servers):
+        def serve(self, arm, start_rps, seed):
+            if len(self.searches) >= 3:
+                return Served(failure="the server exited: code 1")
+            return super().serve(arm, start_rps, seed)
+
+    then = RecordedServers.of(certification([Served(limit_rps=5.0, log_sd=0.02)]), 7)
+    found = recertify(arm("a", 5.0), Dies({A: 4.0}), then, seed=7, limits=LIMITS)
+    assert found.verdict == "unresolved"
+    assert found.ratio is None
+    assert "a server failed in round 4 (the server exited: code 1)" in found.summary
+
+
+class Hopeless(Servers):
+    """From a round on, requests that are sent one after the other miss the SLO too."""
+
+    def __init__(self, rates, after=0):
+        super().__init__(rates)
+        self.after = after
+
+    def serve(self, arm, start_rps, seed):
+        found = super().serve(arm, start_rps, seed)
+        return found if len(self.searches) <= self.after else Served(held_nothing=True)
+
+
+@pytest.mark.parametrize("record", [0, 1, 3, None])
+def test_an_engine_that_misses_the_slo_one_request_at_a_time_has_regressed(record):
+    then = Servers({A: 5.0})
+    if record is not None:
+        rounds = [Served(limit_rps=5.0, log_sd=0.02)] * record
+        then = RecordedServers.of(certification(rounds), 7)
+    found = recertify(arm("a", 5.0), Hopeless({A: 5.0}), then, seed=7, limits=LIMITS)
+    assert found.verdict == "regressed"
+    assert "it held no rate, down to 0/s" in found.summary
+    assert found.rounds == max(record or 2 if record is not None else 4, 2)
+
+
+def test_a_server_that_held_nothing_vouches_for_no_rate():
+    rounds = [Served(limit_rps=5.0, log_sd=0.02)] * 2
+    then = RecordedServers.of(certification(rounds), 7)
+    found = recertify(arm("a", 5.0), Hopeless({A: 5.0}, after=1), then, seed=7, limits=LIMITS)
+    assert found.verdict != "holds"
+
+
 def test_an_old_engine_without_a_server_says_nothing_of_the_new_one():
     broken = Servers({}, broken={A: "no such file"})
     found = recertify(arm("a", 5.0), Servers({A: 5.0}), broken, seed=7, limits=LIMITS)

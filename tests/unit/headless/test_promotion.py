@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -12,7 +14,7 @@ from optikit_assets.errors import OptikitError, StorageError
 from optikit_assets.headless import channels, promotion
 from optikit_assets.headless.links import broken_links
 from optikit_assets.headless.needed import Needed
-from optikit_assets.headless.promotion import deployed_now
+from optikit_assets.headless.promotion import deployed_in, deployed_now
 from optikit_assets.history import History
 from optikit_assets.promotion import Ledger, Slot
 from optikit_assets.publishing import Bundle
@@ -170,6 +172,31 @@ def test_a_worse_bundle_is_refused_with_numbers_forced_and_rolled_back_twice(ben
         "promoted", "promoted", "refused", "forced", "rolled_back", "rolled_back"
     ]  # fmt: skip
     assert "the old one crashes" in ledger["reason"].tolist()
+
+
+@pytest.mark.slow
+def test_a_decision_whose_maker_was_killed_is_what_is_deployed(bench, monkeypatch):
+    bench.make("good", lost=0)
+    promote()
+    better = bench.make("better", lost=0, rate=8.5)
+    with monkeypatch.context() as killed:
+        killed.setattr(History, "append", lambda *args: sys.exit())
+        with pytest.raises(SystemExit):
+            promote()
+    assert [here.bundle_key for here in deployed_now(None)] == [better.key]
+    assert deployed_in("qwen@1", "chat", "production")[0] == better.key
+
+
+@pytest.mark.slow
+def test_nothing_is_said_of_what_is_deployed_while_decisions_cannot_be_read(bench):
+    """Else a canary is set up beside what was deployed before."""
+    bench.make("good", lost=0)
+    promote()
+    name = f"{time.time_ns():020d}-1-ab.v99.promotions.jsonl"
+    (History(settings().history).root / "spool" / name).write_text('{"colour": 1}\n')
+    for ask in (lambda: deployed_now(None), lambda: deployed_in("qwen@1", "chat", "production")):
+        with pytest.raises(StorageError, match="decisions written by a newer release"):
+            ask()
 
 
 @pytest.mark.slow

@@ -142,14 +142,21 @@ def test_who_lost_the_turn_without_noticing_decides_nothing(tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_a_decision_that_was_claimed_counts_whatever_became_of_who_made_it(office, monkeypatch):
+@pytest.mark.parametrize("looks", [False, True])
+def test_a_decision_that_was_claimed_counts_whatever_became_of_who_made_it(
+    office, monkeypatch, looks
+):
     with monkeypatch.context() as killed:
         killed.setattr(office.history, "append", lambda *args: sys.exit())
         with pytest.raises(SystemExit):
             office.promote("a")
-    with office.ledger.turn():
-        assert office.current == "a"
+    if looks:
+        assert office.ledger.look().bundle_key == "a"
+    else:
+        with office.ledger.turn():
+            assert office.current == "a"
     assert office.promote("b").number == 2
+    assert [decision.number for decision in office.ledger.decisions()] == [1, 2]
 
 
 @pytest.mark.slow

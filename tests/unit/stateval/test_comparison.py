@@ -175,6 +175,21 @@ def test_different_prompts_are_an_error() -> None:
         compare(suite("a"), candidate(0, {"a": RIGHT}), [other], seed=1)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"metrics": {"exact_match,flexible-extract": 0.5}}, "exact_match,flexible-extract, so"),
+        ({"judge": "classifier"}, "exact_match,none of classifier, so"),
+    ],
+)
+def test_scores_of_another_metric_or_judge_are_an_error(change: dict, said: str) -> None:
+    other = outcome("a", RIGHT)
+    other = other.model_copy(update={"summary": other.summary.model_copy(update=change)})
+    with pytest.raises(EvaluationError, match="scored by exact_match,none, the candidate by ") as e:
+        compare(suite("a"), candidate(0, {"a": RIGHT}), [evaluated(other)], seed=1)
+    assert said in str(e.value)
+
+
 def test_missing_task_is_an_error() -> None:
     with pytest.raises(EvaluationError, match=r"missing \['b'\]"):
         compare(suite("a", "b"), BASELINE, [candidate(1, {"a": RIGHT})], seed=1)
