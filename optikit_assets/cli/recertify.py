@@ -57,6 +57,7 @@ def summary(found: RecertifiedDeployment) -> list[str]:
         for name, version in found.versions.items()
         if found.certified_versions.get(name) != version
     ]
+    same = "the same versions" if found.versions else "of which versions is not known"
     rates = f"certified at {found.certified_rate_rps:.3g} requests/s, all probes of now vouch for"
     answers = []
     if found.quality is not None:
@@ -65,6 +66,6 @@ def summary(found: RecertifiedDeployment) -> list[str]:
     return [
         f"{found.model} under SLO {found.slo}: {said.summary}",
         f"against {with_what}; {said.rounds} rounds, {said.load_seconds:.0f} s of load",
-        f"{rates} {held}; {', '.join(changed) or 'the same versions'}",
+        f"{rates} {held}; {', '.join(changed) or same}",
         *answers,
     ]

@@ -16,7 +16,7 @@ from optikit_assets.engines import Hardware
 from optikit_assets.errors import AcceleratorError
 from optikit_assets.settings import Settings
 from optikit_assets.specs import PoolSpec, plugins
-from optikit_assets.workers.messages import Message
+from optikit_assets.workers.messages import Message, Request
 from optikit_assets.workers.records import Record
 
 log = logging.getLogger("optikit.execution")
@@ -226,6 +226,12 @@ def get_executor(settings: Settings, pool: PoolSpec) -> Executor:
         If it does not reach this pool.
     """
     return _EXECUTORS.get(settings.executor)(settings, pool)
+
+
+def limit_of(request: Message, least_s: float) -> float:
+    """Return how many seconds a worker may run: no less than what it is asked for may take."""
+    asked_s = request.longest_s if isinstance(request, Request) else 0.0
+    return max(least_s, asked_s)
 
 
 def check_count(accelerators: int, hardware: Hardware) -> None:

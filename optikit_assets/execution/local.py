@@ -18,6 +18,7 @@ from optikit_assets.execution.base import (
     Origin,
     ResultT,
     ignore,
+    limit_of,
     register_executor,
     this_machine,
 )
@@ -46,7 +47,7 @@ class LocalExecutor:
     detect_hardware
         Says what this machine has; asked once.
     timeout_s
-        Longest run of one worker.
+        Longest run of a worker, but of one whose request may take longer (`limit_of`).
     lease_timeout_s
         Longest wait for accelerators.
     clock
@@ -120,7 +121,8 @@ class LocalExecutor:
         )
         note_start(self.home, worker, platform.node(), str(process.log_file), origin)
         conversation = Conversation(worker, on_record)
-        deadline = self._clock() + self.timeout_s
+        limit_s = limit_of(request, self.timeout_s)
+        deadline = self._clock() + limit_s
         try:
             with process:
                 while (code := process.wait(_POLL_S)) is None:
@@ -129,7 +131,7 @@ class LocalExecutor:
                         raise WorkerKilledError(f"the {worker} worker was broken off")
                     if self._clock() > deadline:
                         raise StageTimeoutError(
-                            f"the {worker} worker ran past its limit of {self.timeout_s:.0f} s and "
+                            f"the {worker} worker ran past its limit of {limit_s:.0f} s and "
                             f"was killed; log: {process.log_file}",
                             log_tail(process.log_file),
                         )

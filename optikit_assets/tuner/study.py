@@ -226,12 +226,13 @@ class _Session:
                 self._suspects.add(again.number)
 
     @contextlib.contextmanager
-    def _put_back_by_the_machine(self, group: list[Proposal]) -> Generator[None]:
-        """Have trials repeated that the machine broke off, which is not the trials' attempt."""
+    def _put_back_what_was_broken_off(self, group: list[Proposal]) -> Generator[None]:
+        """Have trials repeated that the machine or Ctrl-C broke off: that is no attempt."""
         try:
             yield
-        except Exception as error:
-            if machine_fault(error) is not None:
+        except BaseException as error:
+            # What is no Exception was not raised by what failed, but to stop it.
+            if not isinstance(error, Exception) or machine_fault(error) is not None:
                 # Where the journal cannot be written either, it counts as one interrupted.
                 with contextlib.suppress(OSError):
                     for trial, record in group:
@@ -297,7 +298,7 @@ class _Session:
 
     def _end_one(self, groups: Groups) -> None:
         group, measured = groups.first()
-        with self._put_back_by_the_machine(group):
+        with self._put_back_what_was_broken_off(group):
             outcomes = measured()
         for trial, record in group:
             self._finish(trial, record, outcomes[record.number])

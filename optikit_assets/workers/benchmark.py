@@ -97,8 +97,7 @@ def _turns(request: BenchmarkRequest) -> Turns:
     if not request.beside:
         return NobodyElse()
     # All that the others may do before a turn comes.
-    longest_s = request.engine.start_timeout_s + request.slo.budget.max_load_seconds
-    return SideBySide(home() / "leases" / "turns", timeout_s=(1 + request.beside) * longest_s)
+    return SideBySide(home() / "leases" / "turns", timeout_s=request.longest_s)
 
 
 def _make(request: BenchmarkRequest, emit: Emit, store: ArtifactStore, python: Path | str) -> None:

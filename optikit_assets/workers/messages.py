@@ -46,6 +46,11 @@ class Request(Message):
         """Return everything that the result is made from, each once."""
         return tuple(dict.fromkeys(_references_in(self)))
 
+    @property
+    def longest_s(self) -> float:
+        """Seconds that the work may take by what is asked; 0 where that says nothing of it."""
+        return 0.0
+
 
 def _references_in(value: object) -> Iterator[Reference]:
     if isinstance(value, Reference):
@@ -211,6 +216,11 @@ class BenchmarkRequest(Request):
         default=0, description="How many other benchmarks take turns with it under its lease."
     )
 
+    @property
+    def longest_s(self) -> float:
+        """Of this and of all that take turns with it."""
+        return (1 + self.beside) * (self.engine.start_timeout_s + _load_s(self.slo))
+
 
 class Variant(Message):
     """One configuration of a running server; ``artifact_key`` is where its benchmark goes."""
@@ -243,6 +253,16 @@ class ExploreRequest(Request):
         "far, itself included, by this share; unset: never.",
     )
     provenance: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def longest_s(self) -> float:
+        """Of all variants, and should each need a server."""
+        return len(self.variants) * (self.engine.start_timeout_s + _load_s(self.slo))
+
+
+def _load_s(slo: SloSpec) -> float:
+    """Return how long a benchmark may take: half of it may be waiting between probes."""
+    return 2.0 * slo.budget.max_load_seconds
 
 
 class ExploreWorkerResult(Message):

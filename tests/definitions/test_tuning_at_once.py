@@ -2,21 +2,33 @@
 
 import dataclasses
 import json
+import logging
 import shutil
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
-from optikit_assets.artifacts import open_store
+from optikit_assets.artifacts import LocalStore, open_store
+from optikit_assets.defs.benchmarking.serving import Measurement
+from optikit_assets.defs.benchmarking.serving import benchmark as measured
 from optikit_assets.defs.body import BENCHMARKS
+from optikit_assets.defs.tuning.measuring import trial_result
 from optikit_assets.engines import Hardware
+from optikit_assets.errors import StageError
 from optikit_assets.execution import Lease
 from optikit_assets.graph import Node
 from optikit_assets.headless.materialize import materialize_node
 from optikit_assets.history import History
 from optikit_assets.schemas import BENCHMARK_FILE, STUDY_FILE
 from optikit_assets.settings import REPOSITORY, settings
+from optikit_assets.specs import SloSpec
 from optikit_assets.workers.benchmark import BenchmarkWorkerResult
 from optikit_assets.workers.channel import Emit
 from optikit_assets.workers.messages import Message
@@ -67,6 +79,38 @@ class Measured:
                 versions={}, server_start_s=1.0, flags={}, provenance=request.provenance
             )
         return BenchmarkWorkerResult(artifact_key=key)
+
+
+class Asked(Measurement):
+    """A benchmark whose card others have for a second, and whose worker fails at once."""
+
+    gpus = 1
+
+    def _request(self, lease: Lease, beside: int) -> Any:
+        return SimpleNamespace(seed=1, left_key="e" * 64)
+
+
+def test_what_a_trial_that_failed_waited_for_its_card_is_no_time_of_its_server(
+    tmp_path: Path,
+) -> None:
+    @contextmanager
+    def lease(*_: object) -> Iterator[Lease]:
+        time.sleep(1.0)
+        yield Lease(CARDS)
+
+    def run(*_: object) -> None:
+        raise StageError("the server ran out of memory")
+
+    partition: Any = SimpleNamespace(
+        runner=SimpleNamespace(run=run, executor=SimpleNamespace(lease=lease)),
+        context=SimpleNamespace(log=logging.getLogger()),
+        artifacts=SimpleNamespace(store=LocalStore(tmp_path)),
+    )
+    slo = SloSpec.model_validate(yaml.safe_load(SLO))
+    asked = Asked(partition, slo, None, artifact_key="a" * 64, flags={}, seed=1)  # pyright: ignore[reportArgumentType]
+    trial = trial_result(measured(asked), slo)
+    assert trial.status == "failed"
+    assert 0.0 < trial.boot_seconds < 0.9
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
 """Benchmarks in workers: one under a lease of its own, or several that share one and take turns."""
 
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 from optikit_assets.artifacts import Artifact, ArtifactStore
@@ -39,12 +40,14 @@ _MEMORY_SHARE = 0.8
 class Benchmarked:
     """One benchmark, with its artifact if it came to an end.
 
-    ``left_requests`` are the timelines of one that broke off.
+    ``left_requests`` are the timelines of one that broke off, and ``worker_s`` the seconds that its
+    worker ran.
     """
 
     outcome: BenchmarkOutcome
     artifact: Artifact | None = None
     left_requests: tuple[RequestRecord, ...] = ()
+    worker_s: float = 0.0
 
     @classmethod
     def of(cls, artifact: Artifact) -> "Benchmarked":
@@ -164,6 +167,7 @@ class Measurement:
         request = self._request(lease, beside)
         if self.store.find(self.artifact_key) is None:
             probes: list[ProbeResult] = []
+            begun = time.monotonic()
             try:
                 self.partition.runner.run(
                     self.partition.context,
@@ -179,7 +183,8 @@ class Measurement:
                     self.artifact_key
                 )
                 if not finished:
-                    return _broken_off(self.store, request, str(error), self.gpus, probes)
+                    broken = _broken_off(self.store, request, str(error), self.gpus, probes)
+                    return replace(broken, worker_s=time.monotonic() - begun)
         return Benchmarked.of(self.store.get(self.artifact_key))
 
     def _request(self, lease: Lease, beside: int) -> BenchmarkRequest:

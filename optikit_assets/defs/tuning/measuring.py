@@ -1,7 +1,6 @@
 """How a study measures configurations: one worker for each, or for several that share a server."""
 
 import threading
-import time
 from collections.abc import Sequence
 
 from optikit_assets.defs.benchmarking.recording import remember_probes
@@ -53,11 +52,9 @@ class Measuring:
 
     def evaluate(self, number: int, flags: Flags, best_rps: float | None) -> TrialResult:
         """Measure one configuration on a server of its own; see `run_study`."""
-        begun = time.monotonic()
         done = self._measure(flags, best_rps)
-        seconds = time.monotonic() - begun
         self._remember(number, done)
-        return trial_result(done, self._slo, seconds)
+        return trial_result(done, self._slo)
 
     def explore(
         self, trials: Sequence[tuple[int, Flags]], best_rps: float | None
@@ -130,11 +127,11 @@ class Measuring:
             remember_probes(self._partition, recipe, self._slo, done, part="tuning", trial=number)
 
 
-def trial_result(done: Benchmarked, slo: SloSpec, seconds: float = 0.0) -> TrialResult:
+def trial_result(done: Benchmarked, slo: SloSpec) -> TrialResult:
     """Return a trial's outcome; what a worker that broke off did not load, it booted."""
     boot = done.making.server_start_s
     if boot is None and done.outcome.kind == "failed":
-        boot = max(0.0, seconds - done.outcome.load_seconds)
+        boot = max(0.0, done.worker_s - done.outcome.load_seconds)
     return result_of_benchmark(
         done.outcome,
         slo,

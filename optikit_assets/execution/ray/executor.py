@@ -27,6 +27,7 @@ from optikit_assets.execution.base import (
     Origin,
     ResultT,
     ignore,
+    limit_of,
 )
 from optikit_assets.execution.conversation import Conversation, machine_error
 from optikit_assets.execution.ray.groups import PlacementGroups
@@ -69,7 +70,7 @@ class RayExecutor:
     scale_up_s
         Longest wait for a node of a pool that has none.
     timeout_s
-        Longest run of one worker.
+        Longest run of a worker, but of one whose request may take longer (`limit_of`).
     lease_timeout_s
         Longest wait for accelerators.
     clock
@@ -150,7 +151,8 @@ class RayExecutor:
         assert isinstance(lease, ClusterLease)
         conversation = Conversation(worker, on_record)
         remote = _RemoteWorker(self._pool, worker, request.model_dump(mode="json"), lease)
-        deadline = self._clock() + self.timeout_s
+        limit_s = limit_of(request, self.timeout_s)
+        deadline = self._clock() + limit_s
         noted = False
         try:
             with remote:
@@ -164,7 +166,7 @@ class RayExecutor:
                         raise WorkerKilledError(f"the {worker} worker was broken off")
                     if self._clock() > deadline:
                         raise StageTimeoutError(
-                            f"the {worker} worker ran past its limit of {self.timeout_s:.0f} s and "
+                            f"the {worker} worker ran past its limit of {limit_s:.0f} s and "
                             f"was killed; log: {remote.log_file} on node {remote.node}"
                         )
         finally:

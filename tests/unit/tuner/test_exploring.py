@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import threading
+from contextlib import nullcontext
 
 import optuna
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from optikit_assets.errors import EndpointError, ServerStartError, StorageError
 from optikit_assets.tuner import TrialResult, run_study
 from optikit_assets.tuner.journal import TrialRecord, open_journal
+from optikit_assets.tuner.study import _Session
 from tests.unit.tuner.test_study import SEQS
 
 SPACE = SEQS | {"block_size": {"choices": [16, 32, 64]}}
@@ -178,16 +180,26 @@ def test_the_best_explored_are_confirmed_though_sharing_a_server_made_them_slow(
     assert result.best.rate_rps >= peak(ranked[0].flags) > result.default.rate_rps
 
 
-def test_a_confirmation_that_kills_the_tuner_keeps_its_number_and_is_given_up(study):
-    class Deadly(Servers):
-        def evaluate(self, number, flags, best):
-            super().evaluate(number, flags, best)
-            if not killer or number == killer[0]:
-                killer[:] = [number]
-                raise KeyboardInterrupt
-            return TrialResult("feasible", peak(flags))
+class Deadly(Servers):
+    """The process ends each time that one confirmation is measured."""
 
-    killer, servers = [], Deadly()
+    def __init__(self):
+        super().__init__()
+        self.killer = []
+
+    def evaluate(self, number, flags, best):
+        super().evaluate(number, flags, best)
+        if not self.killer or number == self.killer[0]:
+            self.killer[:] = [number]
+            raise KeyboardInterrupt
+        return TrialResult("feasible", peak(flags))
+
+
+def test_a_confirmation_that_kills_the_tuner_keeps_its_number_and_is_given_up(study, monkeypatch):
+    # Who is killed puts nothing back.
+    monkeypatch.setattr(_Session, "_put_back_what_was_broken_off", lambda *_: nullcontext())
+    servers = Deadly()
+    killer = servers.killer
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             study(servers, trials=7, parameters=SEQS)
@@ -196,6 +208,18 @@ def test_a_confirmation_that_kills_the_tuner_keeps_its_number_and_is_given_up(st
     (given_up,) = [trial for trial in result.trials if trial.status == "failed"]
     assert given_up.number == killer[0]
     assert "killed 3 times" in given_up.reason
+
+
+def test_a_configuration_is_not_given_up_for_being_stopped_by_ctrl_c(study):
+    servers = Deadly()
+    for _ in range(4):
+        with pytest.raises(KeyboardInterrupt):
+            study(servers, trials=7, parameters=SEQS)
+    (stopped,) = set(servers.killer)
+    assert [number for number, _ in servers.alone] == 4 * [stopped]
+    result = study(Servers(), trials=7, parameters=SEQS)
+    assert {trial.status for trial in result.trials} == {"feasible"}
+    assert stopped in {trial.number for trial in result.trials}
 
 
 def test_what_waits_in_the_queue_is_never_told_the_rate_of_what_is_confirmed(study, tmp_path):
