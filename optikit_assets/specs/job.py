@@ -42,7 +42,9 @@ class JobSpec(Spec):
     said_elsewhere: ClassVar[Mapping[str, str]] = _SAID_ELSEWHERE
 
     flow: Name = Field(
-        default=plugins.DEFAULT_FLOW, description="Which stages are brought up to date."
+        default=plugins.DEFAULT_FLOW,
+        description="Which stages are brought up to date: "
+        f"{', '.join(plugins.BUILTIN_FLOWS)}, or one of a package.",
     )
     model: str = Field(min_length=1, description="NAME or NAME@VERSION (unset version: latest).")
     slos: tuple[Name, ...] = Field(

@@ -67,7 +67,8 @@ class ModelSpec(Spec):
     )
     flow: Name = Field(
         default=plugins.DEFAULT_FLOW,
-        description="Flow that the sensor asks for when a version appears.",
+        description="Flow that the sensor asks for when a version appears: "
+        f"{', '.join(plugins.BUILTIN_FLOWS)}, or one of a package.",
     )
     pools: tuple[Name, ...] = Field(
         default=(),

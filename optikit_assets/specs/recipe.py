@@ -171,7 +171,11 @@ class Calibration(SpecModel):
     max_sequence_length: int = Field(
         default=2048, ge=8, le=1_000_000, description="Tokens per row."
     )
-    sampler: str = Field(default="random", description="Strategy that draws the rows.")
+    sampler: str = Field(
+        default="random",
+        description=f"Strategy that draws the rows: {', '.join(plugins.BUILTIN_SAMPLERS)}, or one "
+        "of a package.",
+    )
     adaptive: Adaptive | None = Field(
         default=None, description="Unset: one round, whatever the quality gate says."
     )
@@ -201,7 +205,10 @@ class RecipeSpec(Spec):
 
     operational = frozenset({"max_attempts"})
 
-    backend: Name = Field(description="Compression backend; none for the baseline.")
+    backend: Name = Field(
+        description=f"Compression backend: {', '.join(plugins.BUILTIN_BACKENDS)}, or one of a "
+        "package; none for the baseline."
+    )
     modifiers: tuple[Modifier, ...] = Field(default=(), description="Applied in this order.")
     options: dict[str, JsonValue] = Field(
         default_factory=dict, description="What another package's backend is told."

@@ -108,7 +108,8 @@ class Workload(SpecModel):
 
     input_tokens: Length | None = Field(
         default=None,
-        description="Prompt length in tokens, exact; with prompts: the longest one's, if known.",
+        description="Prompt length in tokens, exact, required without prompts; with prompts: the "
+        "longest one's, if known.",
     )
     output_tokens: Length = Field(description="Generated tokens, exact.")
     prefix_tokens: int = Field(
