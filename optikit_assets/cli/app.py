@@ -363,7 +363,14 @@ def metrics() -> None:
 @models_app.command("add")
 def models_add(
     reference: Annotated[
-        str, typer.Argument(metavar="PATH|hf:ORG/NAME[@REV]|s3://…|gs://…|az://…")
+        str,
+        typer.Argument(
+            metavar="REFERENCE",
+            help="A folder; hf:ORG/NAME or hf:ORG/NAME@REV; s3://, gs:// or az://BUCKET/…/NAME/VERSION; "
+            "oci://REGISTRY/NAME:TAG or NAME@sha256:…; webhdfs:// or "
+            "swebhdfs://HOST:PORT/…/NAME/VERSION; models:/NAME/VERSION or models:/NAME@ALIAS; or "
+            "what a package reads (docs/sources.md).",
+        ),
     ],
     name: Annotated[str | None, typer.Option(help="Name; default: from the reference.")] = None,
     version: Annotated[str | None, typer.Option(help="Version; default: from it.")] = None,
