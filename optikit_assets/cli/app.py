@@ -366,8 +366,8 @@ def models_add(
         str,
         typer.Argument(
             metavar="REFERENCE",
-            help="A folder; hf:ORG/NAME or hf:ORG/NAME@REV; s3://, gs:// or az://BUCKET/…/NAME/VERSION; "
-            "oci://REGISTRY/NAME:TAG or NAME@sha256:…; webhdfs:// or "
+            help="A folder; hf:ORG/NAME or hf:ORG/NAME@REV; s3://, gs:// or "
+            "az://BUCKET/…/NAME/VERSION; oci://REGISTRY/NAME:TAG or NAME@sha256:…; webhdfs:// or "
             "swebhdfs://HOST:PORT/…/NAME/VERSION; models:/NAME/VERSION or models:/NAME@ALIAS; or "
             "what a package reads (docs/sources.md).",
         ),
