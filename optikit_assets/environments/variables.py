@@ -5,7 +5,7 @@ with the same recorded variables run the same thing. Three kinds:
 
 plumbing     where files lie, how the network is reached: passed on, part of no version
 credentials  of hubs and endpoints, and of the object store in use: passed to workers, never to a
-             server, recorded nowhere
+             server, recorded nowhere; those of Dagster's own databases to nobody
 effective    what may change the outcome (``LD_PRELOAD``, ``NCCL_*`` …, an engine's own): passed on,
              part of the runtime's version and of the deployed bundle
 
@@ -28,6 +28,8 @@ _CREDENTIALS = (
     "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY", "OPTIKIT_ENDPOINT_CREDENTIALS",
     "OPTIKIT_JUDGE_API_KEY", "OPTIKIT_JUDGE_CREDENTIALS",
 )  # fmt: skip
+# Of Dagster's own databases, which no worker opens.
+_CONTROL = ("OPTIKIT_POSTGRES_*",)
 _EFFECTIVE = (
     "ATEN_*", "BLIS_*", "CUBLAS_*", "CUDA_*", "CUDNN_*", "DNNL_*", "FLASHINFER_*",
     "GLIBC_TUNABLES", "GLOO_*", "GOMP_*", "KMP_*", "LD_LIBRARY_PATH", "LD_PRELOAD", "MALLOC_*",
@@ -113,7 +115,7 @@ def _plumbing(environ: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environ.items()
-        if _named(name, _PLUMBING) and not _named(name, _CREDENTIALS)
+        if _named(name, _PLUMBING) and not _named(name, (*_CREDENTIALS, *_CONTROL))
     }
 
 

@@ -18,6 +18,8 @@ SECRETS = {
     "AZURE_STORAGE_CONNECTION_STRING": "AccountKey=PlantedPlantedPlanted04",
     "WANDB_API_KEY": "PlantedPlantedPlanted05",
     "VLLM_API_KEY": "PlantedPlantedPlanted06",
+    "OPTIKIT_POSTGRES_URL": "postgresql+psycopg2://optikit:PlantedPlantedPlanted08@db/optikit",
+    "OPTIKIT_POSTGRES_PASSWORD": "PlantedPlantedPlanted08",
 }
 _MARK = b"PlantedPlanted"
 

@@ -30,6 +30,9 @@ ENVIRON = {
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONPATH": "/home/someone",
     "AWS_SECRET_ACCESS_KEY": "cloud-secret",
+    "OPTIKIT_STORE": "s3://bucket",
+    "OPTIKIT_POSTGRES_URL": "postgresql+psycopg2://optikit:database-secret@db/optikit",
+    "OPTIKIT_POSTGRES_PASSWORD": "database-secret",
     "SOME_PROGRAM": "1",
 }
 EFFECTIVE = {
@@ -39,7 +42,7 @@ EFFECTIVE = {
     "CUDA_LAUNCH_BLOCKING",
     "TOKENIZERS_PARALLELISM",
 }
-PLUMBING = {"PATH", "HOME", "LC_ALL", "HF_HOME", "CUDA_VISIBLE_DEVICES"}
+PLUMBING = {"PATH", "HOME", "LC_ALL", "HF_HOME", "CUDA_VISIBLE_DEVICES", "OPTIKIT_STORE"}
 
 
 def test_only_what_may_change_the_outcome_is_effective():
