@@ -54,6 +54,7 @@ class RetunableScheduler(AsyncScheduler):
             "long_prefill_token_threshold": threshold,
         }
         answer = self._file.with_name(ANSWER)
-        part = answer.with_suffix(".part")
+        # With data parallelism several engine cores answer at once.
+        part = answer.with_suffix(f".{os.getpid()}.part")
         part.write_text(json.dumps(taken), encoding="utf-8")
         part.replace(answer)

@@ -1,10 +1,14 @@
 """How a running vLLM is told other limits, and what it has to say to be believed."""
 
 import http.server
+import importlib
 import json
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +20,14 @@ from optikit_assets.engines import (
     get_engine,
     hot_flags,
 )
-from optikit_assets.engines.vllm.retuning import ANSWER, LIMITS, limits_of, reconfigure, retunable
+from optikit_assets.engines.vllm.retuning import (
+    ANSWER,
+    FILE_VARIABLE,
+    LIMITS,
+    limits_of,
+    reconfigure,
+    retunable,
+)
 from optikit_assets.errors import EndpointError
 
 
@@ -90,6 +101,45 @@ def test_only_an_engine_that_says_so_can_be_retuned() -> None:
     assert isinstance(get_engine("vllm"), HotReconfiguration)
     assert hot_flags(get_engine("vllm")) <= VllmEngine().catalog.flags.keys()
     assert hot_flags(get_engine("transformers")) == frozenset()
+
+
+class Scheduler:
+    """What ours needs of vLLM's."""
+
+    def __init__(self) -> None:
+        self.max_num_active_reqs = 64
+        self.max_num_scheduled_tokens = 4096
+        self.scheduler_config = SimpleNamespace(long_prefill_token_threshold=0)
+
+    def schedule(self) -> str:
+        return "a step"
+
+
+def test_of_several_engine_cores_none_takes_the_answer_of_another_away(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / LIMITS).write_text(json.dumps(limits_of(FLAGS)))
+    monkeypatch.setenv(FILE_VARIABLE, str(tmp_path / LIMITS))
+    theirs: Any = ModuleType("vllm.v1.core.sched.async_scheduler")
+    theirs.AsyncScheduler = Scheduler
+    monkeypatch.setitem(sys.modules, theirs.__name__, theirs)
+    name = "optikit_assets.engines.vllm.retunable_scheduler"
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    one, other = (importlib.import_module(name).RetunableScheduler() for _ in range(2))
+    del sys.modules[name]
+    replace = Path.replace
+
+    def after_the_other(self: Path, target: Path) -> Path:
+        with monkeypatch.context() as there:
+            there.setattr(Path, "replace", replace)
+            there.setattr(os, "getpid", lambda: -1)
+            assert other.schedule() == "a step"
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", after_the_other)
+    assert one.schedule() == "a step"
+    assert json.loads((tmp_path / ANSWER).read_text()) == limits_of(FLAGS)
+    assert {file.name for file in tmp_path.iterdir()} == {LIMITS, ANSWER}
 
 
 LOG = """\
