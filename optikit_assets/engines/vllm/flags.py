@@ -4,6 +4,7 @@ Order of precedence: tuned values, then the model's own engine flags, then what 
 workload and the machine. What is not named here stays at the engine's default.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,8 @@ from optikit_assets.specs import EngineSpec, SloSpec
 from optikit_assets.specs.search_space import Scalar
 
 _GIB = 1024**3
+# Of `SpeculativeMethod`, what `VllmConfig` refuses beside asynchronous scheduling.
+_GUESSES_IN_STEP = frozenset({"custom_class", "medusa", "mlp_speculator", "ngram", "suffix"})
 
 
 def max_model_len(engine: EngineSpec, slo: SloSpec, facts: ModelFacts | None = None) -> int:
@@ -89,7 +92,9 @@ def repair(flags: Mapping[str, Scalar], hardware: Hardware | None = None) -> Fla
     - ``max_num_seqs <= max_num_batched_tokens``: the number of sequences gives way,
     - ``max_num_active_seqs <= max_num_seqs``,
     - ``long_prefill_token_threshold <= max_model_len``,
-    - ``max_num_batched_tokens >= max_model_len`` without chunked prefill: the batch grows.
+    - ``max_num_batched_tokens >= max_model_len`` without chunked prefill: the batch grows,
+    - ``async_scheduling`` beside guesses that need the tokens of the step before, such as n-grams
+      of the text: left to the engine, which then does without.
 
     Only values that are in `flags` are compared, with the engine's defaults standing in for the
     two batch limits when `hardware` is known.
@@ -109,7 +114,19 @@ def repair(flags: Mapping[str, Scalar], hardware: Hardware | None = None) -> Fla
     threshold = integer(repaired.get("long_prefill_token_threshold"))
     if threshold and length and threshold > length:
         repaired["long_prefill_token_threshold"] = length
+    if repaired.get("async_scheduling") is True and _guesses_in_step(repaired):
+        del repaired["async_scheduling"]
     return repaired
+
+
+def _guesses_in_step(flags: Mapping[str, Scalar]) -> bool:
+    try:
+        given = json.loads(str(flags.get("speculative_config", "{}")))
+        # Without a method it follows from the model, which may be a kind of guess by itself.
+        method = str(given.get("method") or given.get("model"))
+    except (ValueError, AttributeError):
+        return False  # the engine says what is wrong with it
+    return given.get("disable_padded_drafter_batch") is True or method in _GUESSES_IN_STEP
 
 
 def gpus_of(flags: Mapping[str, Scalar]) -> int:

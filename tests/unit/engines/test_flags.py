@@ -157,6 +157,26 @@ def test_constraints_between_flags_are_repaired(given, expected):
     assert repair(given, CPU) == expected
 
 
+@pytest.mark.parametrize(
+    ("guesses", "both"),
+    [
+        ('{"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 4}', False),
+        ('{"model": "ngram", "num_speculative_tokens": 4}', False),
+        ('{"method": "suffix"}', False),
+        ('{"method": "mtp", "disable_padded_drafter_batch": true}', False),
+        ('{"method": "mtp", "num_speculative_tokens": 1}', True),
+        ('{"method": "ngram_gpu", "num_speculative_tokens": 4}', True),
+        ('{"model": "org/draft", "num_speculative_tokens": 4}', True),
+        ("no JSON", True),
+    ],
+)
+def test_scheduling_is_asynchronous_where_guesses_allow_it(guesses, both):
+    flags = {"async_scheduling": True, "speculative_config": guesses}
+    assert repair(flags, H100) == (flags if both else {"speculative_config": guesses})
+    in_step = {**flags, "async_scheduling": False}
+    assert repair(in_step, H100) == in_step
+
+
 def test_command_line_spells_switches_and_values():
     flags = {
         "enforce_eager": True,
