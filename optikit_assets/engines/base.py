@@ -156,6 +156,8 @@ class Engine(ABC):
     log_words: ClassVar[LogWords] = LogWords()
     parallel_flags: ClassVar[tuple[str, ...]] = ()
     """Flags of tensor, pipeline and data parallelism, in this order; empty: it has none."""
+    evaluated_with: ClassVar[Mapping[str, Scalar]] = {}
+    """Parallel flags that `offline` has at another value than a server, however they are set."""
     batch_flags: ClassVar[tuple[str, ...]] = ()
     """Flags of the most sequences at a time, and of the most tokens that a step computes of prompts
     and sequences; empty: it has none."""

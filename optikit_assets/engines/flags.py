@@ -4,7 +4,9 @@ The control environment has no engine: each one's ``flags.yaml`` holds what its 
 from the command line of the pinned version.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -165,6 +167,19 @@ class FlagCatalog:
                 # One word, so that a value that begins with a dash is not taken for an option.
                 argv.append(f"{option}={value}")
         return argv
+
+    def to_arguments(self, flags: Mapping[str, Scalar]) -> dict[str, Any]:
+        """Return flags as a call from Python takes them, without the parser of a command line.
+
+        That would read an object, which a spec has as text; what it could not read stays.
+        """
+        arguments: dict[str, Any] = dict(flags)
+        for name, value in flags.items():
+            flag = self.flags.get(name)
+            if flag and flag.type == "json" and str(value).lstrip().startswith("{"):
+                with suppress(ValueError):
+                    arguments[name] = json.loads(str(value))
+        return arguments
 
     def from_argv(self, argv: Sequence[str]) -> Flags:
         """Read the flags back from what `to_argv` wrote."""

@@ -165,7 +165,8 @@ def _check_pools(submission: Submission, catalog: Catalog, pools: Pools) -> None
     found = {name: pools.hardware(name) for name in submission.pool_names}
     first = submission.pool_names[0]
     spec = catalog.model(graph.split_model(submission.model_key)[0]).engine
-    needed = get_engine(spec.name).accelerators(spec, {}, found[first])
+    engine = get_engine(spec.name)
+    needed = engine.accelerators(spec, engine.evaluated_with, found[first])
     # Scores are made on the first; on the others what does not fit comes out as infeasible.
     if first != LOCAL and needed > found[first].count:
         reason = beyond_a_node(first, needed, found[first])

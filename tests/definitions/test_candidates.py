@@ -346,12 +346,14 @@ def test_what_is_evaluated_computes_in_the_type_that_is_served(
     assert workers.engines == [("float32", ())] * 2
 
 
+# A server alone has copies of the model.
+@pytest.mark.parametrize("flags", [{}, {"data_parallel_size": 2}])
 def test_an_engine_gets_as_many_gpus_as_it_is_told_to_use(
-    real: World, monkeypatch: pytest.MonkeyPatch
+    real: World, monkeypatch: pytest.MonkeyPatch, flags: dict[str, int]
 ) -> None:
     two = dataclasses.replace(HARDWARE, kind="cuda", count=2, devices=("0", "1"))
     workers = work(monkeypatch, two)
-    real.write("models/tiny.yaml", real.model_text(tensor_parallel_size=2))
+    real.write("models/tiny.yaml", real.model_text(tensor_parallel_size=2, **flags))
     evaluate_baseline_thrice()
     assert workers.engines == [("bfloat16", ("0", "1"))] * 3
 

@@ -23,6 +23,7 @@ FLAGS: Flags = {
     "dtype": "bfloat16",
     "enforce_eager": True,
     "enable_prefix_caching": False,
+    "hf_overrides": '{"rope_theta": 20000}',
     "kv_cache_memory_bytes": 268435456,
     "max_model_len": 92,
     "max_num_seqs": 8,
@@ -78,6 +79,11 @@ def manifests(config: Path) -> dict[str, list[str]]:
     stack = document("production-stack.yaml")["servingEngineSpec"]["modelSpec"][0]
     caching = stack["vllmConfig"]["enablePrefixCaching"]
     ray = document("ray-serve.yaml")["applications"][0]["args"]["llm_configs"][0]
+    # What a call from Python takes as an object is text on a command line.
+    arguments = {
+        name: json.dumps(value) if isinstance(value, dict) else value
+        for name, value in ray["engine_kwargs"].items()
+    }
     words = {
         "compose": [*server["entrypoint"], *server["command"]],
         "kubernetes": [*pod["command"], *pod["args"]],
@@ -88,7 +94,7 @@ def manifests(config: Path) -> dict[str, list[str]]:
             "vllm", "serve", stack["modelURL"], "--host", "0.0.0.0", "--port", "8000",
             f"--{'' if caching else 'no-'}enable-prefix-caching", *stack["vllmConfig"]["extraArgs"],
         ],
-        "ray-serve": ["vllm", *VLLM.catalog.to_argv(ray["engine_kwargs"])],
+        "ray-serve": ["vllm", *VLLM.catalog.to_argv(arguments)],
     }  # fmt: skip
     inside = f"/etc/optikit/{config.name}"
     return {
@@ -137,7 +143,7 @@ def test_the_config_file_means_to_vllm_what_the_command_line_means(answers: dict
     assert VLLM.config_flags(TEXT) == FLAGS
     by_argv, by_file = (answers["parsed"][name] for name in ("argv", "file"))
     assert by_argv == by_file
-    assert {name: by_argv[name] for name in FLAGS} == FLAGS
+    assert {name: by_argv[name] for name in FLAGS} == VLLM.catalog.to_arguments(FLAGS)
     assert (by_argv["served_model_name"], by_argv["port"]) == (["m@1"], 8123)
 
 

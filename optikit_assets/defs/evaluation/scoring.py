@@ -56,7 +56,7 @@ def evaluate(
     """
     hardware = runner.hardware
     used = get_engine(request.engine.name)
-    accelerators = used.accelerators(request.engine, {}, hardware)
+    accelerators = used.accelerators(request.engine, used.evaluated_with, hardware)
     at_once = max(1, runner.executor.slots // accelerators)
 
     def run(batch: Sequence[Candidate], lease: Lease) -> dict[str, str]:

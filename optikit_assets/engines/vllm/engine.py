@@ -18,7 +18,7 @@ from optikit_assets.engines.vllm import flags as vllm_flags
 from optikit_assets.engines.vllm import retuning, support
 from optikit_assets.engines.vllm.flag_catalog import catalog
 from optikit_assets.engines.vllm.formats import formats
-from optikit_assets.engines.vllm.offline import VllmOffline
+from optikit_assets.engines.vllm.offline import EVALUATED_WITH, VllmOffline
 from optikit_assets.environments.variables import EngineVariables
 from optikit_assets.schemas import ServingPlan
 from optikit_assets.specs import EngineSpec, RecipeSpec, SloSpec
@@ -50,6 +50,7 @@ class VllmEngine(Engine):
     parallel_flags: ClassVar[tuple[str, ...]] = (
         "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size",
     )  # fmt: skip
+    evaluated_with: ClassVar[Mapping[str, Scalar]] = EVALUATED_WITH
     batch_flags: ClassVar[tuple[str, ...]] = ("max_num_seqs", "max_num_batched_tokens")
     container: ClassVar[Container | None] = Container(
         distribution="vllm",

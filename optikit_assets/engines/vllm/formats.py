@@ -120,7 +120,9 @@ def _ray_serve(plan: ServingPlan) -> Format:
             "model_id": plan.served_name,
             "model_source": plan.model_folder,
         },
-        "engine_kwargs": {n: v for n, v in plan.flags.items() if n not in left_out},
+        "engine_kwargs": catalog().to_arguments(
+            {name: value for name, value in plan.flags.items() if name not in left_out}
+        ),
         "runtime_env": {"env_vars": plan.environment},
         "deployment_config": {"autoscaling_config": scaling},
     }

@@ -16,6 +16,8 @@ import weakref
 from collections.abc import Generator
 from typing import Any
 
+from optikit_assets.engines.flags import Flags
+from optikit_assets.engines.vllm.flag_catalog import catalog
 from optikit_assets.errors import EvaluationError, reason_of
 from optikit_assets.scratch import scratch
 from optikit_assets.specs import EngineSpec, SuiteSpec
@@ -23,6 +25,8 @@ from optikit_assets.specs import EngineSpec, SuiteSpec
 log = logging.getLogger("optikit.evaluate")
 
 _CPU_KV_CACHE_GIB = "2"
+EVALUATED_WITH: Flags = {"data_parallel_size": 1}
+"""Copies of a model answer alike, and lm-eval has them in Ray alone."""
 
 
 class VllmOffline:
@@ -113,11 +117,12 @@ def _offline_flags(spec: EngineSpec) -> dict[str, Any]:
 
     from vllm.engine.arg_utils import EngineArgs
 
-    known = {field.name for field in dataclasses.fields(EngineArgs)}
+    known = {field.name for field in dataclasses.fields(EngineArgs)} - EVALUATED_WITH.keys()
     ignored = sorted(set(spec.flags) - known)
     if ignored:
         log.info("server flags without meaning offline are left out: %s", ", ".join(ignored))
-    return {name: value for name, value in spec.flags.items() if name in known}
+    flags = {name: value for name, value in spec.flags.items() if name in known}
+    return catalog().to_arguments(flags)
 
 
 def _adapter() -> Any:

@@ -152,6 +152,17 @@ def test_one_copy_of_the_certified_flags_is_what_every_server_reads(files):
     }
 
 
+def test_ray_gets_objects_where_the_command_line_has_their_text(deployment):
+    overrides = '{"rope_scaling": {"factor": 2.0}}'
+    flags = {**FLAGS, "hf_overrides": overrides, "moe_backend": "auto"}
+    files = files_of(deployment.model_copy(update={"flags": flags}))
+    (ray,) = documents(files, "ray-serve.yaml")
+    (served,) = ray["applications"][0]["args"]["llm_configs"]
+    assert served["engine_kwargs"]["hf_overrides"] == {"rope_scaling": {"factor": 2.0}}
+    assert served["engine_kwargs"]["moe_backend"] == "auto"
+    assert yaml.safe_load(files["deploy/vllm.yaml"])["hf-overrides"] == overrides
+
+
 def test_other_flags_have_another_object_of_files(deployment):
     def name(deployment):
         return documents(files_of(deployment), "kubernetes.yaml")[0]["metadata"]["name"]

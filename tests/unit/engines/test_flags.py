@@ -1,9 +1,14 @@
+import dataclasses
+import sys
+from types import ModuleType
+from typing import Any
+
 import pytest
 import yaml
 
 from optikit_assets.engines import Hardware, ModelFacts, get_engine
 from optikit_assets.errors import ModelError, SpecError
-from optikit_assets.specs import EngineSpec, SloSpec
+from optikit_assets.specs import EngineSpec, SloSpec, SuiteSpec
 
 VLLM = get_engine("vllm")
 engine_flags, max_model_len, repair = VLLM.flags, VLLM.context_length, VLLM.repair
@@ -212,6 +217,40 @@ def test_config_file_round_trips_and_leaves_host_and_port_open():
 
 def test_a_config_file_of_an_earlier_release_is_read():
     assert VLLM.config_flags("enable-prefix-caching: false\n") == {"enable_prefix_caching": False}
+
+
+def test_a_call_from_python_takes_objects_where_a_command_line_takes_their_text():
+    flags = {
+        "limit_mm_per_prompt": '{"image": 2}',
+        "speculative_config": ' {"method": "ngram"}',
+        # No objects: of another type, a word, what is no JSON, and what an engine says so of.
+        "chat_template": "{",
+        "moe_backend": "auto",
+        "max_num_seqs": 8,
+        "hf_overrides": "{'rope_theta': 1}",
+    }
+    assert VLLM.catalog.to_arguments(flags) == {
+        **flags,
+        "limit_mm_per_prompt": {"image": 2},
+        "speculative_config": {"method": "ngram"},
+    }
+
+
+def test_an_evaluation_has_one_copy_of_a_model_and_its_objects(monkeypatch):
+    fields = [("dtype", str), ("hf_overrides", str), ("data_parallel_size", int)]
+    there: Any = ModuleType("vllm.engine.arg_utils")
+    there.EngineArgs = dataclasses.make_dataclass("EngineArgs", fields)
+    monkeypatch.setitem(sys.modules, there.__name__, there)
+    flags = {"data_parallel_size": 2, "port_of_a_server": 1, "hf_overrides": '{"rope_theta": 1}'}
+    spec = EngineSpec(flags=flags)
+    suite = SuiteSpec.model_validate(
+        {"name": "s", "tasks": ({"task": "t", "metrics": ("acc,none",)},)}
+    )
+    found = VLLM.offline.arguments(suite, spec, "m", seed=1, trust_remote_code=False)
+    assert found["hf_overrides"] == {"rope_theta": 1}
+    assert not {"data_parallel_size", "port_of_a_server"} & found.keys()
+    assert VLLM.accelerators(spec, VLLM.evaluated_with, H100) == 1
+    assert VLLM.accelerators(spec, {}, H100) == 2
 
 
 def test_gpus_multiply_over_kinds_of_parallelism():
