@@ -2,24 +2,26 @@
 
 import os
 import platform
-import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
 import psutil
 
+from optikit_assets.environments.nvidia_smi import WITHOUT_GPUS, nvidia_smi
+from optikit_assets.errors import AcceleratorError
 from optikit_assets.specs.recipe import CpuFeature
 
-NVIDIA_SMI = (
-    "nvidia-smi",
+WIDE_VECTORS: CpuFeature = "avx512f"
+"""What a processor needs to compute with 16-bit floats."""
+_QUERY = (
     "--query-gpu=index,uuid,name,memory.total,driver_version,compute_cap",
     "--format=csv,noheader,nounits",
 )
-WIDE_VECTORS: CpuFeature = "avx512f"
-"""What a processor needs to compute with 16-bit floats."""
-_QUERY_LIMIT_S = 20.0
+# By which a value of CUDA_VISIBLE_DEVICES hides all GPUs on purpose.
+_HIDDEN = ("", "-1", "NoDevFiles")
 _MIB = 1024**2
 _CPUINFO = Path("/proc/cpuinfo")
 _KERNEL_FEATURES = frozenset[str](get_args(CpuFeature))
@@ -95,23 +97,37 @@ def detect(
 ) -> Hardware:
     """Return the hardware of this machine.
 
-    ``CUDA_VISIBLE_DEVICES`` narrows the choice when it is set, as it does for every CUDA program.
+    ``CUDA_VISIBLE_DEVICES`` narrows the choice when it is set, as it does for every CUDA program;
+    where it hides all GPUs, the driver is not asked.
 
     Parameters
     ----------
     environ
         Environment variables; the process's own by default.
     query
-        Returns the output of `NVIDIA_SMI`, or an empty string without a driver.
+        Returns what ``nvidia-smi`` lists, or an empty string without a driver.
+
+    Raises
+    ------
+    AcceleratorError
+        If the driver does not answer, or there are GPUs of which none can be used as it is.
     """
     environ = os.environ if environ is None else environ
-    lines = (query or _query_nvidia_smi)().strip().splitlines()
-    gpus = [_parse(line) for line in lines if line.count(",") >= 5]
     visible = environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        gpus = _narrow(gpus, visible)
+    if visible is not None and visible.partition(",")[0].strip() in _HIDDEN:
+        return _cpu()
+    lines = (query or partial(nvidia_smi, *_QUERY))().strip().splitlines()
+    gpus = [_parse(line) for line in lines if line.count(",") >= 5]
     if not gpus:
         return _cpu()
+    if visible is not None:
+        gpus = _narrow(gpus, visible)
+    for gpu in gpus:
+        if not gpu.memory_bytes:
+            raise AcceleratorError(
+                f"{gpu.name} (GPU {gpu.index}): the driver gives no number for its memory, which "
+                f"is not supported; leave it out of CUDA_VISIBLE_DEVICES, or {WITHOUT_GPUS}"
+            )
     return Hardware(
         kind="cuda",
         name=gpus[0].name,
@@ -132,16 +148,6 @@ class _Gpu:
     memory_bytes: int
     driver: str
     capability: float | None
-
-
-def _query_nvidia_smi() -> str:
-    try:
-        done = subprocess.run(
-            NVIDIA_SMI, capture_output=True, text=True, timeout=_QUERY_LIMIT_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
 
 
 def _parse(line: str) -> _Gpu:
@@ -165,6 +171,12 @@ def _narrow(gpus: list[_Gpu], visible: str) -> list[_Gpu]:
         if len(match) != 1 or match[0] in chosen:
             break
         chosen.append(match[0])
+    if not chosen:
+        there = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in gpus)
+        raise AcceleratorError(
+            f"CUDA_VISIBLE_DEVICES={visible} begins with no GPU of this machine, which has "
+            f"{there}; slices of one (MIG) are not supported: name whole GPUs, or {WITHOUT_GPUS}"
+        )
     return chosen
 
 

@@ -13,8 +13,6 @@
 import hashlib
 import json
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 import tomllib
@@ -24,6 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from optikit_assets import locations
+from optikit_assets.environments.nvidia_smi import nvidia_smi
 from optikit_assets.errors import OptikitError, StorageError
 from optikit_assets.locations import IS_CHECKOUT, REPOSITORY
 
@@ -39,7 +38,6 @@ ENVIRONMENT_NAMES: tuple[str, ...] = (
 INSTANCE_TEMPLATE = Path(__file__).with_name("dagster.yaml")
 
 _STAMP_NAME = "optikit-stamp.json"
-_NVIDIA_SMI_LIMIT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +182,7 @@ def detect_accelerator(environ: Mapping[str, str] | None = None) -> Accelerator:
     Raises
     ------
     OptikitError
-        If OPTIKIT_ACCELERATOR has another value.
+        If OPTIKIT_ACCELERATOR has another value. `AcceleratorError` if the driver does not answer.
     """
     environ = os.environ if environ is None else environ
     wanted = environ.get("OPTIKIT_ACCELERATOR", "").strip().lower()
@@ -196,22 +194,8 @@ def detect_accelerator(environ: Mapping[str, str] | None = None) -> Accelerator:
         case _:
             message = f"OPTIKIT_ACCELERATOR is {wanted!r}; allowed: cpu, gpu, or not set (detect)"
             raise OptikitError(message)
-    command = shutil.which("nvidia-smi", path=environ.get("PATH"))
-    if command is None:
-        return "cpu"
-    try:
-        listing = subprocess.run(
-            [command, "-L"],
-            capture_output=True,
-            text=True,
-            timeout=_NVIDIA_SMI_LIMIT_S,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return "cpu"
-    lists_gpu = any(line.startswith("GPU ") for line in listing.stdout.splitlines())
-    return "gpu" if listing.returncode == 0 and lists_gpu else "cpu"
+    listing = nvidia_smi("-L", path=environ.get("PATH"))
+    return "gpu" if any(line.startswith("GPU ") for line in listing.splitlines()) else "cpu"
 
 
 def _meaningful_lines(path: Path) -> list[str]:

@@ -129,7 +129,8 @@ def environment_status(home: Path) -> list[EnvironmentStatus]:
     Raises
     ------
     OptikitError
-        If a requirement file cannot be read or OPTIKIT_ACCELERATOR is invalid.
+        If a requirement file cannot be read or OPTIKIT_ACCELERATOR is invalid. `AcceleratorError`
+        if the driver does not answer.
     """
     accelerator = detect_accelerator()
     stamps = {name: read_stamp(home, name) for name in ENVIRONMENT_NAMES}

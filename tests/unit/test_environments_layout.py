@@ -1,6 +1,7 @@
 """Which environments exist, their digests, stamps and states."""
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from optikit_assets.engines import detect
 from optikit_assets.environments import layout
+from optikit_assets.environments import nvidia_smi as asking
 from optikit_assets.environments.layout import (
     CLIENTS,
     ENVIRONMENT_NAMES,
@@ -29,7 +32,12 @@ from optikit_assets.environments.layout import (
     write_stamp,
 )
 from optikit_assets.environments.status import inspect_environment, python_of
-from optikit_assets.errors import EnvironmentMissingError, OptikitError, StorageError
+from optikit_assets.errors import (
+    AcceleratorError,
+    EnvironmentMissingError,
+    OptikitError,
+    StorageError,
+)
 from optikit_assets.locations import REPOSITORY
 
 CONTROL = INSTALLATIONS["control", "cpu"]
@@ -136,21 +144,67 @@ def test_accelerator_can_be_forced_and_rejects_other_values() -> None:
         detect_accelerator({"OPTIKIT_ACCELERATOR": "tpu"})
 
 
+def put_nvidia_smi(folder: Path, script: str) -> None:
+    command = folder / "nvidia-smi"
+    command.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    command.chmod(0o755)
+
+
 @pytest.mark.parametrize(
     ("script", "expected"),
     [
         ("echo 'GPU 0: NVIDIA H200 (UUID: GPU-1)'", "gpu"),
         ("echo 'No devices found.'", "cpu"),
-        ("echo 'Failed to initialize NVML' ; exit 9", "cpu"),
+        ("echo 'No devices were found'; exit 6", "cpu"),
     ],
 )
 def test_accelerator_is_a_gpu_only_if_the_driver_lists_one(
     tmp_path: Path, script: str, expected: str
 ) -> None:
-    command = tmp_path / "nvidia-smi"
-    command.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
-    command.chmod(0o755)
+    put_nvidia_smi(tmp_path, script)
     assert detect_accelerator({"PATH": str(tmp_path)}) == expected
+
+
+NO_DRIVER = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        (
+            "echo 'NVML: Driver/library version mismatch'; echo 580.95; exit 18",
+            "NVML: Driver/library version mismatch; mend the driver",
+        ),
+        ("echo 'Unable to determine the device handle' >&2; exit 15", "the device handle; mend"),
+        ("exit 255", "exit status 255; mend"),
+        ("exec sleep 60", "timed out after 0.2 seconds; mend"),
+        (f'echo "{NO_DRIVER}"; exit 9', "with the NVIDIA driver.; mend"),
+    ],
+)
+def test_a_driver_that_does_not_answer_makes_no_cpu_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, why: str
+) -> None:
+    monkeypatch.setattr(asking, "_LIMIT_S", 0.2 if "sleep" in script else 20.0)
+    monkeypatch.setattr(asking, "_DRIVER", (tmp_path,))
+    put_nvidia_smi(tmp_path, script)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for ask in (lambda: detect_accelerator({"PATH": os.environ["PATH"]}), detect):
+        with pytest.raises(AcceleratorError, match="OPTIKIT_ACCELERATOR=cpu to go on") as raised:
+            ask()
+        assert why in str(raised.value)
+    # What the message says to do.
+    assert detect_accelerator({**os.environ, "OPTIKIT_ACCELERATOR": "cpu"}) == "cpu"
+    assert detect({"CUDA_VISIBLE_DEVICES": ""}).kind == "cpu"
+
+
+def test_the_command_alone_without_a_driver_is_a_cpu_machine_and_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(asking, "_DRIVER", (tmp_path / "no-driver",))
+    put_nvidia_smi(tmp_path, f'echo "{NO_DRIVER}"; exit 9')
+    assert detect_accelerator({"PATH": str(tmp_path)}) == "cpu"
+    assert NO_DRIVER in caplog.text
 
 
 def test_machine_without_the_driver_is_a_cpu_machine(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from optikit_assets.engines import Hardware, ModelFacts, detect, get_engine
 from optikit_assets.engines.vllm.memory import cpu_kv_cache_bytes
-from optikit_assets.errors import ModelError
+from optikit_assets.errors import AcceleratorError, ModelError
 
 GIB = 1024**3
 estimate = get_engine("vllm").estimate
@@ -54,6 +54,21 @@ def test_cuda_visible_devices_narrows_the_choice(visible, devices):
 @pytest.mark.parametrize("visible", ["", "-1", "NoDevFiles"])
 def test_hidden_gpus_leave_the_cpu(visible):
     assert detect({"CUDA_VISIBLE_DEVICES": visible}, lambda: TWO_GPUS).kind == "cpu"
+
+
+@pytest.mark.parametrize("visible", ["MIG-cccc3333", "7", "7,0", "GPU-", "all"])
+def test_a_choice_that_is_no_gpu_of_the_machine_is_no_wish_for_the_cpu(visible):
+    with pytest.raises(AcceleratorError, match=r"0 \(GPU-aaaa1111\).*MIG.*OPTIKIT_ACCELERATOR=cpu"):
+        detect({"CUDA_VISIBLE_DEVICES": visible}, lambda: TWO_GPUS)
+    # Where there are none, it is left over from elsewhere.
+    assert detect({"CUDA_VISIBLE_DEVICES": visible}, lambda: "").kind == "cpu"
+
+
+def test_a_gpu_whose_memory_is_unknown_is_refused_unless_it_is_left_out():
+    shared = TWO_GPUS.replace("81559", "[N/A]", 1)
+    with pytest.raises(AcceleratorError, match=r"H100 80GB HBM3 \(GPU 0\): .* its memory"):
+        detect({}, lambda: shared)
+    assert detect({"CUDA_VISIBLE_DEVICES": "1"}, lambda: shared).devices == ("1",)
 
 
 @pytest.mark.parametrize("answer", ["", "No devices were found\n"])
