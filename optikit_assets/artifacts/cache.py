@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from optikit_assets.artifacts.artifact import Artifact
+from optikit_assets.artifacts.artifact import Artifact, ArtifactDraft
 from optikit_assets.artifacts.bucket_layout import each_of
 from optikit_assets.artifacts.file_digests import FileDigests
 from optikit_assets.artifacts.local import LocalStore
@@ -90,6 +90,13 @@ class ArtifactCache:
             finally:
                 part.unlink(missing_ok=True)
         return place
+
+    def take(self, draft: ArtifactDraft) -> None:
+        """Keep what was made here, in place of an earlier copy, as what was used last."""
+        self.store.remove(draft.key)
+        with self._explained(f"that {draft.key[:12]}… is used"):
+            self._date(draft.key)
+        self.store.keep(draft)
 
     def forget(self, key: str) -> None:
         """Delete every copy of an artifact, whoever uses it."""
@@ -193,8 +200,7 @@ class ArtifactCache:
         key = manifest.key
         place = self.root / "uses" / key
         if _size(manifest) <= _SMALL and manifest.kind != SOURCE:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.touch()
+            self._date(key)
         elif key not in self._uses:
             place.parent.mkdir(parents=True, exist_ok=True)
             self._uses[key] = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
@@ -208,11 +214,15 @@ class ArtifactCache:
         except FileNotFoundError:
             return 0.0
 
-    def let_go(self, key: str) -> bool:
-        """Delete a copy that no process uses; say whether there was one."""
+    def _date(self, key: str) -> Path:
         place = self.root / "uses" / key
         place.parent.mkdir(parents=True, exist_ok=True)
         place.touch()
+        return place
+
+    def let_go(self, key: str) -> bool:
+        """Delete a copy that no process uses; say whether there was one."""
+        place = self._date(key)
         try:
             with locked(place):
                 return self.store.remove(key)

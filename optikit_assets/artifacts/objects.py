@@ -192,8 +192,7 @@ class ObjectStore(ArtifactStore):
             files = {name: draft.path / name for name in manifest.entries}
             if self._uploads.send(manifest, files):
                 self.cache.evict(sum(entry.bytes for entry in manifest.entries.values()))
-                self.cache.store.remove(key)
-                self.cache.store.keep(draft)
+                self.cache.take(draft)
             else:
                 log.info("%s: somebody else made %s first", self.url, key[:12])
 

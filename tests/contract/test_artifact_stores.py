@@ -531,6 +531,21 @@ class TestMemory(InBucket):
             node.get(key).folder()
         assert {keys[1], keys[2], keys[3]} <= {artifact.key for artifact in cache.store.all()}
 
+    def test_what_was_just_made_is_not_the_first_that_the_cache_lets_go_of(
+        self, tmp_path: Path
+    ) -> None:
+        maker = ObjectStore(
+            Bucket("memory://made", MemoryStore()),
+            ArtifactCache(tmp_path / "maker", limit_bytes=3000),
+        )
+        used, *made = (f"{number:02x}" + "0" * 62 for number in range(4))
+        for key in (used, *made):
+            with maker.create(key, "checkpoint", 1000) as draft:
+                draft.file("weights").write_bytes(b"x" * 1000)
+            if key == used:
+                maker.get(key).folder()
+        assert {artifact.key for artifact in maker.cache.store.all()} == set(made)
+
     # --- the bucket -------------------------------------------------------------------------------
 
     def test_a_url_that_nobody_serves_is_refused(self, tmp_path: Path) -> None:
