@@ -48,7 +48,11 @@ class Lease:
 
     def env(self) -> dict[str, str]:
         """Environment that shows a worker exactly the leased devices."""
-        return {"CUDA_VISIBLE_DEVICES": ",".join(self.devices)}
+        # Devices are counted as the driver counts them; CUDA alone would begin with the fastest.
+        return {
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            "CUDA_VISIBLE_DEVICES": ",".join(self.devices),
+        }
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ ENVIRON = {
     "NCCL_SECRET_KEY": "nccl-secret",
     "OMP_NUM_THREADS": "1",
     "CUDA_VISIBLE_DEVICES": "3",
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     "CUDA_LAUNCH_BLOCKING": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONDONTWRITEBYTECODE": "1",
@@ -42,7 +43,15 @@ EFFECTIVE = {
     "CUDA_LAUNCH_BLOCKING",
     "TOKENIZERS_PARALLELISM",
 }
-PLUMBING = {"PATH", "HOME", "LC_ALL", "HF_HOME", "CUDA_VISIBLE_DEVICES", "OPTIKIT_STORE"}
+PLUMBING = {
+    "PATH",
+    "HOME",
+    "LC_ALL",
+    "HF_HOME",
+    "CUDA_DEVICE_ORDER",
+    "CUDA_VISIBLE_DEVICES",
+    "OPTIKIT_STORE",
+}
 
 
 def test_only_what_may_change_the_outcome_is_effective():

@@ -86,11 +86,11 @@ def test_two_leases_never_share_a_device(tmp_path):
 def test_a_worker_sees_only_its_devices(tmp_path):
     gpus = executor_on(tmp_path, TWO_GPUS)
     with gpus.lease() as first:
-        assert first.env() == {"CUDA_VISIBLE_DEVICES": "0"}
+        assert first.env() == {"CUDA_VISIBLE_DEVICES": "0", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         with gpus.lease() as second:
-            assert second.env() == {"CUDA_VISIBLE_DEVICES": "1"}
+            assert second.env()["CUDA_VISIBLE_DEVICES"] == "1"
     with gpus.lease(2) as both:
-        assert both.env() == {"CUDA_VISIBLE_DEVICES": "0,1"}
+        assert both.env()["CUDA_VISIBLE_DEVICES"] == "0,1"
         assert both.hardware == TWO_GPUS
 
 
@@ -99,7 +99,7 @@ def test_a_machine_without_gpu_has_one_slot_and_shows_no_gpu(tmp_path):
     assert cpu.slots == 1
     with cpu.lease() as lease:
         assert lease.devices == ()
-        assert lease.env() == {"CUDA_VISIBLE_DEVICES": ""}
+        assert lease.env()["CUDA_VISIBLE_DEVICES"] == ""
         with pytest.raises(AcceleratorError), cpu.lease():
             pass
     with cpu.lease():
@@ -109,7 +109,7 @@ def test_a_machine_without_gpu_has_one_slot_and_shows_no_gpu(tmp_path):
 def test_what_runs_beside_the_accelerators_waits_for_nobody_and_sees_none(tmp_path):
     gpus = executor_on(tmp_path, TWO_GPUS, lease_timeout_s=0)
     with gpus.lease(2), gpus.lease(0) as lease:
-        assert lease.env() == {"CUDA_VISIBLE_DEVICES": ""}
+        assert lease.env()["CUDA_VISIBLE_DEVICES"] == ""
         assert lease.hardware == TWO_GPUS
 
 
