@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _RETRY_S = 60.0
 _RETRIES = 6
 _CHUNK = 16 * 2**20
+# A file goes in parts of this size, or larger ones: S3 and Google Cloud take no more than so many.
+_PART = 5 * 2**20
+_MOST_PARTS = 10_000
 # What providers say of a bucket or container that is not there.
 _NO_BUCKET = ("NoSuchBucket", "bucket does not exist", "ContainerNotFound", "BucketNotFound")
 
@@ -125,7 +128,8 @@ class Bucket:
         import obstore
 
         with self._explained(f"write {name}"):
-            obstore.put(self._store, name, path)
+            part = max(_PART, -(-path.stat().st_size // _MOST_PARTS))
+            obstore.put(self._store, name, path, chunk_size=part)
 
     def fetch(self, name: str, size: int, to: Path, tag: str = "") -> str:
         """Download an object into a file and return its sha256; a broken connection is resumed.
