@@ -4,12 +4,13 @@ An upload announces itself below ``uploads/`` before it looks at what is there a
 before it takes anything away. Each then looks for the other: a removal gives way to an upload, an
 upload waits for a removal. So no upload relies on a file that is just being removed. One that has
 waited for too long takes over: it counts on no file that is there, and a removal that comes to life
-again after that looks at what it has taken from the new artifact.
+again after that looks at what it has taken from the new artifact. A sweep is a removal of what dead
+ones of both kinds have left.
 """
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -82,7 +83,7 @@ class Uploads:
         last()
         won = self._commit(manifest)
         if not won:
-            drop_unlisted(self._bucket, key)
+            self._bucket.delete(*_unlisted(self._bucket, key))
         elif took_over:
             each_of(send, list(wanted.items()))
         self._bucket.delete(intent)
@@ -115,14 +116,27 @@ class Uploads:
         )
 
 
-def drop_unlisted(bucket: Bucket, key: str) -> None:
-    """Delete the files of an artifact that its manifest does not list: all without one."""
+def sweep(bucket: Bucket, key: str, dead: Sequence[str]) -> Sequence[str]:
+    """Delete what uploads and removals that are dead have left of a key; return what they were.
+
+    None of it if somebody else is at this key, or there is too much for one time: a later sweep
+    goes on.
+    """
+    with _removal(bucket, key, dead) as alone:
+        if not alone or not _take_away(bucket, key, _unlisted(bucket, key)):
+            return []
+        bucket.delete(*dead)
+    return dead
+
+
+def _unlisted(bucket: Bucket, key: str) -> list[str]:
+    """Return the files of an artifact that its manifest does not list: all without one."""
     found = bucket.read(manifest_of(key))
     manifest = None if found is None else parsed(found[0], key)
     entries = {} if manifest is None else manifest.entries
     listed = {object_of(key, entry) for entry in entries.values()}
     there = [item.name for item in bucket.list(f"{place_of(key)}/files/")]
-    bucket.delete(*(name for name in there if name not in listed))
+    return [name for name in there if name not in listed]
 
 
 def expire(bucket: Bucket, key: str, unused_since: float) -> bool:
@@ -138,15 +152,22 @@ def expire(bucket: Bucket, key: str, unused_since: float) -> bool:
     with _removal(bucket, key) as alone:
         if not alone or bucket.replace(name, GONE, seen.tag) is None:
             return False
-        begun = time.monotonic()
-        for item in list(bucket.list(f"{place_of(key)}/")):
-            bucket.delete(item.name)
-            # An upload that has waited for so long counts on nobody any more.
-            if time.monotonic() - begun > EXPIRED_S / 2:
-                _look_at_what_is_new(bucket, key)
-                raise StorageError(
-                    f"{bucket.url}: removing {key[:12]}… takes too long; run again in a day"
-                )
+        if not _take_away(bucket, key, [item.name for item in bucket.list(f"{place_of(key)}/")]):
+            raise StorageError(
+                f"{bucket.url}: removing {key[:12]}… takes too long; run again in a day"
+            )
+    return True
+
+
+def _take_away(bucket: Bucket, key: str, names: Iterable[str]) -> bool:
+    """Delete objects of an artifact whose removal is announced; return whether time sufficed."""
+    begun = time.monotonic()
+    for name in names:
+        bucket.delete(name)
+        # An upload that has waited for so long counts on nobody any more.
+        if time.monotonic() - begun > EXPIRED_S / 2:
+            _look_at_what_is_new(bucket, key)
+            return False
     return True
 
 
@@ -167,11 +188,11 @@ def _look_at_what_is_new(bucket: Bucket, key: str) -> None:
 
 
 @contextmanager
-def _removal(bucket: Bucket, key: str) -> Iterator[bool]:
-    """Announce a removal; yield whether nobody else is at this key."""
+def _removal(bucket: Bucket, key: str, dead: Sequence[str] = ()) -> Iterator[bool]:
+    """Announce a removal; yield whether nobody else is at this key, but for who is dead."""
     mine = f"{UPLOADS}/{key}.{_REMOVAL}{secrets.token_hex(4)}"
     bucket.create(mine, b"{}")
-    others = [name for name in _announced(bucket, key) if name != mine]
+    others = [name for name in _announced(bucket, key) if name not in (mine, *dead)]
     # Only what ended well: what did not is swept, with what it left.
     yield not others
     bucket.delete(mine)

@@ -43,7 +43,7 @@ from optikit_assets.artifacts.bucket_layout import (
 )
 from optikit_assets.artifacts.bucket_marks import used
 from optikit_assets.artifacts.bucket_turns import bucket_turn
-from optikit_assets.artifacts.bucket_uploads import Uploads, drop_unlisted, expire
+from optikit_assets.artifacts.bucket_uploads import Uploads, expire, sweep
 from optikit_assets.artifacts.cache import SOURCE, ArtifactCache
 from optikit_assets.artifacts.file_digests import FileDigests, digest_over
 from optikit_assets.artifacts.manifest import (
@@ -280,13 +280,16 @@ class ObjectStore(ArtifactStore):
         if not begun:
             return swept
         limit = self._now() - timedelta(seconds=max(older_than_s, _ABANDONED_S))
-        young = {key_of(item.name) for item in begun if item.modified > limit}
-        for item in (item for item in begun if item.modified <= limit):
-            key = key_of(item.name)
-            if is_key(key) and key not in young:
-                drop_unlisted(self.bucket, key)
-            self.bucket.delete(item.name)
-            swept.append(item.name)
+        dead: dict[str, list[str]] = {}
+        for item in begun:
+            if item.modified <= limit:
+                dead.setdefault(key_of(item.name), []).append(item.name)
+        for key, names in dead.items():
+            if is_key(key):
+                swept += sweep(self.bucket, key, names)
+            else:
+                self.bucket.delete(*names)
+                swept += names
         return swept
 
     def download(self, manifest: Manifest, name: str, to: Path) -> None:

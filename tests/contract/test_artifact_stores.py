@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,8 +26,8 @@ from optikit_assets.artifacts import bucket_uploads as uploads
 from optikit_assets.artifacts.bucket_damage import put_aside
 from optikit_assets.artifacts.bucket_layout import manifest_of, object_of
 from optikit_assets.artifacts.cache import ArtifactCache
-from optikit_assets.artifacts.manifest import Entry, parse_manifest
-from optikit_assets.bucket import Bucket
+from optikit_assets.artifacts.manifest import Entry, Manifest, parse_manifest
+from optikit_assets.bucket import Bucket, Listed
 from optikit_assets.errors import (
     ChangedInputError,
     DamagedArtifactError,
@@ -412,6 +412,70 @@ class InBucket(SharesByCopy):
         assert swept.startswith(f"uploads/{OTHER}.")
         assert all_objects(store) == objects_of(KEY, store)
         assert store.verify(KEY).verified
+
+    def leave_broken(self, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Begin an upload that dies, and let the day pass after which it is swept."""
+        with monkeypatch.context() as patched:
+            patched.setattr(uploads.Uploads, "_commit", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                write(store)
+        self.later()
+        monkeypatch.setattr("optikit_assets.artifacts.objects._ABANDONED_S", 0.0)
+
+    def test_a_sweep_gives_way_to_an_upload_that_goes_on_after_it_has_listed(
+        self, store: ObjectStore, elsewhere: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.leave_broken(store, monkeypatch)
+        maker = threading.Thread(target=write, args=(store,))
+        sent, swept = threading.Event(), threading.Event()
+        listed, commit = elsewhere.bucket.list, uploads.Uploads._commit
+
+        def commit_after_the_sweep(upload: uploads.Uploads, manifest: Manifest) -> bool:
+            sent.set()
+            assert swept.wait(30)
+            return commit(upload, manifest)
+
+        def list_before(prefix: str, after: str | None = None) -> Iterator[Listed]:
+            found = list(listed(prefix, after))
+            # When the sweep asks for the time, it has looked at what there is.
+            if any(".now." in item.name for item in found) and not sent.is_set():
+                self.later()
+                maker.start()
+                assert sent.wait(30)
+            return iter(found)
+
+        monkeypatch.setattr(uploads.Uploads, "_commit", commit_after_the_sweep)
+        monkeypatch.setattr(elsewhere.bucket, "list", list_before)
+        gone = elsewhere.sweep_staging(older_than_s=0)
+        swept.set()
+        maker.join(30)
+        assert elsewhere.verify(KEY, remembered=False).verified
+        assert gone == []
+        monkeypatch.undo()
+        # What died is swept the next time, and nothing of what was made.
+        monkeypatch.setattr("optikit_assets.artifacts.objects._ABANDONED_S", -5.0)
+        assert len(elsewhere.sweep_staging(older_than_s=-5.0)) == 1
+        assert elsewhere.verify(KEY, remembered=False).verified
+        assert all_objects(store) == objects_of(KEY, store)
+
+    def test_an_upload_waits_for_a_sweep_and_counts_on_nothing_that_it_takes(
+        self, store: ObjectStore, elsewhere: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.leave_broken(store, monkeypatch)
+        maker = threading.Thread(target=write, args=(store,))
+        waited: list[bool] = []
+
+        def begin(name: str) -> None:
+            maker.start()
+            maker.join(0.3)
+            waited.append(maker.is_alive())
+
+        self.interrupted(monkeypatch, begin)
+        assert len(elsewhere.sweep_staging(older_than_s=0)) == 1
+        maker.join(30)
+        assert waited == [True]
+        assert elsewhere.verify(KEY, remembered=False).verified
+        assert all_objects(store) == objects_of(KEY, store)
 
     def test_a_turn_whose_holder_died_is_taken_over_by_one(self, store: ObjectStore) -> None:
         assert store.bucket.create("turns/dead", b'{"owner": "gone"}') is not None
