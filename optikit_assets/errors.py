@@ -55,6 +55,7 @@ __all__ = [
     "StageError",
     "StageTimeoutError",
     "StorageError",
+    "SuiteError",
     "TuningError",
     "UnknownNameError",
     "WorkerKilledError",
@@ -204,6 +205,10 @@ class CompressionError(OptikitError):
 
 class EvaluationError(OptikitError):
     """A suite cannot be run, or its results do not fit together."""
+
+
+class SuiteError(MachineError, EvaluationError):
+    """The items or the judge of a suite cannot be had now: it is no result of any candidate."""
 
 
 class TuningError(OptikitError):

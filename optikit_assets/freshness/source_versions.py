@@ -130,8 +130,10 @@ class SourceVersions:
         """Return the reference of a classifier that judges for a suite and lies on this machine."""
         spec = self.catalog.suite(suite)
         judges = any(task.judge == "classifier" for task in spec.tasks)
-        if judges and spec.judge_model and Path(spec.judge_model).is_dir():
-            return self._refer(f"judge of {suite}", spec.judge_model, "tree")
+        if judges and spec.judge_model:
+            place = settings().root / spec.judge_model
+            if place.is_dir():
+                return self._refer(f"judge of {suite}", place, "tree")
         return None
 
     def environment(self, name: str, pool: str | None) -> str:
@@ -187,9 +189,15 @@ class SourceVersions:
 
     def _evaluation(self, key: Key) -> str:
         suite = self._spec(key.model).suite
+        return digest([self.catalog.suite(suite).digest(), self._suite_files(suite)])
+
+    def answers(self, suite: str) -> str:
+        """Return the digest of what the answers to a suite and their scores depend on."""
+        return digest([self.catalog.suite(suite).answers_digest(), self._suite_files(suite)])
+
+    def _suite_files(self, suite: str) -> list[str | None]:
         files = [found for found in (self.task_files(suite), self.judge(suite)) if found]
-        digests = [found.sha256 for found in files]
-        return digest([self.catalog.suite(suite).digest(), digests])
+        return [found.sha256 for found in files]
 
     def _engine(self, key: Key) -> str:
         spec = self._spec(key.model)

@@ -49,6 +49,9 @@ class EvaluationSources(Result):
     rounds: tuple[QuantizationResult, ...] = Field(
         default=(), description="Trials that further rounds of adaptive calibration made."
     )
+    failed: dict[int, str] = Field(
+        default_factory=dict, description="Trial that could not be evaluated -> why."
+    )
 
 
 SOURCES_FILE: Document[EvaluationSources] = Document("sources.json", EvaluationSources, version=1)

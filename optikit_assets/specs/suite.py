@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from optikit_assets.errors import EndpointError
-from optikit_assets.specs.base import Spec, SpecModel
+from optikit_assets.specs.base import Spec, SpecModel, digest
 from optikit_assets.specs.endpoint_address import JUDGE_CREDENTIALS_VARIABLE, url_to_keep
 
 
@@ -78,6 +78,14 @@ class SuiteSpec(Spec):
         default=None,
         description="Model of the judge: an endpoint's model name or a classifier's path.",
     )
+
+    def answers_digest(self) -> str:
+        """Return the sha256 of what answers and their scores depend on: not on the gate.
+
+        Nor on margin and weight of each task; `digest` has all of it.
+        """
+        judging = {"gate": True, "tasks": {"__all__": {"margin", "weight"}}}
+        return digest(self.model_dump(mode="json", exclude={"description": True, **judging}))
 
     @model_validator(mode="after")
     def _consistent(self) -> "SuiteSpec":

@@ -16,6 +16,7 @@ from optikit_assets.clock import now
 from optikit_assets.errors import (
     EndpointError,
     EvaluationError,
+    SuiteError,
     one_line,
 )
 from optikit_assets.faults import raise_machine_fault
@@ -147,7 +148,7 @@ def handle(
     ------
     CompressionError
         If a row of the calibration data holds an item of the suite.
-    EvaluationError
+    SuiteError
         If the suite itself cannot be run (unknown task, unreadable data, a judge that is down).
     EndpointError
         If ``backend: endpoint`` and the endpoint cannot be used.
@@ -194,7 +195,10 @@ def _evaluate_in_turn(
         if found is None and not suite_tasks:
             # Outside the guard: when this fails the suite is at fault, not the candidate.
             check_inputs(request)
-            suite_tasks = harness.load(request, folder, files)
+            try:
+                suite_tasks = harness.load(request, folder, files)
+            except EvaluationError as error:
+                raise SuiteError(str(error)) from error
             contamination = _check_calibration(request, suite_tasks)
         try:
             with store.turn(candidate.artifact_key):

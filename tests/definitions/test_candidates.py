@@ -12,7 +12,7 @@ from optikit_assets.artifacts import Artifact, ArtifactStore, open_store
 from optikit_assets.defs.evaluation.jobs import repeatability
 from optikit_assets.defs.recorded import recorded
 from optikit_assets.engines import Hardware
-from optikit_assets.errors import StageError
+from optikit_assets.errors import StageError, SuiteError
 from optikit_assets.execution import Lease
 from optikit_assets.graph import SAID_ELSEWHERE, Node
 from optikit_assets.headless.materialize import (
@@ -59,6 +59,7 @@ class Workers:
     def __init__(self, lost_with: dict[int, int]) -> None:
         self.lost_with = lost_with
         self.damaged: set[int] = set()
+        self.away_after = 99
         self.contamination = CLEAN
         self.refuses = ""
         self.drawn: list[tuple[int, str]] = []
@@ -96,6 +97,8 @@ class Workers:
             raise StageError(self.refuses)
         finished: dict[int, str] = {}
         for item in request.candidates:
+            if len(self.evaluated) >= self.away_after:
+                raise SuiteError("the judge is away")
             if item.trial in self.damaged:
                 failed = {item.trial: "vLLM cannot load the checkpoint"}
                 return EvaluateResult(finished=finished, failed=failed, versions={})
@@ -325,6 +328,45 @@ def test_candidates_behind_a_damaged_one_are_evaluated_by_a_fresh_worker_at_once
     assert workers.evaluation_batches == [[-1, 0, 1], [1, 0]]
     comparison = artifact_of(SCORES).read_json("comparison.json")
     assert [trial["trial"] for trial in comparison["trials"]] == [1]
+    left_out = recorded_metadata(SCORES)["left_out"].value
+    assert [record.data for record in left_out] == [
+        {"trial": 0, "why": "vLLM cannot load the checkpoint"}
+    ]
+
+
+def test_a_suite_that_is_away_for_a_while_takes_no_trial_out(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = work(monkeypatch, rows_256=0)
+    workers.away_after = 2
+    for node in (BASE, QUANTIZED):
+        assert materialize_node(node) == "ok"
+    with pytest.raises(SuiteError, match="the judge is away"):
+        materialize_node(SCORES)
+    workers.away_after = 99
+    assert materialize_node(SCORES) == "ok"
+    comparison = artifact_of(SCORES).read_json("comparison.json")
+    assert [trial["trial"] for trial in comparison["trials"]] == [0, 1]
+    assert "left_out" not in recorded_metadata(SCORES)
+
+
+def test_another_gate_judges_the_same_answers(real: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = work(monkeypatch, rows_256=0)
+    for node in (BASE, QUANTIZED, SCORES):
+        assert materialize_node(node) == "ok"
+    asked = list(workers.evaluated)
+    before = artifact_of(SCORES).key
+    suite = real.recipes / "evaluations" / "quick.yaml"
+    real.write("evaluations/quick.yaml", suite.read_text() + "gate: {margin: 0.01}\n")
+    for node in (BASE, QUANTIZED, SCORES):
+        assert materialize_node(node) == "ok"
+    assert artifact_of(SCORES).key != before
+    assert workers.evaluated == asked
+    # How they are scored is another matter.
+    monkeypatch.setattr("optikit_assets.defs.evaluation.eval_scores.SCORING", "2")
+    real.write("evaluations/quick.yaml", suite.read_text().replace("0.01", "0.02"))
+    assert materialize_node(SCORES) == "ok"
+    assert len(workers.evaluated) == 2 * len(asked)
 
 
 def evaluate_baseline_thrice() -> None:

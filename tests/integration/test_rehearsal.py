@@ -255,7 +255,7 @@ def test_ifeval_without_its_loose_metrics_is_refused_before_anything_is_asked(
     # Nobody is there: the worker must not even notice.
     error = evaluated(forks, tmp_path, ifeval, "http://127.0.0.1:9/v1").only("error")
     assert time.monotonic() - begin < 60
-    assert error["error_class"] == "EvaluationError"
+    assert error["error_class"] == "SuiteError"
     assert "task 'instructions': lm-eval cannot aggregate" in error["message"]
     assert "lacks prompt_level_loose_acc, inst_level_loose_acc, of which" in error["message"]
 

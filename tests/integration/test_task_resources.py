@@ -122,5 +122,5 @@ def test_a_worker_without_ifevals_data_asks_for_no_model(
     )  # fmt: skip
     error = forks(tmp_path, wanted).only("error")
     # The endpoint is the model here: it is asked only once the task is found to be complete.
-    assert error["error_class"] == ("EndpointError" if there else "EvaluationError")
+    assert error["error_class"] == ("EndpointError" if there else "SuiteError")
     assert (f"task {task!r} cannot be scored" in error["message"]) is not there

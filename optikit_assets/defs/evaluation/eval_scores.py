@@ -49,6 +49,9 @@ from resources import (
     StageRunnerResource,
 )
 
+SCORING = "1"
+"""Of how answers are asked for and scored: raised when that changes, and all are scored anew."""
+
 
 @dg.asset(
     **declared(graph.EVAL_SCORES),
@@ -87,7 +90,11 @@ def eval_scores(
     return partition.result(
         cached=found is not None,
         artifact=artifact,
-        metadata={**_metadata(partition.recipe, comparison), **_contamination(partition, artifact)},
+        metadata={
+            **_metadata(partition.recipe, comparison),
+            **_contamination(partition, artifact),
+            **_left_out(artifact),
+        },
         checks=compared_checks(suite, comparison),
     )
 
@@ -128,9 +135,10 @@ def _evaluate(partition: Partition, suite: SuiteSpec) -> Artifact | str:
     judged = suite_of_a_round(suite, recipe)
     rounds: list[QuantizationResult] = []
     while True:
-        loaded = _evaluated(partition, suite, checkpoints)
-        if isinstance(loaded, str):
-            return loaded
+        found = _evaluated(partition, suite, checkpoints)
+        if isinstance(found, str):
+            return found
+        loaded, failed = found
         comparison = compare(judged, loaded[0], loaded[1:], seed=partition.seed("comparison"))
         if not goes_on(recipe, len(rounds), comparison.verdict):
             break
@@ -149,14 +157,18 @@ def _evaluate(partition: Partition, suite: SuiteSpec) -> Artifact | str:
         )
         CONTAMINATION_FILE.write(draft, contamination_outcomes(partition, loaded))
         evaluations = {item.trial: item.artifact_key for item in loaded[1:] if item.artifact_key}
-        SOURCES_FILE.write(draft, EvaluationSources(evaluations=evaluations, rounds=tuple(rounds)))
+        sources = EvaluationSources(evaluations=evaluations, rounds=tuple(rounds), failed=failed)
+        SOURCES_FILE.write(draft, sources)
     return partition.artifacts.store.get(partition.key)
 
 
 def _evaluated(
     partition: Partition, suite: SuiteSpec, checkpoints: Mapping[int, str | None]
-) -> list[EvaluatedCandidate] | str:
-    """Return the baseline and the candidates with their scores, or why there is no candidate."""
+) -> tuple[list[EvaluatedCandidate], dict[int, str]] | str:
+    """Return the baseline and the candidates with their scores, and why others have none.
+
+    Or why there is no candidate at all.
+    """
     candidates = [_candidate(partition, suite, trial, key) for trial, key in checkpoints.items()]
     baseline = _candidate(partition, suite, BASELINE_TRIAL, None)
     # The baseline recipe's only candidate is the baseline itself.
@@ -172,28 +184,47 @@ def _evaluated(
     usable = [item for item in candidates if item.artifact_key not in failed]
     if not usable:
         return f"no candidate could be evaluated: {next(iter(failed.values()))}"
-    return [_load(partition, item) for item in (baseline, *usable)]
+    left_out = {c.trial: failed[c.artifact_key] for c in candidates if c.artifact_key in failed}
+    for trial, reason in left_out.items():
+        partition.context.log.warning(f"trial {trial} is left out, it has no scores: {reason}")
+    return [_load(partition, item) for item in (baseline, *usable)], left_out
 
 
 def _candidate(partition: Partition, suite: SuiteSpec, trial: int, key: str | None) -> Candidate:
     checkpoint = None if key is None else verified(partition, key)
     base = partition.version_of(partition.node.needed(graph.BASE_MODEL))
-    settings = [
+    engine = [
         partition.inputs[partition.node.needed(asset)]
-        for asset in (graph.EVALUATION_SPEC, graph.ENGINE_SPEC, graph.SERVING_RUNTIME)
+        for asset in (graph.ENGINE_SPEC, graph.SERVING_RUNTIME)
     ]
     # Made anew, a checkpoint may have another content under its key.
     content = [checkpoint.digest] if checkpoint and checkpoint.digest else []
+
+    def scored_by(*asked: str) -> str:
+        return digest(["evaluation", key or base, suite.name, [*asked, *engine], *content])
+
+    # Another gate judges the same answers. Until there was this key, all of the suite was in it.
+    answers = scored_by(partition.versions.sources.answers(suite.name), SCORING)
+    before = scored_by(partition.inputs[partition.node.needed(graph.EVALUATION_SPEC)])
+    store = partition.artifacts.store
+    known = SCORING == "1" and store.find(answers) is None and store.find(before) is not None
     return Candidate(
         trial=trial,
         model=checkpoint.reference if checkpoint else partition.base_reference,
-        artifact_key=digest(["evaluation", key or base, suite.name, settings, *content]),
+        artifact_key=before if known else answers,
     )
 
 
 def _load(partition: Partition, candidate: Candidate) -> EvaluatedCandidate:
     artifact = verified(partition, candidate.artifact_key)
     return load_candidate(artifact.folder(), max(candidate.trial, 0))
+
+
+def _left_out(artifact: Artifact) -> dict[str, Any]:
+    """Name the trials that the comparison is without."""
+    failed = SOURCES_FILE.read(artifact).failed if SOURCES_FILE.is_in(artifact) else {}
+    records = [dg.TableRecord({"trial": trial, "why": why}) for trial, why in failed.items()]
+    return {"left_out": dg.MetadataValue.table(records)} if records else {}
 
 
 def _contamination(partition: Partition, artifact: Artifact) -> dict[str, Any]:

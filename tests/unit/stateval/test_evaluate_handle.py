@@ -11,7 +11,12 @@ from typing import Any
 import pytest
 
 from optikit_assets.artifacts import LocalStore, Reference
-from optikit_assets.errors import AcceleratorError, CompressionError, EvaluationError
+from optikit_assets.errors import (
+    AcceleratorError,
+    CompressionError,
+    EvaluationError,
+    MachineError,
+)
 from optikit_assets.headless.driver import describe_record
 from optikit_assets.optimizer.contamination import CLEAN
 from optikit_assets.specs import EngineSpec
@@ -111,6 +116,17 @@ def test_no_candidate_is_begun_after_one_that_failed(tmp_path: Path) -> None:
     ]
     store = LocalStore(tmp_path)
     assert [store.find(key_of(trial)) is not None for trial in range(3)] == [True, False, False]
+
+
+def test_a_suite_that_cannot_be_had_now_is_no_failure_of_a_candidate(tmp_path: Path) -> None:
+    """Else the candidates that came first would be all that is ever compared."""
+
+    class Away(Numbers):
+        def load(self, *_: object) -> list[Any]:
+            raise EvaluationError("judge http://judge/v1 gave no verdict: ConnectError")
+
+    with pytest.raises(MachineError, match="gave no verdict: ConnectError"):
+        evaluated(request_for(tmp_path, "first", "second"), Away())
 
 
 def test_the_next_worker_goes_on_where_the_failure_was(tmp_path: Path) -> None:
