@@ -7,8 +7,7 @@ database like that, and a published one would take its place with the next.
 from datetime import UTC, datetime
 from pathlib import Path
 
-from optikit_assets.errors import HistoryError
-from optikit_assets.history.publishing import copy_back, make_ready, set_aside
+from optikit_assets.history.publishing import copy_back, make_ready, set_aside, unreadable
 from optikit_assets.history.reader import damage_of
 
 
@@ -32,25 +31,19 @@ def mend(database: Path, published: Path) -> str:
     if shown is not None:
         # Out of the way, before it is copied into the place of the private one.
         set_aside(published, database, kept)
-    make_ready(database, published)
+    if make_ready(database, published):
+        return _told(database, "it is gone", published, kept)
     hidden = damage_of(database) if database.exists() else "it is gone"
     if hidden is None:
         return "" if shown is None else _told(published, shown, database, kept)
     if shown is not None:
         kept.rename(published)
     if shown is not None or (database.exists() and not published.exists()):
-        raise HistoryError(
-            f"neither database of {published.parent} can be read ({published.name}: "
-            f"{shown or 'it is gone'}; {database.name} in {database.parent.name}: {hidden}); put a "
-            "backup in their place with `optikit history restore FOLDER`, or move both files away "
-            "to begin a new history: artifacts and deployments stay"
-        )
+        raise unreadable(published, shown or "it is gone", database, hidden)
     if not published.exists():
         # There is no history yet.
         return ""
-    if database.exists():
-        set_aside(database, database, kept)
-    copy_back(published, database)
+    copy_back(published, database, kept)
     return _told(database, hidden, published, kept)
 
 

@@ -13,25 +13,35 @@ import os
 import shutil
 import signal
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from optikit_assets.disk import sync
-from optikit_assets.errors import StorageError
+from optikit_assets.errors import HistoryError, StorageError
+from optikit_assets.history.reader import damage_of
 
 # Keeps an accidental write-enabled open of the published one from succeeding.
 _READ_ONLY = 0o444
 _PRIVATE = 0o644
 
 
-def make_ready(database: Path, published: Path) -> None:
+def make_ready(database: Path, published: Path) -> bool:
     """See to it that nobody reads the private database, and that it is as `publish` left it.
 
     To be called in the turn in which one may publish. Without a published database that is as
-    `publish` left it, the private one is all there is, and stays.
+    `publish` left it, the private one is all there is, and stays. One that is gone is made of the
+    published one: an empty one would take the place of that.
+
+    Returns
+    -------
+    bool
+        Whether the private one was gone, and was made anew.
 
     Raises
     ------
+    HistoryError
+        If it is gone, and the published one cannot be read.
     StorageError
         If the disk refuses the copy that is needed.
     """
@@ -45,13 +55,37 @@ def make_ready(database: Path, published: Path) -> None:
     if database.exists() and not database.stat().st_mode & stat.S_IWUSR:
         # Killed between two renames: this was the published one.
         database.chmod(_PRIVATE)
+    if not database.exists():
+        return _made_of(published, database)
     noted = _noted(database)
-    if not database.exists() or not _is(published, noted.get("published")):
-        return
-    if not (_is(database, noted.get("private")) and _is_free(database)):
+    if _is(published, noted.get("published")) and not (
+        _is(database, noted.get("private")) and _is_free(database)
+    ):
         # Before the copy is there, which it does not fit.
         _wal(database).unlink(missing_ok=True)
         _copy(published, database, mode=_PRIVATE)
+    return False
+
+
+def _made_of(published: Path, database: Path) -> bool:
+    """Make the private database, which is gone, of the published one; False if there is none."""
+    if not published.exists():
+        return False
+    if (shown := damage_of(published)) is not None:
+        raise unreadable(published, shown, database, "it is gone")
+    _wal(database).unlink(missing_ok=True)
+    _copy(published, database, mode=_PRIVATE)
+    return True
+
+
+def unreadable(published: Path, shown: str, database: Path, hidden: str) -> HistoryError:
+    """Return the error that neither database can be read, and why."""
+    return HistoryError(
+        f"neither database of {published.parent} can be read ({published.name}: {shown}; "
+        f"{database.name} in {database.parent.name}: {hidden}); put a backup in their place with "
+        "`optikit history restore FOLDER`, or move both files away to begin a new history: "
+        "artifacts and deployments stay"
+    )
 
 
 def publish(database: Path, published: Path, *, anew: bool = False) -> bool:
@@ -128,16 +162,15 @@ def set_aside(file: Path, database: Path, kept: Path) -> None:
     sync(kept.parent)
 
 
-def copy_back(published: Path, database: Path) -> None:
-    """Make the private database, which is not there, of the published one.
+def copy_back(published: Path, database: Path, kept: Path) -> None:
+    """Put a copy of the published database in the place of the private one, which is `kept`.
 
     Raises
     ------
     StorageError
-        If the disk refuses.
+        If the disk refuses the copy: nothing is changed then.
     """
-    _wal(database).unlink(missing_ok=True)
-    _copy(published, database, mode=_PRIVATE)
+    _copy(published, database, _PRIVATE, lambda: set_aside(database, database, kept))
 
 
 def is_current(database: Path, published: Path) -> bool:
@@ -163,12 +196,16 @@ def _change_places(database: Path, published: Path) -> bool:
     return True
 
 
-def _copy(source: Path, target: Path, mode: int) -> None:
+def _copy(
+    source: Path, target: Path, mode: int, make_room: Callable[[], object] = lambda: None
+) -> None:
+    """Put a copy in the place of `target`, after what is to be done once it is on the disk."""
     temporary = target.parent / f".{target.name}.{os.getpid()}"
     try:
         shutil.copyfile(source, temporary)
         temporary.chmod(mode)
         sync(temporary)
+        make_room()
         temporary.replace(target)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -62,6 +62,11 @@ def keys(history: History) -> list[str]:
     return list(history.query("SELECT content_key FROM sweeps ORDER BY content_key")["content_key"])
 
 
+def delete(history: History) -> None:
+    for file in (history.published_path, history.root / "private" / "history.duckdb"):
+        file.unlink()
+
+
 def test_every_machine_has_the_rows_of_all(tmp_path: Path, log: Log) -> None:
     one, two = machine(tmp_path / "one", log), machine(tmp_path / "two", log)
     one.append("sweeps", [SWEEP | {"content_key": "a"}])
@@ -128,7 +133,7 @@ def test_rows_that_wait_to_be_sent_come_back_with_a_history_that_was_deleted(
     log.fails = "add"
     with pytest.raises(StorageError):
         one.drain()
-    (tmp_path / "one" / "private" / "history.duckdb").unlink()
+    delete(one)
     with pytest.raises(StorageError):
         one.drain()
     assert keys(one) == ["a"]
@@ -216,7 +221,7 @@ def test_a_history_that_was_deleted_comes_back(tmp_path: Path, log: Log) -> None
     two.append("sweeps", [SWEEP | {"content_key": "b"}])
     for history in (one, two, one):
         history.drain()
-    (tmp_path / "one" / "private" / "history.duckdb").unlink()
+    delete(one)
     one.drain()
     assert keys(one) == ["a", "b"]
 

@@ -62,7 +62,8 @@ def test_a_key_is_forgotten_with_the_database_that_its_rows_were_in(history):
     history.drain()
     history.append_once("key", sweep_rows())
     history.drain()
-    (history.root / "private" / "history.duckdb").unlink()
+    for file in (history.published_path, history.root / "private" / "history.duckdb"):
+        file.unlink()
     history.drain()
     assert history.append_once("key", sweep_rows())
     assert statuses(history) == ["feasible"]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from optikit_assets.errors import HistoryError
-from optikit_assets.history import History
+from optikit_assets.errors import HistoryError, StorageError
+from optikit_assets.history import History, publishing
 from optikit_assets.history.publishing import _state
 from optikit_assets.settings import REPOSITORY
 from tests.unit.history.conftest import Rows
@@ -106,6 +106,70 @@ def test_a_private_folder_that_is_gone_costs_no_row(full: History) -> None:
     assert "it is gone" in full.mend()
     assert recipes(full) == ["a", "b", "c"]
     assert list(full.root.glob("damaged-*")) == []
+
+
+@pytest.mark.slow
+def test_a_private_one_that_is_lost_is_made_of_the_published_one_by_a_drain(
+    full: History, rows: Rows
+) -> None:
+    full.append_once("key", list)
+    full._database.unlink()
+    for recipe in ("d", "e"):
+        rows.sweep(recipe, 1.0)
+        full.drain()
+    assert recipes(full) == ["a", "b", "c", "d", "e"]
+    # No row went, so none is appended again.
+    assert not full.append_once("key", list)
+
+
+@pytest.mark.slow
+def test_a_published_one_that_cannot_be_read_is_not_replaced_by_an_empty_one(full: History) -> None:
+    full._database.unlink()
+    full.published_path.chmod(0o644)
+    torn(full.published_path)
+    before = full.published_path.read_bytes()
+    with pytest.raises(HistoryError, match=r"neither database .* history restore FOLDER"):
+        full.drain()
+    assert full.published_path.read_bytes() == before
+    assert not full._database.exists()
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_while_one_is_mended_costs_no_row(
+    full: History, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    torn(full._database)
+    behind_its_back(full)
+    before = full._database.read_bytes()
+    rows.sweep("d", 1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(publishing.shutil, "copyfile", no_space)
+        with pytest.raises(StorageError, match="nothing is lost"):
+            full.mend()
+    assert full._database.read_bytes() == before
+    assert full.mend()
+    assert recipes(full) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.slow
+def test_a_kill_while_one_is_mended_costs_no_row(
+    full: History, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    torn(full._database)
+    behind_its_back(full)
+    rows.sweep("d", 1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            full.mend()
+    full.drain()
+    assert recipes(full) == ["a", "b", "c", "d"]
 
 
 def test_without_one_that_can_be_read_nothing_is_touched(full: History) -> None:
