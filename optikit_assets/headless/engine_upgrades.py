@@ -4,7 +4,8 @@ What is deployed is what the ledger says (`optikit promote`), in whichever chann
 repeated for an upgrade: whether the certificate still stands is a question of a few servers.
 """
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
@@ -16,9 +17,11 @@ from optikit_assets.defs.deployment.recertified_config import RECERTIFIED_CONFIG
 from optikit_assets.defs.deployment.shipped import engine_in, engine_versions, versions_told
 from optikit_assets.defs.partitions import multi_partition_key
 from optikit_assets.engines import get_engine
+from optikit_assets.environments.status import inspect_environment
 from optikit_assets.errors import OptikitError
 from optikit_assets.graph import Key, Node
 from optikit_assets.headless.promotion import current_decisions
+from optikit_assets.headless.requesting import RETRIES, Pause, pause_after, run_key
 from optikit_assets.schemas import DEPLOYMENT_FILE, Deployment
 from optikit_assets.settings import settings
 from optikit_assets.specs import digest
@@ -26,6 +29,8 @@ from resources.history import open_history
 
 UPGRADE_TAG = "optikit/engine-upgrade"
 """Of a run: the digest of the bundle and of the engine versions that it was requested for."""
+
+_IN_VAIN = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
 RECERTIFY_JOB = dg.define_asset_job(
     "recertify",
@@ -65,7 +70,8 @@ class Upgraded:
     default_status=FOR_MODELS,
     description="Requests a re-certification of every deployed bundle (optikit promote) whose "
     "engine has another version in the serve environment of this machine than when it was "
-    "certified: once for each version, and not if somebody measured it with that already.",
+    "certified: once for each version, a failed one twice more, and not if somebody measured it "
+    "with that already.",
 )
 def engine_upgrades(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Request what the engine that is installed now was not certified with."""
@@ -77,19 +83,25 @@ def engine_upgrades(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     requests: list[dg.RunRequest] = []
     told: list[str] = []
     for found in upgraded(told):
-        earlier = context.instance.get_runs(
-            dg.RunsFilter(tags={UPGRADE_TAG: found.digest}), limit=1
-        )
-        if earlier:
-            told.append(f"{found.text}: {earlier[0].status.value} (run {earlier[0].run_id})")
+        asked = dg.RunsFilter(tags={UPGRADE_TAG: found.digest})
+        earlier = context.instance.get_run_records(asked, limit=RETRIES + 1)
+        if pause := _pause(earlier):
+            told.append(f"{found.text}: {pause.text}")
             continue
         told.append(f"{found.text}: requested")
-        requests.append(_request(found))
+        requests.append(_request(found, [record.dagster_run for record in earlier]))
     said = "; ".join(told) or "everything deployed was measured on the engine of now"
     if requests:
         context.log.info(said)
         return dg.SensorResult(run_requests=requests)
     return dg.SensorResult(skip_reason=said)
+
+
+def _pause(earlier: Sequence[dg.RunRecord]) -> Pause | None:
+    """Return why an upgrade that runs were requested for, the latest first, is not requested."""
+    if earlier and (latest := earlier[0].dagster_run).status not in _IN_VAIN:
+        return Pause(f"{latest.status.value} (run {latest.run_id})")
+    return pause_after(earlier, time.time())
 
 
 def upgraded(told: list[str]) -> list[Upgraded]:
@@ -98,9 +110,10 @@ def upgraded(told: list[str]) -> list[Upgraded]:
     Parameters
     ----------
     told
-        Gets a line for each that nothing is known of.
+        Gets a line for each that nothing is known of, or that nothing can be measured with yet.
     """
     store = open_store(settings().store, settings().home)
+    serve = inspect_environment(settings().envs_home, "serve")
     found: list[Upgraded] = []
     deployed = {here.bundle_key: here for here in current_decisions()}
     for bundle_key, here in sorted(deployed.items()):
@@ -117,8 +130,17 @@ def upgraded(told: list[str]) -> list[Upgraded]:
         certified = engine_versions(engine, deployment.versions)
         installed = engine_in(engine, settings().envs_home)
         # Without an environment there is nothing to measure with.
-        if installed and certified != installed and not _measured(bundle_key, installed):
-            found.append(Upgraded(bundle_key, deployment, certified, installed))
+        if not installed or certified == installed or _measured(bundle_key, installed):
+            continue
+        one = Upgraded(bundle_key, deployment, certified, installed)
+        if serve.usable:
+            found.append(one)
+        else:
+            # Distributions are there before an installation is complete.
+            told.append(
+                f"{one.text}: waits for the serve environment, which is {serve.state}: "
+                f"{serve.reason}; run: {serve.what_to_do}"
+            )
     return found
 
 
@@ -132,12 +154,12 @@ def _measured(bundle_key: str, installed: Mapping[str, str]) -> bool:
     return any(installed.items() <= dict(row).items() for row in rows["versions"])
 
 
-def _request(found: Upgraded) -> dg.RunRequest:
+def _request(found: Upgraded, earlier: Sequence[dg.DagsterRun]) -> dg.RunRequest:
     here = found.deployment
     node = Node(graph.DEPLOYABLE_CONFIG, Key(here.model_key, slo=here.slo.name))
     config = {"bundle": found.bundle_key}
     return dg.RunRequest(
-        run_key=found.digest,
+        run_key=run_key(found.digest, earlier),
         partition_key=multi_partition_key(node),
         run_config={"ops": {RECERTIFIED_CONFIG: {"config": config}}},
         tags={UPGRADE_TAG: found.digest},

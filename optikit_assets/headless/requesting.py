@@ -136,39 +136,66 @@ def _may_make(run: dg.DagsterRun, node: Node) -> bool:
 def _request(item: NodePlan, instance: dg.DagsterInstance, now_s: float, due: Due) -> bool:
     """Request a partition, or say why not now; return False once it is given up."""
     name = digest([str(item.node), item.key])
-    in_vain = _in_vain(item, name, instance)
-    if in_vain:
-        latest = in_vain[0]
-        run = f"(run {latest.dagster_run.run_id})"
-        if latest.dagster_run.status == dg.DagsterRunStatus.CANCELED:
-            due.told.append(
-                f"{item.node} was canceled and is not requested again until something that it "
-                f"follows from changes {run}"
-            )
-            return True
-        if len(in_vain) > RETRIES:
-            due.told.append(
-                f"{item.node} failed {len(in_vain)} times and is not tried again until something "
-                f"that it follows from changes {run}"
-            )
-            return False
-        again_s = (latest.end_time or now_s) + RETRY_AFTER_S * 2 ** (len(in_vain) - 1)
-        if now_s < again_s:
-            due.told.append(f"{item.node} failed and is tried again in {again_s - now_s:.0f} s")
-            return True
+    if pause := pause_after(_in_vain(item, name, instance), now_s):
+        due.told.append(f"{item.node} {pause.text}")
+        return not pause.given_up
     due.told.append(f"{item.node} is requested: {item.reason}")
-    # The daemon makes one run of a key: what was requested before gets another one, by the latest
-    # of its runs, since `optikit gc` removes those before it.
     before = instance.get_runs(dg.RunsFilter(tags={REQUEST_TAG: name}), limit=1)
     due.requests.append(
         dg.RunRequest(
-            run_key=f"{name}-{before[0].run_id if before else 0}",
+            run_key=run_key(name, before),
             job_name=STAGE_JOBS[item.node.asset].name,
             partition_key=multi_partition_key(item.node),
             tags={REQUEST_TAG: name},
         )
     )
     return True
+
+
+class Pause(NamedTuple):
+    """Why something is not requested again now."""
+
+    text: str
+    given_up: bool = False
+    """It failed too often."""
+
+
+def pause_after(in_vain: Sequence[dg.RunRecord], now_s: float) -> Pause | None:
+    """Return why what was requested in vain, the latest first, is not requested now; None: it is.
+
+    Parameters
+    ----------
+    now_s
+        Seconds since 1970.
+    """
+    if not in_vain:
+        return None
+    latest = in_vain[0]
+    run = f"(run {latest.dagster_run.run_id})"
+    if latest.dagster_run.status == dg.DagsterRunStatus.CANCELED:
+        return Pause(
+            "was canceled and is not requested again until something that it follows from changes "
+            + run
+        )
+    if len(in_vain) > RETRIES:
+        return Pause(
+            f"failed {len(in_vain)} times and is not tried again until something that it follows "
+            f"from changes {run}",
+            given_up=True,
+        )
+    again_s = (latest.end_time or now_s) + RETRY_AFTER_S * 2 ** (len(in_vain) - 1)
+    return (
+        Pause(f"failed and is tried again in {again_s - now_s:.0f} s") if now_s < again_s else None
+    )
+
+
+def run_key(name: str, before: Sequence[dg.DagsterRun]) -> str:
+    """Return the key of a request for what `before`, the latest first, were requested for.
+
+    The daemon makes one run of a key: what was requested before gets another one, by the latest of
+    its runs, since `optikit gc` removes those before it.
+    """
+    return f"{name}-{before[0].run_id if before else 0}"
 
 
 def _in_vain(item: NodePlan, name: str, instance: dg.DagsterInstance) -> list[dg.RunRecord]:
