@@ -11,6 +11,7 @@ from optikit_assets.artifacts import ArtifactStore, open_store
 from optikit_assets.artifacts.manifest import write_manifest
 from optikit_assets.benchmarker import RequestRecord
 from optikit_assets.benchmarker.records import append_requests
+from optikit_assets.defs.evaluation import history as evaluation_history
 from optikit_assets.errors import StageError, StorageError
 from optikit_assets.execution import Lease
 from optikit_assets.graph import Node
@@ -340,3 +341,21 @@ def test_scores_that_are_gone_keep_no_stage_from_its_end(stages: Stages) -> None
     found = rows()
     assert found["evaluation_scores"] == []
     assert len(found["quality_gates"]) == 1
+
+
+def test_scores_that_cannot_be_read_just_now_are_appended_by_the_next_run(
+    stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise StorageError("the bucket does not answer")
+
+    make(SCORED)
+    before = rows()
+    shutil.rmtree(settings().history)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation_history, "load_candidate", away)
+        with pytest.raises(StageError, match="does not answer"):
+            materialize_node(SCORES)
+    assert materialize_node(SCORES) == "ok"
+    for table in ("evaluation_scores", "sample_outcomes"):
+        assert rows()[table] == before[table] != []

@@ -7,7 +7,6 @@ from optikit_assets.artifacts import Artifact
 from optikit_assets.defs.body import Partition
 from optikit_assets.defs.evaluation.candidates import checkpoint_key
 from optikit_assets.defs.quantization.quantized_model import trial_rows
-from optikit_assets.errors import EvaluationError, StorageError
 from optikit_assets.history import RowsByTable
 from optikit_assets.schemas import SOURCES_FILE, Comparison
 from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate
@@ -31,11 +30,15 @@ def _candidates(
     partition: Partition, evaluations: Mapping[int, str]
 ) -> Iterator[EvaluatedCandidate]:
     for trial, key in evaluations.items():
-        try:
-            yield load_candidate(partition.artifacts.store.get(key).folder(), trial)
-        except (StorageError, EvaluationError) as error:
-            # The comparison, which is what counts, is there all the same.
-            partition.context.log.warning(f"the history lacks the scores of trial {trial}: {error}")
+        found = partition.artifacts.find(key)
+        if found is None:
+            # The comparison, which is what counts, is there all the same. What cannot be read just
+            # now is no reason to go on: rows are appended once.
+            partition.context.log.warning(
+                f"the history lacks the scores of trial {trial}: artifact {key[:12]}… is gone"
+            )
+            continue
+        yield load_candidate(found.folder(), trial)
 
 
 def score_columns(candidate: EvaluatedCandidate) -> list[dict[str, Any]]:
