@@ -33,7 +33,7 @@ from optikit_assets.headless.status import asked_for, closure, default_request
 from optikit_assets.settings import settings
 from optikit_assets.specs import Catalog
 
-# Inputs that change while others are made are looked at again, so often.
+# Inputs that change while others are made are made again: so often in all.
 _ROUNDS = 3
 
 
@@ -52,7 +52,8 @@ def bring_up_to_date(context: dg.AssetExecutionContext) -> list[Node]:
     """
     node = Node.of(context.asset_key.to_user_string(), context.partition_key)
     stale: list[NodePlan] = []
-    for turn in range(_ROUNDS):
+    # What the last round made is judged too.
+    for turn in range(_ROUNDS + 1):
         catalog = Catalog.load(settings().recipes)
         pools = Pools.of(settings(), catalog)
         found = plan_upstream(node, catalog, context.instance, pools)
@@ -63,6 +64,8 @@ def bring_up_to_date(context: dg.AssetExecutionContext) -> list[Node]:
         stale = [item for item in plan if item.state != "fresh"]
         if not stale:
             return [item.node for item in plan]
+        if turn == _ROUNDS:
+            break
         for item in stale:
             context.log.info(f"{item.node} is run first: {item.state}, {item.reason}")
         report = _run(context, found.named, plan, pools)

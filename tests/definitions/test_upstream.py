@@ -176,6 +176,24 @@ def test_inputs_that_change_without_end_are_told_and_nothing_is_decided(clicks: 
     clicks.meanwhile = edit
     with pytest.raises(StageError, match=r"was made 3 times and is stale again .*scenario_spec"):
         clicks.click()
+    assert len(clicks.tags) == 3
+
+
+@pytest.mark.slow
+def test_what_the_last_round_made_is_decided_with_if_nothing_changed_meanwhile(
+    clicks: Clicks,
+) -> None:
+    limits = iter((101, 102))
+
+    def edit() -> None:
+        limit = next(limits, None)
+        if limit is not None:
+            clicks.world.edit("slos/chat.yaml", f"max_ms: {limit - 1}", f"max_ms: {limit}")
+
+    clicks.meanwhile = edit
+    clicks.click()
+    assert len(clicks.tags) == 3
+    assert clicks.looked_at == of(*EVERYTHING)
 
 
 @pytest.mark.slow
