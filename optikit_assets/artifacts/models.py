@@ -98,16 +98,20 @@ class ModelRegistry:
         self.catalog = catalog
         self._digests = FileDigests(self.home / "cache" / "file-digests.json")
 
-    def versions(self, name: str | None = None) -> list[ModelVersion]:
-        """Return all versions, or those of one model, in natural order (v2 before v10)."""
-        found = {version.key: version for version in self._scan([], name)}
+    def versions(self, name: str | None = None, away: set[str] | None = None) -> list[ModelVersion]:
+        """Return all versions, or those of one model, in natural order (v2 before v10).
+
+        `away` gets the names of models of which there may be more that nobody can list now.
+        """
+        away = set() if away is None else away
+        found = {version.key: version for version in self._scan([], away, name)}
         wanted = [v for v in found.values() if name in (None, v.name)]
         return sorted(wanted, key=lambda v: (v.name, _natural(v.version)))
 
     def problems(self) -> list[str]:
         """Return one line per folder that looks like a version but cannot be one."""
         problems: list[str] = []
-        self._scan(problems)
+        self._scan(problems, set())
         return problems
 
     def resolve(self, reference: str) -> ModelVersion:
@@ -260,7 +264,9 @@ class ModelRegistry:
     def _trusts(self, name: str) -> bool:
         return self.catalog.model(name).trust_remote_code
 
-    def _scan(self, problems: list[str], wanted: str | None = None) -> list[ModelVersion]:
+    def _scan(
+        self, problems: list[str], away: set[str], wanted: str | None = None
+    ) -> list[ModelVersion]:
         """Return every version; a version declared in the recipes comes last and so wins.
 
         Raises
@@ -269,6 +275,7 @@ class ModelRegistry:
             If nobody can read the source of the `wanted` model; that of another is a problem.
         """
         found: list[ModelVersion] = []
+        away.update(self.catalog.broken["models"])
         for folder in sub_folders(self.home / "models"):
             for child in sub_folders(folder):
                 self._collect(folder.name, child.name, child, found, problems)
@@ -278,6 +285,7 @@ class ModelRegistry:
             try:
                 listed = source_of(spec.source).versions(spec.source, self.repo_root)
             except ValueError as error:
+                away.add(name)
                 file = f"{self.catalog.root.name}/models/{name}.yaml"
                 wrong = SpecError(file, [f"source: {error}"])
                 if name == wanted:
@@ -285,6 +293,7 @@ class ModelRegistry:
                 problems.append(str(wrong))
                 continue
             except ModelError as error:
+                away.add(name)
                 problems.append(f"{name}: {error}")
                 continue
             for item in listed:

@@ -2,11 +2,12 @@
 
 import json
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import dagster as dg
 
+from optikit_assets.artifacts.models import ModelRegistry, ModelVersion
 from optikit_assets.defs import code_location, partitions
 from optikit_assets.defs.automation import FOR_MODELS
 from optikit_assets.defs.sources import changed_observations, source_versions
@@ -30,7 +31,8 @@ MODEL_TAG = "optikit/model"
     description="A new folder NAME/VERSION/ in a models folder becomes a partition once it holds a "
     "whole model and nothing in it changes any more; the flow that the model's spec names is "
     "requested, for the SLOs that it names (none: all). A request that failed is made again when "
-    "the folder changed. Versions that were there before its first tick become partitions alone.",
+    "the folder changed. Versions that were there before its first tick become partitions alone; "
+    "so do those of a source that could not be listed then, by the first tick that can.",
 )
 def new_model_versions(
     context: dg.SensorEvaluationContext, models: ModelRegistryResource
@@ -39,24 +41,18 @@ def new_model_versions(
     catalog = models.catalog()
     registry = models.registry(catalog)
     known = set(context.instance.get_dynamic_partitions(partitions.MODEL_DIMENSION))
+    away: set[str] = set()
+    versions = registry.versions(away=away)
     if context.cursor is None:
-        quiet_s, now_s = settings().model_quiet_s, time.time()
-        there = {
-            version.key
-            for version in registry.versions()
-            if version.key not in known
-            and registry.why_not_arrived(version, quiet_s, now_s) is None
-        }
-        return dg.SensorResult(
-            skip_reason="versions that were here already are partitions now, and not requested: "
-            + (", ".join(sorted(there)) or "none"),
-            dynamic_partitions_requests=_additions(there),
-            cursor=json.dumps(_Seen({}, {})._asdict()),
-        )
+        return _not_new(registry, versions, known, _Seen({}, {}, sorted(away)))
     seen = _Seen.read(context.cursor)
+    if back := set(seen.away) - away:
+        listed = [version for version in versions if version.name in back]
+        still = seen._replace(away=sorted(away.intersection(seen.away)))
+        return _not_new(registry, listed, known, still)
     waiting: list[str] = []
     wanted: dict[str, str] = {}
-    for version in registry.versions():
+    for version in versions:
         if version.key in known and version.key not in seen.requested:
             # Somebody asked for it by hand.
             continue
@@ -94,7 +90,7 @@ def new_model_versions(
     return dg.SensorResult(
         run_requests=requests,
         dynamic_partitions_requests=_additions(set(seen.requested) - known),
-        cursor=json.dumps(seen._asdict(), sort_keys=True),
+        cursor=seen.written(),
     )
 
 
@@ -105,12 +101,35 @@ class _Seen(NamedTuple):
     """State of the folder that was requested last."""
     owed: dict[str, list[str]]
     """SLOs that could not be requested with it, because their files are broken."""
+    away: Sequence[str] = ()
+    """Models that could not be listed by any tick yet: what they have is not new."""
 
     @classmethod
     def read(cls, cursor: str) -> "_Seen":
         kept = json.loads(cursor)
-        # Earlier releases kept the first alone.
-        return cls(**kept) if set(kept) == set(cls._fields) else cls(kept, {})
+        # Earlier releases kept the first alone, or the first two.
+        return cls(**kept) if {"requested", "owed"} <= set(kept) else cls(kept, {})
+
+    def written(self) -> str:
+        return json.dumps(self._asdict(), sort_keys=True)
+
+
+def _not_new(
+    registry: ModelRegistry, versions: Sequence[ModelVersion], known: Collection[str], seen: _Seen
+) -> dg.SensorResult:
+    """Have versions that were there before anybody could look become partitions alone."""
+    quiet_s, now_s = settings().model_quiet_s, time.time()
+    there = {
+        version.key
+        for version in versions
+        if version.key not in known and registry.why_not_arrived(version, quiet_s, now_s) is None
+    }
+    return dg.SensorResult(
+        skip_reason="versions that were here already are partitions now, and not requested: "
+        + (", ".join(sorted(there)) or "none"),
+        dynamic_partitions_requests=_additions(there),
+        cursor=seen.written(),
+    )
 
 
 def _additions(keys: Collection[str]) -> list[dg.AddDynamicPartitionsRequest]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from optikit_assets.errors import ModelError
 from optikit_assets.sources.base import ASK_LIMIT_S, PATH, SourcedVersion, register_source
 
 _VERSION_LIKE = re.compile(r"^v?\d+([._-][0-9a-zA-Z]+)*$")
@@ -23,6 +24,9 @@ class FolderSource:
 
     def versions(self, place: str, root: Path) -> list[SourcedVersion]:
         parent = (root / place).resolve()
+        if not parent.is_dir():
+            # Its disk may be mounted later: then what lies there is no news.
+            raise ModelError(f"there is no folder {parent}; make it or mount its disk")
         found = sub_folders(parent)
         return [SourcedVersion(parent.name, folder.name, str(folder)) for folder in found]
 

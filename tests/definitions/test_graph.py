@@ -1,5 +1,6 @@
 """The graph as Dagster sees it: assets, partitions, lineage, sensors."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -371,6 +372,38 @@ def test_what_was_there_before_the_first_tick_becomes_partitions_and_no_request(
     # What was still being copied then is new when it has arrived.
     site.drop("half", "1")
     assert site.requested() == ["half@1"]
+
+
+def test_a_source_that_was_away_at_the_first_tick_has_nothing_new_when_it_is_back(site: Site):
+    good = (site.recipes / "models" / "demo-llama.yaml").read_text()
+    site.drop("demo-llama", "2")
+    mounted = site.home / "mounted"
+    model = {"name": "far", "source": str(mounted)}
+    (site.recipes / "models" / "far.yaml").write_text(yaml.safe_dump(model))
+    site.edit("models/demo-llama.yaml", lambda spec: spec.update(suite=7), "typo")
+    site.cursors.clear()
+    site.look_for_models()
+    # One after the other comes back; meanwhile what is new is requested.
+    site.drop("other", "1")
+    assert site.requested() == ["other@1"]
+    write_model(mounted / "1")
+    for _ in range(2):
+        assert site.requested() == []
+    (site.recipes / "models" / "demo-llama.yaml").write_text(good)
+    for _ in range(2):
+        assert site.requested() == []
+    known = site.instance.get_dynamic_partitions(partitions.MODEL_DIMENSION)
+    assert {"far@1", "demo-llama@2"} <= set(known)
+    # From then on it has news like any other.
+    write_model(mounted / "2")
+    assert site.requested() == ["far@2"]
+
+
+@pytest.mark.parametrize("cursor", [{}, {"requested": {}, "owed": {}}])
+def test_what_an_earlier_release_kept_is_read(site: Site, cursor: dict[str, Any]):
+    site.cursors["new_model_versions"] = json.dumps(cursor)
+    site.drop("other", "1")
+    assert site.requested() == ["other@1"]
 
 
 def test_a_broken_slo_is_requested_of_a_new_model_once_it_was_corrected(site: Site):
