@@ -15,6 +15,7 @@ import dagster as dg
 import yaml
 from pydantic import Field
 
+from optikit_assets.disk import sync, sync_tree
 from optikit_assets.errors import OptikitError, SpecError
 from optikit_assets.settings import REPOSITORY, configure, settings
 from optikit_assets.specs import check_name, digest
@@ -136,9 +137,12 @@ def _write(files: dict[str, bytes], folder: Path) -> None:
         file = partial / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
+    # Who finds the folder takes it for whole, also after a loss of power.
+    sync_tree(partial)
     try:
         partial.rename(folder)
     except OSError:
         shutil.rmtree(partial)
         if not folder.is_dir():
             raise
+    sync(folder.parent)

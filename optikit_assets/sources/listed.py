@@ -19,7 +19,7 @@ from typing import Protocol
 from filelock import FileLock
 
 from optikit_assets.bucket import Listed, is_refusal
-from optikit_assets.disk import check_free_space, storage_error
+from optikit_assets.disk import check_free_space, storage_error, sync, sync_tree
 from optikit_assets.errors import (
     ChangedInputError,
     ModelError,
@@ -138,7 +138,10 @@ def kept(reference: str, revision: str, home: Path, fill: Callable[[Path], objec
         with FileLock(f"{place}.lock", timeout=_TURN_S):
             if not place.is_dir():
                 fill(part)
+                # Who finds the folder takes it for whole, also after a loss of power.
+                sync_tree(part)
                 part.rename(place)
+                sync(place.parent)
     except OSError as error:
         raise storage_error(error, home, reference) or error from error
     return place

@@ -15,6 +15,7 @@ from optikit_assets.component import OptimizationComponent
 from optikit_assets.errors import SpecError
 from optikit_assets.settings import REPOSITORY, settings
 from optikit_assets.specs import Catalog
+from tests.on_disk import Watched
 from tests.tiny_model import write_model
 
 EXAMPLE = REPOSITORY / "examples" / "project"
@@ -138,6 +139,14 @@ def test_what_it_says_becomes_the_settings(component: dict[str, Any], home: Path
     component["slos"][0]["description"] = "changed"
     OptimizationComponent(**component).apply(EXAMPLE)
     assert settings().recipes != before
+
+
+def test_its_copy_of_the_specs_outlasts_a_loss_of_power(
+    component: dict[str, Any], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched(monkeypatch)
+    OptimizationComponent(**component).apply(EXAMPLE)
+    assert watched.lasts(settings().recipes)
 
 
 def test_without_specs_of_its_own_it_has_those_that_ship(

@@ -9,6 +9,7 @@ from obstore.store import MemoryStore
 from optikit_assets.bucket import Bucket
 from optikit_assets.errors import ModelError
 from optikit_assets.sources import objects
+from tests.on_disk import Watched
 
 PLACE = "s3://bucket/qwen/v1"
 FILES = ("config.json", "model.safetensors")
@@ -49,6 +50,13 @@ def test_an_object_that_is_replaced_while_it_is_fetched_leaves_nothing(
     assert not list((tmp_path / "sources").glob("*.part"))
     folder = fetch(tmp_path, revision(tmp_path))
     assert (folder / "model.safetensors").read_bytes() == b"two"
+
+
+def test_a_model_that_was_fetched_outlasts_a_loss_of_power(
+    tmp_path: Path, memory: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched(monkeypatch)
+    assert watched.lasts(fetch(tmp_path, revision(tmp_path)))
 
 
 def test_what_a_broken_fetch_left_is_looked_at_before_it_is_used(
