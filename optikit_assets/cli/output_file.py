@@ -1,4 +1,4 @@
-"""The file of ``--json``: found to be writable before anything is spent, and written whole."""
+"""Files that options name: found to be writable before anything is spent, and written whole."""
 
 import contextlib
 import json
@@ -10,8 +10,8 @@ from pathlib import Path
 from optikit_assets.errors import StorageError
 
 
-def check_output(file: Path | None) -> None:
-    """Make sure that `file` can be written, making its folder where there is none.
+def check_output(file: Path | None, option: str = "--json") -> None:
+    """Make sure that the `file` of an option can be written, making its folder if there is none.
 
     Raises
     ------
@@ -36,12 +36,17 @@ def check_output(file: Path | None) -> None:
             file.open("ab").close()
     except OSError as error:
         raise StorageError(
-            f"--json {file} cannot be written: {error.strerror or error}; name another file"
+            f"{option} {file} cannot be written: {error.strerror or error}; name another file"
         ) from error
 
 
 def write_json(file: Path, value: object, *, kept_in: object = "") -> None:
-    """Write a result for programs: all of it, or nothing.
+    """Write a result for programs, as `write_whole` does."""
+    write_whole(file, (json.dumps(value, indent=1) + "\n").encode(), kept_in=kept_in)
+
+
+def write_whole(file: Path, content: bytes, *, kept_in: object = "") -> None:
+    """Write a result: all of it, or nothing.
 
     Parameters
     ----------
@@ -53,14 +58,13 @@ def write_json(file: Path, value: object, *, kept_in: object = "") -> None:
     StorageError
         If it cannot be written.
     """
-    text = json.dumps(value, indent=1) + "\n"
     try:
         if _is_device(file) or not _may_be_replaced(file):
-            file.write_text(text, encoding="utf-8")
+            file.write_bytes(content)
             return
         with _beside(file) as draft:
-            with draft.open("w", encoding="utf-8") as out:
-                out.write(text)
+            with draft.open("wb") as out:
+                out.write(content)
                 out.flush()
                 os.fsync(out.fileno())
             draft.replace(file.resolve())

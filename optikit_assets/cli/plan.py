@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from optikit_assets.artifacts.models import ModelRegistry
-from optikit_assets.cli.output_file import check_output, write_json
+from optikit_assets.cli.output_file import check_output, write_json, write_whole
 from optikit_assets.cli.plan_figure import draw_ways
 from optikit_assets.delivery.capacity import replicas_for
 from optikit_assets.deployment import costs_per_million
@@ -43,15 +43,15 @@ def run_plan(
     """Print what is predicted of every way; 0 only if one of them meets the SLO."""
     catalog = Catalog.load(settings().recipes)
     slo = catalog.slo(slo_name)
-    for file in (figure, json_out):
-        check_output(file)
+    check_output(figure, "--figure")
+    check_output(json_out)
     ways = predict(catalog, model, slo, pools, recipes)
     best = shortlist(ways, count)
     console = Console()
     console.print(_table(ways, best, slo, target_rps))
     _print_reasons(console, ways)
     if figure is not None:
-        figure.write_bytes(draw_ways(ways, best, slo))
+        write_whole(figure, draw_ways(ways, best, slo))
     if json_out is not None:
         write_json(json_out, [_record(way, way in best, slo, target_rps) for way in ways])
     if not best:

@@ -59,6 +59,22 @@ def test_an_architecture_that_is_not_known_is_one_line(optikit: Optikit, config:
     assert "the planner does not know the architecture 'hyena'" in ended.error
 
 
+@pytest.mark.parametrize("option", ["--figure", "--json"])
+def test_a_file_that_cannot_be_written_is_told_by_its_option(
+    optikit: Optikit, config: Path, tmp_path: Path, option: str
+) -> None:
+    ended = optikit("plan", "--model", config, "--slo", "qwen7b_chat", option, tmp_path)
+    assert f"{option} {tmp_path} cannot be written: it is a folder" in ended.error
+
+
+def test_a_disk_that_is_full_for_a_figure_is_one_line(optikit: Optikit, config: Path) -> None:
+    ended = optikit(
+        "plan", "--model", config, "--slo", "qwen7b_chat", "--pool", "l40s", "--recipe", "baseline",
+        "--figure", "/dev/full",
+    )  # fmt: skip
+    assert "/dev/full cannot be written: No space left on device" in ended.error
+
+
 def test_an_unknown_place_is_one_line(optikit: Optikit, config: Path) -> None:
     ended = optikit("plan", "--model", config, "--slo", "qwen7b_chat", "--pool", "h300")
     assert "unknown hardware pool or card 'h300'" in ended.error
