@@ -24,18 +24,24 @@ def run_deploy(
     image: str | None,
     bench_image: str | None,
     canary: int | None,
-    channel: str,
+    channel: str | None,
     out: Path | None,
 ) -> None:
     """Write the files and say what they hold.
 
-    With `canary`, also one that sends so many percent of the traffic of a channel there.
+    With `canary`, also one that sends so many percent of the traffic of a channel there, by default
+    ``production``.
 
     Raises
     ------
     OptikitError
         If there is no bundle, its engine has no image, or a value cannot be used.
     """
+    if channel is not None and canary is None:
+        raise OptikitError(
+            f"--channel {channel} is for --canary PERCENT alone: without it the files are of the "
+            "newest bundle, whatever the channel has; leave --channel out or add --canary"
+        )
     model_key = resolve_model(model)
     artifact, deployment = newest_bundle(model_key, slo)
     model_uri = model_uri or published_uri(artifact.key)
@@ -57,6 +63,7 @@ def run_deploy(
         )
     files = deploy_files(deployment, engine, plan)
     if canary is not None:
+        channel = channel or "production"
         key, before = deployed_in(model_key, slo, channel)
         other = get_engine(before.engine)
         old = serving_plan(

@@ -42,7 +42,10 @@ def deploy(
             help="Also write a canary for KServe: the channel's traffic that the new bundle gets.",
         ),
     ] = None,
-    channel: Channel = "production",
+    channel: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Traffic of the canary; default: production."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Default: below OPTIKIT_HOME/deploy.")
     ] = None,

@@ -210,3 +210,9 @@ def test_a_damaged_copy_is_mended_before_the_answer(optikit: Optikit, home: Path
     assert json.loads(optikit("sql", "SELECT model FROM sweeps", "--format", "json").out) == [
         {"model": "m"}
     ]
+
+
+def test_a_channel_without_a_canary_is_refused_instead_of_ignored(optikit: Optikit) -> None:
+    ended = optikit("deploy", "--model", "tiny", "--slo", "chat", "--channel", "staging")
+    assert ended.code == 1
+    assert "--channel staging is for --canary PERCENT alone" in ended.error
