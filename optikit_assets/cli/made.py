@@ -108,11 +108,6 @@ def _measured(submission: Submission, found: Sequence[MeasuredRecipe]) -> Made:
     )
 
 
-def _without_pool(record: dict[str, Any]) -> dict[str, Any]:
-    """Leave out the pool where it is the machine itself, as for all that was before there were."""
-    return {name: value for name, value in record.items() if name != "pool" or value}
-
-
 def _evaluated(submission: Submission, found: Sequence[EvaluatedRecipe]) -> Made:
     scores = _table(f"Recipes of {submission.model_key}", "Recipe", "Verdict", "Recovery")
     scores.add_column("Interval", justify="right", no_wrap=True)
