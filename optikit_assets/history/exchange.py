@@ -15,7 +15,7 @@ from typing import Protocol
 
 from optikit_assets.disk import sync
 from optikit_assets.errors import StorageError
-from optikit_assets.history.spool import Spool, SpoolFile
+from optikit_assets.history.spool import PART, Spool, SpoolFile
 
 # How far apart the clocks of two machines may be, and how long a listed file may take to be seen.
 _LATE_NS = 3600 * 10**9
@@ -149,7 +149,8 @@ class Exchange:
                 self._fetch(entry, again)
 
     def _fetch(self, entry: str, name: str) -> None:
-        part = self._spool.folder / f".{name}.{os.getpid()}.taken"
+        # What a killed fetch leaves is swept like an append that was not finished.
+        part = self._spool.folder / f".{name}.{os.getpid()}{PART}"
         try:
             part.parent.mkdir(parents=True, exist_ok=True)
             self._log.fetch(entry, part)

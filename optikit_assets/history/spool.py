@@ -23,7 +23,8 @@ from optikit_assets.errors import StorageError
 from optikit_assets.history.encoding import encode_row
 from optikit_assets.history.schema import Table, latest_version
 
-_PART = ".part"
+PART = ".part"
+"""What the name of a file ends in that is being written."""
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _NAME = re.compile(r"\d{20}-\d+-[0-9a-f]+\.v(?P<version>\d+)\.(?P<table>[a-z_0-9]+)\.jsonl")
 
@@ -76,7 +77,7 @@ class Spool:
             f"{self._clock_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}"
             f".v{latest_version()}.{table.name}.jsonl"
         )
-        temporary = self.folder / f".{name}{_PART}"
+        temporary = self.folder / f".{name}{PART}"
         text = "".join(f"{_encode(row)}\n" for row in unique.values())
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +119,7 @@ class Spool:
             Leave younger files alone: their maker may be about to lock them.
         """
         swept = []
-        for part in sorted(self.folder.glob(f".*{_PART}")):
+        for part in sorted(self.folder.glob(f".*{PART}")):
             with contextlib.suppress(BlockingIOError, FileNotFoundError), part.open("rb") as stream:
                 if time.time() - os.fstat(stream.fileno()).st_mtime < older_than_s:
                     continue

@@ -1,6 +1,7 @@
 """Machines that exchange their rows: each has all of them, once, whatever dies in between."""
 
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Iterable
@@ -101,6 +102,31 @@ def test_what_died_while_it_took_rows_takes_them_the_next_time(tmp_path: Path, l
     two.drain()
     assert keys(two) == ["a", "b", "c"]
     assert list((tmp_path / "two" / "spool").glob(".*")) == []
+
+
+def test_what_a_killed_fetch_left_is_removed(
+    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = machine(tmp_path / "one", log), machine(tmp_path / "two", log)
+    one.append("sweeps", [SWEEP | {"content_key": "a"}])
+    one.drain()
+    left: list[Path] = []
+
+    def killed(name: str, to: Path) -> None:
+        left.append(to)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "fetch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            two.drain()
+    # Who is killed removes nothing, and another process takes it.
+    stays = left[0].with_name(left[0].name.replace(f".{os.getpid()}.", ".1."))
+    stays.write_bytes(b"{")
+    os.utime(stays, (0, 0))
+    two.drain()
+    assert keys(two) == ["a"]
+    assert not stays.exists()
 
 
 @pytest.mark.slow
