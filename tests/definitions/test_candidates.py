@@ -328,7 +328,7 @@ def test_candidates_behind_a_damaged_one_are_evaluated_by_a_fresh_worker_at_once
     assert workers.evaluation_batches == [[-1, 0, 1], [1, 0]]
     comparison = artifact_of(SCORES).read_json("comparison.json")
     assert [trial["trial"] for trial in comparison["trials"]] == [1]
-    left_out = recorded_metadata(SCORES)["left_out"].value
+    left_out = recorded_metadata(SCORES)["left_out"].records
     assert [record.data for record in left_out] == [
         {"trial": 0, "why": "vLLM cannot load the checkpoint"}
     ]
@@ -341,7 +341,7 @@ def test_a_suite_that_is_away_for_a_while_takes_no_trial_out(
     workers.away_after = 2
     for node in (BASE, QUANTIZED):
         assert materialize_node(node) == "ok"
-    with pytest.raises(SuiteError, match="the judge is away"):
+    with pytest.raises(StageError, match="the judge is away"):
         materialize_node(SCORES)
     workers.away_after = 99
     assert materialize_node(SCORES) == "ok"
