@@ -115,6 +115,36 @@ def test_a_saturated_server_finishes_as_fast_as_its_steps_allow() -> None:
     assert rate == pytest.approx(10 / (100 * 0.01), rel=0.02)
 
 
+@pytest.mark.parametrize(
+    "answers",
+    [
+        256,
+        {"distribution": "uniform", "min": 1, "max": 1024},
+        {"distribution": "lognormal", "mean": 256, "std": 300, "min": 1, "max": 4096},
+    ],
+)
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_answers_that_finish_alone_at_the_end_are_not_counted_as_saturation(
+    answers: object, lanes: int
+) -> None:
+    throughput = slo(objectives=[], workload={"input_tokens": 30, "output_tokens": answers})
+    requests = Requests.of(throughput)
+    server = Server(StepTime(step_s=0.01), Limits(max_num_seqs=256), lanes)
+    # A step gives each place a token: the first of an answer comes with its prompt.
+    steps = np.mean(requests.output_tokens)
+    rate = server.capacity_rps(requests)
+    assert rate == pytest.approx(lanes * 256 / (steps * 0.01), rel=0.05)
+
+
+def test_a_cache_that_is_smaller_than_what_was_admitted_has_a_rate_too() -> None:
+    workload = {"input_tokens": 1, "output_tokens": 100}
+    throughput = slo(objectives=[], workload=workload)
+    server = Server(StepTime(step_s=0.01), Limits(cache_tokens=1000))
+    # Half grown on average, and a second each; what gives its place up is computed in one step.
+    rate = server.capacity_rps(Requests.of(throughput, 200))
+    assert rate == pytest.approx(1000 / (1 + 100 / 2), rel=0.1)
+
+
 def test_the_shortlist_names_each_place_and_precision_once() -> None:
     ways = ask(LLAMA_8B, "fp8_dynamic", "int_w8a8", "int_w8a8_static", under=slo())
     best = shortlist(ways)
