@@ -29,6 +29,8 @@ _WHOLE_EVERY = {
     "gemma2": 2, "gemma3": 6, "gemma3_text": 6, "gpt_oss": 2, "mistral": 0, "mixtral": 0,
     "olmo3": 4, "phi3": 0,
 }  # fmt: skip
+# Whose embedding is the output layer's too where a configuration does not say.
+_TIED = frozenset({"gemma2", "gemma3", "gemma3_text", "smollm3"})
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Architecture:
         Tokens that a layer with a sliding window looks back, and the share of such layers.
     own_precision
         ``quant_method`` of a checkpoint that is published quantized; empty: none.
+    tied
+        Whether embedding and output layer are one matrix.
     """
 
     name: str
@@ -73,6 +77,7 @@ class Architecture:
     window: int = 0
     windowed_share: float = 0.0
     own_precision: str = ""
+    tied: bool = False
 
     @classmethod
     def of(cls, config: Mapping[str, Any], source: str) -> "Architecture":
@@ -111,6 +116,7 @@ class Architecture:
         )
         dense = 3.0 * hidden * (width * (layers - moe_layers) + shared * moe_layers)
         windowed = _windowed_share(text, name, layers)
+        tied = text.get("tie_word_embeddings")
         return cls(
             name=name,
             facts=facts,
@@ -126,6 +132,7 @@ class Architecture:
             window=get("sliding_window", 0) if windowed else 0,
             windowed_share=windowed,
             own_precision=str((text.get("quantization_config") or {}).get("quant_method", "")),
+            tied=name in _TIED if tied is None else bool(tied),
         )
 
     @property

@@ -94,7 +94,7 @@ def room(
     gpu_share
         Share of a card's memory that the engine uses.
     """
-    weights = precision.weight_bytes(architecture)
+    weights = precision.weight_bytes(architecture, layout.pipeline)
     needed = estimate(
         replace(architecture.facts, weights_bytes=int(weights)),
         hardware_of(card, layout.cards),

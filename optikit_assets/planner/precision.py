@@ -96,13 +96,17 @@ class Precision:
         share = recipe.mixed_precision.share
         return cls(((1.0 - share, schemes[0]), (share, schemes[1])), schemes[0], cache_bits)
 
-    def weight_bytes(self, architecture: Architecture) -> float:
-        """Return the bytes of a whole checkpoint: every expert, the embedding and the output."""
+    def weight_bytes(self, architecture: Architecture, stages: int = 1) -> float:
+        """Return the bytes of all weights on a lane: every expert, embedding and output layer.
+
+        Where both are one matrix, the first and the last of several stages have it each.
+        """
         experts = architecture.expert_parameters * architecture.experts
+        apart = stages > 1 or not architecture.tied
         return (
             self.always_read_bytes(architecture)
             + experts * self.experts.bits / 8.0
-            + architecture.head_parameters * 2.0
+            + apart * architecture.head_parameters * 2.0
         )
 
     def always_read_bytes(self, architecture: Architecture) -> float:

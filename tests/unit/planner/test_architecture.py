@@ -64,6 +64,25 @@ def test_layers_that_are_not_listed_follow_the_pattern_of_their_architecture(
     assert architecture(config).windowed_share == pytest.approx(share)
 
 
+@pytest.mark.parametrize(
+    ("change", "tied"),
+    [
+        ({"model_type": "gemma2"}, True),
+        ({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}}, True),
+        ({"model_type": "gemma3_text", "tie_word_embeddings": False}, False),
+        ({"model_type": "smollm3"}, True),
+        ({"model_type": "qwen2"}, False),
+        ({"model_type": "qwen2", "tie_word_embeddings": True}, True),
+        # Engines ask the language model's configuration, not the one around it.
+        ({"model_type": "mistral3", "text_config": {"model_type": "mistral"}}, False),
+    ],
+)
+def test_one_matrix_may_be_embedding_and_output_layer(
+    change: dict[str, object], tied: bool
+) -> None:
+    assert architecture({**LLAMA_70B, **change}).tied is tied
+
+
 def test_a_precision_of_its_own_is_read_where_a_multimodal_model_nests_it() -> None:
     nested = {**LLAMA_70B, "quantization_config": {"quant_method": "fp8"}}
     assert architecture({"model_type": "llava", "text_config": nested}).own_precision == "fp8"

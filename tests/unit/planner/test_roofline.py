@@ -72,6 +72,18 @@ def test_a_recipe_says_how_large_a_checkpoint_is(recipe: str, gib: float) -> Non
     assert precision.weight_bytes(model) / 2**30 == pytest.approx(gib, rel=0.01)
 
 
+def test_a_matrix_that_is_embedding_and_output_layer_is_kept_once_and_read_every_step() -> None:
+    apart, tied = (architecture({**LLAMA_8B, "tie_word_embeddings": same}) for same in (0, 1))
+    matrix = 128256 * 4096 * 2
+    assert BF16.weight_bytes(apart) - BF16.weight_bytes(tied) == matrix
+    assert BF16.always_read_bytes(tied) == BF16.always_read_bytes(apart)
+    # The last stage of a pipeline has a copy of what the first one has.
+    assert BF16.weight_bytes(tied, 2) == BF16.weight_bytes(apart, 2)
+    for layout, more in ((Layout(), True), (Layout(pipeline=2), False)):
+        rooms = [room(model, BF16, H100, layout, 1000).cache_tokens for model in (apart, tied)]
+        assert (rooms[1] > rooms[0]) is more
+
+
 def test_mixed_precision_counts_its_shares() -> None:
     model = architecture(LLAMA_70B)
     mixed = Precision.of(CATALOG.recipe("mixed_w4_w8"), model)
