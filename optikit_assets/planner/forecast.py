@@ -195,8 +195,8 @@ def _values(space: SearchSpaceSpec, name: str) -> list[int]:
     match space.parameters.get(name):
         case Choices(choices=choices):
             return sorted(size for value in choices if (size := integer(value)))
-        case IntRange(low=low, high=high):
-            return [size for size in (1, 2, 4, 8, 16, 32) if low <= size <= high]
+        case IntRange() as domain:
+            return [size for size in (1, 2, 4, 8, 16, 32) if domain.nearest(size) == size]
         case _:
             return [1]
 

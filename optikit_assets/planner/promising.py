@@ -101,9 +101,9 @@ def _some(space: SearchSpaceSpec, name: str) -> list[int]:
     match space.parameters.get(name):
         case Choices(choices=choices):
             return [size for value in choices if (size := integer(value))]
-        case IntRange(low=low, high=high):
-            steps = range(_VALUES)
+        case IntRange(low=low, high=high) as domain:
             ratio = (high / max(1, low)) ** (1.0 / (_VALUES - 1))
-            return [round(max(1, low) * ratio**step) for step in steps]
+            spread = (domain.nearest(max(1, low) * ratio**at) for at in range(_VALUES))
+            return list(dict.fromkeys(spread))
         case _:
             return []

@@ -57,6 +57,11 @@ class IntRange(Conditional):
             raise ValueError("log needs low >= 1 and step 1")
         return self
 
+    def nearest(self, value: float) -> int:
+        """Return the value of the grid that is nearest; its last may be below ``high``."""
+        last = (self.high - self.low) // self.step
+        return self.low + self.step * min(last, max(0, round((value - self.low) / self.step)))
+
 
 class FloatRange(Conditional):
     """Real numbers from min to max."""

@@ -293,8 +293,7 @@ def _value(domain: IntRange | FloatRange, place: float) -> int | float:
     at = low * (high / low) ** place if domain.log else low + place * (high - low)
     if isinstance(domain, FloatRange):
         return min(domain.max, max(domain.min, at))
-    steps = round((at - domain.low) / domain.step)
-    return min(domain.high, domain.low + domain.step * steps)
+    return domain.nearest(at)
 
 
 def _ends(domain: IntRange | FloatRange) -> tuple[float, float]:

@@ -22,6 +22,7 @@ from optikit_assets.planner import (
     shortlist,
 )
 from optikit_assets.planner.engine import Limits
+from optikit_assets.planner.forecast import layouts
 from optikit_assets.planner.roofline import Layout
 from optikit_assets.planner.step_time import StepTime
 from optikit_assets.planner.traffic import Requests, Server
@@ -34,7 +35,7 @@ from optikit_assets.specs import (
     SearchSpaceSpec,
     SloSpec,
 )
-from optikit_assets.specs.search_space import Scalar
+from optikit_assets.specs.search_space import IntRange, Scalar
 from tests.unit.planner.models import LLAMA_8B, LLAMA_70B, architecture
 
 CATALOG = Catalog.load(REPOSITORY / "recipes")
@@ -214,6 +215,17 @@ def test_a_spec_of_another_engine_than_the_spaces_is_planned_at_its_own_parallel
     assert [way.layout for way in ways] == [Layout(4)]
     ways = ask(LLAMA_8B, "baseline", under=slo(), tensor=(1, 2), engine="sglang")
     assert [way.layout for way in ways] == [Layout()]
+
+
+def test_parallelism_is_planned_where_the_grid_of_the_space_has_it() -> None:
+    sizes = IntRange(low=1, high=8, step=3)
+    parameters = {**SPACE.parameters, "tensor_parallel_size": sizes}
+    found = layouts(
+        SPACE.model_copy(update={"parameters": parameters}),
+        Place("h100", CATALOG.card("h100"), 8),
+        EngineSpec(),
+    )
+    assert {layout.tensor for layout in found} == {1, 4}
 
 
 def pool(**keys: object) -> Catalog:

@@ -8,7 +8,7 @@ import pytest
 from optikit_assets.planner import Place, Question, forecast, promising, shipped_fits
 from optikit_assets.settings import REPOSITORY
 from optikit_assets.specs import Catalog, EngineSpec
-from optikit_assets.specs.search_space import Scalar
+from optikit_assets.specs.search_space import IntRange, Scalar
 from tests.unit.planner.models import LLAMA_8B, LLAMA_70B, architecture
 
 CATALOG = Catalog.load(REPOSITORY / "recipes")
@@ -53,6 +53,15 @@ def test_a_bound_of_a_batch_is_named_where_it_changes_what_is_served() -> None:
     layout = {"tensor_parallel_size": 2}
     assert flags.items() > layout.items()
     assert rate_per_card(asked, flags) > 1.02 * rate_per_card(asked, dict(layout))
+
+
+@pytest.mark.slow
+def test_a_bound_of_a_batch_is_one_that_the_space_has() -> None:
+    asked = question(LLAMA_70B, "llama70b_throughput", tensor_parallel_size=2)
+    grid = IntRange(low=8192, high=40_000, step=5000)
+    space = SPACE.model_copy(update={"parameters": {"max_num_batched_tokens": grid}})
+    (flags,) = promising(asked, NODE, CATALOG.recipe("baseline"), space)
+    assert flags["max_num_batched_tokens"] in range(8192, 40_000, 5000)
 
 
 @pytest.mark.slow

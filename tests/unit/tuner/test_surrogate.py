@@ -122,6 +122,13 @@ def test_given_values_are_kept_and_what_does_not_apply_is_left_out(space_of, cpu
     assert "max_num_active_seqs" not in flags
 
 
+def test_proposals_are_on_the_grid_also_where_it_ends_before_the_range(space_of, cpu):
+    sizes = {"max_num_seqs": {"low": 1, "high": 57, "step": 10}}
+    space = build(space_of(PARAMETERS | sizes), cpu)
+    promises = Surrogate(space, seen(space, 12, 4), [], 4).promises()
+    assert {p.point["max_num_seqs"] for p in promises} <= set(range(1, 57, 10))
+
+
 def test_what_a_start_costs_is_known_once_starts_and_loads_were_measured():
     def took(boot_s, load_s, retuned=False):
         return Trial(
