@@ -70,7 +70,7 @@ def _late_shares(result: ProbeResult, slo: SloSpec) -> tuple[LateShare, ...]:
             1.0 if refused else result.miss_share[o.label],
             result.requests,
             result.effective_requests[o.label],
-            1.0 - o.percentile / 100.0,
+            o.allowed_share,
         )
         for o in slo.objectives
     )
@@ -163,7 +163,7 @@ def _behind(session: Session) -> list[float]:
         far = probe.backlog_grows
         for objective in session.slo.objectives:
             late = probe.miss_share.get(objective.label, 0.0)
-            allowed = 1.0 - objective.percentile / 100.0
+            allowed = objective.allowed_share
             if late >= FAR and completed_rps:
                 far = True
             elif late > allowed:

@@ -206,7 +206,7 @@ class Forecaster:
 
     def _percentile(self, failed_share: float) -> float | None:
         """Return the percentile of the answered requests that the failed ones leave."""
-        allowed = 1.0 - self._objective.percentile / 100.0
+        allowed = self._objective.allowed_share
         if failed_share >= allowed:
             return None
         return 100.0 * (1.0 - (allowed - failed_share) / (1.0 - failed_share))

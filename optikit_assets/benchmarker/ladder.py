@@ -158,10 +158,7 @@ def _measured(
     throughput_rps = float(common / spread)
     chosen = sample.completed & (sample.finished_s > warmup_s)
     latency = sample.finished_s[chosen] - sample.scheduled_s[chosen]
-    met = all(
-        float(np.mean(sample.missed(o)[chosen])) <= 1.0 - o.percentile / 100.0
-        for o in slo.objectives
-    )
+    met = all(float(np.mean(sample.missed(o)[chosen])) <= o.allowed_share for o in slo.objectives)
     return Rung(
         clients=clients,
         throughput_rps=throughput_rps,

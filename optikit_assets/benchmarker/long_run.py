@@ -26,8 +26,7 @@ def met_objectives(values: Mapping[str, FloatArray], slo: SloSpec) -> bool:
     if np.isinf(values["e2e_latency"]).mean() > _MOST_FAILURES:
         return False
     return all(
-        (values[objective.metric] > objective.max_ms / 1000.0).mean()
-        <= 1.0 - objective.percentile / 100.0
+        (values[objective.metric] > objective.max_ms / 1000.0).mean() <= objective.allowed_share
         for objective in slo.objectives
     )
 

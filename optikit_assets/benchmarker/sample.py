@@ -122,7 +122,7 @@ class Sample:
 
         A request misses an ``itl`` objective if the percentile of its own gaps does.
         """
-        allowed = 1.0 - objective.percentile / 100.0 if objective.metric == "itl" else 0.0
+        allowed = objective.allowed_share if objective.metric == "itl" else 0.0
         return self.missed(objective) > allowed
 
     def beyond(self, metric: Metric, bound_s: float) -> FloatArray:

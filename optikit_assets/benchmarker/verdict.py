@@ -94,7 +94,7 @@ class ObjectiveState:
     @property
     def allowed(self) -> float:
         """Largest share of misses that meets the objective."""
-        return 1.0 - self.objective.percentile / 100.0
+        return self.objective.allowed_share
 
     @property
     def holds(self) -> bool:
@@ -138,7 +138,7 @@ def _objective_state(sample: Sample, objective: Objective, alpha: float) -> Obje
     missed = sample.missed(objective)
     if not len(missed):
         return ObjectiveState(objective, None)
-    allowed = 1.0 - objective.percentile / 100.0
+    allowed = objective.allowed_share
     # Few misses say little about how misses cluster; the more frequent near misses say more.
     near = sample.beyond(objective.metric, _NEAR_BOUND * objective.max_ms / 1000.0)[: len(missed)]
     kinds = (missed, near) if near.mean() <= _RARE else (missed,)

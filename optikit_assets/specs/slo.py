@@ -27,6 +27,12 @@ class Objective(SpecModel):
         """Key of this percentile in reports, e.g. ``e2e_latency_p95``."""
         return f"{self.metric}_p{self.percentile:g}"
 
+    @property
+    def allowed_share(self) -> float:
+        """Largest share of requests that may be later than ``max_ms``."""
+        # Rounded: 1 - 90/100 is a little less than 10/100, and 10 of 100 may be late.
+        return round(1.0 - self.percentile / 100.0, 12)
+
 
 class CertificationBudget(SpecModel):
     """How far certification may go to prove a gain over the plain baseline."""

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from optikit_assets.benchmarker.long_run import met_objectives
 from optikit_assets.benchmarker.shares import (
     binomial_quantile,
     effective_size,
@@ -10,6 +11,7 @@ from optikit_assets.benchmarker.shares import (
     percentile_interval,
     share_of,
 )
+from optikit_assets.specs import Objective, SloSpec, Workload
 
 
 def test_bounds_are_those_of_clopper_and_pearson():
@@ -68,6 +70,21 @@ def test_percentile_agrees_with_counting_and_bears_infinity():
     assert percentile(values, 60) == 3.0
     assert percentile(values, 80) == 4.0
     assert percentile(values, 95) == np.inf
+
+
+@pytest.mark.parametrize(
+    ("percent", "requests", "late"),
+    [(90, 100, 10), (80, 100, 20), (95, 100, 5), (99, 100, 1), (99.9, 1000, 1), (99.9, 2000, 2)],
+)
+def test_as_many_may_be_late_as_the_percentile_says(percent, requests, late):
+    objective = Objective(metric="e2e_latency", percentile=percent, max_ms=100)
+    slo = SloSpec(
+        name="s", workload=Workload(input_tokens=1, output_tokens=1), objectives=(objective,)
+    )
+    for count, holds in ((late, True), (late + 1, False)):
+        values = np.where(np.arange(requests) < count, 0.2, 0.05)
+        assert (percentile(values, percent) <= 0.1) is holds
+        assert met_objectives({"e2e_latency": values}, slo) is holds
 
 
 def test_percentile_interval_is_open_above_when_too_few_values():
