@@ -47,6 +47,7 @@ class Flight:
 
     ``output_tokens`` and ``input_tokens`` are -1 where the server reported no usage and nothing
     could be counted; what was asked for is ``expected_…``, -1 where nothing definite was.
+    ``cached_tokens`` of the prompt were in the server's cache, as far as it says.
     ``refused``: no connection came about; ``client_fault``: for want of file descriptors here.
     """
 
@@ -60,6 +61,7 @@ class Flight:
     expected_input: int = -1
     expected_output: int = -1
     usage_reported: bool = False
+    cached_tokens: int = 0
     error: str | None = None
     status: int | None = None
     refused: bool = False
@@ -307,3 +309,4 @@ class CompletionClient:
             flight.output_tokens = len(flight.gaps_s) + 1
         else:
             flight.input_tokens, flight.output_tokens = parser.usage
+            flight.cached_tokens = parser.cached_tokens

@@ -48,7 +48,8 @@ class Target:
     """An endpoint that answered, and how it wants to be asked.
 
     ``quiet_ttft_s`` and ``quiet_latency_s`` are the times to first and last token of a single
-    longest request on the idle server.
+    longest request on the idle server. ``knew_first``: most of the very first prompt was in the
+    server's cache, as it says.
     """
 
     client: CompletionClient
@@ -57,6 +58,7 @@ class Target:
     prompts: PromptSource
     quiet_ttft_s: float = 0.0
     quiet_latency_s: float = 0.0
+    knew_first: bool = False
 
     @property
     def url(self) -> str:
@@ -66,11 +68,22 @@ class Target:
     @property
     def caveat(self) -> str:
         """What its results have to be read with, or an empty string."""
-        if self.shape.salt or not isinstance(self.prompts, FilePrompts):
+        too_high = "answers came from its cache and the rate is too high"
+        if self.knew_first:
+            return (
+                "the server had the first prompt in its prefix cache, from a benchmark before this "
+                f"one: {too_high}; take another seed (--seed), or switch its prefix caching off"
+            )
+        if self.shape.salt:
             return ""
+        if isinstance(self.prompts, FilePrompts):
+            return (
+                "the server refuses cache_salt and the prompts of the file recur in every probe: "
+                f"unless its prefix caching is off, {too_high}"
+            )
         return (
-            "the server refuses cache_salt and the prompts of the file recur in every probe: "
-            "unless its prefix caching is off, answers came from its cache and the rate is too high"
+            "the server refuses cache_salt: if it answered a benchmark with this seed before, and "
+            f"its prefix caching is not off, {too_high}; take another seed (--seed)"
         )
 
     def body(self, probe: int, request: int) -> RequestBody:
@@ -149,6 +162,7 @@ async def prepare(
                 refusals.append(first.error or "")
                 continue
             _raise_if_failed(target, first)
+            target = replace(target, knew_first=2 * first.cached_tokens > first.input_tokens > 0)
             try:
                 target = await _calibrate(target, first)
             except _InexactError as error:

@@ -8,7 +8,7 @@ is a token.
 
 import json
 import re
-from typing import Any
+from typing import Any, cast
 
 from optikit_assets.specs.workload import MAX_TOKENS, Endpoint
 
@@ -38,6 +38,7 @@ class EventParser:
         self._alike = b""
         self.done = False
         self.usage: tuple[int, int] | None = None
+        self.cached_tokens = 0
 
     def feed(self, chunk: bytes) -> int:
         """Take bytes as they came; return how many token events they completed.
@@ -97,6 +98,7 @@ class EventParser:
                 self.usage = (_count(usage["prompt_tokens"]), _count(usage["completion_tokens"]))
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"usage without token counts: {str(usage)[:60]}") from error
+            self.cached_tokens = _cached(usage)
         if "choices" not in content:
             raise ValueError(f"no choices in {payload[:60]!r}")
         is_token, key = (
@@ -120,6 +122,15 @@ def _count(tokens: Any) -> int:
     if not (isinstance(tokens, int) and 0 <= tokens <= MAX_TOKENS):
         raise ValueError(f"not a number of tokens: {tokens!r}")
     return tokens
+
+
+def _cached(usage: dict[str, Any]) -> int:
+    """Return the tokens of the prompt that were in the cache; few servers say it, some say null."""
+    details = usage.get("prompt_tokens_details")
+    if not isinstance(details, dict):
+        return 0
+    cached = cast("dict[str, Any]", details).get("cached_tokens")
+    return cached if isinstance(cached, int) else 0
 
 
 def _tokens_alike(data: bytes, alike: bytes) -> int:

@@ -38,7 +38,8 @@ class Behaviour:
     per word, or with ``characters`` one per character, and ``text_overhead``; a chat
     ``template_tokens`` besides its words. With ``ends_with_reason`` the last event says why the
     answer ended, holds the usage and no token, and there is no ``[DONE]``; then the length comes
-    from ``length`` in the body, not from ``ignore_eos``.
+    from ``length`` in the body, not from ``ignore_eos``. With ``tells_cached`` the usage says of a
+    prompt that came before, whatever its salt, that all of it was in the cache.
     """
 
     slots: int = 4
@@ -51,6 +52,7 @@ class Behaviour:
     reports_usage: bool = True
     lists_models: bool = True
     takes_salt: bool = True
+    tells_cached: bool = False
     text_overhead: int = 1
     template_tokens: int = 5
     characters: bool = False
@@ -128,6 +130,7 @@ class _Engine:
         shape = behaviour.shape
         self._model = None if shape is None else Engine(shape, np.random.default_rng(0))
         self._seen = 0
+        self._prompts: set[str] = set()
         app = web.Application(client_max_size=2**26, middlewares=[self._check_key])
         app.router.add_get("/health", self._health)
         app.router.add_post("/v1/completions", self._completions)
@@ -251,9 +254,19 @@ class _Engine:
         key = "reasoning" if self._behaviour.reasons and number < tokens // 2 else "content"
         return {"index": 0, "delta": {key: "a"}, "finish_reason": finish}
 
+    def _usage(self, body: dict[str, Any], tokens: int) -> dict[str, Any]:
+        prompt = self._prompt_tokens(body)
+        usage = {"prompt_tokens": prompt, "completion_tokens": tokens}
+        if not self._behaviour.tells_cached:
+            return usage
+        text = json.dumps(body.get("prompt", body.get("messages")))
+        cached = prompt if text in self._prompts else None
+        self._prompts.add(text)
+        return {**usage, "prompt_tokens_details": {"cached_tokens": cached}}
+
     def _ending(self, body: dict[str, Any], tokens: int) -> dict[str, Any]:
         nothing = {"delta": {}} if "messages" in body else {"text": ""}
-        usage = {"prompt_tokens": self._prompt_tokens(body), "completion_tokens": tokens}
+        usage = self._usage(body, tokens)
         return {"choices": [{**nothing, "index": 0, "finish_reason": "length"}], "usage": usage}
 
     async def _stream(
@@ -287,7 +300,7 @@ class _Engine:
             await response.write_eof()
             return response
         if b.reports_usage and body.get("stream_options", {}).get("include_usage"):
-            usage = {"prompt_tokens": self._prompt_tokens(body), "completion_tokens": tokens}
+            usage = self._usage(body, tokens)
             await response.write(_event({"choices": [], "usage": usage}))
         await response.write(b"data: [DONE]\n\n")
         await response.write_eof()

@@ -228,6 +228,17 @@ def test_refused_connection_is_marked():
     assert "cannot connect" in flight.error
 
 
+@pytest.mark.parametrize(
+    ("details", "cached"),
+    [({"cached_tokens": 4}, 4), ({"cached_tokens": None}, 0), ({}, 0), (None, 0), ("4", 0)],
+)
+def test_tokens_from_the_cache_are_known_where_the_server_tells(details, cached):
+    usage = {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": details}
+    parser = EventParser("completions")
+    parser.feed(b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n")
+    assert (parser.usage, parser.cached_tokens) == ((5, 2), cached)
+
+
 def test_without_usage_tokens_are_counted_from_events():
     with running(Behaviour(reports_usage=False)) as server:
         flight = complete(server.base_url, tokens=5)

@@ -445,6 +445,24 @@ def test_prompts_that_may_have_been_cached_are_named(tmp_path, takes_salt):
         assert ("refuses cache_salt" in reason) is not takes_salt
 
 
+@pytest.mark.parametrize("takes_salt", [True, False])
+def test_made_up_prompts_may_have_been_cached_by_a_benchmark_of_the_same_seed(takes_salt):
+    with running(replace(SERVER, takes_salt=takes_salt)) as server:
+        reason = confirm(server, make_slo()).reason
+    assert ("refuses cache_salt" in reason) is not takes_salt
+    assert ("--seed" in reason) is not takes_salt
+
+
+@pytest.mark.parametrize("endpoint", ["completions", "chat"])
+def test_a_server_that_says_it_had_the_first_prompt_is_believed_whatever_it_took(endpoint):
+    slo = make_slo(workload=load(endpoint=endpoint))
+    with running(replace(SERVER, tells_cached=True)) as server:
+        first, again = (confirm(server, slo).reason for _ in range(2))
+    assert "--seed" not in first
+    assert "had the first prompt in its prefix cache" in again
+    assert "--seed" in again
+
+
 def test_prompts_from_a_file_are_sent_as_they_are(tmp_path):
     texts = [f"tell me about the number {n}" for n in range(40)]
     rows = [{"messages": [{"role": "user", "content": text}]} for text in texts]
