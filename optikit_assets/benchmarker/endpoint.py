@@ -49,7 +49,7 @@ class Target:
 
     ``quiet_ttft_s`` and ``quiet_latency_s`` are the times to first and last token of a single
     longest request on the idle server. ``knew_first``: most of the very first prompt was in the
-    server's cache, as it says.
+    server's cache, as it says. ``fresh``: nobody asked it with this seed before.
     """
 
     client: CompletionClient
@@ -59,6 +59,7 @@ class Target:
     quiet_ttft_s: float = 0.0
     quiet_latency_s: float = 0.0
     knew_first: bool = False
+    fresh: bool = False
 
     @property
     def url(self) -> str:
@@ -74,7 +75,7 @@ class Target:
                 "the server had the first prompt in its prefix cache, from a benchmark before this "
                 f"one: {too_high}; take another seed (--seed), or switch its prefix caching off"
             )
-        if self.shape.salt:
+        if self.shape.salt or (self.fresh and not isinstance(self.prompts, FilePrompts)):
             return ""
         if isinstance(self.prompts, FilePrompts):
             return (

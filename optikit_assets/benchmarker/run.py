@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,6 +51,7 @@ def run_benchmark(
     requests: Requests = USUAL,
     processes: int | None = None,
     turn: Turn = contextlib.nullcontext,
+    fresh: bool = False,
 ) -> CompletedBenchmark:
     """Find the highest rate at which the endpoint meets the SLO.
 
@@ -82,6 +84,8 @@ def run_benchmark(
         Processes that share the requests of an open-loop probe; None: as many as its rate needs.
     turn
         Held while the endpoint is asked anything: once to get to know it, then probe by probe.
+    fresh
+        Whether nobody asked the endpoint with this seed before.
 
     Raises
     ------
@@ -112,7 +116,7 @@ def run_benchmark(
             pool=pool,
             turn=turn,
         )
-        return _with_caveat(result, target)
+        return _with_caveat(result, replace(target, fresh=fresh))
 
 
 def _enter(
@@ -208,6 +212,7 @@ def confirm_rate(
     api_key: str | None = None,
     requests: Requests = USUAL,
     processes: int | None = None,
+    fresh: bool = False,
 ) -> ProbeResult:
     """Run one fresh open-loop probe at `rate_rps`, to a certain verdict if its limit allows.
 
@@ -227,7 +232,7 @@ def confirm_rate(
         _enter(stack, runner, pool)
         session = Session(target, slo, seed, requests_file, None, on_progress, pool)
         result = runner.run(session.open_probe(rate_rps, last=True))
-        return _with_caveat(result, target)
+        return _with_caveat(result, replace(target, fresh=fresh))
 
 
 def _with_caveat(result: _Result, target: Target) -> _Result:

@@ -50,7 +50,7 @@ class EvaluationSources(Result):
         default=(), description="Trials that further rounds of adaptive calibration made."
     )
     failed: dict[int, str] = Field(
-        default_factory=dict, description="Trial that could not be evaluated -> why."
+        default_factory=dict[int, str], description="Trial that could not be evaluated -> why."
     )
 
 

@@ -225,6 +225,7 @@ def _measure(
             on_probe=lambda probe: announce(emit, probe),
             requests=server.engine.requests,
             turn=turns.probe,
+            fresh=True,
         )
         return found.model_copy(update={"model": request.served_model_name})
     probes: list[ProbeResult] = []
@@ -240,6 +241,7 @@ def _measure(
             seed=request.seed + number,
             requests_file=part,
             requests=server.engine.requests,
+            fresh=True,
         )
         if part.exists():
             # A confirmation numbers its only probe 0.

@@ -84,7 +84,9 @@ class Measured:
 class Asked(Measurement):
     """A benchmark whose card others have for a second, and whose worker fails at once."""
 
-    gpus = 1
+    @property
+    def gpus(self) -> int:
+        return 1
 
     def _request(self, lease: Lease, beside: int) -> Any:
         return SimpleNamespace(seed=1, left_key="e" * 64)

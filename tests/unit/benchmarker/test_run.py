@@ -453,6 +453,12 @@ def test_made_up_prompts_may_have_been_cached_by_a_benchmark_of_the_same_seed(ta
     assert ("--seed" in reason) is not takes_salt
 
 
+def test_nobody_can_have_asked_a_fresh_server_for_the_same_prompts():
+    with running(replace(SERVER, takes_salt=False)) as server:
+        reason = confirm(server, make_slo(), fresh=True).reason
+    assert "cache_salt" not in reason
+
+
 @pytest.mark.parametrize("endpoint", ["completions", "chat"])
 def test_a_server_that_says_it_had_the_first_prompt_is_believed_whatever_it_took(endpoint):
     slo = make_slo(workload=load(endpoint=endpoint))

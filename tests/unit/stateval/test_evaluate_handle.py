@@ -122,7 +122,9 @@ def test_a_suite_that_cannot_be_had_now_is_no_failure_of_a_candidate(tmp_path: P
     """Else the candidates that came first would be all that is ever compared."""
 
     class Away(Numbers):
-        def load(self, *_: object) -> list[Any]:
+        def load(
+            self, request: EvaluateRequest, folder: Path | None, files: TaskFiles
+        ) -> list[Any]:
             raise EvaluationError("judge http://judge/v1 gave no verdict: ConnectError")
 
     with pytest.raises(MachineError, match="gave no verdict: ConnectError"):
