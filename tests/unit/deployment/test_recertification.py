@@ -189,13 +189,16 @@ def test_a_configuration_that_the_new_engine_does_not_start_regressed():
     assert found.summary.endswith("no server of it any more (the server exited: unknown flag).")
 
 
-def test_a_server_that_fails_after_good_rounds_is_no_regression():
-    class Dies(Servers):
-        def serve(self, arm, start_rps, seed):
-            if len(self.searches) >= 3:
-                return Served(failure="the server exited: code 1")
-            return super().serve(arm, start_rps, seed)
+class Dies(Servers):
+    """The fourth server dies, and all after it."""
 
+    def serve(self, arm, start_rps, seed):
+        if len(self.searches) >= 3:
+            return Served(failure="the server exited: code 1")
+        return super().serve(arm, start_rps, seed)
+
+
+def test_a_server_that_fails_after_good_rounds_is_no_regression():
     found = recertify(arm("a", 5.0), Dies({A: 5.0}), Servers({A: 5.0}), seed=7, limits=LIMITS)
     assert found.verdict == "unresolved"
     assert found.ratio is not None
@@ -204,13 +207,6 @@ def test_a_server_that_fails_after_good_rounds_is_no_regression():
 
 def test_one_good_server_beside_a_record_of_one_round_is_enough_for_no_regression():
     """There a ratio is never known, however many servers there were."""
-
-    class Dies(Servers):
-        def serve(self, arm, start_rps, seed):
-            if len(self.searches) >= 3:
-                return Served(failure="the server exited: code 1")
-            return super().serve(arm, start_rps, seed)
-
     then = RecordedServers.of(certification([Served(limit_rps=5.0, log_sd=0.02)]), 7)
     found = recertify(arm("a", 5.0), Dies({A: 4.0}), then, seed=7, limits=LIMITS)
     assert found.verdict == "unresolved"
