@@ -19,17 +19,19 @@ _POLL_S = 0.002
 
 
 @contextmanager
-def locked(file: Path, wait: bool = False) -> Iterator[None]:
-    """Hold an exclusive lock on an existing file.
+def locked(file: Path, wait: bool = False, how: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """Hold a lock on an existing file, an exclusive one unless `how` says otherwise.
 
     Raises
     ------
     BlockingIOError
         At once, if somebody holds it and `wait` is not set.
+    FileNotFoundError
+        If there is no such file.
     """
     descriptor = os.open(file, os.O_RDWR)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(descriptor, how | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         os.close(descriptor)

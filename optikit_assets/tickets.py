@@ -4,15 +4,15 @@
 
     queue/
       next.lock    locked for the moment in which a ticket is drawn
-      00000007     a ticket, locked by the one who waits with it
+      00000007     a ticket, locked by the one who waits with it; says what for, a name a line
 
 A ticket has a greater number than every ticket there is, and is locked before the next one can be
-drawn. So whoever holds one is first in line as soon as all smaller ones can be locked: those who
-drew them are served, gave up, or are dead.
+drawn. So whoever holds one is first in line as soon as all smaller ones with something in common
+can be locked: those who drew them are served, gave up, or are dead.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from optikit_assets.locks import is_locked, locked
 
 
 @contextmanager
-def ticket(queue: Path, patience: Iterator[None]) -> Iterator[Path]:
+def ticket(queue: Path, patience: Iterator[None], wanted: Collection[str] = ()) -> Iterator[Path]:
     """Draw the next number, and hold it for the time of the context.
 
     Parameters
@@ -30,6 +30,9 @@ def ticket(queue: Path, patience: Iterator[None]) -> Iterator[Path]:
         Folder; made if need be.
     patience
         Waits a moment at every turn, and raises when there was enough of that.
+    wanted
+        What it is for: tickets with nothing in common do not wait for each other; empty: for
+        everything.
 
     Raises
     ------
@@ -48,6 +51,7 @@ def ticket(queue: Path, patience: Iterator[None]) -> Iterator[Path]:
             drawn = queue / f"{max(_numbers(queue), default=0) + 1:08d}"
             drawn.touch()
             _lock(drawn, held, patience)
+            drawn.write_text("\n".join(wanted), encoding="utf-8")
         # Before it is unlocked: its number may not be drawn again while somebody looks at it.
         held.callback(drawn.unlink, missing_ok=True)
         yield drawn
@@ -55,9 +59,13 @@ def ticket(queue: Path, patience: Iterator[None]) -> Iterator[Path]:
 
 def is_first(drawn: Path) -> bool:
     """Return whether nobody is ahead of a ticket; those of the dead are thrown away."""
+    ours = _wanted(drawn)
     for number in sorted(n for n in _numbers(drawn.parent) if n < int(drawn.name)):
         other = drawn.with_name(f"{number:08d}")
         with contextlib.suppress(FileNotFoundError):
+            theirs = _wanted(other)
+            if ours and theirs and not ours & theirs:
+                continue
             try:
                 with locked(other):
                     # No smaller number is drawn while ours exists: this file is still the same one.
@@ -82,6 +90,10 @@ def _lock(file: Path, held: ExitStack, patience: Iterator[None]) -> None:
             return
         except BlockingIOError:
             next(patience)
+
+
+def _wanted(drawn: Path) -> set[str]:
+    return set(drawn.read_text(encoding="utf-8").splitlines())
 
 
 def _numbers(queue: Path) -> list[int]:

@@ -51,7 +51,11 @@ class Hardware:
     cores
         Processor cores this process may run on.
     devices
-        What to write into ``CUDA_VISIBLE_DEVICES``, one entry per GPU; empty on a CPU.
+        What to write into ``CUDA_VISIBLE_DEVICES``, one entry per GPU; empty on a CPU. Numbers as
+        this machine or container counts, for engines read them as such (vLLM 0.32 refuses UUIDs).
+    uuids
+        Which cards those are, in the same order, by names that are the same wherever a card is
+        seen from; empty on a CPU.
     features
         The processor's instruction sets by which CPU engines choose their kernels, sorted, e.g.
         ``("avx2", "avx512_bf16", "avx512f")``; empty with a GPU.
@@ -67,6 +71,7 @@ class Hardware:
     driver: str = ""
     cores: int = 1
     devices: tuple[str, ...] = ()
+    uuids: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     capability: float | None = None
 
@@ -136,6 +141,7 @@ def detect(
         driver=gpus[0].driver,
         cores=_cores(),
         devices=tuple(gpu.index for gpu in gpus),
+        uuids=tuple(gpu.uuid for gpu in gpus),
         capability=min((g.capability for g in gpus if g.capability), default=None),
     )
 

@@ -3,20 +3,23 @@
 ::
 
     root/
-      cuda-0.lock    one per device (``cpu-0.lock`` without any), locked by its holder
-      queue/         tickets of those who wait (`tickets`)
+      cuda-GPU-….lock    one per card, by its UUID; locked by its holder (no card: ``cpu-0``)
+      queue/             tickets of those who wait (`tickets`)
 
-Only the first in line takes devices. It keeps what it gets until it has all: nobody else takes any,
-and what others hold they give back.
+A card has several numbers where containers count differently, and one number is several cards where
+machines share the folder: the UUID says which it is. Only the first in line for a card takes it. It
+keeps what it gets until it has all: nobody else takes any, and what others hold they give back.
 """
 
 import contextlib
+import fcntl
 import os
 import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from optikit_assets.engines import Hardware
@@ -28,6 +31,25 @@ from optikit_assets.tickets import is_first, ticket, waiting
 
 _POLL_S = 0.1
 _QUEUE = "queue"
+
+
+@dataclass(frozen=True)
+class _Card:
+    """A slot of this machine.
+
+    Attributes
+    ----------
+    device
+        Its number here.
+    name
+        Of its lock, wherever it is seen from.
+    number_name
+        Of the lock that earlier versions, which knew the number alone, take for it.
+    """
+
+    device: str
+    name: str
+    number_name: str
 
 
 class MachineLeases:
@@ -73,50 +95,59 @@ class MachineLeases:
         if accelerators == 0:
             yield Lease(hardware, node=self.node, stop=stop)
             return
-        names = {f"{hardware.kind}-{device}": device for device in hardware.devices or ("0",)}
         with ExitStack() as held:
-            taken = self._in_turn(accelerators, tuple(names), stop, held)
+            taken = self._in_turn(accelerators, _cards(hardware), stop, held)
             # A device is free for us only without the engine that a killed holder left on it.
             for orphan in self._clear():
                 log.warning("killed %s", orphan)
-            found = tuple(device for name, device in names.items() if name in taken)
+            found = tuple(d for d in hardware.devices if d in {card.device for card in taken})
             yield Lease(hardware, found if hardware.devices else (), self.node, stop)
 
     def _in_turn(
-        self, count: int, names: tuple[str, ...], stop: threading.Event, held: ExitStack
-    ) -> set[str]:
-        """Lock `count` devices once everybody who came before has got theirs; return their names.
+        self, count: int, cards: Sequence[_Card], stop: threading.Event, held: ExitStack
+    ) -> set[_Card]:
+        """Lock `count` of the cards once everybody who came before has got theirs; return which.
 
         Raises
         ------
         AcceleratorError
             If they do not become free in time, or before `stop` is set.
         """
-        patience = self._patience(count, len(names), stop)
-        with ticket(self.root / _QUEUE, patience) as drawn:
+        patience = self._patience(count, len(cards), stop)
+        with ticket(self.root / _QUEUE, patience, [card.name for card in cards]) as drawn:
             while not is_first(drawn):
                 next(patience)
-            taken: set[str] = set()
+            taken: set[_Card] = set()
             while True:
-                taken |= self._take([n for n in names if n not in taken], count - len(taken), held)
+                free = [card for card in cards if card not in taken]
+                taken |= self._take(free, count - len(taken), held)
                 if len(taken) == count:
                     return taken
                 next(patience)
 
-    def _take(self, names: Sequence[str], count: int, held: ExitStack) -> set[str]:
-        """Lock up to `count` devices that are free; return their names."""
-        found: set[str] = set()
-        for name in names:
-            file = self.root / f"{name}.lock"
+    def _take(self, cards: Sequence[_Card], count: int, held: ExitStack) -> set[_Card]:
+        """Lock up to `count` cards that are free; return which."""
+        found: set[_Card] = set()
+        for card in cards:
+            file = self.root / f"{card.name}.lock"
             file.touch()
-            with contextlib.suppress(BlockingIOError):
-                held.enter_context(locked(file))
+            with contextlib.suppress(BlockingIOError), ExitStack() as taking:
+                taking.enter_context(locked(file))
+                if card.number_name != card.name:
+                    self._keep_from_earlier_versions(card, taking)
                 # Who holds it, for people who wait.
-                file.write_text(f"pid {os.getpid()}\n", encoding="ascii")
-                found.add(name)
+                file.write_text(f"pid {os.getpid()} on {self.node}\n", encoding="utf-8")
+                held.enter_context(taking.pop_all())
+                found.add(card)
             if len(found) == count:
                 break
         return found
+
+    def _keep_from_earlier_versions(self, card: _Card, taking: ExitStack) -> None:
+        """Share the lock that a process of an earlier version would hold alone, if it ever did."""
+        file = self.root / f"{card.number_name}.lock"
+        with contextlib.suppress(FileNotFoundError):
+            taking.enter_context(locked(file, how=fcntl.LOCK_SH))
 
     def _patience(self, count: int, slots: int, stop: threading.Event) -> Iterator[None]:
         """Wait a moment at every turn, until there was enough of that."""
@@ -131,6 +162,15 @@ class MachineLeases:
                 )
             self._pause(_POLL_S)
             yield
+
+
+def _cards(hardware: Hardware) -> list[_Card]:
+    devices = hardware.devices or ("0",)
+    identities = hardware.uuids or devices
+    return [
+        _Card(device, f"{hardware.kind}-{identity}", f"{hardware.kind}-{device}")
+        for device, identity in zip(devices, identities, strict=True)
+    ]
 
 
 def held_devices(root: Path) -> dict[str, bool]:

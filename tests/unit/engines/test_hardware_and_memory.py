@@ -29,6 +29,7 @@ LLAMA_8B = ModelFacts(
 def test_two_gpus_are_found():
     found = detect({}, lambda: TWO_GPUS)
     assert (found.kind, found.count, found.devices) == ("cuda", 2, ("0", "1"))
+    assert found.uuids == ("GPU-aaaa1111", "GPU-bbbb2222")
     assert found.name == "NVIDIA H100 80GB HBM3"
     assert found.memory_bytes == 81559 * MIB
     assert found.driver == "580.95.05"
@@ -48,7 +49,9 @@ def test_the_weakest_gpu_decides_and_what_the_driver_does_not_say_is_unknown():
     ("visible", "devices"), [("1", ("1",)), ("GPU-bbbb,0", ("1", "0")), ("0,7,1", ("0",))]
 )
 def test_cuda_visible_devices_narrows_the_choice(visible, devices):
-    assert detect({"CUDA_VISIBLE_DEVICES": visible}, lambda: TWO_GPUS).devices == devices
+    found = detect({"CUDA_VISIBLE_DEVICES": visible}, lambda: TWO_GPUS)
+    assert found.devices == devices
+    assert [uuid[4:8] for uuid in found.uuids] == [("aaaa", "bbbb")[int(d)] for d in devices]
 
 
 @pytest.mark.parametrize("visible", ["", "-1", "NoDevFiles"])

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from optikit_assets import tickets
+from optikit_assets.engines import detect
 from optikit_assets.errors import AcceleratorError, StorageError
-from optikit_assets.execution import leases
+from optikit_assets.execution import LocalExecutor, leases
+from optikit_assets.locks import locked
 from optikit_assets.settings import REPOSITORY
 from tests.unit.execution.devices import CPU, TWO_GPUS, executor_on
 
@@ -165,11 +167,75 @@ def test_devices_of_a_killed_process_are_free_at_once(tmp_path: Path):
         assert [next_line(holder), next_line(holder)] == ["asks", "held"]
         with pytest.raises(AcceleratorError), executor_on(tmp_path, lease_timeout_s=0).lease():
             pass
-        assert f"pid {holder.pid}" in (tmp_path / "leases" / "cpu-0.lock").read_text()
+        assert f"pid {holder.pid} on " in (tmp_path / "leases" / "cpu-0.lock").read_text()
         holder.send_signal(signal.SIGKILL)
         holder.wait(10)
         with executor_on(tmp_path, lease_timeout_s=0).lease():
             pass
+
+
+# --- which card it is -----------------------------------------------------------------------------
+
+
+def seeing(home: Path, *cards: str, visible: str | None = None, **limits: float) -> LocalExecutor:
+    """Return an executor where the driver counts these cards from 0."""
+    listed = "".join(f"{n}, GPU-{c}, L4, 23034, 580.1, 8.9\n" for n, c in enumerate(cards))
+    environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    return executor_on(home, detect(environ, lambda: listed), **limits)
+
+
+def test_containers_that_count_a_card_differently_do_not_both_get_it(tmp_path: Path) -> None:
+    both = seeing(tmp_path, "bb", "aa", lease_timeout_s=0)
+    with seeing(tmp_path, "aa").lease() as first:
+        assert first.devices == ("0",)
+        with pytest.raises(AcceleratorError), both.lease(2):
+            pass
+        only = seeing(tmp_path, "bb", "aa", visible="GPU-aa", lease_timeout_s=0)
+        with pytest.raises(AcceleratorError), only.lease():
+            pass
+    with only.lease() as later:
+        # As this container counts, for engines read numbers.
+        assert later.env()["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+def test_cards_of_two_machines_that_share_the_folder_do_not_block_each_other(
+    tmp_path: Path,
+) -> None:
+    here, there = seeing(tmp_path, "aa"), seeing(tmp_path, "bb", lease_timeout_s=0)
+    stop = threading.Event()
+
+    def wait() -> None:
+        with pytest.raises(AcceleratorError), here.lease(1, stop):
+            pass
+
+    with here.lease():
+        with there.lease() as other:
+            assert other.devices == ("0",)
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        wait_for_tickets(tmp_path, 1)
+        # Nor do those who wait for other cards.
+        try:
+            with there.lease():
+                pass
+        finally:
+            stop.set()
+            waiter.join(60)
+
+
+def test_a_process_from_before_an_update_locks_cards_by_number_and_shares_none(
+    tmp_path: Path,
+) -> None:
+    by_number = tmp_path / "leases" / "cuda-0.lock"
+    by_number.parent.mkdir()
+    by_number.touch()
+    now = seeing(tmp_path, "aa", lease_timeout_s=0)
+    with locked(by_number), pytest.raises(AcceleratorError), now.lease():
+        pass
+    with now.lease(), pytest.raises(BlockingIOError), locked(by_number):
+        pass
+    with now.lease(), seeing(tmp_path, "bb", lease_timeout_s=0).lease():
+        pass
 
 
 # --- in turn --------------------------------------------------------------------------------------
