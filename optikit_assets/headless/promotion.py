@@ -16,7 +16,7 @@ from optikit_assets.headless import channels
 from optikit_assets.headless.bundles import model_registry, newest_bundle
 from optikit_assets.history import History
 from optikit_assets.promotion import Candidate, Decision, GateResult, Ledger, Slot, judge
-from optikit_assets.promotion.ledger import outcome, plain_rows, take_in_decisions
+from optikit_assets.promotion.ledger import listed_slots, outcome, plain_rows, take_in_decisions
 from optikit_assets.publishing import Bundle
 from optikit_assets.releases import served_weights
 from optikit_assets.schemas import DEPLOYMENT_FILE, Comparison, Deployment
@@ -172,13 +172,10 @@ def current_decisions(channel: str | None = None) -> list[Deployed]:
     here = settings()
     history, store = open_history(here), open_store(here.store, here.home)
     take_in_decisions(history)
-    slots = history.query(
-        "SELECT DISTINCT channel, family, slo FROM promotions "
-        "WHERE $channel IS NULL OR channel = $channel",
-        {"channel": channel},
-    )
-    for row in plain_rows(slots):
-        Ledger(Slot(**row), history, store).take_in_claims()
+    decided = history.query("SELECT DISTINCT channel, family, slo FROM promotions")
+    for slot in {*listed_slots(store), *(Slot(**row) for row in plain_rows(decided))}:
+        if channel in (None, slot.channel):
+            Ledger(slot, history, store).take_in_claims()
     found = history.query(
         "SELECT channel, family, slo, model, decision, bundle_key, bundle_digest, decided_by, "
         "decided_at, reason FROM current_promotions WHERE $channel IS NULL OR channel = $channel",

@@ -5,8 +5,9 @@ slot's turn in the artifact store, from reading what is current to having writte
 of two at once the second one is judged against what the first one left. Turns can be lost, so a
 decision counts once it has claimed its number: an artifact of the store that the first one makes,
 with the whole row in it. One that was claimed and is not in the history is brought there by whoever
-looks next. A rollback is a decision too; one after another goes further back, never to what was
-rolled back from.
+looks next. For those who know of no decision of a slot yet, the store has a list of slots too: its
+first decision is claimed once the slot has a number there. A rollback is a decision too; one after
+another goes further back, never to what was rolled back from.
 """
 
 import logging
@@ -32,9 +33,10 @@ log = logging.getLogger("optikit.promotion")
 What = Literal["promoted", "forced", "rolled_back", "refused"]
 _TURN_S = 600.0
 CLAIM = "promotion"
-"""Artifact kind of a decision that claimed its number."""
+"""Artifact kind of a decision that claimed its number, and of a slot that did."""
 
 _ROW_FILE, _TABLE = "promotion.json", "promotions"
+_SLOT_FILE = "slot.json"
 
 
 @dataclass(frozen=True)
@@ -244,6 +246,8 @@ class Ledger:
 
     def _claim(self, made: Decision, row: dict[str, Any]) -> None:
         """Make the decision the one of its number, unless another is."""
+        if made.number == 1:
+            self._list_slot()
         key = self._claim_key(made.number)
         with self._store.create(key, CLAIM) as draft:
             draft.write_json(_ROW_FILE, row)
@@ -253,6 +257,12 @@ class Ledger:
                 "`optikit deployed`, and run again"
             )
         self._number = made.number
+
+    def _list_slot(self) -> None:
+        """Take the next number in the list of slots, unless this one has one."""
+        while self.slot not in (listed := listed_slots(self._store)):
+            with self._store.create(_slot_key(len(listed) + 1), CLAIM) as draft:
+                draft.write_json(_SLOT_FILE, asdict(self.slot))
 
     def _claim_key(self, number: int) -> str:
         return digest([CLAIM, *asdict(self.slot).values(), number])
@@ -271,6 +281,18 @@ class Ledger:
             asdict(self.slot),
         )
         return int(found["number"][0])
+
+
+def listed_slots(store: ArtifactStore) -> list[Slot]:
+    """Return the slots that somebody decided on first with this store, oldest first."""
+    slots: list[Slot] = []
+    while (found := store.find(_slot_key(len(slots) + 1))) is not None:
+        slots.append(Slot(**found.read_json(_SLOT_FILE)))
+    return slots
+
+
+def _slot_key(number: int) -> str:
+    return digest([CLAIM, "slot", number])
 
 
 def take_in_decisions(history: History) -> None:

@@ -14,7 +14,7 @@ from optikit_assets.errors import OptikitError, StorageError
 from optikit_assets.headless import channels, promotion
 from optikit_assets.headless.links import broken_links
 from optikit_assets.headless.needed import Needed
-from optikit_assets.headless.promotion import deployed_in, deployed_now
+from optikit_assets.headless.promotion import current_decisions, deployed_in, deployed_now
 from optikit_assets.history import History
 from optikit_assets.promotion import Ledger, Slot
 from optikit_assets.publishing import Bundle
@@ -185,6 +185,19 @@ def test_a_decision_whose_maker_was_killed_is_what_is_deployed(bench, monkeypatc
             promote()
     assert [here.bundle_key for here in deployed_now(None)] == [better.key]
     assert deployed_in("qwen@1", "chat", "production")[0] == better.key
+
+
+@pytest.mark.slow
+def test_a_first_decision_whose_maker_was_killed_is_known_of_at_once(bench, monkeypatch):
+    good = bench.make("good", lost=0)
+    for channel in ("canary", "production"):
+        with monkeypatch.context() as killed:
+            killed.setattr(History, "append", lambda *args: sys.exit())
+            with pytest.raises(SystemExit):
+                run_promote("qwen@1", "chat", channel, None, False, None)
+    assert deployed_in("qwen@1", "chat", "canary")[0] == good.key
+    assert [here.channel for here in current_decisions("production")] == ["production"]
+    assert sorted(here.channel for here in current_decisions()) == ["canary", "production"]
 
 
 @pytest.mark.slow
