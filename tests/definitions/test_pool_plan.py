@@ -1,13 +1,15 @@
 """What is fresh on which pool, and what a change of a pool makes of it."""
 
 import dataclasses
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from optikit_assets.engines import Hardware
 from optikit_assets.errors import AcceleratorError
 from optikit_assets.graph import Node, content_key
-from optikit_assets.headless.optimize import Submission, resolve_submission
+from optikit_assets.headless.optimize import Submission, _check_pools, resolve_submission
 from optikit_assets.headless.plan import NodePlan, make_plan
 from optikit_assets.specs import JobSpec
 from tests.definitions.world import MODEL, World
@@ -226,6 +228,21 @@ def actual(world: World) -> dict[Node, str]:
     key, inputs = world.versions().actual(sweep)
     assert key == content_key(sweep.asset, inputs)
     return inputs
+
+
+def test_copies_that_a_server_alone_has_need_no_cards_of_the_pool_that_evaluates(pools: World):
+    """Scores are made on the first pool, by one copy."""
+
+    def look(tensor: int) -> None:
+        flags = {"tensor_parallel_size": tensor, "data_parallel_size": 2}
+        pools.write("models/tiny.yaml", pools.model_text(**flags))
+        job = Submission(MODEL, ("chat",), RECIPES, pools=(("h100",),))
+        there: Any = SimpleNamespace(hardware=lambda pool: pools.elsewhere[pool])
+        _check_pools(job, pools.catalog(), there)
+
+    look(8)
+    with pytest.raises(AcceleratorError, match=r"needs 16 .* h100 has 8.*name another pool first"):
+        look(16)
 
 
 def test_the_pools_of_a_job_come_before_those_of_its_slos(pools: World):
