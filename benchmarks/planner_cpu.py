@@ -58,7 +58,7 @@ class Compared:
 
     @property
     def error(self) -> float:
-        """How far the prediction is from the certified rate; nan: none was certified."""
+        """How far the prediction is from the measured rate; nan: there was none."""
         return off(self.way.rate_rps, self.run["certified_rps"])
 
     @property
@@ -68,7 +68,7 @@ class Compared:
 
     @property
     def within(self) -> bool:
-        """Whether the certified rate is within the interval."""
+        """Whether the measured rate is within the interval."""
         return self.way.low_rps <= self.run["certified_rps"] <= self.way.high_rps
 
 
@@ -127,7 +127,7 @@ def summary(found: Sequence[Compared], runs: Sequence[Mapping[str, Any]]) -> str
         ).statistic
         lines.append(
             f"{name or 'Both models'}: {np.sum(errors <= 0.2)} of {len(some)} within 20 % of the "
-            f"certified rate (median {np.median(errors):.0%}, largest {errors.max():.0%}), "
+            f"measured rate (median {np.median(errors):.0%}, largest {errors.max():.0%}), "
             f"{np.sum(limits <= 0.2)} within 20 % of the expected limit, Spearman {order:.2f}, "
             f"{sum(one.within for one in some)} within the interval."
         )
@@ -138,7 +138,7 @@ def summary(found: Sequence[Compared], runs: Sequence[Mapping[str, Any]]) -> str
             rates = " and ".join(f"{run['certified_rps']:.1f}" for run in again)
             limits = " and ".join(f"{run['estimate_rps'] or math.nan:.1f}" for run in again)
             lines.append(
-                f"{model}, {first}, on two fresh servers: {rates} certified, limits expected at "
+                f"{model}, {first}, on two fresh servers: {rates} measured, limits expected at "
                 f"{limits}."
             )
     return "\n".join(lines)

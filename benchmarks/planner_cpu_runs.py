@@ -117,7 +117,7 @@ def slo_of(model: str, prefixed: bool) -> SloSpec:
             "output_tokens": spec.output_tokens,
         },
         "objectives": [{"metric": "e2e_latency", "percentile": 95, "max_ms": spec.max_ms}],
-        # About a minute of load: a certified rate is within 7 % of where the limit is expected.
+        # About a minute of load: a measured rate is within 7 % of where the limit is expected.
         "budget": {
             "tolerance": 0.07,
             "min_probe_seconds": 6,
@@ -306,12 +306,12 @@ def off(predicted_rps: float, measured_rps: float | None) -> float:
 
 def shown(predicted_rps: float, run: Mapping[str, Any]) -> dict[str, str]:
     """Return what was measured and how far a prediction is from it, as cells of a table."""
-    certified, limit = run["certified_rps"], run["estimate_rps"]
+    measured, limit = run["certified_rps"], run["estimate_rps"]
     return {
-        "certified": _number(certified or None),
+        "measured": _number(measured or None),
         "next that failed": _number(run["next_failing_rps"]),
         "limit expected at": _number(limit),
-        "error": _share(off(predicted_rps, certified)),
+        "error": _share(off(predicted_rps, measured)),
         "of that limit": _share(off(predicted_rps, limit)),
     }
 

@@ -124,7 +124,7 @@ def with_search(session: Session, search: SearchResult, gpus: int) -> CompletedB
 
 
 def _beaten(session: Session, search: SearchResult, gpus: int) -> CompletedBenchmark:
-    """Return the result of a benchmark that was dropped: no rate is certified.
+    """Return the result of a benchmark that was dropped: it has no rate.
 
     Where no crossing is known, each probe that did not hold says how far above the limit its rate
     was, and the least says it; that is never above a rate that failed for sure.
@@ -200,7 +200,7 @@ def _why_it_ended(session: Session, search: SearchResult) -> str:
     if search.best is not None and search.stop != "beaten":
         visit = search.visits[search.best]
         how = "by itself" if visit.finding.verdict == "pass" else "with all probes together"
-        parts.append(f"certified {visit.rate_rps:.4g} req/s ({how})")
+        parts.append(f"measured {visit.rate_rps:.4g} req/s ({how})")
     if search.estimate_rps is not None:
         parts.append(f"limit estimated at {search.estimate_rps:.4g} req/s")
     known = [forecast for forecast in session.forecasts if forecast is not None]

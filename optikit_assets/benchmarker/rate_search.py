@@ -7,17 +7,17 @@ lower bound never rises. Here:
    shrink until one does. A start near the answer (from a concurrency ladder or an earlier search)
    is left in small steps.
 2. Then the probes are read together (`crossing`): they give a distribution of the rate at which an
-   objective is missed. Its lower end is probed, to be certified, and when that gains nothing more
+   objective is missed. Its lower end is probed, to be stated, and when that gains nothing more
    its median, which tells most; never a rate at or above one that failed for certain, unless the
    others clear it. Where shares tell nothing (no objectives, or a backlog that grows within the
    bounds), the geometric mean of the bracket is probed instead.
    With a model of the engine (`forecast`) its reading is the prior of that distribution, which then
    is there from the first probe on and chooses every rate; probes that do not hold one after the
    other, as a model that is wrong would have it, lead back to step 1.
-3. A rate is certified when its own probe met every objective and, all probes taken together, it is
+3. A rate is stated when its own probe met every objective and, all probes taken together, it is
    above the crossing by no more than a quarter of the tolerance, with confidence. Where no
-   crossing is known, its probe must have passed by itself. No model certifies: without a probe that
-   held there is no rate. The search ends when the certified rate is within the tolerance of the
+   crossing is known, its probe must have passed by itself. No model states one: without a probe
+   that held there is no rate. The search ends when the stated rate is within the tolerance of the
    estimate (half of it in the first probes beside a model), or of the lowest rate that failed, or
    when the budget is spent. Where only a limit above a given rate is of interest, it also ends as
    soon as the limit is likely to be lower.

@@ -1,4 +1,4 @@
-"""The benchmark of one endpoint: closed loop, rate search, and the certified rate."""
+"""The benchmark of one endpoint: closed loop, rate search, and the rate that it measures."""
 
 import asyncio
 import contextlib
@@ -68,7 +68,7 @@ def run_benchmark(
     gpus
         GPUs that the server uses; for the rate per GPU only.
     initial_rate_rps
-        Where to begin, e.g. the certified rate of a similar configuration.
+        Where to begin, e.g. the rate of a similar configuration.
     worth_rps
         Drop it as soon as its limit is not likely to be above this rate; 0: never. With an
         `initial_rate_rps` there is no closed-loop probe then, and few others (`near_search`).

@@ -28,7 +28,7 @@ def run_bench(
     client_processes: int | None,
     json_out: Path | None,
 ) -> int:
-    """Benchmark an endpoint and keep the record; 0 only if a rate was certified.
+    """Benchmark an endpoint and keep the record; 0 only if a rate was measured that meets the SLO.
 
     A bench that breaks off keeps the probes finished by then, with the reason. Neither record nor
     message holds the credentials of `base_url`.
@@ -85,7 +85,7 @@ def run_bench(
     low, high = result.rate_ci_rps
     _print(
         console,
-        f"{result.status}: {result.certified_rate_rps:.3g} requests/s certified"
+        f"{result.status}: {result.certified_rate_rps:.3g} requests/s measured"
         f" (limit between {low:.3g} and {'?' if high is None else f'{high:.3g}'});"
         f" {result.load_seconds:.0f} s under load; {result.reason}",
     )

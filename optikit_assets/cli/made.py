@@ -102,7 +102,7 @@ def _measured(submission: Submission, found: Sequence[MeasuredRecipe]) -> Made:
         tuple(map(MEASURED_RECIPE.dump, found)),
         (
             *(f"{row.recipe} under {row.slo}: {row.benchmark.reason}" for row in failed),
-            *(f"no rate was certified under SLO {s}" for s in submission.slos if s not in held),
+            *(f"no rate was measured that meets SLO {s}" for s in submission.slos if s not in held),
         ),
         ", ".join(row.artifact for row in found if row.artifact),
     )

@@ -37,20 +37,24 @@ class _Benchmark(Result):
     reason: str = Field(description="Why it ended so.")
     closest: str = Field(default="", description="If not feasible: what came closest, and why not.")
     load_seconds: float = 0.0
-    certified_probe: int | None = Field(default=None, description="Index into `probes`.")
+    certified_probe: int | None = Field(
+        default=None, description="Index into `probes` of the one at the measured rate."
+    )
     gpus: int = Field(default=1, ge=1, description="Accelerators that the server holds.")
-    certified_rate_rps: float = 0.0
+    certified_rate_rps: float = Field(
+        default=0.0, description="Measured by this search alone, whatever the key says."
+    )
     ladder: tuple[Rung, ...] = Field(default=(), description="Where the search began from.")
     probes: tuple[ProbeResult, ...] = ()
 
     @property
     def rate_per_gpu_rps(self) -> float:
-        """Certified rate divided by the number of accelerators."""
+        """Measured rate divided by the number of accelerators."""
         return self.certified_rate_rps / self.gpus
 
     @property
     def telling_probe(self) -> ProbeResult | None:
-        """The certified probe, else the last one; None if there is none."""
+        """The probe at the measured rate, else the last one; None if there is none."""
         if self.certified_probe is not None:
             return self.probes[self.certified_probe]
         return self.probes[-1] if self.probes else None

@@ -66,7 +66,7 @@ class SearchBudget(SpecModel):
         default=0.05,
         gt=0,
         lt=1,
-        description="Stop when the certified rate is within this of the estimated limit.",
+        description="Stop when the measured rate is within this of the estimated limit.",
     )
     steady_state_tolerance: float = Field(
         default=0.05,

@@ -86,7 +86,7 @@ def result_of_benchmark(
 ) -> TrialResult:
     """Return what a benchmark is as the outcome of a trial.
 
-    A benchmark without a verdict (``unresolved``) has no certified rate and is infeasible; one
+    A benchmark without a verdict (``unresolved``) has no rate and is infeasible; one
     without probes never ran and is failed, and so is one that broke off: what boots and then runs
     out of memory under load is no better than what does not boot.
     """
