@@ -13,6 +13,7 @@ from optikit_assets.artifacts.models import FetchedModel, ModelRegistry
 from optikit_assets.artifacts.references import LocalKind, Reference
 from optikit_assets.engines import Hardware, engine_names, engine_variables, get_engine
 from optikit_assets.errors import CompressionError, ModelError, SpecError
+from optikit_assets.freshness.pinned_suites import judge_folder, pinned_suite
 from optikit_assets.graph import (
     BASE_MODEL,
     CALIBRATION_DATA,
@@ -35,7 +36,7 @@ from optikit_assets.settings import settings
 from optikit_assets.sources.data_files import fetched_file, is_far_file
 from optikit_assets.sources.datasets import pinned_dataset
 from optikit_assets.sources.references import is_hub_dataset
-from optikit_assets.specs import Catalog, EngineSpec, ModelSpec, digest
+from optikit_assets.specs import Catalog, EngineSpec, ModelSpec, SuiteSpec, digest
 
 NO_DATA = "none"
 
@@ -63,6 +64,7 @@ class SourceVersions:
     _references: dict[tuple[str, str], Reference] = field(default_factory=dict)
     _models: dict[str, FetchedModel] = field(default_factory=dict)
     _rows: dict[str, str] = field(default_factory=dict)
+    _suites: dict[str, SuiteSpec] = field(default_factory=dict)
     _environments: dict[tuple[str | None, str], str] = field(default_factory=dict)
 
     def version(self, node: Node) -> str:
@@ -121,6 +123,14 @@ class SourceVersions:
         data = self.calibration_data(model_key)
         return data if is_hub_dataset(data) else self._refer("calibration data", data, "file")
 
+    def suite(self, name: str) -> SuiteSpec:
+        """Return a suite with what it has from a hub at a commit; raises as `pinned_suite`."""
+        if name not in self._suites:
+            file = f"{self.catalog.root.name}/evaluations/{name}.yaml"
+            spec, folder = self.catalog.suite(name), self.catalog.task_folder(name)
+            self._suites[name] = pinned_suite(spec, folder, file)
+        return self._suites[name]
+
     def task_files(self, suite: str) -> Reference | None:
         """Return the reference of a suite's own task files, None if it has none."""
         folder = self.catalog.task_folder(suite)
@@ -128,13 +138,8 @@ class SourceVersions:
 
     def judge(self, suite: str) -> Reference | None:
         """Return the reference of a classifier that judges for a suite and lies on this machine."""
-        spec = self.catalog.suite(suite)
-        judges = any(task.judge == "classifier" for task in spec.tasks)
-        if judges and spec.judge_model:
-            place = settings().root / spec.judge_model
-            if place.is_dir():
-                return self._refer(f"judge of {suite}", place, "tree")
-        return None
+        folder = judge_folder(self.catalog.suite(suite))
+        return None if folder is None else self._refer(f"judge of {suite}", folder, "tree")
 
     def environment(self, name: str, pool: str | None) -> str:
         """Return the digest of what is installed in a stage environment of a pool's nodes."""
@@ -189,11 +194,11 @@ class SourceVersions:
 
     def _evaluation(self, key: Key) -> str:
         suite = self._spec(key.model).suite
-        return digest([self.catalog.suite(suite).digest(), self._suite_files(suite)])
+        return digest([self.suite(suite).digest(), self._suite_files(suite)])
 
     def answers(self, suite: str) -> str:
         """Return the digest of what the answers to a suite and their scores depend on."""
-        return digest([self.catalog.suite(suite).answers_digest(), self._suite_files(suite)])
+        return digest([self.suite(suite).answers_digest(), self._suite_files(suite)])
 
     def _suite_files(self, suite: str) -> list[str | None]:
         files = [found for found in (self.task_files(suite), self.judge(suite)) if found]

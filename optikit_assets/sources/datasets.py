@@ -1,8 +1,9 @@
-"""Calibration data on a hub, held to the commit that they were first used at."""
+"""Data sets and judges on a hub, held to the commit that they were first used at."""
 
 import json
 import os
 from pathlib import Path
+from typing import Literal
 
 from filelock import FileLock
 
@@ -10,25 +11,35 @@ from optikit_assets.errors import StorageError
 from optikit_assets.sources.references import HUB_PREFIX, is_commit, parse_dataset
 
 
-def pinned_dataset(reference: str, record: Path, timeout_s: float = 10.0) -> str:
+def pinned_dataset(
+    reference: str,
+    record: Path,
+    timeout_s: float = 10.0,
+    kind: Literal["dataset", "model"] = "dataset",
+) -> str:
     """Return ``hf:ORG/DATASET@COMMIT`` for a data set whose branch may move.
 
-    The commit is looked up once and kept in `record`; to take a newer one, name it in the model's
-    spec, or delete the entry. A reference whose hub cannot be reached yet is returned as it is.
+    The commit is looked up once and kept in `record`; to take a newer one, name it where the
+    reference is written, or delete the entry. A reference whose hub cannot be reached yet is
+    returned as it is.
 
     Parameters
     ----------
     reference
         ``hf:ORG/DATASET[@REVISION]``.
     record
-        JSON file, reference -> commit.
+        JSON file, reference -> commit; of one kind.
     timeout_s
         Longest wait for the hub.
+    kind
+        ``"model"`` for a model that only judges, and is no version of anything here.
 
     Raises
     ------
     StorageError
         If the record cannot be written.
+    ValueError
+        If the reference is of another form.
     """
     repository, revision = parse_dataset(reference)
     if revision is not None and is_commit(revision):
@@ -38,7 +49,7 @@ def pinned_dataset(reference: str, record: Path, timeout_s: float = 10.0) -> str
         with FileLock(f"{record}.lock"):
             known = json.loads(record.read_text("utf-8")) if record.exists() else {}
             if reference not in known:
-                commit = _commit(repository, revision or "main", timeout_s)
+                commit = _commit(repository, revision or "main", kind, timeout_s)
                 if commit is None:
                     return reference
                 fresh = record.with_name(f"{record.name}.{os.getpid()}")
@@ -50,12 +61,12 @@ def pinned_dataset(reference: str, record: Path, timeout_s: float = 10.0) -> str
     return f"{HUB_PREFIX}{repository}@{known[reference]}"
 
 
-def _commit(repository: str, revision: str, timeout_s: float) -> str | None:
+def _commit(repository: str, revision: str, kind: str, timeout_s: float) -> str | None:
     import huggingface_hub
 
     try:
-        info = huggingface_hub.HfApi().dataset_info(
-            repository, revision=revision, timeout=timeout_s
+        info = huggingface_hub.HfApi().repo_info(
+            repository, repo_type=kind, revision=revision, timeout=timeout_s
         )
     except Exception:  # what is wrong with it, the worker that fetches it says
         return None

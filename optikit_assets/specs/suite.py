@@ -18,6 +18,14 @@ class TaskSpec(SpecModel):
         min_length=1,
         description="lm-eval metric keys 'metric,filter'; several are averaged (IFEval).",
     )
+    dataset: str | None = Field(
+        default=None,
+        pattern=r"^hf:[^/@\s]+/[^/@\s]+(@[^@\s]+)?$",
+        # Suites without it keep their digests of the time before there was this field.
+        exclude_if=lambda dataset: dataset is None,
+        description="Data set of a hub that the items come from, hf:ORG/DATASET[@REVISION]; needed "
+        "for a task that is built in; unset: the dataset_path of the task's file.",
+    )
     num_fewshot: int | None = Field(
         default=None, ge=0, le=100, description="Unset: the task's own."
     )
@@ -76,7 +84,8 @@ class SuiteSpec(Spec):
     )
     judge_model: str | None = Field(
         default=None,
-        description="Model of the judge: an endpoint's model name or a classifier's path.",
+        description="Model of the judge: an endpoint's model name, or a classifier's path, or its "
+        "name on a hub, ORG/NAME[@REVISION].",
     )
 
     def answers_digest(self) -> str:

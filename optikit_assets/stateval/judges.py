@@ -19,6 +19,7 @@ import asyncio
 import os
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from optikit_assets.errors import EndpointError, EvaluationError, reason_of
@@ -96,8 +97,9 @@ def classifier_judge(model: str, *, batch_size: int = 16, device: str | None = N
     Parameters
     ----------
     model
-        Local folder or hub name. The label for harmless text is found by its name (``harmless``,
-        ``safe``, …); with unnamed labels it is label 0, as in Do-Not-Answer's own classifiers.
+        Local folder, or hub name ``ORG/NAME[@REVISION]``. The label for harmless text is found by
+        its name (``harmless``, ``safe``, …); with unnamed labels it is label 0, as in
+        Do-Not-Answer's own classifiers.
     batch_size
         Responses at a time.
     device
@@ -144,10 +146,12 @@ def load_classifier(model: str) -> tuple[Any, Any, int]:
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    where, _, revision = (model, "", "") if Path(model).exists() else model.partition("@")
+    at = {"revision": revision} if revision else {}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer = AutoTokenizer.from_pretrained(where, **at)
         network, info = AutoModelForSequenceClassification.from_pretrained(
-            model, output_loading_info=True
+            where, output_loading_info=True, **at
         )
     except (OSError, ValueError) as error:
         reason = reason_of(error, 300)

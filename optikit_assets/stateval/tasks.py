@@ -14,58 +14,9 @@ from typing import Any
 
 from optikit_assets.errors import EvaluationError
 from optikit_assets.specs.suite import SuiteSpec, TaskSpec
-from optikit_assets.specs.yaml_text import BoundedLoader, read_yaml
+from optikit_assets.stateval.hub_data import held_to
 from optikit_assets.stateval.rehearsal import rehearse
 from optikit_assets.stateval.task_resources import check_task_resources
-
-# Builders of the datasets library that read files; any other dataset_path is a hub name.
-_FILE_BUILDERS = {"arrow", "csv", "json", "pandas", "parquet", "text"}
-
-
-class _TaskFileLoader(BoundedLoader):
-    """Reads a task file for its names only; ``!function`` stays text and imports nothing."""
-
-
-_TaskFileLoader.add_constructor(
-    "!function",
-    lambda loader, node: loader.construct_scalar(node),  # type: ignore[arg-type]
-)
-
-
-def task_files(folder: Path | None) -> dict[str, dict[str, Any]]:
-    """Return the tasks of a folder: name -> parsed task file.
-
-    Raises
-    ------
-    EvaluationError
-        If a file cannot be read, is not YAML or goes beyond the limits of `yaml_text`.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for file in sorted(folder.rglob("*.yaml")) if folder else []:
-        try:
-            config = read_yaml(file, _TaskFileLoader)
-        except OSError as error:
-            reason = f"cannot be read: {error.strerror}"
-            raise EvaluationError(f"task file {file.name} {reason}") from error
-        except ValueError as error:
-            raise EvaluationError(f"task file {file.name}: {error}") from error
-        if isinstance(config, dict) and isinstance(config.get("task"), str):
-            found[config["task"]] = config
-    return found
-
-
-def needs_network(suite: SuiteSpec, files: dict[str, dict[str, Any]]) -> bool:
-    """Whether some task's data may have to come from a hub; judged by the task files alone."""
-    return any(not _is_local(files.get(task.task)) for task in suite.tasks)
-
-
-def _is_local(config: dict[str, Any] | None) -> bool:
-    if config is None or "include" in config:
-        return False
-    if "custom_dataset" in config:
-        return True
-    data = (config.get("dataset_kwargs") or {}).get("data_files")
-    return config.get("dataset_path") in _FILE_BUILDERS and "://" not in str(data)
 
 
 def load_tasks(
@@ -79,9 +30,9 @@ def load_tasks(
     Raises
     ------
     EvaluationError
-        If a task does not exist, is a group, its data cannot be read or lack a field, it has not
-        the metrics that the suite names, what scores it is not on this machine, or its scoring
-        fails (`rehearse`).
+        If a task does not exist, is a group, its data cannot be read, lack a field or come from a
+        hub without the suite saying so, it has not the metrics that the suite names, what scores it
+        is not on this machine, or its scoring fails (`rehearse`).
     """
     from lm_eval.tasks import TaskManager
 
@@ -90,7 +41,11 @@ def load_tasks(
     manager = TaskManager(
         include_path=None if folder is None else str(folder.resolve()), include_defaults=builtin
     )
-    return [_load_task(manager, spec, folder) for spec in suite.tasks]
+    tasks = []
+    for spec in suite.tasks:
+        with held_to(spec):
+            tasks.append(_load_task(manager, spec, folder))
+    return tasks
 
 
 def _load_task(manager: Any, spec: TaskSpec, folder: Path | None) -> Any:
@@ -106,6 +61,8 @@ def _load_task(manager: Any, spec: TaskSpec, folder: Path | None) -> Any:
     try:
         with working_directory(folder):
             task = manager.load([spec.task])["tasks"][spec.task]
+    except EvaluationError:
+        raise
     except Exception as error:
         # lm-eval renders the first item while it loads a task.
         lacking = type(error).__name__ == "UndefinedError"

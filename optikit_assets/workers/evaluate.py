@@ -26,7 +26,8 @@ from optikit_assets.stateval import endpoint
 from optikit_assets.stateval.harness import run_task
 from optikit_assets.stateval.judges import check_judges
 from optikit_assets.stateval.scores import EvaluatedCandidate, load_candidate, write_candidate
-from optikit_assets.stateval.tasks import load_tasks, needs_network, task_files
+from optikit_assets.stateval.task_files import TaskFile, needs_network, task_files
+from optikit_assets.stateval.tasks import load_tasks
 from optikit_assets.workers.answering import Opened, answering, model_folder, versions
 from optikit_assets.workers.channel import Emit, worker_main
 from optikit_assets.workers.inputs import calibration_location, check_inputs, local, store_of
@@ -47,7 +48,7 @@ EVALUATION = "evaluation"
 """Artifact kind; see `optikit_assets.stateval.scores` for its files."""
 
 Clock = Callable[[], datetime]
-TaskFiles = dict[str, dict[str, Any]]
+TaskFiles = dict[str, TaskFile]
 Open = Callable[[Candidate], Opened]
 
 

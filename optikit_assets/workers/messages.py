@@ -130,7 +130,7 @@ class EvaluateRequest(Request):
     completions endpoint. A candidate's folder is then only read for its tokenizer.
     """
 
-    suite: SuiteSpec
+    suite: SuiteSpec = Field(description="What it names of a hub is at a commit: `pinned_suite`.")
     task_folder: Reference | None = None
     judge: Reference | None = Field(
         default=None, description="Folder of the suite's judge model, where it is no hub's."

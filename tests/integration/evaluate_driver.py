@@ -62,8 +62,8 @@ def serve_python() -> str:
     return str(python)
 
 
-def run_in_serve(code: str, *arguments: str) -> str:
-    """Run a piece of Python there, which asks no hub, and return what it prints."""
+def run_in_serve(code: str, *arguments: str, **variables: str) -> str:
+    """Run a piece of Python there, which asks no hub by itself, and return what it prints."""
     done = subprocess.run(
         [serve_python(), "-c", code, *arguments],
         env={
@@ -72,6 +72,7 @@ def run_in_serve(code: str, *arguments: str) -> str:
             "HF_HUB_OFFLINE": "1",
             # Threads of a process that others keep from its cores spin while they wait.
             "OMP_NUM_THREADS": "1",
+            **variables,
         },
         capture_output=True,
         text=True,

@@ -29,7 +29,8 @@ import json, sys
 from pathlib import Path
 from optikit_assets.errors import EvaluationError
 from optikit_assets.specs import SuiteSpec
-from optikit_assets.stateval.tasks import load_tasks, task_files
+from optikit_assets.stateval.task_files import task_files
+from optikit_assets.stateval.tasks import load_tasks
 folder = Path(sys.argv[1])
 for entry in json.loads(sys.argv[2]):
     suite = SuiteSpec.model_validate({"name": "s", "tasks": [entry]})

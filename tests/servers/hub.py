@@ -128,9 +128,12 @@ def _commit(hub: Hub, branch: str, lines: list[dict]) -> Answer:
 def _read(hub: Hub, path: str) -> Answer:
     api, download = f"/api/models/{REPOSITORY}/", f"/{REPOSITORY}/resolve/"
     # What it tells of a data set is the same.
-    path = path.replace("/api/datasets/", "/api/models/")
+    path = path.replace("/api/datasets/", "/api/models/").removeprefix("/datasets")
     if path.startswith(api):
         kind, _, revision = path.removeprefix(api).partition("/")
+        if kind == "tree" and "/" in revision:
+            # All files are in the repository's own folder.
+            return Answer(HTTPStatus.NOT_FOUND, headers={"X-Error-Code": "EntryNotFound"})
         commit = hub.branches.get(revision, revision)
         files = hub.commits.get(commit)
         if files is None:

@@ -11,7 +11,7 @@ from optikit_assets.errors import OptikitError
 from optikit_assets.optimizer.calibration import load_texts
 from optikit_assets.optimizer.contamination import check_contamination, read_items
 from optikit_assets.specs import Catalog
-from optikit_assets.stateval.tasks import needs_network, task_files
+from optikit_assets.stateval.task_files import needs_network, task_files
 
 QUESTION = (
     "Ann has three shelves with seven books each and gives four books away. How many are left"

@@ -21,7 +21,8 @@ from pathlib import Path
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.errors import OptikitError
 from optikit_assets.sources.datasets import pinned_dataset
-from optikit_assets.specs import Catalog, ModelSpec
+from optikit_assets.freshness import pinned_suite
+from optikit_assets.specs import Catalog, ModelSpec, SuiteSpec
 home, *commands = sys.argv[1:]
 spec = ModelSpec(name="declared", source="hf:org/name@main")
 catalog = Catalog(Path(home, "recipes"), models={"declared": spec})
@@ -34,6 +35,11 @@ for command in commands:
             answer = registry.add(source, version=version or None).commit
         elif verb == "dataset":
             answer = pinned_dataset(what, Path(home, "hub", "datasets.json"))
+        elif verb == "suite":
+            task = {"task": "t", "metrics": ["m"], "judge": "classifier", "dataset": f"hf:{what}"}
+            suite = SuiteSpec.model_validate({"name": "s", "judge_model": what, "tasks": [task]})
+            pinned = pinned_suite(suite, None, "s.yaml")
+            answer = [pinned.tasks[0].dataset, pinned.judge_model]
         elif verb == "commit":
             answer = registry.resolve(what).commit
         else:
@@ -120,6 +126,18 @@ def test_calibration_data_are_those_of_their_first_use(tmp_path, hub, machine):
     assert machine.ask(hub, *commands) == [
         f"{rows}@{first}", f"{rows}@{second}", f"{rows}@{second}",
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_items_and_judge_of_a_suite_are_those_of_their_first_use(hub, machine):
+    nowhere = Hub(endpoint="http://127.0.0.1:9")
+    assert machine.ask(nowhere, "suite org/name") == [["hf:org/name", "org/name"]]
+    first = hub.push({"test.jsonl": b"{}"})
+    pinned = [[f"hf:org/name@{first}", f"org/name@{first}"]]
+    assert machine.ask(hub, "suite org/name") == pinned
+    hub.push({"test.jsonl": b"{ }"})
+    assert machine.ask(hub, "suite org/name") == pinned
+    assert machine.ask(nowhere, "suite org/name") == pinned
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from optikit_assets.defs.evaluation.scoring import evaluate
 from optikit_assets.defs.recorded import recorded
 from optikit_assets.errors import ResultMissingError, StageError
 from optikit_assets.execution import on_some_node
-from optikit_assets.freshness import artifact_of
+from optikit_assets.freshness import artifact_of, pinned_suite
 from optikit_assets.graph import EVAL_SCORES, Key, Node, pool_part
 from optikit_assets.schemas import Result
 from optikit_assets.settings import settings
@@ -66,12 +66,14 @@ class RepeatabilityConfig(dg.Config):
 
 
 def find_suite(catalog: Catalog, name_or_file: str) -> tuple[SuiteSpec, Path | None]:
-    """Return a suite and its task folder."""
+    """Return a suite, with what it has from a hub at a commit, and its task folder."""
     file = Path(name_or_file)
     if file.suffix not in (".yaml", ".yml"):
-        return catalog.suite(name_or_file), catalog.task_folder(name_or_file)
-    suite = load_spec(file, SuiteSpec)
-    return suite, None if suite.task_folder is None else file.parent / suite.task_folder
+        suite, folder = catalog.suite(name_or_file), catalog.task_folder(name_or_file)
+    else:
+        suite = load_spec(file, SuiteSpec)
+        folder = None if suite.task_folder is None else file.parent / suite.task_folder
+    return pinned_suite(suite, folder, name_or_file), folder
 
 
 class EndpointScores(Result):

@@ -30,7 +30,7 @@ def evaluate_for(
     request = EvaluateRequest(
         store=partition.artifacts.url,
         environment=partition.environment("serve"),
-        suite=suite,
+        suite=sources.suite(suite.name),
         task_folder=partition.share(sources.task_files(suite.name)),
         judge=partition.share(sources.judge(suite.name)),
         candidates=tuple(candidates),

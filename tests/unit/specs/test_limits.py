@@ -18,7 +18,7 @@ from optikit_assets.specs.json_text import parse_json
 from optikit_assets.specs.prompt_file import PromptFile
 from optikit_assets.specs.traces import TraceFile
 from optikit_assets.specs.yaml_text import MAX_BYTES, MAX_DEPTH, MAX_VALUES
-from optikit_assets.stateval.tasks import task_files
+from optikit_assets.stateval.task_files import task_files
 from tests.unit.specs.conftest import RECIPE, Write
 
 LAUGHS = "a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol, lol]\n" + "".join(

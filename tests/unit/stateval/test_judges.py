@@ -18,6 +18,7 @@ from optikit_assets.stateval.judges import (
     harmless_label,
     is_refusal,
     judge_for,
+    load_classifier,
     refusal_rules,
     verdict,
 )
@@ -295,3 +296,23 @@ def test_a_classifier_whose_head_is_random_is_found_before_a_model_is_loaded(
         EvaluationError, match=r"'bert' has no trained classifier\.bias, classifier"
     ):
         check_judges(suite)
+
+
+def test_a_classifier_of_a_hub_is_loaded_at_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def load(where: str, revision: str | None = None, **_: object) -> Any:
+        asked.append((where, revision))
+        network = SimpleNamespace(config=SimpleNamespace(id2label={0: "harmless", 1: "harmful"}))
+        return network, {"missing_keys": []}
+
+    loader = SimpleNamespace(from_pretrained=load)
+    library = SimpleNamespace(AutoTokenizer=loader, AutoModelForSequenceClassification=loader)
+    monkeypatch.setitem(sys.modules, "transformers", library)
+    folder = tmp_path / "judge@1"
+    folder.mkdir()
+    load_classifier("org/judge@abc")
+    load_classifier(str(folder))
+    assert asked == [("org/judge", "abc")] * 2 + [(str(folder), None)] * 2

@@ -7,13 +7,8 @@ import pytest
 from optikit_assets.errors import EvaluationError
 from optikit_assets.specs import SuiteSpec
 from optikit_assets.specs.suite import TaskSpec
-from optikit_assets.stateval.tasks import (
-    check_items,
-    check_metrics,
-    needs_network,
-    task_files,
-    working_directory,
-)
+from optikit_assets.stateval.task_files import needs_network, task_files
+from optikit_assets.stateval.tasks import check_items, check_metrics, working_directory
 
 LOCAL = "task: local\ndataset_path: json\ndataset_kwargs: {data_files: {test: items.jsonl}}\n"
 FUNCTION = "task: function\ncustom_dataset: !function data.load\n"
