@@ -10,6 +10,8 @@ from optikit_assets.defs.evaluation.jobs import find_suite
 from optikit_assets.errors import SpecError
 from optikit_assets.execution.testing import Emit
 from optikit_assets.freshness import pinned_suite
+from optikit_assets.graph import Node
+from optikit_assets.headless.materialize import materialize_node
 from optikit_assets.settings import settings
 from optikit_assets.specs import SuiteSpec
 from tests.definitions.test_candidates import MODEL, evaluate_baseline_thrice, work
@@ -84,6 +86,10 @@ def test_every_worker_is_sent_the_same_commits(
     assert len(sent) == 2
     assert {suite.tasks[0].dataset for suite in sent} == {f"hf:org/items@{OLD}"}
     assert {suite.judge_model for suite in sent} == {f"org/judge@{OLD}"}
+    # What was answered at one commit is no answer at another.
+    (settings().home / "hub" / "datasets.json").unlink()
+    assert materialize_node(Node.of("eval_scores", f"{MODEL}|baseline")) == "ok"
+    assert [suite.tasks[0].dataset for suite in sent[2:]] == [f"hf:org/items@{NEW}"]
 
 
 @pytest.mark.usefixtures("branches")
