@@ -33,6 +33,7 @@ the next run tries again. Every other error of a worker says something about the
 candidate or the configuration, and is recorded as its outcome. Accelerator memory that runs out is
 of the second kind, and so is memory of the host as long as it goes to the process that holds the
 model: more of it is what that trial asks for. So is a time limit: an engine that hangs hangs again.
+Memory of a card that another process holds is of the first kind.
 """
 
 __all__ = [

@@ -19,16 +19,26 @@ _BROKEN = frozenset({errno.EIO, errno.EROFS})
 _DISK_WORDS = re.compile(
     "|".join(re.escape(os.strerror(code)) for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 )
-# Memory that runs out and kernels that crash are not among them: both are the configuration's.
+# Memory that runs out and kernels that crash are not among them: both are the configuration's, but
+# for memory that another process has (`_memory_taken`).
 _ACCELERATOR_WORDS = re.compile(
     r"no CUDA-capable device|No CUDA GPUs are available|Found no NVIDIA driver"
     r"|CUDA-capable device\(s\) is/are busy or unavailable|devices are busy or unavailable"
     r"|CUDA driver initialization failed|CUDA driver version is insufficient"
     r"|invalid device ordinal|system not yet initialized|uncorrectable .*ECC error"
     r"|Driver/library version mismatch|GPU is lost|fallen off the bus"
-    r"|Failed to infer device type",
+    r"|Failed to infer device type"
+    # Another process gave memory back while vLLM measured its own.
+    r"|Error in memory profiling\. Initial free memory",
     re.IGNORECASE,
 )
+# What vLLM says before it has taken any memory itself.
+_MEMORY_TAKEN = re.compile(
+    r"Free memory on device \S+ \([\d.]+/(?P<total>[\d.]+) GiB\) on startup is less than desired"
+    r" GPU memory utilization \([\d.]+, (?P<wanted>[\d.]+) GiB\)"
+)
+_OWN_GIB = 1.0
+"""What a process's context and communicators take of a card that nobody else uses, at most."""
 _NEXT_STEP: dict[type[MachineError], str] = {
     StorageError: "free some space or set OPTIKIT_HOME to a folder on a larger disk",
     AcceleratorError: "see what nvidia-smi says, then run it again",
@@ -69,7 +79,19 @@ def fault_in(text: str) -> type[MachineError] | None:
     """Return the class of the machine's fault that a message names."""
     if _DISK_WORDS.search(text):
         return StorageError
-    return AcceleratorError if _ACCELERATOR_WORDS.search(text) else None
+    found = _ACCELERATOR_WORDS.search(text) or _memory_taken(text)
+    return AcceleratorError if found else None
+
+
+def _memory_taken(text: str) -> bool:
+    """Return whether an engine found less memory free than an empty card has for it.
+
+    Of a share that an empty card cannot give either, the configuration is to blame.
+    """
+    return any(
+        float(match["total"]) - float(match["wanted"]) >= _OWN_GIB
+        for match in _MEMORY_TAKEN.finditer(text)
+    )
 
 
 def _kind(error: BaseException) -> type[MachineError] | None:

@@ -1,7 +1,8 @@
-"""The shipped list of engine flags against the vLLM that is installed."""
+"""The shipped list of engine flags, and words of its log, against the vLLM that is installed."""
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import yaml
 from optikit_assets.delivery import deploy_files, serving_plan
 from optikit_assets.engines import Flags, Hardware, get_engine
 from optikit_assets.engines.vllm import flag_catalog
+from optikit_assets.errors import AcceleratorError
+from optikit_assets.faults import fault_in
 from optikit_assets.settings import REPOSITORY, settings
 from tests.unit.deployment import samples
 
@@ -32,12 +35,15 @@ FLAGS: Flags = {
 TEXT = VLLM.config_text(FLAGS, model="models/m/1", served_model_name="m@1", header="a comment")
 
 ASK = """
-import json, sys
+import inspect, json, sys
+from types import SimpleNamespace
 from vllm.engine.arg_utils import EngineArgs
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.worker import gpu_worker
+from vllm.v1.worker.utils import request_memory
 from optikit_assets.engines.vllm.dump_flags import installed_flags
 parsed = {}
 for name, argv in json.loads(sys.argv[1]).items():
@@ -52,7 +58,14 @@ for name, argv in json.loads(sys.argv[1]).items():
     parsed[name] = found
 tokens, sequences = EngineArgs.get_batch_defaults(world_size=1)
 server = UsageContext.OPENAI_API_SERVER
+card = {"total_memory": 80 << 30, "free_memory": 3 << 30, "device_": "cuda:0"}
+try:
+    request_memory(SimpleNamespace(**card), SimpleNamespace(gpu_memory_utilization=0.95))
+except ValueError as error:
+    taken = str(error)
 answers = {
+    "taken": taken,
+    "worker": inspect.getsource(gpu_worker),
     "flags": installed_flags(),
     "parsed": parsed,
     "is_cpu": current_platform.is_cpu(),
@@ -171,3 +184,13 @@ def test_the_engines_batch_limits_are_those_we_assume(answers: dict[str, Any]) -
         pytest.skip("the limits of a GPU follow its memory")
     assumed = VLLM.defaults(Hardware("cpu", "", 1, 1024**3))
     assert {name: assumed[name] for name in answers["limits"]} == answers["limits"]
+
+
+def test_memory_that_another_process_has_is_recognized_as_the_installed_vllm_words_it(
+    answers: dict[str, Any],
+) -> None:
+    assert fault_in(f"ValueError: {answers['taken']}") is AcceleratorError
+    assert fault_in(answers["taken"].replace("76.0", "79.5")) is None
+    # That memory came free needs a card; it says so in strings that follow one another.
+    told = r'"Error in memory profiling\. "\s+f"Initial free memory \{'
+    assert re.search(told, answers["worker"])

@@ -47,6 +47,22 @@ sys.exit(1)
 """
 
 
+# Of vLLM 0.32: v1/worker/utils.py (request_memory) and v1/worker/gpu_worker.py.
+_PREFIX = "(EngineCore pid=7) ERROR 11-21 10:00:00 [core.py:1136] "
+TAKEN = (
+    f"{_PREFIX}ValueError: Free memory on device cuda:0 (3.22/79.11 GiB) on startup is less than "
+    "desired GPU memory utilization (0.95, 75.15 GiB). Decrease GPU memory utilization or reduce "
+    "GPU memory used by other processes."
+)
+TOO_HIGH = TAKEN.replace("3.22", "78.6").replace("(0.95, 75.15", "(0.995, 78.71")
+FREED = (
+    f"{_PREFIX}AssertionError: Error in memory profiling. Initial free memory 60.2 GiB, current "
+    "free memory 70.51 GiB. This happens when other processes sharing the same container release "
+    "GPU memory while vLLM is profiling during initialization. To fix this, ensure consistent GPU "
+    "memory allocation or isolate vLLM in its own container."
+)
+
+
 @pytest.fixture
 def stand_in(tmp_path):
     """Return a function that makes a stand-in engine and the environment that runs it."""
@@ -162,6 +178,8 @@ def test_out_of_memory_is_recognized_and_its_cause_named(server_of, tmp_path):
         ("OSError: [Errno 28] No space left on device: '/root/.cache/vllm'", StorageError),
         ("fatal error: error writing to /tmp/cc.s: No space left on device", StorageError),
         ("RuntimeError: No CUDA GPUs are available", AcceleratorError),
+        (TAKEN, AcceleratorError),
+        (FREED, AcceleratorError),
     ],
 )
 def test_what_the_machine_did_to_a_start_is_not_its_flags_fault(server_of, line, fault):
@@ -171,6 +189,15 @@ def test_what_the_machine_did_to_a_start_is_not_its_flags_fault(server_of, line,
     ):
         pass
     assert str(caught.value.args[0]).endswith("server.log")
+
+
+def test_a_share_that_an_empty_card_cannot_give_is_the_configurations_fault(server_of):
+    with (
+        pytest.raises(ServerStartError, match="utilization") as caught,
+        server_of(f"print({TOO_HIGH!r}, flush=True)\nsys.exit(1)"),
+    ):
+        pass
+    assert caught.value.reason == "out_of_memory"
 
 
 def test_a_full_disk_under_load_is_not_the_flags_fault(server_of):
