@@ -26,6 +26,8 @@ ENGINES = "optikit.engines"
 STORES = "optikit.stores"
 
 BUILTIN_BACKENDS = ("autoround", "llmcompressor")
+REVISIONS = {"autoround": "2"}
+"""Of our own backends: raised when one computes otherwise; what is not named is at its first."""
 BUILTIN_EXECUTORS = ("local", "ray")
 BUILTIN_ENGINES = ("sglang", "transformers", "vllm")
 BUILTIN_SOURCES = ("az", "gs", "hf", "models", "oci", "s3", "swebhdfs", "webhdfs")

@@ -347,10 +347,16 @@ class RecipeSpec(Spec):
             if (entry := plugins.registered(group).get(name))
         }
 
+    @property
+    def carried_out_by(self) -> dict[str, str]:
+        """Return `packages`, and the revision of an own backend that is not at its first."""
+        own = {name: plugins.REVISIONS[name] for name in {self.backend} & plugins.REVISIONS.keys()}
+        return {**self.packages, **own}
+
     def digest(self) -> str:
-        """Return the sha256 of the parsed content and of the packages that carry it out."""
+        """Return the sha256 of the parsed content and of what carries it out."""
         own = super().digest()
-        return digest([own, self.packages]) if self.packages else own
+        return digest([own, self.carried_out_by]) if self.carried_out_by else own
 
 
 def _registered(group: str, what: str, name: str, *further: str) -> str:

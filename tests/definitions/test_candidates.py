@@ -25,6 +25,7 @@ from optikit_assets.history import History
 from optikit_assets.optimizer.contamination import CLEAN
 from optikit_assets.schemas import CHECKPOINTS_FILE, UNSUPPORTED_FILE, CalibrationTrial
 from optikit_assets.settings import settings
+from optikit_assets.specs import plugins
 from optikit_assets.stateval.scores import write_candidate
 from optikit_assets.workers.channel import Emit
 from optikit_assets.workers.manifests import CheckpointMaking
@@ -293,6 +294,22 @@ def test_without_rounds_one_has_to_do(real: World, monkeypatch: pytest.MonkeyPat
         assert materialize_node(node) == "ok"
     assert [rows for rows, _ in workers.drawn] == [256, 256]
     assert artifact_of(SCORES).read_json("comparison.json")["alpha"] == 0.05
+
+
+def test_candidates_are_made_anew_by_a_backend_that_computes_otherwise_and_by_no_other(
+    real: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = work(monkeypatch)
+    for node in (BASE, QUANTIZED):
+        assert materialize_node(node) == "ok"
+    monkeypatch.setitem(plugins.REVISIONS, "autoround", "999")
+    assert materialize_node(QUANTIZED) == "ok"
+    assert len(workers.drawn) == 2
+    monkeypatch.setitem(plugins.REVISIONS, "llmcompressor", "2")
+    assert materialize_node(QUANTIZED) == "ok"
+    assert len(workers.drawn) == 4
+    # From the same rows.
+    assert workers.seeds[:2] == workers.seeds[2:]
 
 
 def test_the_calibration_rows_of_each_trial_are_in_the_history(

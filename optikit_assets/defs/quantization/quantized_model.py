@@ -249,7 +249,7 @@ def _trial(partition: Partition, recipe: RecipeSpec, number: int) -> CompressTri
     return CompressTrial(
         trial=number,
         seed=int(digest([base, what, number])[:8], 16),
-        artifact_key=digest(["candidate", code, base, what, recipe.packages, other, number]),
+        artifact_key=digest(["candidate", code, base, what, recipe.carried_out_by, other, number]),
     )
 
 

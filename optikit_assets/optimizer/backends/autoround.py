@@ -92,6 +92,9 @@ def _prepare(compression: Compression, model: Any, tokenizer: Any) -> Any:
     (modifier,) = (m for m in compression.modifiers if isinstance(m, AutoRound))
     ids = models.tokenize(tokenizer, compression.rows, compression.max_sequence_length)
     sequences = join_rows(ids, compression.max_sequence_length or len(ids))
+    # Nothing is padded. The library would leave out every token that the tokenizer pads with, which
+    # for many models is the one that ends a turn.
+    tokenizer.pad_token = None
     return Rounding(
         model=model,
         tokenizer=tokenizer,

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from optikit_assets.specs import RecipeSpec, digest, load_spec
+from optikit_assets.specs.plugins import REVISIONS
 from tests.unit.specs.conftest import RECIPE, Write
 
 
@@ -40,6 +41,19 @@ def test_form_does_not_change_the_digest(write: Write, same: str) -> None:
 def test_content_changes_the_digest(write: Write, old: str, new: str) -> None:
     before = load_spec(write(), RecipeSpec).digest()
     assert load_spec(write(RECIPE.replace(old, new)), RecipeSpec).digest() != before
+
+
+def test_the_revision_of_a_recipes_own_backend_changes_the_digest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    learnt = {**yaml.safe_load(RECIPE), "backend": "autoround"}
+    learnt["modifiers"] = [{"type": "autoround", "scheme": "W4A16"}]
+    recipes = [RecipeSpec.model_validate(raw) for raw in (yaml.safe_load(RECIPE), learnt)]
+    before = [recipe.digest() for recipe in recipes]
+    monkeypatch.setitem(REVISIONS, "autoround", "999")
+    after = [recipe.digest() for recipe in recipes]
+    assert after[0] == before[0]
+    assert after[1] != before[1]
 
 
 def test_the_order_of_modifiers_is_content() -> None:
