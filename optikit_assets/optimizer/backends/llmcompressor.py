@@ -178,12 +178,15 @@ def _linear_layers(compression: Compression, model: Any) -> "dict[str, nn.Linear
 
 def _sensitive(compression: Compression, model: Any, loader: Any) -> list[str]:
     """Return the names of the layers that get the recipe's second scheme."""
+    from llmcompressor.utils.dev import get_main_device
+
     if compression.mixed_precision is None:
         return []
     layers = _linear_layers(compression, model)
     (quantizer,) = (m for m in compression.modifiers if isinstance(m, GPTQ | AWQ | RTN))
     weights = _scheme(quantizer.scheme, ["Linear"], _group_size(quantizer)).weights
-    return choose(measure(model, layers, loader, weights), compression.mixed_precision.share)
+    found = measure(model, layers, loader, weights, get_main_device())
+    return choose(found, compression.mixed_precision.share)
 
 
 def _modifiers(compression: Compression, model: Any, sensitive: Sequence[str]) -> list[Any]:

@@ -10,15 +10,20 @@ and the sensitivity is e / p: 0.01 means an output that is 10 % off. Layers that
 have one scheme and so one sensitivity, Σ e / Σ p.
 """
 
+import contextlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from optikit_assets.errors import CompressionError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor, device, nn
+
+_WEIGHTS_SHARE = 0.8
+"""Of the memory that a device has free: more than that is not kept there from batch to batch, for
+activations and logits need some too."""
 
 _FUSED = (
     (re.compile(r"^(.*\.experts)\.\d+\..*$"), r"\1"),
@@ -78,20 +83,26 @@ def _sensitivity(layers: Mapping[str, LayerError], names: Iterable[str]) -> floa
 
 
 def measure(
-    model: Any, layers: "Mapping[str, nn.Linear]", batches: Iterable[Any], scheme: Any
+    model: Any,
+    layers: "Mapping[str, nn.Linear]",
+    batches: Iterable[Any],
+    scheme: Any,
+    device: "device",
 ) -> dict[str, LayerError]:
     """Run the model on `batches` and compare each layer with its rounding to `scheme`.
 
     Parameters
     ----------
     model
-        In full precision, on the device that calibrates.
+        In full precision; its weights are where they were afterwards.
     layers
         By name.
     batches
         Keyword arguments of the model.
     scheme
         ``QuantizationArgs`` of the weights.
+    device
+        Where all of it is computed.
     """
     import torch
 
@@ -106,18 +117,47 @@ def measure(
         return add
 
     handles = [layer.register_forward_pre_hook(listener(n)) for n, layer in layers.items()]
+    with _computing_on(device, model):
+        try:
+            with torch.no_grad():
+                for batch in batches:
+                    model(**batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        # A layer that no token reached, such as an expert that is never chosen, is not sensitive.
+        return {
+            name: _layer_error(layer.weight.detach(), squares.get(name), scheme)
+            for name, layer in layers.items()
+        }
+
+
+@contextlib.contextmanager
+def _computing_on(device: "device", model: Any) -> Iterator[None]:
+    """Have every module copy its inputs and weights to `device`, as the compression does it.
+
+    Weights stay there from batch to batch if there is room for all; else a module copies its own
+    whenever it computes, and is slower for it.
+    """
+    from compressed_tensors.offload import disable_offloading, remove_dispatch, set_onload_device
+
+    room = _has_room(device, sum(parameter.nbytes for parameter in model.parameters()))
+    set_onload_device(model, device)
     try:
-        with torch.no_grad():
-            for batch in batches:
-                model(**{key: value.to(model.device) for key, value in batch.items()})
+        with disable_offloading() if room else contextlib.nullcontext():
+            yield
     finally:
-        for handle in handles:
-            handle.remove()
-    # A layer that no token reached, such as an expert that is never chosen, is not sensitive.
-    return {
-        name: _layer_error(layer.weight.detach(), squares.get(name), scheme)
-        for name, layer in layers.items()
-    }
+        remove_dispatch(model)
+
+
+def _has_room(device: "device", weight_bytes: int) -> bool:
+    """Return whether all weights may be on a device at once; on a CPU they are anyway."""
+    import torch
+
+    if device.type == "cpu":
+        return True
+    free, _ = torch.accelerator.get_memory_info(device)
+    return weight_bytes <= _WEIGHTS_SHARE * free
 
 
 def _layer_error(weight: "Tensor", squares: "Tensor | None", scheme: Any) -> LayerError:
