@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from optikit_assets.errors import CompressionError
-from optikit_assets.sources.references import is_hub_dataset, parse_dataset
+from optikit_assets.sources.references import check_commit, is_hub_dataset, parse_dataset
 from optikit_assets.specs.json_text import parse_json
 
 PARQUET = ".parquet"
@@ -185,11 +185,14 @@ def _hub_name(reference: str) -> tuple[str, str | None]:
 
 
 def _hub_records(reference: str) -> Iterable[tuple[int, str, Any]]:
-    from datasets import load_dataset
+    from datasets import load_dataset_builder
 
     name, revision = _hub_name(reference)
     try:
-        splits = load_dataset(name, revision=revision)
+        builder = load_dataset_builder(name, revision=revision)
+        check_commit(name, revision, builder.hash)
+        builder.download_and_prepare()
+        splits = builder.as_dataset()
     except Exception as error:
         raise CompressionError(
             f"calibration data {reference} cannot be fetched ({type(error).__name__}: {error}); "

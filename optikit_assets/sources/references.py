@@ -67,3 +67,27 @@ def parse_dataset(reference: str) -> tuple[str, str | None]:
     if not is_hub_dataset(reference) or match is None:
         raise ValueError(f"{reference!r} is not of the form hf:ORG/DATASET[@REVISION]")
     return match["repository"], match["revision"]
+
+
+def check_commit(name: str, wanted: str | None, found: str | None) -> None:
+    """Check that what a library loaded from a hub is what was asked for.
+
+    Of a hub that is away the datasets library takes what it loaded last, at whatever commit.
+
+    Parameters
+    ----------
+    wanted
+        A revision; of one that may move nothing is known.
+    found
+        The commit that was loaded.
+
+    Raises
+    ------
+    ValueError
+        If it is another commit than `wanted`.
+    """
+    if wanted is not None and is_commit(wanted) and found != wanted:
+        raise ValueError(
+            f"the data set {name} cannot be had at commit {wanted}, only at {found}, which was "
+            "loaded before; make the hub reachable and run again"
+        )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from optikit_assets.errors import EvaluationError
-from optikit_assets.sources.references import is_commit, parse_dataset
+from optikit_assets.sources.references import check_commit, is_commit, parse_dataset
 from optikit_assets.specs.suite import TaskSpec
 
 # fmt: off
@@ -68,13 +68,11 @@ def held_to(task: TaskSpec) -> Generator[None]:
         elif name is not None and not is_commit(str(options.get("revision"))):
             raise EvaluationError(_refusal(task, name))
         built = original(path, *args, **options)
-        wanted = str(options.get("revision"))
-        # Of a hub that is away the library takes what it loaded last, at whatever commit.
-        if name is not None and is_commit(wanted) and built.hash != wanted:
-            raise EvaluationError(
-                f"task {task.task!r}: the data set {name} cannot be had at commit {wanted}, only "
-                f"at {built.hash}, which was loaded before; make the hub reachable and run again"
-            )
+        if name is not None:
+            try:
+                check_commit(name, options.get("revision"), built.hash)
+            except ValueError as error:
+                raise EvaluationError(f"task {task.task!r}: {error}") from error
         return built
 
     load.load_dataset_builder = builder

@@ -31,6 +31,18 @@ for task, dataset in json.loads(sys.argv[2]):
         said = str(error)
     print("SAID", json.dumps(said))
 """
+CALIBRATION = """
+import json, sys
+from pathlib import Path
+from optikit_assets.errors import CompressionError
+from optikit_assets.optimizer.calibration import load_calibration
+for reference in json.loads(sys.argv[1]):
+    try:
+        said = [row.text for row in load_calibration(reference, repo_root=Path()).rows]
+    except CompressionError as error:
+        said = str(error)
+    print("SAID", json.dumps(said))
+"""
 # As a task's own code reads, with a name that was imported before.
 OWN_CODE = """
 from datasets import load_dataset
@@ -65,9 +77,14 @@ def tasks(tmp_path: Path) -> Path:
 
 def said(tasks: Path, hub: Hub, *cases: tuple[str, str | None], offline: bool = False) -> list[Any]:
     """Return the questions of each task with this data set in the suite, or why there are none."""
+    return printed(CODE, str(tasks), json.dumps(cases), hub=hub, cache=tasks, offline=offline)
+
+
+def printed(code: str, *arguments: str, hub: Hub, cache: Path, offline: bool = False) -> list[Any]:
+    """Return what a program of the serve environment says, with a hub and a cache of its own."""
     out = run_in_serve(
-        CODE, str(tasks), json.dumps(cases), HF_ENDPOINT=hub.endpoint,
-        HF_HOME=str(tasks.parent / "hf"), HF_HUB_OFFLINE=str(int(offline)),
+        code, *arguments, HF_ENDPOINT=hub.endpoint, HF_HOME=str(cache / "hf"),
+        HF_HUB_OFFLINE=str(int(offline)),
     )  # fmt: skip
     lines = [line.removeprefix("SAID ") for line in out.splitlines() if line.startswith("SAID ")]
     return list(map(json.loads, lines))
@@ -96,3 +113,16 @@ def test_a_task_that_reads_a_hub_unnamed_is_refused(tasks: Path, hub: Hub) -> No
         "suite"
     )
     assert "'by_code' reads the data set org/name of a hub and the suite names hf:org/an" in another
+
+
+def test_calibration_rows_are_those_of_the_commit_that_is_named(tmp_path: Path, hub: Hub) -> None:
+    commits = [
+        hub.push({"train.jsonl": json.dumps({"text": text}).encode()}) for text in ("old", "new")
+    ]
+    names = json.dumps([f"hf:org/name@{commit}" for commit in commits])
+    assert printed(CALIBRATION, names, hub=hub, cache=tmp_path) == [["old"], ["new"]]
+    # What was loaded last is not taken for another commit while the hub is away.
+    away, there = printed(CALIBRATION, names, hub=hub, cache=tmp_path, offline=True)
+    assert there == ["new"]
+    said = f"org/name cannot be had at commit {commits[0]}, only at {commits[1]}, which was loaded"
+    assert said in away

@@ -135,8 +135,14 @@ def test_rows_digest_depends_on_text_order_and_template() -> None:
 
 
 def fake_datasets(monkeypatch: pytest.MonkeyPatch, load) -> None:
+    def builder(name: str, revision: str | None):
+        splits = load(name, revision)
+        return types.SimpleNamespace(
+            hash=revision, download_and_prepare=lambda: None, as_dataset=lambda: splits
+        )
+
     module = types.ModuleType("datasets")
-    module.load_dataset = load  # type: ignore[attr-defined]
+    module.load_dataset_builder = builder  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "datasets", module)
 
 
