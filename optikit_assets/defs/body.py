@@ -23,7 +23,6 @@ from optikit_assets.graph import (
     BASE_MODEL,
     MISSING,
     Node,
-    content_key,
     is_failed,
     outcome_version,
     split_model,
@@ -134,7 +133,7 @@ class Partition:
         """Content key of this partition."""
         if self.node.is_root:
             return self.versions.of_source(self.node)
-        return content_key(self.node.asset, self.inputs)
+        return self.versions.key(self.node, self.inputs)
 
     @contextmanager
     def turn(self) -> Iterator[None]:

@@ -17,6 +17,7 @@ from optikit_assets.freshness.pinned_suites import judge_folder, pinned_suite
 from optikit_assets.graph import (
     BASE_MODEL,
     CALIBRATION_DATA,
+    CERTIFICATION_SPEC,
     COMPRESS_RUNTIME,
     ENGINE_SPEC,
     ENGINE_SUPPORT,
@@ -25,6 +26,7 @@ from optikit_assets.graph import (
     RECIPE_SPEC,
     SAID_ELSEWHERE,
     SCENARIO_SPEC,
+    SEARCH_SPACE_SPEC,
     SERVING_RUNTIME,
     Key,
     Node,
@@ -77,6 +79,10 @@ class SourceVersions:
                 raise ValueError(f"{node.asset} is made from other assets")
             self._versions[node] = _READERS[node.asset](self, node.key)
         return self._versions[node]
+
+    def whole_scenario(self, node: Node) -> str:
+        """Return the version that a scenario had while there was one of all of it."""
+        return self.catalog.scenario_digest(node.key.slo)
 
     # --- what a worker is held to -----------------------------------------------------------------
 
@@ -190,7 +196,13 @@ class SourceVersions:
         ]
 
     def _scenario(self, key: Key) -> str:
-        return self.catalog.scenario_digest(key.slo)
+        return self.catalog.slo(key.slo).measured_digest()
+
+    def _search_space(self, key: Key) -> str:
+        return self.catalog.search_space(self.catalog.slo(key.slo).search_space).digest()
+
+    def _certification(self, key: Key) -> str:
+        return digest(self.catalog.slo(key.slo).budget.certification.model_dump(mode="json"))
 
     def _evaluation(self, key: Key) -> str:
         suite = self._spec(key.model).suite
@@ -239,6 +251,8 @@ _READERS: dict[str, Callable[[SourceVersions, Key], str]] = {
     BASE_MODEL: SourceVersions._base_model,
     RECIPE_SPEC: SourceVersions._recipe,
     SCENARIO_SPEC: SourceVersions._scenario,
+    SEARCH_SPACE_SPEC: SourceVersions._search_space,
+    CERTIFICATION_SPEC: SourceVersions._certification,
     EVALUATION_SPEC: SourceVersions._evaluation,
     ENGINE_SPEC: SourceVersions._engine,
     ENGINE_SUPPORT: SourceVersions._engine_support,

@@ -19,7 +19,9 @@ from optikit_assets.graph import (
     QUANTIZED_MODEL,
     Node,
     content_key,
+    former_key,
     is_failed,
+    key_of,
     measurements_of,
     outcome_version,
     pool_name,
@@ -78,6 +80,7 @@ class Versions:
     _recorded: dict[Node, Recorded | None] = field(default_factory=dict)
     _outdated: dict[Node, str] = field(default_factory=dict)
     _pools: dict[Node, str | None] = field(default_factory=dict)
+    _former: dict[str, bool] = field(default_factory=dict)
 
     @property
     def catalog(self) -> Catalog:
@@ -288,7 +291,7 @@ class Versions:
             return self.of_source(node)
         if node not in self._expected:
             inputs = {up: self._hoped_for(node, up) for up in self.upstream(node)}
-            self._expected[node] = content_key(node.asset, inputs)
+            self._expected[node] = self.key(node, inputs)
         return self._expected[node]
 
     def _hoped_for(self, node: Node, up: Node) -> str:
@@ -307,7 +310,33 @@ class Versions:
             else (known.version if (known := self.recorded(up)) else MISSING)
             for up in above
         }
-        return content_key(node.asset, inputs), inputs
+        return self.key(node, inputs), inputs
+
+    def key(self, node: Node, inputs: Mapping[Node, str]) -> str:
+        """Return the content key with these versions upstream; the former one of what has that."""
+        key = content_key(node.asset, inputs)
+        former = former_key(node.asset, inputs, self.sources.whole_scenario)
+        if former is None:
+            return key
+        if former not in self._former:
+            self._former[former] = self._keeps(former, node, inputs)
+        return former if self._former[former] else key
+
+    def _keeps(self, former: str, node: Node, inputs: Mapping[Node, str]) -> bool:
+        """Return whether a node goes by its former key: a sweep if it was made under that.
+
+        What follows from such sweeps alone does so too, made or not: what was measured for a study
+        or a decision that is not finished is found by its key. With them the former key holds all
+        that the other one does.
+        """
+        if node.asset != BENCHMARK_SWEEP:
+            sweeps = [up for up in inputs if up.asset == BENCHMARK_SWEEP]
+            for up in sweeps:
+                self.actual(up)
+            return bool(sweeps) and all(self._former.get(key_of(inputs[up])) for up in sweeps)
+        known = self.recorded(node)
+        recorded = known is not None and key_of(known.version) == former
+        return recorded or self.has_artifact(former)
 
 
 def _is_optional(node: Node) -> bool:

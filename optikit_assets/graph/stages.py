@@ -5,6 +5,8 @@ from dataclasses import dataclass
 BASE_MODEL = "base_model"
 RECIPE_SPEC = "recipe_spec"
 SCENARIO_SPEC = "scenario_spec"
+SEARCH_SPACE_SPEC = "search_space_spec"
+CERTIFICATION_SPEC = "certification_spec"
 EVALUATION_SPEC = "evaluation_spec"
 ENGINE_SPEC = "engine_spec"
 ENGINE_SUPPORT = "engine_support"
@@ -81,7 +83,19 @@ _DECLARED = (
     Declaration(
         SCENARIO_SPEC,
         ("scenario",),
-        "Digest of the parsed SLO and its search space (recipes/slos/, search_spaces/).",
+        "Digest of what a rate search reads of the SLO: workload, objectives and budget "
+        "(recipes/slos/).",
+    ),
+    Declaration(
+        SEARCH_SPACE_SPEC,
+        ("scenario",),
+        "Digest of the search space that the SLO names (recipes/search_spaces/): studies draw from "
+        "it, sweeps do not.",
+    ),
+    Declaration(
+        CERTIFICATION_SPEC,
+        ("slo",),
+        "Digest of budget.certification of the SLO: decisions follow from it, searches do not.",
     ),
     Declaration(
         EVALUATION_SPEC,
@@ -139,7 +153,14 @@ _DECLARED = (
         ("model", "scenario"),
         "Engine flags with the highest SLO-compliant rate per GPU, drawn from a model; trial 0 is "
         "the engine's default (paper section 4.4, eq. 2).",
-        needs=(BENCHMARK_SWEEP, EVAL_SCORES, SCENARIO_SPEC, ENGINE_SPEC, SERVING_RUNTIME),
+        needs=(
+            BENCHMARK_SWEEP,
+            EVAL_SCORES,
+            SCENARIO_SPEC,
+            SEARCH_SPACE_SPEC,
+            ENGINE_SPEC,
+            SERVING_RUNTIME,
+        ),
         code_version="5",
     ),
     Declaration(
@@ -147,7 +168,14 @@ _DECLARED = (
         ("model", "slo"),
         "The certified configuration to deploy: bundle with the engine's file, "
         "deployment.json and report.html; status infeasible if nothing meets the SLO.",
-        needs=(BASE_MODEL, EVAL_SCORES, BENCHMARK_SWEEP, TUNED_CONFIG, POOL_SPEC),
+        needs=(
+            BASE_MODEL,
+            EVAL_SCORES,
+            BENCHMARK_SWEEP,
+            TUNED_CONFIG,
+            CERTIFICATION_SPEC,
+            POOL_SPEC,
+        ),
         optional=(TUNED_CONFIG,),
         code_version="6",
     ),

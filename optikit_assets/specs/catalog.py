@@ -167,7 +167,10 @@ class Catalog:
         return {LOCAL: PoolSpec(name=LOCAL), **self.pools}
 
     def scenario_digest(self, slo_name: str) -> str:
-        """Return the digest of an SLO and its search space, the version of a scenario."""
+        """Return the digest of all of an SLO and its search space.
+
+        It was the version of a scenario while that was in the key of every measurement.
+        """
         slo = self.slo(slo_name)
         return digest([slo.digest(), self.search_space(slo.search_space).digest()])
 

@@ -1,6 +1,6 @@
 """Workload and service level objectives (``recipes/slos/NAME.yaml``; paper Table 2)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -164,6 +164,16 @@ class SloSpec(Spec):
 
     def digest(self) -> str:
         """Return the digest, in which data files count by their content, wherever they lie."""
+        return digest(self._content())
+
+    def measured_digest(self) -> str:
+        """Return the digest of what a rate search reads: all but search space and certification."""
+        content = self._content()
+        del content["search_space"]
+        content["budget"].pop("certification", None)
+        return digest(content)
+
+    def _content(self) -> dict[str, Any]:
         paths = {"trace": {"path"}, "prompts": {"path"}}
         # On which pools it is asked is said by the key of each scenario.
         left_out = {"description": True, "pools": True}
@@ -173,4 +183,4 @@ class SloSpec(Spec):
                 del content["workload"][key]
         if self.budget.certification == CertificationBudget():
             del content["budget"]["certification"]
-        return digest(content)
+        return content

@@ -39,7 +39,7 @@ def decided(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
     from optikit_assets.headless import status as of_everything
 
     monkeypatch.setenv("OPTIKIT_RECIPES", str(world.recipes))
-    monkeypatch.setattr(present, "_has_artifact", lambda key: True)
+    monkeypatch.setattr(present, "_has_artifact", world.has)
     monkeypatch.setattr(of_everything, "unless_published", lambda versions, item: item)
     world.materialize(world.nodes())
     assert {item.state for item in judged(world).values()} == {"fresh"}

@@ -42,6 +42,7 @@ def test_a_decision_without_tuning_depends_on_no_study(world: World):
         "base_model",
         "eval_scores",
         "benchmark_sweep",
+        "certification_spec",
     }
     world.materialize(nodes)
     # The body, which nobody tells what was asked for, comes to the same.

@@ -43,14 +43,20 @@ SNAPSHOT: dict[str, tuple[tuple[str, ...], set[str], str | None]] = {
         "3",
     ),
     "benchmark_sweep": (OF_SCENARIO, {"quantized_model", *MEASURED_WITH}, "4"),
-    "tuned_config": (OF_SCENARIO, {"benchmark_sweep", *MEASURED_WITH}, "5"),
+    "tuned_config": (
+        OF_SCENARIO,
+        {"benchmark_sweep", "search_space_spec", *MEASURED_WITH},
+        "5",
+    ),
     "deployable_config": (
         ("model", "slo"),
-        {"base_model", "eval_scores", "benchmark_sweep", "tuned_config"},
+        {"base_model", "eval_scores", "benchmark_sweep", "tuned_config", "certification_spec"},
         "6",
     ),
     "recipe_spec": (("recipe",), set(), None),
     "scenario_spec": (("scenario",), set(), None),
+    "search_space_spec": (("scenario",), set(), None),
+    "certification_spec": (("slo",), set(), None),
     "evaluation_spec": (OF_MODEL, set(), None),
     "engine_spec": (OF_MODEL, set(), None),
     "engine_support": (OF_RECIPE, set(), None),
@@ -656,10 +662,13 @@ def test_every_source_is_observed_once(site: Site):
     assert ("serving_runtime", None) in everything
     assert ("recipe_spec", "int_w8a8") in everything
     assert ("scenario_spec", "int_w8a8@demo") in everything
+    assert ("search_space_spec", "int_w8a8@demo") in everything
+    assert ("certification_spec", "demo") in everything
     assert ("evaluation_spec", "demo-llama@1") in everything
     assert ("engine_spec", "demo-llama@1") in everything
     scenarios = len(partitions.RECIPES) * len(partitions.SLOS)
-    assert len(everything) == 2 + 3 * len(partitions.RECIPES) + scenarios + 2
+    of_slos = 2 * scenarios + len(partitions.SLOS)
+    assert len(everything) == 2 + 3 * len(partitions.RECIPES) + of_slos + 2
     assert site.look_for_edits() == set()
 
 
@@ -676,6 +685,14 @@ def test_an_edited_value_is_observed_where_it_counts_and_a_comment_is_not(site: 
     assert site.look_for_edits() == {
         ("scenario_spec", f"{recipe}@demo") for recipe in partitions.RECIPES
     }
+    space = "search_spaces/demo.yaml"
+    site.edit(space, lambda spec: spec.update(timeout_minutes=77), "a longer study")
+    assert site.look_for_edits() == {
+        ("search_space_spec", f"{recipe}@demo") for recipe in partitions.RECIPES
+    }
+    rounds = {"certification": {"max_rounds": 9}}
+    site.edit(slo, lambda spec: spec.setdefault("budget", {}).update(rounds), "more rounds")
+    assert site.look_for_edits() == {("certification_spec", "demo")}
     site.edit(model, lambda spec: spec["engine"].update(start_timeout_s=77), "more patience")
     assert site.look_for_edits() == set()
     site.edit(model, lambda spec: spec["engine"].update(dtype="float32"), "another type")

@@ -16,7 +16,7 @@ from optikit_assets.graph import PIPELINE, Node
 from optikit_assets.headless.materialize import materialize_node, open_instance
 from optikit_assets.headless.optimize import Submission
 from optikit_assets.settings import settings
-from tests.definitions.world import FINE, HARDWARE, MODEL, RECIPES, SLOS, SUITE, World
+from tests.definitions.world import CHAT, FINE, HARDWARE, MODEL, RECIPES, SLOS, SUITE, World
 from tests.servers.webhdfs import hdfs
 from tests.tiny_model import write_model
 
@@ -134,10 +134,21 @@ def test_an_edited_slo_leaves_models_scores_and_the_other_slo_fresh(fresh: World
 
 def test_an_edited_search_space_concerns_the_slos_that_use_it(fresh: World):
     fresh.edit("search_spaces/coarse.yaml", "[64]", "[64, 128]")
-    assert set(fresh.not_fresh()) == {
-        *(name for recipe in RECIPES for name in measured(recipe, ("batch",))),
+    stale = fresh.not_fresh()
+    assert set(stale) == {
+        *(f"tuned_config[{MODEL}|{recipe}@batch]" for recipe in RECIPES),
         *deployable(("batch",)),
     }
+    for recipe in RECIPES:
+        because = f"stale: search_space_spec[{recipe}@batch] changed"
+        assert stale[f"tuned_config[{MODEL}|{recipe}@batch]"] == because
+
+
+def test_an_edited_budget_of_certification_has_the_decision_alone_made_anew(fresh: World):
+    edited = f"{CHAT}budget: {{certification: {{max_rounds: 9}}}}\n"
+    fresh.write("slos/chat.yaml", edited)
+    (decision,) = deployable(("chat",))
+    assert fresh.not_fresh() == {decision: "stale: certification_spec[chat] changed"}
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ class Queue:
 def queue(world: World, monkeypatch: pytest.MonkeyPatch) -> Queue:
     """A world in which everything was asked for, made and published."""
     monkeypatch.setenv("OPTIKIT_RECIPES", str(world.recipes))
-    monkeypatch.setattr(present, "_has_artifact", lambda key: key not in world.deleted)
+    monkeypatch.setattr(present, "_has_artifact", world.has)
     monkeypatch.setattr(of_everything, "unless_published", lambda versions, item: item)
     world.materialize(world.nodes())
     return Queue(world)

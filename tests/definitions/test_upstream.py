@@ -77,7 +77,7 @@ def clicks(world: World, monkeypatch: pytest.MonkeyPatch) -> Clicks:
     monkeypatch.setenv("OPTIKIT_RECIPES", str(world.recipes))
     execute_with(monkeypatch, local_on(HARDWARE))
     found = Clicks(world)
-    monkeypatch.setattr(present, "_has_artifact", lambda key: key not in world.deleted)
+    monkeypatch.setattr(present, "_has_artifact", world.has)
     monkeypatch.setattr(optimize, "run_plan", found.run_plan)
     monkeypatch.setattr(upstream, "python_of", lambda *_: Path("python"))
     return found

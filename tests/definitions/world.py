@@ -13,6 +13,7 @@ from optikit_assets.defs.recorded import (
     INPUTS_METADATA,
     POOL_TAG,
     STATUS_TAG,
+    all_recorded,
     recorded_of,
 )
 from optikit_assets.engines import Hardware
@@ -103,6 +104,7 @@ class World:
         self.recipes = root / "recipes"
         self.instance = instance
         self.deleted: set[str] = set()
+        self._made: set[str] = set()
         self.hardware = HARDWARE
         # Of pools that are other machines.
         self.elsewhere: dict[str, Hardware] = {}
@@ -158,9 +160,19 @@ class World:
         return Versions(
             partial(recorded_of, self.instance),
             sources,
-            lambda key: key not in self.deleted,
+            self.has,
             named=self.named,
         )
+
+    def has(self, key: str) -> bool:
+        """Whether the store holds an artifact: all that was recorded, but those in ``deleted``."""
+        if key not in self._made:
+            self._made |= {
+                known.version
+                for asset in graph.STAGES
+                for _, known in all_recorded(self.instance, asset)
+            }
+        return key in self._made and key not in self.deleted
 
     def nodes(self, model: str = MODEL, slos: tuple[str, ...] = SLOS) -> list[Node]:
         return Submission(model, slos, tuple(sorted(self.catalog().recipes))).nodes()
@@ -197,7 +209,7 @@ class World:
         return self.judge(self.nodes(model, slos))
 
     def judge(self, nodes: Iterable[Node]) -> list[NodePlan]:
-        """Plan any nodes; the store holds every artifact but those in ``deleted``."""
+        """Plan any nodes; see `has` for what the store holds."""
         nodes = list(nodes)
         versions = self.versions().about_to_run(nodes)
         return make_plan(versions, nodes)
