@@ -43,7 +43,7 @@ define RUN_TESTS
 	}; \
 	OMP_NUM_THREADS=1 part -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
 		-m "($(1)) and not serial and not alone"; \
-	part -n $(WAITING_PROCESSES) --dist worksteal -m "($(1)) and serial" $(call MARKED,serial); \
+	part -n $(WAITING_PROCESSES) --dist load --maxschedchunk 1 -m "($(1)) and serial" $(call MARKED,serial); \
 	part -m "($(1)) and alone" $(call MARKED,alone); \
 	case "$${ended[*]}" in \
 		*1* | "5 5 5") echo "tests: FAILED (the parts of pytest ended with $${ended[*]}:" \

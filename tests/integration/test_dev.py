@@ -20,7 +20,13 @@ from optikit_assets.processes import OwnedProcess
 from optikit_assets.settings import REPOSITORY
 from tests.integration.workspace import Workspace, answers, quick_workspace
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.serial]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.slow,
+    pytest.mark.serial,
+    # Several waits, each with a limit of its own.
+    pytest.mark.timeout(600),
+]
 
 LIMIT_S = 120.0
 
