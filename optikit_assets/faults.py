@@ -28,11 +28,11 @@ _ACCELERATOR_WORDS = re.compile(
     r"|invalid device ordinal|system not yet initialized|uncorrectable .*ECC error"
     r"|Driver/library version mismatch|GPU is lost|fallen off the bus"
     r"|Failed to infer device type"
-    # Another process gave memory back while vLLM measured its own.
+    # Another process gave memory back while an engine measured its own.
     r"|Error in memory profiling\. Initial free memory",
     re.IGNORECASE,
 )
-# What vLLM says before it has taken any memory itself.
+# What an engine says before it has taken any memory itself.
 _MEMORY_TAKEN = re.compile(
     r"Free memory on device \S+ \([\d.]+/(?P<total>[\d.]+) GiB\) on startup is less than desired"
     r" GPU memory utilization \([\d.]+, (?P<wanted>[\d.]+) GiB\)"

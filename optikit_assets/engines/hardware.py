@@ -52,7 +52,7 @@ class Hardware:
         Processor cores this process may run on.
     devices
         What to write into ``CUDA_VISIBLE_DEVICES``, one entry per GPU; empty on a CPU. Numbers as
-        this machine or container counts, for engines read them as such (vLLM 0.32 refuses UUIDs).
+        this machine or container counts, for engines read them as such.
     uuids
         Which cards those are, in the same order, by names that are the same wherever a card is
         seen from; empty on a CPU.

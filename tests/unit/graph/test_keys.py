@@ -17,6 +17,8 @@ PARTITIONS = {
     "base_model": "m@1",
     "recipe_spec": "int_w8a8",
     "scenario_spec": "int_w8a8@chat",
+    "search_space_spec": "int_w8a8@chat",
+    "certification_spec": "chat",
     "evaluation_spec": "m@1",
     "engine_spec": "m@1",
     "engine_support": "m@1|int_w8a8",
