@@ -4,7 +4,7 @@ from pathlib import Path
 
 from optikit_assets.errors import EvaluationError, SpecError
 from optikit_assets.settings import settings
-from optikit_assets.sources.datasets import pinned_dataset
+from optikit_assets.sources.datasets import pinned
 from optikit_assets.sources.references import HUB_PREFIX
 from optikit_assets.specs import SuiteSpec
 from optikit_assets.specs.suite import TaskSpec
@@ -15,7 +15,7 @@ def pinned_suite(suite: SuiteSpec, folder: Path | None, shown_as: str) -> SuiteS
     """Return a suite that names the commit of whatever it has from a hub.
 
     What a branch names is looked up at the first use and remembered, as for calibration data: see
-    `pinned_dataset`. A suite that has nothing from a hub is returned as it is.
+    `pinned`. A suite that has nothing from a hub is returned as it is.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def _pinned_task(task: TaskSpec, file: TaskFile | None, folder: Path | None) -> 
     if reference is None:
         return task
     try:
-        dataset = pinned_dataset(reference, settings().home / "hub" / "datasets.json")
+        dataset = pinned(reference, settings().home)
     except ValueError as error:
         hint = "set dataset for it in the suite"
         raise ValueError(f"data set of task {task.task!r}: {error}; {hint}") from error
@@ -67,10 +67,9 @@ def _pinned_judge(suite: SuiteSpec) -> str | None:
     classified = any(task.judge == "classifier" for task in suite.tasks)
     if not classified or suite.judge_model is None or judge_folder(suite) is not None:
         return suite.judge_model
-    record = settings().home / "hub" / "judges.json"
     reference = f"{HUB_PREFIX}{suite.judge_model}"
     try:
-        return pinned_dataset(reference, record, kind="model").removeprefix(HUB_PREFIX)
+        return pinned(reference, settings().home, "judges").removeprefix(HUB_PREFIX)
     except ValueError as error:
         what = f"is neither a folder below {settings().root} nor ORG/NAME[@REVISION] of a hub"
         raise ValueError(f"judge_model: {suite.judge_model!r} {what}") from error

@@ -36,7 +36,7 @@ from optikit_assets.graph import (
 from optikit_assets.optimizer.calibration import resolve_calibration
 from optikit_assets.settings import settings
 from optikit_assets.sources.data_files import fetched_file, is_far_file
-from optikit_assets.sources.datasets import pinned_dataset
+from optikit_assets.sources.datasets import pinned
 from optikit_assets.sources.references import is_hub_dataset
 from optikit_assets.specs import Catalog, EngineSpec, ModelSpec, SuiteSpec, digest
 
@@ -120,7 +120,7 @@ class SourceVersions:
                 file = f"{self.catalog.root.name}/models/{spec.name}.yaml"
                 raise SpecError(file, [f"calibration_data: {error}"]) from error
             if is_hub_dataset(found):
-                found = pinned_dataset(found, settings().home / "hub" / "datasets.json")
+                found = pinned(found, settings().home)
             self._rows[reference] = found
         return self._rows[reference]
 

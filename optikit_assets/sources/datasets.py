@@ -11,36 +11,33 @@ from optikit_assets.errors import StorageError
 from optikit_assets.sources.references import HUB_PREFIX, is_commit, parse_dataset
 
 
-def pinned_dataset(
+def pinned(
     reference: str,
-    record: Path,
+    home: Path,
+    kind: Literal["datasets", "judges"] = "datasets",
     timeout_s: float = 10.0,
-    kind: Literal["dataset", "model"] = "dataset",
 ) -> str:
-    """Return ``hf:ORG/DATASET@COMMIT`` for a data set whose branch may move.
+    """Return ``hf:ORG/NAME@COMMIT`` for a data set, or a judge's model, whose branch may move.
 
-    The commit is looked up once and kept in `record`; to take a newer one, name it where the
-    reference is written, or delete the entry. A reference whose hub cannot be reached yet is
-    returned as it is.
+    The commit is looked up once and kept in ``hub/KIND.json`` below `home`; to take a newer one,
+    name it where the reference is written, or delete the entry. A reference whose hub cannot be
+    reached yet is returned as it is.
 
     Parameters
     ----------
     reference
-        ``hf:ORG/DATASET[@REVISION]``.
-    record
-        JSON file, reference -> commit; of one kind.
+        ``hf:ORG/NAME[@REVISION]``.
     timeout_s
         Longest wait for the hub.
-    kind
-        ``"model"`` for a model that only judges, and is no version of anything here.
 
     Raises
     ------
     StorageError
-        If the record cannot be written.
+        If the commit cannot be written down.
     ValueError
         If the reference is of another form.
     """
+    record = home / "hub" / f"{kind}.json"
     repository, revision = parse_dataset(reference)
     if revision is not None and is_commit(revision):
         return reference
@@ -49,7 +46,8 @@ def pinned_dataset(
         with FileLock(f"{record}.lock"):
             known = json.loads(record.read_text("utf-8")) if record.exists() else {}
             if reference not in known:
-                commit = _commit(repository, revision or "main", kind, timeout_s)
+                repo_type = "model" if kind == "judges" else "dataset"
+                commit = _commit(repository, revision or "main", repo_type, timeout_s)
                 if commit is None:
                     return reference
                 fresh = record.with_name(f"{record.name}.{os.getpid()}")
@@ -61,12 +59,12 @@ def pinned_dataset(
     return f"{HUB_PREFIX}{repository}@{known[reference]}"
 
 
-def _commit(repository: str, revision: str, kind: str, timeout_s: float) -> str | None:
+def _commit(repository: str, revision: str, repo_type: str, timeout_s: float) -> str | None:
     import huggingface_hub
 
     try:
         info = huggingface_hub.HfApi().repo_info(
-            repository, repo_type=kind, revision=revision, timeout=timeout_s
+            repository, repo_type=repo_type, revision=revision, timeout=timeout_s
         )
     except Exception:  # what is wrong with it, the worker that fetches it says
         return None

@@ -25,7 +25,6 @@ FILE_BUILDERS = frozenset({
 # fmt: on
 """Builders of the datasets library that read files; any other name is a folder or a hub's."""
 
-
 _PREFIX = "hf://datasets/"
 
 

@@ -20,7 +20,7 @@ import json, sys
 from pathlib import Path
 from optikit_assets.artifacts.models import ModelRegistry
 from optikit_assets.errors import OptikitError
-from optikit_assets.sources.datasets import pinned_dataset
+from optikit_assets.sources.datasets import pinned
 from optikit_assets.freshness import pinned_suite
 from optikit_assets.specs import Catalog, ModelSpec, SuiteSpec
 home, *commands = sys.argv[1:]
@@ -34,12 +34,12 @@ for command in commands:
             source, _, version = what.partition(" ")
             answer = registry.add(source, version=version or None).commit
         elif verb == "dataset":
-            answer = pinned_dataset(what, Path(home, "hub", "datasets.json"))
+            answer = pinned(what, Path(home))
         elif verb == "suite":
             task = {"task": "t", "metrics": ["m"], "judge": "classifier", "dataset": f"hf:{what}"}
             suite = SuiteSpec.model_validate({"name": "s", "judge_model": what, "tasks": [task]})
-            pinned = pinned_suite(suite, None, "s.yaml")
-            answer = [pinned.tasks[0].dataset, pinned.judge_model]
+            held = pinned_suite(suite, None, "s.yaml")
+            answer = [held.tasks[0].dataset, held.judge_model]
         elif verb == "commit":
             answer = registry.resolve(what).commit
         else:
